@@ -1,0 +1,14 @@
+//! `relay`: a TURN/STUN server for networks where nothing but port 443 is open.
+//!
+//! The modules are floors, and imports run one way only: each uses only what stands above it in this list.
+//!
+//! ```text
+//! wire     bytes <-> values: STUN, ChannelData, framing. No state, no time.
+//! turn     the protocol, sans-IO: (time, packet) -> verdict. No sockets, no clock.
+//! net      sockets and carriers: batched UDP, streams with their queues, TLS.
+//! shard    one worker thread per core: owns one turn::Server and its sockets.
+//! service  what an operator sees: config, front door, credentials API, metrics, logs.
+//! cli      subcommands
+//! ```
+
+pub mod turn;

@@ -1,0 +1,3 @@
+//! The `relay` program.
+
+fn main() {}

@@ -1,0 +1,205 @@
+//! The configuration after parsing, merging and checking: what the rest of `service` reads. No TOML here.
+
+use core::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::turn;
+
+/// The whole effective configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The realm; also the host name in minted URIs unless [`ApiSettings::host`] says otherwise.
+    pub realm: String,
+    /// Secrets, nonces of first run and the self-signed certificate are kept here.
+    pub state_dir: PathBuf,
+    /// Worker threads (shards); resolved, at least 1.
+    pub workers: usize,
+    /// Everything that is listened on, resolved; `optional` where a bind failure is said and survived.
+    pub listeners: Vec<ListenerSettings>,
+    /// The core's part. Its `credentials` and `policy` are built from this file as well.
+    pub turn: turn::config::Config,
+    /// Certificate for TLS listeners and the front door.
+    pub tls: TlsSettings,
+    /// Bounds on what strangers can make the server hold open.
+    pub stream: StreamSettings,
+    /// Receive and send buffers of UDP sockets and batch sizes.
+    pub udp: UdpSettings,
+    /// Credentials API.
+    pub api: ApiSettings,
+    /// Metrics, health.
+    pub admin: AdminSettings,
+    /// Logs.
+    pub log: LogSettings,
+    /// How long a SIGTERM may take.
+    pub shutdown_timeout: Duration,
+    /// What first-run set-up did, to be told at start-up.
+    pub first_run: FirstRun,
+}
+
+/// One address with the protocols accepted there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// As written, for messages: `*:443`, `turn.example.org:3478`.
+    pub label: String,
+    /// Resolved; `*` becomes `0.0.0.0` and, where the machine has IPv6, `[::]` (IPV6_V6ONLY set).
+    pub addresses: Vec<SocketAddr>,
+    /// STUN and TURN over UDP.
+    pub udp: bool,
+    /// Plain STUN and TURN over TCP.
+    pub tcp: bool,
+    /// TURN over TLS.
+    pub tls: bool,
+    /// HTTPS: the credentials API behind the same TLS.
+    pub https: bool,
+    /// From the built-in defaults: where the bind is not permitted, say so and serve the rest.
+    pub optional: bool,
+}
+
+/// Where the certificate comes from.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// PEM chain.
+    pub certificate: PathBuf,
+    /// PEM key.
+    pub private_key: PathBuf,
+    /// Made by ourselves in the state directory: clients will refuse it unless told otherwise.
+    pub self_signed: bool,
+}
+
+/// Bounds on TCP and TLS clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// Open client connections in all.
+    pub max_connections: usize,
+    /// Open client connections per IP address.
+    pub max_connections_per_ip: usize,
+    /// TLS handshakes at once.
+    pub max_handshakes: usize,
+    /// A TLS handshake, and the first bytes, must be complete within this.
+    pub handshake_timeout: Duration,
+    /// Without an allocation a stream is closed after this long.
+    pub idle_timeout: Duration,
+    /// A message must be complete within this of its first byte.
+    pub frame_timeout: Duration,
+    /// A stream that takes no bytes for this long is closed.
+    pub write_timeout: Duration,
+    /// Most bytes queued for one stream.
+    pub queue_bytes: usize,
+    /// Queued application data older than this is dropped, oldest first.
+    pub queue_age: Duration,
+}
+
+/// UDP sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpSettings {
+    /// SO_RCVBUF of listener sockets, bytes.
+    pub receive_buffer: usize,
+    /// SO_SNDBUF of listener sockets, bytes.
+    pub send_buffer: usize,
+    /// SO_RCVBUF and SO_SNDBUF of each relay socket, bytes.
+    pub relay_buffer: usize,
+    /// UDP_GRO and UDP_SEGMENT where the kernel has them.
+    pub offload: bool,
+}
+
+/// The REST endpoint that mints credentials.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// Served at all.
+    pub enabled: bool,
+    /// Host name or address in minted URIs.
+    pub host: String,
+    /// URIs handed out, in order of preference.
+    pub uris: Vec<String>,
+    /// `iceTransportPolicy: "relay"` in the modern form.
+    pub relay_only: bool,
+    /// Keys that may mint. Empty and not `open`: nobody may.
+    pub keys: Vec<ApiKey>,
+    /// No key needed: a public test server.
+    pub open: bool,
+    /// The draft's `key=` in the query string is accepted (it ends up in logs).
+    pub query_key: bool,
+    /// Origins allowed by CORS, compared exactly.
+    pub cors_origins: Vec<String>,
+    /// Lifetime of minted credentials when none is asked for.
+    pub default_ttl: Duration,
+    /// Longest lifetime; a longer wish is clamped.
+    pub max_ttl: Duration,
+    /// Mints per minute and key.
+    pub mints_per_minute_per_key: u32,
+    /// Mints per minute and client IP address.
+    pub mints_per_minute_per_ip: u32,
+}
+
+/// A key for the credentials API.
+#[derive(Clone)]
+pub struct ApiKey {
+    /// Name in logs.
+    pub name: String,
+    /// The key itself; never shown.
+    pub key: String,
+    /// May choose the userid; otherwise the server does.
+    pub choose_username: bool,
+}
+
+impl core::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ApiKey").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The operator's listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Where; loopback by default. `None`: switched off.
+    pub address: Option<SocketAddr>,
+    /// The credentials API is served here too.
+    pub api: bool,
+}
+
+/// How logs look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `tracing` filter: `info`, `relay=debug`.
+    pub level: String,
+    /// One JSON object a line.
+    pub json: bool,
+    /// Show client addresses: whole, truncated (/24, /48) or not at all.
+    pub client_ip: ClientIp,
+}
+
+/// How much of a client's address a log line shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientIp {
+    /// All of it.
+    Full,
+    /// IPv4 /24, IPv6 /48.
+    Truncated,
+    /// None of it.
+    Off,
+}
+
+/// What was made because nothing was configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirstRun {
+    /// A secret was generated, or found from an earlier run, in this file.
+    pub secret_file: Option<PathBuf>,
+    /// The secret was generated just now.
+    pub secret_is_new: bool,
+    /// External addresses found by themselves and how, for the log.
+    pub external: Vec<(IpAddr, String)>,
+}
+
+/// Every address range the relay reaches although the default policy forbids it, and what it must not reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerSettings {
+    /// Re-opened ranges.
+    pub allow: Vec<IpNet>,
+    /// Additional denials.
+    pub deny: Vec<IpNet>,
+    /// Nothing but `allow` may be reached.
+    pub only_allowed: bool,
+}

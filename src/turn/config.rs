@@ -1,0 +1,127 @@
+//! What the core must be told. An immutable snapshot: a reload hands every shard a new one whole.
+
+use core::ops::RangeInclusive;
+use core::time::Duration;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::credential::Credentials;
+use super::policy::PeerPolicy;
+use super::types::Family;
+
+/// The core's configuration. Defaults and units of each value: `docs/configuration.md`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The one realm of this server.
+    pub realm: String,
+    /// SOFTWARE in responses over TCP, TLS and DTLS; never sent over UDP (reflection). `None`: withheld.
+    pub software: Option<String>,
+    /// Who may allocate.
+    pub credentials: Arc<Credentials>,
+    /// Which peers may be reached.
+    pub policy: Arc<PeerPolicy>,
+    /// Where relayed transport addresses come from.
+    pub relay: RelayConfig,
+    /// Whether plain Binding requests are answered.
+    pub binding: bool,
+    /// Offer PASSWORD-ALGORITHMS (SHA-256) in challenges; [`Challenge`] says on which transports.
+    pub challenge: Challenge,
+    /// How long a nonce is good.
+    pub nonce_lifetime: Duration,
+    /// LIFETIME given when none, or less, was asked for (RFC 8656 §7.2: 600 s).
+    pub default_lifetime: Duration,
+    /// Longest LIFETIME given (3600 s recommended).
+    pub max_lifetime: Duration,
+    /// A session is not refreshed beyond this age. `None`: no cap.
+    pub max_session: Option<Duration>,
+    /// Channel numbers up to 0x7FFF for RFC 5766 clients (design decision D6).
+    pub rfc5766_channels: bool,
+    /// Everything a client can make grow.
+    pub limits: Limits,
+}
+
+/// How much a 401 over UDP says (size is reflection gain; design decision D4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// RFC 8489 everywhere: nonce cookie and PASSWORD-ALGORITHMS.
+    Full,
+    /// RFC 8489 on TCP, TLS and DTLS; plain RFC 5389 on UDP.
+    CompactUdp,
+    /// RFC 5389 everywhere.
+    Compact,
+}
+
+/// Relayed transport addresses.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// IPv4, if served.
+    pub ipv4: Option<RelayAddress>,
+    /// IPv6, if served.
+    pub ipv6: Option<RelayAddress>,
+    /// Ports to draw from; never below 1024.
+    pub ports: RangeInclusive<u16>,
+}
+
+impl RelayConfig {
+    /// The address of `family`, if served.
+    pub fn of(&self, family: Family) -> Option<RelayAddress> {
+        match family {
+            Family::V4 => self.ipv4,
+            Family::V6 => self.ipv6,
+        }
+    }
+}
+
+/// One relay IP address: the one bound here and the one clients and peers are told (1:1 NAT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// Local address to bind.
+    pub bind: IpAddr,
+    /// Address in XOR-RELAYED-ADDRESS.
+    pub announced: IpAddr,
+}
+
+/// Bounds; reaching one has an error code or a [`super::output::DropReason`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Allocations per user (486). Users are told apart by the userid part of a time-limited username.
+    pub allocations_per_user: u32,
+    /// Allocations per client IP address (486).
+    pub allocations_per_ip: u32,
+    /// Allocations in all (508).
+    pub allocations: u32,
+    /// Permissions per allocation (508).
+    pub permissions: u16,
+    /// Channels per allocation (508).
+    pub channels: u16,
+    /// Port reservations (EVEN-PORT) per user (508).
+    pub reservations_per_user: u32,
+    /// Replies to unauthenticated UDP requests per second and source (IPv4 address, IPv6 /64).
+    pub challenges_per_second: u32,
+    /// How many of those may come at once.
+    pub challenge_burst: u32,
+    /// Binding responses over UDP per second and source.
+    pub bindings_per_second: u32,
+    /// Failed logins per second and source IP, on every transport.
+    pub login_failures_per_second: u32,
+    /// CreatePermission and ChannelBind requests per second and allocation.
+    pub permission_requests_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            allocations_per_user: 10,
+            allocations_per_ip: 200,
+            allocations: 16_384,
+            permissions: 128,
+            channels: 128,
+            reservations_per_user: 2,
+            challenges_per_second: 20,
+            challenge_burst: 60,
+            bindings_per_second: 100,
+            login_failures_per_second: 10,
+            permission_requests_per_second: 50,
+        }
+    }
+}

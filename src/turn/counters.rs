@@ -1,0 +1,95 @@
+//! What one shard counts. Written by its one thread, read by the metrics endpoint at any time.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::output::{DropReason, EndReason};
+use super::types::Transport;
+
+/// A counter or gauge with one writer: adding is a plain load and store, so it costs no locked instruction.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Subtracts `n` (gauges).
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// Sets the value (gauges).
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// STUN error codes this server sends, in the order of [`Counters::errors`].
+pub const ERROR_CODES: [u16; 15] = [300, 400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 486, 508];
+
+/// Request methods, in the order of [`Counters::requests`].
+pub const METHODS: [&str; 5] = ["binding", "allocate", "refresh", "create_permission", "channel_bind"];
+
+/// One direction of relayed application data.
+#[derive(Debug, Default)]
+pub struct Direction {
+    /// Packets relayed.
+    pub packets: Cell,
+    /// Bytes of application data relayed.
+    pub bytes: Cell,
+}
+
+/// Everything one shard counts. Aligned so that two shards never write one cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// Packets and messages handed to the core: every one ends in exactly one verdict.
+    pub received: Cell,
+    /// Of those, relayed (`ToPeer`, `ToClient`, `ToAllocation`).
+    pub relayed: Cell,
+    /// Of those, answered (`Respond`).
+    pub answered: Cell,
+    /// Of those, waiting for a relay socket (`Waiting`).
+    pub waiting: Cell,
+    /// Of those, dropped by the core; and by the shard for its own reasons, by [`DropReason`].
+    pub dropped: [Cell; DropReason::ALL.len()],
+    /// Client to peer, by the client's [`Transport`].
+    pub up: [Direction; Transport::ALL.len()],
+    /// Peer to client, by the client's [`Transport`].
+    pub down: [Direction; Transport::ALL.len()],
+    /// Requests by method ([`METHODS`]).
+    pub requests: [Cell; METHODS.len()],
+    /// Error responses by code ([`ERROR_CODES`]).
+    pub errors: [Cell; ERROR_CODES.len()],
+    /// Allocations that began, by [`Transport`].
+    pub allocations_began: [Cell; Transport::ALL.len()],
+    /// Allocations that ended, by [`EndReason`].
+    pub allocations_ended: [Cell; EndReason::ALL.len()],
+    /// Live allocations, by [`Transport`] (gauge).
+    pub allocations: [Cell; Transport::ALL.len()],
+    /// Relay ports in use or reserved (gauge).
+    pub ports_used: Cell,
+    /// Relay ports this shard may use (gauge).
+    pub ports_total: Cell,
+}
+
+impl Counters {
+    /// Counts one dropped packet.
+    pub fn drop_packet(&self, reason: DropReason) {
+        self.dropped[reason as usize].add(1);
+    }
+
+    /// Counts one error response; a code outside [`ERROR_CODES`] is a bug and counted nowhere.
+    pub fn error_response(&self, code: u16) {
+        if let Some(i) = ERROR_CODES.iter().position(|&c| c == code) {
+            self.errors[i].add(1);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The TURN protocol (RFC 8656, RFC 8489), sans-IO: packets and time go in, verdicts, commands and events come out.
+//!
+//! Nothing here reads a clock, a socket, a file, the environment or a global random generator.
+
+pub mod time;
+pub mod types;

@@ -1,0 +1,283 @@
+//! What the core answers: verdicts for packets, commands and events for everything slower.
+
+use core::fmt;
+use core::ops::Range;
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::types::{AllocationId, ChannelNumber, Client, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
+use crate::wire::{channel_data, message::TransactionId, writer};
+
+/// What becomes of one packet. Holds no bytes: `data` is a range of the packet that was handed in, and headers are
+/// written by [`Frame::emit`] at the moment of sending, so a whole batch can be sent by gather I/O without a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Send `packet[data]` to `peer` from the relay socket.
+    ToPeer {
+        /// Socket to send from.
+        relay: RelayId,
+        /// Where to.
+        peer: PeerAddr,
+        /// Application data within the packet handed in.
+        data: DataRange,
+        /// DONT-FRAGMENT was asked for this datagram (RFC 8656 §11.2).
+        dont_fragment: bool,
+    },
+    /// The peer is another relayed address of this server: hand `packet[data]` to the shard that owns `to`
+    /// ([`super::types::ShardIndex::owner_of`]), there to `Server::handle_relayed`.
+    ToAllocation {
+        /// The receiving allocation's relayed transport address.
+        to: RelayedAddr,
+        /// The sender's relayed transport address: the peer address the receiver sees.
+        from: PeerAddr,
+        /// Application data within the packet handed in.
+        data: DataRange,
+    },
+    /// Send the whole packet handed in to the allocation's client, behind the header `frame` describes.
+    ToClient {
+        /// Whose client (`Server::client`).
+        allocation: AllocationId,
+        /// The header.
+        frame: Frame,
+    },
+    /// A response for the sender is in the response buffer.
+    Respond,
+    /// A relay socket is being opened; the response comes from `Server::handle_relay_opened`.
+    Waiting,
+    /// Nothing is sent, and it is counted.
+    Drop(DropReason),
+}
+
+/// A byte range, `Copy` unlike [`Range`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataRange {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+impl DataRange {
+    /// As an index.
+    pub const fn as_range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    /// Number of bytes.
+    pub const fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// How application data from a peer is wrapped for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// A ChannelData message (RFC 8656 §12.4).
+    Channel(ChannelNumber),
+    /// A Data indication (RFC 8656 §11.3).
+    Data {
+        /// XOR-PEER-ADDRESS.
+        peer: PeerAddr,
+        /// Transaction id of the indication.
+        transaction_id: TransactionId,
+    },
+}
+
+impl Frame {
+    /// Room for the longest header: a Data indication with an IPv6 peer.
+    pub const MAX_HEADER: usize = 48;
+
+    /// Writes the header for `data_len` bytes of application data into `out` and returns its length.
+    /// Behind the data go [`Frame::padding`] zero bytes.
+    pub fn emit(self, data_len: usize, stream: bool, out: &mut [u8; Self::MAX_HEADER]) -> usize {
+        match self {
+            Self::Channel(number) => {
+                channel_data::emit_header(number.0, data_len, out);
+                channel_data::HEADER_LEN
+            }
+            Self::Data { peer, transaction_id } => {
+                let _ = stream;
+                writer::emit_data_indication_header(transaction_id, peer.0, data_len, out)
+            }
+        }
+    }
+
+    /// Zero bytes to send behind `data_len` bytes of application data: a Data indication is always padded to four,
+    /// ChannelData only on a stream (RFC 8656 §12.5).
+    pub const fn padding(self, data_len: usize, stream: bool) -> usize {
+        match self {
+            Self::Channel(_) if !stream => 0,
+            Self::Channel(_) | Self::Data { .. } => data_len.next_multiple_of(4) - data_len,
+        }
+    }
+}
+
+/// Work for the shard that is not about one packet. Drain with `Server::poll_command` after every call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Open and bind a relay socket, then call `Server::handle_relay_opened`.
+    OpenRelay {
+        /// Its name from now on.
+        id: RelayId,
+        /// Local address to bind: never port 0.
+        bind: SocketAddr,
+    },
+    /// Close a relay socket.
+    CloseRelay {
+        /// Which.
+        id: RelayId,
+    },
+    /// Close a client's stream: its first bytes were no TURN, or its allocation ended by our decision.
+    CloseStream {
+        /// Which.
+        link: Link,
+    },
+}
+
+/// What an operator's log tells of an allocation. Drain with `Server::poll_event`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An Allocate succeeded.
+    AllocationBegan {
+        /// Its id, to join the two lines.
+        id: AllocationId,
+        /// The client.
+        five_tuple: FiveTuple,
+        /// Full USERNAME of the Allocate.
+        username: Arc<str>,
+        /// One relayed transport address per family.
+        relayed: [Option<RelayedAddr>; 2],
+    },
+    /// An allocation is gone.
+    AllocationEnded {
+        /// Its id.
+        id: AllocationId,
+        /// The client.
+        five_tuple: FiveTuple,
+        /// Full USERNAME of the Allocate.
+        username: Arc<str>,
+        /// What it had been given.
+        relayed: [Option<RelayedAddr>; 2],
+        /// Client to peers and back.
+        traffic: Traffic,
+        /// How long it lived.
+        age: Duration,
+        /// Why it ended.
+        why: EndReason,
+    },
+}
+
+/// Application data relayed for one allocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets from the client to peers.
+    pub up_packets: u64,
+    /// Bytes of application data from the client to peers.
+    pub up_bytes: u64,
+    /// Packets from peers to the client.
+    pub down_packets: u64,
+    /// Bytes of application data from peers to the client.
+    pub down_bytes: u64,
+}
+
+macro_rules! closed_set {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident => $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// Every member, in declaration order: `ALL[x as usize] == x`.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The metric label and log value.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+closed_set! {
+    /// Why an allocation ended.
+    EndReason {
+        /// Refresh with LIFETIME 0 (RFC 8656 §8.2).
+        Released => "released",
+        /// Its lifetime ran out.
+        Expired => "expired",
+        /// The client's stream closed (design decision D11).
+        Disconnected => "disconnected",
+        /// The server is stopping.
+        Shutdown => "shutdown",
+    }
+}
+
+closed_set! {
+    /// Why a packet went nowhere. Every reason is a metric label.
+    DropReason {
+        /// Not STUN, ChannelData or DTLS by its first byte (RFC 7983).
+        NotTurn => "not_turn",
+        /// A STUN header or attribute that cannot be parsed.
+        Malformed => "malformed",
+        /// FINGERPRINT is wrong or not last.
+        BadFingerprint => "bad_fingerprint",
+        /// A response, or a class the method does not allow.
+        UnexpectedClass => "unexpected_class",
+        /// A method this server does not speak.
+        UnknownMethod => "unknown_method",
+        /// An indication with an unknown comprehension-required attribute.
+        UnknownAttribute => "unknown_attribute",
+        /// Over the limit for replies to unauthenticated requests.
+        ChallengeLimited => "challenge_limited",
+        /// Over the limit for Binding responses.
+        BindingLimited => "binding_limited",
+        /// Over the limit for failed logins.
+        LoginLimited => "login_limited",
+        /// Plain Binding is switched off.
+        BindingDisabled => "binding_disabled",
+        /// An indication or ChannelData without an allocation.
+        NoAllocation => "no_allocation",
+        /// ChannelData on a number that is not bound, or no longer.
+        NoChannel => "no_channel",
+        /// No live permission for the peer.
+        NoPermission => "no_permission",
+        /// The peer policy forbids this peer.
+        PeerDenied => "peer_denied",
+        /// The allocation has no relayed address of the peer's family.
+        FamilyMismatch => "family_mismatch",
+        /// A peer address of ours at which no allocation lives.
+        NoSuchRelay => "no_such_relay",
+        /// A retransmission while the first is still being worked on.
+        Retransmission => "retransmission",
+        /// ChannelData shorter than its header says, or on a reserved number.
+        BadChannelData => "bad_channel_data",
+        /// Application data too long for the way it would go.
+        TooLong => "too_long",
+        /// A Send indication without peer address or data.
+        IncompleteIndication => "incomplete_indication",
+        /// Over the bandwidth limit.
+        BandwidthLimited => "bandwidth_limited",
+        /// The client's stream is too slow: the oldest data went (never STUN).
+        StreamBackpressure => "stream_backpressure",
+        /// The mailbox to another shard is full.
+        MailboxFull => "mailbox_full",
+        /// The kernel refused the datagram; more in `relay_send_errors_total`.
+        SendFailed => "send_failed",
+        /// The relay socket or stream closed meanwhile.
+        Gone => "gone",
+    }
+}
