@@ -12,3 +12,4 @@
 //! ```
 
 pub mod turn;
+pub mod wire;

@@ -32,7 +32,9 @@ impl Cell {
 }
 
 /// STUN error codes this server sends, in the order of [`Counters::errors`].
-pub const ERROR_CODES: [u16; 15] = [300, 400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 486, 508];
+pub const ERROR_CODES: [u16; 15] = [
+    300, 400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 486, 508,
+];
 
 /// Request methods, in the order of [`Counters::requests`].
 pub const METHODS: [&str; 5] = ["binding", "allocate", "refresh", "create_permission", "channel_bind"];

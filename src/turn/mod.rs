@@ -2,5 +2,7 @@
 //!
 //! Nothing here reads a clock, a socket, a file, the environment or a global random generator.
 
+pub mod counters;
+pub mod output;
 pub mod time;
 pub mod types;

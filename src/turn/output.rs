@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::types::{AllocationId, ChannelNumber, Client, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
+use super::types::{AllocationId, ChannelNumber, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
 use crate::wire::{channel_data, message::TransactionId, writer};
 
 /// What becomes of one packet. Holds no bytes: `data` is a range of the packet that was handed in, and headers are
@@ -96,14 +96,13 @@ impl Frame {
 
     /// Writes the header for `data_len` bytes of application data into `out` and returns its length.
     /// Behind the data go [`Frame::padding`] zero bytes.
-    pub fn emit(self, data_len: usize, stream: bool, out: &mut [u8; Self::MAX_HEADER]) -> usize {
+    pub fn emit(self, data_len: usize, out: &mut [u8; Self::MAX_HEADER]) -> usize {
         match self {
             Self::Channel(number) => {
                 channel_data::emit_header(number.0, data_len, out);
                 channel_data::HEADER_LEN
             }
             Self::Data { peer, transaction_id } => {
-                let _ = stream;
                 writer::emit_data_indication_header(transaction_id, peer.0, data_len, out)
             }
         }

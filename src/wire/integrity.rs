@@ -1,0 +1,223 @@
+//! Long-term keys and message integrity (RFC 8489 §9.2.2, §14.4 to §14.6).
+//!
+//! A [`Key`] keeps the HMAC states after the key was taken in, not the key: checking a message clones 28 or 40 bytes
+//! of state instead of hashing the padded key again.
+//! Deliberately absent: nonces, realms, who may log in.
+
+use core::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
+
+use super::attribute::AttributeType;
+
+/// Which of the two integrity attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integrity {
+    /// MESSAGE-INTEGRITY: HMAC-SHA1, 20 bytes.
+    Sha1,
+    /// MESSAGE-INTEGRITY-SHA256: HMAC-SHA256. Always 32 bytes here: the shorter forms §14.6 allows are not for TURN.
+    Sha256,
+}
+
+impl Integrity {
+    /// The attribute's type.
+    pub const fn attribute_type(self) -> AttributeType {
+        match self {
+            Self::Sha1 => AttributeType::MESSAGE_INTEGRITY,
+            Self::Sha256 => AttributeType::MESSAGE_INTEGRITY_SHA256,
+        }
+    }
+
+    /// The one length its value may have.
+    pub const fn value_len(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+        }
+    }
+}
+
+/// How a long-term key is made from a password (RFC 8489 §18.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PasswordAlgorithm {
+    /// MD5: what RFC 5389 clients use.
+    Md5,
+    /// SHA-256.
+    Sha256,
+}
+
+impl PasswordAlgorithm {
+    /// PASSWORD-ALGORITHMS as this server offers it: SHA-256 preferred, then MD5.
+    pub const OFFER: [u8; 8] = [0, 2, 0, 0, 0, 1, 0, 0];
+
+    /// Number in the IANA registry.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Md5 => 1,
+            Self::Sha256 => 2,
+        }
+    }
+
+    /// The algorithm of a number in the IANA registry.
+    pub const fn from_number(number: u16) -> Option<Self> {
+        match number {
+            1 => Some(Self::Md5),
+            2 => Some(Self::Sha256),
+            _ => None,
+        }
+    }
+}
+
+/// A key for message integrity, ready for both algorithms. Wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Key {
+    sha1: Hmac<Sha1>,
+    sha256: Hmac<Sha256>,
+}
+
+impl Key {
+    /// The long-term key: a hash of `username ":" realm ":" password` (RFC 8489 §18.5.1).
+    ///
+    /// The three are hashed as they are.
+    pub fn long_term(username: &[u8], realm: &str, password: &[u8], algorithm: PasswordAlgorithm) -> Self {
+        let parts: [&[u8]; 5] = [username, b":", realm.as_bytes(), b":", password];
+        match algorithm {
+            PasswordAlgorithm::Md5 => Self::from_hash::<Md5>(parts),
+            PasswordAlgorithm::Sha256 => Self::from_hash::<Sha256>(parts),
+        }
+    }
+
+    fn from_hash<D: Digest>(parts: [&[u8]; 5]) -> Self {
+        let mut hash = parts.into_iter().fold(D::new(), D::chain_update).finalize();
+        let key = Self::from_raw(&hash);
+        hash.zeroize();
+        key
+    }
+
+    /// The key `raw` itself: a short-term password, or a key computed elsewhere.
+    pub fn from_raw(raw: &[u8]) -> Self {
+        // HMAC is defined for keys of every length (RFC 2104 §2), so neither can fail.
+        Self {
+            sha1: Hmac::new_from_slice(raw).expect("HMAC takes keys of every length"),
+            sha256: Hmac::new_from_slice(raw).expect("HMAC takes keys of every length"),
+        }
+    }
+
+    /// HMAC-SHA1 over a message that will end with a MESSAGE-INTEGRITY right behind `before`.
+    pub(super) fn sha1(&self, before: &[u8]) -> [u8; 20] {
+        over_message(self.sha1.clone(), before, 20)
+            .finalize()
+            .into_bytes()
+            .into()
+    }
+
+    /// HMAC-SHA256 over a message that will end with a MESSAGE-INTEGRITY-SHA256 right behind `before`.
+    pub(super) fn sha256(&self, before: &[u8]) -> [u8; 32] {
+        over_message(self.sha256.clone(), before, 32)
+            .finalize()
+            .into_bytes()
+            .into()
+    }
+
+    /// Whether `value` is the integrity of the message part `before` it, in time that does not depend on where they
+    /// differ. A value of another length than [`Integrity::value_len`] never is.
+    pub(super) fn verify(&self, integrity: Integrity, before: &[u8], value: &[u8]) -> bool {
+        match integrity {
+            Integrity::Sha1 => self.sha1(before).ct_eq(value).into(),
+            Integrity::Sha256 => self.sha256(before).ct_eq(value).into(),
+        }
+    }
+}
+
+/// Feeds `before` with the header length the message has when it ends behind an integrity value of `value_len` bytes
+/// (RFC 8489 §14.5): what follows must not count.
+fn over_message<M: Mac>(mac: M, before: &[u8], value_len: usize) -> M {
+    let Some((&[t0, t1, _, _], rest)) = before.split_first_chunk() else {
+        return mac; // Not a message. Both callers hold a whole header.
+    };
+    let length = (before.len() + 4 + value_len).saturating_sub(super::message::HEADER_LEN);
+    let [l0, l1] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
+    mac.chain_update([t0, t1, l0, l1]).chain_update(rest)
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+impl PartialEq for Key {
+    /// Compares what the keys make of the empty message, in constant time.
+    fn eq(&self, other: &Self) -> bool {
+        let [ours, theirs] = [self, other].map(|key| key.sha256.clone().finalize().into_bytes());
+        ours.ct_eq(&theirs).into()
+    }
+}
+
+impl Eq for Key {}
+
+/// USERHASH: SHA-256 of `username ":" realm` (RFC 8489 §14.4).
+pub fn userhash(username: &[u8], realm: &str) -> [u8; 32] {
+    Sha256::new()
+        .chain_update(username)
+        .chain_update(b":")
+        .chain_update(realm)
+        .finalize()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= STUN-AUTH-13
+    #[test]
+    fn the_long_term_key_is_the_hash_of_username_realm_and_password() {
+        let md5 = [
+            0x84, 0x93, 0xFB, 0xC5, 0x3B, 0xA5, 0x82, 0xFB, 0x4C, 0x04, 0x4C, 0x45, 0x6B, 0xDC, 0x40, 0xEB,
+        ];
+        assert_eq!(
+            Key::long_term(b"user", "realm", b"pass", PasswordAlgorithm::Md5),
+            Key::from_raw(&md5)
+        );
+        let sha256: [u8; 32] = Sha256::digest(b"user:realm:pass").into();
+        assert_eq!(
+            Key::long_term(b"user", "realm", b"pass", PasswordAlgorithm::Sha256),
+            Key::from_raw(&sha256)
+        );
+    }
+
+    #[test]
+    fn keys_differ_when_anything_about_them_does() {
+        let key = |user: &str, realm, pass: &str, alg| Key::long_term(user.as_bytes(), realm, pass.as_bytes(), alg);
+        let one = key("a", "r", "p", PasswordAlgorithm::Md5);
+        assert_eq!(one, one.clone());
+        assert_ne!(one, key("b", "r", "p", PasswordAlgorithm::Md5));
+        assert_ne!(one, key("a", "s", "p", PasswordAlgorithm::Md5));
+        assert_ne!(one, key("a", "r", "q", PasswordAlgorithm::Md5));
+        assert_ne!(one, key("a", "r", "p", PasswordAlgorithm::Sha256));
+    }
+
+    #[test]
+    fn a_key_tells_nothing_in_a_log() {
+        assert_eq!(format!("{:?}", Key::from_raw(b"secret")), "Key(..)");
+    }
+
+    #[test]
+    fn numbers_of_password_algorithms_are_iana_s() {
+        for (number, algorithm) in [
+            (0, None),
+            (1, Some(PasswordAlgorithm::Md5)),
+            (2, Some(PasswordAlgorithm::Sha256)),
+            (3, None),
+        ] {
+            assert_eq!(PasswordAlgorithm::from_number(number), algorithm);
+            assert_eq!(algorithm.map_or(number, PasswordAlgorithm::number), number);
+        }
+    }
+}

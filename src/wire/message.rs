@@ -1,0 +1,512 @@
+//! STUN messages as a checked view over borrowed bytes (RFC 8489 §5, §6.3, §14).
+//!
+//! ```text
+//!  0                   1                   2                   3
+//! |0 0|     STUN Message Type     |         Message Length        |
+//! |                         Magic Cookie                          |
+//! |                     Transaction ID (96 bits)                  |
+//! |  Attributes: Type (16) | Length (16) | Value, padded to four bytes ...
+//! ```
+//!
+//! [`Message::parse`] goes over the attributes once and notes where they are. What stands behind an integrity
+//! attribute is not covered by it and is not shown: a handler cannot act on it by mistake.
+//! Deliberately absent: what a method means, RFC 3489 messages without the magic cookie.
+
+use core::fmt;
+use core::ops::Range;
+use std::net::SocketAddr;
+
+use super::attribute::{AttributeError, AttributeType};
+use super::integrity::{Integrity, Key};
+use super::{address, fingerprint};
+
+/// Bytes in front of the attributes.
+pub const HEADER_LEN: usize = 20;
+
+/// Bytes 4..8 of every STUN message.
+pub const MAGIC_COOKIE: u32 = 0x2112_A442;
+
+/// Joins a response to its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TransactionId(pub [u8; 12]);
+
+/// What part a message plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Is answered.
+    Request,
+    /// Is never answered.
+    Indication,
+    /// Answers a request that was fulfilled.
+    Success,
+    /// Answers a request that was not.
+    Error,
+}
+
+impl Class {
+    const fn of(raw_type: u16) -> Self {
+        match (raw_type & 0x0100 != 0, raw_type & 0x0010 != 0) {
+            (false, false) => Self::Request,
+            (false, true) => Self::Indication,
+            (true, false) => Self::Success,
+            (true, true) => Self::Error,
+        }
+    }
+
+    const fn bits(self) -> u16 {
+        match self {
+            Self::Request => 0,
+            Self::Indication => 0x0010,
+            Self::Success => 0x0100,
+            Self::Error => 0x0110,
+        }
+    }
+}
+
+/// What a message is about (RFC 8489 §18.2, RFC 8656 §17, RFC 6062 §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Method {
+    /// Tells a client its server-reflexive address.
+    Binding = 0x001,
+    /// Makes an allocation.
+    Allocate = 0x003,
+    /// Extends or ends one.
+    Refresh = 0x004,
+    /// Application data from the client (indication).
+    Send = 0x006,
+    /// Application data for the client (indication).
+    Data = 0x007,
+    /// Lets peers in.
+    CreatePermission = 0x008,
+    /// Binds a channel number to a peer.
+    ChannelBind = 0x009,
+    /// RFC 6062.
+    Connect = 0x00A,
+    /// RFC 6062.
+    ConnectionBind = 0x00B,
+    /// RFC 6062 (indication).
+    ConnectionAttempt = 0x00C,
+}
+
+impl Method {
+    /// Every method.
+    pub const ALL: [Self; 10] = [
+        Self::Binding,
+        Self::Allocate,
+        Self::Refresh,
+        Self::Send,
+        Self::Data,
+        Self::CreatePermission,
+        Self::ChannelBind,
+        Self::Connect,
+        Self::ConnectionBind,
+        Self::ConnectionAttempt,
+    ];
+
+    const fn of(raw_type: u16) -> Option<Self> {
+        Some(match raw_type & !0x0110 {
+            0x001 => Self::Binding,
+            0x003 => Self::Allocate,
+            0x004 => Self::Refresh,
+            0x006 => Self::Send,
+            0x007 => Self::Data,
+            0x008 => Self::CreatePermission,
+            0x009 => Self::ChannelBind,
+            0x00A => Self::Connect,
+            0x00B => Self::ConnectionBind,
+            0x00C => Self::ConnectionAttempt,
+            _ => return None,
+        })
+    }
+}
+
+/// The first two bytes of a message.
+pub const fn message_type(class: Class, method: Method) -> u16 {
+    // Every method fits the four bits below the class bits.
+    method as u16 | class.bits()
+}
+
+/// Why bytes are not a STUN message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseError {
+    /// Fewer than the 20 bytes of a header.
+    Short,
+    /// The two top bits are not zero.
+    NotStun,
+    /// No magic cookie.
+    BadCookie,
+    /// The length is not a multiple of four, or not that of the bytes at hand.
+    BadLength,
+    /// An attribute runs past the end.
+    BadAttribute,
+    /// FINGERPRINT is wrong, of a wrong length, or not last.
+    BadFingerprint,
+}
+
+/// A message's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Class and method as sent.
+    pub raw_type: u16,
+    /// Bytes behind the header; a multiple of four.
+    pub length: u16,
+    /// Transaction id.
+    pub transaction_id: TransactionId,
+}
+
+/// Types under this bound are found without a walk over the attributes.
+const SLOTS: usize = 0x30;
+
+/// A STUN message: borrowed, checked once, cheap to copy about.
+#[derive(Clone, Copy)]
+pub struct Message<'a> {
+    bytes: &'a [u8],
+    header: Header,
+    /// Where the first trusted attribute of each type stands, counted in units of four bytes; 0 for none.
+    first: [u16; SLOTS],
+    /// Where what integrity covers ends, or what there is. In bytes.
+    trusted_end: usize,
+    integrity: Option<(Integrity, usize)>,
+    unknown: bool,
+    fingerprint: bool,
+}
+
+impl<'a> Message<'a> {
+    /// Parses `bytes`, which are exactly one message: a datagram, or what [`super::framing`] cut out of a stream.
+    ///
+    /// Duplicate attributes: the first counts (RFC 8489 §14). Padding may be anything.
+    ///
+    /// # Errors
+    /// See [`ParseError`]. A message with an error is dropped without an answer (RFC 8489 §6.3).
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let header = Self::peek_header(bytes)?;
+        if bytes.len() != HEADER_LEN + usize::from(header.length) {
+            return Err(ParseError::BadLength);
+        }
+        let mut message = Self {
+            bytes,
+            header,
+            first: [0; SLOTS],
+            trusted_end: bytes.len(),
+            integrity: None,
+            unknown: false,
+            fingerprint: false,
+        };
+        let mut walk = Walk { bytes, at: HEADER_LEN };
+        while let Some(attribute) = walk.next()? {
+            message.note(attribute)?;
+        }
+        Ok(message)
+    }
+
+    /// Reads the header at the front of `bytes`, whatever follows.
+    ///
+    /// # Errors
+    /// All of [`ParseError`] that a header can show.
+    pub fn peek_header(bytes: &[u8]) -> Result<Header, ParseError> {
+        let Some((&[t0, t1, l0, l1, c0, c1, c2, c3], rest)) = bytes.split_first_chunk() else {
+            return Err(ParseError::Short);
+        };
+        let Some(&id) = rest.first_chunk() else {
+            return Err(ParseError::Short);
+        };
+        if t0 & 0xC0 != 0 {
+            return Err(ParseError::NotStun);
+        }
+        if u32::from_be_bytes([c0, c1, c2, c3]) != MAGIC_COOKIE {
+            return Err(ParseError::BadCookie);
+        }
+        if l1 & 0b11 != 0 {
+            return Err(ParseError::BadLength);
+        }
+        Ok(Header {
+            raw_type: u16::from_be_bytes([t0, t1]),
+            length: u16::from_be_bytes([l0, l1]),
+            transaction_id: TransactionId(id),
+        })
+    }
+
+    /// Takes in one attribute of the one pass.
+    fn note(&mut self, attribute: Attribute<'a>) -> Result<(), ParseError> {
+        let Attribute { kind, at, value } = attribute;
+        match kind {
+            AttributeType::FINGERPRINT => {
+                let end = at + 4 + fingerprint::LEN;
+                let sent = <[u8; fingerprint::LEN]>::try_from(value).map_err(|_| ParseError::BadFingerprint)?;
+                let covered = self.bytes.get(..at).unwrap_or_default();
+                if end != self.bytes.len() || u32::from_be_bytes(sent) != fingerprint::compute(covered) {
+                    return Err(ParseError::BadFingerprint);
+                }
+                self.fingerprint = true;
+            }
+            // Behind MESSAGE-INTEGRITY only these two count, behind MESSAGE-INTEGRITY-SHA256 only FINGERPRINT
+            // (RFC 8489 §14.5, §14.6): the SHA-256 one is verified if there are both, and covers less never more.
+            AttributeType::MESSAGE_INTEGRITY if self.integrity.is_none() => {
+                self.integrity = Some((Integrity::Sha1, at));
+                self.trusted_end = at;
+            }
+            AttributeType::MESSAGE_INTEGRITY_SHA256 if !matches!(self.integrity, Some((Integrity::Sha256, _))) => {
+                self.integrity = Some((Integrity::Sha256, at));
+                self.trusted_end = self.trusted_end.min(at);
+            }
+            _ if self.integrity.is_some() => {}
+            _ => {
+                match self.first.get_mut(usize::from(kind.0)) {
+                    Some(slot) if *slot == 0 => *slot = u16::try_from(at / 4).unwrap_or(0),
+                    _ => {}
+                }
+                self.unknown |= kind.is_unknown_required();
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole message.
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Class.
+    pub const fn class(&self) -> Class {
+        Class::of(self.header.raw_type)
+    }
+
+    /// Method; `None` if this server has no name for it.
+    pub const fn method(&self) -> Option<Method> {
+        Method::of(self.header.raw_type)
+    }
+
+    /// Class and method as sent.
+    pub const fn raw_type(&self) -> u16 {
+        self.header.raw_type
+    }
+
+    /// Transaction id.
+    pub const fn transaction_id(&self) -> TransactionId {
+        self.header.transaction_id
+    }
+
+    /// Whether there is a FINGERPRINT; it is right, or the message would not have parsed.
+    pub const fn has_fingerprint(&self) -> bool {
+        self.fingerprint
+    }
+
+    /// Value of the first attribute of type `kind` among those in front of the integrity attribute. Integrity
+    /// attributes and FINGERPRINT themselves are not to be had.
+    pub fn attribute(&self, kind: AttributeType) -> Option<&'a [u8]> {
+        self.first_of(kind).map(|attribute| attribute.value)
+    }
+
+    /// Where [`Self::attribute`] of `kind` stands in the message.
+    pub fn attribute_range(&self, kind: AttributeType) -> Option<Range<usize>> {
+        self.first_of(kind).map(|attribute| attribute.range())
+    }
+
+    /// [`Self::attribute`] of type `kind`, decoded; `Ok(None)` if there is none.
+    ///
+    /// # Errors
+    /// Those of `decode`.
+    pub fn decode<T>(
+        &self,
+        kind: AttributeType,
+        decode: impl FnOnce(&'a [u8]) -> Result<T, AttributeError>,
+    ) -> Result<Option<T>, AttributeError> {
+        self.attribute(kind).map(decode).transpose()
+    }
+
+    /// Values of all attributes of type `kind` in front of the integrity attribute, in order.
+    pub fn attributes_of(&self, kind: AttributeType) -> impl Iterator<Item = &'a [u8]> {
+        self.trusted()
+            .filter(move |attribute| attribute.kind == kind)
+            .map(|attribute| attribute.value)
+    }
+
+    /// The first XOR-encoded address of type `kind`, decoded; `Ok(None)` if there is none.
+    ///
+    /// # Errors
+    /// Those of [`address::decode`].
+    pub fn xor_address(&self, kind: AttributeType) -> Result<Option<SocketAddr>, AttributeError> {
+        self.decode(kind, |value| address::decode(value, self.transaction_id()))
+    }
+
+    /// All XOR-encoded addresses of type `kind`, in order: XOR-PEER-ADDRESS in CreatePermission.
+    pub fn xor_addresses(&self, kind: AttributeType) -> impl Iterator<Item = Result<SocketAddr, AttributeError>> {
+        let id = self.transaction_id();
+        self.attributes_of(kind).map(move |value| address::decode(value, id))
+    }
+
+    /// The comprehension-required attributes this server does not understand, among those in front of the integrity
+    /// attribute (RFC 8489 §6.3.1).
+    pub fn unknown_required(&self) -> UnknownAttributes {
+        let mut unknown = UnknownAttributes::default();
+        if self.unknown {
+            let required = self
+                .trusted()
+                .map(|attribute| attribute.kind)
+                .filter(|kind| kind.is_unknown_required());
+            for kind in required {
+                if !unknown.push(kind) {
+                    break;
+                }
+            }
+        }
+        unknown
+    }
+
+    /// The integrity attribute that counts, whatever its length; `None` if there is neither.
+    pub const fn integrity(&self) -> Option<Integrity> {
+        match self.integrity {
+            Some((integrity, _)) => Some(integrity),
+            None => None,
+        }
+    }
+
+    /// Whether [`Self::integrity`] is there with a length it cannot have; [`Self::verify`] is false then.
+    pub fn integrity_malformed(&self) -> bool {
+        self.integrity.is_some_and(|(integrity, at)| {
+            attribute_at(self.bytes, at).is_none_or(|attribute| attribute.value.len() != integrity.value_len())
+        })
+    }
+
+    /// Whether the message was signed with `key`, by the attribute [`Self::integrity`] names. Takes the same time
+    /// wherever the signatures differ.
+    pub fn verify(&self, key: &Key) -> bool {
+        let Some((integrity, at)) = self.integrity else {
+            return false;
+        };
+        match (self.bytes.get(..at), attribute_at(self.bytes, at)) {
+            (Some(before), Some(attribute)) if attribute.value.len() == integrity.value_len() => {
+                key.verify(integrity, before, attribute.value)
+            }
+            _ => false,
+        }
+    }
+
+    fn first_of(&self, kind: AttributeType) -> Option<Attribute<'a>> {
+        match self.first.get(usize::from(kind.0)) {
+            Some(0) => None,
+            Some(&units) => attribute_at(self.bytes, usize::from(units) * 4),
+            None => self.trusted().find(|attribute| attribute.kind == kind),
+        }
+    }
+
+    /// All attributes in front of the integrity attribute. FINGERPRINT is never among them: nothing follows it.
+    fn trusted(&self) -> impl Iterator<Item = Attribute<'a>> {
+        let mut walk = Walk {
+            bytes: self.bytes.get(..self.trusted_end).unwrap_or_default(),
+            at: HEADER_LEN,
+        };
+        // `parse` has been over them: there is no error left to meet.
+        core::iter::from_fn(move || walk.next().ok().flatten())
+            .filter(|attribute| attribute.kind != AttributeType::FINGERPRINT)
+    }
+}
+
+impl fmt::Debug for Message<'_> {
+    /// Leaves the attributes out: they hold usernames and addresses.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("class", &self.class())
+            .field("method", &self.method())
+            .field("transaction_id", &self.transaction_id())
+            .field("len", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One attribute and where its header stands, in bytes from the start of the message.
+#[derive(Clone, Copy)]
+struct Attribute<'a> {
+    kind: AttributeType,
+    at: usize,
+    value: &'a [u8],
+}
+
+impl Attribute<'_> {
+    const fn range(&self) -> Range<usize> {
+        let start = self.at + 4;
+        start..start + self.value.len()
+    }
+
+    /// Where the next attribute begins.
+    const fn end(&self) -> usize {
+        self.at + 4 + self.value.len().next_multiple_of(4)
+    }
+}
+
+/// The attribute that begins at byte `at`; `None` if it does not end within `bytes`.
+fn attribute_at(bytes: &[u8], at: usize) -> Option<Attribute<'_>> {
+    let (&[t0, t1, l0, l1], rest) = bytes.get(at..)?.split_first_chunk()?;
+    let value = rest.get(..usize::from(u16::from_be_bytes([l0, l1])))?;
+    Some(Attribute {
+        kind: AttributeType(u16::from_be_bytes([t0, t1])),
+        at,
+        value,
+    })
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn next(&mut self) -> Result<Option<Attribute<'a>>, ParseError> {
+        if self.at >= self.bytes.len() {
+            return Ok(None);
+        }
+        let attribute = attribute_at(self.bytes, self.at).ok_or(ParseError::BadAttribute)?;
+        // The message is a multiple of four, so an attribute that ends within it has its padding within it too.
+        self.at = attribute.end();
+        Ok(Some(attribute))
+    }
+}
+
+/// The types for UNKNOWN-ATTRIBUTES: each once, in order, at most [`UnknownAttributes::MAX`] so that an answer cannot
+/// be made large.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnknownAttributes {
+    types: [u16; Self::MAX],
+    len: usize,
+}
+
+impl UnknownAttributes {
+    /// Most types kept; more are left out.
+    pub const MAX: usize = 32;
+
+    /// Adds a type unless it is there; `false` if there is no room.
+    pub fn push(&mut self, kind: AttributeType) -> bool {
+        if self.as_slice().contains(&kind.0) {
+            return true;
+        }
+        let Some(slot) = self.types.get_mut(self.len) else {
+            return false;
+        };
+        *slot = kind.0;
+        self.len += 1;
+        true
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The types, in order of appearance.
+    pub fn iter(&self) -> impl Iterator<Item = AttributeType> {
+        self.as_slice().iter().copied().map(AttributeType)
+    }
+
+    fn as_slice(&self) -> &[u16] {
+        self.types.get(..self.len).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
