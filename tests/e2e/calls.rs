@@ -1,0 +1,194 @@
+//! Browsers' media through port 443 and nothing else.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::certs::Certs;
+use crate::chromium::Chromium;
+use crate::janus::Janus;
+use crate::lab::{Firewall, Lab, Passed, RELAY, RELAY_HOST, SFU};
+use crate::one_at_a_time;
+use crate::server::{RELAY_PORTS, Server};
+
+const BROWSER_PROGRAMS: &[&str] = &["chromium", "certutil"];
+const SFU_PROGRAMS: &[&str] = &["chromium", "certutil", "janus"];
+const FRAMES_PER_SECOND: f64 = 15.0;
+const MEASURED: Duration = Duration::from_secs(5);
+
+#[test]
+#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
+fn chromium_reaches_the_sfu_over_tls_when_only_tcp_443_is_open() {
+    let _turn = one_at_a_time();
+    let passed = echo_call(
+        Firewall::OnlyTcp443,
+        &format!("turns:{RELAY_HOST}:443?transport=tcp"),
+        "tls",
+        Login::Fetched,
+    );
+    assert!(passed.tcp_443 > 1000 && passed.udp_443 == 0, "{passed:?}");
+}
+
+#[test]
+#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
+fn chromium_reaches_the_sfu_over_plain_tcp_on_the_same_port() {
+    let _turn = one_at_a_time();
+    let passed = echo_call(
+        Firewall::OnlyTcp443,
+        &format!("turn:{RELAY_HOST}:443?transport=tcp"),
+        "tcp",
+        Login::Fetched,
+    );
+    assert!(passed.tcp_443 > 1000 && passed.udp_443 == 0, "{passed:?}");
+}
+
+#[test]
+#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
+fn chromium_reaches_the_sfu_over_udp_when_only_udp_443_is_open() {
+    let _turn = one_at_a_time();
+    let passed = echo_call(
+        Firewall::OnlyUdp443,
+        &format!("turn:{RELAY_HOST}:443?transport=udp"),
+        "udp",
+        Login::Minted,
+    );
+    assert!(passed.udp_443 > 1000 && passed.tcp_443 == 0, "{passed:?}");
+}
+
+#[test]
+#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
+fn two_chromiums_call_each_other_relay_to_relay_when_only_tcp_443_is_open() {
+    let _turn = one_at_a_time();
+    let lab = Lab::new(Firewall::OnlyTcp443, BROWSER_PROGRAMS);
+    let certs = Certs::make(lab.folder(), RELAY_HOST);
+    let server = Server::start(&lab, &certs);
+    let mut caller = Chromium::start(&lab, 0, &certs);
+    let mut callee = Chromium::start(&lab, 1, &certs);
+    let uri = format!("turns:{RELAY_HOST}:443?transport=tcp");
+
+    let configuration = server.fetch_configuration(&mut caller, &uri);
+    let offer = caller.call_page("offer", &[&configuration]);
+    let configuration = server.fetch_configuration(&mut callee, &uri);
+    let answer = callee.call_page("answer", &[&configuration, &offer]);
+    caller.call_page("accept", &[&answer]);
+
+    let samples = watch(&mut [&mut caller, &mut callee]);
+
+    for sample in &samples {
+        assert_relayed(sample, "tls");
+        assert_eq!(sample["remote"]["candidateType"], "relay", "{sample:#}");
+    }
+    let passed = lab.passed();
+    assert!(
+        passed.tcp_443 > 2000 && passed.udp_443 == 0 && passed.other == 0,
+        "{passed:?}"
+    );
+    server.stop();
+}
+
+/// How the page comes by its credential.
+enum Login {
+    /// From the relay's API over the same port, by the page itself.
+    Fetched,
+    /// On the relay's command line: TCP is closed to the page.
+    Minted,
+}
+
+/// A browser calls Janus' echo test through `uri`: what it decodes has gone out and come back, so one measurement holds
+/// for both ways.
+fn echo_call(firewall: Firewall, uri: &str, relay_protocol: &str, login: Login) -> Passed {
+    let lab = Lab::new(firewall, SFU_PROGRAMS);
+    let certs = Certs::make(lab.folder(), RELAY_HOST);
+    let server = Server::start(&lab, &certs);
+    let mut janus = Janus::start(&lab);
+    let mut browser = Chromium::start(&lab, 0, &certs);
+    let configuration = match login {
+        Login::Fetched => server.fetch_configuration(&mut browser, uri),
+        Login::Minted => server.mint_configuration(uri),
+    };
+
+    let offer = browser.call_page("offer", &[&configuration]);
+    let answer = janus.answer(offer.as_str().expect("an offer is text"));
+    browser.call_page("accept", &[&Value::from(answer)]);
+    let samples = watch(&mut [&mut browser]);
+
+    assert_relayed(&samples[0], relay_protocol);
+    assert_eq!(samples[0]["remote"]["address"], SFU.to_string(), "{:#}", samples[0]);
+    let passed = lab.passed();
+    assert_eq!(passed.other, 0, "something else than port 443 came through: {passed:?}");
+    drop(browser);
+    server.stop();
+    passed
+}
+
+/// Watches until every browser has encoded and decoded [`FRAMES_PER_SECOND`] over the last [`MEASURED`], and gives the
+/// last samples. Sliding, so that the start of a call, or a busy machine's bad second, does not decide.
+fn watch(browsers: &mut [&mut Chromium]) -> Vec<Value> {
+    const LIMIT: Duration = Duration::from_secs(45);
+    let mut histories = vec![Vec::<Value>::new(); browsers.len()];
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(500));
+        for (browser, history) in browsers.iter_mut().zip(&mut histories) {
+            history.push(browser.call_page("sample", &[]));
+        }
+        if histories.iter().all(|history| is_smooth(history)) {
+            return histories.iter().filter_map(|history| history.last().cloned()).collect();
+        }
+    }
+    let mut story = String::new();
+    for (browser, history) in browsers.iter().zip(&histories) {
+        for sample in history {
+            story.push_str(&format!(
+                "{:>8.0} ms {}: encoded {}, decoded {}, lost {}, bytes {}, rtt {}\n",
+                number(sample, "milliseconds"),
+                sample["state"],
+                sample["framesEncoded"],
+                sample["framesDecoded"],
+                sample["packetsLost"],
+                sample["bytesReceived"],
+                sample["roundTripTime"]
+            ));
+        }
+        let last = history.last().unwrap_or(&Value::Null);
+        story.push_str(&format!("local {}\nremote {}\n", last["local"], last["remote"]));
+        story.push_str(&format!(
+            "errors {}\nconsole {}\n",
+            last["candidateErrors"],
+            browser.console()
+        ));
+    }
+    panic!("not {FRAMES_PER_SECOND} frames a second over {MEASURED:?} within {LIMIT:?}:\n{story}");
+}
+
+/// Did the last five seconds bring enough frames, encoded and decoded?
+fn is_smooth(history: &[Value]) -> bool {
+    let Some(last) = history.last() else { return false };
+    let window = MEASURED.as_secs_f64() * 1000.0;
+    let age = |sample: &Value| number(last, "milliseconds") - number(sample, "milliseconds");
+    let Some(first) = history.iter().rev().find(|sample| age(sample) >= window) else {
+        return false;
+    };
+    ["framesEncoded", "framesDecoded"].iter().all(|counter| {
+        let frames = number(last, counter) - number(first, counter);
+        frames / (age(first) / 1000.0) >= FRAMES_PER_SECOND
+    })
+}
+
+fn number(sample: &Value, name: &str) -> f64 {
+    sample[name]
+        .as_f64()
+        .unwrap_or_else(|| panic!("{name} is no number in {sample:#}"))
+}
+
+/// The selected pair starts at a relayed transport address of ours, reached by `protocol`.
+fn assert_relayed(sample: &Value, protocol: &str) {
+    let local = &sample["local"];
+    assert_eq!(sample["state"], "connected", "{sample:#}");
+    assert_eq!(local["candidateType"], "relay", "{sample:#}");
+    assert_eq!(local["relayProtocol"], protocol, "{sample:#}");
+    assert_eq!(local["address"], RELAY.to_string(), "{sample:#}");
+    let port = local["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    assert!(port.is_some_and(|port| RELAY_PORTS.contains(&port)), "{sample:#}");
+}

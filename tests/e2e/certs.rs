@@ -1,0 +1,72 @@
+//! A throw-away certificate authority, the relay's certificate signed by it, and the database in which a browser finds
+//! that authority. Nothing is switched off: name, chain and dates are verified as in the field.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+
+use crate::process::run;
+
+/// Files of one authority and one certificate, all in PEM.
+#[derive(Clone, Debug)]
+pub(crate) struct Certs {
+    /// The authority's certificate.
+    pub(crate) authority: PathBuf,
+    /// The relay's certificate.
+    pub(crate) certificate: PathBuf,
+    /// Its private key.
+    pub(crate) private_key: PathBuf,
+}
+
+impl Certs {
+    /// Makes them in `folder`, for a server called `name`.
+    pub(crate) fn make(folder: &Path, name: &str) -> Self {
+        let authority_key = KeyPair::generate().expect("a P-256 key can be made");
+        let mut authority = CertificateParams::default();
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "relay end-to-end tests");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let authority_certificate = authority.self_signed(&authority_key).expect("the parameters are sound");
+        let issuer = Issuer::new(authority, authority_key);
+
+        let key = KeyPair::generate().expect("a P-256 key can be made");
+        let mut leaf = CertificateParams::new([name.to_owned()]).expect("the name is ASCII");
+        leaf.distinguished_name.push(DnType::CommonName, name);
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.use_authority_key_identifier_extension = true;
+        // A lifetime of the kind public authorities give; one of centuries is refused by browsers.
+        leaf.not_before = (SystemTime::now() - Duration::from_hours(24)).into();
+        leaf.not_after = (SystemTime::now() + Duration::from_hours(30 * 24)).into();
+        let certificate = leaf.signed_by(&key, &issuer).expect("the parameters are sound");
+
+        let write = |name: &str, text: String| {
+            let path = folder.join(name);
+            fs::write(&path, text).expect("the lab's folder is writable");
+            path
+        };
+        Self {
+            authority: write("authority.pem", authority_certificate.pem()),
+            certificate: write("certificate.pem", certificate.pem()),
+            private_key: write("private_key.pem", key.serialize_pem()),
+        }
+    }
+
+    /// Makes Chromium's certificate database below `home` and trusts the authority there.
+    pub(crate) fn trust_in(&self, home: &Path) {
+        let database = home.join(".pki/nssdb");
+        fs::create_dir_all(&database).expect("the lab's folder is writable");
+        let database = format!("sql:{}", database.display());
+        run(Command::new("certutil").args(["-d", &database, "-N", "--empty-password"]));
+        run(Command::new("certutil")
+            .args(["-d", &database, "-A", "-t", "C,,", "-n", "relay-e2e", "-i"])
+            .arg(&self.authority));
+    }
+}

@@ -1,0 +1,24 @@
+//! Real clients against the real program, through a real firewall: browsers, an SFU and coturn's client in network
+//! namespaces. `docs/testing.md`, "End-to-end lab", tells how it is laid out and how to look into a failure.
+
+mod calls;
+mod certs;
+mod chromium;
+mod coturn;
+mod dns;
+mod http;
+mod janus;
+mod lab;
+mod messages;
+mod process;
+mod requirements;
+mod selftest;
+mod server;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Held by every test: a browser that encodes and decodes video takes a small machine's processors for itself.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static LAB: Mutex<()> = Mutex::new(());
+    LAB.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,156 @@
+//! coturn's client counts messages through the relay, to a peer that notes where they come from.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::certs::Certs;
+use crate::lab::{Firewall, Lab, Namespace, RELAY, RELAY_HOST, SFU};
+use crate::one_at_a_time;
+use crate::process::{Output, Process, tail};
+use crate::server::{RELAY_PORTS, SECRET, Server};
+
+const CLIENTS: usize = 10;
+const MESSAGES_PER_CLIENT: usize = 1000;
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
+fn coturns_client_loses_none_of_10000_messages_over_udp() {
+    let _turn = one_at_a_time();
+    relay_10000_messages(&[]);
+}
+
+#[test]
+#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
+fn coturns_client_loses_none_of_10000_messages_over_tcp() {
+    let _turn = one_at_a_time();
+    relay_10000_messages(&["-t"]);
+}
+
+fn relay_10000_messages(flags: &[&str]) {
+    let lab = Lab::new(Firewall::Open, &["turnutils_uclient"]);
+    let certs = Certs::make(lab.folder(), RELAY_HOST);
+    let server = Server::start(&lab, &certs);
+    let peer = Peer::start(lab.sfu());
+
+    let mut command = lab.client(0).command("turnutils_uclient");
+    // -c: no second allocation for RTCP; -W: coturn's client makes the time-limited credential itself.
+    command
+        .args(flags)
+        .args(["-v", "-c", "-X", "-p", "443", "-u", "e2e", "-W", SECRET]);
+    command.args(["-e", &SFU.to_string(), "-r", &peer.port.to_string()]);
+    command.args([
+        "-m",
+        &CLIENTS.to_string(),
+        "-n",
+        &MESSAGES_PER_CLIENT.to_string(),
+        "-l",
+        "160",
+        "-z",
+        "4",
+    ]);
+    command.arg(RELAY.to_string());
+    let mut client = Process::start("uclient", lab.folder(), command, Output::Log);
+    let status = client
+        .wait(LIMIT)
+        .unwrap_or_else(|| panic!("not over within {LIMIT:?}:\n{}", tail(&client.log(), 20)));
+
+    let log = client.log();
+    let last = tail(&log, 20);
+    assert!(status.success(), "{status}:\n{last}");
+    let total = CLIENTS * MESSAGES_PER_CLIENT;
+    let counts = format!("tot_send_msgs={total}, tot_recv_msgs={total}");
+    assert!(log.contains(&counts), "`{counts}` was expected:\n{last}");
+    assert!(log.contains("Total lost packets 0 "), "{last}");
+
+    // coturn's client makes each allocation twice, once as a trial; the second carries the messages.
+    let announced = relayed_addresses(&log);
+    let sources = peer.sources();
+    assert_eq!(
+        sources.len(),
+        CLIENTS,
+        "one relayed transport address for each client: {sources:?}"
+    );
+    assert!(
+        sources.is_subset(&announced),
+        "the peer sees announced addresses only: {sources:?} {announced:?}"
+    );
+    for address in &sources {
+        assert_eq!(address.ip(), IpAddr::V4(RELAY));
+        assert!(RELAY_PORTS.contains(&address.port()), "{address}");
+    }
+    server.stop();
+}
+
+/// The addresses coturn's client says it was given.
+fn relayed_addresses(log: &str) -> BTreeSet<SocketAddr> {
+    let told = log.lines().filter_map(|line| line.split_once("relay addr: "));
+    told.filter_map(|(_, address)| address.trim().parse().ok()).collect()
+}
+
+/// Sends every datagram back and notes its source.
+struct Peer {
+    port: u16,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<BTreeSet<SocketAddr>>>,
+}
+
+impl Peer {
+    fn start(namespace: &Namespace) -> Self {
+        let socket = namespace
+            .within(|| UdpSocket::bind((SFU, 0)))
+            .expect("the namespace has this address");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .expect("a timeout that is not zero");
+        let port = socket.local_addr().expect("a bound socket has an address").port();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut sources = BTreeSet::new();
+            let mut datagram = [0; 2048];
+            while !stopped.load(Ordering::Relaxed) {
+                match socket.recv_from(&mut datagram) {
+                    Ok((length, source)) => {
+                        sources.insert(source);
+                        socket
+                            .send_to(&datagram[..length], source)
+                            .expect("the way back is open");
+                    }
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    Err(error) => panic!("the peer's socket: {error}"),
+                }
+            }
+            sources
+        });
+        Self {
+            port,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Stops it and tells who has sent to it.
+    fn sources(mut self) -> BTreeSet<SocketAddr> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .take()
+            .expect("stopped once")
+            .join()
+            .expect("the peer did not fail")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
