@@ -11,5 +11,7 @@
 //! cli      subcommands
 //! ```
 
+pub mod net;
+pub mod shard;
 pub mod turn;
 pub mod wire;

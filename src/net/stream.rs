@@ -1,0 +1,512 @@
+//! A client's TCP or TLS connection, sans-IO: bytes in, STUN and ChannelData messages out, and a queue of whole frames
+//! the other way (RFC 8656 §2.1, §12.5; RFC 8489 §6.2.2).
+//!
+//! Media over a stream dies by waiting: behind a slow reader every byte queued makes everything after it later. So the
+//! queue holds whole datagrams, drops application data by age, oldest first, never a response and never half a message,
+//! and commits bytes to the socket in small portions while the client does not keep up.
+//!
+//! Deliberately absent: sockets, clocks, the meaning of messages, and the idle timeout of a stream without allocation
+//! (only who knows allocations can decide that).
+
+mod buffers;
+mod inbox;
+mod outbox;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use core::time::Duration;
+use std::io::{self, Read, Write};
+
+use self::inbox::Inbox;
+pub use self::outbox::Dropped;
+use self::outbox::Outbox;
+use super::tls::TlsSession;
+use crate::turn::time::Instant;
+use crate::wire::framing::{self, Framing, FramingError};
+
+/// Most bytes read from the socket at once.
+const READ: usize = 64 * 1024;
+/// Most bytes committed to the socket at once: what fits one TLS record.
+const CHUNK: usize = super::tls::MAX_PLAINTEXT;
+/// The same while the client does not keep up: what is committed can no longer be dropped.
+const BACKLOG_CHUNK: usize = 8 * 1024;
+
+/// Bounds of one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Longest message before authentication, in bytes.
+    pub unauthenticated_frame: usize,
+    /// Bytes of messages in all before authentication.
+    pub unauthenticated_bytes: usize,
+    /// Longest message after authentication, in bytes.
+    pub frame: usize,
+    /// A message must be complete within this of its first byte.
+    pub frame_timeout: Duration,
+    /// With something to send, the socket must take some of it within this.
+    pub write_timeout: Duration,
+    /// Most bytes of application data queued.
+    pub queue_bytes: usize,
+    /// Application data queued longer than this is dropped.
+    pub queue_age: Duration,
+    /// Most bytes of responses queued: beyond it the client sends requests without reading.
+    pub control_bytes: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            unauthenticated_frame: 2 * 1024,
+            unauthenticated_bytes: 8 * 1024,
+            frame: 64 * 1024,
+            frame_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            queue_bytes: 256 * 1024,
+            queue_age: Duration::from_millis(150),
+            control_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// Whether a frame may be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// A STUN response: never dropped.
+    Control,
+    /// Application data: late is worthless.
+    Data,
+}
+
+/// The queue of responses is full: the stream is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// What [`StreamConn::receive`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes read from the socket.
+    pub bytes: usize,
+    /// The read was cut at its bound: there may be more.
+    pub more: bool,
+    /// The client sends no more (FIN or close_notify). What arrived before can still be taken and answered.
+    pub closed: bool,
+}
+
+/// How far [`StreamConn::flush`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Flushed {
+    /// Nothing is left to send.
+    Done,
+    /// Something is: flush again when the socket is writable, not before.
+    Blocked,
+}
+
+/// Why a stream is to be closed. All of them final.
+#[derive(Debug)]
+pub enum StreamError {
+    /// Not STUN or ChannelData: the stream cannot be brought back into step.
+    Framing(FramingError),
+    /// A message longer than allowed.
+    FrameTooLong,
+    /// More was sent than it takes to authenticate.
+    UnauthenticatedBytes,
+    /// A message was not completed in time.
+    FrameTimeout,
+    /// The client takes no bytes.
+    WriteTimeout,
+    /// The client broke TLS.
+    Tls(rustls::Error),
+    /// The socket failed.
+    Io(io::Error),
+}
+
+impl StreamError {
+    /// Every value of [`Self::reason`].
+    pub const REASONS: [&'static str; 7] = [
+        "framing",
+        "frame_too_long",
+        "unauthenticated_bytes",
+        "frame_timeout",
+        "write_timeout",
+        "tls",
+        "io",
+    ];
+
+    /// The metric label and log value.
+    pub const fn reason(&self) -> &'static str {
+        Self::REASONS[match self {
+            Self::Framing(_) => 0,
+            Self::FrameTooLong => 1,
+            Self::UnauthenticatedBytes => 2,
+            Self::FrameTimeout => 3,
+            Self::WriteTimeout => 4,
+            Self::Tls(_) => 5,
+            Self::Io(_) => 6,
+        }]
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Framing(error) => write!(f, "not a TURN stream: {error:?}"),
+            Self::FrameTooLong => f.write_str("message longer than allowed"),
+            Self::UnauthenticatedBytes => f.write_str("too many bytes without authentication"),
+            Self::FrameTimeout => f.write_str("message not completed in time"),
+            Self::WriteTimeout => f.write_str("client takes no bytes"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Io(error) => write!(f, "socket: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+impl From<FramingError> for StreamError {
+    fn from(error: FramingError) -> Self {
+        Self::Framing(error)
+    }
+}
+
+/// One client's stream.
+#[derive(Debug)]
+pub struct StreamConn {
+    limits: StreamLimits,
+    tls: Option<TlsSession>,
+    inbox: Inbox,
+    outbox: Outbox,
+    authenticated: bool,
+    unauthenticated_bytes: usize,
+    /// When bytes last arrived: the first of an unfinished message among them.
+    received_at: Instant,
+    /// Since when a message is unfinished.
+    partial_since: Option<Instant>,
+    /// Reads in a row that brought TLS bytes but no plaintext.
+    barren_reads: u32,
+    /// When the socket last took bytes, or first refused them, with something left to send.
+    blocked_since: Option<Instant>,
+    /// close_notify is to be sent.
+    closing: bool,
+}
+
+impl StreamConn {
+    /// Takes over a connection. `tls` has completed its handshake, `early` is plaintext read from it already. Messages
+    /// may be there at once: call [`Self::next_message`] before waiting for the socket.
+    pub fn new(now: Instant, limits: StreamLimits, tls: Option<Box<rustls::ServerConnection>>, early: Vec<u8>) -> Self {
+        let mut inbox = Inbox::new(early);
+        let tls = tls.map(|connection| {
+            let mut session = TlsSession::new(connection);
+            session.drain(|plaintext| inbox.extend(plaintext));
+            session
+        });
+        Self {
+            limits,
+            tls,
+            inbox,
+            outbox: Outbox::default(),
+            authenticated: false,
+            unauthenticated_bytes: 0,
+            received_at: now,
+            partial_since: None,
+            barren_reads: 0,
+            blocked_since: None,
+            closing: false,
+        }
+    }
+
+    /// The client has proved who it is: the limits for strangers no longer apply.
+    pub fn set_authenticated(&mut self) {
+        self.authenticated = true;
+    }
+
+    /// Reads once, at most 64 KiB. Then take every [`Self::next_message`].
+    ///
+    /// # Errors
+    /// The socket failed, or the client broke TLS; for the latter one [`Self::flush`] may still tell it so.
+    pub fn receive(&mut self, now: Instant, io: &mut impl Read) -> Result<Received, StreamError> {
+        self.received_at = now;
+        let Some(tls) = &mut self.tls else {
+            let room = self.inbox.room(READ);
+            let received = read_once(io, &mut room[..READ]);
+            self.inbox
+                .filled(received.as_ref().map_or(0, |received| received.bytes));
+            if self.inbox.bytes().is_empty() {
+                self.inbox.settle();
+            }
+            return received;
+        };
+        let mut ciphertext = buffers::take_read_buffer();
+        let received = read_once(io, &mut ciphertext[..READ]);
+        let opened = match &received {
+            Ok(received) => tls.open(&ciphertext[..received.bytes], |plaintext| self.inbox.extend(plaintext)),
+            Err(_) => Ok(super::tls::Opened::default()),
+        };
+        buffers::give_read_buffer(ciphertext);
+        let mut received = received?;
+        let opened = opened.map_err(StreamError::Tls)?;
+        received.closed |= opened.closed;
+        received.more &= !received.closed;
+        self.watch_records(now, received.bytes, opened.plaintext);
+        Ok(received)
+    }
+
+    /// A record dripping in shows as reads without plaintext. A single one may be a key update or the like, complete
+    /// in itself, so the time runs from the second.
+    fn watch_records(&mut self, now: Instant, ciphertext: usize, plaintext: usize) {
+        if plaintext > 0 {
+            self.barren_reads = 0;
+        } else if ciphertext > 0 {
+            self.barren_reads = self.barren_reads.saturating_add(1);
+            if self.barren_reads == 2 && self.partial_since.is_none() {
+                self.partial_since = Some(now);
+            }
+        }
+    }
+
+    /// The next whole message, padding included: STUN, or ChannelData on a number RFC 8656 allows. Call until `None`.
+    ///
+    /// # Errors
+    /// The stream is not TURN, or exceeds a limit.
+    pub fn next_message(&mut self) -> Result<Option<&[u8]>, StreamError> {
+        let limit = if self.authenticated {
+            self.limits.frame
+        } else {
+            self.limits.unauthenticated_frame
+        };
+        loop {
+            match framing::next_frame(self.inbox.bytes())? {
+                Framing::Need(len) | Framing::Message(len) | Framing::Skip(len) if len > limit => {
+                    return Err(StreamError::FrameTooLong);
+                }
+                Framing::Need(_) => break,
+                Framing::Message(len) => {
+                    self.count_message(len)?;
+                    return Ok(Some(self.inbox.take(len)));
+                }
+                Framing::Skip(len) => {
+                    self.count_message(len)?;
+                    self.inbox.take(len);
+                }
+            }
+        }
+        self.inbox.settle();
+        if self.inbox.bytes().is_empty() {
+            if self.barren_reads < 2 {
+                self.partial_since = None;
+            }
+        } else if self.partial_since.is_none() {
+            self.partial_since = Some(self.received_at);
+        }
+        Ok(None)
+    }
+
+    fn count_message(&mut self, len: usize) -> Result<(), StreamError> {
+        self.partial_since = None;
+        if !self.authenticated {
+            self.unauthenticated_bytes += len;
+            if self.unauthenticated_bytes > self.limits.unauthenticated_bytes {
+                return Err(StreamError::UnauthenticatedBytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues one frame: `header`, `data` and `padding` (at most 3) zero bytes. Copies. Application data makes room by
+    /// dropping the oldest of its kind.
+    ///
+    /// # Errors
+    /// [`Full`] if responses pile up unread.
+    pub fn queue(
+        &mut self,
+        now: Instant,
+        kind: QueueKind,
+        header: &[u8],
+        data: &[u8],
+        padding: usize,
+    ) -> Result<(), Full> {
+        debug_assert!(padding <= 3);
+        match kind {
+            QueueKind::Control => {
+                let queued = self
+                    .outbox
+                    .push_control(now, [header, data], padding, self.limits.control_bytes);
+                if queued { Ok(()) } else { Err(Full) }
+            }
+            QueueKind::Data => {
+                self.outbox
+                    .push_data(now, [header, data], padding, self.limits.queue_bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes what is queued, many frames at a time, less what is too old.
+    ///
+    /// After [`Flushed::Blocked`] the next call writes one portion only, so that the socket's own idea of "writable"
+    /// (TCP_NOTSENT_LOWAT) decides how much waits out of our reach in the kernel.
+    ///
+    /// # Errors
+    /// The socket failed, or the connection's keys are used up.
+    pub fn flush(&mut self, now: Instant, io: &mut impl Write) -> Result<Flushed, StreamError> {
+        self.outbox.expire(now, self.limits.queue_age);
+        if self.write_all(now, io)? {
+            self.blocked_since = None;
+            self.outbox.release();
+            return Ok(Flushed::Done);
+        }
+        self.blocked_since.get_or_insert(now);
+        Ok(Flushed::Blocked)
+    }
+
+    /// Writes until nothing is left (`true`), the socket is full, or in a backlog one portion is out.
+    fn write_all(&mut self, now: Instant, io: &mut impl Write) -> Result<bool, StreamError> {
+        let (chunk, mut portions) = if self.blocked_since.is_some() {
+            (BACKLOG_CHUNK, 1)
+        } else {
+            (CHUNK, u32::MAX)
+        };
+        loop {
+            if !self.write_records(now, io)? {
+                return Ok(false);
+            }
+            if self.outbox.is_empty() {
+                match &mut self.tls {
+                    Some(tls) if core::mem::take(&mut self.closing) => tls.close(),
+                    _ => return Ok(true),
+                }
+                continue;
+            }
+            if portions == 0 {
+                return Ok(false);
+            }
+            portions -= 1;
+            let next = self.outbox.next_chunk(chunk);
+            let len = next.len();
+            let (slices, used) = next.io_slices();
+            let slices = &slices[..used];
+            let written = match &mut self.tls {
+                Some(tls) => tls.seal(slices).map(|()| len).map_err(StreamError::Tls)?,
+                None => write_once(|| io.write_vectored(slices))?,
+            };
+            self.outbox.advance(written);
+            if self.tls.is_none() {
+                self.progress(now, written);
+            }
+            if written < len {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Writes sealed records; `false` if some are left.
+    fn write_records(&mut self, now: Instant, io: &mut impl Write) -> Result<bool, StreamError> {
+        while let Some(tls) = &mut self.tls {
+            if !tls.wants_write() {
+                break;
+            }
+            let written = write_once(|| tls.write(io))?;
+            if written == 0 {
+                return Ok(false);
+            }
+            self.progress(now, written);
+        }
+        Ok(true)
+    }
+
+    fn progress(&mut self, now: Instant, written: usize) {
+        if written > 0 && self.blocked_since.is_some() {
+            self.blocked_since = Some(now);
+        }
+    }
+
+    /// Begins an orderly end: over TLS, close_notify follows what is queued. [`Self::flush`] until it is done.
+    pub fn close(&mut self) {
+        self.closing = self.tls.is_some();
+    }
+
+    /// Whether there is anything to [`Self::flush`].
+    pub fn wants_write(&self) -> bool {
+        self.closing || !self.outbox.is_empty() || self.tls.as_ref().is_some_and(TlsSession::wants_write)
+    }
+
+    /// When [`Self::handle_timeout`] is due, if nothing happens before.
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        let frame = self.partial_since.map(|since| since + self.limits.frame_timeout);
+        let write = self.blocked_since.map(|since| since + self.limits.write_timeout);
+        frame.into_iter().chain(write).min()
+    }
+
+    /// Tells whether a deadline has passed.
+    ///
+    /// # Errors
+    /// [`StreamError::FrameTimeout`] or [`StreamError::WriteTimeout`]: close the stream.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), StreamError> {
+        if self
+            .partial_since
+            .is_some_and(|since| now >= since + self.limits.frame_timeout)
+        {
+            return Err(StreamError::FrameTimeout);
+        }
+        if self
+            .blocked_since
+            .is_some_and(|since| now >= since + self.limits.write_timeout)
+        {
+            return Err(StreamError::WriteTimeout);
+        }
+        Ok(())
+    }
+
+    /// Application data dropped since the last call.
+    pub fn take_dropped(&mut self) -> Dropped {
+        self.outbox.take_dropped()
+    }
+
+    /// Bytes queued, and how long the oldest application data among them has waited.
+    pub fn backlog(&self, now: Instant) -> (usize, Duration) {
+        (
+            self.outbox.bytes(),
+            self.outbox
+                .oldest_data()
+                .map_or(Duration::ZERO, |queued_at| now - queued_at),
+        )
+    }
+
+    /// Heap memory held by the stream itself, in bytes; what rustls holds is not in it.
+    pub fn memory(&self) -> usize {
+        self.inbox.memory() + self.outbox.memory()
+    }
+}
+
+/// One read: nothing to read is no error.
+fn read_once(io: &mut impl Read, buffer: &mut [u8]) -> Result<Received, StreamError> {
+    loop {
+        return match io.read(buffer) {
+            Ok(bytes) => Ok(Received {
+                bytes,
+                more: bytes == buffer.len(),
+                closed: bytes == 0,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received {
+                bytes: 0,
+                more: false,
+                closed: false,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(StreamError::Io(error)),
+        };
+    }
+}
+
+/// One write: 0 if the socket is full.
+fn write_once(mut write: impl FnMut() -> io::Result<usize>) -> Result<usize, StreamError> {
+    loop {
+        return match write() {
+            Ok(0) => Err(StreamError::Io(io::ErrorKind::WriteZero.into())),
+            Ok(written) => Ok(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(StreamError::Io(error)),
+        };
+    }
+}

@@ -1,0 +1,82 @@
+//! Buffers a thread lends to whichever of its streams is busy.
+//!
+//! Thousands of streams are idle while one is served, so none owns a large buffer: it borrows one, and gives it back
+//! once it holds nothing. Contents never outlive the loan, so which thread lends changes nothing but memory.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use super::outbox::FrameMark;
+
+/// Size of a lent read buffer: the longest frame begun, and room to read as much again.
+pub(super) const READ_BUFFER: usize = 128 * 1024;
+/// Read buffers a thread keeps. One for ciphertext and one for plaintext are in use at a time.
+const SPARE_READ_BUFFERS: usize = 4;
+/// Send queues a thread keeps: about as many streams as are sent to in one round of its loop.
+const SPARE_RINGS: usize = 256;
+/// A send queue that grew beyond this is freed instead of kept.
+const LARGEST_SPARE_RING: usize = 32 * 1024;
+
+/// Storage of a send queue: the bytes of whole frames one behind another, and where each ends.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    pub(super) bytes: VecDeque<u8>,
+    pub(super) frames: VecDeque<FrameMark>,
+}
+
+#[derive(Default)]
+struct Spare {
+    read_buffers: Vec<Vec<u8>>,
+    rings: Vec<Ring>,
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::new(Spare::default());
+}
+
+/// A buffer of [`READ_BUFFER`] bytes, contents unspecified.
+pub(super) fn take_read_buffer() -> Vec<u8> {
+    SPARE
+        .try_with(|spare| spare.borrow_mut().read_buffers.pop())
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| vec![0; READ_BUFFER])
+}
+
+/// Takes a read buffer back.
+pub(super) fn give_read_buffer(buffer: Vec<u8>) {
+    if buffer.len() != READ_BUFFER {
+        return;
+    }
+    // Fails only while the thread ends; then the buffer is freed.
+    let _ = SPARE.try_with(|spare| {
+        let buffers = &mut spare.borrow_mut().read_buffers;
+        if buffers.len() < SPARE_READ_BUFFERS {
+            buffers.push(buffer);
+        }
+    });
+}
+
+/// An empty send queue.
+pub(super) fn take_ring() -> Ring {
+    SPARE
+        .try_with(|spare| spare.borrow_mut().rings.pop())
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+}
+
+/// Takes a send queue back, emptied.
+pub(super) fn give_ring(mut ring: Ring) {
+    if ring.bytes.capacity() == 0 || ring.bytes.capacity() > LARGEST_SPARE_RING {
+        return;
+    }
+    ring.bytes.clear();
+    ring.frames.clear();
+    let _ = SPARE.try_with(|spare| {
+        let rings = &mut spare.borrow_mut().rings;
+        if rings.len() < SPARE_RINGS {
+            rings.push(ring);
+        }
+    });
+}

@@ -1,0 +1,198 @@
+use super::support::*;
+use crate::net::stream::*;
+
+fn conn(limits: StreamLimits) -> StreamConn {
+    StreamConn::new(at(0), limits, None, Vec::new())
+}
+
+fn data(conn: &mut StreamConn, now: Instant, sequence: u16, len: usize) {
+    let mut payload = vec![0xDD; len];
+    payload[..2].copy_from_slice(&sequence.to_be_bytes());
+    let message = channel_data(0x4000, &payload);
+    conn.queue(now, QueueKind::Data, &message[..4], &message[4..], 0)
+        .unwrap();
+}
+
+fn sequences(frames: &[Vec<u8>]) -> Vec<u16> {
+    frames
+        .iter()
+        .filter(|frame| frame[0] == 0x40)
+        .map(|frame| u16::from_be_bytes([frame[4], frame[5]]))
+        .collect()
+}
+
+//= XPORT-18
+#[test]
+fn what_waited_too_long_is_dropped_and_the_newest_is_delivered() {
+    let mut conn = conn(StreamLimits::default());
+    let mut socket = Socket {
+        window: 0,
+        ..Socket::open()
+    };
+    for sequence in 0..100 {
+        data(&mut conn, at(10 * u64::from(sequence)), sequence, 1000);
+        let _ = conn.flush(at(10 * u64::from(sequence)), &mut socket).unwrap();
+    }
+    socket.window = usize::MAX;
+    while conn.flush(at(1000), &mut socket).unwrap() == Flushed::Blocked {}
+    // 150 ms back from 1000: number 85 was queued at 850.
+    assert_eq!(sequences(&split(&socket.outgoing)), (85..100).collect::<Vec<_>>());
+    assert_eq!(
+        conn.take_dropped(),
+        Dropped {
+            aged: 85,
+            overflowed: 0
+        }
+    );
+    assert_eq!(conn.take_dropped().total(), 0);
+}
+
+#[test]
+fn age_is_exceeded_only_beyond_the_limit() {
+    for (delay, delivered) in [(150, 1), (151, 0)] {
+        let mut conn = conn(StreamLimits::default());
+        let mut socket = Socket::open();
+        data(&mut conn, at(0), 1, 100);
+        assert_eq!(conn.flush(at(delay), &mut socket).unwrap(), Flushed::Done);
+        assert_eq!(split(&socket.outgoing).len(), delivered, "after {delay} ms");
+    }
+}
+
+#[test]
+fn too_many_bytes_drop_the_oldest() {
+    let limits = StreamLimits {
+        queue_bytes: 10 * 1004,
+        ..StreamLimits::default()
+    };
+    let mut conn = conn(limits);
+    let mut socket = Socket::open();
+    for sequence in 0..25 {
+        data(&mut conn, at(0), sequence, 1000);
+        assert!(conn.backlog(at(0)).0 <= 10 * 1004);
+    }
+    assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Done);
+    assert_eq!(sequences(&split(&socket.outgoing)), (15..25).collect::<Vec<_>>());
+    assert_eq!(
+        conn.take_dropped(),
+        Dropped {
+            aged: 0,
+            overflowed: 15
+        }
+    );
+}
+
+#[test]
+fn a_frame_that_never_fits_is_dropped_alone() {
+    let limits = StreamLimits {
+        queue_bytes: 2000,
+        ..StreamLimits::default()
+    };
+    let mut conn = conn(limits);
+    data(&mut conn, at(0), 1, 1000);
+    data(&mut conn, at(0), 2, 3000);
+    let mut socket = Socket::open();
+    let _ = conn.flush(at(0), &mut socket).unwrap();
+    assert_eq!(sequences(&split(&socket.outgoing)), [1]);
+    assert_eq!(conn.take_dropped().overflowed, 1);
+}
+
+#[test]
+fn responses_survive_any_wait_and_go_first() {
+    let mut conn = conn(StreamLimits::default());
+    let mut socket = Socket {
+        window: 0,
+        ..Socket::open()
+    };
+    data(&mut conn, at(0), 1, 1000);
+    conn.queue(at(0), QueueKind::Control, &stun(9, 8), &[], 0).unwrap();
+    let _ = conn.flush(at(0), &mut socket).unwrap();
+    data(&mut conn, at(10_000), 2, 1000);
+    socket.window = usize::MAX;
+    while conn.flush(at(10_000), &mut socket).unwrap() == Flushed::Blocked {}
+    let frames = split(&socket.outgoing);
+    assert_eq!(frames[0], stun(9, 8));
+    assert_eq!(sequences(&frames), [2]);
+}
+
+#[test]
+fn responses_no_one_reads_fill_their_queue_and_that_is_said() {
+    let mut conn = conn(StreamLimits {
+        control_bytes: 60,
+        ..StreamLimits::default()
+    });
+    for id in 0..3 {
+        assert_eq!(conn.queue(at(0), QueueKind::Control, &stun(id, 0), &[], 0), Ok(()));
+    }
+    assert_eq!(conn.queue(at(0), QueueKind::Control, &stun(4, 0), &[], 0), Err(Full));
+}
+
+#[test]
+fn a_frame_begun_is_finished_however_old_it_gets() {
+    let mut conn = conn(StreamLimits::default());
+    let mut socket = Socket {
+        window: 500,
+        ..Socket::open()
+    };
+    data(&mut conn, at(0), 1, 1000);
+    data(&mut conn, at(0), 2, 1000);
+    assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
+    conn.queue(at(5), QueueKind::Control, &stun(7, 0), &[], 0).unwrap();
+    socket.window = usize::MAX;
+    while conn.flush(at(5000), &mut socket).unwrap() == Flushed::Blocked {}
+    let frames = split(&socket.outgoing);
+    assert_eq!(sequences(&frames), [1], "the second was too old");
+    assert_eq!(frames[1], stun(7, 0), "control behind the frame begun");
+}
+
+#[test]
+fn in_a_backlog_little_is_committed_at_a_time() {
+    let mut conn = conn(StreamLimits::default());
+    let mut socket = Socket {
+        window: 0,
+        ..Socket::open()
+    };
+    for sequence in 0..60 {
+        data(&mut conn, at(0), sequence, 1000);
+    }
+    assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
+    socket.window = usize::MAX;
+    assert_eq!(conn.flush(at(1), &mut socket).unwrap(), Flushed::Blocked);
+    assert!(socket.outgoing.len() <= BACKLOG_CHUNK, "{}", socket.outgoing.len());
+    while conn.flush(at(2), &mut socket).unwrap() == Flushed::Blocked {}
+    assert_eq!(sequences(&split(&socket.outgoing)), (0..60).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_given_up() {
+    let mut conn = conn(StreamLimits::default());
+    let mut socket = Socket {
+        window: 100,
+        ..Socket::open()
+    };
+    data(&mut conn, at(0), 1, 1000);
+    assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
+    assert_eq!(conn.poll_deadline(), Some(at(30_000)));
+    // One byte taken wins time anew.
+    socket.window = 1;
+    assert_eq!(conn.flush(at(20_000), &mut socket).unwrap(), Flushed::Blocked);
+    assert_eq!(conn.poll_deadline(), Some(at(50_000)));
+    // Refusing more does not.
+    assert_eq!(conn.flush(at(40_000), &mut socket).unwrap(), Flushed::Blocked);
+    assert!(conn.handle_timeout(at(49_999)).is_ok());
+    assert!(matches!(
+        conn.handle_timeout(at(50_000)),
+        Err(StreamError::WriteTimeout)
+    ));
+    socket.window = usize::MAX;
+    assert_eq!(conn.flush(at(49_999), &mut socket).unwrap(), Flushed::Done);
+    assert_eq!(conn.poll_deadline(), None);
+}
+
+#[test]
+fn backlog_tells_bytes_and_age() {
+    let mut conn = conn(StreamLimits::default());
+    assert_eq!(conn.backlog(at(5)), (0, Duration::ZERO));
+    data(&mut conn, at(10), 1, 1000);
+    data(&mut conn, at(20), 2, 1000);
+    assert_eq!(conn.backlog(at(50)), (2008, Duration::from_millis(40)));
+}
