@@ -4,5 +4,6 @@
 
 pub mod counters;
 pub mod output;
+pub mod rng;
 pub mod time;
 pub mod types;
