@@ -2,8 +2,13 @@
 //!
 //! Nothing here reads a clock, a socket, a file, the environment or a global random generator.
 
+pub mod config;
 pub mod counters;
+pub mod credential;
+pub mod limits;
 pub mod output;
+pub mod policy;
+pub mod quota;
 pub mod rng;
 pub mod time;
 pub mod types;

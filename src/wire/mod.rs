@@ -17,5 +17,4 @@ pub mod fingerprint;
 pub mod framing;
 pub mod integrity;
 pub mod message;
-pub mod opaque_string;
 pub mod writer;

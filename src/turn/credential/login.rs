@@ -1,0 +1,165 @@
+//! Finding the key of who wants to log in, with the same work whether there is such a user or not.
+
+use std::sync::Arc;
+
+use super::username::{TimeLimited, opaque_string};
+use super::{CredentialError, Credentials, StaticUser, quota_key};
+use crate::turn::time::UnixTime;
+use crate::wire::integrity::{Key, PasswordAlgorithm, userhash};
+
+/// How a request names its user.
+#[derive(Clone, Copy, Debug)]
+pub enum Name<'a> {
+    /// USERNAME.
+    Username(&'a [u8]),
+    /// USERHASH.
+    Userhash(&'a [u8; 32]),
+}
+
+/// A login that succeeded.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// USERNAME, also if USERHASH was sent.
+    pub username: Arc<str>,
+    /// See [`quota_key`].
+    pub quota_key: Arc<str>,
+    /// The key that verified.
+    pub key: Key,
+}
+
+impl Credentials {
+    /// Tries every key `name` may have with `verify`, and returns the one that verified.
+    ///
+    /// As many keys are derived and tried for an unknown, expired or malformed name as for a good one: neither the answer
+    /// nor the time it takes tells them apart (RFC 8489 §16.1.3). With `at` a time-limited name must be good at that time;
+    /// without, its expiry is not looked at (design decision D7).
+    pub fn login(
+        &self,
+        name: Name<'_>,
+        algorithm: PasswordAlgorithm,
+        at: Option<UnixTime>,
+        mut verify: impl FnMut(&Key) -> bool,
+    ) -> Option<Login> {
+        let (bytes, parts): (&[u8], _) = match name {
+            Name::Username(bytes) => (bytes, TimeLimited::parse(bytes)),
+            Name::Userhash(hash) => (hash, None),
+        };
+        let good = parts.is_some_and(|parts| at.is_none_or(|now| self.accepts(parts.expiry, now)));
+        let mut found = None;
+        for secret in &self.secrets {
+            let key = Key::long_term(bytes, &self.realm, &secret.password(bytes)[..], algorithm);
+            if verify(&key) & good {
+                found.get_or_insert(key);
+            }
+        }
+        let by_secret = found.and_then(|key| {
+            let username = core::str::from_utf8(bytes).ok()?;
+            Some(Login {
+                username: Arc::from(username),
+                quota_key: Arc::from(quota_key(username)),
+                key,
+            })
+        });
+        self.users.login(&self.realm, name, algorithm, verify).or(by_secret)
+    }
+
+    /// The static user `hash` stands for.
+    pub fn name_of(&self, hash: &[u8; 32]) -> Option<&str> {
+        self.users.find(hash).map(|user| &*user.name)
+    }
+}
+
+/// Static users by USERHASH. That is also how a USERNAME is looked up: how far a search by name gets would tell in time
+/// how much of a name was right.
+pub(super) struct StaticTable {
+    /// Sorted by hash.
+    users: Vec<User>,
+    /// Verified against when there is no such user.
+    nobody: Option<Key>,
+}
+
+struct User {
+    hash: [u8; 32],
+    name: Arc<str>,
+    md5: Key,
+    sha256: Key,
+}
+
+impl User {
+    fn key(&self, algorithm: PasswordAlgorithm) -> &Key {
+        match algorithm {
+            PasswordAlgorithm::Md5 => &self.md5,
+            PasswordAlgorithm::Sha256 => &self.sha256,
+        }
+    }
+}
+
+impl StaticTable {
+    const MAX_NAME: usize = 508;
+
+    pub(super) fn new(realm: &str, users: &[StaticUser]) -> Result<Self, CredentialError> {
+        let mut table = users
+            .iter()
+            .map(|user| Self::user(realm, user))
+            .collect::<Result<Vec<_>, _>>()?;
+        table.sort_unstable_by_key(|user| user.hash);
+        if let Some(pair) = table.windows(2).find(|pair| pair[0].hash == pair[1].hash) {
+            return Err(CredentialError::Duplicate(pair[0].name.to_string()));
+        }
+        // What key this is does not matter: no result with it counts.
+        Ok(Self {
+            nobody: (!table.is_empty()).then(|| Key::from_raw(&[0; 16])),
+            users: table,
+        })
+    }
+
+    fn user(realm: &str, user: &StaticUser) -> Result<User, CredentialError> {
+        let name = opaque_string(&user.name)
+            .filter(|name| name.len() <= Self::MAX_NAME)
+            .ok_or_else(|| CredentialError::Name(user.name.clone()))?;
+        let password = opaque_string(&user.password).ok_or_else(|| CredentialError::Password(user.name.clone()))?;
+        let key = |algorithm| Key::long_term(name.as_bytes(), realm, password.as_bytes(), algorithm);
+        Ok(User {
+            hash: userhash(name.as_bytes(), realm),
+            name: Arc::from(name.as_str()),
+            md5: key(PasswordAlgorithm::Md5),
+            sha256: key(PasswordAlgorithm::Sha256),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    fn find(&self, hash: &[u8; 32]) -> Option<&User> {
+        let index = self.users.binary_search_by_key(hash, |user| user.hash).ok()?;
+        self.users.get(index)
+    }
+
+    fn login(
+        &self,
+        realm: &str,
+        name: Name<'_>,
+        algorithm: PasswordAlgorithm,
+        mut verify: impl FnMut(&Key) -> bool,
+    ) -> Option<Login> {
+        let nobody = self.nobody.as_ref()?;
+        let hash = match name {
+            Name::Username(name) => userhash(name, realm),
+            Name::Userhash(hash) => *hash,
+        };
+        let user = self.find(&hash);
+        let key = user.map_or(nobody, |user| user.key(algorithm));
+        let verified = verify(key);
+        let user = user.filter(|_| verified)?;
+        Some(Login {
+            username: Arc::clone(&user.name),
+            quota_key: Arc::clone(&user.name),
+            key: key.clone(),
+        })
+    }
+}

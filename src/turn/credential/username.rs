@@ -1,0 +1,73 @@
+//! The grammar of time-limited usernames, and what makes a static user's name or password comparable.
+
+use unicode_normalization::UnicodeNormalization as _;
+use zeroize::Zeroizing;
+
+use super::MintError;
+use crate::turn::time::UnixTime;
+
+/// A username `expiry[:userid]`, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLimited<'a> {
+    /// When it ceases to be good.
+    pub expiry: UnixTime,
+    /// Who it is for; empty if it does not say. May hold further colons.
+    pub userid: &'a str,
+}
+
+impl<'a> TimeLimited<'a> {
+    /// Longest userid, bytes.
+    pub const MAX_USERID: usize = 128;
+    /// Most digits of an expiry: enough for 30,000 years, too few to overflow.
+    const MAX_DIGITS: usize = 12;
+
+    /// Reads `username`: 1 to 12 ASCII digits, and behind the first colon a userid of UTF-8 without control characters.
+    /// No sign, no space, no other order.
+    pub fn parse(username: &'a [u8]) -> Option<Self> {
+        let username = core::str::from_utf8(username).ok()?;
+        let (digits, userid) = username.split_once(':').unwrap_or((username, ""));
+        let decimal = digits.bytes().all(|b| b.is_ascii_digit()) && digits.len() <= Self::MAX_DIGITS;
+        if !decimal || !is_userid(userid) {
+            return None;
+        }
+        Some(Self {
+            expiry: UnixTime(digits.parse().ok()?),
+            userid,
+        })
+    }
+}
+
+fn is_userid(userid: &str) -> bool {
+    userid.len() <= TimeLimited::MAX_USERID && !userid.chars().any(char::is_control)
+}
+
+/// Writes the username for `expiry` and `userid`.
+pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>) -> Result<String, MintError> {
+    let username = match userid {
+        None => expiry.0.to_string(),
+        Some(userid) if !userid.is_empty() && is_userid(userid) => format!("{}:{userid}", expiry.0),
+        Some(_) => return Err(MintError::Userid),
+    };
+    // Only a year in five digits is left to go wrong.
+    let readable = TimeLimited::parse(username.as_bytes()).is_some();
+    readable.then_some(username).ok_or(MintError::Lifetime)
+}
+
+/// What quotas tell users apart by: the userid of a time-limited username, or whoever asks for a new expiry would be a new
+/// user; the whole name of a static one. All usernames without a userid are one user.
+pub fn quota_key(username: &str) -> &str {
+    TimeLimited::parse(username.as_bytes()).map_or(username, |parts| parts.userid)
+}
+
+/// RFC 8265 §4.2 (OpaqueString), as clients prepare passwords before they hash them (RFC 8489 §9.2.2): spaces beyond ASCII
+/// become ASCII ones, the rest NFC. `None` for what it forbids, as far as people type it: nothing, and control characters.
+pub(super) fn opaque_string(text: &str) -> Option<Zeroizing<String>> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return None;
+    }
+    let spaces = |c| match c {
+        '\u{A0}' | '\u{1680}' | '\u{2000}'..='\u{200A}' | '\u{202F}' | '\u{205F}' | '\u{3000}' => ' ',
+        c => c,
+    };
+    Some(Zeroizing::new(text.chars().map(spaces).nfc().collect()))
+}

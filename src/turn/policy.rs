@@ -1,0 +1,266 @@
+//! Which peers may be reached: the one place that decides it, for permissions, channels and every datagram.
+//!
+//! A TURN server stands inside somebody's network and sends where strangers tell it to (RFC 8656 §21.1.4, §21.4), so
+//! everything that is not the public Internet is refused unless the operator re-opens it. One canonicaliser and one table:
+//! there is no second code path for another spelling of an address.
+//!
+//! Order: spellings that are never accepted → own listeners → own relayed addresses (hairpin) → `deny` and `allow`, the
+//! longer prefix winning → built-in table and local addresses → ports. `allow` re-opens anything of the table, but neither
+//! the server's own listeners nor 6to4, Teredo and IPv4-mapped peers.
+//!
+//! Not here: host names (resolved by whoever builds the configuration) and permissions themselves.
+
+mod address;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use core::ops::RangeInclusive;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::types::PeerAddr;
+use address::{Forms, NAT64_LENGTHS, is_mapped, is_transition};
+use table::PrefixTable;
+pub use table::{DENY_TABLE, Denied, REFLECTOR_PORTS};
+
+/// What a [`PeerPolicy`] is made from.
+#[derive(Clone, Debug)]
+pub struct PolicyConfig {
+    /// Re-opened ranges.
+    pub allow: Vec<IpNet>,
+    /// Ranges refused besides the built-in table. Against `allow` the longer prefix wins; equal ones are refused.
+    pub deny: Vec<IpNet>,
+    /// Nothing but `allow`, and relayed addresses of this server, may be reached.
+    pub only_allowed: bool,
+    /// Sockets of this server: listeners, admin. An unspecified address stands for every address of this machine.
+    pub own: Vec<SocketAddr>,
+    /// This machine's addresses, and the broadcast addresses of its networks.
+    pub local_ips: Vec<IpAddr>,
+    /// Addresses relay sockets are bound to, and the ones announced for them.
+    pub relay_ips: Vec<IpAddr>,
+    /// Ports of relayed transport addresses.
+    pub relay_ports: RangeInclusive<u16>,
+    /// NAT64 prefixes of this network (RFC 6052), besides the well-known ones.
+    pub nat64: Vec<Ipv6Net>,
+    /// Peer ports refused besides 0, also on allowed addresses. Not applied between relayed addresses of this server.
+    pub denied_ports: Vec<RangeInclusive<u16>>,
+}
+
+impl Default for PolicyConfig {
+    /// The built-in table alone.
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            deny: Vec::new(),
+            only_allowed: false,
+            own: Vec::new(),
+            local_ips: Vec::new(),
+            relay_ips: Vec::new(),
+            relay_ports: 49_152..=65_535,
+            nat64: Vec::new(),
+            denied_ports: REFLECTOR_PORTS.to_vec(),
+        }
+    }
+}
+
+/// What is wrong with a [`PolicyConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyError {
+    /// A NAT64 prefix is 32, 40, 48, 56, 64 or 96 bits long (RFC 6052 §2.2), this one is not.
+    Nat64Length(Ipv6Net),
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nat64Length(net) => {
+                write!(
+                    f,
+                    "NAT64 prefix {net} must be 32, 40, 48, 56, 64 or 96 bits long (RFC 6052)"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for PolicyError {}
+
+/// What an allowed peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerClass {
+    /// A host elsewhere: reached through the relay socket.
+    Peer,
+    /// A relayed transport address of this server, if an allocation lives there: delivered in memory.
+    Relayed,
+}
+
+/// The compiled policy. Every question costs a handful of prefix look-ups and no heap.
+#[derive(Clone)]
+pub struct PeerPolicy {
+    allow: PrefixTable<()>,
+    deny: PrefixTable<()>,
+    table: PrefixTable<Denied>,
+    only_allowed: bool,
+    own: Vec<SocketAddr>,
+    local_ips: Vec<IpAddr>,
+    relay_ips: Vec<IpAddr>,
+    relay_ports: RangeInclusive<u16>,
+    nat64: Vec<Ipv6Net>,
+    denied_ports: Vec<RangeInclusive<u16>>,
+}
+
+impl PeerPolicy {
+    /// Compiles `config`.
+    ///
+    /// # Errors
+    /// When an entry cannot mean anything; a policy with a hole in it is not made.
+    pub fn new(config: PolicyConfig) -> Result<Self, PolicyError> {
+        let PolicyConfig {
+            mut nat64,
+            mut local_ips,
+            mut relay_ips,
+            mut own,
+            ..
+        } = config;
+        if let Some(&net) = nat64.iter().find(|net| !NAT64_LENGTHS.contains(&net.prefix_len())) {
+            return Err(PolicyError::Nat64Length(net));
+        }
+        nat64.sort_unstable_by_key(|net| core::cmp::Reverse(net.prefix_len()));
+        for ip in local_ips.iter_mut().chain(&mut relay_ips) {
+            *ip = ip.to_canonical();
+        }
+        for addr in &mut own {
+            addr.set_ip(addr.ip().to_canonical());
+        }
+
+        let mut table = PrefixTable::new();
+        for (net, why) in DENY_TABLE {
+            // Every row parses: a test reads the whole table.
+            if let Ok(net) = net.parse() {
+                table.insert(net, *why);
+            }
+        }
+        for &ip in local_ips.iter().chain(&relay_ips) {
+            if !ip.is_unspecified() && !ip.is_loopback() {
+                table.insert(ip.into(), Denied::OwnAddress);
+            }
+        }
+        let mut allow = PrefixTable::new();
+        config.allow.into_iter().for_each(|net| allow.insert(net, ()));
+        let mut deny = PrefixTable::new();
+        config.deny.into_iter().for_each(|net| deny.insert(net, ()));
+        Ok(Self {
+            allow,
+            deny,
+            table,
+            only_allowed: config.only_allowed,
+            own,
+            local_ips,
+            relay_ips,
+            relay_ports: config.relay_ports,
+            nat64,
+            denied_ports: config.denied_ports,
+        })
+    }
+
+    /// Whether a permission for `ip` may be installed (RFC 8656 §10.2; 403 otherwise). A permission has no port, so one
+    /// for our relay address passes; which ports of it may be reached is for [`Self::peer`] to say.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn permission(&self, ip: IpAddr) -> Result<(), Denied> {
+        refuse_spelling(ip)?;
+        if self.relay_ips.contains(&ip) {
+            return Ok(());
+        }
+        self.address(&Forms::of(ip, &self.nat64))
+    }
+
+    /// Whether application data may go to `peer`, and which way.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn peer(&self, peer: PeerAddr) -> Result<PeerClass, Denied> {
+        let (ip, port) = (peer.0.ip(), peer.0.port());
+        refuse_spelling(ip)?;
+        let forms = Forms::of(ip, &self.nat64);
+        if forms.all().any(|ip| self.is_own_listener(ip, port)) {
+            return Err(Denied::OwnListener);
+        }
+        if self.relay_ips.contains(&ip) && self.relay_ports.contains(&port) {
+            return Ok(PeerClass::Relayed);
+        }
+        self.address(&forms)?;
+        if port == 0 || self.denied_ports.iter().any(|range| range.contains(&port)) {
+            return Err(Denied::Port);
+        }
+        Ok(PeerClass::Peer)
+    }
+
+    /// Whether a client at `ip` may allocate and bind channels: not from 6to4 or Teredo (RFC 8656 §21.4).
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn client(&self, ip: IpAddr) -> Result<(), Denied> {
+        match ip {
+            IpAddr::V6(ip) if is_transition(ip) => Err(Denied::Transition),
+            _ => Ok(()),
+        }
+    }
+
+    /// The address as written, and every address inside it, must pass.
+    fn address(&self, forms: &Forms) -> Result<(), Denied> {
+        let listed = self.one_address(forms.wire)?;
+        for &ip in &forms.embedded {
+            self.one_address(ip.into()).map_err(|_| Denied::Embedded)?;
+        }
+        if self.only_allowed && !listed {
+            return Err(Denied::NotAllowed);
+        }
+        Ok(())
+    }
+
+    /// `Ok(true)`: on the allow list. `Ok(false)`: on no list.
+    fn one_address(&self, ip: IpAddr) -> Result<bool, Denied> {
+        match (self.allow.longest(ip), self.deny.longest(ip)) {
+            (Some((allow, ())), Some((deny, ()))) if allow > deny => Ok(true),
+            (_, Some(_)) => Err(Denied::Configured),
+            (Some(_), None) => Ok(true),
+            (None, None) => self.table.longest(ip).map_or(Ok(false), |(_, why)| Err(why)),
+        }
+    }
+
+    fn is_own_listener(&self, ip: IpAddr, port: u16) -> bool {
+        self.own.iter().any(|own| {
+            // Announced addresses lead here through a 1:1 NAT, and 0.0.0.0 and :: connect to the machine itself.
+            own.port() == port
+                && (own.ip() == ip
+                    || ip.is_unspecified()
+                    || self.relay_ips.contains(&ip)
+                    || (own.ip().is_unspecified() && (ip.is_loopback() || self.local_ips.contains(&ip))))
+        })
+    }
+}
+
+/// Spellings that stand for another address and that no setting re-opens.
+fn refuse_spelling(ip: IpAddr) -> Result<(), Denied> {
+    match ip {
+        IpAddr::V6(ip) if is_mapped(ip) => Err(Denied::Embedded),
+        IpAddr::V6(ip) if is_transition(ip) => Err(Denied::Transition),
+        _ => Ok(()),
+    }
+}
+
+impl fmt::Debug for PeerPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerPolicy")
+            .field("only_allowed", &self.only_allowed)
+            .field("own", &self.own)
+            .field("relay_ips", &self.relay_ips)
+            .field("relay_ports", &self.relay_ports)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,345 @@
+use super::address::Forms;
+use super::*;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn peer(text: &str) -> PeerAddr {
+    PeerAddr(text.parse().unwrap())
+}
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// A host with a private address behind 1:1 NAT: listens on everything, relays from 10.1.1.5 announced as 5.6.7.8.
+fn host() -> PolicyConfig {
+    PolicyConfig {
+        own: vec![
+            "0.0.0.0:3478".parse().unwrap(),
+            "[::]:443".parse().unwrap(),
+            "127.0.0.1:9090".parse().unwrap(),
+        ],
+        local_ips: vec![ip("10.1.1.5"), ip("127.0.0.1"), ip("2600::5"), ip("9.9.9.9")],
+        relay_ips: vec![ip("10.1.1.5"), ip("5.6.7.8"), ip("2600::5")],
+        relay_ports: 50_000..=50_099,
+        ..PolicyConfig::default()
+    }
+}
+
+fn policy(change: impl FnOnce(&mut PolicyConfig)) -> PeerPolicy {
+    let mut config = host();
+    change(&mut config);
+    PeerPolicy::new(config).unwrap()
+}
+
+#[test]
+fn every_row_of_the_table_is_a_prefix_written_in_full() {
+    for (text, _) in DENY_TABLE {
+        let net: IpNet = text.parse().unwrap();
+        assert_eq!(net, net.trunc(), "{text}");
+    }
+}
+
+#[test]
+fn reasons_are_a_closed_set_with_a_name_each() {
+    for (i, reason) in Denied::ALL.iter().enumerate() {
+        assert_eq!(*reason as usize, i);
+        assert_eq!(reason.to_string(), reason.as_str());
+    }
+}
+
+#[test]
+fn the_reason_is_that_of_the_longest_match() {
+    let policy = PeerPolicy::new(PolicyConfig::default()).unwrap();
+    for (text, why) in [
+        ("127.0.0.1", Denied::Loopback),
+        ("0.0.0.0", Denied::Unspecified),
+        ("10.0.0.1", Denied::Private),
+        ("100.64.0.1", Denied::Shared),
+        ("100.100.100.200", Denied::Metadata),
+        ("168.63.129.16", Denied::Metadata),
+        ("169.254.1.1", Denied::LinkLocal),
+        ("169.254.169.254", Denied::Metadata),
+        ("192.0.0.192", Denied::Metadata),
+        ("224.0.0.1", Denied::Multicast),
+        ("255.255.255.255", Denied::Reserved),
+        ("::", Denied::Unspecified),
+        ("::1", Denied::Loopback),
+        ("::ffff:8.8.8.8", Denied::Embedded),
+        ("::8.8.8.8", Denied::Embedded),
+        ("64:ff9b::8.8.8.8", Denied::Embedded),
+        ("2002:808:808::1", Denied::Transition),
+        ("2001:0:808:808::1", Denied::Transition),
+        ("2001:20::1", Denied::Reserved),
+        ("fd00:ec2::254", Denied::Metadata),
+        ("fd20:ce::254", Denied::Metadata),
+        ("fd12:3456::1", Denied::Private),
+        ("fe80::1", Denied::LinkLocal),
+        ("ff02::1", Denied::Multicast),
+    ] {
+        assert_eq!(policy.permission(ip(text)), Err(why), "{text}");
+        let with_port = PeerAddr(SocketAddr::new(ip(text), 4000));
+        assert_eq!(policy.peer(with_port), Err(why), "{text}");
+    }
+    for text in ["8.8.8.8", "2606:4700::1111", "9.255.255.255", "192.0.1.0"] {
+        assert_eq!(policy.permission(ip(text)), Ok(()), "{text}");
+        assert_eq!(
+            policy.peer(PeerAddr(SocketAddr::new(ip(text), 4000))),
+            Ok(PeerClass::Peer),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_ipv4_address_behind_a_nat64_prefix_of_any_length_is_found() {
+    // The table of RFC 6052 §2.4 for 192.0.2.33.
+    for (net, text) in [
+        ("2001:db8::/32", "2001:db8:c000:221::"),
+        ("2001:db8:100::/40", "2001:db8:1c0:2:21::"),
+        ("2001:db8:122::/48", "2001:db8:122:c000:2:2100::"),
+        ("2001:db8:122:300::/56", "2001:db8:122:3c0:0:221::"),
+        ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100::"),
+        ("2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33"),
+    ] {
+        let forms = Forms::of(ip(text), &[net.parse().unwrap()]);
+        assert_eq!(forms.all().collect::<Vec<_>>(), [ip(text), ip("192.0.2.33")], "{net}");
+    }
+}
+
+#[test]
+fn nat64_peers_pass_where_the_operator_translates_unless_the_inner_address_is_refused() {
+    let policy = policy(|config| config.nat64 = vec!["2600:64::/96".parse().unwrap()]);
+    assert_eq!(policy.permission(ip("2600:64::8.8.8.8")), Ok(()));
+    assert_eq!(policy.permission(ip("2600:64::10.0.0.1")), Err(Denied::Embedded));
+    assert_eq!(
+        policy.permission(ip("2600:64::9.9.9.9")),
+        Err(Denied::Embedded),
+        "an address of this machine"
+    );
+    assert_eq!(policy.peer(peer("[2600:64::9.9.9.9]:3478")), Err(Denied::OwnListener));
+}
+
+#[test]
+fn a_nat64_prefix_of_an_impossible_length_is_refused_at_start() {
+    for (text, good) in [
+        ("2600::/32", true),
+        ("2600::/44", false),
+        ("2600::/95", false),
+        ("2600::/128", false),
+    ] {
+        let net = text.parse().unwrap();
+        let made = PeerPolicy::new(PolicyConfig {
+            nat64: vec![net],
+            ..PolicyConfig::default()
+        });
+        assert_eq!(made.err(), (!good).then_some(PolicyError::Nat64Length(net)), "{text}");
+    }
+}
+
+#[test]
+fn own_listeners_are_refused_under_every_name_of_this_machine_whatever_is_allowed() {
+    let closed = policy(|_| {});
+    let open = policy(|config| config.allow = nets(&["0.0.0.0/0", "::/0"]));
+    for text in [
+        "127.0.0.1:3478",
+        "127.8.8.8:3478",
+        "0.0.0.0:443",
+        "[::1]:443",
+        "[::]:3478",
+        "10.1.1.5:3478",
+        "5.6.7.8:443",
+        "9.9.9.9:443",
+        "[2600::5]:443",
+        "127.0.0.1:9090",
+        "5.6.7.8:9090",
+        "[64:ff9b::7f00:1]:443",
+    ] {
+        assert_eq!(closed.peer(peer(text)), Err(Denied::OwnListener), "{text}");
+        assert_eq!(open.peer(peer(text)), Err(Denied::OwnListener), "{text}");
+    }
+    assert_eq!(open.peer(peer("127.0.0.1:3479")), Ok(PeerClass::Peer));
+    assert_eq!(
+        open.peer(peer("9.9.9.9:9090")),
+        Ok(PeerClass::Peer),
+        "bound to loopback only"
+    );
+    assert_eq!(
+        open.peer(peer("8.8.8.8:3478")),
+        Ok(PeerClass::Peer),
+        "another host's TURN server"
+    );
+}
+
+#[test]
+fn relayed_addresses_of_this_server_are_peers_on_relay_ports_only() {
+    let policy = policy(|_| {});
+    for text in ["10.1.1.5", "5.6.7.8", "2600::5"] {
+        assert_eq!(policy.permission(ip(text)), Ok(()), "{text}");
+        for (port, expected) in [
+            (49_999, Err(Denied::OwnAddress)),
+            (50_000, Ok(PeerClass::Relayed)),
+            (50_099, Ok(PeerClass::Relayed)),
+            (50_100, Err(Denied::OwnAddress)),
+            (0, Err(Denied::OwnAddress)),
+        ] {
+            assert_eq!(
+                policy.peer(PeerAddr(SocketAddr::new(ip(text), port))),
+                expected,
+                "{text} {port}"
+            );
+        }
+    }
+    assert_eq!(policy.permission(ip("9.9.9.9")), Err(Denied::OwnAddress));
+    assert_eq!(policy.peer(peer("9.9.9.9:50000")), Err(Denied::OwnAddress));
+}
+
+#[test]
+fn an_allowed_own_address_is_a_peer_outside_the_relay_ports() {
+    // An SFU on the same machine.
+    let policy = policy(|config| config.allow = nets(&["5.6.7.8/32"]));
+    assert_eq!(policy.peer(peer("5.6.7.8:50000")), Ok(PeerClass::Relayed));
+    assert_eq!(policy.peer(peer("5.6.7.8:40000")), Ok(PeerClass::Peer));
+    assert_eq!(policy.peer(peer("5.6.7.8:3478")), Err(Denied::OwnListener));
+}
+
+#[test]
+fn allow_re_opens_the_table_but_no_spelling_that_is_never_right() {
+    let policy = policy(|config| {
+        config.allow = nets(&[
+            "127.0.0.0/8",
+            "::1/128",
+            "10.0.0.0/8",
+            "::ffff:0:0/96",
+            "2001::/16",
+            "2002::/16",
+            "64:ff9b::/96",
+        ]);
+    });
+    for text in [
+        "127.0.0.1",
+        "::1",
+        "10.255.0.1",
+        "64:ff9b::8.8.8.8",
+        "64:ff9b::10.0.0.1",
+    ] {
+        assert_eq!(policy.permission(ip(text)), Ok(()), "{text}");
+        assert_eq!(
+            policy.peer(PeerAddr(SocketAddr::new(ip(text), 4000))),
+            Ok(PeerClass::Peer),
+            "{text}"
+        );
+    }
+    for (text, why) in [
+        ("::ffff:127.0.0.1", Denied::Embedded),
+        ("::ffff:8.8.8.8", Denied::Embedded),
+        ("2002:808:808::1", Denied::Transition),
+        ("2001:0:808:808::1", Denied::Transition),
+        ("64:ff9b::192.168.0.1", Denied::Embedded),
+        ("::10.0.0.1", Denied::Embedded),
+        ("192.168.0.1", Denied::Private),
+    ] {
+        assert_eq!(policy.permission(ip(text)), Err(why), "{text}");
+    }
+}
+
+#[test]
+fn a_mapped_prefix_in_a_list_says_nothing_of_ipv4() {
+    // A line often copied from other servers' configurations.
+    let policy = policy(|config| config.deny = nets(&["::ffff:0:0/96"]));
+    assert_eq!(policy.permission(ip("8.8.8.8")), Ok(()));
+    assert_eq!(policy.permission(ip("::ffff:8.8.8.8")), Err(Denied::Embedded));
+}
+
+#[test]
+fn between_allow_and_deny_the_longer_prefix_wins_and_a_draw_is_refused() {
+    let policy = policy(|config| {
+        config.allow = nets(&["10.0.0.0/8", "10.2.3.0/24", "11.0.0.0/8"]);
+        config.deny = nets(&["10.2.0.0/16", "11.0.0.0/8", "12.0.0.0/8"]);
+    });
+    assert_eq!(policy.permission(ip("10.9.9.9")), Ok(()));
+    assert_eq!(policy.permission(ip("10.2.9.9")), Err(Denied::Configured));
+    assert_eq!(policy.permission(ip("10.2.3.9")), Ok(()));
+    assert_eq!(policy.permission(ip("11.1.1.1")), Err(Denied::Configured));
+    assert_eq!(policy.permission(ip("12.1.1.1")), Err(Denied::Configured));
+    assert_eq!(policy.permission(ip("13.1.1.1")), Ok(()));
+}
+
+#[test]
+fn in_only_allowed_mode_nothing_else_but_relayed_addresses_is_reached() {
+    let policy = policy(|config| {
+        config.allow = nets(&["8.8.8.0/24", "10.0.0.0/8"]);
+        config.only_allowed = true;
+    });
+    assert_eq!(policy.permission(ip("8.8.8.8")), Ok(()));
+    assert_eq!(policy.permission(ip("10.0.0.1")), Ok(()));
+    assert_eq!(policy.permission(ip("8.8.9.8")), Err(Denied::NotAllowed));
+    assert_eq!(policy.permission(ip("2606:4700::1111")), Err(Denied::NotAllowed));
+    assert_eq!(policy.permission(ip("192.168.0.1")), Err(Denied::Private));
+    assert_eq!(policy.peer(peer("5.6.7.8:50000")), Ok(PeerClass::Relayed));
+}
+
+#[test]
+fn port_zero_and_reflectors_are_refused_but_not_between_relayed_addresses() {
+    let config = host();
+    let by_default = PeerPolicy::new(config.clone()).unwrap();
+    for (port, good) in [
+        (0, false),
+        (1, true),
+        (18, true),
+        (19, false),
+        (20, true),
+        (52, true),
+        (53, false),
+        (54, true),
+    ] {
+        assert_eq!(
+            by_default.peer(PeerAddr(SocketAddr::new(ip("8.8.8.8"), port))).is_ok(),
+            good,
+            "{port}"
+        );
+    }
+    for (port, good) in [
+        (136, true),
+        (137, false),
+        (139, false),
+        (140, true),
+        (11_210, true),
+        (11_211, false),
+    ] {
+        assert_eq!(
+            by_default.peer(PeerAddr(SocketAddr::new(ip("8.8.8.8"), port))).is_ok(),
+            good,
+            "{port}"
+        );
+    }
+    let high = PeerPolicy::new(PolicyConfig {
+        denied_ports: vec![0..=1023, 50_000..=50_010],
+        ..config
+    })
+    .unwrap();
+    assert_eq!(high.peer(peer("8.8.8.8:1023")), Err(Denied::Port));
+    assert_eq!(high.peer(peer("8.8.8.8:1024")), Ok(PeerClass::Peer));
+    assert_eq!(high.peer(peer("8.8.8.8:50000")), Err(Denied::Port));
+    assert_eq!(high.peer(peer("5.6.7.8:50000")), Ok(PeerClass::Relayed));
+    let none = PeerPolicy::new(PolicyConfig {
+        denied_ports: Vec::new(),
+        ..PolicyConfig::default()
+    })
+    .unwrap();
+    assert_eq!(none.peer(peer("8.8.8.8:53")), Ok(PeerClass::Peer));
+    assert_eq!(none.peer(peer("8.8.8.8:0")), Err(Denied::Port));
+}
+
+//= TURN-GEN-10
+#[test]
+fn clients_behind_6to4_and_teredo_may_not_allocate() {
+    let policy = policy(|config| config.allow = nets(&["::/0"]));
+    assert_eq!(policy.client(ip("2002:808:808::1")), Err(Denied::Transition));
+    assert_eq!(policy.client(ip("2001:0:808:808::1")), Err(Denied::Transition));
+    for text in ["2001:1::1", "2003::1", "2001:db8::1", "10.0.0.1", "127.0.0.1"] {
+        assert_eq!(policy.client(ip(text)), Ok(()), "{text}");
+    }
+}

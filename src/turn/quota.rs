@@ -1,0 +1,415 @@
+//! How much of the server one user, one address and all together may hold.
+//!
+//! A unit is taken by an Allocate and owned by what it paid for: dropping the [`QuotaUnit`] is the only way to give it
+//! back, so nothing else can release it early or forget it. Shared by all shards, touched by Allocate and the end of an
+//! allocation only. Users are told apart by their quota key (`credential::quota_key`), addresses as in [`Source`].
+
+use core::hash::{BuildHasher, Hash};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+
+use super::config::Limits;
+use super::limits::Source;
+use super::rng::Rng;
+
+/// Which limit was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaExceeded {
+    /// Allocations of this user: 486 (Allocation Quota Reached).
+    User,
+    /// Allocations from this client address: 486.
+    Address,
+    /// Allocations in all: 508 (Insufficient Capacity).
+    Total,
+    /// Port reservations of this user: 508.
+    Reservations,
+}
+
+impl QuotaExceeded {
+    /// The STUN error code (RFC 8656 §7.2).
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::User | Self::Address => 486,
+            Self::Total | Self::Reservations => 508,
+        }
+    }
+}
+
+/// Who holds how much, for the whole process.
+#[derive(Debug)]
+pub struct Quotas(Arc<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    users: CountMap<Arc<str>>,
+    addresses: CountMap<Source>,
+    reservations: CountMap<Arc<str>>,
+    total: AtomicU32,
+}
+
+impl Quotas {
+    /// Nothing held.
+    pub fn new(rng: &mut Rng) -> Self {
+        Self(Arc::new(Counts {
+            users: CountMap::new(rng.next_u64()),
+            addresses: CountMap::new(rng.next_u64()),
+            reservations: CountMap::new(rng.next_u64()),
+            total: AtomicU32::new(0),
+        }))
+    }
+
+    /// Takes the unit one allocation needs, all of it or none.
+    ///
+    /// # Errors
+    /// Which limit is in the way.
+    pub fn allocation(&self, user: &Arc<str>, client: IpAddr, limits: &Limits) -> Result<QuotaUnit, QuotaExceeded> {
+        // A unit from the first step on: what was taken goes back when a later step fails.
+        let below = |limit| move |n: u32| (n < limit).then_some(n + 1);
+        let counts = &self.0;
+        counts
+            .total
+            .fetch_update(Relaxed, Relaxed, below(limits.allocations))
+            .map_err(|_| QuotaExceeded::Total)?;
+        let mut unit = QuotaUnit {
+            counts: Arc::clone(counts),
+            user: None,
+            address: None,
+        };
+        if !counts.users.take(user, limits.allocations_per_user) {
+            return Err(QuotaExceeded::User);
+        }
+        unit.user = Some(Arc::clone(user));
+        let source = Source::from(client);
+        if !counts.addresses.take(&source, limits.allocations_per_ip) {
+            return Err(QuotaExceeded::Address);
+        }
+        unit.address = Some(source);
+        Ok(unit)
+    }
+
+    /// Takes the unit one port reservation (EVEN-PORT with R, RFC 8656 §7.2) needs.
+    ///
+    /// # Errors
+    /// When `user` holds as many as allowed.
+    pub fn reservation(&self, user: &Arc<str>, limits: &Limits) -> Result<ReservationUnit, QuotaExceeded> {
+        if !self.0.reservations.take(user, limits.reservations_per_user) {
+            return Err(QuotaExceeded::Reservations);
+        }
+        Ok(ReservationUnit {
+            counts: Arc::clone(&self.0),
+            user: Arc::clone(user),
+        })
+    }
+
+    /// Allocations held in all.
+    pub fn allocations(&self) -> u32 {
+        self.0.total.load(Relaxed)
+    }
+
+    /// Allocations held by `user`.
+    pub fn allocations_of(&self, user: &Arc<str>) -> u32 {
+        self.0.users.count(user)
+    }
+}
+
+/// One allocation's share; goes back when dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the share back"]
+pub struct QuotaUnit {
+    counts: Arc<Counts>,
+    user: Option<Arc<str>>,
+    address: Option<Source>,
+}
+
+impl Drop for QuotaUnit {
+    fn drop(&mut self) {
+        if let Some(user) = &self.user {
+            self.counts.users.give_back(user);
+        }
+        if let Some(address) = &self.address {
+            self.counts.addresses.give_back(address);
+        }
+        self.counts.total.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One port reservation's share; goes back when dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the share back"]
+pub struct ReservationUnit {
+    counts: Arc<Counts>,
+    user: Arc<str>,
+}
+
+impl Drop for ReservationUnit {
+    fn drop(&mut self) {
+        self.counts.reservations.give_back(&self.user);
+    }
+}
+
+/// Counts by key, behind as many locks as keep shards out of each other's way. A key at zero takes no room, so a map
+/// never outgrows the number of units out.
+#[derive(Debug)]
+struct CountMap<K> {
+    parts: [Mutex<HashMap<K, u32, FixedState>>; 16],
+    hasher: FixedState,
+}
+
+impl<K: Hash + Eq + Clone> CountMap<K> {
+    fn new(seed: u64) -> Self {
+        let hasher = FixedState::with_seed(seed);
+        let part = |_| Mutex::new(HashMap::with_hasher(hasher.clone()));
+        Self {
+            parts: core::array::from_fn(part),
+            hasher,
+        }
+    }
+
+    fn take(&self, key: &K, limit: u32) -> bool {
+        let mut part = self.part(key);
+        match part.entry(key.clone()) {
+            Entry::Occupied(mut entry) if *entry.get() < limit => {
+                *entry.get_mut() += 1;
+                true
+            }
+            Entry::Vacant(entry) if limit > 0 => {
+                entry.insert(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn give_back(&self, key: &K) {
+        let mut part = self.part(key);
+        if let Some(count) = part.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                part.remove(key);
+            }
+        }
+    }
+
+    fn count(&self, key: &K) -> u32 {
+        self.part(key).get(key).copied().unwrap_or(0)
+    }
+
+    fn part(&self, key: &K) -> MutexGuard<'_, HashMap<K, u32, FixedState>> {
+        // The top bits pick the part; the map inside uses others.
+        let part = (self.hasher.hash_one(key) >> 60) as usize;
+        // A panic elsewhere cannot leave a count half written: every critical section is one step.
+        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rng::Rng;
+    use super::*;
+    use proptest::prelude::*;
+    use std::thread;
+
+    fn quotas() -> Quotas {
+        Quotas::new(&mut Rng::new([5; 32]))
+    }
+
+    fn user(name: &str) -> Arc<str> {
+        Arc::from(name)
+    }
+
+    fn ip(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    fn limits(user: u32, ip: u32, total: u32, reservations: u32) -> Limits {
+        Limits {
+            allocations_per_user: user,
+            allocations_per_ip: ip,
+            allocations: total,
+            reservations_per_user: reservations,
+            ..Limits::default()
+        }
+    }
+
+    impl Quotas {
+        fn keys(&self) -> usize {
+            fn len<K>(map: &CountMap<K>) -> usize {
+                map.parts.iter().map(|part| part.lock().unwrap().len()).sum()
+            }
+            len(&self.0.users) + len(&self.0.addresses) + len(&self.0.reservations)
+        }
+    }
+
+    //= TURN-ALLOC-25
+    #[test]
+    fn the_quota_counts_users_wherever_they_come_from() {
+        let quotas = quotas();
+        let limits = limits(2, 100, 100, 0);
+        let _a = quotas.allocation(&user("alice"), ip(1), &limits).unwrap();
+        let b = quotas.allocation(&user("alice"), ip(2), &limits).unwrap();
+        let refused = quotas.allocation(&user("alice"), ip(3), &limits).unwrap_err();
+        assert_eq!((refused, refused.code()), (QuotaExceeded::User, 486));
+        assert!(quotas.allocation(&user("bob"), ip(1), &limits).is_ok());
+        drop(b);
+        assert!(quotas.allocation(&user("alice"), ip(3), &limits).is_ok());
+    }
+
+    #[test]
+    fn one_address_or_ipv6_64_cannot_take_everything_under_many_names() {
+        let quotas = quotas();
+        let limits = limits(9, 1, 100, 0);
+        let _a = quotas
+            .allocation(&user("a"), "2001:db8::1".parse().unwrap(), &limits)
+            .unwrap();
+        let refused = quotas
+            .allocation(&user("b"), "2001:db8::2".parse().unwrap(), &limits)
+            .unwrap_err();
+        assert_eq!((refused, refused.code()), (QuotaExceeded::Address, 486));
+        assert!(
+            quotas
+                .allocation(&user("b"), "2001:db8:0:1::2".parse().unwrap(), &limits)
+                .is_ok()
+        );
+    }
+
+    //= TURN-ALLOC-26
+    #[test]
+    fn the_total_is_a_matter_of_capacity() {
+        let quotas = quotas();
+        let limits = limits(9, 9, 1, 0);
+        let _a = quotas.allocation(&user("a"), ip(1), &limits).unwrap();
+        let refused = quotas.allocation(&user("b"), ip(2), &limits).unwrap_err();
+        assert_eq!((refused, refused.code()), (QuotaExceeded::Total, 508));
+    }
+
+    #[test]
+    fn a_refusal_takes_nothing() {
+        let quotas = quotas();
+        for limits in [limits(0, 9, 9, 0), limits(9, 0, 9, 0), limits(9, 9, 0, 0)] {
+            assert!(quotas.allocation(&user("a"), ip(1), &limits).is_err());
+            assert!(quotas.reservation(&user("a"), &limits).is_err());
+        }
+        assert_eq!((quotas.allocations(), quotas.keys()), (0, 0));
+    }
+
+    //= TURN-ALLOC-19
+    #[test]
+    fn reservations_are_counted_on_their_own() {
+        let quotas = quotas();
+        let limits = limits(1, 1, 1, 1);
+        let held = quotas.reservation(&user("a"), &limits).unwrap();
+        let refused = quotas.reservation(&user("a"), &limits).unwrap_err();
+        assert_eq!((refused, refused.code()), (QuotaExceeded::Reservations, 508));
+        assert!(quotas.allocation(&user("a"), ip(1), &limits).is_ok());
+        drop(held);
+        assert!(quotas.reservation(&user("a"), &limits).is_ok());
+    }
+
+    #[test]
+    fn a_lowered_limit_keeps_what_is_held_and_admits_no_more() {
+        let quotas = quotas();
+        let held: Vec<_> = (0..3)
+            .map(|_| quotas.allocation(&user("a"), ip(1), &limits(3, 9, 9, 0)).unwrap())
+            .collect();
+        assert!(quotas.allocation(&user("a"), ip(1), &limits(2, 9, 9, 0)).is_err());
+        assert_eq!(quotas.allocations_of(&user("a")), 3);
+        drop(held);
+        assert_eq!((quotas.allocations_of(&user("a")), quotas.keys()), (0, 0));
+    }
+
+    #[test]
+    fn shards_taking_at_once_never_exceed_a_limit_and_leave_nothing_behind() {
+        let quotas = quotas();
+        let limits = limits(10, 20, 30, 0);
+        let held: Vec<Vec<QuotaUnit>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|n| {
+                    let (quotas, limits) = (&quotas, &limits);
+                    scope.spawn(move || {
+                        let mut held = Vec::new();
+                        for _ in 0..2000 {
+                            held.extend(quotas.allocation(&user("a"), ip(n), limits));
+                            if held.len() > 2 {
+                                held.pop();
+                            }
+                            assert!(quotas.allocations_of(&user("a")) <= 10);
+                        }
+                        held
+                    })
+                })
+                .collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        assert!(held.iter().map(Vec::len).sum::<usize>() <= 10);
+        drop(held);
+        assert_eq!((quotas.allocations(), quotas.keys()), (0, 0));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Allocate(u8, u8),
+        Reserve(u8),
+        DropAllocation(usize),
+        DropReservation(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0_u8..4, 0_u8..4).prop_map(|(user, ip)| Step::Allocate(user, ip)),
+            1 => (0_u8..4).prop_map(Step::Reserve),
+            2 => any::<usize>().prop_map(Step::DropAllocation),
+            1 => any::<usize>().prop_map(Step::DropReservation),
+        ]
+    }
+
+    proptest! {
+        /// Against two plain lists of what is held: the same answers, and nothing left when all is dropped.
+        #[test]
+        fn quotas_agree_with_a_list_of_what_is_held(steps in prop::collection::vec(step(), 0..200)) {
+            let quotas = quotas();
+            let limits = limits(3, 4, 8, 2);
+            let mut allocations: Vec<(u8, u8, QuotaUnit)> = Vec::new();
+            let mut reservations: Vec<(u8, ReservationUnit)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Allocate(who, from) => {
+                        let expected = if allocations.len() >= 8 {
+                            Some(QuotaExceeded::Total)
+                        } else if allocations.iter().filter(|held| held.0 == who).count() >= 3 {
+                            Some(QuotaExceeded::User)
+                        } else if allocations.iter().filter(|held| held.1 == from).count() >= 4 {
+                            Some(QuotaExceeded::Address)
+                        } else {
+                            None
+                        };
+                        let taken = quotas.allocation(&user(&who.to_string()), ip(from), &limits);
+                        prop_assert_eq!(taken.as_ref().err().copied(), expected);
+                        allocations.extend(taken.ok().map(|unit| (who, from, unit)));
+                    }
+                    Step::Reserve(who) => {
+                        let free = reservations.iter().filter(|held| held.0 == who).count() < 2;
+                        let taken = quotas.reservation(&user(&who.to_string()), &limits);
+                        prop_assert_eq!(taken.is_ok(), free);
+                        reservations.extend(taken.ok().map(|unit| (who, unit)));
+                    }
+                    Step::DropAllocation(i) if !allocations.is_empty() => {
+                        let _ = allocations.swap_remove(i % allocations.len());
+                    }
+                    Step::DropReservation(i) if !reservations.is_empty() => {
+                        let _ = reservations.swap_remove(i % reservations.len());
+                    }
+                    Step::DropAllocation(_) | Step::DropReservation(_) => {}
+                }
+                prop_assert_eq!(quotas.allocations() as usize, allocations.len());
+            }
+            drop(allocations);
+            drop(reservations);
+            prop_assert_eq!((quotas.allocations(), quotas.keys()), (0, 0));
+        }
+    }
+}
