@@ -5,6 +5,7 @@
 //! Deliberately absent: nonces, realms, who may log in.
 
 use core::fmt;
+use std::borrow::Cow;
 
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
@@ -14,6 +15,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use super::attribute::AttributeType;
+use super::opaque_string;
 
 /// Which of the two integrity attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +85,21 @@ pub struct Key {
 impl Key {
     /// The long-term key: a hash of `username ":" realm ":" password` (RFC 8489 §18.5.1).
     ///
-    /// The three are hashed as they are.
+    /// Realm and password are prepared by [`opaque_string::prepare`], which leaves ASCII as it is; a password that is
+    /// not UTF-8 is taken as bytes. `username` is taken as it stands in USERNAME: its sender prepared it (§14.3).
     pub fn long_term(username: &[u8], realm: &str, password: &[u8], algorithm: PasswordAlgorithm) -> Self {
+        let mut prepared = str::from_utf8(password).ok().map(opaque_string::prepare);
+        let password = prepared.as_deref().map_or(password, str::as_bytes);
+        let realm = opaque_string::prepare(realm);
         let parts: [&[u8]; 5] = [username, b":", realm.as_bytes(), b":", password];
-        match algorithm {
+        let key = match algorithm {
             PasswordAlgorithm::Md5 => Self::from_hash::<Md5>(parts),
             PasswordAlgorithm::Sha256 => Self::from_hash::<Sha256>(parts),
+        };
+        if let Some(Cow::Owned(text)) = &mut prepared {
+            text.zeroize();
         }
+        key
     }
 
     fn from_hash<D: Digest>(parts: [&[u8]; 5]) -> Self {
@@ -189,6 +199,22 @@ mod tests {
         assert_eq!(
             Key::long_term(b"user", "realm", b"pass", PasswordAlgorithm::Sha256),
             Key::from_raw(&sha256)
+        );
+    }
+
+    //= STUN-AUTH-21
+    #[test]
+    fn realm_and_password_are_prepared_and_the_username_is_not() {
+        let key = |user: &str, realm, pass: &str| {
+            Key::long_term(user.as_bytes(), realm, pass.as_bytes(), PasswordAlgorithm::Md5)
+        };
+        let composed = key("u", "caf\u{E9}", "caf\u{E9}");
+        assert_eq!(composed, key("u", "cafe\u{301}", "cafe\u{301}"));
+        assert_ne!(key("caf\u{E9}", "r", "p"), key("cafe\u{301}", "r", "p"));
+        assert_ne!(
+            Key::long_term(b"u", "r", b"\xFF\xFE", PasswordAlgorithm::Md5),
+            Key::long_term(b"u", "r", b"", PasswordAlgorithm::Md5),
+            "a password that is no text still counts"
         );
     }
 

@@ -17,4 +17,5 @@ pub mod fingerprint;
 pub mod framing;
 pub mod integrity;
 pub mod message;
+pub mod opaque_string;
 pub mod writer;
