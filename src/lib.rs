@@ -12,6 +12,7 @@
 //! ```
 
 pub mod net;
+pub mod service;
 pub mod shard;
 pub mod turn;
 pub mod wire;

@@ -147,7 +147,9 @@ pub struct ApiKey {
 
 impl core::fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("ApiKey").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ApiKey")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

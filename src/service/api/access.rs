@@ -1,0 +1,78 @@
+//! Who may mint: keys are compared in constant time, and only their digests are kept.
+
+use sha2::{Digest, Sha256};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
+
+use super::limit::{PerKey, TooMany};
+use crate::service::config::settings::ApiSettings;
+
+/// The configured keys.
+pub(super) struct Keys {
+    keys: Vec<Key>,
+    open: bool,
+}
+
+struct Key {
+    name: String,
+    digest: [u8; 32],
+    choose_username: bool,
+    limit: PerKey,
+}
+
+/// What a request may do.
+#[derive(Clone, Copy)]
+pub(super) struct Grant<'a> {
+    key: Option<&'a Key>,
+}
+
+impl Grant<'_> {
+    /// The userid is the caller's to choose.
+    pub(super) fn may_choose_username(self) -> bool {
+        self.key.is_some_and(|key| key.choose_username)
+    }
+
+    /// The name the operator gave the key, for the log.
+    pub(super) fn key_name(&self) -> Option<&str> {
+        self.key.map(|key| key.name.as_str())
+    }
+
+    /// Takes one from the key's budget.
+    pub(super) fn take(self) -> Result<(), TooMany> {
+        self.key.map_or(Ok(()), |key| key.limit.take())
+    }
+}
+
+impl Keys {
+    /// From the configuration.
+    pub(super) fn new(settings: &ApiSettings) -> Self {
+        let keys = settings.keys.iter().map(|key| Key {
+            name: key.name.clone(),
+            digest: Sha256::digest(key.key.as_bytes()).into(),
+            choose_username: key.choose_username,
+            limit: PerKey::new(
+                settings.mints_per_minute_per_key,
+                governor::clock::DefaultClock::default(),
+            ),
+        });
+        Self {
+            keys: keys.collect(),
+            open: settings.open,
+        }
+    }
+
+    /// What `presented` gives, `None` if nothing. A wrong key is refused even where none is needed: whoever sends one
+    /// wants to know that it is wrong.
+    pub(super) fn grant(&self, presented: Option<&[u8]>) -> Option<Grant<'_>> {
+        let Some(presented) = presented else {
+            return self.open.then_some(Grant { key: None });
+        };
+        // Digests have one length, and every key is looked at: the time taken tells nothing about any of them.
+        let digest: [u8; 32] = Sha256::digest(presented).into();
+        let mut found = u32::MAX;
+        for (index, key) in (0u32..).zip(&self.keys) {
+            found.conditional_assign(&index, key.digest.ct_eq(&digest));
+        }
+        let key = self.keys.get(usize::try_from(found).ok()?)?;
+        Some(Grant { key: Some(key) })
+    }
+}

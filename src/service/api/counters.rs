@@ -1,0 +1,61 @@
+//! What the API counts. Labels come from closed sets.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use axum::http::StatusCode;
+
+/// Which part of the API was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The TURN REST draft's form.
+    Turn,
+    /// The `RTCConfiguration` form.
+    IceServers,
+    /// Anything else.
+    Other,
+}
+
+impl Route {
+    /// Every route, in declaration order.
+    pub const ALL: [Self; 3] = [Self::Turn, Self::IceServers, Self::Other];
+
+    /// The route of a path.
+    pub(super) fn of(path: &str) -> Self {
+        match path {
+            "/turn" | "/" => Self::Turn,
+            "/v1/ice-servers" => Self::IceServers,
+            _ => Self::Other,
+        }
+    }
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Turn => "turn",
+            Self::IceServers => "ice_servers",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Every status code the API answers with.
+pub const CODES: [u16; 12] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 503];
+
+/// Responses by route and status code.
+#[derive(Debug, Default)]
+pub struct ApiCounters([[AtomicU64; CODES.len()]; Route::ALL.len()]);
+
+impl ApiCounters {
+    /// Counts one response; a code outside [`CODES`] is a bug and counted nowhere.
+    pub(super) fn count(&self, route: Route, status: StatusCode) {
+        debug_assert!(CODES.contains(&status.as_u16()), "{status} is missing in CODES");
+        if let Some(i) = CODES.iter().position(|&code| code == status.as_u16()) {
+            self.0[route as usize][i].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Responses of `route` with the `index`-th of [`CODES`].
+    pub fn responses(&self, route: Route, index: usize) -> u64 {
+        self.0[route as usize][index].load(Relaxed)
+    }
+}

@@ -1,0 +1,267 @@
+//! The credentials API: hands out time-limited credentials over HTTP.
+//!
+//! Two forms of one thing: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`) for the software that
+//! speaks it, and `POST /v1/ice-servers`, whose answer goes straight into `new RTCPeerConnection()`. Errors, limits and
+//! examples: `docs/api.md`. Deliberately absent: sessions, revocation, any state but rate limits. A credential is made
+//! from the secret and the clock alone, so any server with that secret accepts it.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::time::Duration;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::{Bytes, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use base64::Engine;
+use governor::clock::DefaultClock;
+
+use self::access::{Grant, Keys};
+use self::counters::{ApiCounters, Route};
+use self::limit::PerAddress;
+pub use self::reply::RtcConfiguration;
+use self::reply::{Minted, Refusal};
+use super::config::settings::ApiSettings;
+use crate::turn::credential::{Credentials, MintError};
+use crate::turn::time::UnixTime;
+
+mod access;
+mod cors;
+pub mod counters;
+mod limit;
+mod reply;
+mod request;
+
+/// Longest request body.
+const MAX_BODY: usize = 8 * 1024;
+/// A body must be complete within this.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a userid of our own choice: none is ever given twice.
+const OPAQUE_ID_BYTES: usize = 16;
+
+/// The credentials API. Clones share everything.
+#[derive(Clone)]
+pub struct Api {
+    policy: Arc<ArcSwap<Policy>>,
+    counters: Arc<ApiCounters>,
+    clock: fn() -> UnixTime,
+}
+
+/// One configuration of the API; a reload puts another in its place.
+struct Policy {
+    settings: ApiSettings,
+    credentials: Arc<Credentials>,
+    keys: Keys,
+    per_address: PerAddress,
+}
+
+impl Policy {
+    fn new(settings: ApiSettings, credentials: Arc<Credentials>) -> Self {
+        let per_address = PerAddress::new(settings.mints_per_minute_per_ip, DefaultClock::default());
+        Self {
+            keys: Keys::new(&settings),
+            per_address,
+            settings,
+            credentials,
+        }
+    }
+}
+
+/// How the client reached this router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear: the admin listener.
+    Http,
+    /// Behind TLS: the front door.
+    Https,
+}
+
+impl Api {
+    /// Starts with one configuration. `clock` tells the wall-clock time of each mint.
+    pub fn new(settings: ApiSettings, credentials: Arc<Credentials>, clock: fn() -> UnixTime) -> Self {
+        let policy = Arc::new(ArcSwap::from_pointee(Policy::new(settings, credentials)));
+        Self {
+            policy,
+            counters: Arc::new(ApiCounters::default()),
+            clock,
+        }
+    }
+
+    /// Puts another configuration in place; requests under way finish with the one they began with, and the rate
+    /// limits begin anew.
+    pub fn set_config(&self, settings: ApiSettings, credentials: Arc<Credentials>) {
+        self.policy.store(Arc::new(Policy::new(settings, credentials)));
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> Arc<ApiCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The API's own routes, to be merged into another router.
+    pub fn routes(&self, scheme: Scheme) -> Router {
+        Router::new()
+            .route("/turn", get(draft).post(draft))
+            .route("/", post(draft))
+            .route("/v1/ice-servers", post(modern))
+            .method_not_allowed_fallback(async || Refusal::Method)
+            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
+            .with_state(self.clone())
+    }
+
+    /// The whole router of a listener that serves nothing else.
+    pub fn router(&self, scheme: Scheme) -> Router {
+        let not_found = Router::new()
+            .fallback(async || Refusal::NotFound)
+            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress));
+        self.routes(scheme).merge(not_found)
+    }
+
+    fn mint(&self, policy: &Policy, ttl: Option<Duration>, userid: &str) -> Result<Minted, Refusal> {
+        let ttl = ttl.unwrap_or(policy.settings.default_ttl).min(policy.settings.max_ttl);
+        let now = (self.clock)();
+        let credential = policy
+            .credentials
+            .mint(now, ttl, Some(userid))
+            .map_err(|error| match error {
+                MintError::NoSecret => Refusal::Unavailable("no shared secret is configured to mint credentials with"),
+                MintError::Lifetime => {
+                    Refusal::Unavailable("the configured lifetimes do not fit the server's own bound")
+                }
+                MintError::Userid => Refusal::BadRequest("username cannot be a userid"),
+            })?;
+        Ok(Minted {
+            credential,
+            ttl,
+            expiry: UnixTime(now.0.saturating_add(ttl.as_secs())),
+        })
+    }
+}
+
+/// `GET`/`POST /turn?service=turn&username=&ttl=&key=` and `POST /?service=turn&username=`.
+async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let policy = api.policy.load_full();
+    policy.per_address.take(client_ip(&request))?;
+    let (parts, body) = request.into_parts();
+    let body = read(body).await?;
+    if !body.is_empty() && !request::is_media_type(&parts.headers, "application/x-www-form-urlencoded") {
+        return Err(Refusal::MediaType("the body must be application/x-www-form-urlencoded"));
+    }
+    let wish = request::Draft::parse(parts.uri.query().unwrap_or_default(), &body)?;
+
+    let bearer = request::bearer(&parts.headers)?;
+    if bearer.is_none() && wish.form_key.is_none() && wish.query_key.is_some() && !policy.settings.query_key {
+        return Err(Refusal::Unauthorized(
+            "keys in the query string are switched off; send Authorization: Bearer KEY",
+        ));
+    }
+    let presented = bearer.or(wish.form_key.as_deref().map(str::as_bytes)).or(wish
+        .query_key
+        .as_deref()
+        .map(str::as_bytes)
+        .filter(|_| policy.settings.query_key));
+    let grant = policy.keys.grant(presented).ok_or(REFUSED)?;
+
+    if wish.service.as_deref() != Some("turn") {
+        return Err(Refusal::BadRequest("service=turn is required"));
+    }
+    let ttl = wish.ttl.as_deref().map(request::ttl).transpose()?;
+    let userid = choose_userid(grant, wish.username)?;
+    grant.take()?;
+    let minted = api.mint(&policy, ttl, &userid)?;
+    log_mint(grant, &minted);
+    Ok(minted.draft(&policy.settings))
+}
+
+/// `POST /v1/ice-servers`.
+async fn modern(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let policy = api.policy.load_full();
+    policy.per_address.take(client_ip(&request))?;
+    let (parts, body) = request.into_parts();
+    let grant = policy.keys.grant(request::bearer(&parts.headers)?).ok_or(REFUSED)?;
+
+    let body = read(body).await?;
+    if !body.is_empty() && !request::is_media_type(&parts.headers, "application/json") {
+        return Err(Refusal::MediaType("the body must be application/json"));
+    }
+    let wish = request::Modern::parse(&body)?;
+    let userid = choose_userid(grant, wish.username)?;
+    grant.take()?;
+    let minted = api.mint(&policy, wish.ttl, &userid)?;
+    log_mint(grant, &minted);
+    Ok(minted.modern(&policy.settings))
+}
+
+const REFUSED: Refusal = Refusal::Unauthorized("a valid key is required: Authorization: Bearer KEY");
+
+/// The caller's userid if its key may choose one; else an opaque one, so that nobody can use up another's quota.
+fn choose_userid(grant: Grant<'_>, wished: Option<String>) -> Result<String, Refusal> {
+    let wished = wished.map(request::userid).transpose()?.flatten();
+    match wished.filter(|_| grant.may_choose_username()) {
+        Some(userid) => Ok(userid),
+        None => {
+            let mut bytes = [0; OPAQUE_ID_BYTES];
+            getrandom::fill(&mut bytes).map_err(|_| Refusal::Unavailable("the system gives no random numbers"))?;
+            Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+        }
+    }
+}
+
+fn log_mint(grant: Grant<'_>, minted: &Minted) {
+    tracing::debug!(
+        key = grant.key_name().unwrap_or("none"),
+        username = minted.credential.username,
+        ttl_secs = minted.ttl.as_secs(),
+        "credential minted"
+    );
+}
+
+/// The client's address as the listener saw it. Without one (no listener of ours does that) all share one budget.
+fn client_ip(request: &Request) -> IpAddr {
+    let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(client)| client.ip())
+}
+
+async fn read(body: axum::body::Body) -> Result<Bytes, Refusal> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+        Err(_) => Err(Refusal::TooSlow),
+        Ok(Err(_)) => Err(Refusal::TooLarge),
+        Ok(Ok(bytes)) => Ok(bytes),
+    }
+}
+
+/// What every answer wears: security headers, CORS, and its place in the counters.
+async fn dress(State((api, scheme)): State<(Api, Scheme)>, request: Request, next: Next) -> Response {
+    let policy = api.policy.load_full();
+    let route = Route::of(request.uri().path());
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let allowed = origin.filter(|origin| cors::is_allowed(origin, &policy.settings.cors_origins));
+
+    let mut response = if cors::is_preflight(&request) && route != Route::Other {
+        allowed
+            .as_ref()
+            .map_or_else(|| Refusal::Origin.into_response(), |_| cors::preflight())
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    cors::mark(headers, allowed);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    );
+    if scheme == Scheme::Https {
+        headers.insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static("max-age=31536000"),
+        );
+    }
+    api.counters.count(route, response.status());
+    response
+}

@@ -1,0 +1,200 @@
+//! What the API answers: always JSON, never a secret but the credential that was asked for.
+
+use core::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::limit::TooMany;
+use crate::service::config::settings::ApiSettings;
+use crate::turn::credential::MintedCredential;
+use crate::turn::time::UnixTime;
+
+/// Lifetime of the credential in seconds, beside a body that has no place for it.
+pub(super) const TTL: HeaderName = HeaderName::from_static("relay-credential-ttl");
+/// When the credential ends, in Unix seconds.
+pub(super) const EXPIRES: HeaderName = HeaderName::from_static("relay-credential-expires");
+
+/// A credential, and until when it may begin allocations.
+pub(super) struct Minted {
+    /// USERNAME and password.
+    pub(super) credential: MintedCredential,
+    /// How long it is good.
+    pub(super) ttl: Duration,
+    /// When it ends.
+    pub(super) expiry: UnixTime,
+}
+
+/// The TURN REST draft's answer.
+#[derive(Serialize)]
+struct DraftReply<'a> {
+    username: &'a str,
+    password: &'a str,
+    ttl: u64,
+    uris: Vec<&'a str>,
+}
+
+/// A W3C `RTCConfiguration` (only the members that are needed): what `new RTCPeerConnection()` takes.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RtcConfiguration {
+    ice_servers: Vec<IceServer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ice_transport_policy: Option<&'static str>,
+}
+
+/// A W3C `RTCIceServer`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct IceServer {
+    urls: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
+}
+
+impl RtcConfiguration {
+    /// The configured URIs with `credential`. STUN URIs stand in an entry of their own: some clients refuse a mixed one.
+    pub fn new(settings: &ApiSettings, credential: &MintedCredential) -> Self {
+        let (stun, turn): (Vec<_>, Vec<_>) = settings.uris.iter().cloned().partition(|uri| is_stun(uri));
+        let mut ice_servers = vec![IceServer {
+            urls: turn,
+            username: Some(credential.username.clone()),
+            credential: Some(credential.password.clone()),
+        }];
+        if !stun.is_empty() {
+            ice_servers.push(IceServer {
+                urls: stun,
+                username: None,
+                credential: None,
+            });
+        }
+        Self {
+            ice_servers,
+            ice_transport_policy: settings.relay_only.then_some("relay"),
+        }
+    }
+}
+
+fn is_stun(uri: &str) -> bool {
+    uri.starts_with("stun:") || uri.starts_with("stuns:")
+}
+
+impl Minted {
+    /// In the TURN REST draft's form. Its `uris` are TURN URIs alone.
+    pub(super) fn draft(&self, settings: &ApiSettings) -> Response {
+        let uris = settings
+            .uris
+            .iter()
+            .map(String::as_str)
+            .filter(|uri| !is_stun(uri))
+            .collect();
+        let (username, password) = (&self.credential.username, &self.credential.password);
+        Json(DraftReply {
+            username,
+            password,
+            ttl: self.ttl.as_secs(),
+            uris,
+        })
+        .into_response()
+    }
+
+    /// As a W3C `RTCConfiguration`; the lifetime goes into headers, so that the body stays one.
+    pub(super) fn modern(&self, settings: &ApiSettings) -> Response {
+        let numbers = [
+            (TTL, HeaderValue::from(self.ttl.as_secs())),
+            (EXPIRES, HeaderValue::from(self.expiry.0)),
+        ];
+        (
+            HeaderMap::from_iter(numbers),
+            Json(RtcConfiguration::new(settings, &self.credential)),
+        )
+            .into_response()
+    }
+}
+
+/// Why nothing was minted. No reason quotes what the caller sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// 400.
+    BadRequest(&'static str),
+    /// 400.
+    BadJson { line: usize, column: usize },
+    /// 401.
+    Unauthorized(&'static str),
+    /// 403: a preflight from an origin that is not on the list.
+    Origin,
+    /// 404.
+    NotFound,
+    /// 405.
+    Method,
+    /// 408: the body did not come.
+    TooSlow,
+    /// 413.
+    TooLarge,
+    /// 415.
+    MediaType(&'static str),
+    /// 429.
+    TooMany(Duration),
+    /// 503: this server has nothing to mint with.
+    Unavailable(&'static str),
+}
+
+impl From<TooMany> for Refusal {
+    fn from(TooMany(wait): TooMany) -> Self {
+        Self::TooMany(wait)
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorReply<'a> {
+    error: &'a str,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let place;
+        let (status, reason) = match &self {
+            Self::BadRequest(reason) => (StatusCode::BAD_REQUEST, *reason),
+            Self::BadJson { line, column } => {
+                place = format!("the body is not valid JSON at line {line}, column {column}");
+                (StatusCode::BAD_REQUEST, place.as_str())
+            }
+            Self::Unauthorized(reason) => (StatusCode::UNAUTHORIZED, *reason),
+            Self::Origin => (
+                StatusCode::FORBIDDEN,
+                "this origin is not on the list of allowed origins",
+            ),
+            Self::NotFound => (StatusCode::NOT_FOUND, "no such resource"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed here"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 8 KiB"),
+            Self::MediaType(reason) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, *reason),
+            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too many requests; see Retry-After"),
+            Self::Unavailable(reason) => (StatusCode::SERVICE_UNAVAILABLE, *reason),
+        };
+        let mut response = (status, Json(ErrorReply { error: reason })).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::TooMany(wait) => {
+                // Whole seconds, rounded up: coming back at the time told must succeed.
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            }
+            Self::Unauthorized(_) => {
+                headers.insert(
+                    header::WWW_AUTHENTICATE,
+                    HeaderValue::from_static("Bearer realm=\"relay\""),
+                );
+            }
+            // The rest of the request is not read, so the connection cannot be used again.
+            Self::TooLarge | Self::TooSlow => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

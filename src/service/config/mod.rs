@@ -1,0 +1,3 @@
+//! What an operator may set.
+
+pub mod settings;

@@ -1,0 +1,212 @@
+//! Whether the process is alive and whether it can take more clients; the same answers feed the health endpoints and
+//! the service manager's watchdog.
+
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::process;
+use crate::turn::counters::Counters;
+
+/// A worker that has not come round for this long is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// File descriptors kept for the server itself: below this no more clients are wanted.
+const RESERVED_FDS: u64 = 64;
+
+/// What the process is doing as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Phase {
+    /// Not everything is bound.
+    Starting,
+    /// In service.
+    Serving,
+    /// No new clients.
+    Stopping,
+}
+
+/// The state of the process, shared by everyone who tells of it.
+pub struct Health {
+    phase: AtomicU8,
+    slowest_heartbeat: Box<dyn Fn() -> Duration + Send + Sync>,
+    shards: Vec<Arc<Counters>>,
+    allocations_limit: AtomicU64,
+}
+
+/// The answer of `/healthz`.
+#[derive(Debug, Serialize)]
+pub struct Liveness {
+    /// Every worker has come round lately.
+    pub alive: bool,
+    /// How long ago the slowest worker came round, in milliseconds.
+    pub slowest_heartbeat_ms: u64,
+}
+
+/// The answer of `/readyz`: whether more clients are wanted, and how many there is room for.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    /// More clients are wanted.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<&'static str>,
+    /// What the process is doing.
+    pub phase: Phase,
+    /// Worker threads.
+    pub shards: usize,
+    /// Live allocations.
+    pub allocations: u64,
+    /// Most allocations.
+    pub allocations_limit: u64,
+    /// Relay ports nobody uses.
+    pub relay_ports_free: u64,
+    /// Relay ports there are.
+    pub relay_ports_limit: u64,
+    /// File descriptors that may still be opened; absent where there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_descriptors_free: Option<u64>,
+}
+
+impl Health {
+    /// Begins in [`Phase::Starting`]. `slowest_heartbeat` tells how long ago the slowest worker came round.
+    pub fn new(
+        shards: Vec<Arc<Counters>>,
+        allocations_limit: u32,
+        slowest_heartbeat: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Starting as u8),
+            slowest_heartbeat: Box::new(slowest_heartbeat),
+            shards,
+            allocations_limit: AtomicU64::new(allocations_limit.into()),
+        }
+    }
+
+    /// What the process is doing.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Stopping,
+        }
+    }
+
+    /// Says what the process is doing from now on.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// A reload may change the limit.
+    pub fn set_allocations_limit(&self, limit: u32) {
+        self.allocations_limit.store(limit.into(), Relaxed);
+    }
+
+    /// Whether every worker is alive.
+    pub fn liveness(&self) -> Liveness {
+        let age = (self.slowest_heartbeat)();
+        Liveness {
+            alive: age < STUCK_AFTER,
+            slowest_heartbeat_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Live allocations.
+    pub fn allocations(&self) -> u64 {
+        self.shards
+            .iter()
+            .flat_map(|shard| &shard.allocations)
+            .map(|gauge| gauge.get())
+            .sum()
+    }
+
+    /// Whether more clients are wanted.
+    pub fn readiness(&self) -> Readiness {
+        let phase = self.phase();
+        let allocations = self.allocations();
+        let allocations_limit = self.allocations_limit.load(Relaxed);
+        let relay_ports_limit = self.shards.iter().map(|shard| shard.ports_total.get()).sum::<u64>();
+        let used = self.shards.iter().map(|shard| shard.ports_used.get()).sum::<u64>();
+        let relay_ports_free = relay_ports_limit.saturating_sub(used);
+        let file_descriptors_free = process::max_fds()
+            .zip(process::open_fds())
+            .map(|(max, open)| max.saturating_sub(open));
+
+        let reasons = [
+            (phase == Phase::Starting, "starting"),
+            (phase == Phase::Stopping, "stopping"),
+            (!self.liveness().alive, "a worker is stuck"),
+            (allocations >= allocations_limit, "limits.allocations is reached"),
+            (relay_ports_free == 0, "no relay port is free"),
+            (
+                file_descriptors_free.is_some_and(|free| free < RESERVED_FDS),
+                "no file descriptors are left",
+            ),
+        ];
+        let reasons = reasons
+            .into_iter()
+            .filter_map(|(holds, reason)| holds.then_some(reason))
+            .collect::<Vec<_>>();
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+            phase,
+            shards: self.shards.len(),
+            allocations,
+            allocations_limit,
+            relay_ports_free,
+            relay_ports_limit,
+            file_descriptors_free,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(heartbeat: Duration) -> (Health, Arc<Counters>) {
+        let shard = Arc::new(Counters::default());
+        shard.ports_total.set(2);
+        let health = Health::new(vec![Arc::clone(&shard)], 2, move || heartbeat);
+        health.set_phase(Phase::Serving);
+        (health, shard)
+    }
+
+    #[test]
+    fn readiness_names_every_reason_and_liveness_only_a_stuck_worker() {
+        let (health, shard) = health(Duration::ZERO);
+        assert!(health.readiness().ready, "{:?}", health.readiness());
+        health.set_phase(Phase::Stopping);
+        shard.allocations[0].set(2);
+        shard.ports_used.set(2);
+        let readiness = health.readiness();
+        assert!(!readiness.ready);
+        assert_eq!(
+            readiness.reasons,
+            ["stopping", "limits.allocations is reached", "no relay port is free"]
+        );
+        assert!(health.liveness().alive);
+    }
+
+    #[test]
+    fn one_allocation_below_the_limit_is_ready_and_at_the_limit_is_not() {
+        let (health, shard) = health(Duration::ZERO);
+        shard.allocations[1].set(1);
+        shard.ports_used.set(1);
+        assert!(health.readiness().ready);
+        shard.allocations[2].set(1);
+        assert!(!health.readiness().ready);
+        health.set_allocations_limit(3);
+        assert!(health.readiness().ready);
+    }
+
+    #[test]
+    fn a_worker_is_stuck_only_after_its_bound() {
+        assert!(health(STUCK_AFTER - Duration::from_millis(1)).0.liveness().alive);
+        let (stuck, _) = health(STUCK_AFTER);
+        assert!(!stuck.liveness().alive);
+        assert_eq!(stuck.readiness().reasons, ["a worker is stuck"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! Families of the core: the sum of what every shard counted.
+
+use std::sync::Arc;
+
+use super::exposition::{Exposition, Sample};
+use crate::turn::counters::{Cell, Counters, Direction, ERROR_CODES, METHODS};
+use crate::turn::output::{DropReason, EndReason};
+use crate::turn::types::Transport;
+
+/// Adds them to `out`.
+pub(super) fn collect(shards: &[Arc<Counters>], out: &mut Exposition) {
+    let sum = |cell: &dyn Fn(&Counters) -> &Cell| shards.iter().map(|shard| cell(shard).get()).sum::<u64>();
+
+    packets(&sum, out);
+    traffic(&sum, out);
+    out.counter(
+        "relay_requests_total",
+        "STUN and TURN requests, by method.",
+        METHODS
+            .iter()
+            .enumerate()
+            .map(|(i, method)| Sample::with([("method", method)], sum(&|c| &c.requests[i]))),
+    );
+    out.counter(
+        "relay_error_responses_total",
+        "STUN error responses sent, by error code.",
+        ERROR_CODES
+            .iter()
+            .enumerate()
+            .map(|(i, code)| Sample::with([("code", &code.to_string())], sum(&|c| &c.errors[i]))),
+    );
+    allocations(&sum, out);
+    out.gauge(
+        "relay_ports_in_use",
+        "Relay ports in use or reserved.",
+        Sample::plain(sum(&|c| &c.ports_used)),
+    );
+    out.gauge(
+        "relay_ports_limit",
+        "Relay ports there are.",
+        Sample::plain(sum(&|c| &c.ports_total)),
+    );
+}
+
+type Sum<'a> = dyn Fn(&dyn Fn(&Counters) -> &Cell) -> u64 + 'a;
+
+fn packets(sum: &Sum<'_>, out: &mut Exposition) {
+    out.counter(
+        "relay_received_packets_total",
+        "Packets and stream messages from clients and peers. Each ends in one verdict.",
+        Sample::plain(sum(&|c| &c.received)),
+    );
+    let dropped = (0..DropReason::ALL.len()).map(|i| sum(&|c| &c.dropped[i])).sum::<u64>();
+    out.counter(
+        "relay_verdicts_total",
+        "What became of packets: relayed, answered, waiting for a relay socket, or dropped.",
+        [
+            Sample::with([("verdict", "relayed")], sum(&|c| &c.relayed)),
+            Sample::with([("verdict", "answered")], sum(&|c| &c.answered)),
+            Sample::with([("verdict", "waiting")], sum(&|c| &c.waiting)),
+            Sample::with([("verdict", "dropped")], dropped),
+        ],
+    );
+    out.counter(
+        "relay_dropped_packets_total",
+        "Packets dropped, by reason.",
+        DropReason::ALL
+            .iter()
+            .map(|reason| Sample::with([("reason", reason.as_str())], sum(&|c| &c.dropped[*reason as usize]))),
+    );
+}
+
+fn traffic(sum: &Sum<'_>, out: &mut Exposition) {
+    let samples = |pick: fn(&Direction) -> &Cell| {
+        let up = Transport::ALL.iter().enumerate().map(move |(i, transport)| {
+            let labels = [("direction", "up"), ("transport", transport.as_str())];
+            Sample::with(labels, sum(&|c| pick(&c.up[i])))
+        });
+        let down = Transport::ALL.iter().enumerate().map(move |(i, transport)| {
+            let labels = [("direction", "down"), ("transport", transport.as_str())];
+            Sample::with(labels, sum(&|c| pick(&c.down[i])))
+        });
+        up.chain(down)
+    };
+    out.counter(
+        "relay_traffic_packets_total",
+        "Packets relayed: up is client to peer, down is peer to client; by the client's transport.",
+        samples(|direction| &direction.packets),
+    );
+    out.counter(
+        "relay_traffic_bytes_total",
+        "Bytes of application data relayed: up is client to peer, down is peer to client; by the client's transport.",
+        samples(|direction| &direction.bytes),
+    );
+}
+
+fn allocations(sum: &Sum<'_>, out: &mut Exposition) {
+    let by_transport = |pick: fn(&Counters) -> &[Cell; Transport::ALL.len()]| {
+        Transport::ALL
+            .iter()
+            .enumerate()
+            .map(move |(i, transport)| Sample::with([("transport", transport.as_str())], sum(&|c| &pick(c)[i])))
+    };
+    out.gauge(
+        "relay_allocations",
+        "Live allocations, by the client's transport.",
+        by_transport(|c| &c.allocations),
+    );
+    out.counter(
+        "relay_allocations_began_total",
+        "Allocations that began, by the client's transport.",
+        by_transport(|c| &c.allocations_began),
+    );
+    out.counter(
+        "relay_allocations_ended_total",
+        "Allocations that ended, by why.",
+        EndReason::ALL
+            .iter()
+            .map(|why| Sample::with([("why", why.as_str())], sum(&|c| &c.allocations_ended[*why as usize]))),
+    );
+}

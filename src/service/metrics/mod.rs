@@ -1,0 +1,232 @@
+//! The metrics endpoint: sums what every floor counts at the moment of the scrape, without a lock on any packet path.
+//!
+//! Names are `relay_<noun>_<unit>`, counters end in `_total`; labels come from closed sets and never hold an address or
+//! a username. Every label combination is there from the start, so that an alert can be written before the first
+//! event. The table in `docs/operations.md` lists all of them, and a test compares the two.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Registry, TextEncoder};
+
+use self::exposition::{Exposition, Sample};
+use super::api::counters::{ApiCounters, CODES, Route};
+use super::{health::Health, process};
+use crate::turn::counters::Counters;
+use crate::turn::time::UnixTime;
+
+mod core_families;
+mod exposition;
+
+/// Everything that counts.
+pub struct Sources {
+    /// One per shard.
+    pub turn: Vec<Arc<Counters>>,
+    /// The credentials API.
+    pub api: Arc<ApiCounters>,
+    /// Phase and heartbeats.
+    pub health: Arc<Health>,
+    /// The process as a whole.
+    pub process: Arc<ProcessCounters>,
+    /// Log lines lost so far.
+    pub lost_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// When the served certificate ends, if there is one.
+    pub certificate_expiry: Box<dyn Fn() -> Option<UnixTime> + Send + Sync>,
+}
+
+/// What happens once per process.
+#[derive(Debug)]
+pub struct ProcessCounters {
+    started: UnixTime,
+    reloads: [AtomicU64; 2],
+    last_reload: AtomicU64,
+    last_reload_failed: AtomicU64,
+}
+
+impl ProcessCounters {
+    /// The process began at `started`, with its first configuration in force.
+    pub fn new(started: UnixTime) -> Self {
+        Self {
+            started,
+            reloads: [AtomicU64::new(0), AtomicU64::new(0)],
+            last_reload: AtomicU64::new(started.0),
+            last_reload_failed: AtomicU64::new(0),
+        }
+    }
+
+    /// A reload ended.
+    pub fn reloaded(&self, now: UnixTime, success: bool) {
+        self.reloads[usize::from(!success)].fetch_add(1, Relaxed);
+        self.last_reload_failed.store(u64::from(!success), Relaxed);
+        if success {
+            self.last_reload.store(now.0, Relaxed);
+        }
+    }
+}
+
+/// Renders the metrics.
+pub struct Metrics(Registry);
+
+impl Metrics {
+    /// Registers every family.
+    ///
+    /// # Errors
+    /// When a family has an invalid or doubled name, which a test rules out.
+    pub fn new(sources: Sources) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        registry.register(Box::new(Relay::new(sources)?))?;
+        Ok(Self(registry))
+    }
+
+    /// The text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// When a family cannot be encoded, which a test rules out.
+    pub fn render(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.0.gather())
+    }
+}
+
+/// Collects on demand: nothing is kept between two scrapes.
+struct Relay {
+    sources: Sources,
+    descriptions: Vec<Desc>,
+}
+
+impl Relay {
+    fn new(sources: Sources) -> prometheus::Result<Self> {
+        // The registry wants to know beforehand what comes; what comes first tells it.
+        let describe = |family: MetricFamily| {
+            let labels = family
+                .get_metric()
+                .first()
+                .map(|metric| metric.get_label())
+                .unwrap_or_default();
+            let labels = labels.iter().map(|label| label.name().to_owned()).collect();
+            Desc::new(
+                family.name().to_owned(),
+                family.help().to_owned(),
+                labels,
+                Default::default(),
+            )
+        };
+        let descriptions = collect(&sources)
+            .into_iter()
+            .map(describe)
+            .collect::<prometheus::Result<_>>()?;
+        Ok(Self { sources, descriptions })
+    }
+}
+
+impl Collector for Relay {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        collect(&self.sources)
+    }
+}
+
+fn collect(sources: &Sources) -> Vec<MetricFamily> {
+    let mut out = Exposition::default();
+    core_families::collect(&sources.turn, &mut out);
+    api(&sources.api, &mut out);
+    service(sources, &mut out);
+    process(&sources.process, &mut out);
+    out.finish()
+}
+
+fn api(counters: &ApiCounters, out: &mut Exposition) {
+    let responses = Route::ALL.into_iter().flat_map(|route| {
+        CODES.iter().enumerate().map(move |(i, code)| {
+            Sample::with(
+                [("code", &code.to_string()), ("route", route.as_str())],
+                counters.responses(route, i),
+            )
+        })
+    });
+    out.counter(
+        "relay_api_responses_total",
+        "HTTP responses of the credentials API, by route and status code.",
+        responses,
+    );
+}
+
+fn service(sources: &Sources, out: &mut Exposition) {
+    let version = env!("CARGO_PKG_VERSION");
+    out.gauge(
+        "relay_build_info",
+        "Always 1; the version is a label.",
+        [Sample::with([("version", version)], 1_u64)],
+    );
+    let readiness = sources.health.readiness();
+    out.gauge(
+        "relay_ready",
+        "1 while more clients are wanted, as /readyz says.",
+        Sample::plain(readiness.ready),
+    );
+    out.gauge(
+        "relay_allocations_limit",
+        "Most allocations.",
+        Sample::plain(readiness.allocations_limit),
+    );
+    let reloads = &sources.process.reloads;
+    out.counter(
+        "relay_config_reloads_total",
+        "Configuration reloads, by outcome.",
+        [
+            Sample::with([("outcome", "success")], reloads[0].load(Relaxed)),
+            Sample::with([("outcome", "failure")], reloads[1].load(Relaxed)),
+        ],
+    );
+    out.gauge(
+        "relay_config_last_reload_successful",
+        "0 when the latest reload failed and the configuration before it is still in force.",
+        Sample::plain(sources.process.last_reload_failed.load(Relaxed) == 0),
+    );
+    out.gauge(
+        "relay_config_loaded_timestamp_seconds",
+        "When the configuration in force was loaded, Unix time.",
+        Sample::plain(sources.process.last_reload.load(Relaxed)),
+    );
+    out.gauge(
+        "relay_certificate_expiry_timestamp_seconds",
+        "When the served certificate ends, Unix time; 0 without one.",
+        Sample::plain((sources.certificate_expiry)().map_or(0, |expiry| expiry.0)),
+    );
+    out.counter(
+        "relay_log_lines_lost_total",
+        "Log lines dropped because the log could not be written fast enough.",
+        Sample::plain((sources.lost_log_lines)()),
+    );
+}
+
+/// By the names that Prometheus' own client libraries use.
+fn process(counters: &ProcessCounters, out: &mut Exposition) {
+    out.counter(
+        "process_cpu_seconds_total",
+        "CPU time of all threads, seconds.",
+        Sample::plain(process::cpu_seconds()),
+    );
+    out.gauge(
+        "process_open_fds",
+        "Open file descriptors.",
+        Sample::plain(process::open_fds().unwrap_or(0)),
+    );
+    let max_fds = process::max_fds().map_or(f64::INFINITY, exposition::Value::to_f64);
+    out.gauge("process_max_fds", "Most file descriptors.", Sample::plain(max_fds));
+    let resident = process::resident_bytes().unwrap_or(0);
+    out.gauge(
+        "process_resident_memory_bytes",
+        "Resident memory.",
+        Sample::plain(resident),
+    );
+    out.gauge(
+        "process_start_time_seconds",
+        "When the process began, Unix time.",
+        Sample::plain(counters.started.0),
+    );
+}

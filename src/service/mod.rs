@@ -1,0 +1,11 @@
+//! What an operator sees: start-up, configuration, front door, credentials API, metrics, health, logs, signals.
+//! No protocol logic.
+
+pub mod admin;
+pub mod api;
+pub mod config;
+pub mod health;
+pub mod log;
+pub mod metrics;
+pub mod process;
+pub mod systemd;

@@ -1,0 +1,82 @@
+//! What the operating system says of this process: file descriptors, memory, CPU time.
+
+use std::{fs, io};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Open file descriptors; `None` where `/proc` cannot be read.
+pub fn open_fds() -> Option<u64> {
+    // The handle that lists them is in the list.
+    Some((fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
+}
+
+/// How many file descriptors this process may open; `None` means any number.
+pub fn max_fds() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Raises the soft limit on file descriptors to the hard one and returns it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_max_fds() -> io::Result<Option<u64>> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        )?;
+    }
+    Ok(max_fds())
+}
+
+/// Resident memory in bytes; `None` where `/proc` cannot be read.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// CPU time of all threads, in seconds.
+pub fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    #[expect(clippy::cast_precision_loss, reason = "CPU seconds stay far below 2^53")]
+    let seconds = time.tv_sec as f64;
+    #[expect(clippy::cast_precision_loss, reason = "below 10^9")]
+    let nanos = time.tv_nsec as f64;
+    seconds + nanos / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opened_file_is_seen_and_every_value_is_there() {
+        // Other tests of this binary open and close files meanwhile: many are opened, so that they stand out.
+        let before = open_fds().expect("/proc");
+        let files = (0..500)
+            .map(|_| fs::File::open("/dev/null").expect("open"))
+            .collect::<Vec<_>>();
+        let during = open_fds().expect("/proc");
+        assert!(
+            during >= before + 400,
+            "{before} before, {during} with {} more",
+            files.len()
+        );
+        assert!(resident_bytes().expect("/proc") > 1024 * 1024);
+        assert!(cpu_seconds() > 0.0);
+        assert!(max_fds().is_none_or(|max| max > during));
+    }
+
+    #[test]
+    fn the_soft_limit_on_descriptors_becomes_the_hard_one() {
+        let raised = raise_max_fds().expect("raising to the hard limit is always allowed");
+        assert_eq!(raised, getrlimit(Resource::Nofile).maximum);
+    }
+}

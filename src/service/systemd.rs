@@ -1,0 +1,50 @@
+//! What the service manager is told (sd_notify), and its watchdog. Without a service manager nothing happens.
+
+use core::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// Everything is bound and serving.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+}
+
+/// The configuration is being read again; [`ready`] ends it.
+pub fn reloading() {
+    // Since systemd 253 a `Type=notify-reload` unit needs the time as well; others skip it.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(_) => tell(&[NotifyState::Reloading]),
+    }
+}
+
+/// No new clients; within `at_most` the process is gone.
+pub fn stopping(status: &str, at_most: Duration) {
+    let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::Status(&one_line(status)),
+        NotifyState::ExtendTimeoutUsec(micros),
+    ]);
+}
+
+/// Every worker is alive.
+pub fn alive() {
+    tell(&[NotifyState::Watchdog]);
+}
+
+/// How often [`alive`] must be told, if the service manager wants that: half of what it allows.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
+}
+
+/// A status line is one line: the protocol's separator is the newline.
+fn one_line(status: &str) -> String {
+    status.replace(char::is_control, " ")
+}

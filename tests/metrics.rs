@@ -1,0 +1,292 @@
+//! The admin listener: metrics as Prometheus reads them and as `docs/operations.md` lists them, health, readiness.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request, StatusCode};
+use relay::service::admin;
+use relay::service::api::counters::ApiCounters;
+use relay::service::health::{Health, Phase};
+use relay::service::metrics::{Metrics, ProcessCounters, Sources};
+use relay::turn::counters::Counters;
+use relay::turn::output::{DropReason, EndReason};
+use relay::turn::time::UnixTime;
+use relay::turn::types::Transport;
+use serde_json::Value;
+use tower::ServiceExt;
+
+struct Admin {
+    shards: Vec<Arc<Counters>>,
+    health: Arc<Health>,
+    process: Arc<ProcessCounters>,
+    router: Router,
+}
+
+fn admin() -> Admin {
+    let shards = vec![Arc::new(Counters::default()), Arc::new(Counters::default())];
+    for shard in &shards {
+        shard.ports_total.set(100);
+    }
+    let health = Arc::new(Health::new(shards.clone(), 1000, || Duration::from_millis(3)));
+    let process = Arc::new(ProcessCounters::new(UnixTime(1_700_000_000)));
+    let metrics = Metrics::new(Sources {
+        turn: shards.clone(),
+        api: Arc::new(ApiCounters::default()),
+        health: Arc::clone(&health),
+        process: Arc::clone(&process),
+        lost_log_lines: Box::new(|| 5),
+        certificate_expiry: Box::new(|| Some(UnixTime(1_800_000_000))),
+    });
+    let router = admin::router(Arc::new(metrics.expect("families")), Arc::clone(&health), None);
+    Admin {
+        shards,
+        health,
+        process,
+        router,
+    }
+}
+
+async fn call(router: &Router, method: Method, path: &str) -> (StatusCode, String) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .body(Body::empty())
+        .expect("request");
+    let response = router.clone().oneshot(request).await.expect("infallible");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), usize::MAX).await.expect("body");
+    (status, String::from_utf8(bytes.to_vec()).expect("UTF-8"))
+}
+
+async fn scrape(router: &Router) -> String {
+    let (status, text) = call(router, Method::GET, "/metrics").await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    text
+}
+
+/// The value of one series, written as in the text format.
+fn value(text: &str, series: &str) -> f64 {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{series} is missing in\n{text}"))
+        .parse()
+        .expect("number")
+}
+
+#[tokio::test]
+async fn the_counters_of_all_shards_are_added_up() {
+    let admin = admin();
+    for (i, shard) in (1..).zip(&admin.shards) {
+        shard.received.add(10 * i);
+        shard.answered.add(i);
+        shard.drop_packet(DropReason::NoPermission);
+        shard.drop_packet(DropReason::NotTurn);
+        shard.error_response(401);
+        shard.up[Transport::Tls as usize].bytes.add(1000 * i);
+        shard.down[Transport::Udp as usize].packets.add(7 * i);
+        shard.allocations[Transport::Tcp as usize].set(i);
+        shard.allocations_ended[EndReason::Expired as usize].add(i);
+        shard.ports_used.set(i);
+    }
+    let text = scrape(&admin.router).await;
+    for (series, expected) in [
+        ("relay_received_packets_total", 30.0),
+        ("relay_verdicts_total{verdict=\"answered\"}", 3.0),
+        ("relay_verdicts_total{verdict=\"dropped\"}", 4.0),
+        ("relay_dropped_packets_total{reason=\"no_permission\"}", 2.0),
+        ("relay_dropped_packets_total{reason=\"malformed\"}", 0.0),
+        ("relay_error_responses_total{code=\"401\"}", 2.0),
+        ("relay_traffic_bytes_total{direction=\"up\",transport=\"tls\"}", 3000.0),
+        (
+            "relay_traffic_packets_total{direction=\"down\",transport=\"udp\"}",
+            21.0,
+        ),
+        ("relay_allocations{transport=\"tcp\"}", 3.0),
+        ("relay_allocations_ended_total{why=\"expired\"}", 3.0),
+        ("relay_ports_in_use", 3.0),
+        ("relay_ports_limit", 200.0),
+        ("relay_log_lines_lost_total", 5.0),
+        ("relay_certificate_expiry_timestamp_seconds", 1_800_000_000.0),
+        ("process_start_time_seconds", 1_700_000_000.0),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_reload_is_seen_until_one_succeeds() {
+    let admin = admin();
+    assert_eq!(
+        value(&scrape(&admin.router).await, "relay_config_last_reload_successful"),
+        1.0
+    );
+    admin.process.reloaded(UnixTime(1_700_000_100), false);
+    let text = scrape(&admin.router).await;
+    assert_eq!(value(&text, "relay_config_last_reload_successful"), 0.0);
+    assert_eq!(value(&text, "relay_config_reloads_total{outcome=\"failure\"}"), 1.0);
+    assert_eq!(value(&text, "relay_config_loaded_timestamp_seconds"), 1_700_000_000.0);
+    admin.process.reloaded(UnixTime(1_700_000_200), true);
+    let text = scrape(&admin.router).await;
+    assert_eq!(value(&text, "relay_config_last_reload_successful"), 1.0);
+    assert_eq!(value(&text, "relay_config_loaded_timestamp_seconds"), 1_700_000_200.0);
+}
+
+#[tokio::test]
+async fn the_table_in_the_operations_guide_lists_exactly_the_metrics_there_are() {
+    let text = scrape(&admin().router).await;
+    let guide = include_str!("../docs/operations.md");
+    let served = families(&text);
+    let listed = guide
+        .lines()
+        .filter_map(|line| {
+            let cells = line.strip_prefix("| `")?.split('|').map(str::trim).collect::<Vec<_>>();
+            let name = cells[0].strip_suffix('`')?;
+            let is_metric = name.starts_with("relay_") || name.starts_with("process_");
+            let labels = cells[2]
+                .split(',')
+                .map(|label| label.trim().trim_matches('`').to_owned());
+            is_metric.then(|| {
+                (
+                    name.to_owned(),
+                    (
+                        cells[1].to_owned(),
+                        labels.filter(|l| !l.is_empty()).collect::<Vec<_>>(),
+                    ),
+                )
+            })
+        })
+        .collect::<BTreeMap<_, _>>();
+    for (name, family) in &served {
+        assert_eq!(listed.get(name), Some(family), "{name} in docs/operations.md");
+    }
+    for name in listed.keys() {
+        assert!(
+            served.contains_key(name),
+            "docs/operations.md lists {name}, which is not served"
+        );
+    }
+}
+
+/// Type and label names of each family.
+fn families(text: &str) -> BTreeMap<String, (String, Vec<String>)> {
+    let mut families = BTreeMap::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else {
+            continue;
+        };
+        let sample = lines.peek().expect("a sample follows");
+        let labels = sample
+            .split_once('{')
+            .map_or("", |(_, rest)| rest.split_once('}').expect("}").0);
+        let labels = labels
+            .split(',')
+            .filter_map(|label| Some(label.split_once('=')?.0.to_owned()))
+            .collect();
+        families.insert(name.to_owned(), (kind.to_owned(), labels));
+    }
+    families
+}
+
+#[tokio::test]
+async fn every_label_value_comes_from_a_closed_set() {
+    let text = scrape(&admin().router).await;
+    let version = env!("CARGO_PKG_VERSION");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let Some((_, labels)) = line.split_once('{') else {
+            continue;
+        };
+        let labels = labels.split_once('}').expect("}").0;
+        for label in labels.split(',') {
+            let (name, value) = label.split_once('=').expect("=");
+            let value = value.trim_matches('"');
+            let word = value
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            assert!(
+                !value.is_empty() && (word || (name == "version" && value == version)),
+                "{line}"
+            );
+        }
+    }
+}
+
+//= security.md §8: no per-user or per-address labels, and a text that promtool has nothing to say about
+#[tokio::test]
+async fn promtool_finds_no_fault_in_the_metrics() {
+    let text = scrape(&admin().router).await;
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match promtool {
+        Ok(child) => child,
+        Err(e) if std::env::var_os("CI").is_none() => {
+            eprintln!("NOT TESTED: promtool cannot be run ({e}); install Debian's `prometheus`");
+            return;
+        }
+        Err(e) => panic!("promtool must be there in CI: {e}"),
+    };
+    promtool
+        .stdin
+        .take()
+        .expect("stdin")
+        .write_all(text.as_bytes())
+        .expect("write");
+    let output = promtool.wait_with_output().expect("promtool");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+#[tokio::test]
+async fn readiness_follows_the_phase_and_tells_the_capacity_while_liveness_does_not_care() {
+    let admin = admin();
+    let ready = async || {
+        let (status, text) = call(&admin.router, Method::GET, "/readyz").await;
+        (status, serde_json::from_str::<Value>(&text).expect("JSON"))
+    };
+    let (status, json) = ready().await;
+    assert_eq!(
+        (status, &json["phase"], &json["ready"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"starting".into(), &false.into())
+    );
+    admin.health.set_phase(Phase::Serving);
+    admin.shards[0].allocations[0].set(4);
+    admin.shards[0].ports_used.set(4);
+    let (status, json) = ready().await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(json["reasons"], serde_json::json!([]));
+    assert_eq!(json["allocations"], 4);
+    assert_eq!(json["allocations_limit"], 1000);
+    assert_eq!(json["relay_ports_free"], 196);
+    admin.health.set_phase(Phase::Stopping);
+    assert_eq!(ready().await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let (status, text) = call(&admin.router, Method::GET, "/healthz").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::OK, r#"{"alive":true,"slowest_heartbeat_ms":3}"#)
+    );
+}
+
+#[tokio::test]
+async fn nothing_else_is_served_there_and_nothing_can_be_changed() {
+    let admin = admin();
+    for (method, path, status) in [
+        (Method::GET, "/", StatusCode::NOT_FOUND),
+        (Method::GET, "/turn", StatusCode::NOT_FOUND),
+        (Method::POST, "/v1/ice-servers", StatusCode::NOT_FOUND),
+        (Method::POST, "/metrics", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::DELETE, "/readyz", StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        assert_eq!(call(&admin.router, method, path).await.0, status, "{path}");
+    }
+}
