@@ -322,6 +322,11 @@ impl<'a> Message<'a> {
             .map(|attribute| attribute.value)
     }
 
+    /// Types and values of all attributes in front of the integrity attribute, in order, duplicates included.
+    pub fn attributes(&self) -> impl Iterator<Item = (AttributeType, &'a [u8])> {
+        self.trusted().map(|attribute| (attribute.kind, attribute.value))
+    }
+
     /// The first XOR-encoded address of type `kind`, decoded; `Ok(None)` if there is none.
     ///
     /// # Errors

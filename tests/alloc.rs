@@ -1,0 +1,96 @@
+//! What must not touch the heap does not: counted, not believed.
+
+#![allow(unsafe_code, reason = "an allocator cannot be written without")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+
+use relay::wire::attribute::AttributeType;
+use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+use relay::wire::message::{Class, Message, Method, TransactionId};
+use relay::wire::writer::{self, MessageWriter};
+use relay::wire::{channel_data, framing};
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to `System` unchanged; counting touches a thread-local that needs no heap.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on; `pointer` came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Heap allocations this thread makes in `work`.
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.with(Cell::get);
+    work();
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1);
+}
+
+#[test]
+fn an_authenticated_exchange_does_not_touch_the_heap() {
+    let key = Key::long_term(b"1700000000:alice", "example.org", b"c2VjcmV0", PasswordAlgorithm::Md5);
+    let id = TransactionId([1; 12]);
+    let (mut request, mut response) = ([0; 256], [0; 256]);
+    for integrity in [Integrity::Sha1, Integrity::Sha256] {
+        let count = allocations(|| {
+            let mut w = MessageWriter::new(&mut request, Class::Request, Method::Refresh, id);
+            w.u32(AttributeType::LIFETIME, 600)
+                .attribute(AttributeType::USERNAME, b"1700000000:alice");
+            w.attribute(AttributeType(0x7FFE), b"")
+                .integrity(&key, integrity)
+                .fingerprint();
+            let len = w.finish().unwrap();
+
+            let message = Message::parse(&request[..len]).unwrap();
+            assert!(message.verify(&key));
+            let unknown = message.unknown_required();
+            let mut w = MessageWriter::new(&mut response, Class::Error, Method::Refresh, message.transaction_id());
+            w.error_code(420, "Unknown Attribute")
+                .unknown_attributes(&unknown)
+                .integrity(&key, integrity);
+            black_box(w.finish().unwrap());
+        });
+        assert_eq!(count, 0, "{integrity:?}");
+    }
+}
+
+#[test]
+fn data_carriers_and_framing_do_not_touch_the_heap() {
+    let peer = "[2001:db8::1]:4000".parse().unwrap();
+    let mut header = [0; 48];
+    let mut packet = [0x40; 1204];
+    let count = allocations(|| {
+        channel_data::emit_header(0x4001, 1200, &mut packet);
+        black_box(channel_data::parse(&packet).unwrap());
+        black_box(framing::next_frame(&packet).unwrap());
+        black_box(writer::emit_data_indication_header(
+            TransactionId([1; 12]),
+            peer,
+            1200,
+            &mut header,
+        ));
+    });
+    assert_eq!(count, 0);
+}
