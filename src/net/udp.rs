@@ -1,0 +1,235 @@
+//! UDP in batches: `recvmmsg` with GRO in, gathered `sendmmsg` with GSO out.
+//!
+//! A packet costs several microseconds in the kernel's UDP stack and a fraction of one in ours, so the one way to be
+//! faster is to let the stack see fewer, larger packets: several datagrams of one flow cross it as one (UDP_GRO on the
+//! way in, UDP_SEGMENT on the way out) wherever a sender sends them together, as video does.
+//!
+//! [`RecvBatch`] takes datagrams from any number of sockets into one slab; [`SendBatch`] collects what shall leave as
+//! ranges of that slab with small headers in front, and sends it grouped by socket. No byte of application data is
+//! copied between the two. Order within a flow (socket, destination) is kept; nothing is ever retried later: what the
+//! kernel refuses is counted and gone, as UDP may be.
+//!
+//! Deliberately absent: TTL copying (RFC 8656 §14 leaves it open), zero-copy sending (it pays only beyond 10 KB).
+
+mod queue;
+mod receive;
+mod send;
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use self::receive::{Datagrams, RecvBatch, Slot};
+pub use self::send::{Datagram, Full, SendBatch, SendError, SendStats};
+use super::sys::{address, options};
+use crate::turn::time::Instant;
+
+/// How long a socket goes without GSO for sizes the kernel has refused.
+const GSO_RETRY: Duration = Duration::from_secs(10);
+
+/// How a socket is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpOptions {
+    /// SO_RCVBUF in bytes; 0 leaves the system's default.
+    pub receive_buffer: usize,
+    /// SO_SNDBUF in bytes; 0 leaves the system's default.
+    pub send_buffer: usize,
+    /// UDP_GRO and UDP_SEGMENT, where the kernel has them.
+    pub offload: bool,
+    /// Queue ICMP errors (`IP_RECVERR`), to be read with [`UdpSocket::take_error`].
+    pub errors: bool,
+    /// Report DSCP and ECN of each datagram.
+    pub traffic_class: bool,
+}
+
+/// A bound, non-blocking UDP socket that knows which offloads it may use.
+///
+/// An IPv6 socket is `IPV6_V6ONLY`. DF is never set unless a datagram asks for it.
+#[derive(Debug)]
+pub struct UdpSocket {
+    fd: OwnedFd,
+    local: SocketAddr,
+    gro: bool,
+    gso: Cell<Gso>,
+}
+
+/// What the kernel is trusted to segment on a socket.
+#[derive(Clone, Copy, Debug)]
+struct Gso {
+    /// Largest segment tried; 0: GSO is off for good.
+    limit: u16,
+    /// When a lowered limit is lifted again.
+    retry_at: Option<Instant>,
+}
+
+impl UdpSocket {
+    /// Binds `addr`; port 0 takes any.
+    ///
+    /// # Errors
+    /// Those of `socket` and `bind`; a buffer size or an offload that is not to be had is none.
+    pub fn bind(addr: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
+        Self::open(addr, options, false)
+    }
+
+    /// Binds `count` sockets to one address, between which the kernel divides the clients (SO_REUSEPORT).
+    ///
+    /// SO_REUSEPORT would also let a second server of the same user bind the same port and silently take half of the
+    /// clients, so the address is first bound exclusively.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_group(addr: SocketAddr, count: usize, options: &UdpOptions) -> io::Result<Vec<Self>> {
+        let alone = Self::open(addr, options, false)?;
+        if count <= 1 {
+            return Ok(vec![alone]);
+        }
+        let addr = alone.local;
+        drop(alone);
+        (0..count).map(|_| Self::open(addr, options, true)).collect()
+    }
+
+    fn open(addr: SocketAddr, wanted: &UdpOptions, shared: bool) -> io::Result<Self> {
+        let ipv6 = addr.is_ipv6();
+        let socket = Socket::new(
+            Domain::for_address(addr),
+            Type::DGRAM.nonblocking(),
+            Some(Protocol::UDP),
+        )?;
+        if ipv6 {
+            socket.set_only_v6(true)?;
+        }
+        if shared {
+            socket.set_reuse_port(true)?;
+        }
+        // The system's maximum may cut these; the effective size is no reason not to serve.
+        if wanted.receive_buffer > 0 {
+            let _ = socket.set_recv_buffer_size(wanted.receive_buffer);
+        }
+        if wanted.send_buffer > 0 {
+            let _ = socket.set_send_buffer_size(wanted.send_buffer);
+        }
+        options::set_dont_fragment(socket.as_fd(), ipv6, false)?;
+        if addr.ip().is_unspecified() {
+            options::set_packet_info(socket.as_fd(), ipv6)?;
+        }
+        if wanted.errors {
+            options::set_receive_errors(socket.as_fd(), ipv6)?;
+        }
+        if wanted.traffic_class {
+            options::set_receive_traffic_class(socket.as_fd(), ipv6)?;
+        }
+        socket.bind(&addr.into())?;
+        // A port given is the port bound; asking the kernel again would be one more system call per allocation.
+        let local = if addr.port() == 0 {
+            socket
+                .local_addr()?
+                .as_socket()
+                .ok_or_else(|| io::Error::other("no IP socket"))?
+        } else {
+            addr
+        };
+        let gro = wanted.offload && options::set_gro(socket.as_fd()).is_ok();
+        let gso = wanted.offload && options::knows_gso(socket.as_fd());
+        let limit = if gso { u16::MAX } else { 0 };
+        Ok(Self {
+            fd: socket.into(),
+            local: address::canonical(local),
+            gro,
+            gso: Cell::new(Gso { limit, retry_at: None }),
+        })
+    }
+
+    /// The address bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether it is bound to all local addresses, so that a reply must name its source.
+    pub fn is_wildcard(&self) -> bool {
+        self.local.ip().is_unspecified()
+    }
+
+    /// Whether several datagrams may arrive as one.
+    pub fn uses_gro(&self) -> bool {
+        self.gro
+    }
+
+    /// Whether several datagrams may leave as one.
+    pub fn uses_gso(&self) -> bool {
+        self.gso.get().limit > 0
+    }
+
+    /// Takes one ICMP error off the queue; `None` when there is none.
+    /// What the kernel reports on its own behalf (a datagram larger than the interface takes) is skipped.
+    pub fn take_error(&self) -> Option<IcmpError> {
+        loop {
+            let entry = super::sys::message::receive_error(self.as_fd()).ok()?;
+            let Some(entry) = entry else { continue };
+            let from_network = matches!(entry.error.origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+            if let (true, Some(destination)) = (from_network, entry.destination) {
+                return Some(IcmpError {
+                    destination,
+                    kind: entry.error.kind,
+                    code: entry.error.code,
+                    info: entry.error.info,
+                });
+            }
+        }
+    }
+
+    /// Largest datagram to be sent as a segment at `now`.
+    fn gso_limit(&self, now: Instant) -> usize {
+        let gso = self.gso.get();
+        if gso.retry_at.is_some_and(|at| now >= at) {
+            self.gso.set(Gso {
+                limit: u16::MAX,
+                retry_at: None,
+            });
+            return usize::from(u16::MAX);
+        }
+        usize::from(gso.limit)
+    }
+
+    /// The kernel refused to segment: for good if the device cannot (EIO), for a while if the size was the reason
+    /// (the route's MTU is smaller, so these datagrams must be fragmented one by one).
+    fn refuse_gso(&self, errno: i32, size: usize, now: Instant) {
+        let limit = u16::try_from(size.saturating_sub(1)).unwrap_or(u16::MAX);
+        self.gso.set(if errno == libc::EIO || limit == 0 {
+            Gso {
+                limit: 0,
+                retry_at: None,
+            }
+        } else {
+            Gso {
+                limit,
+                retry_at: Some(now + GSO_RETRY),
+            }
+        });
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// An ICMP error about a datagram sent from here (RFC 8656 §11.5). Which ICMP follows from `destination`'s family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// Where that datagram was going; not who sent the error.
+    pub destination: SocketAddr,
+    /// ICMP type.
+    pub kind: u8,
+    /// ICMP code.
+    pub code: u8,
+    /// The next hop's MTU where type and code speak of one.
+    pub info: u32,
+}
+
+#[cfg(test)]
+mod tests;

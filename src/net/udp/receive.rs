@@ -1,0 +1,183 @@
+//! Datagrams in: a slab of slots filled from any number of sockets.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use super::UdpSocket;
+use crate::net::sys::message::ReceiveCall;
+
+/// Bytes of a slot: the largest datagram, or the most the kernel coalesces into one.
+const SLOT: usize = 65_536;
+/// Distance of two slots. A little more than a slot, because starts 64 KiB apart would all fall into the same few sets
+/// of the processor's first-level cache, and lone packets touch just the starts.
+const STRIDE: usize = SLOT + 192;
+
+/// One filled slot: datagrams of one sender and one size (the last may be shorter).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Who sent them; canonical.
+    pub source: SocketAddr,
+    /// The local address they were sent to; on a wildcard socket only.
+    pub local: Option<IpAddr>,
+    /// DSCP and ECN, if the socket reports them.
+    pub tos: u8,
+    start: usize,
+    len: usize,
+    stride: usize,
+    usable: bool,
+}
+
+impl Slot {
+    /// The datagrams in it, as ranges of [`RecvBatch::slab`].
+    pub fn datagrams(&self) -> Datagrams {
+        Datagrams {
+            next: self.start,
+            end: self.start + self.len,
+            stride: self.stride,
+            left: self.usable,
+        }
+    }
+}
+
+/// Iterates over the ranges of the datagrams of one slot; holds no borrow.
+#[derive(Clone, Debug)]
+pub struct Datagrams {
+    next: usize,
+    end: usize,
+    stride: usize,
+    left: bool,
+}
+
+impl Iterator for Datagrams {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        if !self.left {
+            return None;
+        }
+        let start = self.next;
+        self.next = (start + self.stride).min(self.end);
+        // An empty datagram is one too: the end is reached after it, not before.
+        self.left = self.next < self.end;
+        Some(start..self.next)
+    }
+}
+
+/// A slab of receive slots. Slots fill up over several [`RecvBatch::receive`] calls, on different sockets, until
+/// [`RecvBatch::clear`]; in between every range handed out stays valid.
+pub struct RecvBatch {
+    slab: Box<[u8]>,
+    slots: Vec<Slot>,
+    /// Free part of the slot that [`RecvBatch::store`] is filling.
+    store: Range<usize>,
+    call: ReceiveCall,
+    truncated: u64,
+}
+
+impl RecvBatch {
+    /// A slab of `slots` slots of 64 KiB. Memory that is never written is never backed.
+    pub fn new(slots: usize) -> Self {
+        Self {
+            slab: vec![0; slots.max(1) * STRIDE].into_boxed_slice(),
+            slots: Vec::with_capacity(slots.max(1)),
+            store: 0..0,
+            call: ReceiveCall::new(slots.max(1)),
+            truncated: 0,
+        }
+    }
+
+    /// Slots not yet used.
+    pub fn free(&self) -> usize {
+        self.slots.capacity() - self.slots.len()
+    }
+
+    /// Forgets everything received.
+    pub fn clear(&mut self) {
+        self.slots.clear();
+        self.store = 0..0;
+    }
+
+    /// Takes at most `max` messages from `socket`, as many as there are and slots are free; never waits.
+    /// Returns the slots filled; none when there is nothing to read.
+    ///
+    /// # Errors
+    /// The socket's pending error (an ICMP error on a socket that queues them), which is thereby cleared.
+    pub fn receive(&mut self, socket: &UdpSocket, max: usize) -> io::Result<Range<usize>> {
+        let first = self.slots.len();
+        let count = max.min(self.free());
+        if count == 0 {
+            return Ok(first..first);
+        }
+        let slots = self
+            .slab
+            .chunks_exact_mut(STRIDE)
+            .skip(first)
+            .take(count)
+            .map(|slot| &mut slot[..SLOT]);
+        let received = match self.call.receive(socket.as_fd(), slots) {
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(e) => return Err(e),
+        };
+        for i in 0..received {
+            let message = self.call.message(i);
+            let source = message.source.filter(|_| !message.truncated);
+            self.truncated += u64::from(source.is_none());
+            self.slots.push(Slot {
+                source: source.unwrap_or_else(|| socket.local_addr()),
+                local: message.ancillary.local,
+                tos: message.ancillary.tos,
+                start: (first + i) * STRIDE,
+                len: message.len,
+                stride: message.ancillary.segment.unwrap_or(message.len).max(1),
+                usable: source.is_some(),
+            });
+        }
+        Ok(first..first + received)
+    }
+
+    /// A slot filled since the last [`Self::clear`]; `None` beyond them.
+    pub fn slot(&self, index: usize) -> Option<Slot> {
+        self.slots.get(index).copied()
+    }
+
+    /// All bytes; ranges of [`Datagrams`] and [`Self::store`] index it.
+    pub fn slab(&self) -> &[u8] {
+        &self.slab
+    }
+
+    /// Keeps a copy of `head` and `tail`, one behind the other, until [`Self::clear`]: for packets that came another
+    /// way than UDP and shall leave with this batch. `None`: no room; send what there is, clear and try again.
+    pub fn store(&mut self, head: &[u8], tail: &[u8]) -> Option<Range<usize>> {
+        let len = head.len() + tail.len();
+        if self.store.len() < len || self.store.is_empty() {
+            if self.free() == 0 || len > SLOT {
+                return None;
+            }
+            let start = self.slots.len() * STRIDE;
+            self.slots.push(Slot {
+                source: SocketAddr::from(([0, 0, 0, 0], 0)),
+                local: None,
+                tos: 0,
+                start,
+                len: 0,
+                stride: 1,
+                usable: false,
+            });
+            self.store = start..start + SLOT;
+        }
+        let range = self.store.start..self.store.start + len;
+        let (a, b) = self.slab[range.clone()].split_at_mut(head.len());
+        a.copy_from_slice(head);
+        b.copy_from_slice(tail);
+        self.store.start = range.end;
+        Some(range)
+    }
+
+    /// Messages thrown away so far because they were cut short or had no IP sender.
+    pub fn truncated(&self) -> u64 {
+        self.truncated
+    }
+}

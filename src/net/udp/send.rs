@@ -1,0 +1,440 @@
+//! Datagrams out: a batch is sent with few system calls, and what the kernel refuses is counted, never waited for.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use super::UdpSocket;
+use super::queue::{Cursor, GSO_SEGMENTS, NONE, PIECES_PER_DATAGRAM, Queue};
+use crate::net::sys::message::{Composer, Envelope, SendCall};
+use crate::net::sys::options;
+use crate::turn::time::Instant;
+
+/// Bounds of one system call.
+const CALL_MESSAGES: usize = 64;
+const CALL_PIECES: usize = 512;
+/// One datagram to send.
+#[derive(Clone, Debug)]
+pub struct Datagram<'a> {
+    /// Which socket, as the caller numbers them.
+    pub egress: u32,
+    /// Where to.
+    pub destination: SocketAddr,
+    /// Local address to send from; on a wildcard socket only.
+    pub source: Option<IpAddr>,
+    /// DSCP and ECN to send with; 0: best effort, Not-ECT.
+    pub tos: u8,
+    /// Set DF, do not fragment.
+    pub dont_fragment: bool,
+    /// Bytes in front; copied.
+    pub header: &'a [u8],
+    /// Range of the slab given to [`SendBatch::flush`].
+    pub data: Range<usize>,
+    /// Zero bytes behind, at most 3.
+    pub padding: usize,
+}
+
+impl Datagram<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.header.len() + self.data.len() + self.padding
+    }
+}
+
+/// The batch must be flushed before it takes this datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Why the kernel did not send a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The socket's send buffer is full (EAGAIN).
+    WouldBlock,
+    /// The device's queue is full (ENOBUFS, ENOMEM).
+    NoBuffers,
+    /// Larger than UDP or, with DF, the interface takes (EMSGSIZE).
+    TooLong,
+    /// An ICMP error kept coming in between (ECONNREFUSED).
+    Refused,
+    /// Forbidden by a firewall or to broadcast (EPERM, EACCES).
+    Forbidden,
+    /// No route, or the network is down.
+    Unreachable,
+    /// Destination or source address not usable (EINVAL, EAFNOSUPPORT, EADDRNOTAVAIL).
+    Invalid,
+    /// Anything else.
+    Other,
+}
+
+impl SendError {
+    /// Every class, in the order of [`SendStats::failed`].
+    pub const ALL: [Self; 8] = [
+        Self::WouldBlock,
+        Self::NoBuffers,
+        Self::TooLong,
+        Self::Refused,
+        Self::Forbidden,
+        Self::Unreachable,
+        Self::Invalid,
+        Self::Other,
+    ];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WouldBlock => "would_block",
+            Self::NoBuffers => "no_buffers",
+            Self::TooLong => "too_long",
+            Self::Refused => "refused",
+            Self::Forbidden => "forbidden",
+            Self::Unreachable => "unreachable",
+            Self::Invalid => "invalid",
+            Self::Other => "other",
+        }
+    }
+
+    /// The class of an errno.
+    pub const fn of(errno: i32) -> Self {
+        match errno {
+            libc::EAGAIN => Self::WouldBlock,
+            libc::ENOBUFS | libc::ENOMEM => Self::NoBuffers,
+            libc::EMSGSIZE => Self::TooLong,
+            libc::ECONNREFUSED => Self::Refused,
+            libc::EPERM | libc::EACCES => Self::Forbidden,
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN | libc::ENONET => {
+                Self::Unreachable
+            }
+            libc::EINVAL | libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EDESTADDRREQ => Self::Invalid,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether the error may be that of an earlier datagram, reported by ICMP and told to whoever calls next.
+    const fn may_be_pending(self) -> bool {
+        !matches!(self, Self::WouldBlock | Self::NoBuffers)
+    }
+}
+
+/// What became of datagrams since the last [`SendBatch::take_stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendStats {
+    /// `sendmmsg` calls.
+    pub calls: u64,
+    /// Messages the kernel took; a GSO message counts once.
+    pub messages: u64,
+    /// Datagrams the kernel took.
+    pub datagrams: u64,
+    /// Of the messages, those with several datagrams.
+    pub gso_messages: u64,
+    /// Datagrams within those.
+    pub gso_datagrams: u64,
+    /// GSO messages the kernel refused; their datagrams were sent one by one.
+    pub gso_refused: u64,
+    /// Datagrams not sent, by [`SendError`].
+    pub failed: [u64; SendError::ALL.len()],
+    /// Datagrams whose socket was gone.
+    pub gone: u64,
+}
+
+/// What one `sendmmsg` entry stands for.
+#[derive(Clone, Copy)]
+struct Unit {
+    at: Cursor,
+    datagrams: u16,
+}
+
+/// Datagrams waiting to be sent, and the arrays to do it. Bounded; never allocates once warm.
+pub struct SendBatch {
+    queue: Queue,
+    units: Vec<Unit>,
+    call: SendCall,
+    stats: SendStats,
+}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SendBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self {
+            queue: Queue::new(),
+            units: Vec::with_capacity(CALL_MESSAGES),
+            call: SendCall::new(
+                CALL_MESSAGES,
+                CALL_PIECES + usize::from(GSO_SEGMENTS) * PIECES_PER_DATAGRAM,
+            ),
+            stats: SendStats::default(),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Makes room for sockets numbered below `count`, so that [`Self::push`] need not allocate.
+    pub fn reserve_egress(&mut self, count: usize) {
+        self.queue.reserve_egress(count);
+    }
+
+    /// Takes what was counted.
+    pub fn take_stats(&mut self) -> SendStats {
+        std::mem::take(&mut self.stats)
+    }
+
+    /// Adds a datagram behind all others of its socket.
+    ///
+    /// # Errors
+    /// [`Full`]: flush first. A header too long for an empty batch never fits.
+    pub fn push(&mut self, datagram: &Datagram<'_>) -> Result<(), Full> {
+        self.queue.push(datagram)
+    }
+
+    /// Sends everything and empties the batch. `socket` maps an egress number to its socket.
+    pub fn flush<'s>(&mut self, slab: &[u8], now: Instant, socket: impl Fn(u32) -> Option<&'s UdpSocket>) {
+        let mut index = 0;
+        while let Some(group) = self.queue.group(index) {
+            index += 1;
+            let mut next = self.queue.cursor(group.first);
+            if let Some(socket) = socket(group.egress) {
+                while let Some(at) = next {
+                    next = self.send_some(socket, slab, now, at);
+                }
+            } else {
+                self.stats.gone += self.count_from(next);
+            }
+        }
+        self.queue.clear();
+    }
+
+    /// Sends as much of a group as one call takes and returns where to go on.
+    fn send_some(&mut self, socket: &UdpSocket, slab: &[u8], now: Instant, from: Cursor) -> Option<Cursor> {
+        let dont_fragment = self.queue.message(from.message).dont_fragment;
+        let limit = if dont_fragment { 0 } else { socket.gso_limit(now) };
+        let ipv6 = socket.local_addr().is_ipv6();
+        self.units.clear();
+        let mut list = self.call.compose();
+        let mut next = Some(from);
+        while let Some(at) = next {
+            let message = self.queue.message(at.message);
+            if message.dont_fragment != dont_fragment || list.len() == CALL_MESSAGES || list.parts() >= CALL_PIECES {
+                break;
+            }
+            let whole = at.piece == message.first_piece && message.datagrams > 1 && message.size <= limit;
+            list.message(&Envelope {
+                destination: Some(message.destination),
+                source: message.source,
+                tos: message.tos,
+                segment: whole.then_some(message.size as u16),
+                ipv6,
+            });
+            self.units.push(Unit {
+                at,
+                datagrams: if whole { message.datagrams } else { 1 },
+            });
+            let piece = compose_pieces(&self.queue, &mut list, slab, at.piece, whole);
+            next = if piece == NONE {
+                self.queue.cursor(message.next)
+            } else {
+                Some(Cursor {
+                    message: at.message,
+                    piece,
+                })
+            };
+        }
+        if dont_fragment {
+            let _ = options::set_dont_fragment(socket.as_fd(), ipv6, true);
+        }
+        let mut list = list.seal();
+        let send = |from| list.send(socket.as_fd(), from);
+        let end = transmit(&self.units, &mut self.stats, send);
+        if dont_fragment {
+            let _ = options::set_dont_fragment(socket.as_fd(), ipv6, false);
+        }
+        match end {
+            End::Sent => next,
+            End::GsoRefused(at, errno) => {
+                socket.refuse_gso(errno, self.queue.message(at.message).size, now);
+                Some(at)
+            }
+            End::Blocked => {
+                self.stats.failed[SendError::WouldBlock as usize] += self.count_from(next);
+                None
+            }
+        }
+    }
+
+    /// Datagrams of a group from `next` on.
+    fn count_from(&self, mut next: Option<Cursor>) -> u64 {
+        let mut count = 0;
+        while let Some(at) = next {
+            count += self.queue.datagrams_from(at);
+            next = self.queue.cursor(self.queue.message(at.message).next);
+        }
+        count
+    }
+}
+
+/// Appends the pieces of one datagram, or of the whole message, and returns the piece behind.
+fn compose_pieces<'a>(queue: &'a Queue, list: &mut Composer<'_, 'a>, slab: &'a [u8], first: u32, whole: bool) -> u32 {
+    let mut index = first;
+    while index != NONE {
+        let piece = queue.piece(index);
+        list.part(queue.bytes(piece, slab));
+        index = piece.next;
+        if piece.last && !whole {
+            break;
+        }
+    }
+    index
+}
+
+/// How a list of units ended.
+enum End {
+    Sent,
+    /// The kernel would not cut this message up: to be composed anew from here. With its errno.
+    GsoRefused(Cursor, i32),
+    /// The send buffer is full; what is behind the list is counted by the caller.
+    Blocked,
+}
+
+/// Sends all units, each tried at most twice.
+fn transmit(units: &[Unit], stats: &mut SendStats, mut send: impl FnMut(usize) -> io::Result<usize>) -> End {
+    let mut at = 0;
+    let mut retried = false;
+    while let Some(unit) = units.get(at) {
+        stats.calls += 1;
+        let error = match send(at) {
+            Ok(sent) => {
+                // At least one, or this would never end.
+                let end = (at + sent.max(1)).min(units.len());
+                units[at..end].iter().for_each(|unit| stats.count(*unit));
+                (at, retried) = (end, false);
+                continue;
+            }
+            Err(error) => error,
+        };
+        let errno = error.raw_os_error().unwrap_or(0);
+        let class = SendError::of(errno);
+        if class == SendError::WouldBlock {
+            stats.failed[class as usize] += units[at..].iter().map(|unit| u64::from(unit.datagrams)).sum::<u64>();
+            return End::Blocked;
+        } else if class.may_be_pending() && !retried {
+            retried = true;
+        } else if unit.datagrams > 1 && matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE) {
+            stats.gso_refused += 1;
+            return End::GsoRefused(unit.at, errno);
+        } else {
+            stats.failed[class as usize] += u64::from(unit.datagrams);
+            (at, retried) = (at + 1, false);
+        }
+    }
+    End::Sent
+}
+
+impl SendStats {
+    fn count(&mut self, unit: Unit) {
+        self.messages += 1;
+        self.datagrams += u64::from(unit.datagrams);
+        if unit.datagrams > 1 {
+            self.gso_messages += 1;
+            self.gso_datagrams += u64::from(unit.datagrams);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(datagrams: u16) -> Unit {
+        Unit {
+            at: Cursor { message: 5, piece: 7 },
+            datagrams,
+        }
+    }
+
+    fn errno(e: i32) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(e))
+    }
+
+    /// Plays `script` back as the kernel's answers; returns how it ended, the counts, and where each call began.
+    fn run(units: &[Unit], script: Vec<io::Result<usize>>) -> (End, SendStats, Vec<usize>) {
+        let mut stats = SendStats::default();
+        let mut calls = Vec::new();
+        let mut script = script.into_iter();
+        let end = transmit(units, &mut stats, |from| {
+            calls.push(from);
+            script.next().unwrap()
+        });
+        assert!(script.next().is_none(), "every answer was asked for");
+        (end, stats, calls)
+    }
+
+    #[test]
+    fn a_pending_error_is_taken_for_what_it_is_and_the_datagram_sent_again() {
+        for e in [
+            libc::ECONNREFUSED,
+            libc::EHOSTUNREACH,
+            libc::EMSGSIZE,
+            libc::EPROTO,
+            libc::EACCES,
+        ] {
+            let (end, stats, calls) = run(&[unit(1), unit(1)], vec![errno(e), Ok(2)]);
+            assert!(matches!(end, End::Sent));
+            assert_eq!((stats.datagrams, stats.failed, calls), (2, [0; 8], vec![0, 0]));
+        }
+    }
+
+    #[test]
+    fn an_error_that_stays_costs_its_own_datagram_only() {
+        for e in [
+            libc::EPERM,
+            libc::ENETUNREACH,
+            libc::EINVAL,
+            libc::EMSGSIZE,
+            libc::EBADF,
+            libc::ECONNREFUSED,
+        ] {
+            let (end, stats, calls) = run(&[unit(1), unit(1), unit(1)], vec![Ok(1), errno(e), errno(e), Ok(1)]);
+            assert!(matches!(end, End::Sent));
+            assert_eq!((stats.datagrams, calls), (2, vec![0, 1, 1, 2]));
+            assert_eq!(stats.failed[SendError::of(e) as usize], 1);
+        }
+    }
+
+    #[test]
+    fn a_full_device_queue_is_not_asked_twice_and_a_full_send_buffer_ends_the_list() {
+        let (end, stats, _) = run(&[unit(1), unit(1)], vec![errno(libc::ENOBUFS), Ok(1)]);
+        assert!(matches!(end, End::Sent));
+        assert_eq!((stats.datagrams, stats.failed[SendError::NoBuffers as usize]), (1, 1));
+        let (end, stats, calls) = run(&[unit(1), unit(12), unit(3)], vec![Ok(1), errno(libc::EAGAIN)]);
+        assert!(matches!(end, End::Blocked));
+        assert_eq!((stats.failed[SendError::WouldBlock as usize], calls), (15, vec![0, 1]));
+    }
+
+    #[test]
+    fn a_refused_gso_message_is_handed_back_and_a_lone_datagram_never_is() {
+        for e in [libc::EIO, libc::EINVAL, libc::EMSGSIZE] {
+            let (end, stats, calls) = run(&[unit(1), unit(12)], vec![Ok(1), errno(e), errno(e)]);
+            assert!(matches!(end, End::GsoRefused(Cursor { message: 5, piece: 7 }, x) if x == e));
+            assert_eq!((stats.datagrams, stats.gso_refused, stats.failed), (1, 1, [0; 8]));
+            assert_eq!(calls, [0, 1, 1]);
+            let (end, stats, _) = run(&[unit(1)], vec![errno(e), errno(e)]);
+            assert!(matches!(end, End::Sent));
+            assert_eq!((stats.gso_refused, stats.failed.iter().sum::<u64>()), (0, 1));
+        }
+    }
+
+    #[test]
+    fn every_class_names_itself_and_the_order_is_that_of_the_counters() {
+        for (i, class) in SendError::ALL.into_iter().enumerate() {
+            assert_eq!(class as usize, i);
+            assert!(!class.as_str().is_empty());
+        }
+    }
+}
