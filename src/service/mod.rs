@@ -9,3 +9,4 @@ pub mod log;
 pub mod metrics;
 pub mod process;
 pub mod systemd;
+pub mod tls_store;

@@ -1,0 +1,100 @@
+//! What can be wrong with a certificate, in words for an operator.
+
+use core::fmt;
+use std::path::PathBuf;
+
+/// A file and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsError {
+    /// The file to look at.
+    pub file: PathBuf,
+    /// What is wrong.
+    pub problem: TlsProblem,
+}
+
+/// Kinds of trouble with certificate and key files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsProblem {
+    /// There is no such file.
+    Missing,
+    /// This user may not read it.
+    NotPermitted,
+    /// Reading failed otherwise.
+    Unreadable(String),
+    /// It could not be written.
+    Unwritable(String),
+    /// No certificate is in it.
+    NoCertificate,
+    /// No certificate is in it, but a key: the two files are swapped.
+    KeyInsteadOfCertificate,
+    /// No private key is in it.
+    NoKey,
+    /// No private key is in it, but a certificate: the two files are swapped.
+    CertificateInsteadOfKey,
+    /// The key is protected by a pass phrase.
+    EncryptedKey,
+    /// PEM that cannot be decoded.
+    BadPem(String),
+    /// The first certificate cannot be parsed.
+    BadCertificate(String),
+    /// A key of a kind that is not supported, or damaged.
+    BadKey(String),
+    /// The key belongs to no certificate in this file.
+    Mismatch(PathBuf),
+    /// The key belongs to a certificate of the chain that is not the first: which one, from 1.
+    WrongOrder(usize),
+    /// The TLS library refused.
+    Library(String),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.file.display())?;
+        match &self.problem {
+            TlsProblem::Missing => f.write_str(
+                "no such file. Correct the path, or remove both `certificate` and `private_key` from [tls] to run \
+                 with a self-signed certificate",
+            ),
+            TlsProblem::NotPermitted => f.write_str(
+                "this user may not read it. Give the user the server runs as read access to the file and to every \
+                 directory above it",
+            ),
+            TlsProblem::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            TlsProblem::Unwritable(error) => {
+                write!(f, "cannot be written: {error}. Check `state_dir` and who owns it")
+            }
+            TlsProblem::NoCertificate => {
+                f.write_str("holds no certificate: a PEM file with BEGIN CERTIFICATE is needed")
+            }
+            TlsProblem::KeyInsteadOfCertificate => f.write_str(
+                "holds a private key where the certificate should be. Are `certificate` and `private_key` swapped?",
+            ),
+            TlsProblem::NoKey => f.write_str(
+                "holds no private key: a PEM file with BEGIN PRIVATE KEY (or RSA or EC PRIVATE KEY) is needed",
+            ),
+            TlsProblem::CertificateInsteadOfKey => f.write_str(
+                "holds a certificate where the private key should be. Are `certificate` and `private_key` swapped?",
+            ),
+            TlsProblem::EncryptedKey => f.write_str(
+                "the private key is protected by a pass phrase. Store it without one: \
+                 `openssl pkey -in old.pem -out new.pem`",
+            ),
+            TlsProblem::BadPem(error) => write!(f, "is damaged: {error}"),
+            TlsProblem::BadCertificate(error) => write!(f, "the first certificate cannot be parsed: {error}"),
+            TlsProblem::BadKey(error) => write!(f, "the private key cannot be used: {error}"),
+            TlsProblem::Mismatch(certificate) => write!(
+                f,
+                "the private key does not belong to the certificate in {}. Use the key it was issued for",
+                certificate.display()
+            ),
+            TlsProblem::WrongOrder(position) => write!(
+                f,
+                "the private key belongs to certificate number {position} of the chain. The server's own certificate \
+                 must come first, then its issuers"
+            ),
+            TlsProblem::Library(error) => write!(f, "cannot be served: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}

@@ -1,0 +1,136 @@
+//! PEM files to a certificate and key that belong together.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+use zeroize::Zeroizing;
+
+use super::{CertificateInfo, TlsError, TlsProblem};
+use crate::turn::time::UnixTime;
+
+/// Reads both files.
+pub(super) fn load(
+    certificate: &Path,
+    private_key: &Path,
+    provider: &CryptoProvider,
+) -> Result<(CertifiedKey, CertificateInfo), TlsError> {
+    let at = |file: &Path, problem| TlsError {
+        file: file.to_owned(),
+        problem,
+    };
+    let chain = read(certificate)
+        .and_then(|bytes| parse_chain(&bytes))
+        .map_err(|problem| at(certificate, problem))?;
+    let key = read(private_key)
+        .and_then(|bytes| parse_key(&bytes))
+        .and_then(|key| {
+            provider
+                .key_provider
+                .load_private_key(key)
+                .map_err(|error| TlsProblem::BadKey(error.to_string()))
+        })
+        .map_err(|problem| at(private_key, problem))?;
+    let info = describe(&chain[0]).map_err(|problem| at(certificate, problem))?;
+    let belongs = |position: usize| {
+        let certified = CertifiedKey::new(chain[position..].to_vec(), key.clone());
+        !matches!(
+            certified.keys_match(),
+            Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch))
+        )
+    };
+    if !belongs(0) {
+        return Err(match (1..chain.len()).find(|&position| belongs(position)) {
+            Some(position) => at(certificate, TlsProblem::WrongOrder(position + 1)),
+            None => at(private_key, TlsProblem::Mismatch(certificate.to_owned())),
+        });
+    }
+    Ok((CertifiedKey::new(chain, key), info))
+}
+
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsProblem> {
+    fs::read(file).map(Zeroizing::new).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => TlsProblem::Missing,
+        io::ErrorKind::PermissionDenied => TlsProblem::NotPermitted,
+        _ => TlsProblem::Unreadable(error.to_string()),
+    })
+}
+
+/// At least one certificate.
+fn parse_chain(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
+    let chain = CertificateDer::pem_slice_iter(bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TlsProblem::BadPem(error.to_string()))?;
+    match chain.is_empty() {
+        false => Ok(chain),
+        true if holds(bytes, b"PRIVATE KEY-----") => Err(TlsProblem::KeyInsteadOfCertificate),
+        true => Err(TlsProblem::NoCertificate),
+    }
+}
+
+fn parse_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsProblem> {
+    if holds(bytes, b"BEGIN ENCRYPTED PRIVATE KEY") || holds(bytes, b"Proc-Type: 4,ENCRYPTED") {
+        return Err(TlsProblem::EncryptedKey);
+    }
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
+        pem::Error::NoItemsFound if holds(bytes, b"BEGIN CERTIFICATE") => TlsProblem::CertificateInsteadOfKey,
+        pem::Error::NoItemsFound => TlsProblem::NoKey,
+        error => TlsProblem::BadPem(error.to_string()),
+    })
+}
+
+fn holds(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// What the certificate says of itself.
+fn describe(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, TlsProblem> {
+    let (_, parsed) =
+        parse_x509_certificate(certificate).map_err(|error| TlsProblem::BadCertificate(error.to_string()))?;
+    let time = |timestamp: i64| UnixTime(u64::try_from(timestamp).unwrap_or(0));
+    let names = match parsed.subject_alternative_name() {
+        Ok(Some(extension)) => extension.value.general_names.iter().filter_map(name).collect(),
+        Ok(None) => Vec::new(),
+        Err(error) => return Err(TlsProblem::BadCertificate(error.to_string())),
+    };
+    Ok(CertificateInfo {
+        names,
+        not_before: time(parsed.validity().not_before.timestamp()),
+        not_after: time(parsed.validity().not_after.timestamp()),
+        fingerprint: Sha256::digest(certificate)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        self_signed: false,
+    })
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes)
+                .ok()
+                .map(|octets| std::net::Ipv4Addr::from(octets).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes)
+                .ok()
+                .map(|octets| std::net::Ipv6Addr::from(octets).to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The mode of a key file that the world may read. A group is left alone: it is how services share a key.
+pub(super) fn mode_open_to_others(private_key: &Path) -> Option<u32> {
+    let mode = fs::metadata(private_key).ok()?.permissions().mode() & 0o7777;
+    (mode & 0o007 != 0).then_some(mode)
+}

@@ -1,0 +1,429 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, ServerConnection, SignatureScheme,
+};
+
+use super::*;
+
+const NOW: UnixTime = UnixTime(1_800_000_000);
+const DAY: u64 = 86_400;
+
+/// A directory of its own for one test, removed with it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "relay-tls-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, contents: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn source(&self, certificate: &str, key: &str) -> CertificateSource {
+        CertificateSource {
+            certificate: self.write("cert.pem", certificate),
+            private_key: self.write("key.pem", key),
+            self_signed: None,
+        }
+    }
+
+    fn own(&self, names: &[&str], addresses: &[&str]) -> CertificateSource {
+        CertificateSource {
+            certificate: self.0.join("state/cert.pem"),
+            private_key: self.0.join("state/key.pem"),
+            self_signed: Some(SelfSigned {
+                names: names.iter().map(|&name| name.to_owned()).collect(),
+                addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            }),
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// PEM certificate and key, valid from and to so many days from now.
+fn issue(names: &[&str], from: i64, to: i64) -> (String, String) {
+    let at = |days: i64| {
+        let unix = NOW.0.checked_add_signed(days * 86_400).unwrap();
+        SystemTime::UNIX_EPOCH + Duration::from_secs(unix)
+    };
+    let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+    params.not_before = at(from).into();
+    params.not_after = at(to).into();
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+fn problem(source: CertificateSource) -> (PathBuf, TlsProblem) {
+    let error = TlsStore::open(source, NOW).expect_err("is refused");
+    (error.file, error.problem)
+}
+
+#[test]
+fn a_certificate_and_its_key_are_served() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["turn.example.org", "192.0.2.7", "2001:db8::7"], -1, 90);
+    let (store, loaded) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+    assert_eq!(loaded.info.names, ["turn.example.org", "192.0.2.7", "2001:db8::7"]);
+    assert_eq!(loaded.info.not_after, UnixTime(NOW.0 + 90 * DAY));
+    assert_eq!((loaded.warnings, loaded.generated), (vec![], false));
+    assert_eq!(store.info().fingerprint.len(), 64);
+    assert!(!store.info().self_signed);
+}
+
+#[test]
+fn every_mistake_is_told_with_its_file() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["a.test"], -1, 90);
+    let (other_certificate, other_key) = issue(&["b.test"], -1, 90);
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let damaged = certificate.replacen('M', "!", 1);
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let bad_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let chain = format!("{other_certificate}{certificate}");
+    let (certificate_file, key_file) = (directory.0.join("cert.pem"), directory.0.join("key.pem"));
+    type Expected = fn(&TlsProblem) -> bool;
+    let cases: [(&str, &str, &Path, Expected); 11] = [
+        ("", &key, &certificate_file, |p| *p == TlsProblem::NoCertificate),
+        (&key, &certificate, &certificate_file, |p| {
+            *p == TlsProblem::KeyInsteadOfCertificate
+        }),
+        (&certificate, "", &key_file, |p| *p == TlsProblem::NoKey),
+        (&certificate, &certificate, &key_file, |p| {
+            *p == TlsProblem::CertificateInsteadOfKey
+        }),
+        (&certificate, encrypted, &key_file, |p| *p == TlsProblem::EncryptedKey),
+        (&damaged, &key, &certificate_file, |p| {
+            matches!(p, TlsProblem::BadPem(_))
+        }),
+        (garbage, &key, &certificate_file, |p| {
+            matches!(p, TlsProblem::BadCertificate(_))
+        }),
+        (&certificate, bad_key, &key_file, |p| matches!(p, TlsProblem::BadKey(_))),
+        (&certificate, &other_key, &key_file, |p| {
+            matches!(p, TlsProblem::Mismatch(_))
+        }),
+        (&chain, &key, &certificate_file, |p| *p == TlsProblem::WrongOrder(2)),
+        (&certificate, "-----BEGIN PRIVATE KEY-----\nAAAA\n", &key_file, |p| {
+            matches!(p, TlsProblem::BadPem(_))
+        }),
+    ];
+    for (row, (certificate, key, file, expected)) in cases.iter().enumerate() {
+        let (at, what) = problem(directory.source(certificate, key));
+        assert!(
+            at == *file && expected(&what),
+            "row {row}: {what:?} at {}",
+            at.display()
+        );
+    }
+}
+
+#[test]
+fn missing_files_are_told_apart_from_unreadable_ones() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["a.test"], -1, 90);
+    let mut source = directory.source(&certificate, &key);
+    source.private_key = directory.0.join("nowhere.pem");
+    assert_eq!(
+        problem(source.clone()),
+        (source.private_key.clone(), TlsProblem::Missing)
+    );
+    source.private_key = directory.0.clone();
+    assert!(matches!(problem(source), (_, TlsProblem::Unreadable(_))));
+}
+
+#[test]
+fn errors_read_as_advice() {
+    let file = PathBuf::from("/etc/relay/key.pem");
+    let text = TlsError {
+        file,
+        problem: TlsProblem::Mismatch("/etc/relay/cert.pem".into()),
+    }
+    .to_string();
+    assert!(
+        text.starts_with("/etc/relay/key.pem: ") && text.contains("/etc/relay/cert.pem"),
+        "{text}"
+    );
+}
+
+#[test]
+fn validity_is_warned_about_on_either_side_of_each_border() {
+    let cases: [(i64, i64, Option<TlsWarning>); 6] = [
+        (-10, 14, None),
+        (-10, 13, Some(TlsWarning::ExpiresIn(13))),
+        (-10, 0, Some(TlsWarning::Expired)),
+        (-10, -1, Some(TlsWarning::Expired)),
+        (0, 90, None),
+        (1, 90, Some(TlsWarning::NotYetValid)),
+    ];
+    for (from, to, expected) in cases {
+        let directory = Directory::new();
+        let (certificate, key) = issue(&["a.test"], from, to);
+        let (_, loaded) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+        assert_eq!(
+            loaded.warnings,
+            Vec::from_iter(expected),
+            "valid from day {from} to day {to}"
+        );
+    }
+}
+
+#[test]
+fn a_certificate_without_names_and_a_key_for_everyone_are_warned_about() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&[], -1, 90);
+    let source = directory.source(&certificate, &key);
+    fs::set_permissions(&source.private_key, fs::Permissions::from_mode(0o644)).unwrap();
+    let (_, loaded) = TlsStore::open(source, NOW).unwrap();
+    assert_eq!(
+        loaded.warnings,
+        [TlsWarning::NoNames, TlsWarning::KeyReadableByOthers(0o644)]
+    );
+}
+
+#[test]
+fn without_files_a_certificate_is_made_that_names_host_and_addresses() {
+    let directory = Directory::new();
+    let source = directory.own(&["turn.example.org", "not a host"], &["203.0.113.5", "2001:db8::5"]);
+    let (_, loaded) = TlsStore::open(source.clone(), NOW).unwrap();
+    assert!(loaded.generated && loaded.info.self_signed);
+    assert_eq!(loaded.info.names, ["turn.example.org", "203.0.113.5", "2001:db8::5"]);
+    assert_eq!(loaded.warnings, []);
+    let mode = fs::metadata(&source.private_key).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(loaded.info.not_after.0 - loaded.info.not_before.0 <= 398 * DAY);
+}
+
+#[test]
+fn a_certificate_of_our_own_is_kept_until_it_no_longer_serves() {
+    let directory = Directory::new();
+    let source = directory.own(&["turn.example.org"], &["203.0.113.5"]);
+    let (_, first) = TlsStore::open(source.clone(), NOW).unwrap();
+    let again = |source: &CertificateSource, now: UnixTime| TlsStore::open(source.clone(), now).unwrap().1;
+    let kept = again(&source, UnixTime(first.info.not_after.0 - 30 * DAY - 1));
+    assert_eq!(
+        (kept.info.fingerprint, kept.generated),
+        (first.info.fingerprint.clone(), false)
+    );
+    let renewed = again(&source, UnixTime(first.info.not_after.0 - 30 * DAY));
+    assert!(renewed.generated && renewed.info.fingerprint != first.info.fingerprint);
+    let moved = again(&directory.own(&["turn.example.org"], &["203.0.113.6"]), NOW);
+    assert!(moved.generated && moved.info.names.contains(&"203.0.113.6".to_owned()));
+    fs::write(&source.private_key, "damaged").unwrap();
+    assert!(again(&source, NOW).generated);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_told() {
+    let directory = Directory::new();
+    let mut source = directory.own(&["a.test"], &[]);
+    source.private_key = directory.write("file", "").join("key.pem");
+    assert!(matches!(problem(source), (_, TlsProblem::Unwritable(_))));
+}
+
+#[test]
+fn a_reload_swaps_what_is_good_and_keeps_the_old_otherwise() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["one.test"], -1, 90);
+    let (store, _) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+    assert!(!store.reload(NOW).unwrap().changed);
+
+    let (next_certificate, next_key) = issue(&["two.test"], -1, 90);
+    directory.source(&next_certificate, &key);
+    assert!(matches!(
+        store.reload(NOW).unwrap_err().problem,
+        TlsProblem::Mismatch(_)
+    ));
+    assert_eq!(store.info().names, ["one.test"]);
+    assert_eq!(handshake(&store, false, &[]).unwrap().names, ["one.test"]);
+
+    directory.source(&next_certificate, &next_key);
+    let config = store.server_config(false);
+    assert!(store.reload(NOW).unwrap().changed);
+    assert_eq!(store.info().names, ["two.test"]);
+    assert!(
+        Arc::ptr_eq(&config, &store.server_config(false)),
+        "listeners need not be told"
+    );
+    assert_eq!(handshake(&store, false, &[]).unwrap().names, ["two.test"]);
+}
+
+//= XPORT-11
+//= XPORT-12
+#[test]
+fn alpn_takes_turn_and_none_and_http_only_where_it_is_served() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["a.test"], -1, 90);
+    let (store, _) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+    let refused = || Err(rustls::Error::NoApplicationProtocol);
+    type Case = (
+        bool,
+        &'static [&'static [u8]],
+        Result<Option<&'static [u8]>, rustls::Error>,
+    );
+    let cases: [Case; 10] = [
+        (false, &[], Ok(None)),
+        (false, &[b"stun.turn"], Ok(Some(b"stun.turn"))),
+        (false, &[b"stun.nat-discovery"], Ok(Some(b"stun.nat-discovery"))),
+        (false, &[b"h2", b"stun.turn"], Ok(Some(b"stun.turn"))),
+        (false, &[b"h2"], refused()),
+        (false, &[b"http/1.1"], refused()),
+        (true, &[], Ok(None)),
+        (true, &[b"h2", b"http/1.1"], Ok(Some(b"http/1.1"))),
+        (true, &[b"stun.turn"], Ok(Some(b"stun.turn"))),
+        (true, &[b"h2"], refused()),
+    ];
+    for (https, offered, expected) in cases {
+        let got = handshake(&store, https, offered).map(|done| done.alpn);
+        assert_eq!(
+            got,
+            expected.map(|alpn| alpn.map(<[u8]>::to_vec)),
+            "https {https}, offered {offered:?}"
+        );
+    }
+}
+
+//= XPORT-10
+#[test]
+fn tls_1_2_and_1_3_are_served_with_forward_secrecy_and_without_early_data() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["a.test"], -1, 90);
+    let (store, _) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+    for (version, expected) in [
+        (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),
+        (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
+    ] {
+        assert_eq!(
+            handshake_with(&store, false, &[], version).unwrap().version,
+            Some(expected)
+        );
+    }
+    let config = store.server_config(true);
+    assert_eq!(config.max_early_data_size, 0);
+    assert!(config.ticketer.enabled());
+    for suite in &config.crypto_provider().cipher_suites {
+        let name = format!("{:?}", suite.suite());
+        assert!(name.starts_with("TLS13_") || name.starts_with("TLS_ECDHE_"), "{name}");
+    }
+}
+
+/// What a client knows after its handshake.
+struct Done {
+    alpn: Option<Vec<u8>>,
+    version: Option<ProtocolVersion>,
+    names: Vec<String>,
+}
+
+fn handshake(store: &TlsStore, https: bool, alpn: &[&[u8]]) -> Result<Done, rustls::Error> {
+    handshake_with(store, https, alpn, &rustls::version::TLS13)
+}
+
+fn handshake_with(
+    store: &TlsStore,
+    https: bool,
+    alpn: &[&[u8]],
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Result<Done, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AcceptAny))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from("x.test").unwrap()).unwrap();
+    let mut server = ServerConnection::new(store.server_config(https)).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut &bytes[..]).unwrap();
+        server.process_new_packets()?;
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = &bytes[..];
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            client.process_new_packets()?;
+        }
+    }
+    let certificate = &client.peer_certificates().unwrap()[0];
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
+    let names = parsed.subject_alternative_name().unwrap().unwrap();
+    Ok(Done {
+        alpn: client.alpn_protocol().map(<[u8]>::to_vec),
+        version: client.protocol_version(),
+        names: names
+            .value
+            .general_names
+            .iter()
+            .map(|name| name.to_string().replace("DNSName(", "").replace(')', ""))
+            .collect(),
+    })
+}
+
+/// Looks at no certificate.
+#[derive(Debug)]
+struct AcceptAny;
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
