@@ -3,6 +3,8 @@
 
 pub mod admin;
 pub mod api;
+pub mod banner;
+pub mod bind;
 pub mod config;
 pub mod health;
 pub mod log;
@@ -10,3 +12,4 @@ pub mod metrics;
 pub mod process;
 pub mod systemd;
 pub mod tls_store;
+pub mod watch;

@@ -1,0 +1,144 @@
+//! What is told when everything serves: on a terminal or in a text log as a block, in a JSON log as one event.
+
+use core::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+
+use super::api::RtcConfiguration;
+use super::bind::Bound;
+use super::config::settings::Settings;
+use crate::turn::config::RelayAddress;
+use crate::turn::credential::MintedCredential;
+
+/// Lines of the block, left column first.
+type Lines = Vec<(&'static str, String)>;
+
+/// Tells what listens where. `trial`: a credential to try the server with, on a first run.
+pub fn print(settings: &Settings, bound: &Bound, notes: &[String], trial: Option<&MintedCredential>) {
+    let lines = lines(settings, bound, notes);
+    let configuration = trial
+        .map(|credential| serde_json::to_string(&RtcConfiguration::new(&settings.api, credential)).unwrap_or_default());
+    if settings.log.json {
+        let text = |wanted: &str| {
+            let values = lines
+                .iter()
+                .filter(|(name, _)| *name == wanted)
+                .map(|(_, value)| value.as_str());
+            values.collect::<Vec<_>>().join("; ")
+        };
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            udp = text("udp"),
+            tcp = text("tcp"),
+            tls = text("tls"),
+            https = text("https"),
+            admin = text("admin"),
+            relay = text("relay"),
+            workers = settings.workers,
+            note = text("note"),
+            rtc_configuration = configuration,
+            "ready"
+        );
+        return;
+    }
+    let mut block = format!("relay {} is ready\n", env!("CARGO_PKG_VERSION"));
+    for (name, value) in &lines {
+        let _ = writeln!(block, "  {name:<7} {value}");
+    }
+    if let (Some(configuration), Some(credential)) = (configuration, trial) {
+        let _ = writeln!(
+            block,
+            "\nFor new RTCPeerConnection(), to try it out:\n  {configuration}"
+        );
+        if let Some(command) = try_command(bound, credential) {
+            let _ = writeln!(block, "From a shell, with coturn's client:\n  {command}");
+        }
+    }
+    // Whoever closed standard output does not want to read this.
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Whether somebody looks at standard output right now.
+pub fn is_watched() -> bool {
+    io::stdout().is_terminal()
+}
+
+fn lines(settings: &Settings, bound: &Bound, notes: &[String]) -> Lines {
+    let mut lines = Lines::new();
+    let mut list = |name, addresses: Vec<SocketAddr>| {
+        if !addresses.is_empty() {
+            let addresses = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+            lines.push((name, addresses.join(", ")));
+        }
+    };
+    let over_tcp = |wanted: fn(&super::config::settings::ListenerSettings) -> bool| {
+        bound
+            .tcp
+            .iter()
+            .filter(|tcp| wanted(&tcp.settings))
+            .map(|tcp| tcp.address)
+            .collect()
+    };
+    list(
+        "udp",
+        bound
+            .udp
+            .first()
+            .map(|sockets| sockets.iter().map(|s| s.local_addr()).collect())
+            .unwrap_or_default(),
+    );
+    list("tcp", over_tcp(|listener| listener.tcp));
+    list("tls", over_tcp(|listener| listener.tls));
+    if settings.api.enabled {
+        list("https", over_tcp(|listener| listener.https));
+    }
+    if let Some(address) = settings.admin.address {
+        lines.push(("admin", format!("http://{address}/metrics /healthz /readyz")));
+    }
+    let ports = &settings.turn.relay.ports;
+    for RelayAddress { bind, announced } in [settings.turn.relay.ipv4, settings.turn.relay.ipv6]
+        .into_iter()
+        .flatten()
+    {
+        let announced = if bind == announced {
+            String::new()
+        } else {
+            format!(", announced as {announced}")
+        };
+        lines.push((
+            "relay",
+            format!("{bind} ports {}-{}{announced}", ports.start(), ports.end()),
+        ));
+    }
+    lines.push(("realm", settings.realm.clone()));
+    lines.push(("workers", settings.workers.to_string()));
+    lines.extend(notes.iter().map(|note| ("note", note.clone())));
+    lines
+}
+
+/// A command that allocates on this server over the first way it serves. Peers of that client are the relay's own
+/// loopback, which the peer policy forbids; `-y` makes the client its own peer, over two relayed addresses.
+fn try_command(bound: &Bound, credential: &MintedCredential) -> Option<String> {
+    let udp = bound
+        .udp
+        .first()
+        .and_then(|sockets| sockets.first())
+        .map(|socket| (socket.local_addr(), ""));
+    let tcp = bound
+        .tcp
+        .iter()
+        .find(|tcp| tcp.settings.tcp)
+        .map(|tcp| (tcp.address, "-t "));
+    let (address, flags) = udp.or(tcp)?;
+    let host = match address.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1".to_owned(),
+        ip if ip.is_unspecified() => "::1".to_owned(),
+        ip => ip.to_string(),
+    };
+    let MintedCredential { username, password } = credential;
+    Some(format!(
+        "turnutils_uclient {flags}-y -n 10 -u '{username}' -w '{password}' -p {} {host}",
+        address.port()
+    ))
+}

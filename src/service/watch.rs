@@ -1,0 +1,119 @@
+//! Notices that files have changed, by looking at them now and then: works on every file system and through symbolic
+//! links, which is how certificates are renewed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Some files, and what they looked like when they were last taken in.
+#[derive(Debug)]
+pub struct Watch {
+    files: Vec<PathBuf>,
+    taken: Vec<Option<Stamp>>,
+    latest: Vec<Option<Stamp>>,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// `None`: there is no such file now.
+    fn of(path: &Path) -> Option<Self> {
+        let data = fs::metadata(path).ok()?;
+        let modified = (data.mtime(), data.mtime_nsec());
+        Some(Self {
+            device: data.dev(),
+            inode: data.ino(),
+            length: data.len(),
+            modified,
+        })
+    }
+}
+
+impl Watch {
+    /// Takes the files as they are now.
+    pub fn new(files: Vec<PathBuf>) -> Self {
+        let taken = stamps(&files);
+        Self {
+            files,
+            latest: taken.clone(),
+            taken,
+        }
+    }
+
+    /// Looks again. True when the files are not what was taken in last, and have been left alone since the look before:
+    /// a certificate and its key are written one after the other. It stays true until [`Self::take`].
+    pub fn is_due(&mut self) -> bool {
+        let now = stamps(&self.files);
+        let at_rest = now == self.latest;
+        self.latest = now;
+        at_rest && self.latest != self.taken
+    }
+
+    /// The files as last seen were taken in.
+    pub fn take(&mut self) {
+        self.taken.clone_from(&self.latest);
+    }
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    files.iter().map(|path| Stamp::of(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("relay-watch-{name}-{}", std::process::id()));
+            fs::create_dir_all(&dir).expect("directory");
+            Self(dir)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_change_is_due_once_it_has_come_to_rest_and_until_it_is_taken() {
+        let dir = Dir::new("rest");
+        let (cert, key) = (dir.0.join("cert"), dir.0.join("key"));
+        fs::write(&cert, "1").expect("write");
+        let mut watch = Watch::new(vec![cert.clone(), key.clone()]);
+        assert!(!watch.is_due());
+        fs::write(&cert, "22").expect("write");
+        assert!(!watch.is_due(), "seen for the first time");
+        fs::write(&key, "2").expect("write");
+        assert!(!watch.is_due(), "the key came later");
+        assert!(watch.is_due());
+        assert!(watch.is_due(), "not taken yet: it failed, and is tried again");
+        watch.take();
+        assert!(!watch.is_due());
+    }
+
+    #[test]
+    fn a_link_that_points_elsewhere_is_a_change() {
+        let dir = Dir::new("link");
+        let (one, two, link) = (dir.0.join("one"), dir.0.join("two"), dir.0.join("link"));
+        fs::write(&one, "same").expect("write");
+        fs::write(&two, "same").expect("write");
+        std::os::unix::fs::symlink(&one, &link).expect("link");
+        let mut watch = Watch::new(vec![link.clone()]);
+        fs::remove_file(&link).expect("remove");
+        std::os::unix::fs::symlink(&two, &link).expect("link");
+        assert!(!watch.is_due());
+        assert!(watch.is_due());
+    }
+}
