@@ -1,6 +1,6 @@
 //! The admin listener: metrics as Prometheus reads them and as `docs/operations.md` lists them, health, readiness.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -172,6 +172,26 @@ async fn the_table_in_the_operations_guide_lists_exactly_the_metrics_there_are()
             "docs/operations.md lists {name}, which is not served"
         );
     }
+}
+
+#[test]
+fn the_runbook_has_every_drop_reason_and_no_other() {
+    let guide = include_str!("../docs/operations.md");
+    let section = guide
+        .split_once("### Drop reasons")
+        .expect("section")
+        .1
+        .split_once("\n## ")
+        .expect("next section")
+        .0;
+    let listed = section
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0));
+    let known = DropReason::ALL
+        .iter()
+        .map(|reason| reason.as_str())
+        .collect::<BTreeSet<_>>();
+    assert_eq!(listed.collect::<BTreeSet<_>>(), known);
 }
 
 /// Type and label names of each family.
