@@ -35,8 +35,8 @@ fn binding_request() -> Vec<u8> {
 fn refresh_request(key: &Key, integrity: Integrity) -> Vec<u8> {
     let mut buf = vec![0; 256];
     let nonce = match integrity {
-        Integrity::Sha1 => &[b'n'; 36][..],
-        Integrity::Sha256 => &[b'n'; 24],
+        Integrity::Sha1 => &[b'n'; 56][..],
+        Integrity::Sha256 => &[b'n'; 44],
     };
     let len = write(&mut buf, Class::Request, Method::Refresh, |w| {
         w.u32(AttributeType::LIFETIME, 600)

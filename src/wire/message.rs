@@ -155,21 +155,46 @@ pub struct Header {
     pub transaction_id: TransactionId,
 }
 
-/// Types under this bound are found without a walk over the attributes.
-const SLOTS: usize = 0x30;
-
 /// A STUN message: borrowed, checked once, cheap to copy about.
+///
+/// Kept under 128 bytes: longer, it is moved by calls to `memcpy`, which cost a third of a Send indication.
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
     bytes: &'a [u8],
     header: Header,
-    /// Where the first trusted attribute of each type stands, counted in units of four bytes; 0 for none.
-    first: [u16; SLOTS],
-    /// Where what integrity covers ends, or what there is. In bytes.
-    trusted_end: usize,
-    integrity: Option<(Integrity, usize)>,
+    /// Where the first trusted attribute of each type that has a slot stands; zero for none.
+    first: [Position; SLOTS],
+    /// Where what integrity covers ends, or what there is.
+    trusted_end: Position,
+    integrity: Option<(Integrity, Position)>,
     unknown: bool,
     fingerprint: bool,
+}
+
+/// Types with a slot: all that TURN requests look for, but a few optional ones. Others are found by a walk.
+const SLOTS: usize = 32;
+const FIRST_SLOT: u16 = AttributeType::USERNAME.0;
+
+const fn slot(kind: AttributeType) -> usize {
+    kind.0.wrapping_sub(FIRST_SLOT) as usize
+}
+
+/// Where an attribute begins, from the start of the message, in units of four bytes: every place in the longest
+/// message fits. Never zero, where the header stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position(u16);
+
+impl Position {
+    const NONE: Self = Self(0);
+
+    /// `bytes` is a multiple of four and at most the longest message, 65552.
+    fn of(bytes: usize) -> Self {
+        Self(u16::try_from(bytes / 4).unwrap_or(u16::MAX))
+    }
+
+    const fn bytes(self) -> usize {
+        self.0 as usize * 4
+    }
 }
 
 impl<'a> Message<'a> {
@@ -187,8 +212,8 @@ impl<'a> Message<'a> {
         let mut message = Self {
             bytes,
             header,
-            first: [0; SLOTS],
-            trusted_end: bytes.len(),
+            first: [Position::NONE; SLOTS],
+            trusted_end: Position::of(bytes.len()),
             integrity: None,
             unknown: false,
             fingerprint: false,
@@ -243,17 +268,17 @@ impl<'a> Message<'a> {
             // Behind MESSAGE-INTEGRITY only these two count, behind MESSAGE-INTEGRITY-SHA256 only FINGERPRINT
             // (RFC 8489 §14.5, §14.6): the SHA-256 one is verified if there are both, and covers less never more.
             AttributeType::MESSAGE_INTEGRITY if self.integrity.is_none() => {
-                self.integrity = Some((Integrity::Sha1, at));
-                self.trusted_end = at;
+                self.integrity = Some((Integrity::Sha1, Position::of(at)));
+                self.trusted_end = Position::of(at);
             }
             AttributeType::MESSAGE_INTEGRITY_SHA256 if !matches!(self.integrity, Some((Integrity::Sha256, _))) => {
-                self.integrity = Some((Integrity::Sha256, at));
-                self.trusted_end = self.trusted_end.min(at);
+                self.integrity = Some((Integrity::Sha256, Position::of(at)));
+                self.trusted_end = self.trusted_end.min(Position::of(at));
             }
             _ if self.integrity.is_some() => {}
             _ => {
-                match self.first.get_mut(usize::from(kind.0)) {
-                    Some(slot) if *slot == 0 => *slot = u16::try_from(at / 4).unwrap_or(0),
+                match self.first.get_mut(slot(kind)) {
+                    Some(first) if *first == Position::NONE => *first = Position::of(at),
                     _ => {}
                 }
                 self.unknown |= kind.is_unknown_required();
@@ -370,7 +395,7 @@ impl<'a> Message<'a> {
     /// Whether [`Self::integrity`] is there with a length it cannot have; [`Self::verify`] is false then.
     pub fn integrity_malformed(&self) -> bool {
         self.integrity.is_some_and(|(integrity, at)| {
-            attribute_at(self.bytes, at).is_none_or(|attribute| attribute.value.len() != integrity.value_len())
+            attribute_at(self.bytes, at.bytes()).is_none_or(|found| found.value.len() != integrity.value_len())
         })
     }
 
@@ -380,7 +405,7 @@ impl<'a> Message<'a> {
         let Some((integrity, at)) = self.integrity else {
             return false;
         };
-        match (self.bytes.get(..at), attribute_at(self.bytes, at)) {
+        match (self.bytes.get(..at.bytes()), attribute_at(self.bytes, at.bytes())) {
             (Some(before), Some(attribute)) if attribute.value.len() == integrity.value_len() => {
                 key.verify(integrity, before, attribute.value)
             }
@@ -389,9 +414,9 @@ impl<'a> Message<'a> {
     }
 
     fn first_of(&self, kind: AttributeType) -> Option<Attribute<'a>> {
-        match self.first.get(usize::from(kind.0)) {
-            Some(0) => None,
-            Some(&units) => attribute_at(self.bytes, usize::from(units) * 4),
+        match self.first.get(slot(kind)) {
+            Some(&Position::NONE) => None,
+            Some(position) => attribute_at(self.bytes, position.bytes()),
             None => self.trusted().find(|attribute| attribute.kind == kind),
         }
     }
@@ -399,7 +424,7 @@ impl<'a> Message<'a> {
     /// All attributes in front of the integrity attribute. FINGERPRINT is never among them: nothing follows it.
     fn trusted(&self) -> impl Iterator<Item = Attribute<'a>> {
         let mut walk = Walk {
-            bytes: self.bytes.get(..self.trusted_end).unwrap_or_default(),
+            bytes: self.bytes.get(..self.trusted_end.bytes()).unwrap_or_default(),
             at: HEADER_LEN,
         };
         // `parse` has been over them: there is no error left to meet.
@@ -436,7 +461,7 @@ impl Attribute<'_> {
 
     /// Where the next attribute begins.
     const fn end(&self) -> usize {
-        self.at + 4 + self.value.len().next_multiple_of(4)
+        self.at + 4 + ((self.value.len() + 3) & !3)
     }
 }
 

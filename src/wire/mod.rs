@@ -4,6 +4,25 @@
 //! Everything borrows the caller's bytes: parsing, verifying and writing allocate nothing, and no input panics.
 //! Deliberately absent: state, time, and every judgement that needs either. Whether a message is *allowed* is for
 //! [`crate::turn`] to say.
+//!
+//! ```
+//! use relay::wire::attribute::{self, AttributeType};
+//! use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+//! use relay::wire::message::{Class, Message, Method, TransactionId};
+//! use relay::wire::writer::MessageWriter;
+//!
+//! let key = Key::long_term(b"alice", "example.org", b"wonderland", PasswordAlgorithm::Md5);
+//! let mut buf = [0; 128];
+//! let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Refresh, TransactionId([7; 12]));
+//! writer.u32(AttributeType::LIFETIME, 600).integrity(&key, Integrity::Sha1);
+//! writer.u32(AttributeType::LIFETIME, 3600); // behind the integrity attribute: anyone could have added it
+//! let len = writer.finish().expect("it fits");
+//!
+//! let message = Message::parse(&buf[..len]).expect("it is whole");
+//! assert!(message.verify(&key));
+//! assert_eq!(message.decode(AttributeType::LIFETIME, attribute::lifetime), Ok(Some(600)));
+//! assert_eq!(message.attributes_of(AttributeType::LIFETIME).count(), 1);
+//! ```
 
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::cast_possible_truncation)]

@@ -324,6 +324,11 @@ fn an_attribute_at_the_end_of_the_longest_message_is_found() {
 }
 
 #[test]
+fn a_message_is_small_enough_to_be_moved_without_memcpy() {
+    assert!(size_of::<Message<'_>>() <= 128);
+}
+
+#[test]
 fn debug_output_leaves_attributes_out() {
     let bytes = write(|w| _ = w.attribute(AttributeType::USERNAME, b"alice"));
     let text = format!("{:?}", Message::parse(&bytes).unwrap());
