@@ -100,6 +100,15 @@ fn the_length_is_that_of_the_datagram_and_a_multiple_of_four() {
         bytes.resize(good.len() + extra, 0);
         assert_eq!(Message::parse(&bytes).unwrap_err(), ParseError::BadLength);
     }
+    for length in [1, 2, 3, 5, 6, 7] {
+        let mut bytes = good[..20 + usize::from(length)].to_vec();
+        bytes[3] = length;
+        assert_eq!(
+            Message::parse(&bytes).unwrap_err(),
+            ParseError::BadLength,
+            "length {length}, as many bytes"
+        );
+    }
 }
 
 //= STUN-MSG-12
@@ -231,13 +240,19 @@ fn of_two_integrities_the_sha256_one_is_verified_in_any_order() {
         let bytes = write(|w| {
             for (integrity, key) in order {
                 w.integrity(key, *integrity).u32(AttributeType::LIFETIME, 3600);
+                w.attribute(AttributeType(0x7FFE), b"")
+                    .attribute(AttributeType::MOBILITY_TICKET, b"");
             }
         });
         let message = Message::parse(&bytes).unwrap();
         assert_eq!(message.integrity(), Some(Integrity::Sha256));
         assert!(!message.verify(&key()), "{order:?}");
         assert!(message.verify(&other), "{order:?}");
-        assert_eq!(message.attribute(AttributeType::LIFETIME), None, "{order:?}");
+        assert_eq!(message.attributes().count(), 0, "{order:?}");
+        for kind in [AttributeType::LIFETIME, AttributeType::MOBILITY_TICKET] {
+            assert_eq!(message.attribute(kind), None, "{order:?}");
+        }
+        assert!(message.unknown_required().is_empty(), "{order:?}");
     }
 }
 
@@ -307,6 +322,24 @@ fn a_fingerprint_that_is_wrong_or_not_last_is_refused() {
     for bytes in not_last {
         assert_eq!(Message::parse(&bytes).unwrap_err(), ParseError::BadFingerprint);
     }
+}
+
+//= STUN-BIND-07
+#[test]
+fn a_fingerprint_that_is_right_but_not_last_is_refused() {
+    let mut bytes = write(|w| _ = w.fingerprint().attribute(AttributeType::SOFTWARE, b"x"));
+    let crc = fingerprint::compute(&bytes[..20]);
+    bytes[24..28].copy_from_slice(&crc.to_be_bytes());
+    assert_eq!(Message::parse(&bytes).unwrap_err(), ParseError::BadFingerprint);
+
+    bytes.truncate(28);
+    bytes[3] = 8;
+    let crc = fingerprint::compute(&bytes[..20]);
+    bytes[24..28].copy_from_slice(&crc.to_be_bytes());
+    assert!(
+        Message::parse(&bytes).is_ok(),
+        "last, the same way of computing it is accepted"
+    );
 }
 
 #[test]
