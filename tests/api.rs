@@ -37,6 +37,7 @@ fn settings() -> ApiSettings {
             "turns:turn.example.org:443?transport=tcp".into(),
             "turn:turn.example.org:3478?transport=udp".into(),
         ],
+        uris_from_listeners: false,
         relay_only: true,
         keys: vec![key("app", KEY, false), key("naming", NAMING_KEY, true)],
         open: false,

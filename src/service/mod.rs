@@ -6,6 +6,8 @@ pub mod api;
 pub mod banner;
 pub mod bind;
 pub mod config;
+pub mod external;
+pub mod first_run;
 pub mod health;
 pub mod log;
 pub mod metrics;

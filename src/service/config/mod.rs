@@ -1,3 +1,313 @@
-//! What an operator may set.
+//! What an operator may set: read, merged, checked, and mapped to [`settings::Settings`]. The only place that knows TOML.
+//!
+//! ```text
+//! document   TOML text → tree with places            overrides  RELAY__SECTION__KEY into the tree
+//! schema     tree → typed values, defaults, bounds   reader     … key by key; unknown keys
+//! check      sense of the whole, no I/O              build      files, names, addresses → Settings
+//! diagnostic every mistake with its place            effective  what is in force, as TOML
+//! ```
+//!
+//! Every mistake is found before anything is bound, and all are told at once. Deliberately absent: including other
+//! files, and any state: [`load`] may be called again at any time (reload) and gives a new whole.
 
+mod build;
+mod check;
+pub mod diagnostic;
+mod document;
+mod effective;
+pub mod env;
+mod overrides;
+mod reader;
+mod schema;
 pub mod settings;
+mod strength;
+mod value;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use self::build::Context;
+use self::diagnostic::{Diagnostic, Diagnostics, Place};
+use self::document::Table;
+use self::env::Env;
+use self::settings::{ListenerSettings, Settings};
+
+/// Holds the whole configuration where a file is not handy.
+const BODY_VARIABLE: &str = "RELAY_CONFIG";
+/// A configuration has a few kilobytes.
+const MAX_SIZE: u64 = 1024 * 1024;
+/// After so many syntax errors the text is no TOML at all.
+const MAX_SYNTAX_ERRORS: usize = 20;
+
+/// What the configuration is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To run: a first run makes its secret.
+    Serve,
+    /// To judge it, maybe on another machine: nothing is made, and what depends on the machine gives warnings.
+    Check,
+    /// To mint credentials: nothing is made, and certificates need not be readable.
+    Mint,
+}
+
+/// A configuration without mistakes.
+pub struct Loaded {
+    /// What the server runs with.
+    pub settings: Settings,
+    /// Legal, but unwise.
+    pub warnings: Diagnostics,
+    /// Where it came from, for people: a path, `RELAY_CONFIG`, "built-in defaults".
+    pub source: String,
+    effective: String,
+}
+
+impl Loaded {
+    /// The configuration in force, as TOML: every key, what `"auto"` came to, and no secret.
+    pub fn effective(&self) -> &str {
+        &self.effective
+    }
+}
+
+impl core::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("source", &self.source)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Loads the configuration to serve with: `RELAY_CONFIG` if it is set, else the file `path`, else
+/// `/etc/relay/relay.toml` if it is there, else the defaults; above each, `RELAY__SECTION__KEY`.
+///
+/// # Errors
+/// Every mistake that was found, with warnings behind them.
+pub fn load(path: Option<&Path>, env: &dyn Env) -> Result<Loaded, Diagnostics> {
+    load_for(Purpose::Serve, path, env)
+}
+
+/// As [`load`], for another purpose.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<Loaded, Diagnostics> {
+    let mut d = Diagnostics::default();
+    let variables = env.variables();
+    let Some(text) = read_text(path, env, &variables, &mut d) else {
+        return Err(d);
+    };
+    let source = d.add_source(text.name.clone(), text.body.clone());
+    report_foreign_bytes(&text, source, &mut d);
+    let (mut table, spoiled) = document::parse(&text.body, source, &mut d);
+    d.truncate_errors(MAX_SYNTAX_ERRORS);
+    let syntax_errors = d.len();
+    overrides::apply(&mut table, &variables, &mut d);
+    let mut reading = schema::read(table, &mut d);
+    misspelt_variables(&variables, &reading.keys, &mut d);
+    check::check(&reading.raw, &mut d);
+    d.retain_outside(syntax_errors, &spoiled);
+    let settings = if spoiled.is_empty() {
+        let (d, effective) = (&mut d, &mut reading.effective);
+        build::build(
+            &reading.raw,
+            &mut Context {
+                env,
+                purpose,
+                base: &text.base,
+                d,
+                effective,
+            },
+        )
+    } else {
+        None
+    };
+    d.sort();
+    match settings {
+        Some(settings) if !d.has_errors() => Ok(Loaded {
+            settings,
+            warnings: d,
+            source: text.name,
+            effective: reading.effective.to_toml(),
+        }),
+        _ => Err(d),
+    }
+}
+
+/// The name of every key: `realm`, `limits.permissions`, `listener.bind`.
+pub fn keys() -> Vec<String> {
+    schema::read(Table { entries: Vec::new() }, &mut Diagnostics::default()).keys
+}
+
+/// The TURN URIs of `listeners`, for clients that reach the server as `host`: few, because a client tries every one of
+/// them. UDP first, as media likes it best, on two ports; TLS and plain TCP on 443 if that is served. With `relay_only`
+/// first what gets through firewalls: port 443, TLS before UDP.
+pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec<String> {
+    let in_uri = match host.parse::<Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]"),
+        Err(_) => host.to_owned(),
+    };
+    // A listener that only this machine reaches is of no use to others.
+    let local_host = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let ports = |speaks: fn(&ListenerSettings) -> bool| {
+        let mut ports: Vec<u16> = Vec::new();
+        for listener in listeners.iter().filter(|listener| speaks(listener)) {
+            let reached = listener
+                .addresses
+                .iter()
+                .find(|address| local_host || !address.ip().is_loopback());
+            ports.extend(
+                reached
+                    .map(|address| address.port())
+                    .filter(|port| !ports.contains(port)),
+            );
+        }
+        ports
+    };
+    let best = |ports: Vec<u16>| {
+        ports
+            .iter()
+            .copied()
+            .find(|port| *port == 443)
+            .or(ports.first().copied())
+    };
+    let uri = |scheme: &str, transport: &str, port: u16| format!("{scheme}:{in_uri}:{port}?transport={transport}");
+
+    let mut udp = ports(|listener| listener.udp);
+    if let Some(web) = udp.iter().position(|port| *port == 443) {
+        let web = udp.remove(web);
+        udp.insert(usize::from(!relay_only).min(udp.len()), web);
+    }
+    udp.truncate(2);
+    let udp = udp.into_iter().map(|port| uri("turn", "udp", port));
+    let tls = best(ports(|listener| listener.tls)).map(|port| uri("turns", "tcp", port));
+    let tcp = best(ports(|listener| listener.tcp)).map(|port| uri("turn", "tcp", port));
+    if relay_only {
+        tls.into_iter().chain(udp).chain(tcp).collect()
+    } else {
+        udp.chain(tls).chain(tcp).collect()
+    }
+}
+
+/// The text of the configuration and what is known about it.
+struct Text {
+    name: String,
+    body: String,
+    /// Relative paths start here.
+    base: PathBuf,
+    /// Where the first byte that is no UTF-8 stood.
+    foreign: Option<usize>,
+}
+
+impl Text {
+    fn new(name: impl Into<String>, bytes: Vec<u8>, base: PathBuf) -> Self {
+        let name = name.into();
+        match String::from_utf8(bytes) {
+            Ok(body) => Self {
+                name,
+                body,
+                base,
+                foreign: None,
+            },
+            Err(error) => {
+                let foreign = Some(error.utf8_error().valid_up_to());
+                Self {
+                    name,
+                    body: String::from_utf8_lossy(error.as_bytes()).into_owned(),
+                    base,
+                    foreign,
+                }
+            }
+        }
+    }
+}
+
+fn read_text(
+    path: Option<&Path>,
+    env: &dyn Env,
+    variables: &[(OsString, OsString)],
+    d: &mut Diagnostics,
+) -> Option<Text> {
+    let body = variables
+        .iter()
+        .find(|(name, value)| name == BODY_VARIABLE && !value.is_empty());
+    if let Some((_, body)) = body {
+        if let Some(path) = path {
+            let message = format!("{BODY_VARIABLE} is set, so {} is not read", path.display());
+            d.push(Diagnostic::warning(message).help(format!("unset {BODY_VARIABLE} to use the file")));
+        }
+        return Some(Text::new(
+            BODY_VARIABLE,
+            body.as_encoded_bytes().to_vec(),
+            PathBuf::new(),
+        ));
+    }
+    let default = if path.is_none() { env.default_file() } else { None };
+    let Some(path) = path.or(default.as_deref()) else {
+        return Some(Text::new("no configuration", Vec::new(), PathBuf::new()));
+    };
+    match read_file(path) {
+        Ok(bytes) => Some(Text::new(
+            path.display().to_string(),
+            bytes,
+            path.parent().unwrap_or(Path::new("")).to_owned(),
+        )),
+        Err(error) => {
+            let help = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    Some("correct the path, or start without --config for the defaults".to_owned())
+                }
+                io::ErrorKind::PermissionDenied => Some(format!(
+                    "let the user the server runs as (now number {}) read it",
+                    env.user_id()
+                )),
+                _ => None,
+            };
+            let message = format!("cannot read the configuration {}: {error}", path.display());
+            d.push(Diagnostic::error(message).maybe_help(help));
+            None
+        }
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_SIZE) {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it has more than a megabyte",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn report_foreign_bytes(text: &Text, source: usize, d: &mut Diagnostics) {
+    if let Some(at) = text.foreign {
+        let diagnostic = Diagnostic::error("this is not UTF-8").at(Place::new(source, &(at..at + 3)));
+        d.push(diagnostic.help("save the file as UTF-8"));
+    }
+}
+
+/// `RELAY_REALM` where `RELAY__REALM` was meant. Other variables of that form are none of ours.
+fn misspelt_variables(variables: &[(OsString, OsString)], keys: &[String], d: &mut Diagnostics) {
+    let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
+    for (name, _) in variables {
+        let Some(name) = name
+            .to_str()
+            .filter(|name| !name.starts_with("RELAY__") && *name != BODY_VARIABLE)
+        else {
+            continue;
+        };
+        let Some(rest) = name.strip_prefix("RELAY_") else {
+            continue;
+        };
+        if let Some(key) = keys.iter().find(|key| plain(key) == plain(rest)) {
+            let meant = key.replace('.', "__").to_uppercase();
+            let diagnostic = Diagnostic::warning(format!("the environment variable {name} has no effect"));
+            d.push(diagnostic.help(format!("did you mean RELAY__{meant}, with two underscores?")));
+        }
+    }
+}

@@ -4,8 +4,6 @@ use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use ipnet::IpNet;
-
 use crate::turn;
 
 /// The whole effective configuration.
@@ -114,6 +112,8 @@ pub struct ApiSettings {
     pub host: String,
     /// URIs handed out, in order of preference.
     pub uris: Vec<String>,
+    /// `uris` was made from the listeners (`config::uris`): to be made again where some could not be bound.
+    pub uris_from_listeners: bool,
     /// `iceTransportPolicy: "relay"` in the modern form.
     pub relay_only: bool,
     /// Keys that may mint. Empty and not `open`: nobody may.
@@ -193,15 +193,4 @@ pub struct FirstRun {
     pub secret_is_new: bool,
     /// External addresses found by themselves and how, for the log.
     pub external: Vec<(IpAddr, String)>,
-}
-
-/// Every address range the relay reaches although the default policy forbids it, and what it must not reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerSettings {
-    /// Re-opened ranges.
-    pub allow: Vec<IpNet>,
-    /// Additional denials.
-    pub deny: Vec<IpNet>,
-    /// Nothing but `allow` may be reached.
-    pub only_allowed: bool,
 }

@@ -1,0 +1,314 @@
+//! From the checked configuration to [`Settings`]: reads the files it names, looks up names and addresses.
+
+mod addresses;
+mod listeners;
+mod secrets;
+mod tls;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::Purpose;
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::effective::Effective;
+use super::env::Env;
+use super::schema::{Format, Raw};
+use super::settings::{
+    AdminSettings, ApiSettings, FirstRun, ListenerSettings, LogSettings, Settings, StreamSettings, UdpSettings,
+};
+use super::value::{Auto, is_host_name};
+use crate::service::first_run;
+use crate::turn::config::{Config, Limits};
+use crate::turn::policy::{PeerPolicy, PolicyConfig};
+
+/// Descriptors for everything that is neither an allocation nor a client's connection.
+const SPARE_FILES: u64 = 512;
+
+/// What building needs beside the configuration.
+pub(super) struct Context<'a> {
+    pub(super) env: &'a dyn Env,
+    pub(super) purpose: Purpose,
+    /// Paths are relative to this: the directory of the file.
+    pub(super) base: &'a Path,
+    pub(super) d: &'a mut Diagnostics,
+    pub(super) effective: &'a mut Effective,
+}
+
+impl Context<'_> {
+    fn path(&self, path: &Path) -> PathBuf {
+        self.base.join(path)
+    }
+
+    /// What only matters where the server runs: an error there, a warning where the configuration is checked elsewhere.
+    fn here(&self, message: impl Into<String>) -> Diagnostic {
+        match self.purpose {
+            Purpose::Serve => Diagnostic::error(message),
+            Purpose::Check | Purpose::Mint => Diagnostic::warning(message),
+        }
+    }
+}
+
+/// Builds the settings. `None` if something went wrong; what, is in the diagnostics.
+pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
+    let state_dir = state_dir(raw, cx);
+    let files = secrets::read(raw, cx);
+    let tls = tls::check(raw, state_dir.as_deref(), cx);
+    let found = addresses::find(raw, cx);
+    let listeners = listeners::resolve(raw, cx);
+    listeners::check_overlaps(raw, &listeners, found.as_ref().map(|found| &found.relay), cx);
+    // With mistakes nothing is made: the server will not start.
+    if cx.d.has_errors() {
+        return None;
+    }
+    let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
+    let found = found.unwrap_or_else(|| addresses::Found::none(raw));
+    let tls = tls?;
+
+    let listeners: Vec<ListenerSettings> = listeners.into_iter().map(|(_, listener)| listener).collect();
+    let workers = workers(raw, cx);
+    let limits = limits(raw, cx);
+    let host = api_host(raw, &found, cx);
+    let given = match &raw.api.uris.value {
+        Auto::Given(uris) => Some(uris.iter().map(|uri| uri.value.clone()).collect()),
+        Auto::Auto => None,
+    };
+    let uris_from_listeners = given.is_none();
+    let uris = given.unwrap_or_else(|| super::uris(&host, &listeners, raw.api.relay_only.value));
+    if uris_from_listeners {
+        cx.effective.note("api.uris", uris.join(" "));
+    }
+    let policy = policy(raw, cx, &listeners, &found)?;
+    let credentials = secrets.credentials;
+    Some(Settings {
+        realm: raw.realm.value.clone(),
+        // Only where nothing is kept there can it be missing.
+        state_dir: state_dir.unwrap_or_default(),
+        workers,
+        turn: turn_config(raw, limits, credentials, policy, found.relay),
+        tls,
+        stream: stream_settings(raw),
+        udp: UdpSettings {
+            receive_buffer: raw.udp.receive_buffer.value.0,
+            send_buffer: raw.udp.send_buffer.value.0,
+            relay_buffer: raw.udp.relay_buffer.value.0,
+            offload: raw.udp.offload.value,
+        },
+        api: ApiSettings {
+            enabled: raw.api.enabled.value,
+            host,
+            uris,
+            uris_from_listeners,
+            relay_only: raw.api.relay_only.value,
+            keys: secrets.api_keys,
+            open: raw.api.open.value,
+            query_key: raw.api.query_key.value,
+            cors_origins: raw
+                .api
+                .cors_origins
+                .value
+                .iter()
+                .map(|origin| origin.value.clone())
+                .collect(),
+            default_ttl: raw.api.default_ttl.value,
+            max_ttl: raw.api.max_ttl.value,
+            mints_per_minute_per_key: raw.api.mints_per_minute_per_key.value,
+            mints_per_minute_per_ip: raw.api.mints_per_minute_per_ip.value,
+        },
+        admin: AdminSettings {
+            address: raw.admin.address.value.0,
+            api: raw.admin.api.value,
+        },
+        log: LogSettings {
+            level: raw.log.level.value.clone(),
+            json: raw.log.format.value.0 == Format::Json,
+            client_ip: raw.log.client_ip.value.0,
+        },
+        shutdown_timeout: raw.shutdown_timeout.value,
+        first_run: FirstRun {
+            secret_file: secrets.first_run.as_ref().map(|secret| secret.0.clone()),
+            secret_is_new: secrets.first_run.is_some_and(|secret| secret.1),
+            external: found.told,
+        },
+        listeners,
+    })
+}
+
+fn state_dir(raw: &Raw, cx: &mut Context<'_>) -> Option<PathBuf> {
+    match &raw.state_dir.value {
+        Auto::Given(path) => Some(cx.path(path)),
+        Auto::Auto => {
+            let dir = first_run::default_state_dir(cx.env);
+            if let Some(dir) = &dir {
+                cx.effective.note("state_dir", dir.display().to_string());
+            }
+            dir
+        }
+    }
+}
+
+fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {
+    match raw.workers.value {
+        Auto::Given(workers) => usize::try_from(workers).unwrap_or(1),
+        Auto::Auto => {
+            let workers = cx.env.cores().clamp(1, raw.relay.ports.value.most_workers());
+            cx.effective.note("workers", workers.to_string());
+            workers
+        }
+    }
+}
+
+/// The core's limits; `allocations` follows the relay ports and the files this process may open.
+fn limits(raw: &Raw, cx: &mut Context<'_>) -> Limits {
+    let ports = u64::from(raw.relay.ports.value.count());
+    let connections = u64::try_from(raw.limits.connections.value).unwrap_or(u64::MAX);
+    let room = cx
+        .env
+        .open_files()
+        .map_or(u64::MAX, |files| files.saturating_sub(SPARE_FILES));
+    let allocations = match raw.limits.allocations.value {
+        Auto::Given(given) => {
+            let given = u64::try_from(given).unwrap_or(1);
+            if given.saturating_add(connections) > room {
+                let message = format!(
+                    "{given} allocations and {connections} connections need more files than the {} this process may open",
+                    room.saturating_add(SPARE_FILES)
+                );
+                let help = "raise LimitNOFILE= in the systemd unit, or `ulimit -Hn`";
+                cx.d.push(Diagnostic::warning(message).at(raw.limits.allocations.place).help(help));
+            }
+            given
+        }
+        Auto::Auto => {
+            // Where files are few, half of them are for clients.
+            let files = room.saturating_sub(connections).max(room / 2).max(1);
+            let allocations = ports.min(files);
+            let why = if files < ports {
+                "as many as open files allow"
+            } else {
+                "one per relay port"
+            };
+            cx.effective.note("limits.allocations", format!("{allocations}: {why}"));
+            allocations
+        }
+    };
+    Limits {
+        allocations: u32::try_from(allocations).unwrap_or(u32::MAX),
+        ..raw.limits.core.clone()
+    }
+}
+
+fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> String {
+    match &raw.api.host.value {
+        Auto::Given(host) => host.clone(),
+        Auto::Auto => {
+            let announced = found
+                .relay
+                .ipv4
+                .or(found.relay.ipv6)
+                .map(|address| address.announced.to_string());
+            let realm = Some(&raw.realm).filter(|realm| realm.is_given() && is_host_name(&realm.value));
+            let host = realm
+                .map(|realm| realm.value.clone())
+                .or(announced)
+                .unwrap_or_else(|| "localhost".into());
+            cx.effective.note("api.host", host.clone());
+            host
+        }
+    }
+}
+
+fn policy(
+    raw: &Raw,
+    cx: &mut Context<'_>,
+    listeners: &[ListenerSettings],
+    found: &addresses::Found,
+) -> Option<Arc<PeerPolicy>> {
+    let nets = |list: &[super::value::Placed<super::value::Network>]| list.iter().map(|net| net.value.0).collect();
+    let addresses = [found.relay.ipv4, found.relay.ipv6].into_iter().flatten();
+    let config = PolicyConfig {
+        allow: nets(&raw.peers.allow.value),
+        deny: nets(&raw.peers.deny.value),
+        only_allowed: raw.peers.only_allowed.value,
+        own: listeners
+            .iter()
+            .flat_map(|l| l.addresses.clone())
+            .chain(raw.admin.address.value.0)
+            .collect(),
+        local_ips: cx
+            .env
+            .interfaces()
+            .into_iter()
+            .flat_map(|i| [Some(i.ip), i.broadcast])
+            .flatten()
+            .collect(),
+        // 0.0.0.0 stands for no address a peer could have.
+        relay_ips: addresses
+            .flat_map(|a| [a.bind, a.announced])
+            .filter(|ip| !ip.is_unspecified())
+            .collect(),
+        relay_ports: raw.relay.ports.value.0.clone(),
+        nat64: nets(&raw.peers.nat64.value).into_iter().filter_map(ipv6_net).collect(),
+        denied_ports: raw
+            .peers
+            .denied_ports
+            .value
+            .iter()
+            .map(|ports| ports.0.clone())
+            .collect(),
+    };
+    match PeerPolicy::new(config) {
+        Ok(policy) => Some(Arc::new(policy)),
+        Err(error) => {
+            cx.d.push(Diagnostic::error(format!("`peers`: {error}")).at(raw.peers.nat64.place));
+            None
+        }
+    }
+}
+
+fn ipv6_net(net: IpNet) -> Option<Ipv6Net> {
+    match net {
+        IpNet::V6(net) => Some(net),
+        IpNet::V4(_) => None,
+    }
+}
+
+fn turn_config(
+    raw: &Raw,
+    limits: Limits,
+    credentials: Arc<crate::turn::credential::Credentials>,
+    policy: Arc<PeerPolicy>,
+    relay: crate::turn::config::RelayConfig,
+) -> Config {
+    Config {
+        realm: raw.realm.value.clone(),
+        software: Some(raw.turn.software.value.clone()).filter(|software| !software.is_empty()),
+        credentials,
+        policy,
+        relay,
+        binding: raw.turn.binding.value,
+        challenge: raw.turn.challenge.value.0,
+        nonce_lifetime: raw.turn.nonce_lifetime.value,
+        default_lifetime: raw.turn.default_lifetime.value,
+        max_lifetime: raw.turn.max_lifetime.value,
+        max_session: raw.turn.max_session.value.0,
+        rfc5766_channels: raw.turn.rfc5766_channels.value,
+        limits,
+    }
+}
+
+fn stream_settings(raw: &Raw) -> StreamSettings {
+    let limits = &raw.limits;
+    StreamSettings {
+        max_connections: limits.connections.value,
+        max_connections_per_ip: limits.connections_per_ip.value,
+        max_handshakes: limits.handshakes.value,
+        handshake_timeout: limits.handshake_timeout.value,
+        idle_timeout: limits.idle_timeout.value,
+        frame_timeout: limits.frame_timeout.value,
+        write_timeout: limits.write_timeout.value,
+        queue_bytes: limits.queue_bytes.value.0,
+        queue_age: limits.queue_age.value,
+    }
+}

@@ -1,0 +1,277 @@
+//! Secrets, passwords and keys, from the configuration and from files.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::super::Purpose;
+use super::super::check;
+use super::super::diagnostic::{Diagnostic, Place};
+use super::super::schema::{Raw, SecretOrFile};
+use super::super::settings::ApiKey;
+use super::Context;
+use crate::service::first_run;
+use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+
+/// A secret is a line, not a book.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// What the configuration and its files hold.
+pub(super) struct Files {
+    secrets: Vec<Secret>,
+    users: Vec<StaticUser>,
+    api_keys: Vec<ApiKey>,
+}
+
+/// Everything secret.
+pub(super) struct Secrets {
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) api_keys: Vec<ApiKey>,
+    /// The file of the generated secret, and whether it was made just now.
+    pub(super) first_run: Option<(PathBuf, bool)>,
+}
+
+/// Reads all files; mistakes go to the diagnostics.
+pub(super) fn read(raw: &Raw, cx: &mut Context<'_>) -> Files {
+    let credentials = &raw.credentials;
+    let mut secrets = Vec::new();
+    let first = credentials.secret_file.iter().map(|file| (&file.value, file.place));
+    let more = credentials
+        .secret_files
+        .value
+        .iter()
+        .map(|file| (&file.value, Some(file.place)));
+    for (file, place) in first.chain(more) {
+        if let Some(bytes) = read_file(file, place, cx) {
+            check::secret(&bytes, &file.display().to_string(), place, cx.d);
+            secrets.push(Secret::new(&bytes));
+        }
+    }
+    secrets.extend(
+        credentials
+            .secrets
+            .value
+            .iter()
+            .map(|secret| Secret::new(secret.value.0.as_bytes())),
+    );
+    Files {
+        secrets,
+        users: users(raw, cx),
+        api_keys: api_keys(raw, cx),
+    }
+}
+
+/// Makes the credentials, and a secret if there is neither secret nor user. `None` if that cannot be.
+pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Secrets> {
+    let Files {
+        mut secrets,
+        users,
+        api_keys,
+    } = files;
+    let mut first_run = None;
+    if secrets.is_empty() && users.is_empty() {
+        let secret = first_run_secret(state_dir, cx)?;
+        cx.effective.remark(
+            "credentials",
+            match &secret {
+                Some(secret) => format!(
+                    "the secret is the one generated at the first start: {}",
+                    secret.file.display()
+                ),
+                None => "a secret is generated at the first start".into(),
+            },
+        );
+        secrets.extend(secret.as_ref().map(|secret| Secret::new(&secret.bytes)));
+        first_run = secret.map(|secret| (secret.file, secret.is_new));
+    } else if secrets.is_empty() && raw.api.enabled.value && (raw.api.open.value || !api_keys.is_empty()) {
+        let message = "there are users but no secret: the credentials API has nothing to mint with";
+        let place = raw.api.keys.place.or(raw.api.open.place);
+        cx.d.push(
+            Diagnostic::warning(message)
+                .at(place)
+                .help("set `credentials.secret_file`"),
+        );
+    }
+    let config = CredentialsConfig {
+        realm: raw.realm.value.clone(),
+        secrets,
+        users,
+        max_ttl: raw.credentials.max_ttl.value,
+        skew: raw.credentials.skew.value,
+    };
+    match Credentials::new(config) {
+        Ok(credentials) => Some(Secrets {
+            credentials: Arc::new(credentials),
+            api_keys,
+            first_run,
+        }),
+        Err(error) => {
+            cx.d.push(Diagnostic::error(format!("`credentials.users`: {error}")));
+            None
+        }
+    }
+}
+
+/// `Some(None)`: none is needed yet.
+fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Option<first_run::Secret>> {
+    const HELP: &str = "set `state_dir` to a directory of the server's user, or `credentials.secret_file`";
+    let Some(dir) = state_dir else {
+        let message = "there is no secret, and no directory to keep a generated one in";
+        cx.d.push(Diagnostic::error(message).help(HELP));
+        return None;
+    };
+    let result = match cx.purpose {
+        Purpose::Serve => first_run::obtain_secret(dir).map(Some),
+        Purpose::Check | Purpose::Mint => first_run::find_secret(dir),
+    };
+    match result {
+        Ok(secret) => Some(secret),
+        Err(error) => {
+            let diagnostic = cx.here(format!("no secret is configured, and the generated one: {error}"));
+            cx.d.push(diagnostic.help(HELP));
+            None
+        }
+    }
+}
+
+fn users(raw: &Raw, cx: &mut Context<'_>) -> Vec<StaticUser> {
+    let mut users = Vec::new();
+    for user in &raw.credentials.users {
+        let name = user.name.value.clone();
+        let password = match &user.password {
+            None => continue,
+            Some(SecretOrFile::Text(text)) => Zeroizing::new(text.value.0.clone()),
+            Some(SecretOrFile::File(file)) => {
+                let Some(text) = read_text(&file.value, file.place, cx) else {
+                    continue;
+                };
+                check::password(&text, &name, file.place, cx.d);
+                text
+            }
+        };
+        users.push(StaticUser { name, password });
+    }
+    users
+}
+
+fn api_keys(raw: &Raw, cx: &mut Context<'_>) -> Vec<ApiKey> {
+    let mut keys: Vec<ApiKey> = Vec::new();
+    for key in &raw.api.keys.value {
+        let name = key.name.value.clone();
+        let (text, place) = match &key.key {
+            None => continue,
+            Some(SecretOrFile::Text(text)) => (text.value.0.clone(), text.place),
+            Some(SecretOrFile::File(file)) => {
+                let Some(text) = read_text(&file.value, file.place, cx) else {
+                    continue;
+                };
+                check::api_key(text.as_bytes(), &name, file.place, cx.d);
+                (text.to_string(), file.place)
+            }
+        };
+        if let Some(twin) = keys.iter().find(|other| other.key == text) {
+            let message = format!("`api.keys`: {:?} and {name:?} have the same key", twin.name);
+            cx.d.push(
+                Diagnostic::error(message)
+                    .at(place)
+                    .help("give each application a key of its own"),
+            );
+        }
+        keys.push(ApiKey {
+            name,
+            key: text,
+            choose_username: key.choose_username.value,
+        });
+    }
+    keys
+}
+
+fn read_text(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<String>> {
+    let bytes = read_file(file, place, cx)?;
+    match core::str::from_utf8(&bytes) {
+        Ok(text) => Some(Zeroizing::new(text.to_owned())),
+        Err(_) => {
+            let message = format!("{} is not UTF-8 text", file.display());
+            cx.d.push(
+                Diagnostic::error(message)
+                    .at(place)
+                    .help("put the text into it, without anything else"),
+            );
+            None
+        }
+    }
+}
+
+/// The content of a secret file, without the line break at its end.
+fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<Vec<u8>>> {
+    let path = cx.path(file);
+    let mut bytes = match read_bounded(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let diagnostic = Diagnostic::error(format!("cannot read {}: {error}", path.display())).at(place);
+            cx.d.push(diagnostic.maybe_help(read_help(&error, &path, cx)));
+            return None;
+        }
+    };
+    let len = bytes.len() - bytes.iter().rev().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+    bytes.truncate(len);
+    if bytes.is_empty() {
+        let diagnostic = Diagnostic::error(format!("{} is empty", path.display())).at(place);
+        cx.d.push(diagnostic.help("put the secret into it: head -c 32 /dev/urandom | base64"));
+        return None;
+    }
+    if bytes.contains(&b'\n') {
+        let diagnostic = Diagnostic::warning(format!(
+            "{} has several lines: they are taken as one secret",
+            path.display()
+        ));
+        cx.d.push(
+            diagnostic
+                .at(place)
+                .help("put each secret into a file of its own: `secret_files = [\"new\", \"old\"]`"),
+        );
+    }
+    let others = fs::metadata(&path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
+    // Container run-times mount secrets readable for all: nobody else is in there.
+    if others && !path.starts_with("/run/secrets") {
+        let diagnostic = Diagnostic::warning(format!("every user of this machine may read {}", path.display()));
+        cx.d.push(diagnostic.at(place).help(format!("chmod 600 {}", path.display())));
+    }
+    Some(bytes)
+}
+
+fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+    }
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_FILE) {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it has more than 64 KiB, so it is no secret",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn read_help(error: &io::Error, path: &Path, cx: &Context<'_>) -> Option<String> {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => Some(format!(
+            "make it: (umask 077; head -c 32 /dev/urandom | base64 > {path})"
+        )),
+        io::ErrorKind::PermissionDenied => {
+            let user = cx.env.user_id();
+            Some(format!(
+                "let the user the server runs as (now number {user}) read it: chown {user} {path}"
+            ))
+        }
+        _ => None,
+    }
+}

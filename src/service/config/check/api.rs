@@ -1,0 +1,192 @@
+//! The credentials API.
+
+use std::net::IpAddr;
+
+use super::super::diagnostic::{Diagnostic, Diagnostics};
+use super::super::schema::{Protocol, Raw, RawApi, SecretOrFile};
+use super::super::value::{Auto, is_host_name};
+
+pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
+    let api = &raw.api;
+    keys(api, d);
+    lifetimes(raw, d);
+    origins(api, d);
+    uris(api, d);
+    if let Auto::Given(host) = &api.host.value
+        && !is_host_name(host)
+        && host.parse::<IpAddr>().is_err()
+    {
+        let message = format!("`api.host`: {host:?} is neither a host name nor an IP address");
+        d.push(
+            Diagnostic::error(message)
+                .at(api.host.place)
+                .help("write the name alone: no scheme, no port, no brackets"),
+        );
+    }
+    let https = raw
+        .listeners
+        .value
+        .iter()
+        .any(|l| l.protocols.value.iter().any(|p| p.0 == Protocol::Https));
+    let on_admin = raw.admin.api.value && raw.admin.address.value.0.is_some();
+    let wanted = api.open.value || !api.keys.value.is_empty();
+    if api.enabled.value && wanted && !https && !on_admin {
+        let diagnostic =
+            Diagnostic::warning("the credentials API is on, but no listener speaks \"https\" and `admin.api` is off");
+        d.push(
+            diagnostic
+                .at(api.enabled.place.or(api.keys.place))
+                .help("add \"https\" to a listener's protocols"),
+        );
+    }
+}
+
+fn keys(api: &RawApi, d: &mut Diagnostics) {
+    for (index, key) in api.keys.value.iter().enumerate() {
+        let name = &key.name;
+        if name.value.is_empty() || name.value.chars().any(char::is_control) {
+            let diagnostic = Diagnostic::error("a key's name is empty or holds a control character").at(name.place);
+            d.push(diagnostic.help("the name stands in the log: say who uses the key"));
+        }
+        if let Some(first) = api.keys.value[..index]
+            .iter()
+            .find(|first| first.name.value == name.value)
+        {
+            let diagnostic = Diagnostic::error(format!("there are two API keys named {:?}", name.value)).at(name.place);
+            d.push(
+                diagnostic
+                    .also(first.name.place, "the first")
+                    .help("give each key a name of its own"),
+            );
+        }
+        if let Some(SecretOrFile::Text(text)) = &key.key {
+            super::api_key(text.value.0.as_bytes(), &name.value, text.place, d);
+        }
+    }
+    if api.open.value && !api.keys.value.is_empty() {
+        let diagnostic =
+            Diagnostic::error("`api.open` lets everybody mint, so the keys protect nothing").at(api.open.place);
+        d.push(
+            diagnostic
+                .also(api.keys.place, "the keys")
+                .help("set `open = false`, or remove the keys"),
+        );
+    } else if api.open.value && api.enabled.value {
+        let diagnostic =
+            Diagnostic::warning("`api.open`: everybody can have credentials, and relay through this server");
+        d.push(diagnostic.at(api.open.place).help("for a public test server only"));
+        if api.mints_per_minute_per_ip.value > 60 || api.mints_per_minute_per_ip.value == 0 {
+            let place = api.mints_per_minute_per_ip.place.or(api.open.place);
+            let diagnostic = Diagnostic::warning("anybody may mint more than 60 credentials a minute").at(place);
+            d.push(diagnostic.help("set `mints_per_minute_per_ip = 10`"));
+        }
+    }
+    if api.query_key.value {
+        let diagnostic =
+            Diagnostic::warning("`api.query_key`: keys in a query string end up in the logs of every proxy");
+        d.push(
+            diagnostic
+                .at(api.query_key.place)
+                .help("send `Authorization: Bearer KEY` where the client can"),
+        );
+    }
+}
+
+fn lifetimes(raw: &Raw, d: &mut Diagnostics) {
+    let (api, accepted) = (&raw.api, &raw.credentials.max_ttl);
+    if api.default_ttl.value > api.max_ttl.value {
+        let place = api.default_ttl.place.or(api.max_ttl.place);
+        let diagnostic = Diagnostic::error("`api.default_ttl` is longer than `api.max_ttl`").at(place);
+        d.push(diagnostic.help("shorten `default_ttl`, or raise `max_ttl`"));
+    }
+    if api.max_ttl.value > accepted.value {
+        let place = api.max_ttl.place.or(accepted.place);
+        let diagnostic =
+            Diagnostic::error("`api.max_ttl` is longer than `credentials.max_ttl`: what is minted would be refused");
+        let other = if api.max_ttl.is_given() { accepted.place } else { None };
+        d.push(
+            diagnostic
+                .at(place)
+                .also(other, "what is accepted")
+                .help("make the two equal"),
+        );
+    }
+}
+
+fn origins(api: &RawApi, d: &mut Diagnostics) {
+    for origin in &api.cors_origins.value {
+        let text = origin.value.as_str();
+        if text == "*" {
+            let diagnostic =
+                Diagnostic::error("`api.cors_origins`: \"*\" would let every web page mint").at(origin.place);
+            d.push(diagnostic.help("list the exact origins: \"https://app.example.org\""));
+            continue;
+        }
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let Some(rest) = rest.filter(|rest| !rest.is_empty()) else {
+            let diagnostic =
+                Diagnostic::error(format!("`api.cors_origins`: {text:?} is not an origin")).at(origin.place);
+            d.push(diagnostic.help("write scheme and host: \"https://app.example.org\""));
+            continue;
+        };
+        if let Some((authority, _)) = rest.split_once(['/', '?', '#']) {
+            let scheme = &text[..text.len() - rest.len()];
+            let diagnostic = Diagnostic::error(format!("`api.cors_origins`: {text:?} has a path; an origin has none"));
+            d.push(
+                diagnostic
+                    .at(origin.place)
+                    .help(format!("write \"{scheme}{authority}\"")),
+            );
+        } else if text.contains(char::is_uppercase) || !text.is_ascii() || text.contains(char::is_whitespace) {
+            let diagnostic =
+                Diagnostic::error(format!("`api.cors_origins`: no browser sends {text:?}")).at(origin.place);
+            d.push(diagnostic.help(format!(
+                "browsers write origins in small ASCII letters: {:?}",
+                text.to_lowercase()
+            )));
+        }
+    }
+}
+
+fn uris(api: &RawApi, d: &mut Diagnostics) {
+    let Auto::Given(uris) = &api.uris.value else { return };
+    for uri in uris {
+        if let Err(help) = check_uri(&uri.value) {
+            let diagnostic = Diagnostic::error(format!("`api.uris`: {:?} is not a TURN or STUN URI", uri.value));
+            d.push(diagnostic.at(uri.place).help(help));
+        }
+    }
+    if uris.is_empty() {
+        let diagnostic = Diagnostic::error("`api.uris` is empty: clients would be told no server").at(api.uris.place);
+        d.push(diagnostic.help("write \"auto\" to have the URIs made from the listeners"));
+    }
+}
+
+/// RFC 7064 and RFC 7065: `scheme:host[:port][?transport=…]`.
+fn check_uri(uri: &str) -> Result<(), String> {
+    let example = "for example \"turns:turn.example.org:443?transport=tcp\"".to_owned();
+    let (scheme, rest) = uri.split_once(':').ok_or_else(|| example.clone())?;
+    if let Some(bare) = rest.strip_prefix("//") {
+        return Err(format!("without slashes: \"{scheme}:{bare}\""));
+    }
+    let (address, query) = rest
+        .split_once('?')
+        .map_or((rest, None), |(address, query)| (address, Some(query)));
+    match (scheme, query) {
+        ("turn" | "turns", None | Some("transport=udp" | "transport=tcp")) | ("stun" | "stuns", None) => {}
+        ("stun" | "stuns", Some(_)) => return Err(format!("a {scheme} URI has no query: \"{scheme}:{address}\"")),
+        ("turn" | "turns", Some(_)) => return Err("behind the `?` stands `transport=udp` or `transport=tcp`".into()),
+        _ => return Err(example),
+    }
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !address.ends_with(']') => (host, Some(port)),
+        _ => (address, None),
+    };
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let good_host = match inner {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host_name(host) || host.parse::<std::net::Ipv4Addr>().is_ok(),
+    };
+    let good_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+    if good_host && good_port { Ok(()) } else { Err(example) }
+}

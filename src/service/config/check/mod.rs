@@ -1,0 +1,329 @@
+//! What is wrong, or unwise, although each value by itself is well written. Looks at the configuration alone: files,
+//! names and addresses of the machine come in `build`.
+
+mod api;
+mod credentials;
+
+use core::time::Duration;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::reader::Located;
+use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawTurn};
+use super::value::{Auto, External, OffOr, OneOf};
+use crate::service::external::is_private;
+
+pub(super) use credentials::{api_key, password, secret};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Checks everything; mistakes go to `d`.
+pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
+    top(raw, d);
+    credentials::check(&raw.credentials, d);
+    tls(raw, d);
+    addresses(raw, d);
+    ports(raw, d);
+    peers(&raw.peers, d);
+    turn(&raw.turn, d);
+    limits(&raw.limits, d);
+    listeners(raw, d);
+    api::check(raw, d);
+    admin_and_log(raw, d);
+}
+
+fn top(raw: &Raw, d: &mut Diagnostics) {
+    let realm = &raw.realm;
+    if realm.value.is_empty() {
+        d.push(
+            Diagnostic::error("`realm` is empty")
+                .at(realm.place)
+                .help("use the server's host name"),
+        );
+    } else if realm.value.chars().count() > 127 || realm.value.len() > 763 {
+        let diagnostic = Diagnostic::error("`realm` has more than 127 characters (RFC 8489 §14.9)").at(realm.place);
+        d.push(diagnostic.help("use the server's host name"));
+    } else if realm.value.contains(|c: char| c.is_control() || c == '"' || c == '\\') {
+        let diagnostic = Diagnostic::error("`realm` holds a quote, a backslash or a control character").at(realm.place);
+        d.push(diagnostic.help("use the server's host name"));
+    } else if realm.value.len() > 64 {
+        let why =
+            "`realm` is long; it is part of every answer to a stranger, and makes floods by reflection worthwhile";
+        d.push(Diagnostic::warning(why).at(realm.place).help("use a short host name"));
+    }
+    if let Auto::Given(workers) = raw.workers.value
+        && !(1..=1024).contains(&workers)
+    {
+        let diagnostic = Diagnostic::error(format!("`workers`: {workers} is out of range")).at(raw.workers.place);
+        d.push(diagnostic.help("from 1 to 1024, or \"auto\" for one per core"));
+    }
+}
+
+fn tls(raw: &Raw, d: &mut Diagnostics) {
+    let lone = |d: &mut Diagnostics, there: &str, missing: &str, place| {
+        let diagnostic = Diagnostic::error(format!("`tls.{there}` is set, `tls.{missing}` is not")).at(place);
+        d.push(diagnostic.help("set both; without both, a self-signed certificate is made"));
+    };
+    match (&raw.tls.certificate, &raw.tls.private_key) {
+        (Some(certificate), None) => lone(d, "certificate", "private_key", certificate.place),
+        (None, Some(key)) => lone(d, "private_key", "certificate", key.place),
+        _ => {}
+    }
+}
+
+fn addresses(raw: &Raw, d: &mut Diagnostics) {
+    let families = [
+        (
+            "ipv4",
+            "IPv4",
+            &raw.external.ipv4,
+            &raw.relay.ipv4,
+            IpAddr::is_ipv4 as fn(&IpAddr) -> bool,
+        ),
+        ("ipv6", "IPv6", &raw.external.ipv6, &raw.relay.ipv6, IpAddr::is_ipv6),
+    ];
+    for (key, family, external, relay, is_family) in families {
+        let wrong = |d: &mut Diagnostics, section: &str, ip: IpAddr, place| {
+            let diagnostic = Diagnostic::error(format!("`{section}.{key}`: {ip} is not an {family} address")).at(place);
+            let other = if key == "ipv4" { "ipv6" } else { "ipv4" };
+            d.push(diagnostic.help(format!("set `{section}.{other}` instead")));
+        };
+        match external.value {
+            External::Fixed(ip) if !is_family(&ip) => wrong(d, "external", ip, external.place),
+            External::Fixed(ip) if ip.is_unspecified() || ip.is_multicast() => {
+                let message = format!("`external.{key}`: nobody can send to {ip}");
+                d.push(
+                    Diagnostic::error(message)
+                        .at(external.place)
+                        .help("set the address clients reach, or \"auto\""),
+                );
+            }
+            External::Off if relay.is_given() && !matches!(relay.value, Auto::Auto) => {
+                let message = format!("`relay.{key}` is set, but {family} is switched off");
+                let diagnostic = Diagnostic::error(message).at(relay.place).also(external.place, "here");
+                d.push(diagnostic.help(format!("remove `relay.{key}`, or set `external.{key} = \"auto\"`")));
+            }
+            _ => {}
+        }
+        match relay.value {
+            Auto::Given(ip) if !is_family(&ip) => wrong(d, "relay", ip, relay.place),
+            Auto::Given(ip) if ip.is_multicast() => {
+                d.push(Diagnostic::error(format!("`relay.{key}`: {ip} is a multicast address")).at(relay.place));
+            }
+            _ => {}
+        }
+    }
+    if raw.external.ipv4.value == External::Off && raw.external.ipv6.value == External::Off {
+        let diagnostic =
+            Diagnostic::error("both `external.ipv4` and `external.ipv6` are off: nothing could be relayed");
+        let diagnostic = diagnostic
+            .at(raw.external.ipv6.place)
+            .also(raw.external.ipv4.place, "the other");
+        d.push(diagnostic.help("set one of them to \"auto\""));
+    }
+}
+
+fn ports(raw: &Raw, d: &mut Diagnostics) {
+    let ports = &raw.relay.ports;
+    let (first, last) = (*ports.value.0.start(), *ports.value.0.end());
+    if first < 1024 {
+        let message = format!("`relay.ports`: {first} is below 1024, where well-known services are (RFC 8656 §7.2)");
+        let last = last.max(2047);
+        d.push(
+            Diagnostic::error(message)
+                .at(ports.place)
+                .help(format!("begin at 1024 or above: \"1024-{last}\"")),
+        );
+    }
+    let count = ports.value.count();
+    let most = ports.value.most_workers();
+    if let Auto::Given(workers) = raw.workers.value
+        && usize::try_from(workers).is_ok_and(|workers| workers > most)
+    {
+        let message = format!("`relay.ports`: {count} ports are too few for {workers} workers");
+        let diagnostic = Diagnostic::error(message).at(ports.place.or(raw.workers.place));
+        let other = ports.place.and(raw.workers.place);
+        d.push(
+            diagnostic
+                .also(other, "the workers")
+                .help("each worker needs ports of its own; one allocation takes one"),
+        );
+    } else if count < 64 && ports.is_given() {
+        let message = format!("`relay.ports`: {count} ports serve at most {count} allocations at a time");
+        d.push(
+            Diagnostic::warning(message)
+                .at(ports.place)
+                .help("the default is \"49152-65535\""),
+        );
+    }
+    if let Auto::Given(allocations) = raw.limits.allocations.value {
+        if !(1..=16_777_216).contains(&allocations) {
+            let message = format!("`limits.allocations`: {allocations} is out of range");
+            let diagnostic = Diagnostic::error(message).at(raw.limits.allocations.place);
+            d.push(diagnostic.help("from 1 to 16777216, or \"auto\" for one per relay port"));
+        } else if allocations > i64::from(count) {
+            let message = format!("`limits.allocations` is {allocations}, but there are only {count} relay ports");
+            let diagnostic = Diagnostic::warning(message).at(raw.limits.allocations.place);
+            d.push(
+                diagnostic
+                    .also(ports.place, "the ports")
+                    .help("widen `relay.ports`, or leave `limits.allocations` away"),
+            );
+        }
+    }
+}
+
+fn peers(peers: &RawPeers, d: &mut Diagnostics) {
+    for allow in &peers.allow.value {
+        if let Some(deny) = peers.deny.value.iter().find(|deny| deny.value == allow.value) {
+            let net = allow.value.0;
+            let diagnostic = Diagnostic::error(format!("{net} is both allowed and denied")).at(deny.place);
+            d.push(
+                diagnostic
+                    .also(allow.place, "allowed here")
+                    .help("remove one; of different lengths the longer prefix wins"),
+            );
+        }
+        if let Some(what) = opened_by(allow.value.0) {
+            let message = format!("`peers.allow`: {} opens {what} to every client", allow.value.0);
+            d.push(
+                Diagnostic::warning(message)
+                    .at(allow.place)
+                    .help("allow the SFU's own addresses alone, as /32 or /128"),
+            );
+        }
+    }
+    if peers.only_allowed.value && peers.allow.value.is_empty() {
+        let diagnostic =
+            Diagnostic::error("`peers.only_allowed` is set and `peers.allow` is empty: no peer could be reached");
+        d.push(
+            diagnostic
+                .at(peers.only_allowed.place)
+                .help("list the SFU's networks in `peers.allow`"),
+        );
+    }
+    for prefix in &peers.nat64.value {
+        let message = match prefix.value.0 {
+            IpNet::V4(net) => format!("`peers.nat64`: {net} is not an IPv6 prefix"),
+            IpNet::V6(net) if ![32, 40, 48, 56, 64, 96].contains(&net.prefix_len()) => {
+                format!("`peers.nat64`: {net} is none of the lengths of RFC 6052 §2.2")
+            }
+            IpNet::V6(_) => continue,
+        };
+        let help = "a NAT64 prefix is 32, 40, 48, 56, 64 or 96 bits long, for example \"2001:db8:64::/96\"";
+        d.push(Diagnostic::error(message).at(prefix.place).help(help));
+    }
+}
+
+/// What no client should reach, and `net` would let it.
+fn opened_by(net: IpNet) -> Option<&'static str> {
+    if net.prefix_len() == 0 {
+        return Some("every address, this machine and its private networks included,");
+    }
+    let holds = |ip: &str| ip.parse::<IpAddr>().is_ok_and(|ip| net.contains(&ip));
+    if holds("169.254.169.254") || holds("fd00:ec2::254") || holds("100.100.100.200") {
+        Some("the cloud's metadata service, which hands out credentials,")
+    } else if holds("127.0.0.1") || holds("::1") {
+        Some("every service of this machine that listens on loopback")
+    } else {
+        None
+    }
+}
+
+fn turn(turn: &RawTurn, d: &mut Diagnostics) {
+    if turn.max_lifetime.value < turn.default_lifetime.value {
+        let place = turn.max_lifetime.place.or(turn.default_lifetime.place);
+        let diagnostic = Diagnostic::error("`turn.max_lifetime` is shorter than `turn.default_lifetime`").at(place);
+        d.push(diagnostic.help("make it at least as long; the default is \"1h\""));
+    }
+    if let OffOr(Some(cap)) = turn.max_session.value
+        && cap < turn.default_lifetime.value
+    {
+        let diagnostic = Diagnostic::error("`turn.max_session` is shorter than one `turn.default_lifetime`");
+        d.push(
+            diagnostic
+                .at(turn.max_session.place)
+                .help("make it several hours, or \"off\""),
+        );
+    }
+    if turn.software.value.chars().count() > 127 {
+        let diagnostic = Diagnostic::error("`turn.software` has more than 127 characters (RFC 8489 §14.14)");
+        d.push(
+            diagnostic
+                .at(turn.software.place)
+                .help("shorten it, or write \"\" to send none"),
+        );
+    }
+}
+
+fn limits(limits: &RawLimits, d: &mut Diagnostics) {
+    if limits.connections_per_ip.value > limits.connections.value {
+        let place = limits.connections_per_ip.place.or(limits.connections.place);
+        let diagnostic = Diagnostic::warning("`limits.connections_per_ip` is more than `limits.connections`").at(place);
+        d.push(diagnostic.help("one address alone can then take every connection"));
+    }
+    let core = &limits.core;
+    if core.challenge_burst < core.challenges_per_second {
+        let message = "`limits.challenge_burst` is less than `limits.challenges_per_second`: the rate is never reached";
+        d.push(Diagnostic::warning(message).help("the burst is usually three times the rate"));
+    }
+}
+
+fn listeners(raw: &Raw, d: &mut Diagnostics) {
+    let list = &raw.listeners;
+    if list.value.is_empty() && list.is_given() {
+        let diagnostic = Diagnostic::error("the list of listeners is empty: nothing would be served").at(list.place);
+        d.push(diagnostic.help("remove it for the default listeners, or add `[[listener]]` with a `bind`"));
+    }
+    for listener in &list.value {
+        let protocols = &listener.protocols;
+        if protocols.value.is_empty() {
+            let diagnostic = Diagnostic::error(format!("the listener on {} has no protocols", listener.bind.value));
+            d.push(
+                diagnostic
+                    .at(protocols.place)
+                    .help("it can have \"udp\", \"tcp\", \"tls\", \"https\""),
+            );
+        }
+        for (index, protocol) in protocols.value.iter().enumerate() {
+            if protocols.value[..index].contains(protocol) {
+                let diagnostic = Diagnostic::warning(format!(
+                    "the listener on {} names a protocol twice",
+                    listener.bind.value
+                ));
+                d.push(diagnostic.at(protocols.place));
+            }
+        }
+    }
+    let serves_turn = |protocols: &Located<Vec<OneOf<Protocol>>>| {
+        protocols.value.iter().any(|protocol| protocol.0 != Protocol::Https)
+    };
+    if !list.value.is_empty() && !list.value.iter().any(|listener| serves_turn(&listener.protocols)) {
+        let diagnostic = Diagnostic::error("no listener speaks TURN").at(list.value[0].protocols.place);
+        d.push(diagnostic.help("add \"udp\", \"tcp\" or \"tls\" to its protocols"));
+    }
+}
+
+fn admin_and_log(raw: &Raw, d: &mut Diagnostics) {
+    if let Some(address) = raw.admin.address.value.0
+        && (address.ip().is_unspecified() || !is_private(address.ip()))
+    {
+        let message =
+            format!("`admin.address`: {address} can be reached from outside; metrics and health ask for no password");
+        d.push(
+            Diagnostic::warning(message)
+                .at(raw.admin.address.place)
+                .help("bind it to 127.0.0.1, or fence it with a firewall"),
+        );
+    }
+    let level = &raw.log.level;
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level.value) {
+        let diagnostic = Diagnostic::error(format!("`log.level`: {error}")).at(level.place);
+        d.push(diagnostic.help("for example \"info\", \"debug\" or \"info,relay::allocation=warn\""));
+    } else if level.value.trim().is_empty() {
+        let diagnostic = Diagnostic::error("`log.level` is empty").at(level.place);
+        d.push(diagnostic.help("for example \"info\"; \"off\" switches the log off"));
+    }
+}

@@ -1,0 +1,418 @@
+//! Mistakes in the configuration: where they stand, what is wrong, what to write instead. All are collected, then
+//! shown together.
+
+use core::fmt;
+use core::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// A stretch of one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    source: usize,
+    start: usize,
+    end: usize,
+}
+
+impl Place {
+    /// The bytes `span` of source `source`.
+    pub(super) const fn new(source: usize, span: &Range<usize>) -> Self {
+        Self {
+            source,
+            start: span.start,
+            end: span.end,
+        }
+    }
+
+    /// From the start of `self` to the end of `other`, if both stand in one source.
+    pub(super) const fn to(self, other: Self) -> Self {
+        if self.source == other.source && self.start <= other.end {
+            Self { end: other.end, ..self }
+        } else {
+            self
+        }
+    }
+
+    /// First byte.
+    pub(super) const fn start(self) -> usize {
+        self.start
+    }
+
+    /// Whether the two have a byte in common, or touch.
+    pub(super) const fn overlaps(self, other: Self) -> bool {
+        self.source == other.source && self.start <= other.end && other.start <= self.end
+    }
+
+    /// The same stretch of another text, `offset` bytes on.
+    pub(super) const fn shifted(self, source: usize, offset: usize) -> Self {
+        Self {
+            source,
+            start: self.start + offset,
+            end: self.end + offset,
+        }
+    }
+}
+
+/// A text that was read: the file, `RELAY_CONFIG`, or one environment variable with its value.
+struct Source {
+    name: String,
+    text: String,
+    /// Stretches never shown: secrets.
+    hidden: Vec<Range<usize>>,
+}
+
+/// Whether the server may start all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It may not.
+    Error,
+    /// It may, but the operator should know.
+    Warning,
+}
+
+/// One mistake.
+pub(super) struct Diagnostic {
+    severity: Severity,
+    message: String,
+    place: Option<Place>,
+    also: Vec<(Place, String)>,
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    /// The server must not start with this.
+    pub(super) fn error(message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            place: None,
+            also: Vec::new(),
+            help: None,
+        }
+    }
+
+    /// Legal, but unwise.
+    pub(super) fn warning(message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(message)
+        }
+    }
+
+    /// Where it stands; `None` leaves it as it is.
+    pub(super) fn at(mut self, place: impl Into<Option<Place>>) -> Self {
+        self.place = place.into().or(self.place);
+        self
+    }
+
+    /// A second place that belongs to it.
+    pub(super) fn also(mut self, place: impl Into<Option<Place>>, label: impl Into<String>) -> Self {
+        self.also.extend(place.into().map(|place| (place, label.into())));
+        self
+    }
+
+    /// What to do.
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// What to do, where that is known.
+    pub(super) fn maybe_help(mut self, help: Option<String>) -> Self {
+        self.help = help.or(self.help);
+        self
+    }
+}
+
+/// Everything that was found, with the texts it was found in. [`fmt::Display`] shows all of it, with source lines.
+#[derive(Default)]
+pub struct Diagnostics {
+    sources: Vec<Source>,
+    list: Vec<Diagnostic>,
+}
+
+/// One mistake as a reader meets it; lines and columns count from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// Whether the server may start all the same.
+    pub severity: Severity,
+    /// What is wrong.
+    pub message: &'a str,
+    /// What to do.
+    pub help: Option<&'a str>,
+    /// The file, `RELAY_CONFIG` or the environment variable; `None` where it stands nowhere.
+    pub source: Option<&'a str>,
+    /// Line in `source`, 0 without one.
+    pub line: usize,
+    /// Column in that line, 0 without a source.
+    pub column: usize,
+}
+
+impl fmt::Display for Found<'_> {
+    /// One line, for the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(source) = self.source {
+            write!(f, "{source}:{}:{}: ", self.line, self.column)?;
+        }
+        f.write_str(self.message)?;
+        self.help.map_or(Ok(()), |help| write!(f, " ({help})"))
+    }
+}
+
+impl Diagnostics {
+    /// Registers a text; its number goes into every [`Place`] in it.
+    pub(super) fn add_source(&mut self, name: impl Into<String>, text: impl Into<String>) -> usize {
+        self.sources.push(Source {
+            name: name.into(),
+            text: text.into(),
+            hidden: Vec::new(),
+        });
+        self.sources.len() - 1
+    }
+
+    /// Never shows what stands at `place`.
+    pub(super) fn hide(&mut self, place: Place) {
+        if let Some(source) = self.sources.get_mut(place.source) {
+            source.hidden.push(place.start..place.end);
+        }
+    }
+
+    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
+        self.list.push(diagnostic);
+    }
+
+    /// Keeps the first `kept`, and of the others those that stand outside `spoiled`: where the syntax is broken, a
+    /// complaint about the meaning of what was made of it would only mislead.
+    pub(super) fn retain_outside(&mut self, kept: usize, spoiled: &[Place]) {
+        let mut index = 0;
+        self.list.retain(|diagnostic| {
+            index += 1;
+            index <= kept
+                || !diagnostic
+                    .place
+                    .is_some_and(|place| spoiled.iter().any(|s| s.overlaps(place)))
+        });
+    }
+
+    /// How many there are so far.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Forgets all but the first `kept`.
+    pub(super) fn truncate(&mut self, kept: usize) {
+        self.list.truncate(kept);
+    }
+
+    /// Leaves the first `most` and says that there are more.
+    pub(super) fn truncate_errors(&mut self, most: usize) {
+        let more = self.list.len().saturating_sub(most);
+        if more > 0 {
+            self.list.truncate(most);
+            self.push(Diagnostic::error(format!(
+                "and {more} more mistakes: this does not look like TOML"
+            )));
+        }
+    }
+
+    /// The lines that `place` touches, whole.
+    pub(super) fn lines_of(&self, place: Place) -> Place {
+        let text = self
+            .sources
+            .get(place.source)
+            .map_or("", |source| source.text.as_str())
+            .as_bytes();
+        let (start, end) = (place.start.min(text.len()), place.end.min(text.len()));
+        let from = text[..start].iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
+        let to = text[end..]
+            .iter()
+            .position(|&b| b == b'\n')
+            .map_or(text.len(), |i| end + i);
+        Place {
+            start: from,
+            end: to,
+            ..place
+        }
+    }
+
+    /// Errors first, each kind in the order of the sources; what stands nowhere comes last.
+    pub(super) fn sort(&mut self) {
+        self.list
+            .sort_by_key(|d| (d.severity, d.place.map_or((usize::MAX, 0), |p| (p.source, p.start))));
+    }
+
+    /// Whether the server must not start.
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Number of errors and of warnings.
+    pub fn counts(&self) -> (usize, usize) {
+        let errors = self.list.iter().filter(|d| d.severity == Severity::Error).count();
+        (errors, self.list.len() - errors)
+    }
+
+    /// Each mistake.
+    pub fn iter(&self) -> impl Iterator<Item = Found<'_>> {
+        self.list.iter().map(|d| {
+            let at = d.place.and_then(|place| Some((self.sources.get(place.source)?, place)));
+            let (line, column) = at.map_or((0, 0), |(source, place)| position(&source.text, place.start));
+            Found {
+                severity: d.severity,
+                message: &d.message,
+                help: d.help.as_deref(),
+                source: at.map(|(source, _)| source.name.as_str()),
+                line,
+                column,
+            }
+        })
+    }
+
+    /// All of it for a terminal (`color`) or a file: place, source line, what is wrong, what to do. Secrets are masked.
+    pub fn render(&self, color: bool) -> String {
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let shown: Vec<String> = self.sources.iter().map(Source::masked).collect();
+        let mut out = String::new();
+        for diagnostic in &self.list {
+            out.push_str(&renderer.render(&[self.group(diagnostic, &shown)]));
+            out.push_str("\n\n");
+        }
+        out
+    }
+
+    fn group<'a>(&'a self, diagnostic: &'a Diagnostic, shown: &'a [String]) -> Group<'a> {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
+        if let Some(place) = diagnostic.place {
+            let mut places = vec![(place, None)];
+            places.extend(
+                diagnostic
+                    .also
+                    .iter()
+                    .map(|(place, label)| (*place, Some(label.as_str()))),
+            );
+            for (index, source) in self.sources.iter().enumerate() {
+                let mut here = places.iter().filter(|(place, _)| place.source == index).peekable();
+                if here.peek().is_none() {
+                    continue;
+                }
+                let text = shown.get(index).map_or("", String::as_str);
+                let snippet = Snippet::source(text).path(source.name.as_str());
+                group = group.element(here.fold(snippet, |snippet, (place, label)| {
+                    let span = on_boundaries(text, place.start, place.end);
+                    snippet.annotation(match label {
+                        None => AnnotationKind::Primary.span(span),
+                        Some(label) => AnnotationKind::Context.span(span).label(*label),
+                    })
+                }));
+            }
+        }
+        match diagnostic.help.as_deref() {
+            Some(help) => group.element(Level::HELP.message(help)),
+            None => group,
+        }
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl fmt::Debug for Diagnostics {
+    /// The same: a failed `expect` should tell.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Source {
+    /// The text with each byte of each secret replaced, so that every span still fits.
+    fn masked(&self) -> String {
+        if self.hidden.is_empty() {
+            return self.text.clone();
+        }
+        let hidden = |at: usize| self.hidden.iter().any(|range| range.contains(&at));
+        let mut out = String::with_capacity(self.text.len());
+        for (at, c) in self.text.char_indices() {
+            if hidden(at) && !c.is_whitespace() && !"\"'[],{}".contains(c) {
+                out.extend(core::iter::repeat_n('*', c.len_utf8()));
+            } else {
+                out.push(c);
+            }
+        }
+        out
+    }
+}
+
+/// Line and column of byte `at`, both from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..floor(text, at)];
+    let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}
+
+/// The same span, within the text and on character boundaries.
+fn on_boundaries(text: &str, start: usize, end: usize) -> Range<usize> {
+    let start = floor(text, start);
+    start..floor(text, end).max(start)
+}
+
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|&i| text.is_char_boundary(i))
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(text: &str, span: Range<usize>) -> Diagnostics {
+        let mut diagnostics = Diagnostics::default();
+        let source = diagnostics.add_source("relay.toml", text);
+        diagnostics.push(
+            Diagnostic::error("wrong")
+                .at(Place::new(source, &span))
+                .help("do it right"),
+        );
+        diagnostics
+    }
+
+    #[test]
+    fn columns_count_characters_not_bytes() {
+        let diagnostics = with("a = 1\nb = \"é\" # x\n", 14..15);
+        let found = diagnostics.iter().next().map(|f| (f.line, f.column));
+        assert_eq!(found, Some((2, 8)));
+    }
+
+    #[test]
+    fn a_masked_secret_keeps_the_underline_in_place() {
+        let mut diagnostics = with("secrets = [\"nörth\", \"b\"]\n", 11..19);
+        diagnostics.hide(Place::new(0, &(10..25)));
+        let shown = diagnostics.to_string();
+        assert!(!shown.contains("rth"), "{shown}");
+        assert!(shown.contains("secrets = [\"******\", \"*\"]"), "{shown}");
+        assert!(shown.contains("relay.toml:1:12"), "{shown}");
+    }
+
+    #[test]
+    fn spans_beyond_the_text_or_within_a_character_do_not_panic() {
+        for span in [0..99, 50..60, 4..6, 8..8] {
+            assert!(with("a=\"ééé\"", span).to_string().contains("wrong"));
+        }
+    }
+}

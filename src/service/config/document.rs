@@ -1,0 +1,242 @@
+//! A TOML text as a tree in which every key and every value knows its place.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
+
+/// A value and where it stands.
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) value: Value,
+    /// As written in an environment variable: there a text needs no quotes, even if it looks like a number.
+    pub(super) raw: Option<String>,
+}
+
+#[derive(Clone)]
+pub(super) enum Value {
+    Text(String),
+    /// `None`: does not fit.
+    Integer(Option<i64>),
+    Boolean(bool),
+    List(Vec<Node>),
+    Table(Table),
+    /// A float or a date: no key takes one.
+    Other(&'static str),
+}
+
+/// Keys in the order of the text.
+#[derive(Clone)]
+pub(super) struct Table {
+    pub(super) entries: Vec<Entry>,
+}
+
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) key_place: Place,
+    pub(super) node: Node,
+}
+
+impl Table {
+    pub(super) fn find_mut(&mut self, key: &str) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.key == key)
+    }
+
+    pub(super) fn take(&mut self, key: &str) -> Option<Entry> {
+        let index = self.entries.iter().position(|entry| entry.key == key)?;
+        Some(self.entries.remove(index))
+    }
+
+    /// Puts `entry` in the place of one of the same name.
+    pub(super) fn set(&mut self, entry: Entry) {
+        match self.find_mut(&entry.key) {
+            Some(old) => *old = entry,
+            None => self.entries.push(entry),
+        }
+    }
+}
+
+impl Value {
+    /// For messages: "expected …, found a table".
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Integer(_) => "a number",
+            Self::Boolean(_) => "true or false",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+/// Reads the text of source `source`. Syntax errors go to `diagnostics`; the stretches they spoil come back.
+pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) -> (Table, Vec<Place>) {
+    let (table, mut errors) = DeTable::parse_recoverable(text);
+    let table = convert_table(table.into_inner(), source);
+    if errors.is_empty() {
+        return (table, Vec::new());
+    }
+    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+    let mut lists = Vec::new();
+    collect_lists(&table, &mut lists);
+    let mut spoiled: Vec<Place> = Vec::new();
+    for error in errors {
+        let mut span = error.span().unwrap_or(0..0);
+        if span.is_empty() {
+            let next = text.get(span.start..).and_then(|rest| rest.chars().next());
+            span.end += next.map_or(0, char::len_utf8);
+        }
+        let place = Place::new(source, &span);
+        let list = lists.iter().find(|(_, whole)| whole.overlaps(place));
+        // The parser goes on after a mistake and meets its consequences: one is told per list, and per line.
+        let whole = list.map_or_else(|| diagnostics.lines_of(place), |(_, whole)| *whole);
+        if spoiled.iter().any(|earlier| earlier.overlaps(whole)) {
+            continue;
+        }
+        spoiled.push(whole);
+        let runs_on = list.filter(|_| is_line_start(text, span.start) || error.message().starts_with("unclosed array"));
+        diagnostics.push(match runs_on {
+            Some((key, _)) => Diagnostic::error("this list is not closed")
+                .at(*key)
+                .help("close it with `]`"),
+            None => Diagnostic::error(error.message())
+                .at(place)
+                .maybe_help(hint(error.message(), text, &span)),
+        });
+    }
+    hide_secrets(text, source, diagnostics);
+    (table, spoiled)
+}
+
+/// The place of the key and of the whole entry, of every list.
+fn collect_lists(table: &Table, lists: &mut Vec<(Place, Place)>) {
+    for entry in &table.entries {
+        match &entry.node.value {
+            Value::Table(inner) => collect_lists(inner, lists),
+            Value::List(nodes) => {
+                let is_tables = !nodes.is_empty() && nodes.iter().all(|node| matches!(node.value, Value::Table(_)));
+                if is_tables {
+                    for node in nodes {
+                        if let Value::Table(inner) = &node.value {
+                            collect_lists(inner, lists);
+                        }
+                    }
+                } else {
+                    lists.push((entry.key_place, entry.key_place.to(entry.node.place)));
+                }
+            }
+            Value::Text(_) | Value::Integer(_) | Value::Boolean(_) | Value::Other(_) => {}
+        }
+    }
+}
+
+fn is_line_start(text: &str, at: usize) -> bool {
+    text.get(..at)
+        .is_some_and(|before| before.rsplit('\n').next().is_some_and(|line| line.trim().is_empty()))
+}
+
+/// One value, as in an environment variable; `offset` is added to every place.
+pub(super) fn parse_value(text: &str, source: usize, offset: usize) -> Option<Node> {
+    let value = DeValue::parse(text).ok()?;
+    let mut node = convert(value, source);
+    shift(&mut node, source, offset);
+    Some(node)
+}
+
+/// What a person who wrote this probably meant.
+fn hint(message: &str, text: &str, span: &core::ops::Range<usize>) -> Option<String> {
+    let written = text.get(span.clone()).unwrap_or("");
+    Some(match message {
+        m if m.starts_with("string values must be quoted") && !written.trim().is_empty() => {
+            format!("put it in quotes: \"{}\"", written.trim().escape_debug())
+        }
+        m if m.starts_with("string values must be quoted") => "write a value behind the `=`".into(),
+        m if m.starts_with("duplicate key") => "keep one of them".into(),
+        m if m.starts_with("key with no value") => "write `key = value`".into(),
+        m if m.starts_with("unclosed table") => "close the section name with `]`".into(),
+        m if m.starts_with("invalid basic string") => "close the text with `\"`; write a backslash as `\\\\`".into(),
+        m if m.starts_with("missing comma") => "put a comma in between".into(),
+        m if m.starts_with("unexpected leading zero") => "write the number without the leading zero".into(),
+        _ => return None,
+    })
+}
+
+/// Where the syntax is broken the tree cannot be trusted to find the secrets, and the snippets must not show them:
+/// everything behind a key that sounds like one is masked, to the end of the line or of its list.
+fn hide_secrets(text: &str, source: usize, diagnostics: &mut Diagnostics) {
+    const NAMES: [&str; 4] = ["secret", "password", "key", "token"];
+    let mut in_list = false;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        // The head of the next section ends a list that was never closed.
+        in_list &= !line.trim_start().starts_with('[');
+        let lower = line.to_ascii_lowercase();
+        let name = NAMES.iter().filter_map(|name| lower.find(name)).min();
+        let from = if in_list { Some(0) } else { name };
+        let value = from.and_then(|from| {
+            if in_list {
+                Some(0)
+            } else {
+                line[from..].find('=').map(|i| from + i + 1)
+            }
+        });
+        if let Some(value) = value {
+            diagnostics.hide(Place::new(source, &(at + value..at + line.len())));
+            let depth = |c| line[value..].matches(c).count();
+            in_list = if in_list {
+                depth(']') == 0
+            } else {
+                depth('[') > depth(']')
+            };
+        }
+        at += line.len();
+    }
+}
+
+fn shift(node: &mut Node, source: usize, offset: usize) {
+    node.place = node.place.shifted(source, offset);
+    match &mut node.value {
+        Value::List(list) => list.iter_mut().for_each(|node| shift(node, source, offset)),
+        Value::Table(table) => {
+            for entry in &mut table.entries {
+                entry.key_place = entry.key_place.shifted(source, offset);
+                shift(&mut entry.node, source, offset);
+            }
+        }
+        Value::Text(_) | Value::Integer(_) | Value::Boolean(_) | Value::Other(_) => {}
+    }
+}
+
+fn convert(value: Spanned<DeValue<'_>>, source: usize) -> Node {
+    let place = Place::new(source, &value.span());
+    let value = match value.into_inner() {
+        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::Integer(number) => Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+        DeValue::Boolean(flag) => Value::Boolean(flag),
+        DeValue::Array(list) => Value::List(list.into_iter().map(|node| convert(node, source)).collect()),
+        DeValue::Table(table) => Value::Table(convert_table(table, source)),
+        DeValue::Float(_) => Value::Other("a number with a fraction"),
+        DeValue::Datetime(_) => Value::Other("a date"),
+    };
+    Node {
+        place,
+        value,
+        raw: None,
+    }
+}
+
+fn convert_table(table: DeTable<'_>, source: usize) -> Table {
+    let mut entries: Vec<Entry> = table
+        .into_iter()
+        .map(|(key, node)| Entry {
+            key_place: Place::new(source, &key.span()),
+            key: key.into_inner().into_owned(),
+            node: convert(node, source),
+        })
+        .collect();
+    entries.sort_by_key(|entry| entry.key_place.start());
+    Table { entries }
+}

@@ -1,0 +1,122 @@
+//! What the configuration asks of the machine it runs on. Behind a trait, so that tests can be another machine.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::service::external::{self, Interface};
+use crate::turn::time::UnixTime;
+use crate::turn::types::Family;
+
+/// Read when no file is named, if it is there.
+const DEFAULT_FILE: &str = "/etc/relay/relay.toml";
+
+/// The machine: environment variables, names, addresses, clock.
+pub trait Env {
+    /// Every environment variable.
+    fn variables(&self) -> Vec<(OsString, OsString)>;
+
+    /// The file to read when none is named, if it is there.
+    fn default_file(&self) -> Option<PathBuf>;
+
+    /// All addresses of a host name.
+    ///
+    /// # Errors
+    /// When the name has none, or cannot be looked up.
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+
+    /// The addresses of this machine.
+    fn interfaces(&self) -> Vec<Interface>;
+
+    /// The address packets to the Internet leave from.
+    fn route_source(&self, family: Family) -> Option<IpAddr>;
+
+    /// Whether a socket can be bound to this address.
+    fn can_bind(&self, ip: IpAddr) -> bool;
+
+    /// The address a STUN server sees packets from `bind` come from.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or not in STUN.
+    fn ask_stun(&self, server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr>;
+
+    /// Processor cores this process may use.
+    fn cores(&self) -> usize;
+
+    /// Files and sockets this process may open, at most.
+    fn open_files(&self) -> Option<u64>;
+
+    /// The user this process runs as.
+    fn user_id(&self) -> u32;
+
+    /// Wall-clock time.
+    fn now(&self) -> UnixTime;
+
+    /// The value of one variable, if it is set, not empty, and UTF-8.
+    fn variable(&self, name: &str) -> Option<String> {
+        let (_, value) = self.variables().into_iter().find(|(n, _)| n == name)?;
+        value.into_string().ok().filter(|value| !value.is_empty())
+    }
+}
+
+/// The machine this process really runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEnv;
+
+impl Env for ProcessEnv {
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        std::env::vars_os().collect()
+    }
+
+    fn default_file(&self) -> Option<PathBuf> {
+        Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists())
+    }
+
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok((host, port).to_socket_addrs()?.collect())
+    }
+
+    fn interfaces(&self) -> Vec<Interface> {
+        external::interfaces()
+    }
+
+    fn route_source(&self, family: Family) -> Option<IpAddr> {
+        external::route_source(family)
+    }
+
+    fn can_bind(&self, ip: IpAddr) -> bool {
+        UdpSocket::bind((ip, 0)).is_ok()
+    }
+
+    fn ask_stun(&self, server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr> {
+        external::ask_stun(server, bind, timeout)
+    }
+
+    fn cores(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    fn open_files(&self) -> Option<u64> {
+        // Without a crate for one number: "Max open files  1024  524288  files", the hard limit last.
+        let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    fn user_id(&self) -> u32 {
+        // The owner of /proc/self is the effective user.
+        std::fs::metadata("/proc/self").map_or(u32::MAX, |metadata| metadata.uid())
+    }
+
+    fn now(&self) -> UnixTime {
+        // A clock before 1970 is as good as 1970.
+        UnixTime(
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        )
+    }
+}

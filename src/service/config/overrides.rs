@@ -1,0 +1,156 @@
+//! `RELAY__SECTION__KEY` in the environment stands above the same key in the file.
+
+use std::ffi::OsString;
+
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::document::{self, Entry, Node, Table, Value};
+
+/// What every override begins with.
+const PREFIX: &str = "RELAY__";
+
+/// Puts every `RELAY__…` variable into `table`. Values are TOML; what is none is a text. An empty value counts as not
+/// set.
+pub(super) fn apply(table: &mut Table, variables: &[(OsString, OsString)], diagnostics: &mut Diagnostics) {
+    let mut overrides: Vec<(&str, &OsString)> = variables
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_str()?, value)))
+        .filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
+        .collect();
+    // `…__USERS__2` before `…__USERS__10`, and a whole list before its elements.
+    overrides.sort_by_key(|(name, _)| (name.split("__").map(segment_order).collect::<Vec<_>>(), *name));
+    for (name, value) in overrides {
+        let Some(value) = value.to_str() else {
+            diagnostics.push(Diagnostic::error(format!(
+                "the value of the environment variable {name} is not UTF-8"
+            )));
+            continue;
+        };
+        let value = value.trim();
+        let source = diagnostics.add_source(format!("environment variable {name}"), value);
+        let place = Place::new(source, &(0..value.len()));
+        let mut node = document::parse_value(value, source, 0).unwrap_or_else(|| Node {
+            place,
+            value: Value::Text(value.to_owned()),
+            raw: None,
+        });
+        node.raw = Some(value.to_owned());
+        let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        if let Err(problem) = insert(table, &path, node, place) {
+            diagnostics.push(
+                Diagnostic::error(format!("{name}: {}", problem.message))
+                    .at(place)
+                    .help(problem.help),
+            );
+        }
+    }
+}
+
+/// Numbers by value, names by letters.
+fn segment_order(segment: &str) -> (usize, String) {
+    match segment.parse::<usize>() {
+        Ok(number) => (number, String::new()),
+        Err(_) => (0, segment.to_ascii_lowercase()),
+    }
+}
+
+struct Problem {
+    message: String,
+    help: String,
+}
+
+fn problem(message: impl Into<String>, help: impl Into<String>) -> Problem {
+    Problem {
+        message: message.into(),
+        help: help.into(),
+    }
+}
+
+fn insert(table: &mut Table, path: &[String], node: Node, place: Place) -> Result<(), Problem> {
+    let Some((key, rest)) = path.split_first() else {
+        return Ok(());
+    };
+    if key.is_empty() {
+        return Err(problem(
+            "the name has an empty part",
+            "write RELAY__SECTION__KEY, with two underscores in between",
+        ));
+    }
+    if rest.is_empty() {
+        table.set(Entry {
+            key: key.clone(),
+            key_place: place,
+            node,
+        });
+        return Ok(());
+    }
+    let is_index = rest[0].parse::<usize>().is_ok();
+    if table.find_mut(key).is_none() {
+        let value = if is_index {
+            Value::List(Vec::new())
+        } else {
+            Value::Table(Table { entries: Vec::new() })
+        };
+        table.set(Entry {
+            key: key.clone(),
+            key_place: place,
+            node: Node {
+                place,
+                value,
+                raw: None,
+            },
+        });
+    }
+    let Some(entry) = table.find_mut(key) else {
+        return Ok(());
+    };
+    match &mut entry.node.value {
+        Value::Table(inner) => insert(inner, rest, node, place),
+        Value::List(list) if is_index => insert_element(key, list, rest, node, place),
+        Value::List(_) => Err(problem(
+            format!("`{key}` is a list"),
+            format!(
+                "name one of its elements, from 0: {}__0__{}",
+                key.to_uppercase(),
+                rest.join("__").to_uppercase()
+            ),
+        )),
+        other => Err(problem(
+            format!("`{key}` is {}, not a section", other.kind()),
+            "set it whole",
+        )),
+    }
+}
+
+fn insert_element(key: &str, list: &mut Vec<Node>, path: &[String], node: Node, place: Place) -> Result<(), Problem> {
+    let index = path[0].parse::<usize>().unwrap_or(usize::MAX);
+    let count = list.len();
+    if index > count {
+        return Err(problem(
+            format!("`{key}` has {count} elements; this would leave a gap"),
+            format!("the next one is number {count}: elements count from 0"),
+        ));
+    }
+    let rest = &path[1..];
+    if rest.is_empty() {
+        if index == count {
+            list.push(node);
+        } else {
+            list[index] = node;
+        }
+        return Ok(());
+    }
+    if index == count {
+        list.push(Node {
+            place,
+            value: Value::Table(Table { entries: Vec::new() }),
+            raw: None,
+        });
+    }
+    match &mut list[index].value {
+        Value::Table(inner) => insert(inner, rest, node, place),
+        other => Err(problem(
+            format!("`{key}.{index}` is {}, not a table", other.kind()),
+            "set it whole",
+        )),
+    }
+}

@@ -1,0 +1,437 @@
+//! Reads a tree key by key: types, ranges, unknown keys. What is read is remembered, so the list of all keys and the
+//! effective configuration cannot differ from what the server understands.
+
+use core::fmt::Display;
+use core::ops::RangeInclusive;
+
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::document::{Entry, Node, Table, Value};
+use super::effective::Effective;
+use super::value::{Setting, nearest};
+
+/// A value with its place; no place where it is the default.
+#[derive(Clone, Debug)]
+pub(super) struct Located<T> {
+    pub(super) value: T,
+    pub(super) place: Option<Place>,
+}
+
+impl<T> Located<T> {
+    /// Whether the operator wrote it.
+    pub(super) const fn is_given(&self) -> bool {
+        self.place.is_some()
+    }
+}
+
+/// What goes on through a whole reading.
+pub(super) struct Reader<'d> {
+    diagnostics: &'d mut Diagnostics,
+    effective: Effective,
+    /// Every key there is: `limits.permissions`, `listener.bind`.
+    keys: Vec<Key>,
+    unknown: Vec<Unknown>,
+}
+
+#[derive(PartialEq, Eq)]
+struct Key {
+    path: String,
+    secret: bool,
+}
+
+struct Unknown {
+    /// The section it stands in; empty at the top.
+    section: String,
+    entry: Entry,
+}
+
+/// One table while it is read. Every key must be asked for; [`Section::finish`] reports the others.
+pub(super) struct Section<'r, 'd> {
+    reader: &'r mut Reader<'d>,
+    /// For messages and suggestions: `credentials.users`.
+    path: String,
+    /// For the effective configuration: as `path`, or with an index: `listener.0`.
+    instance: String,
+    table: Table,
+}
+
+impl<'d> Reader<'d> {
+    /// Reads `table` with `read`, the function that knows the keys at the top.
+    pub(super) fn run<T>(
+        table: Table,
+        diagnostics: &'d mut Diagnostics,
+        read: impl FnOnce(&mut Section<'_, 'd>) -> T,
+    ) -> (T, Effective, Vec<String>) {
+        let mut reader = Self {
+            diagnostics,
+            effective: Effective::default(),
+            keys: Vec::new(),
+            unknown: Vec::new(),
+        };
+        let mut top = Section {
+            reader: &mut reader,
+            path: String::new(),
+            instance: String::new(),
+            table,
+        };
+        let value = read(&mut top);
+        top.finish();
+        reader.report_unknown();
+        let mut keys: Vec<String> = Vec::new();
+        for key in &reader.keys {
+            if !keys.contains(&key.path) {
+                keys.push(key.path.clone());
+            }
+        }
+        (value, reader.effective, keys)
+    }
+
+    fn report_unknown(&mut self) {
+        for Unknown { section, entry } in core::mem::take(&mut self.unknown) {
+            let suggestion = self.suggest(&section, &entry);
+            let secretive = ["secret", "pass", "key", "token"]
+                .iter()
+                .any(|word| entry.key.contains(word));
+            if secretive || suggestion.as_ref().is_some_and(|(_, secret)| *secret) {
+                self.diagnostics.hide(entry.node.place);
+            }
+            let what = match (&entry.node.value, section.is_empty()) {
+                (Value::Table(_), true) => format!("there is no section `[{}]`", entry.key),
+                (_, true) => format!("there is no key `{}`", entry.key),
+                (_, false) => format!("there is no key `{}` in `[{section}]`", entry.key),
+            };
+            let diagnostic = Diagnostic::error(what).at(entry.key_place);
+            self.diagnostics
+                .push(diagnostic.maybe_help(suggestion.map(|(help, _)| help)));
+        }
+    }
+
+    /// What to write instead, and whether that is a secret.
+    fn suggest(&self, section: &str, entry: &Entry) -> Option<(String, bool)> {
+        let written = entry.key.to_ascii_lowercase().replace('-', "_");
+        let is_table = matches!(entry.node.value, Value::Table(_));
+        if section.is_empty() && is_table {
+            let sections = self
+                .keys
+                .iter()
+                .filter_map(|key| key.path.rsplit_once('.'))
+                .map(|(section, _)| section);
+            return nearest(&written, sections).map(|name| (format!("did you mean `[{name}]`?"), false));
+        }
+        let prefix = if section.is_empty() {
+            String::new()
+        } else {
+            format!("{section}.")
+        };
+        let here = || {
+            self.keys
+                .iter()
+                .filter_map(|key| key.path.strip_prefix(&prefix))
+                .filter(|rest| !rest.contains('.'))
+        };
+        let is_secret = |path: &str| self.keys.iter().any(|key| key.path == path && key.secret);
+        if let Some(name) = here()
+            .find(|name| *name == written)
+            .or_else(|| nearest(&written, here()))
+        {
+            return Some((format!("did you mean `{name}`?"), is_secret(&format!("{prefix}{name}"))));
+        }
+        if let Some(path) = renamed(&written) {
+            return Some((format!("here that is `{path}`"), is_secret(path)));
+        }
+        let elsewhere = self
+            .keys
+            .iter()
+            .find(|key| key.path.rsplit('.').next() == Some(&written));
+        if let Some(key) = elsewhere {
+            let help = match key.path.rsplit_once('.') {
+                Some((section, name)) => format!("`{name}` belongs in `[{section}]`"),
+                None => format!("`{}` stands at the top, above the first `[section]`", key.path),
+            };
+            return Some((help, key.secret));
+        }
+        let all = here().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        (!all.is_empty()).then(|| (format!("it has {all}"), false))
+    }
+}
+
+/// What other TURN servers call it.
+fn renamed(written: &str) -> Option<&'static str> {
+    Some(match written {
+        "static_auth_secret" | "use_auth_secret" | "shared_secret" | "turn_shared_secret" | "auth_secret" => {
+            "credentials.secrets"
+        }
+        "user" | "lt_cred_mech" => "credentials.users",
+        "external_ip" | "public_ip" | "relay_ipv4_addr" => "external.ipv4",
+        "relay_ipv6_addr" => "external.ipv6",
+        "relay_ip" => "relay.ipv4",
+        "min_port" | "max_port" | "relay_min_port" | "relay_max_port" | "port_range" => "relay.ports",
+        "listening_port" | "tls_listening_port" | "listening_ip" | "listen" | "port" => "listener.bind",
+        "cert" | "tls_crt_file" | "cert_file" => "tls.certificate",
+        "pkey" | "tls_key_file" | "key_file" => "tls.private_key",
+        "user_quota" => "limits.allocations_per_user",
+        "total_quota" => "limits.allocations",
+        "allowed_peer_ip" | "whitelist_peers" | "whitelist" => "peers.allow",
+        "denied_peer_ip" | "blacklist_peers" | "blacklist" => "peers.deny",
+        "max_allocate_lifetime" => "turn.max_lifetime",
+        "stale_nonce" => "turn.nonce_lifetime",
+        "no_stun" => "turn.binding",
+        "log_level" | "verbose" => "log.level",
+        "prometheus" | "prometheus_port" => "admin.address",
+        _ => return None,
+    })
+}
+
+impl<'d> Section<'_, 'd> {
+    /// Its name, for messages.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn key_path(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    fn ask(&mut self, key: &str, secret: bool) -> Option<Entry> {
+        let path = self.key_path(key);
+        self.reader.keys.push(Key { path, secret });
+        self.table.take(key)
+    }
+
+    /// Adds a mistake.
+    pub(super) fn report(&mut self, diagnostic: Diagnostic) {
+        self.reader.diagnostics.push(diagnostic);
+    }
+
+    fn read_entry<T: Setting>(&mut self, key: &str) -> (Option<T>, Option<Place>) {
+        let Some(entry) = self.ask(key, T::SECRET) else {
+            return (None, None);
+        };
+        if T::SECRET {
+            self.reader.diagnostics.hide(entry.node.place);
+        }
+        match T::read(&entry.node) {
+            Ok(value) => (Some(value), Some(entry.node.place)),
+            Err(mistakes) => {
+                let name = self.key_path(key);
+                for mistake in mistakes {
+                    let message = format!("`{name}`: {}", mistake.message);
+                    self.report(Diagnostic::error(message).at(mistake.place).maybe_help(mistake.help));
+                }
+                (None, None)
+            }
+        }
+    }
+
+    /// A key without a default.
+    pub(super) fn optional<T: Setting>(&mut self, key: &'static str) -> Option<Located<T>> {
+        let (value, place) = self.read_entry::<T>(key);
+        let value = value?;
+        self.reader.effective.pair(&self.instance, key, value.show());
+        Some(Located { value, place })
+    }
+
+    /// A key with a default.
+    pub(super) fn value<T: Setting>(&mut self, key: &'static str, default: T) -> Located<T> {
+        let (value, place) = self.read_entry::<T>(key);
+        let value = value.unwrap_or(default);
+        self.reader.effective.pair(&self.instance, key, value.show());
+        Located { value, place }
+    }
+
+    /// A key with a default and bounds, both included.
+    pub(super) fn within<T>(&mut self, key: &'static str, default: T, bounds: RangeInclusive<T>) -> Located<T>
+    where
+        T: Setting + PartialOrd + Clone,
+    {
+        let (value, place) = self.read_entry::<T>(key);
+        let (value, place) = match value {
+            Some(value) if bounds.contains(&value) => (value, place),
+            Some(value) => {
+                self.out_of_bounds(key, place, &value.show(), &bounds.start().show(), &bounds.end().show());
+                (default, None)
+            }
+            None => (default, None),
+        };
+        self.reader.effective.pair(&self.instance, key, value.show());
+        Located { value, place }
+    }
+
+    /// A whole number with bounds, as the type it is needed in.
+    pub(super) fn number<T>(&mut self, key: &'static str, default: T, bounds: RangeInclusive<T>) -> Located<T>
+    where
+        T: TryFrom<i64> + Display + PartialOrd + Copy,
+    {
+        let (read, place) = self.read_entry::<i64>(key);
+        let (value, place) = match read.map(|number| (number, T::try_from(number))) {
+            Some((_, Ok(value))) if bounds.contains(&value) => (value, place),
+            Some((number, _)) => {
+                self.out_of_bounds(key, place, &number, bounds.start(), bounds.end());
+                (default, None)
+            }
+            None => (default, None),
+        };
+        self.reader.effective.pair(&self.instance, key, value.to_string());
+        Located { value, place }
+    }
+
+    fn out_of_bounds(
+        &mut self,
+        key: &str,
+        place: Option<Place>,
+        found: &dyn Display,
+        first: &dyn Display,
+        last: &dyn Display,
+    ) {
+        let name = self.key_path(key);
+        let diagnostic = Diagnostic::error(format!("`{name}`: {found} is out of range")).at(place);
+        self.report(diagnostic.help(format!("from {first} to {last}")));
+    }
+
+    /// A section: `[path.key]`.
+    pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'd>) -> T) -> T {
+        let path = self.key_path(key);
+        let table = match self.table.take(key) {
+            Some(Entry {
+                node: Node {
+                    value: Value::Table(table),
+                    ..
+                },
+                ..
+            }) => table,
+            Some(entry) => {
+                let found = entry.node.value.kind();
+                let diagnostic = Diagnostic::error(format!("`{path}` is a section, found {found}"));
+                self.report(
+                    diagnostic
+                        .at(entry.node.place)
+                        .help(format!("write its keys below `[{path}]`")),
+                );
+                Table { entries: Vec::new() }
+            }
+            None => Table { entries: Vec::new() },
+        };
+        self.reader.effective.header(&path, false);
+        let mut section = Section {
+            reader: &mut *self.reader,
+            instance: path.clone(),
+            path,
+            table,
+        };
+        let value = read(&mut section);
+        section.finish();
+        value
+    }
+
+    /// A list of tables: `[[path.key]]` or `key = [{ … }]`; `default` where it is not given. `read` is also run once on
+    /// nothing, without consequences, so that its keys are known even if the list is empty.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        default: Vec<Node>,
+        mut read: impl FnMut(&mut Section<'_, 'd>, Option<Place>) -> Option<T>,
+    ) -> Located<Vec<T>> {
+        let path = self.key_path(key);
+        let entry = self.ask(key, false);
+        self.learn_keys(&path, &mut read);
+        let (nodes, place) = match entry {
+            Some(Entry {
+                node:
+                    Node {
+                        value: Value::List(nodes),
+                        place,
+                        ..
+                    },
+                ..
+            }) => (nodes, Some(place)),
+            Some(entry) => {
+                let single = matches!(entry.node.value, Value::Table(_));
+                let help = if single {
+                    format!("write `[[{path}]]`, in double brackets")
+                } else {
+                    format!("write `[[{path}]]` above its keys")
+                };
+                let diagnostic = Diagnostic::error(format!(
+                    "`{path}` is a list of tables, found {}",
+                    entry.node.value.kind()
+                ));
+                self.report(diagnostic.at(entry.key_place).help(help));
+                // What stands in it is checked all the same.
+                (if single { vec![entry.node] } else { default }, None)
+            }
+            None => (default, None),
+        };
+        let mut all = Vec::new();
+        for (index, node) in nodes.into_iter().enumerate() {
+            let Value::Table(table) = node.value else {
+                let diagnostic = Diagnostic::error(format!("`{path}`: expected a table, found {}", node.value.kind()));
+                self.report(diagnostic.at(node.place).help("write it as `{ key = value, … }`"));
+                continue;
+            };
+            self.reader.effective.header(&path, true);
+            let instance = format!("{path}.{index}");
+            let mut section = Section {
+                reader: &mut *self.reader,
+                path: path.clone(),
+                instance,
+                table,
+            };
+            let value = read(&mut section, Some(node.place));
+            section.finish();
+            all.extend(value);
+        }
+        Located { value: all, place }
+    }
+
+    fn learn_keys<T>(&mut self, path: &str, read: &mut impl FnMut(&mut Section<'_, 'd>, Option<Place>) -> Option<T>) {
+        let kept = (
+            self.reader.diagnostics.len(),
+            core::mem::take(&mut self.reader.effective),
+        );
+        let table = Table { entries: Vec::new() };
+        let mut section = Section {
+            reader: &mut *self.reader,
+            path: path.to_owned(),
+            instance: path.to_owned(),
+            table,
+        };
+        read(&mut section, None);
+        self.reader.diagnostics.truncate(kept.0);
+        self.reader.effective = kept.1;
+    }
+
+    fn finish(self) {
+        for entry in self.table.entries {
+            self.reader.unknown.push(Unknown {
+                section: self.path.clone(),
+                entry,
+            });
+        }
+    }
+
+    /// Whether `key` is written, rightly or wrongly.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// A key that must be there.
+    pub(super) fn required<T: Setting>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        place: Option<Place>,
+    ) -> Option<Located<T>> {
+        if !self.has(key) {
+            let help = format!("add `{key} = {example}`");
+            self.report(
+                Diagnostic::error(format!("`{}`: `{key}` is missing", self.path))
+                    .at(place)
+                    .help(help),
+            );
+        }
+        self.optional(key)
+    }
+}

@@ -1,0 +1,435 @@
+//! Every key there is, with its type, default and bounds. `config/relay.toml` and `docs/configuration.md` list the same
+//! keys; tests hold the three together.
+
+use core::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::document::{self, Node, Table, Value};
+use super::effective::Effective;
+use super::reader::{Located, Reader, Section};
+use super::settings::ClientIp;
+use super::value::{Auto, Bind, Bytes, Choice, External, Hidden, Network, OffOr, OneOf, Placed, PortOrPorts, Ports};
+use crate::turn::config::{Challenge, Limits};
+use crate::turn::policy::REFLECTOR_PORTS;
+
+/// What is listened on where no `[[listener]]` is written. Ordinary users may not bind 443: that one is optional.
+pub(super) const DEFAULT_LISTENERS: &str = r#"[[listener]]
+bind = "*:3478"
+protocols = ["udp", "tcp"]
+
+[[listener]]
+bind = "*:5349"
+protocols = ["tls", "tcp"]
+
+[[listener]]
+bind = "*:443"
+protocols = ["udp", "tcp", "tls", "https"]
+optional = true
+"#;
+
+/// Where the operator's listener is unless told otherwise: in no registry, and in no list of metrics exporters.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The configuration as written, typed and with places; not yet checked for sense.
+pub(super) struct Raw {
+    pub(super) realm: Located<String>,
+    pub(super) state_dir: Located<Auto<PathBuf>>,
+    pub(super) workers: Located<Auto<i64>>,
+    pub(super) shutdown_timeout: Located<Duration>,
+    pub(super) credentials: RawCredentials,
+    pub(super) tls: RawTls,
+    pub(super) external: RawExternal,
+    pub(super) relay: RawRelay,
+    pub(super) peers: RawPeers,
+    pub(super) turn: RawTurn,
+    pub(super) limits: RawLimits,
+    pub(super) udp: RawUdp,
+    pub(super) api: RawApi,
+    pub(super) admin: RawAdmin,
+    pub(super) log: RawLog,
+    pub(super) listeners: Located<Vec<RawListener>>,
+}
+
+pub(super) struct RawCredentials {
+    pub(super) secret_file: Option<Located<PathBuf>>,
+    pub(super) secret_files: Located<Vec<Placed<PathBuf>>>,
+    pub(super) secrets: Located<Vec<Placed<Hidden>>>,
+    pub(super) max_ttl: Located<Duration>,
+    pub(super) skew: Located<Duration>,
+    pub(super) users: Vec<RawUser>,
+}
+
+pub(super) struct RawUser {
+    pub(super) name: Located<String>,
+    /// `None`: missing or wrong, and reported.
+    pub(super) password: Option<SecretOrFile>,
+}
+
+/// A secret written down, or the file that holds it.
+pub(super) enum SecretOrFile {
+    Text(Located<Hidden>),
+    File(Located<PathBuf>),
+}
+
+pub(super) struct RawTls {
+    pub(super) certificate: Option<Located<PathBuf>>,
+    pub(super) private_key: Option<Located<PathBuf>>,
+}
+
+pub(super) struct RawExternal {
+    pub(super) ipv4: Located<External>,
+    pub(super) ipv6: Located<External>,
+    pub(super) stun_timeout: Located<Duration>,
+}
+
+pub(super) struct RawRelay {
+    pub(super) ipv4: Located<Auto<IpAddr>>,
+    pub(super) ipv6: Located<Auto<IpAddr>>,
+    pub(super) ports: Located<Ports>,
+}
+
+pub(super) struct RawPeers {
+    pub(super) allow: Located<Vec<Placed<Network>>>,
+    pub(super) deny: Located<Vec<Placed<Network>>>,
+    pub(super) only_allowed: Located<bool>,
+    pub(super) denied_ports: Located<Vec<PortOrPorts>>,
+    pub(super) nat64: Located<Vec<Placed<Network>>>,
+}
+
+pub(super) struct RawTurn {
+    pub(super) software: Located<String>,
+    pub(super) binding: Located<bool>,
+    pub(super) challenge: Located<OneOf<Challenge>>,
+    pub(super) nonce_lifetime: Located<Duration>,
+    pub(super) default_lifetime: Located<Duration>,
+    pub(super) max_lifetime: Located<Duration>,
+    pub(super) max_session: Located<OffOr<Duration>>,
+    pub(super) rfc5766_channels: Located<bool>,
+}
+
+pub(super) struct RawLimits {
+    pub(super) allocations: Located<Auto<i64>>,
+    /// All but `allocations`, which depends on the relay ports.
+    pub(super) core: Limits,
+    pub(super) connections: Located<usize>,
+    pub(super) connections_per_ip: Located<usize>,
+    pub(super) handshakes: Located<usize>,
+    pub(super) handshake_timeout: Located<Duration>,
+    pub(super) idle_timeout: Located<Duration>,
+    pub(super) frame_timeout: Located<Duration>,
+    pub(super) write_timeout: Located<Duration>,
+    pub(super) queue_bytes: Located<Bytes>,
+    pub(super) queue_age: Located<Duration>,
+}
+
+pub(super) struct RawUdp {
+    pub(super) receive_buffer: Located<Bytes>,
+    pub(super) send_buffer: Located<Bytes>,
+    pub(super) relay_buffer: Located<Bytes>,
+    pub(super) offload: Located<bool>,
+}
+
+pub(super) struct RawApi {
+    pub(super) enabled: Located<bool>,
+    pub(super) host: Located<Auto<String>>,
+    pub(super) uris: Located<Auto<Vec<Placed<String>>>>,
+    pub(super) relay_only: Located<bool>,
+    pub(super) open: Located<bool>,
+    pub(super) query_key: Located<bool>,
+    pub(super) cors_origins: Located<Vec<Placed<String>>>,
+    pub(super) default_ttl: Located<Duration>,
+    pub(super) max_ttl: Located<Duration>,
+    pub(super) mints_per_minute_per_key: Located<u32>,
+    pub(super) mints_per_minute_per_ip: Located<u32>,
+    pub(super) keys: Located<Vec<RawKey>>,
+}
+
+pub(super) struct RawKey {
+    pub(super) name: Located<String>,
+    /// `None`: missing or wrong, and reported.
+    pub(super) key: Option<SecretOrFile>,
+    pub(super) choose_username: Located<bool>,
+}
+
+pub(super) struct RawAdmin {
+    pub(super) address: Located<OffOr<SocketAddr>>,
+    pub(super) api: Located<bool>,
+}
+
+pub(super) struct RawLog {
+    pub(super) level: Located<String>,
+    pub(super) format: Located<OneOf<Format>>,
+    pub(super) client_ip: Located<OneOf<ClientIp>>,
+}
+
+pub(super) struct RawListener {
+    pub(super) bind: Located<Bind>,
+    pub(super) protocols: Located<Vec<OneOf<Protocol>>>,
+    pub(super) optional: Located<bool>,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Udp,
+    Tcp,
+    Tls,
+    Https,
+}
+
+impl Choice for Format {
+    const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Choice for Protocol {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("udp", Self::Udp),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("https", Self::Https),
+    ];
+}
+
+impl Choice for ClientIp {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("full", Self::Full), ("truncated", Self::Truncated), ("off", Self::Off)];
+}
+
+impl Choice for Challenge {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("full", Self::Full),
+        ("compact_udp", Self::CompactUdp),
+        ("compact", Self::Compact),
+    ];
+}
+
+/// What reading gives: the values, the effective configuration, and the name of every key.
+pub(super) struct Reading {
+    pub(super) raw: Raw,
+    pub(super) effective: Effective,
+    pub(super) keys: Vec<String>,
+}
+
+/// Reads the whole of `table`; mistakes go to `diagnostics`.
+pub(super) fn read(table: Table, diagnostics: &mut Diagnostics) -> Reading {
+    let defaults = default_listeners(diagnostics);
+    let (raw, effective, keys) = Reader::run(table, diagnostics, |top| read_top(top, defaults));
+    Reading { raw, effective, keys }
+}
+
+fn default_listeners(diagnostics: &mut Diagnostics) -> Vec<Node> {
+    let source = diagnostics.add_source("built-in defaults", DEFAULT_LISTENERS);
+    let (mut table, _) = document::parse(DEFAULT_LISTENERS, source, diagnostics);
+    match table.take("listener").map(|entry| entry.node.value) {
+        Some(Value::List(list)) => list,
+        _ => Vec::new(),
+    }
+}
+
+fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
+    Raw {
+        realm: top.value("realm", "relay".to_owned()),
+        state_dir: top.value("state_dir", Auto::Auto),
+        workers: top.value("workers", Auto::Auto),
+        shutdown_timeout: top.within("shutdown_timeout", 10 * SECOND, SECOND..=10 * MINUTE),
+        credentials: top.section("credentials", read_credentials),
+        tls: top.section("tls", |s| RawTls {
+            certificate: s.optional("certificate"),
+            private_key: s.optional("private_key"),
+        }),
+        external: top.section("external", |s| RawExternal {
+            ipv4: s.value("ipv4", External::Auto),
+            ipv6: s.value("ipv6", External::Auto),
+            stun_timeout: s.within("stun_timeout", 3 * SECOND, SECOND..=MINUTE),
+        }),
+        relay: top.section("relay", |s| RawRelay {
+            ipv4: s.value("ipv4", Auto::Auto),
+            ipv6: s.value("ipv6", Auto::Auto),
+            ports: s.value("ports", Ports(49_152..=65_535)),
+        }),
+        peers: top.section("peers", read_peers),
+        turn: top.section("turn", read_turn),
+        limits: top.section("limits", read_limits),
+        udp: top.section("udp", |s| RawUdp {
+            receive_buffer: s.within("receive_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
+            send_buffer: s.within("send_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
+            relay_buffer: s.within("relay_buffer", Bytes(512 << 10), Bytes(16 << 10)..=Bytes(64 << 20)),
+            offload: s.value("offload", true),
+        }),
+        api: top.section("api", read_api),
+        admin: top.section("admin", |s| RawAdmin {
+            address: s.value("address", OffOr(Some(DEFAULT_ADMIN))),
+            api: s.value("api", true),
+        }),
+        log: top.section("log", |s| RawLog {
+            level: s.value("level", "info".to_owned()),
+            format: s.value("format", OneOf(Format::Text)),
+            client_ip: s.value("client_ip", OneOf(ClientIp::Full)),
+        }),
+        listeners: top.tables("listener", default_listeners, read_listener),
+    }
+}
+
+fn read_credentials(s: &mut Section<'_, '_>) -> RawCredentials {
+    RawCredentials {
+        secret_file: s.optional("secret_file"),
+        secret_files: s.value("secret_files", Vec::new()),
+        secrets: s.value("secrets", Vec::new()),
+        max_ttl: s.within("max_ttl", DAY, MINUTE..=365 * DAY),
+        skew: s.within("skew", MINUTE, Duration::ZERO..=HOUR),
+        users: s
+            .tables("users", Vec::new(), |user, place| {
+                let name = user.required("name", "\"alice\"", place);
+                let password = secret_or_file(user, "password", "password_file", place);
+                Some(RawUser { name: name?, password })
+            })
+            .value,
+    }
+}
+
+fn secret_or_file(
+    s: &mut Section<'_, '_>,
+    key: &'static str,
+    file_key: &'static str,
+    place: Option<Place>,
+) -> Option<SecretOrFile> {
+    let written = s.has(key) || s.has(file_key);
+    let text = s.optional::<Hidden>(key);
+    let file = s.optional::<PathBuf>(file_key);
+    if let (Some(text), Some(file)) = (&text, &file) {
+        let diagnostic = Diagnostic::error(format!("there is both a `{key}` and a `{file_key}`")).at(file.place);
+        s.report(
+            diagnostic
+                .also(text.place, "here is the other")
+                .help("keep one of them"),
+        );
+    }
+    if !written {
+        let diagnostic = Diagnostic::error(format!("`{}`: `{key}` is missing", s.path())).at(place);
+        s.report(diagnostic.help(format!("add a `{key}` or a `{file_key}`")));
+    }
+    text.map(SecretOrFile::Text).or_else(|| file.map(SecretOrFile::File))
+}
+
+fn read_peers(s: &mut Section<'_, '_>) -> RawPeers {
+    let mut reflectors: Vec<PortOrPorts> = REFLECTOR_PORTS.into_iter().map(PortOrPorts).collect();
+    reflectors.sort_unstable_by_key(|ports| *ports.0.start());
+    RawPeers {
+        allow: s.value("allow", Vec::new()),
+        deny: s.value("deny", Vec::new()),
+        only_allowed: s.value("only_allowed", false),
+        denied_ports: s.value("denied_ports", reflectors),
+        nat64: s.value("nat64", Vec::new()),
+    }
+}
+
+fn read_turn(s: &mut Section<'_, '_>) -> RawTurn {
+    RawTurn {
+        software: s.value("software", "relay".to_owned()),
+        binding: s.value("binding", true),
+        challenge: s.value("challenge", OneOf(Challenge::Full)),
+        nonce_lifetime: s.within("nonce_lifetime", 10 * MINUTE, MINUTE..=HOUR),
+        default_lifetime: s.within("default_lifetime", 10 * MINUTE, 10 * MINUTE..=DAY),
+        max_lifetime: s.within("max_lifetime", HOUR, 10 * MINUTE..=DAY),
+        max_session: s.value("max_session", OffOr(None)),
+        rfc5766_channels: s.section("compat", |s| s.value("rfc5766_channels", false)),
+    }
+}
+
+fn read_limits(s: &mut Section<'_, '_>) -> RawLimits {
+    let d = Limits::default();
+    let most = 16_777_216;
+    let allocations = s.value("allocations", Auto::Auto);
+    let core = Limits {
+        allocations: d.allocations,
+        allocations_per_user: s.number("allocations_per_user", d.allocations_per_user, 1..=most).value,
+        allocations_per_ip: s.number("allocations_per_ip", d.allocations_per_ip, 1..=most).value,
+        permissions: s.number("permissions", d.permissions, 1..=4096).value,
+        channels: s.number("channels", d.channels, 1..=4096).value,
+        reservations_per_user: s
+            .number("reservations_per_user", d.reservations_per_user, 0..=most)
+            .value,
+        challenges_per_second: s
+            .number("challenges_per_second", d.challenges_per_second, 1..=most)
+            .value,
+        challenge_burst: s.number("challenge_burst", d.challenge_burst, 1..=most).value,
+        bindings_per_second: s.number("bindings_per_second", d.bindings_per_second, 1..=most).value,
+        login_failures_per_second: s
+            .number("login_failures_per_second", d.login_failures_per_second, 1..=most)
+            .value,
+        permission_requests_per_second: s
+            .number(
+                "permission_requests_per_second",
+                d.permission_requests_per_second,
+                1..=most,
+            )
+            .value,
+    };
+    RawLimits {
+        allocations,
+        core,
+        connections: s.number("connections", 16_384, 1..=16_777_216),
+        connections_per_ip: s.number("connections_per_ip", 256, 1..=16_777_216),
+        handshakes: s.number("handshakes", 256, 1..=65_536),
+        handshake_timeout: s.within("handshake_timeout", 10 * SECOND, SECOND..=2 * MINUTE),
+        idle_timeout: s.within("idle_timeout", 10 * SECOND, SECOND..=HOUR),
+        frame_timeout: s.within("frame_timeout", 10 * SECOND, SECOND..=2 * MINUTE),
+        write_timeout: s.within("write_timeout", 30 * SECOND, SECOND..=10 * MINUTE),
+        queue_bytes: s.within("queue_bytes", Bytes(256 << 10), Bytes(80 << 10)..=Bytes(64 << 20)),
+        queue_age: s.within(
+            "queue_age",
+            Duration::from_millis(150),
+            Duration::from_millis(10)..=10 * SECOND,
+        ),
+    }
+}
+
+fn read_api(s: &mut Section<'_, '_>) -> RawApi {
+    RawApi {
+        enabled: s.value("enabled", true),
+        host: s.value("host", Auto::Auto),
+        uris: s.value("uris", Auto::Auto),
+        relay_only: s.value("relay_only", false),
+        open: s.value("open", false),
+        query_key: s.value("query_key", false),
+        cors_origins: s.value("cors_origins", Vec::new()),
+        default_ttl: s.within("default_ttl", DAY, MINUTE..=365 * DAY),
+        max_ttl: s.within("max_ttl", DAY, MINUTE..=365 * DAY),
+        mints_per_minute_per_key: s.number("mints_per_minute_per_key", 600, 0..=1_000_000),
+        mints_per_minute_per_ip: s.number("mints_per_minute_per_ip", 600, 0..=1_000_000),
+        keys: s.tables("keys", Vec::new(), |key, place| {
+            let name = key.required("name", "\"app\"", place);
+            let secret = secret_or_file(key, "key", "key_file", place);
+            let choose_username = key.value("choose_username", false);
+            Some(RawKey {
+                name: name?,
+                key: secret,
+                choose_username,
+            })
+        }),
+    }
+}
+
+fn read_listener(s: &mut Section<'_, '_>, place: Option<Place>) -> Option<RawListener> {
+    let bind = s.required("bind", "\"*:443\"", place);
+    let all = Protocol::ALL.iter().map(|(_, protocol)| OneOf(*protocol)).collect();
+    Some(RawListener {
+        protocols: s.value("protocols", all),
+        optional: s.value("optional", false),
+        bind: bind?,
+    })
+}

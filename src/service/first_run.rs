@@ -1,0 +1,179 @@
+//! The first run: where the server keeps what it made for itself, and the shared secret it makes when it was given none.
+//!
+//! The secret is 32 random bytes in base64, in a file only the server's user may read. It is made once; two servers that
+//! start at the same moment end up with the same one. Not here: the self-signed certificate (`tls_store`).
+
+use core::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use zeroize::Zeroizing;
+
+use super::config::env::Env;
+
+/// The file in the state directory.
+const SECRET_FILE: &str = "secret";
+/// Held while the secret is made.
+const LOCK_FILE: &str = "secret.lock";
+/// Random bytes in a secret.
+const SECRET_BYTES: usize = 32;
+
+/// The secret of the first run.
+pub struct Secret {
+    /// As services that mint must have it.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Where it is kept.
+    pub file: PathBuf,
+    /// It was made just now.
+    pub is_new: bool,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret")
+            .field("file", &self.file)
+            .field("is_new", &self.is_new)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What could not be done with which file.
+#[derive(Debug)]
+pub struct FirstRunError {
+    /// The file or directory.
+    pub file: PathBuf,
+    /// What was tried.
+    pub doing: &'static str,
+    /// Why it failed.
+    pub error: io::Error,
+}
+
+impl fmt::Display for FirstRunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.doing, self.file.display(), self.error)
+    }
+}
+
+impl core::error::Error for FirstRunError {}
+
+/// Where state is kept unless `state_dir` says otherwise: what the service manager made, else `/var/lib/relay` for root
+/// and whoever owns it, else the user's own state directory. `None`: there is no such place.
+pub fn default_state_dir(env: &dyn Env) -> Option<PathBuf> {
+    if let Some(dirs) = env.variable("STATE_DIRECTORY") {
+        return dirs.split(':').find(|dir| !dir.is_empty()).map(PathBuf::from);
+    }
+    let shared = Path::new("/var/lib/relay");
+    let user = env.user_id();
+    if user == 0 || fs::metadata(shared).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user) {
+        return Some(shared.to_owned());
+    }
+    // A relative path in XDG_STATE_HOME is to be ignored (XDG Base Directory Specification).
+    let own = env
+        .variable("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    let home = || env.variable("HOME").map(|home| Path::new(&home).join(".local/state"));
+    own.or_else(home).map(|base| base.join("relay"))
+}
+
+/// The secret kept in `state_dir`, if one was made.
+///
+/// # Errors
+/// When it is there but cannot be read, or is none.
+pub fn find_secret(state_dir: &Path) -> Result<Option<Secret>, FirstRunError> {
+    let file = state_dir.join(SECRET_FILE);
+    match fs::read(&file).map(Zeroizing::new) {
+        Ok(mut bytes) => {
+            let len = bytes.trim_ascii_end().len();
+            bytes.truncate(len);
+            if bytes.len() < SECRET_BYTES {
+                let error = io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "it is damaged; remove it, and a new one is made",
+                );
+                return Err(FirstRunError {
+                    file,
+                    doing: "cannot use",
+                    error,
+                });
+            }
+            Ok(Some(Secret {
+                bytes,
+                file,
+                is_new: false,
+            }))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FirstRunError {
+            file,
+            doing: "cannot read",
+            error,
+        }),
+    }
+}
+
+/// The secret kept in `state_dir`; makes it, and the directory, where there is none.
+///
+/// # Errors
+/// When it can neither be read nor made.
+pub fn obtain_secret(state_dir: &Path) -> Result<Secret, FirstRunError> {
+    if let Some(secret) = find_secret(state_dir)? {
+        return Ok(secret);
+    }
+    let at = |file: &Path, doing| {
+        let file = file.to_owned();
+        move |error| FirstRunError { file, doing, error }
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(at(state_dir, "cannot make the directory"))?;
+    let lock_file = state_dir.join(LOCK_FILE);
+    let lock = private()
+        .create(true)
+        .open(&lock_file)
+        .map_err(at(&lock_file, "cannot write"))?;
+    // Whoever else starts now waits here, then finds the file. The lock goes with the handle, also after a crash.
+    lock.lock().map_err(at(&lock_file, "cannot lock"))?;
+    if let Some(secret) = find_secret(state_dir)? {
+        return Ok(secret);
+    }
+    let file = state_dir.join(SECRET_FILE);
+    let mut random = Zeroizing::new([0; SECRET_BYTES]);
+    getrandom::fill(&mut random[..]).map_err(|error| at(&file, "no random bytes for")(io::Error::other(error)))?;
+    let bytes = Zeroizing::new(BASE64_STANDARD.encode(&random[..]).into_bytes());
+    write_whole(&file, &bytes, state_dir).map_err(at(&file, "cannot write"))?;
+    Ok(Secret {
+        bytes,
+        file,
+        is_new: true,
+    })
+}
+
+/// Writes beside, then renames: a crash leaves the old state or the new one, never half a secret.
+fn write_whole(file: &Path, bytes: &[u8], dir: &Path) -> io::Result<()> {
+    let temporary = file.with_extension("new");
+    // One left over from a crash: the lock is ours, so nobody is writing it.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut handle = private().create_new(true).open(&temporary)?;
+    handle.write_all(bytes)?;
+    handle.write_all(b"\n")?;
+    handle.sync_all()?;
+    fs::rename(&temporary, file)?;
+    // The name as well as the content must outlive a power cut.
+    File::open(dir)?.sync_all()
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}

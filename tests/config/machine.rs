@@ -1,0 +1,204 @@
+//! A machine that is whatever a test says: the configuration never looks at the real one.
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use relay::service::config::diagnostic::{Diagnostics, Found, Severity};
+use relay::service::config::env::Env;
+use relay::service::config::{Loaded, Purpose, load_for};
+use relay::service::external::Interface;
+use relay::turn::time::UnixTime;
+use relay::turn::types::Family;
+
+/// 32 random bytes, of no use anywhere.
+pub const SECRET: &str = "Zk3v8yB1qTn5LxW0uHcJr2sEoPdGmA7iFtVb9KfQeXw=";
+/// Another.
+pub const OLD_SECRET: &str = "p0VtYw6rKcGhQ2nXsDfLj8uMzAe4TbRi1oBvPq5Sx3E=";
+
+pub struct Machine {
+    pub dir: PathBuf,
+    pub variables: Vec<(OsString, OsString)>,
+    pub default_file: Option<PathBuf>,
+    pub interfaces: Vec<(&'static str, &'static str)>,
+    pub route_v4: Option<&'static str>,
+    pub route_v6: Option<&'static str>,
+    pub names: Vec<(&'static str, Vec<&'static str>)>,
+    /// What the STUN server at this address answers.
+    pub stun: Vec<(&'static str, &'static str)>,
+    pub asked: RefCell<Vec<(SocketAddr, IpAddr)>>,
+    pub open_files: u64,
+}
+
+impl Machine {
+    /// A server in the Internet, IPv4 and IPv6, with an empty state directory.
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("relay-config-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory for this test");
+        Self {
+            variables: vec![("STATE_DIRECTORY".into(), dir.join("state").into())],
+            dir,
+            default_file: None,
+            interfaces: vec![
+                ("lo", "127.0.0.1"),
+                ("lo", "::1"),
+                ("eth0", "203.0.113.10"),
+                ("eth0", "2001:db8:1::10"),
+                ("eth1", "10.0.8.2"),
+            ],
+            route_v4: Some("203.0.113.10"),
+            route_v6: Some("2001:db8:1::10"),
+            names: vec![("turn.example.org", vec!["203.0.113.10", "2001:db8:1::10"])],
+            stun: Vec::new(),
+            asked: RefCell::default(),
+            open_files: 1 << 20,
+        }
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) -> &mut Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// Writes a file of this test, for its owner alone, and gives back its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.dir.join(name);
+        fs::write(&path, content).expect("a file of this test");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
+        path
+    }
+
+    pub fn load(&self, toml: &str) -> Result<Loaded, Diagnostics> {
+        self.load_for(Purpose::Serve, toml)
+    }
+
+    pub fn load_for(&self, purpose: Purpose, toml: &str) -> Result<Loaded, Diagnostics> {
+        let path = self.file("relay.toml", toml);
+        load_for(purpose, Some(&path), self)
+    }
+
+    /// A configuration that must be good.
+    pub fn good(&self, toml: &str) -> Loaded {
+        self.load(toml).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+
+    /// A configuration that must not be.
+    pub fn bad(&self, toml: &str) -> Diagnostics {
+        match self.load(toml) {
+            Ok(_) => panic!("this should have been refused:\n{toml}"),
+            Err(mistakes) => mistakes,
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+impl Env for Machine {
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        self.variables.clone()
+    }
+
+    fn default_file(&self) -> Option<PathBuf> {
+        self.default_file.clone()
+    }
+
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let (_, all) = self
+            .names
+            .iter()
+            .find(|(name, _)| *name == host)
+            .ok_or_else(|| io::Error::other("no such name"))?;
+        Ok(all.iter().map(|text| SocketAddr::new(ip(text), port)).collect())
+    }
+
+    fn interfaces(&self) -> Vec<Interface> {
+        let one = |(name, text): &(&str, &str)| Interface {
+            name: (*name).into(),
+            ip: ip(text),
+            broadcast: None,
+        };
+        self.interfaces.iter().map(one).collect()
+    }
+
+    fn route_source(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.route_v4.map(ip),
+            Family::V6 => self.route_v6.map(ip),
+        }
+    }
+
+    fn can_bind(&self, wanted: IpAddr) -> bool {
+        let family = self
+            .interfaces
+            .iter()
+            .any(|(_, text)| ip(text).is_ipv4() == wanted.is_ipv4());
+        (wanted.is_unspecified() && family) || self.interfaces.iter().any(|(_, text)| ip(text) == wanted)
+    }
+
+    fn ask_stun(&self, server: SocketAddr, bind: IpAddr, _: Duration) -> io::Result<IpAddr> {
+        self.asked.borrow_mut().push((server, bind));
+        let (_, answer) = self
+            .stun
+            .iter()
+            .find(|(address, _)| *address == server.to_string())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "no answer within 3s"))?;
+        Ok(ip(answer))
+    }
+
+    fn cores(&self) -> usize {
+        2
+    }
+
+    fn open_files(&self) -> Option<u64> {
+        Some(self.open_files)
+    }
+
+    fn user_id(&self) -> u32 {
+        1000
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime(1_800_000_000)
+    }
+}
+
+/// `line:column severity message | help`, one a line; places outside the file by name.
+pub fn summary(mistakes: &Diagnostics, file: &Path) -> Vec<String> {
+    let file = file.display().to_string();
+    let one = |found: Found<'_>| {
+        let place = match found.source {
+            Some(source) if source == file => format!("{}:{}", found.line, found.column),
+            Some(source) => format!("{source}:{}:{}", found.line, found.column),
+            None => "-".into(),
+        };
+        let severity = match found.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let text = format!("{place} {severity}: {} | {}", found.message, found.help.unwrap_or("-"));
+        text.replace(
+            &format!("{}/", Path::new(&file).parent().expect("a directory").display()),
+            "",
+        )
+    };
+    mistakes.iter().map(one).collect()
+}

@@ -1,0 +1,6 @@
+//! The configuration as an operator meets it: what is accepted, what is refused and how, files and environment.
+
+#![expect(unreachable_pub, reason = "the modules of this test share their helpers")]
+
+mod load;
+mod machine;
