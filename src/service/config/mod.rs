@@ -23,6 +23,7 @@ pub mod settings;
 mod strength;
 mod value;
 
+use core::time::Duration;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -59,7 +60,7 @@ pub struct Loaded {
     pub settings: Settings,
     /// Legal, but unwise.
     pub warnings: Diagnostics,
-    /// Where it came from, for people: a path, `RELAY_CONFIG`, "built-in defaults".
+    /// Where it came from, for people: a path, `RELAY_CONFIG`, "the built-in defaults".
     pub source: String,
     effective: String,
 }
@@ -139,6 +140,11 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
 /// The name of every key: `realm`, `limits.permissions`, `listener.bind`.
 pub fn keys() -> Vec<String> {
     schema::read(Table { entries: Vec::new() }, &mut Diagnostics::default()).keys
+}
+
+/// Reads a duration as it stands in the configuration: `90s`, `1h30m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    value::parse_duration(text)
 }
 
 /// The TURN URIs of `listeners`, for clients that reach the server as `host`: few, because a client tries every one of
@@ -246,7 +252,7 @@ fn read_text(
     }
     let default = if path.is_none() { env.default_file() } else { None };
     let Some(path) = path.or(default.as_deref()) else {
-        return Some(Text::new("no configuration", Vec::new(), PathBuf::new()));
+        return Some(Text::new("the built-in defaults", Vec::new(), PathBuf::new()));
     };
     match read_file(path) {
         Ok(bytes) => Some(Text::new(

@@ -1,0 +1,88 @@
+//! `relay check`: every mistake of a configuration at once, and what is in force.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::service::config::diagnostic::Diagnostics;
+use crate::service::config::env::{Env, ProcessEnv};
+use crate::service::config::{Purpose, load_for};
+
+/// What may follow `relay check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Say nothing but mistakes and warnings
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Judges the configuration: exit status 0 if the server would start with it, else 1.
+pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+    let color = io::stderr().is_terminal();
+    let good = judge(
+        config,
+        &ProcessEnv,
+        arguments,
+        color,
+        &mut io::stdout().lock(),
+        &mut io::stderr().lock(),
+    );
+    // A reader that closed its end has read enough.
+    if good.unwrap_or(true) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The verdict goes to `out`, as a comment above the effective configuration, so that the whole is TOML; mistakes and
+/// warnings go to `err`.
+fn judge(
+    config: Option<&Path>,
+    env: &dyn Env,
+    arguments: &Arguments,
+    color: bool,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<bool> {
+    match load_for(Purpose::Check, config, env) {
+        Ok(loaded) => {
+            err.write_all(loaded.warnings.render(color).as_bytes())?;
+            if !arguments.quiet {
+                writeln!(
+                    out,
+                    "# {}: good{}. In force:",
+                    loaded.source,
+                    tally(&loaded.warnings, ", ")
+                )?;
+                out.write_all(loaded.effective().as_bytes())?;
+                out.flush()?;
+            }
+            Ok(true)
+        }
+        Err(mistakes) => {
+            err.write_all(mistakes.render(color).as_bytes())?;
+            writeln!(err, "The server would not start:{}.", tally(&mistakes, " "))?;
+            Ok(false)
+        }
+    }
+}
+
+/// "2 mistakes, 1 warning", behind `lead` unless there is nothing to tell.
+fn tally(diagnostics: &Diagnostics, lead: &str) -> String {
+    let (errors, warnings) = diagnostics.counts();
+    let count = |number: usize, noun: &str| match number {
+        0 => None,
+        1 => Some(format!("1 {noun}")),
+        _ => Some(format!("{number} {noun}s")),
+    };
+    let parts: Vec<String> = [count(errors, "mistake"), count(warnings, "warning")]
+        .into_iter()
+        .flatten()
+        .collect();
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!("{lead}{}", parts.join(", "))
+    }
+}
