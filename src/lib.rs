@@ -11,6 +11,7 @@
 //! cli      subcommands
 //! ```
 
+pub mod cli;
 pub mod net;
 pub mod service;
 pub mod shard;

@@ -1,3 +1,7 @@
 //! The `relay` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    relay::cli::main()
+}
