@@ -8,6 +8,7 @@ pub mod bind;
 pub mod config;
 pub mod external;
 pub mod first_run;
+pub mod front_door;
 pub mod health;
 pub mod log;
 pub mod metrics;

@@ -1,0 +1,164 @@
+//! The TCP side of every listener: who connects, and what for.
+//!
+//! ```text
+//! accept -> admission -> first byte --0x16--> TLS handshake -> first plaintext --STUN--> shard
+//!                            |                                     '----------HTTP--> credentials API
+//!                            '--STUN, ChannelData--> shard
+//! ```
+//!
+//! Nothing waits in the accept loop. Each stage has a deadline, each connection one [`Outcome`], and a client that has
+//! not shown yet what it wants holds a place that a newer one may take: half-open connections cannot shut others out.
+//! First bytes are peeked at, or handed on with the connection, never lost. HTTP is not tried on bytes that failed as
+//! TURN, nor the other way round, and ALPN binds a client to what it asked for.
+//!
+//! Deliberately absent, with their place marked: PROXY protocol (before the first byte), routes by server name and ACME
+//! (between ClientHello and handshake).
+
+mod accept;
+mod admission;
+mod connection;
+mod counters;
+mod http;
+mod recognise;
+
+use core::time::Duration;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use self::admission::Admission;
+pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
+use super::config::settings::{ListenerSettings, StreamSettings};
+use super::tls_store::TlsStore;
+use crate::shard::handover::StreamHandover;
+
+/// Connections the kernel completes before they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// What a listener serves over TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepts {
+    /// Plain STUN and TURN.
+    pub tcp: bool,
+    /// STUN and TURN over TLS.
+    pub tls: bool,
+    /// HTTPS.
+    pub https: bool,
+}
+
+impl From<&ListenerSettings> for Accepts {
+    fn from(listener: &ListenerSettings) -> Self {
+        Self {
+            tcp: listener.tcp,
+            tls: listener.tls,
+            https: listener.https,
+        }
+    }
+}
+
+/// Bounds of the front door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections in all, those in the shards included.
+    pub connections: usize,
+    /// Open connections per source (IPv4 address, IPv6 /64).
+    pub connections_per_source: usize,
+    /// Connections that have not shown yet what they want; over it the oldest of them is closed.
+    pub unproven: usize,
+    /// For the first byte and the TLS handshake together, and again for the first plaintext.
+    pub handshake_timeout: Duration,
+    /// For the header of an HTTP request, the pause before it included.
+    pub http_header_timeout: Duration,
+    /// An HTTP connection is closed after so long, however many requests it carried.
+    pub http_lifetime: Duration,
+    /// What HTTP requests may take to finish when the server stops.
+    pub stop_timeout: Duration,
+}
+
+impl From<&StreamSettings> for Limits {
+    fn from(settings: &StreamSettings) -> Self {
+        Self {
+            connections: settings.max_connections,
+            connections_per_source: settings.max_connections_per_ip,
+            unproven: settings.max_handshakes,
+            handshake_timeout: settings.handshake_timeout,
+            http_header_timeout: Duration::from_secs(5),
+            http_lifetime: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// One for the whole process: its limits are shared by all listeners.
+pub struct FrontDoor {
+    limits: Limits,
+    tls: Option<Arc<TlsStore>>,
+    http: axum::Router,
+    streams: Box<dyn Fn(StreamHandover) + Send + Sync>,
+    admission: Admission,
+    counters: Arc<FrontDoorCounters>,
+}
+
+impl FrontDoor {
+    /// `tls` is needed where a listener serves TLS or HTTPS. `http` answers requests; it finds the client's address as
+    /// `axum::extract::ConnectInfo<SocketAddr>`. `streams` takes TURN clients and must not block.
+    pub fn new(
+        limits: Limits,
+        tls: Option<Arc<TlsStore>>,
+        http: axum::Router,
+        streams: impl Fn(StreamHandover) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let counters = Arc::new(FrontDoorCounters::default());
+        let admission = Admission::new(&limits);
+        Arc::new(Self {
+            limits,
+            tls,
+            http,
+            streams: Box::new(streams),
+            admission,
+            counters,
+        })
+    }
+
+    /// What became of connections so far.
+    pub fn counters(&self) -> &Arc<FrontDoorCounters> {
+        &self.counters
+    }
+
+    /// Connections open now, those in the shards included.
+    pub fn open_connections(&self) -> usize {
+        self.admission.open()
+    }
+
+    /// Connections that have not shown yet what they want.
+    pub fn unproven_connections(&self) -> usize {
+        self.admission.unproven()
+    }
+}
+
+impl core::fmt::Debug for FrontDoor {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("FrontDoor")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Binds and listens, non-blocking; IPv6 for IPv6 only. Give it to tokio with `TcpListener::from_std`.
+///
+/// # Errors
+/// Those of the system: address in use, not permitted, not on this machine.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,172 @@
+//! The accept loop. It waits for nothing but the next connection.
+
+use core::future::poll_fn;
+use core::task::Poll;
+use core::time::Duration;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+
+use super::{AcceptError, Accepts, FrontDoor, Outcome};
+
+/// First pause after running out of file descriptors; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Most connections closed unseen at a time.
+const SHED: usize = 64;
+
+impl FrontDoor {
+    /// Accepts connections until `stop` holds `true` or is gone. Then lets HTTP requests finish, within their bound.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, accepts: Accepts, mut stop: watch::Receiver<bool>) {
+        let mut tasks = JoinSet::new();
+        let mut spare = Spare::new();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) => {
+                        pause = FIRST_PAUSE;
+                        spare.regain();
+                        self.welcome(socket, accepts, &stop, &mut tasks);
+                    }
+                    Err(error) => {
+                        let kind = kind(&error);
+                        self.counters.count_accept_error(kind);
+                        if kind == AcceptError::Connection {
+                            continue;
+                        }
+                        tracing::warn!(%error, "cannot accept connections; raise the limit of open files");
+                        for _ in 0..spare.shed(&listener).await {
+                            self.counters.count_shed();
+                        }
+                        tokio::select! {
+                            () = tokio::time::sleep(pause) => {}
+                            () = stopped(&mut stop) => break,
+                        }
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                },
+                Some(ended) = tasks.join_next() => self.note_end(ended),
+                () = stopped(&mut stop) => break,
+            }
+        }
+        drop(listener);
+        let _ = tokio::time::timeout(self.limits.stop_timeout, async {
+            while let Some(ended) = tasks.join_next().await {
+                self.note_end(ended);
+            }
+        })
+        .await;
+    }
+
+    /// Admits a connection and starts telling it apart.
+    fn welcome(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        accepts: Accepts,
+        stop: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) {
+        self.counters.count_accepted();
+        let (Ok(client), Ok(server)) = (socket.peer_addr(), socket.local_addr()) else {
+            self.counters.count(Outcome::ClientClosed);
+            return;
+        };
+        let (client, server) = (canonical(client), canonical(server));
+        match self.admission.admit(client.ip()) {
+            Ok(guard) => {
+                tasks.spawn(
+                    self.clone()
+                        .receive(socket, client, server, accepts, guard, stop.clone()),
+                );
+            }
+            Err(outcome) => {
+                self.counters.count(outcome);
+                // Reset rather than FIN: a flood must not leave us connections in TIME_WAIT.
+                let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            }
+        }
+    }
+
+    fn note_end(&self, ended: Result<(), JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            self.counters.count(Outcome::Panicked);
+        }
+    }
+}
+
+/// Returns when the server is to stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error says that nobody is left who could tell: stop as well.
+    let _ = stop.wait_for(|&stop| stop).await;
+}
+
+/// IPv4 is never written as IPv6.
+fn canonical(address: std::net::SocketAddr) -> std::net::SocketAddr {
+    std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn kind(error: &io::Error) -> AcceptError {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptError::Exhausted,
+        _ => AcceptError::Connection,
+    }
+}
+
+/// A file descriptor held back, to have one for closing what cannot be served: without it clients would hang in the
+/// backlog, and the listener stay readable.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Somebody was faster to take the descriptor after it was last lent: tries to have one again.
+    fn regain(&mut self) {
+        if self.0.is_none() {
+            *self = Self::new();
+        }
+    }
+
+    /// Accepts and closes what waits; returns how many. Never suspends with the descriptor free.
+    async fn shed(&mut self, listener: &TcpListener) -> usize {
+        self.0 = None;
+        let count = poll_fn(|context| {
+            let mut count = 0;
+            while count < SHED {
+                let Poll::Ready(Ok((socket, _))) = listener.poll_accept(context) else {
+                    break;
+                };
+                let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+                count += 1;
+            }
+            Poll::Ready(count)
+        })
+        .await;
+        self.regain();
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_out_of_files_is_told_from_a_connection_gone() {
+        let kind = |code| kind(&io::Error::from_raw_os_error(code));
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            assert_eq!(kind(code), AcceptError::Exhausted);
+        }
+        for code in [libc::ECONNABORTED, libc::EPROTO, libc::EPERM, libc::ENETDOWN] {
+            assert_eq!(kind(code), AcceptError::Connection);
+        }
+    }
+}

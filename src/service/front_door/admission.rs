@@ -1,0 +1,218 @@
+//! How many connections there may be, and which gives way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::{Limits, Outcome};
+
+/// Counts connections, and keeps places for those that have not shown yet what they want.
+pub(super) struct Admission {
+    connections: usize,
+    connections_per_source: usize,
+    places: usize,
+    open: Arc<Mutex<Open>>,
+    unproven: Arc<Mutex<Unproven>>,
+}
+
+#[derive(Default)]
+struct Open {
+    total: usize,
+    by_source: HashMap<IpAddr, usize>,
+}
+
+#[derive(Default)]
+struct Unproven {
+    next: u64,
+    /// By age. Dropping the sender tells the holder to leave.
+    holders: BTreeMap<u64, oneshot::Sender<()>>,
+}
+
+/// A poisoned lock guards counts that are still whole: nothing between their updates can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Addresses one party can choose from: an IPv4 address, an IPv6 /64.
+fn source(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX))),
+    }
+}
+
+impl Admission {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            connections: limits.connections,
+            connections_per_source: limits.connections_per_source,
+            places: limits.unproven.max(1),
+            open: Arc::default(),
+            unproven: Arc::default(),
+        }
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub(super) fn admit(&self, ip: IpAddr) -> Result<ConnectionGuard, Outcome> {
+        let source = source(ip);
+        let mut open = lock(&self.open);
+        if open.total >= self.connections {
+            return Err(Outcome::TooManyConnections);
+        }
+        let of_source = open.by_source.get(&source).copied().unwrap_or(0);
+        if of_source >= self.connections_per_source {
+            return Err(Outcome::TooManyFromSource);
+        }
+        open.total += 1;
+        open.by_source.insert(source, of_source + 1);
+        Ok(ConnectionGuard {
+            source,
+            open: self.open.clone(),
+        })
+    }
+
+    /// Gives a connection a place; if none is free, the oldest holder's.
+    pub(super) fn enter(&self) -> Place {
+        let mut unproven = lock(&self.unproven);
+        if unproven.holders.len() >= self.places {
+            unproven.holders.pop_first();
+        }
+        let id = unproven.next;
+        unproven.next += 1;
+        let (sender, evicted) = oneshot::channel();
+        unproven.holders.insert(id, sender);
+        Place {
+            id,
+            evicted,
+            unproven: self.unproven.clone(),
+        }
+    }
+
+    pub(super) fn open(&self) -> usize {
+        lock(&self.open).total
+    }
+
+    pub(super) fn unproven(&self) -> usize {
+        lock(&self.unproven).holders.len()
+    }
+}
+
+/// One open connection.
+pub(super) struct ConnectionGuard {
+    source: IpAddr,
+    open: Arc<Mutex<Open>>,
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let mut open = lock(&self.open);
+        open.total -= 1;
+        if let Some(count) = open.by_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                open.by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// The place of a connection that has not shown yet what it wants.
+pub(super) struct Place {
+    id: u64,
+    evicted: oneshot::Receiver<()>,
+    unproven: Arc<Mutex<Unproven>>,
+}
+
+impl Place {
+    /// Returns when a newer connection has taken the place.
+    pub(super) async fn lost(&mut self) {
+        // Nothing is ever sent: the sender is dropped.
+        let _ = (&mut self.evicted).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.unproven).holders.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    fn admission(connections: usize, per_source: usize, unproven: usize) -> Admission {
+        Admission::new(&Limits {
+            connections,
+            connections_per_source: per_source,
+            unproven,
+            handshake_timeout: Duration::ZERO,
+            http_header_timeout: Duration::ZERO,
+            http_lifetime: Duration::ZERO,
+            stop_timeout: Duration::ZERO,
+        })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_total_is_bounded_and_returned() {
+        let admission = admission(2, 10, 1);
+        let first = admission.admit(ip("192.0.2.1")).ok().unwrap();
+        let _second = admission.admit(ip("192.0.2.2")).ok().unwrap();
+        assert_eq!(
+            admission.admit(ip("192.0.2.3")).err(),
+            Some(Outcome::TooManyConnections)
+        );
+        drop(first);
+        assert!(admission.admit(ip("192.0.2.3")).is_ok());
+        assert_eq!(admission.open(), 1);
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_64() {
+        let admission = admission(10, 1, 1);
+        let _v4 = admission.admit(ip("192.0.2.1")).ok().unwrap();
+        assert_eq!(admission.admit(ip("192.0.2.1")).err(), Some(Outcome::TooManyFromSource));
+        assert!(admission.admit(ip("192.0.2.2")).is_ok());
+        let v6 = admission.admit(ip("2001:db8::1")).ok().unwrap();
+        assert_eq!(
+            admission.admit(ip("2001:db8::ffff:0:0:1")).err(),
+            Some(Outcome::TooManyFromSource)
+        );
+        assert!(admission.admit(ip("2001:db8:0:1::1")).is_ok());
+        drop(v6);
+        assert!(admission.admit(ip("2001:db8::2")).is_ok());
+        drop(admission.admit(ip("2001:db8::3")));
+        assert_eq!(
+            lock(&admission.open).by_source.len(),
+            1,
+            "no source is remembered that has no connection"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_oldest_gives_its_place() {
+        let admission = admission(10, 10, 2);
+        let mut first = admission.enter();
+        let mut second = admission.enter();
+        let _third = admission.enter();
+        first.lost().await;
+        assert_eq!(admission.unproven(), 2);
+        drop(first);
+        assert_eq!(admission.unproven(), 2, "a lost place is not given back twice");
+        tokio::select! {
+            biased;
+            () = second.lost() => panic!("the second still has its place"),
+            () = core::future::ready(()) => {}
+        }
+        drop(second);
+        assert_eq!(admission.unproven(), 1);
+    }
+}

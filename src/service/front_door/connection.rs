@@ -1,0 +1,249 @@
+//! One connection, from its first byte to whoever serves it.
+
+use std::io::BufRead;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::accept::stopped;
+use super::admission::ConnectionGuard;
+use super::recognise::{ENOUGH, Opening, recognise};
+use super::{Accepts, FrontDoor, Outcome, http};
+use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
+use crate::shard::handover::StreamHandover;
+use crate::turn::types::Transport;
+
+/// Bytes the kernel holds unsent before it calls a socket full: what waits there can no longer be dropped.
+const NOT_SENT: u32 = 16 * 1024;
+/// Room for the first plaintext of a client.
+const FIRST_PLAINTEXT: usize = 2048;
+/// A connection on which nothing moves is probed after this long, and as often.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Whom a connection is for.
+enum Destination {
+    Shard {
+        socket: TcpStream,
+        tls: Option<Box<rustls::ServerConnection>>,
+        early: Vec<u8>,
+    },
+    Http {
+        tls: Box<TlsStream<TcpStream>>,
+        early: Vec<u8>,
+    },
+}
+
+impl FrontDoor {
+    /// Finds out what the client wants, and passes it on.
+    pub(super) async fn receive(
+        self: Arc<Self>,
+        socket: TcpStream,
+        client: SocketAddr,
+        server: SocketAddr,
+        accepts: Accepts,
+        guard: ConnectionGuard,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        prepare(&socket);
+        let mut place = self.admission.enter();
+        let told_apart = tokio::select! {
+            told_apart = self.tell_apart(socket, accepts) => told_apart,
+            () = place.lost() => Err(Outcome::Evicted),
+            () = stopped(&mut stop) => Err(Outcome::Stopped),
+        };
+        drop(place);
+        match told_apart {
+            Ok(Destination::Shard { socket, tls, early }) => {
+                let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
+                let Ok(socket) = socket.into_std() else {
+                    self.counters.count(Outcome::ClientClosed);
+                    return;
+                };
+                self.counters
+                    .count(if tls.is_some() { Outcome::Tls } else { Outcome::Tcp });
+                let guard = Box::new(guard);
+                (self.streams)(StreamHandover {
+                    socket,
+                    tls,
+                    early,
+                    client,
+                    server,
+                    transport,
+                    guard,
+                });
+            }
+            Ok(Destination::Http { tls, early }) => {
+                self.counters.count(Outcome::Https);
+                http::serve(*tls, early, client, self.http.clone(), &self.limits, stop).await;
+                drop(guard);
+            }
+            Err(outcome) => {
+                self.counters.count(outcome);
+                tracing::debug!(%client, outcome = outcome.as_str(), "connection closed");
+            }
+        }
+    }
+
+    /// By the first byte, which stays in the socket.
+    async fn tell_apart(&self, mut socket: TcpStream, accepts: Accepts) -> Result<Destination, Outcome> {
+        let deadline = Instant::now() + self.limits.handshake_timeout;
+        // A PROXY header from a trusted address would be read here.
+        let mut first = [0; ENOUGH];
+        let len = match timeout_at(deadline, socket.peek(&mut first)).await {
+            Err(_) => return Err(Outcome::Silent),
+            Ok(Err(_) | Ok(0)) => return Err(Outcome::ClientClosed),
+            Ok(Ok(len)) => len,
+        };
+        match recognise(&first[..len]) {
+            Opening::Tls if accepts.tls || accepts.https => self.accept_tls(socket, accepts, deadline).await,
+            Opening::Turn if accepts.tcp => Ok(Destination::Shard {
+                socket,
+                tls: None,
+                early: Vec::new(),
+            }),
+            Opening::Http if accepts.https => {
+                let _ = timeout(self.limits.http_header_timeout, http::refuse_plain(&mut socket)).await;
+                Err(Outcome::NotServed)
+            }
+            Opening::Tls | Opening::Turn | Opening::Http => Err(Outcome::NotServed),
+            Opening::More | Opening::Unknown => Err(Outcome::Unrecognised),
+        }
+    }
+
+    /// Ends TLS, then looks at the first plaintext.
+    async fn accept_tls(&self, socket: TcpStream, accepts: Accepts, deadline: Instant) -> Result<Destination, Outcome> {
+        let Some(store) = &self.tls else {
+            return Err(Outcome::NotServed);
+        };
+        let acceptor = pin!(LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket));
+        let hello = in_time(deadline, acceptor).await?;
+        // The ClientHello is here, unanswered: routes by server name, and ACME, would leave from here.
+        let mut tls = in_time(deadline, hello.into_stream(store.server_config(accepts.https))).await?;
+
+        let (turn, https) = allowed(accepts, tls.get_ref().1.alpn_protocol());
+        let mut early = Vec::with_capacity(FIRST_PLAINTEXT);
+        let opening = async {
+            loop {
+                match recognise(&early) {
+                    Opening::More => {}
+                    opening => return Ok(opening),
+                }
+                if !matches!(tls.read_buf(&mut early).await, Ok(1..)) {
+                    return Err(Outcome::ClientClosed);
+                }
+            }
+        };
+        match timeout(self.limits.handshake_timeout, opening).await {
+            Err(_) => Err(Outcome::SilentTls),
+            Ok(Err(outcome)) => Err(outcome),
+            Ok(Ok(Opening::Turn)) if turn => Ok(into_shard(tls, early)),
+            Ok(Ok(Opening::Http)) if https => Ok(Destination::Http {
+                tls: Box::new(tls),
+                early,
+            }),
+            Ok(Ok(opening)) => {
+                let _ = timeout(self.limits.http_header_timeout, tls.shutdown()).await;
+                let known = matches!(opening, Opening::Turn | Opening::Http);
+                Err(if known {
+                    Outcome::NotServed
+                } else {
+                    Outcome::Unrecognised
+                })
+            }
+        }
+    }
+}
+
+/// TURN and HTTP, each whether it may come. A protocol agreed on by ALPN excludes the other.
+fn allowed(accepts: Accepts, alpn: Option<&[u8]>) -> (bool, bool) {
+    match alpn {
+        None => (accepts.tls, accepts.https),
+        Some(ALPN_HTTP) => (false, accepts.https),
+        Some(alpn) => (accepts.tls && ALPN_TURN.contains(&alpn), false),
+    }
+}
+
+/// One step of the handshake, within the time for all of it.
+async fn in_time<T>(deadline: Instant, step: impl Future<Output = std::io::Result<T>>) -> Result<T, Outcome> {
+    match timeout_at(deadline, step).await {
+        Err(_) => Err(Outcome::HandshakeTimeout),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            Err(Outcome::HandshakeFailed)
+        }
+        Ok(Ok(done)) => Ok(done),
+    }
+}
+
+/// Takes everything that was decrypted along.
+fn into_shard(tls: TlsStream<TcpStream>, mut early: Vec<u8>) -> Destination {
+    let (socket, mut connection) = tls.into_inner();
+    let mut reader = connection.reader();
+    // An error says that there is no more.
+    while let Ok(chunk @ [_, ..]) = reader.fill_buf() {
+        early.extend_from_slice(chunk);
+        let len = chunk.len();
+        reader.consume(len);
+    }
+    Destination::Shard {
+        socket,
+        tls: Some(Box::new(connection)),
+        early,
+    }
+}
+
+/// Socket options. None is worth losing a client for.
+fn prepare(socket: &TcpStream) {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE)
+        .with_retries(3);
+    let set = socket
+        .set_tcp_nodelay(true)
+        .and(socket.set_tcp_notsent_lowat(NOT_SENT))
+        .and(socket.set_tcp_keepalive(&keepalive));
+    if let Err(error) = set {
+        tracing::debug!(%error, "socket option refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= XPORT-12
+    #[test]
+    fn alpn_binds_a_client_to_what_it_asked_for() {
+        let both = Accepts {
+            tcp: false,
+            tls: true,
+            https: true,
+        };
+        let turn_only = Accepts { https: false, ..both };
+        let http_only = Accepts { tls: false, ..both };
+        type Case = (Accepts, Option<&'static [u8]>, (bool, bool));
+        let cases: [Case; 9] = [
+            (both, None, (true, true)),
+            (both, Some(b"stun.turn"), (true, false)),
+            (both, Some(b"stun.nat-discovery"), (true, false)),
+            (both, Some(b"http/1.1"), (false, true)),
+            (both, Some(b"acme-tls/1"), (false, false)),
+            (turn_only, None, (true, false)),
+            (turn_only, Some(b"stun.turn"), (true, false)),
+            (http_only, None, (false, true)),
+            (http_only, Some(b"stun.turn"), (false, false)),
+        ];
+        for (accepts, alpn, expected) in cases {
+            assert_eq!(allowed(accepts, alpn), expected, "{accepts:?} {alpn:?}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What became of connections. Labels come from closed sets.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// How the front door was done with a connection. Every accepted connection has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Plain TURN: handed to a shard.
+    Tcp,
+    /// TURN over TLS: handed to a shard.
+    Tls,
+    /// HTTPS: served.
+    Https,
+    /// Refused: too many connections in all.
+    TooManyConnections,
+    /// Refused: too many connections from one source.
+    TooManyFromSource,
+    /// Gave its place to a newer connection before it had shown what it wants.
+    Evicted,
+    /// No first byte in time.
+    Silent,
+    /// TLS handshake not complete in time.
+    HandshakeTimeout,
+    /// TLS handshake failed: no common version, cipher or ALPN, or no TLS at all.
+    HandshakeFailed,
+    /// After the handshake, too little in time to tell what it is.
+    SilentTls,
+    /// The client closed first.
+    ClientClosed,
+    /// A protocol this listener does not serve.
+    NotServed,
+    /// No protocol known here.
+    Unrecognised,
+    /// The server stopped first.
+    Stopped,
+    /// A bug of ours: its task panicked.
+    Panicked,
+}
+
+impl Outcome {
+    /// Every outcome: `ALL[x as usize] == x`.
+    pub const ALL: [Self; 15] = [
+        Self::Tcp,
+        Self::Tls,
+        Self::Https,
+        Self::TooManyConnections,
+        Self::TooManyFromSource,
+        Self::Evicted,
+        Self::Silent,
+        Self::HandshakeTimeout,
+        Self::HandshakeFailed,
+        Self::SilentTls,
+        Self::ClientClosed,
+        Self::NotServed,
+        Self::Unrecognised,
+        Self::Stopped,
+        Self::Panicked,
+    ];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Https => "https",
+            Self::TooManyConnections => "too_many_connections",
+            Self::TooManyFromSource => "too_many_from_source",
+            Self::Evicted => "evicted",
+            Self::Silent => "silent",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::HandshakeFailed => "handshake_failed",
+            Self::SilentTls => "silent_tls",
+            Self::ClientClosed => "client_closed",
+            Self::NotServed => "not_served",
+            Self::Unrecognised => "unrecognised",
+            Self::Stopped => "stopped",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
+/// Why an accept failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptError {
+    /// The connection was gone already, or the network failed it.
+    Connection,
+    /// This process or machine is out of file descriptors or memory.
+    Exhausted,
+}
+
+impl AcceptError {
+    /// Every kind: `ALL[x as usize] == x`.
+    pub const ALL: [Self; 2] = [Self::Connection, Self::Exhausted];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+pub struct FrontDoorCounters {
+    accepted: AtomicU64,
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    accept_errors: [AtomicU64; AcceptError::ALL.len()],
+    shed: AtomicU64,
+}
+
+impl FrontDoorCounters {
+    pub(super) fn count_accepted(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_accept_error(&self, error: AcceptError) {
+        self.accept_errors[error as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_shed(&self) {
+        self.shed.fetch_add(1, Relaxed);
+    }
+
+    /// Connections accepted. Those not in an outcome yet are still being told apart.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Relaxed)
+    }
+
+    /// Connections with this outcome.
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].load(Relaxed)
+    }
+
+    /// Accepts that failed.
+    pub fn accept_errors(&self, error: AcceptError) -> u64 {
+        self.accept_errors[error as usize].load(Relaxed)
+    }
+
+    /// Connections closed unseen because there was no file descriptor for them.
+    pub fn shed(&self) -> u64 {
+        self.shed.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_its_own_place_and_label() {
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+            assert_eq!(
+                Outcome::ALL
+                    .iter()
+                    .filter(|other| other.as_str() == outcome.as_str())
+                    .count(),
+                1
+            );
+        }
+        for (index, error) in AcceptError::ALL.into_iter().enumerate() {
+            assert_eq!(error as usize, index);
+        }
+    }
+}

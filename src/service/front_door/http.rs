@@ -1,0 +1,76 @@
+//! HTTP/1.1 inside TLS: a short conversation with the credentials API.
+
+use core::convert::Infallible;
+use std::io::Cursor;
+use std::net::SocketAddr;
+use std::pin::pin;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
+use tower::ServiceExt;
+
+use super::Limits;
+use super::accept::stopped;
+
+/// Most bytes of a request's head; more is answered with 431.
+const MAX_HEAD: usize = 8192;
+/// Most bytes read and thrown away, so that a refusal is not lost to a reset.
+const MAX_LINGER: u64 = 64 * 1024;
+
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\n\
+    Connection: close\r\n\r\nThis port speaks HTTPS and TURN. Use https://.\r\n";
+
+/// Serves requests of one client until it is done, its time is up, or the server stops. `early` was read already.
+pub(super) async fn serve(
+    tls: TlsStream<TcpStream>,
+    early: Vec<u8>,
+    client: SocketAddr,
+    router: axum::Router,
+    limits: &Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (reader, writer) = tokio::io::split(tls);
+    let io = TokioIo::new(tokio::io::join(Cursor::new(early).chain(reader), writer));
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(client));
+        let router = router.clone();
+        async move {
+            match router.oneshot(request.map(Body::new)).await {
+                Ok(response) => Ok::<_, Infallible>(response),
+                Err(never) => match never {},
+            }
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.http_header_timeout)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(io, service)
+    );
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = sleep(limits.http_lifetime) => {}
+        () = stopped(&mut stop) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(limits.stop_timeout, connection).await;
+}
+
+/// Tells somebody who typed `http://` what to type.
+pub(super) async fn refuse_plain(socket: &mut TcpStream) {
+    if socket.write_all(PLAIN_HTTP).await.is_err() || socket.shutdown().await.is_err() {
+        return;
+    }
+    // Closing with the request unread would reset the connection, and the answer might never be seen.
+    let _ = tokio::io::copy(&mut socket.take(MAX_LINGER), &mut tokio::io::sink()).await;
+}

@@ -1,0 +1,95 @@
+//! What a client wants, by its first bytes (RFC 7983, RFC 8446 §5.1, RFC 9112 §3).
+
+use crate::wire::demux::{self, Kind};
+
+/// First byte of a TLS record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Methods of HTTP requests. All but PRI, which begins HTTP/2.
+const METHODS: [&[u8]; 9] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"OPTIONS ",
+    b"PATCH ",
+    b"CONNECT ",
+    b"TRACE ",
+];
+/// Bytes that are always enough.
+pub(super) const ENOUGH: usize = 8;
+
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// A TLS ClientHello.
+    Tls,
+    /// STUN or ChannelData.
+    Turn,
+    /// An HTTP/1 request.
+    Http,
+    /// Nothing yet, or the beginning of an HTTP method that may as well be something else.
+    More,
+    /// Nothing known.
+    Unknown,
+}
+
+/// Tells how a connection begins that starts with `bytes`.
+///
+/// The letters A to O are also first bytes of ChannelData. HTTP methods go first: no client has a channel on a
+/// connection before it has sent a STUN request on it.
+pub(super) fn recognise(bytes: &[u8]) -> Opening {
+    let Some(&first) = bytes.first() else {
+        return Opening::More;
+    };
+    if METHODS.iter().any(|method| bytes.starts_with(method)) {
+        return Opening::Http;
+    }
+    if METHODS.iter().any(|method| method.starts_with(bytes)) {
+        return Opening::More;
+    }
+    match demux::classify(first) {
+        Kind::Stun | Kind::ChannelData => Opening::Turn,
+        Kind::Dtls if first == TLS_HANDSHAKE => Opening::Tls,
+        Kind::Dtls | Kind::ReservedChannel | Kind::Other => Opening::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell_protocols_apart() {
+        const CASES: [(&[u8], Opening); 14] = [
+            (b"", Opening::More),
+            (b"\x16", Opening::Tls),
+            (b"\x16\x03\x01", Opening::Tls),
+            (b"\x14", Opening::Unknown),
+            (b"\x00", Opening::Turn),
+            (b"\x03\xFF", Opening::Turn),
+            (b"\x40\x00\x00\x04", Opening::Turn),
+            (b"GET / HTTP/1.1", Opening::Http),
+            (b"OPTIONS *", Opening::Http),
+            (b"GE", Opening::More),
+            (b"P", Opening::More),
+            (b"GEM\x00", Opening::Turn),
+            (b"PRI * HTTP/2.0", Opening::Unknown),
+            (b"\xFF", Opening::Unknown),
+        ];
+        for (bytes, expected) in CASES {
+            assert_eq!(recognise(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn eight_bytes_are_always_enough() {
+        for method in METHODS {
+            for len in 0..method.len() {
+                assert_eq!(recognise(&method[..len]), Opening::More);
+            }
+            assert_eq!(recognise(method), Opening::Http);
+        }
+        assert!(METHODS.iter().all(|method| method.len() <= ENOUGH));
+    }
+}

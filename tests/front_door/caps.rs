@@ -1,0 +1,61 @@
+use relay::service::front_door::{Limits, Outcome};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn connections_are_capped_until_the_shard_lets_one_go() {
+    let mut door = Door::open(
+        ALL,
+        Limits {
+            connections: 2,
+            ..limits()
+        },
+    );
+    let mut clients = Vec::new();
+    let mut streams = Vec::new();
+    for id in 0..2 {
+        let mut client = door.connect().await;
+        client.write_all(&stun(id)).await.unwrap();
+        streams.push(door.handover().await);
+        clients.push(client);
+    }
+    let mut refused = door.connect().await;
+    assert_eq!(until_closed(&mut refused).await, b"");
+    door.reaches(Outcome::TooManyConnections, 1).await;
+    // The connection itself is not what counts, but what the shard holds of it.
+    clients.clear();
+    assert_eq!(door.door.open_connections(), 2);
+    streams.pop();
+    assert_eq!(door.door.open_connections(), 1);
+    let mut client = door.connect().await;
+    client.write_all(&stun(3)).await.unwrap();
+    streams.push(door.handover().await);
+    streams.clear();
+    door.empties().await;
+}
+
+#[tokio::test]
+async fn connections_of_one_source_are_capped() {
+    let mut door = Door::open(
+        ALL,
+        Limits {
+            connections_per_source: 1,
+            ..limits()
+        },
+    );
+    let mut client = door.connect().await;
+    client.write_all(&stun(1)).await.unwrap();
+    let stream = door.handover().await;
+    let mut refused = door.connect().await;
+    assert_eq!(until_closed(&mut refused).await, b"");
+    door.reaches(Outcome::TooManyFromSource, 1).await;
+    // Another source is served: all of 127/8 is this machine.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(door.address).await.unwrap();
+    other.write_all(&stun(2)).await.unwrap();
+    assert_eq!(door.handover().await.client, other.local_addr().unwrap());
+    drop(stream);
+    door.empties().await;
+}

@@ -1,0 +1,10 @@
+//! The front door on real sockets: who gets in, for what, and how long a stranger may take.
+
+#![allow(clippy::unwrap_used, reason = "a test helper that fails is a test that fails")]
+
+mod caps;
+mod exhaustion;
+mod http;
+mod stages;
+mod support;
+mod turn;

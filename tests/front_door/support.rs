@@ -1,0 +1,314 @@
+//! A front door on a free port of loopback, and clients for it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use relay::net::stream::{StreamConn, StreamLimits};
+use relay::service::front_door::{Accepts, FrontDoor, Limits, Outcome, bind};
+use relay::service::tls_store::{CertificateSource, SelfSigned, TlsStore};
+use relay::shard::handover::StreamHandover;
+use relay::turn::time::{Instant, UnixTime};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Everything at once, as on port 443.
+pub(crate) const ALL: Accepts = Accepts {
+    tcp: true,
+    tls: true,
+    https: true,
+};
+/// What no test should take, however slow the machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Generous bounds; tests of a bound shorten it.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        connections: 1000,
+        connections_per_source: 1000,
+        unproven: 1000,
+        handshake_timeout: PATIENCE,
+        http_header_timeout: PATIENCE,
+        http_lifetime: PATIENCE,
+        stop_timeout: PATIENCE,
+    }
+}
+
+pub(crate) struct Door {
+    pub(crate) door: Arc<FrontDoor>,
+    pub(crate) address: SocketAddr,
+    pub(crate) handovers: mpsc::UnboundedReceiver<StreamHandover>,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) served: JoinHandle<()>,
+    /// A slow request has reached its handler.
+    pub(crate) started: Arc<Notify>,
+    directory: PathBuf,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Door {
+    pub(crate) fn open(accepts: Accepts, limits: Limits) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "relay-door-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let directory = std::env::temp_dir().join(name);
+        let source = CertificateSource {
+            certificate: directory.join("cert.pem"),
+            private_key: directory.join("key.pem"),
+            self_signed: Some(SelfSigned {
+                names: vec!["relay.test".to_owned()],
+                addresses: Vec::new(),
+            }),
+        };
+        let unix = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let (store, _) = TlsStore::open(source, UnixTime(unix)).unwrap();
+        let started = Arc::new(Notify::new());
+        let router = Router::new()
+            .route(
+                "/",
+                get(|ConnectInfo(client): ConnectInfo<SocketAddr>| async move { client.to_string() }),
+            )
+            .route("/slow", {
+                let started = started.clone();
+                get(async move || {
+                    started.notify_one();
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                })
+            })
+            .route("/endless", {
+                let started = started.clone();
+                get(async move || {
+                    started.notify_one();
+                    core::future::pending::<()>().await;
+                })
+            });
+        let (sender, handovers) = mpsc::unbounded_channel();
+        let door = FrontDoor::new(limits, Some(Arc::new(store)), router, move |stream| {
+            let _ = sender.send(stream);
+        });
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(
+            door.clone()
+                .serve(TcpListener::from_std(listener).unwrap(), accepts, stopped),
+        );
+        Self {
+            door,
+            address,
+            handovers,
+            stop,
+            served,
+            started,
+            directory,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    pub(crate) async fn connect_tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from("relay.test").unwrap();
+        connector(alpn).connect(name, self.connect().await).await
+    }
+
+    pub(crate) async fn handover(&mut self) -> StreamHandover {
+        timeout(PATIENCE, self.handovers.recv())
+            .await
+            .expect("a connection is handed over")
+            .unwrap()
+    }
+
+    /// Waits until so many connections had this outcome.
+    pub(crate) async fn reaches(&self, outcome: Outcome, count: u64) {
+        let reached = async {
+            while self.door.counters().outcome(outcome) < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(PATIENCE, reached).await.is_err() {
+            panic!(
+                "{outcome:?} stays at {} instead of {count}",
+                self.door.counters().outcome(outcome)
+            );
+        }
+        assert_eq!(self.door.counters().outcome(outcome), count);
+    }
+
+    /// Waits until no connection is open.
+    pub(crate) async fn empties(&self) {
+        let empty = async {
+            while self.door.open_connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, empty).await.expect("every connection ends");
+        assert_eq!(self.door.unproven_connections(), 0);
+        let counters = self.door.counters();
+        let outcomes: u64 = Outcome::ALL.iter().map(|&outcome| counters.outcome(outcome)).sum();
+        assert_eq!(outcomes, counters.accepted(), "each connection has one outcome");
+        assert_eq!(counters.outcome(Outcome::Panicked), 0);
+    }
+}
+
+pub(crate) fn connector(alpn: &[&[u8]]) -> TlsConnector {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AcceptAny))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
+}
+
+/// What the server sends until it closes, however it does that.
+pub(crate) async fn until_closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    let read = async {
+        let mut buffer = [0; 1024];
+        while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+            all.extend_from_slice(&buffer[..len]);
+        }
+    };
+    timeout(PATIENCE, read).await.expect("the connection is closed");
+    all
+}
+
+/// A Binding request.
+pub(crate) fn stun(id: u8) -> Vec<u8> {
+    let mut bytes = vec![0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xA4, 0x42];
+    bytes.extend([id; 12]);
+    bytes
+}
+
+/// A ChannelData message.
+pub(crate) fn channel_data(data: &[u8; 4]) -> Vec<u8> {
+    [&[0x40, 0x00, 0x00, 0x04][..], data].concat()
+}
+
+/// Bytes as a TLS client sends them first, without a connection.
+pub(crate) fn client_hello() -> Vec<u8> {
+    let name = ServerName::try_from("relay.test").unwrap();
+    let mut client = rustls::ClientConnection::new(connector(&[]).config().clone(), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// What a shard does with a stream, on a blocking thread: takes `count` messages and sends `answer`.
+pub(crate) async fn serve_as_shard(handover: StreamHandover, count: usize, answer: Vec<u8>) -> Vec<Vec<u8>> {
+    let serve = move || {
+        let StreamHandover {
+            mut socket,
+            tls,
+            early,
+            guard,
+            ..
+        } = handover;
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut conn = StreamConn::new(Instant::ZERO, StreamLimits::default(), tls, early);
+        let mut messages = Vec::new();
+        loop {
+            while let Some(message) = conn.next_message().unwrap() {
+                messages.push(message.to_vec());
+            }
+            if messages.len() >= count {
+                break;
+            }
+            let received = conn.receive(Instant::ZERO, &mut socket).unwrap();
+            assert!(
+                !received.closed && received.bytes > 0,
+                "the client closed or sent nothing in time"
+            );
+        }
+        conn.queue(Instant::ZERO, relay::net::stream::QueueKind::Control, &answer, &[], 0)
+            .unwrap();
+        while conn.flush(Instant::ZERO, &mut socket).unwrap() == relay::net::stream::Flushed::Blocked {}
+        drop(guard);
+        messages
+    };
+    timeout(PATIENCE, tokio::task::spawn_blocking(serve))
+        .await
+        .expect("the shard is served")
+        .unwrap()
+}
+
+/// Sends byte by byte, with pauses, until the server no longer takes them.
+pub(crate) async fn drip(mut stream: TcpStream, bytes: Vec<u8>, pause: Duration) -> usize {
+    for (sent, byte) in bytes.into_iter().enumerate() {
+        if stream.write_all(&[byte]).await.is_err() {
+            return sent;
+        }
+        tokio::time::sleep(pause).await;
+    }
+    usize::MAX
+}
+
+/// Looks at no certificate.
+#[derive(Debug)]
+struct AcceptAny;
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
