@@ -2,10 +2,12 @@
 //!
 //! Nothing here reads a clock, a socket, a file, the environment or a global random generator.
 
+pub mod auth;
 pub mod config;
 pub mod counters;
 pub mod credential;
 pub mod limits;
+pub mod nonce;
 pub mod output;
 pub mod policy;
 pub mod quota;

@@ -1,0 +1,504 @@
+use core::time::Duration;
+
+use super::*;
+use crate::turn::config::{Limits, RelayConfig};
+use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use crate::turn::policy::{PeerPolicy, PolicyConfig};
+use crate::turn::rng::Rng;
+use crate::turn::time::{Instant, UnixTime};
+use crate::wire::message::{Class, Method, TransactionId};
+
+const REALM: &str = "example.org";
+const START: u64 = 1_800_000_000;
+
+struct World {
+    config: Config,
+    nonces: Nonces,
+    limiters: Limiters,
+    now: Now,
+    client: FiveTuple,
+}
+
+fn config(secrets: Vec<Secret>, users: &[(&str, &str)]) -> Config {
+    let users = users.iter().map(|(name, password)| StaticUser {
+        name: (*name).to_owned(),
+        password: (*password).to_owned().into(),
+    });
+    let credentials = CredentialsConfig {
+        realm: REALM.to_owned(),
+        secrets,
+        users: users.collect(),
+        ..CredentialsConfig::default()
+    };
+    Config {
+        realm: REALM.to_owned(),
+        software: None,
+        credentials: Arc::new(Credentials::new(credentials).unwrap()),
+        policy: Arc::new(PeerPolicy::new(PolicyConfig::default()).unwrap()),
+        relay: RelayConfig {
+            ipv4: None,
+            ipv6: None,
+            ports: 49_152..=65_535,
+        },
+        binding: true,
+        challenge: ChallengeMode::Full,
+        nonce_lifetime: Duration::from_secs(600),
+        default_lifetime: Duration::from_secs(600),
+        max_lifetime: Duration::from_secs(3600),
+        max_session: None,
+        rfc5766_channels: false,
+        limits: Limits::default(),
+    }
+}
+
+fn world_of(config: Config) -> World {
+    World {
+        config,
+        nonces: Nonces::new([7; 32]),
+        limiters: Limiters::new(&mut Rng::new([9; 32])),
+        now: Now {
+            mono: Instant::ZERO,
+            unix: UnixTime(START),
+        },
+        client: FiveTuple {
+            client: "192.0.2.7:5000".parse().unwrap(),
+            server: "192.0.2.1:3478".parse().unwrap(),
+            transport: Transport::Udp,
+        },
+    }
+}
+
+fn world() -> World {
+    world_of(config(
+        vec![Secret::new(b"a secret that is long enough....")],
+        &[("alice", "wonderland")],
+    ))
+}
+
+/// What a request is made of; tests change one thing at a time.
+struct Signed<'a> {
+    username: &'a [u8],
+    realm: &'a str,
+    nonce: &'a [u8],
+    password: &'a str,
+    algorithm: Option<PasswordAlgorithm>,
+    offer: &'a [u8],
+    with: Integrity,
+}
+
+impl<'a> Signed<'a> {
+    fn alice(nonce: &'a [u8]) -> Self {
+        Self {
+            username: b"alice",
+            realm: REALM,
+            nonce,
+            password: "wonderland",
+            algorithm: None,
+            offer: &[],
+            with: Integrity::Sha1,
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut buf = [0; 1500];
+        let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+        writer.attribute(AttributeType::USERNAME, self.username);
+        writer.attribute(AttributeType::REALM, self.realm.as_bytes());
+        writer.attribute(AttributeType::NONCE, self.nonce);
+        if !self.offer.is_empty() {
+            writer.attribute(AttributeType::PASSWORD_ALGORITHMS, self.offer);
+        }
+        if let Some(algorithm) = self.algorithm {
+            let [high, low] = algorithm.number().to_be_bytes();
+            writer.attribute(AttributeType::PASSWORD_ALGORITHM, &[high, low, 0, 0]);
+        }
+        let algorithm = self.algorithm.unwrap_or(PasswordAlgorithm::Md5);
+        writer.integrity(
+            &Key::long_term(self.username, self.realm, self.password.as_bytes(), algorithm),
+            self.with,
+        );
+        let len = writer.finish().unwrap();
+        buf[..len].to_vec()
+    }
+}
+
+impl World {
+    fn try_as(&mut self, bytes: &[u8], live: Option<&Arc<Session>>, first: bool) -> Result<Arc<Session>, AuthError> {
+        let message = Message::parse(bytes).unwrap();
+        let mut authenticator = Authenticator {
+            config: &self.config,
+            nonces: &mut self.nonces,
+            limiters: &self.limiters,
+        };
+        authenticator.authenticate(self.now, &self.client, &message, live, first)
+    }
+
+    fn login(&mut self, request: &Signed<'_>) -> Result<Arc<Session>, AuthError> {
+        self.try_as(&request.bytes(), None, true)
+    }
+
+    fn challenge(&mut self) -> Challenge {
+        let mut buf = [0; 100];
+        let writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+        let len = writer.finish().unwrap();
+        match self.try_as(&buf[..len], None, true) {
+            Err(AuthError::Challenge(challenge)) => challenge,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn nonce(&mut self) -> Vec<u8> {
+        self.challenge().nonce.as_bytes().to_vec()
+    }
+}
+
+fn code(result: Result<Arc<Session>, AuthError>) -> u16 {
+    match result {
+        Ok(_) => 0,
+        Err(AuthError::Challenge(challenge)) => challenge.code(),
+        Err(AuthError::BadRequest) => 400,
+        Err(AuthError::Silent(reason)) => panic!("silent: {reason}"),
+    }
+}
+
+//= STUN-AUTH-01
+//= STUN-AUTH-14
+//= COMPAT-01
+#[test]
+fn a_client_of_either_generation_logs_in_with_the_nonce_it_was_given() {
+    let mut world = world();
+    let nonce = world.nonce();
+    assert!(nonce.starts_with(b"obMatJos2"), "the cookie is offered");
+    assert_eq!(code(world.login(&Signed::alice(&nonce))), 0, "RFC 5389: MD5 and SHA-1");
+    for algorithm in [PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5] {
+        let request = Signed {
+            algorithm: Some(algorithm),
+            offer: &PasswordAlgorithm::OFFER,
+            with: Integrity::Sha256,
+            ..Signed::alice(&nonce)
+        };
+        let session = world.login(&request).unwrap();
+        assert_eq!((session.integrity, &*session.username), (Integrity::Sha256, "alice"));
+    }
+}
+
+//= STUN-AUTH-18
+#[test]
+fn the_response_is_signed_as_the_request_was() {
+    let mut world = world();
+    let nonce = world.nonce();
+    assert_eq!(world.login(&Signed::alice(&nonce)).unwrap().integrity, Integrity::Sha1);
+    let request = Signed {
+        with: Integrity::Sha256,
+        ..Signed::alice(&nonce)
+    };
+    assert_eq!(world.login(&request).unwrap().integrity, Integrity::Sha256);
+}
+
+//= STUN-AUTH-03
+//= STUN-AUTH-08
+//= STUN-AUTH-21
+#[test]
+fn whatever_is_wrong_with_user_realm_or_password_is_one_and_the_same_401() {
+    let mut world = world();
+    let nonce = world.nonce();
+    let good = || Signed::alice(&nonce);
+    for (what, request) in [
+        (
+            "password",
+            Signed {
+                password: "looking-glass",
+                ..good()
+            },
+        ),
+        (
+            "user",
+            Signed {
+                username: b"mallory",
+                ..good()
+            },
+        ),
+        (
+            "not UTF-8",
+            Signed {
+                username: &[0xff, 0xfe],
+                ..good()
+            },
+        ),
+        (
+            "realm, with the key for it",
+            Signed {
+                realm: "evil.example",
+                ..good()
+            },
+        ),
+        (
+            "empty user",
+            Signed {
+                username: b"",
+                ..good()
+            },
+        ),
+    ] {
+        assert_eq!(code(world.login(&request)), 401, "{what}");
+    }
+}
+
+//= STUN-AUTH-02
+//= STUN-AUTH-20
+#[test]
+fn a_signed_request_that_lacks_an_attribute_is_a_bad_request() {
+    let mut world = world();
+    let nonce = world.nonce();
+    let key = Key::long_term(b"alice", REALM, b"wonderland", PasswordAlgorithm::Md5);
+    let hash = userhash(b"alice", REALM);
+    let all: [(AttributeType, &[u8]); 3] = [
+        (AttributeType::USERNAME, b"alice"),
+        (AttributeType::REALM, REALM.as_bytes()),
+        (AttributeType::NONCE, &nonce),
+    ];
+    for missing in 0..all.len() {
+        let mut buf = [0; 500];
+        let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+        for (i, (kind, value)) in all.iter().enumerate() {
+            if i != missing {
+                writer.attribute(*kind, value);
+            }
+        }
+        writer.integrity(&key, Integrity::Sha1);
+        let len = writer.finish().unwrap();
+        assert_eq!(
+            code(world.try_as(&buf[..len], None, true)),
+            400,
+            "without {:?}",
+            all[missing].0
+        );
+    }
+    let mut buf = [0; 500];
+    let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+    for (kind, value) in all.iter().chain([&(AttributeType::USERHASH, &hash[..])]) {
+        writer.attribute(*kind, value);
+    }
+    writer.integrity(&key, Integrity::Sha1);
+    let len = writer.finish().unwrap();
+    assert_eq!(code(world.try_as(&buf[..len], None, true)), 400, "named twice");
+}
+
+//= STUN-AUTH-04
+//= STUN-AUTH-05
+//= STUN-AUTH-17
+//= COMPAT-04
+#[test]
+fn a_nonce_of_another_address_age_or_making_is_stale_and_the_new_one_works() {
+    let mut world = world();
+    let nonce = world.nonce();
+    world.client.client.set_port(5001);
+    let Err(AuthError::Challenge(again)) = world.login(&Signed::alice(&nonce)) else {
+        panic!("accepted")
+    };
+    assert_eq!(again.code(), 438);
+    assert_eq!(code(world.login(&Signed::alice(again.nonce.as_bytes()))), 0);
+
+    let mut stripped = again.nonce.as_bytes().to_vec();
+    stripped[12] = b'A';
+    assert_eq!(code(world.login(&Signed::alice(&stripped))), 438);
+    assert_eq!(code(world.login(&Signed::alice(b"made up"))), 438);
+
+    world.now.unix = UnixTime(START + 600);
+    assert_eq!(
+        code(world.login(&Signed::alice(again.nonce.as_bytes()))),
+        0,
+        "as old as allowed"
+    );
+    world.now.unix = UnixTime(START + 601);
+    assert_eq!(
+        code(world.login(&Signed::alice(again.nonce.as_bytes()))),
+        438,
+        "a second older"
+    );
+}
+
+//= STUN-AUTH-04
+#[test]
+fn a_stale_nonce_is_told_before_a_wrong_password() {
+    let mut world = world();
+    let request = Signed {
+        password: "wrong",
+        ..Signed::alice(b"made up")
+    };
+    assert_eq!(code(world.login(&request)), 438);
+}
+
+//= STUN-AUTH-15
+#[test]
+fn bidding_down_is_a_bad_request() {
+    let mut world = world();
+    let nonce = world.nonce();
+    let md5_only: &[u8] = &[0, 1, 0, 0];
+    let sha256 = Some(PasswordAlgorithm::Sha256);
+    for (what, algorithm, offer) in [
+        ("choice without offer", sha256, &[][..]),
+        ("offer without choice", None, &PasswordAlgorithm::OFFER[..]),
+        ("shortened offer", Some(PasswordAlgorithm::Md5), md5_only),
+        ("reversed offer", sha256, &[0, 1, 0, 0, 0, 2, 0, 0][..]),
+    ] {
+        let request = Signed {
+            algorithm,
+            offer,
+            with: Integrity::Sha256,
+            ..Signed::alice(&nonce)
+        };
+        assert_eq!(code(world.login(&request)), 400, "{what}");
+    }
+}
+
+//= REST-05
+//= REST-06
+#[test]
+fn expiry_is_tested_on_the_first_request_only() {
+    let mut world = world();
+    let minted = Secret::new(b"a secret that is long enough....")
+        .mint(UnixTime(START + 10), Some("bob"))
+        .unwrap();
+    let attempt = |world: &mut World, first| {
+        let nonce = world.nonce();
+        let request = Signed {
+            username: minted.username.as_bytes(),
+            password: &minted.password,
+            ..Signed::alice(&nonce)
+        };
+        code(world.try_as(&request.bytes(), None, first))
+    };
+    for (at, first, expected) in [(9, true, 0), (10, true, 401), (11, true, 401), (11, false, 0)] {
+        world.now.unix = UnixTime(START + at);
+        assert_eq!(attempt(&mut world, first), expected, "{at} s, first: {first}");
+    }
+}
+
+#[test]
+fn a_live_login_is_known_again_without_its_secret() {
+    let mut world = world();
+    let nonce = world.nonce();
+    let request = Signed::alice(&nonce).bytes();
+    let session = world.try_as(&request, None, true).unwrap();
+    world.config = config(Vec::new(), &[("someone-else", "a password of theirs")]);
+    assert!(Arc::ptr_eq(
+        &world.try_as(&request, Some(&session), false).unwrap(),
+        &session
+    ));
+    assert_eq!(
+        code(world.try_as(&request, None, false)),
+        401,
+        "a new client needs a credential that is good now"
+    );
+    let forged = Signed {
+        password: "wrong",
+        ..Signed::alice(&nonce)
+    }
+    .bytes();
+    assert_eq!(code(world.try_as(&forged, Some(&session), false)), 401);
+}
+
+#[test]
+fn another_users_good_login_is_told_apart_from_the_live_one() {
+    let mut world = world_of(config(Vec::new(), &[("alice", "wonderland"), ("bob", "the builder")]));
+    let nonce = world.nonce();
+    let alice = world.login(&Signed::alice(&nonce)).unwrap();
+    let bob = Signed {
+        username: b"bob",
+        password: "the builder",
+        ..Signed::alice(&nonce)
+    }
+    .bytes();
+    assert_eq!(&*world.try_as(&bob, Some(&alice), false).unwrap().username, "bob");
+}
+
+//= STUN-AUTH-20
+#[test]
+fn userhash_is_offered_and_taken_only_where_every_user_is_known_by_name() {
+    let mut mixed = world();
+    assert_eq!(mixed.challenge().nonce.as_bytes()[12], b'B', "algorithms, no anonymity");
+    let mut world = world_of(config(Vec::new(), &[("alice", "wonderland")]));
+    let nonce = world.nonce();
+    assert_eq!(nonce[12], b'D', "both");
+    let mut buf = [0; 500];
+    let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+    writer.attribute(AttributeType::USERHASH, &userhash(b"alice", REALM));
+    writer.attribute(AttributeType::REALM, REALM.as_bytes());
+    writer.attribute(AttributeType::NONCE, &nonce);
+    writer.integrity(
+        &Key::long_term(b"alice", REALM, b"wonderland", PasswordAlgorithm::Md5),
+        Integrity::Sha1,
+    );
+    let len = writer.finish().unwrap();
+    let session = world.try_as(&buf[..len], None, true).unwrap();
+    assert_eq!(&*session.username, "alice");
+    assert!(Arc::ptr_eq(
+        &world.try_as(&buf[..len], Some(&session), false).unwrap(),
+        &session
+    ));
+}
+
+#[test]
+fn a_compact_challenge_says_no_more_than_rfc_5389() {
+    for (mode, transport, cookie) in [
+        (ChallengeMode::Full, Transport::Udp, true),
+        (ChallengeMode::CompactUdp, Transport::Udp, false),
+        (ChallengeMode::CompactUdp, Transport::Tls, true),
+        (ChallengeMode::Compact, Transport::Tls, false),
+    ] {
+        let mut world = world();
+        world.config.challenge = mode;
+        world.client.transport = transport;
+        let challenge = world.challenge();
+        assert_eq!(
+            challenge.nonce.as_bytes().starts_with(b"obMatJos2"),
+            cookie,
+            "{mode:?} {transport}"
+        );
+        assert_eq!(challenge.algorithms, cookie, "{mode:?} {transport}");
+        let nonce = challenge.nonce.as_bytes().to_vec();
+        assert_eq!(code(world.login(&Signed::alice(&nonce))), 0, "{mode:?} {transport}");
+    }
+}
+
+#[test]
+fn strangers_are_answered_within_the_limit_over_udp_and_always_over_streams() {
+    for (transport, limited) in [(Transport::Udp, true), (Transport::Tcp, false)] {
+        let mut world = world();
+        world.client.transport = transport;
+        let mut buf = [0; 100];
+        let writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+        let len = writer.finish().unwrap();
+        let silent = (0..200).filter(|_| matches!(world.try_as(&buf[..len], None, true), Err(AuthError::Silent(_))));
+        let silent = silent.count();
+        let expected = if limited {
+            200 - world.config.limits.challenge_burst as usize
+        } else {
+            0
+        };
+        assert_eq!(silent, expected, "{transport}");
+    }
+}
+
+#[test]
+fn guessing_is_stopped_and_a_good_password_waits_with_it() {
+    let mut world = world();
+    world.client.transport = Transport::Tls;
+    let nonce = world.nonce();
+    let wrong = Signed {
+        password: "guess",
+        ..Signed::alice(&nonce)
+    }
+    .bytes();
+    let answered = (0..50)
+        .filter(|_| matches!(world.try_as(&wrong, None, true), Err(AuthError::Challenge(_))))
+        .count();
+    assert_eq!(answered, world.config.limits.login_failures_per_second as usize);
+    assert!(matches!(
+        world.login(&Signed::alice(&nonce)),
+        Err(AuthError::Silent(DropReason::LoginLimited))
+    ));
+    world.now.mono = Instant::ZERO + Duration::from_secs(2);
+    assert_eq!(code(world.login(&Signed::alice(&nonce))), 0);
+}
