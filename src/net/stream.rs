@@ -29,8 +29,12 @@ use crate::wire::framing::{self, Framing, FramingError};
 const READ: usize = 64 * 1024;
 /// Most bytes committed to the socket at once: what fits one TLS record.
 const CHUNK: usize = super::tls::MAX_PLAINTEXT;
-/// The same while the client does not keep up: what is committed can no longer be dropped.
-const BACKLOG_CHUNK: usize = 8 * 1024;
+/// The least of it while the client does not keep up: what is committed can no longer be dropped.
+const SMALLEST_CHUNK: usize = 4 * 1024;
+/// A portion the socket asked more after sooner than this was small for this client,
+const QUICK: Duration = Duration::from_millis(5);
+/// and later than this, large.
+const SLOW: Duration = Duration::from_millis(20);
 
 /// Bounds of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +190,8 @@ pub struct StreamConn {
     barren_reads: u32,
     /// When the socket last took bytes, or first refused them, with something left to send.
     blocked_since: Option<Instant>,
+    /// Portion by which a backlog is worked off.
+    portion: usize,
     /// close_notify is to be sent.
     closing: bool,
 }
@@ -211,6 +217,7 @@ impl StreamConn {
             partial_since: None,
             barren_reads: 0,
             blocked_since: None,
+            portion: SMALLEST_CHUNK,
             closing: false,
         }
     }
@@ -361,10 +368,9 @@ impl StreamConn {
 
     /// Writes until nothing is left (`true`), the socket is full, or in a backlog one portion is out.
     fn write_all(&mut self, now: Instant, io: &mut impl Write) -> Result<bool, StreamError> {
-        let (chunk, mut portions) = if self.blocked_since.is_some() {
-            (BACKLOG_CHUNK, 1)
-        } else {
-            (CHUNK, u32::MAX)
+        let (chunk, mut portions) = match self.blocked_since {
+            None => (CHUNK, u32::MAX),
+            Some(since) => (self.next_portion(now - since), 1),
         };
         loop {
             if !self.write_records(now, io)? {
@@ -397,6 +403,16 @@ impl StreamConn {
                 return Ok(false);
             }
         }
+    }
+
+    /// How much to commit `pause` after the last portion: about what the client takes in a few milliseconds.
+    fn next_portion(&mut self, pause: Duration) -> usize {
+        if pause < QUICK {
+            self.portion = (self.portion * 2).min(CHUNK);
+        } else if pause > SLOW {
+            self.portion = (self.portion / 2).max(SMALLEST_CHUNK);
+        }
+        self.portion
     }
 
     /// Writes sealed records; `false` if some are left.

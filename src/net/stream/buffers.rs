@@ -14,8 +14,8 @@ pub(super) const READ_BUFFER: usize = 128 * 1024;
 const SPARE_READ_BUFFERS: usize = 4;
 /// Send queues a thread keeps: about as many streams as are sent to in one round of its loop.
 const SPARE_RINGS: usize = 256;
-/// A send queue that grew beyond this is freed instead of kept.
-const LARGEST_SPARE_RING: usize = 32 * 1024;
+/// Most bytes a thread keeps in send queues.
+const SPARE_RING_BYTES: usize = 4 * 1024 * 1024;
 
 /// Storage of a send queue: the bytes of whole frames one behind another, and where each ends.
 #[derive(Debug, Default)]
@@ -28,6 +28,7 @@ pub(super) struct Ring {
 struct Spare {
     read_buffers: Vec<Vec<u8>>,
     rings: Vec<Ring>,
+    ring_bytes: usize,
 }
 
 thread_local! {
@@ -59,24 +60,28 @@ pub(super) fn give_read_buffer(buffer: Vec<u8>) {
 
 /// An empty send queue.
 pub(super) fn take_ring() -> Ring {
-    SPARE
-        .try_with(|spare| spare.borrow_mut().rings.pop())
-        .ok()
-        .flatten()
-        .unwrap_or_default()
+    let take = |spare: &RefCell<Spare>| {
+        let mut spare = spare.borrow_mut();
+        let ring = spare.rings.pop()?;
+        spare.ring_bytes -= ring.bytes.capacity();
+        Some(ring)
+    };
+    SPARE.try_with(take).ok().flatten().unwrap_or_default()
 }
 
 /// Takes a send queue back, emptied.
 pub(super) fn give_ring(mut ring: Ring) {
-    if ring.bytes.capacity() == 0 || ring.bytes.capacity() > LARGEST_SPARE_RING {
+    let size = ring.bytes.capacity();
+    if size == 0 {
         return;
     }
     ring.bytes.clear();
     ring.frames.clear();
     let _ = SPARE.try_with(|spare| {
-        let rings = &mut spare.borrow_mut().rings;
-        if rings.len() < SPARE_RINGS {
-            rings.push(ring);
+        let mut spare = spare.borrow_mut();
+        if spare.rings.len() < SPARE_RINGS && spare.ring_bytes + size <= SPARE_RING_BYTES {
+            spare.ring_bytes += size;
+            spare.rings.push(ring);
         }
     });
 }

@@ -22,7 +22,7 @@ use crate::shard::handover::StreamHandover;
 use crate::turn::types::Transport;
 
 /// Bytes the kernel holds unsent before it calls a socket full: what waits there can no longer be dropped.
-const NOT_SENT: u32 = 16 * 1024;
+const NOT_SENT: u32 = 8 * 1024;
 /// Room for the first plaintext of a client.
 const FIRST_PLAINTEXT: usize = 2048;
 /// A connection on which nothing moves is probed after this long, and as often.

@@ -145,21 +145,62 @@ fn a_frame_begun_is_finished_however_old_it_gets() {
 }
 
 #[test]
-fn in_a_backlog_little_is_committed_at_a_time() {
-    let mut conn = conn(StreamLimits::default());
+fn in_a_backlog_as_much_is_committed_at_a_time_as_the_client_takes_quickly() {
+    for (pause, expected) in [
+        (1, [8, 16, 16, 16]),
+        (4, [8, 16, 16, 16]),
+        (10, [4, 4, 4, 4]),
+        (21, [4, 4, 4, 4]),
+    ] {
+        let mut conn = conn(StreamLimits {
+            queue_age: Duration::from_secs(10),
+            ..StreamLimits::default()
+        });
+        let mut socket = Socket {
+            window: 0,
+            ..Socket::open()
+        };
+        for sequence in 0..200 {
+            data(&mut conn, at(0), sequence, 1020);
+        }
+        assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
+        socket.window = usize::MAX;
+        for (flush, kib) in (1..).zip(expected) {
+            let before = socket.outgoing.len();
+            assert_eq!(conn.flush(at(flush * pause), &mut socket).unwrap(), Flushed::Blocked);
+            assert_eq!(
+                socket.outgoing.len() - before,
+                kib * 1024,
+                "pauses of {pause} ms, flush {flush}"
+            );
+        }
+        while conn.flush(at(100), &mut socket).unwrap() == Flushed::Blocked {}
+        assert_eq!(sequences(&split(&socket.outgoing)), (0..200).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_client_that_slows_down_gets_smaller_portions_again() {
+    let mut conn = conn(StreamLimits {
+        queue_age: Duration::from_secs(10),
+        ..StreamLimits::default()
+    });
     let mut socket = Socket {
         window: 0,
         ..Socket::open()
     };
-    for sequence in 0..60 {
-        data(&mut conn, at(0), sequence, 1000);
+    for sequence in 0..200 {
+        data(&mut conn, at(0), sequence, 1020);
     }
     assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
     socket.window = usize::MAX;
-    assert_eq!(conn.flush(at(1), &mut socket).unwrap(), Flushed::Blocked);
-    assert!(socket.outgoing.len() <= BACKLOG_CHUNK, "{}", socket.outgoing.len());
-    while conn.flush(at(2), &mut socket).unwrap() == Flushed::Blocked {}
-    assert_eq!(sequences(&split(&socket.outgoing)), (0..60).collect::<Vec<_>>());
+    let mut committed = Vec::new();
+    for now in [1, 2, 3, 50, 100] {
+        let before = socket.outgoing.len();
+        assert_eq!(conn.flush(at(now), &mut socket).unwrap(), Flushed::Blocked);
+        committed.push((socket.outgoing.len() - before) / 1024);
+    }
+    assert_eq!(committed, [8, 16, 16, 8, 4]);
 }
 
 #[test]
