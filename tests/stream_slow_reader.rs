@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use relay::net::stream::{Dropped, Flushed, QueueKind, StreamConn, StreamLimits};
+use relay::net::stream::{Dropped, Flushed, KERNEL_UNSENT, QueueKind, StreamConn, StreamLimits};
 use relay::turn::time::Instant as CoreInstant;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -68,7 +68,7 @@ fn connected() -> (TcpStream, TcpStream) {
     let (server, _) = listener.accept().unwrap();
     let options = SockRef::from(&server);
     options.set_tcp_nodelay(true).unwrap();
-    options.set_tcp_notsent_lowat(8 * 1024).unwrap();
+    options.set_tcp_notsent_lowat(KERNEL_UNSENT).unwrap();
     (client.into(), server)
 }
 

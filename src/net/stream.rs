@@ -25,6 +25,10 @@ use super::tls::TlsSession;
 use crate::turn::time::Instant;
 use crate::wire::framing::{self, Framing, FramingError};
 
+/// What the socket of a stream is to hold unsent before it calls itself full (TCP_NOTSENT_LOWAT), in bytes: what waits
+/// there can no longer be dropped. Half of it is two or three frames of video, about 16 ms at 2 Mbit/s.
+pub const KERNEL_UNSENT: u32 = 8 * 1024;
+
 /// Most bytes read from the socket at once.
 const READ: usize = 64 * 1024;
 /// Most bytes committed to the socket at once: what fits one TLS record.

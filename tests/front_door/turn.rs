@@ -1,6 +1,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use relay::net::stream::KERNEL_UNSENT;
 use relay::service::front_door::{Accepts, Outcome};
 use relay::turn::types::Transport;
 use socket2::SockRef;
@@ -24,7 +25,7 @@ async fn plain_turn_is_handed_over_with_every_byte() {
     assert!(handover.tls.is_none() && handover.early.is_empty());
     let socket = SockRef::from(&handover.socket);
     assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-    assert_eq!(socket.tcp_notsent_lowat().unwrap(), 8 * 1024);
+    assert_eq!(socket.tcp_notsent_lowat().unwrap(), KERNEL_UNSENT);
     let mut would_block = &handover.socket;
     let mut bytes = [0; 20];
     assert_eq!(would_block.read(&mut bytes).unwrap(), 20);

@@ -17,12 +17,11 @@ use super::accept::stopped;
 use super::admission::ConnectionGuard;
 use super::recognise::{ENOUGH, Opening, recognise};
 use super::{Accepts, FrontDoor, Outcome, http};
+use crate::net::stream::KERNEL_UNSENT;
 use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
 use crate::shard::handover::StreamHandover;
 use crate::turn::types::Transport;
 
-/// Bytes the kernel holds unsent before it calls a socket full: what waits there can no longer be dropped.
-const NOT_SENT: u32 = 8 * 1024;
 /// Room for the first plaintext of a client.
 const FIRST_PLAINTEXT: usize = 2048;
 /// A connection on which nothing moves is probed after this long, and as often.
@@ -209,7 +208,7 @@ fn prepare(socket: &TcpStream) {
         .with_retries(3);
     let set = socket
         .set_tcp_nodelay(true)
-        .and(socket.set_tcp_notsent_lowat(NOT_SENT))
+        .and(socket.set_tcp_notsent_lowat(KERNEL_UNSENT))
         .and(socket.set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(%error, "socket option refused");
