@@ -2,15 +2,40 @@
 //!
 //! Nothing here reads a clock, a socket, a file, the environment or a global random generator.
 
+mod allocate;
+mod allocation;
 pub mod auth;
+mod binding;
+mod channel;
 pub mod config;
 pub mod counters;
 pub mod credential;
+mod forward;
+mod icmp;
+mod indication;
 pub mod limits;
 pub mod nonce;
 pub mod output;
+mod permission;
 pub mod policy;
+mod ports;
 pub mod quota;
+mod refresh;
+mod request;
+mod response;
 pub mod rng;
+mod server;
+mod shared;
 pub mod time;
+mod timers;
+mod transactions;
 pub mod types;
+
+pub use allocate::OpenError;
+pub use config::Config;
+pub use counters::Counters;
+pub use icmp::Icmp;
+pub use output::{Command, DropReason, EndReason, Event, Frame, Verdict};
+pub use response::Response;
+pub use server::Server;
+pub use shared::Shared;

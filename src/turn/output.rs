@@ -25,9 +25,11 @@ pub enum Verdict {
         /// DONT-FRAGMENT was asked for this datagram (RFC 8656 §11.2).
         dont_fragment: bool,
     },
-    /// The peer is another relayed address of this server: hand `packet[data]` to the shard that owns `to`
-    /// ([`super::types::ShardIndex::owner_of`]), there to `Server::handle_relayed`.
+    /// The peer is another relayed address of this server: hand `packet[data]` to the shard named,
+    /// to `Server::handle_relayed`.
     ToAllocation {
+        /// Index of the shard the receiving allocation lives in.
+        shard: u16,
         /// The receiving allocation's relayed transport address.
         to: RelayedAddr,
         /// The sender's relayed transport address: the peer address the receiver sees.
@@ -57,6 +59,17 @@ pub struct DataRange {
     pub start: u32,
     /// One past the last byte.
     pub end: u32,
+}
+
+impl From<Range<usize>> for DataRange {
+    /// Saturates at 4 GiB, which no packet has.
+    fn from(range: Range<usize>) -> Self {
+        let narrow = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            start: narrow(range.start),
+            end: narrow(range.end),
+        }
+    }
 }
 
 impl DataRange {
@@ -236,6 +249,8 @@ closed_set! {
         BadFingerprint => "bad_fingerprint",
         /// A response, or a class the method does not allow.
         UnexpectedClass => "unexpected_class",
+        /// A Binding indication: keeps a NAT mapping alive and asks for nothing.
+        KeepAlive => "keep_alive",
         /// A method this server does not speak.
         UnknownMethod => "unknown_method",
         /// An indication with an unknown comprehension-required attribute.
@@ -246,6 +261,8 @@ closed_set! {
         BindingLimited => "binding_limited",
         /// Over the limit for failed logins.
         LoginLimited => "login_limited",
+        /// Over the limit for CreatePermission and ChannelBind requests of one allocation.
+        PermissionLimited => "permission_limited",
         /// Plain Binding is switched off.
         BindingDisabled => "binding_disabled",
         /// An indication or ChannelData without an allocation.

@@ -1,0 +1,514 @@
+//! Allocate (RFC 8656 §7.2): the checks in the RFC's order, then opening the relay sockets, then the response.
+//!
+//! Deliberately absent: TCP allocations (RFC 6062), redirection (300), mobility (RFC 8016).
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use super::allocation::{Allocation, FAMILIES, Opening, Socket};
+use super::auth::Session;
+use super::limits::Bucket;
+use super::output::{Command, DropReason, EndReason, Verdict};
+use super::policy::PeerClass;
+use super::ports::Want;
+use super::request::{Outcome, whole_seconds};
+use super::response::{Reject, Reply, Response};
+use super::server::Server;
+use super::shared::{OwnedPort, Reservation, Token};
+use super::time::{Instant, Now};
+use super::transactions::RETRANSMISSION;
+use super::types::{AllocationId, Client, Family, PeerAddr, RelayId, RelayedAddr};
+use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
+use crate::wire::attribute::{self, AttributeType};
+use crate::wire::message::{Message, Method};
+
+/// IP protocol number of UDP, the only REQUESTED-TRANSPORT.
+const UDP: u8 = 17;
+
+/// A reserved port is held this long: the least the RFC allows (§7.2).
+const RESERVATION: Duration = Duration::from_secs(30);
+
+/// A port may be in use by a program that is not ours: so many are tried in all.
+const TRIES: usize = 8;
+
+/// Why a relay socket could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Someone else has the port: another is tried.
+    AddressInUse,
+    /// Out of file descriptors or memory: 508.
+    Exhausted,
+    /// Anything else: 508.
+    Other,
+}
+
+/// What an Allocate asks for, as far as that can be told without looking at any state.
+#[derive(Debug)]
+struct Wanted {
+    families: [bool; 2],
+    /// ADDITIONAL-ADDRESS-FAMILY: one family will do if the other cannot be had.
+    dual: bool,
+    port: Want,
+    /// The port behind this token instead of a random one.
+    token: Option<Token>,
+    lifetime: Option<u32>,
+}
+
+/// Ports taken for an allocation that is not made yet.
+#[derive(Debug)]
+struct Taken {
+    sockets: [Socket; 2],
+    reserved: Option<OwnedPort>,
+    unavailable: Option<(Family, u16)>,
+}
+
+impl Server {
+    /// Takes an authenticated Allocate request.
+    pub(super) fn allocate(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+    ) -> Result<Outcome, Reject> {
+        // RFC 8656 §7.2-2. A late copy of a request whose allocation is gone already must not make another one.
+        let transaction_id = message.transaction_id();
+        if live.is_some() || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
+            return Err(Reject::AllocationMismatch);
+        }
+        self.check_client(client)?;
+        let wanted = self.wanted(now.mono, session, message)?;
+        let limits = Arc::clone(&self.config);
+        let limits = &limits.limits;
+        let reservation = match wanted.port {
+            Want::EvenAndNext => Some(self.shared.quotas.reservation(&session.user, limits)?),
+            Want::Any | Want::Even => None,
+        };
+        self.collect_ports(now.mono);
+        let mut taken = self.take_ports(&wanted)?;
+        // RFC 8656 §7.2-10.
+        let quota = match self
+            .shared
+            .quotas
+            .allocation(&session.user, client.five_tuple.client.ip(), limits)
+        {
+            Ok(quota) => quota,
+            Err(exceeded) => {
+                self.put_back(taken);
+                return Err(exceeded.into());
+            }
+        };
+        if let Some(token) = wanted.token {
+            self.redeem(now.mono, &token, session, &mut taken)?;
+        }
+
+        let id = self.forward.insert(*client);
+        let opening = Opening {
+            want: wanted.token.is_none().then_some(wanted.port),
+            failed: Vec::new(),
+            lifetime: self.lifetime(wanted.lifetime, Duration::ZERO),
+            reserved: taken.reserved,
+            reservation,
+            fingerprint: message.has_fingerprint(),
+        };
+        self.allocations.insert(Allocation {
+            id,
+            session: Arc::clone(session),
+            sockets: taken.sockets,
+            relayed: [None; 2],
+            transaction_id,
+            requested: now.mono,
+            token: None,
+            unavailable: taken.unavailable,
+            opening: Some(Box::new(opening)),
+            requests: Bucket::default(),
+            reports: Bucket::default(),
+            _quota: quota,
+        });
+        self.await_sockets(now.mono, id);
+        for family in FAMILIES {
+            self.open_socket(id, family, taken.sockets[family as usize]);
+        }
+        Ok(Outcome::Waiting)
+    }
+
+    /// What must not be a client: an address behind 6to4 or Teredo (RFC 8656 §21.4), and our own relayed addresses, which
+    /// would make a loop (§21.1.7).
+    pub(super) fn check_client(&self, client: &Client) -> Result<(), Reject> {
+        let addr = client.five_tuple.client;
+        self.config.policy.client(addr.ip()).map_err(|_| Reject::Forbidden)?;
+        let relayed = self.config.policy.peer(PeerAddr(addr)) == Ok(PeerClass::Relayed);
+        if relayed && self.shared.directory.owner(RelayedAddr(addr)).is_some() {
+            return Err(Reject::Forbidden);
+        }
+        Ok(())
+    }
+
+    /// RFC 8656 §7.2, steps 3 to 9, as far as they are about the request alone.
+    fn wanted(&self, now: Instant, session: &Session, message: &Message<'_>) -> Result<Wanted, Reject> {
+        // §7.2-3
+        let transport = message.decode(AttributeType::REQUESTED_TRANSPORT, attribute::requested_transport)?;
+        if transport.ok_or(Reject::BadRequest)? != UDP {
+            return Err(Reject::TransportNotSupported);
+        }
+        // §7.2-4: DONT-FRAGMENT is supported, so that it is there changes nothing.
+        message.decode(AttributeType::DONT_FRAGMENT, attribute::dont_fragment)?;
+        let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
+        let token = message.decode(AttributeType::RESERVATION_TOKEN, attribute::reservation_token)?;
+        let even = message.decode(AttributeType::EVEN_PORT, attribute::even_port)?;
+        let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
+        let additional = message.decode(AttributeType::ADDITIONAL_ADDRESS_FAMILY, attribute::address_family)?;
+        // §7.2-5
+        if let Some(token) = token {
+            if even.is_some() || requested.is_some() || additional.is_some() {
+                return Err(Reject::BadRequest);
+            }
+            let port = self.shared.reservations.peek(now, &token, &session.username);
+            let family = port.ok_or(Reject::InsufficientCapacity)?.family;
+            let families = FAMILIES.map(|f| f == family);
+            return Ok(Wanted {
+                families,
+                dual: false,
+                port: Want::Any,
+                token: Some(token),
+                lifetime,
+            });
+        }
+        // §7.2-6
+        if requested.is_some() && additional.is_some() {
+            return Err(Reject::BadRequest);
+        }
+        // §7.2-7, and design decision D5: without the attribute it is IPv4, whatever the client's own family.
+        let families = match (requested, additional) {
+            (None | Some(FAMILY_IPV4), None) => [true, false],
+            (Some(FAMILY_IPV6), None) => [false, true],
+            (Some(_), None) => return Err(Reject::FamilyNotSupported),
+            (_, Some(_)) => [true, true],
+        };
+        if additional.is_none()
+            && FAMILIES
+                .iter()
+                .any(|&f| families[f as usize] && self.config.relay.of(f).is_none())
+        {
+            return Err(Reject::FamilyNotSupported);
+        }
+        // §7.2-8
+        let port = match even {
+            None => Want::Any,
+            Some(false) => Want::Even,
+            Some(true) if additional.is_some() => return Err(Reject::BadRequest),
+            Some(true) => Want::EvenAndNext,
+        };
+        // §7.2-9
+        if additional.is_some_and(|family| family != FAMILY_IPV6) {
+            return Err(Reject::BadRequest);
+        }
+        Ok(Wanted {
+            families,
+            dual: additional.is_some(),
+            port,
+            token: None,
+            lifetime,
+        })
+    }
+
+    /// Takes the ports `wanted` asks for: at least one, or none.
+    fn take_ports(&mut self, wanted: &Wanted) -> Result<Taken, Reject> {
+        let mut taken = Taken {
+            sockets: [Socket::Absent; 2],
+            reserved: None,
+            unavailable: None,
+        };
+        if wanted.token.is_some() {
+            return Ok(taken);
+        }
+        let mut any = false;
+        for family in FAMILIES.into_iter().filter(|&family| wanted.families[family as usize]) {
+            match self.take_port(family, wanted.port) {
+                Ok((socket, reserved)) => {
+                    taken.sockets[family as usize] = socket;
+                    taken.reserved = reserved;
+                    any = true;
+                }
+                Err(reject) if wanted.dual => taken.unavailable = Some((family, reject.code())),
+                Err(reject) => return Err(reject),
+            }
+        }
+        if any {
+            Ok(taken)
+        } else {
+            Err(Reject::InsufficientCapacity)
+        }
+    }
+
+    /// Takes one port, and with [`Want::EvenAndNext`] the one behind it.
+    fn take_port(&mut self, family: Family, want: Want) -> Result<(Socket, Option<OwnedPort>), Reject> {
+        let relay = self.config.relay.of(family).ok_or(Reject::FamilyNotSupported)?;
+        let pool = self.ports[family as usize]
+            .as_mut()
+            .ok_or(Reject::InsufficientCapacity)?;
+        let port = pool.take(want, &mut self.rng).ok_or(Reject::InsufficientCapacity)?;
+        self.count_ports();
+        let port = OwnedPort {
+            shard: self.shard.index,
+            family,
+            port,
+        };
+        let reserved = (want == Want::EvenAndNext).then_some(OwnedPort {
+            port: port.port | 1,
+            ..port
+        });
+        Ok((
+            Socket::Opening {
+                port,
+                announced: relay.announced,
+            },
+            reserved,
+        ))
+    }
+
+    fn put_back(&mut self, taken: Taken) {
+        for port in taken.sockets.into_iter().filter_map(Socket::port).chain(taken.reserved) {
+            self.release(port);
+        }
+    }
+
+    /// Uses up a token. It may have been used at another shard since it was looked at.
+    fn redeem(&mut self, now: Instant, token: &Token, session: &Session, taken: &mut Taken) -> Result<(), Reject> {
+        let port = self
+            .shared
+            .reservations
+            .redeem(now, token, &session.username)
+            .ok_or(Reject::InsufficientCapacity)?;
+        if port.shard == self.shard.index
+            && let Some(pool) = &mut self.ports[port.family as usize]
+        {
+            pool.redeem(port.port);
+        }
+        let Some(relay) = self.config.relay.of(port.family) else {
+            self.release(port);
+            return Err(Reject::InsufficientCapacity);
+        };
+        taken.sockets[port.family as usize] = Socket::Opening {
+            port,
+            announced: relay.announced,
+        };
+        Ok(())
+    }
+
+    /// Asks the shard to open a socket that is to be opened.
+    fn open_socket(&mut self, id: AllocationId, family: Family, socket: Socket) {
+        if let (Socket::Opening { port, .. }, Some(relay)) = (socket, self.config.relay.of(family)) {
+            let id = RelayId { allocation: id, family };
+            self.commands.push_back(Command::OpenRelay {
+                id,
+                bind: (relay.bind, port.port).into(),
+            });
+        }
+    }
+
+    /// The shard has opened a relay socket, or could not. Once the last socket of an allocation is settled, the response
+    /// to its Allocate is in `response`, for the client returned.
+    pub fn handle_relay_opened(
+        &mut self,
+        now: Now,
+        id: RelayId,
+        result: Result<(), OpenError>,
+        response: &mut Response,
+    ) -> Option<Client> {
+        let RelayId { allocation: id, family } = id;
+        let allocation = self.allocations.get_mut(id)?;
+        let opening = allocation.opening.as_deref_mut()?;
+        let socket = &mut allocation.sockets[family as usize];
+        let Socket::Opening { port, announced } = *socket else {
+            return None;
+        };
+        match result {
+            Ok(()) => *socket = Socket::Open { port, announced },
+            Err(error) => {
+                *socket = Socket::Absent;
+                opening.failed.push(port);
+                let again = error == OpenError::AddressInUse && opening.failed.len() < TRIES;
+                if again && self.try_another_port(id, family) {
+                    return None;
+                }
+                self.allocations.get_mut(id)?.unavailable = Some((family, Reject::InsufficientCapacity.code()));
+            }
+        }
+        self.settle(now, id, response)
+    }
+
+    /// Replaces a port that turned out to be taken by another, if there is one and it may be any.
+    fn try_another_port(&mut self, id: AllocationId, family: Family) -> bool {
+        let Some(want) = self
+            .allocations
+            .get(id)
+            .and_then(|allocation| allocation.opening.as_ref()?.want)
+        else {
+            return false;
+        };
+        let Ok((socket, reserved)) = self.take_port(family, want) else {
+            return false;
+        };
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return false;
+        };
+        allocation.sockets[family as usize] = socket;
+        if let Some(opening) = &mut allocation.opening {
+            opening
+                .failed
+                .extend(core::mem::replace(&mut opening.reserved, reserved));
+        }
+        self.open_socket(id, family, socket);
+        true
+    }
+
+    /// Answers an Allocate once none of its sockets is being opened any more.
+    fn settle(&mut self, now: Now, id: AllocationId, response: &mut Response) -> Option<Client> {
+        let allocation = self.allocations.get(id)?;
+        if allocation
+            .sockets
+            .iter()
+            .any(|socket| matches!(socket, Socket::Opening { .. }))
+        {
+            return None;
+        }
+        let client = *self.forward.client(id)?;
+        let session = Arc::clone(&allocation.session);
+        let transaction_id = allocation.transaction_id;
+        let fingerprint = allocation.opening.as_ref()?.fingerprint;
+        let some = allocation
+            .sockets
+            .iter()
+            .any(|socket| matches!(socket, Socket::Open { .. }));
+        if some {
+            let opening = self.allocations.get_mut(id)?.opening.take()?;
+            self.begin(now.mono, id, opening.lifetime);
+            let token = self.reserve(now.mono, &session, *opening);
+            self.allocations.get_mut(id)?.token = token;
+        } else {
+            // It has not begun, so this leaves no trace.
+            self.end(now.mono, id, EndReason::Expired);
+        }
+        let config = Arc::clone(&self.config);
+        let stream = client.five_tuple.transport.is_stream();
+        let reply = Reply {
+            method: Method::Allocate,
+            transaction_id,
+            fingerprint,
+            verbose: stream,
+            software: config.software.as_deref().filter(|_| stream),
+            signer: Some((&session.key, session.integrity)),
+        };
+        if some {
+            self.answer_allocate(now.mono, id, &client, &reply, response);
+        } else {
+            let _ = self.answer_error(&reply, &Reject::InsufficientCapacity, response);
+        }
+        Some(client)
+    }
+
+    /// Sets the port behind an even one aside, and gives back those that were tried in vain.
+    fn reserve(&mut self, now: Instant, session: &Session, opening: Opening) -> Option<Token> {
+        let Opening {
+            failed,
+            reserved,
+            reservation,
+            ..
+        } = opening;
+        for port in failed {
+            self.release(port);
+        }
+        let (port, unit) = reserved.zip(reservation)?;
+        let token = self.rng.array();
+        let until = now + RESERVATION;
+        let user = Arc::clone(&session.username);
+        self.shared.reservations.insert(
+            token,
+            Reservation {
+                port,
+                user,
+                until,
+                _unit: unit,
+            },
+        );
+        self.reserved.push_back((until, token));
+        Some(token)
+    }
+
+    /// A copy of an Allocate that was already taken in (RFC 8656 §7.2-2, RFC 8489 §6.3.1): over UDP a client that has not
+    /// seen the response sends the request again. `None`: it is not one.
+    pub(super) fn handle_retransmission(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        message: &Message<'_>,
+        response: &mut Response,
+    ) -> Option<Verdict> {
+        let allocation = self.allocations.get(live?)?;
+        let copy = !client.five_tuple.transport.is_stream()
+            && allocation.transaction_id == message.transaction_id()
+            && now.mono < allocation.requested + RETRANSMISSION;
+        if !copy {
+            return None;
+        }
+        if allocation.opening.is_some() {
+            return Some(Verdict::Drop(DropReason::Retransmission));
+        }
+        // The nonce may have grown stale meanwhile; the signature is still that of the one who was given the allocation.
+        let session = Arc::clone(&allocation.session);
+        if !message.verify(&session.key) || message.integrity() != Some(session.integrity) {
+            return None;
+        }
+        let config = Arc::clone(&self.config);
+        let reply = Reply::to(message, Method::Allocate, false, config.software.as_deref()).signed(&session);
+        self.answer_allocate(now.mono, live?, client, &reply, response);
+        Some(Verdict::Respond)
+    }
+
+    /// Writes the success response of an allocation (RFC 8656 §7.2), first or again: only LIFETIME changes.
+    fn answer_allocate(
+        &self,
+        now: Instant,
+        id: AllocationId,
+        client: &Client,
+        reply: &Reply<'_>,
+        response: &mut Response,
+    ) {
+        let Some(allocation) = self.allocations.get(id) else {
+            return;
+        };
+        let until = FAMILIES
+            .map(|family| self.forward.until(id, family))
+            .into_iter()
+            .max()
+            .unwrap_or(now);
+        let written = response.success(reply, |writer| {
+            for relayed in allocation.relayed.iter().flatten() {
+                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed.0);
+            }
+            writer.u32(AttributeType::LIFETIME, whole_seconds(until - now));
+            writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, client.five_tuple.client);
+            if let Some(token) = &allocation.token {
+                writer.attribute(AttributeType::RESERVATION_TOKEN, token);
+            }
+            if let Some((family, code)) = allocation.unavailable {
+                let family = if family == Family::V4 { FAMILY_IPV4 } else { FAMILY_IPV6 };
+                writer.address_error_code(family, code, "");
+            }
+        });
+        debug_assert!(written, "a success response fits its buffer");
+    }
+
+    /// LIFETIME granted for what was asked for (RFC 8656 §7.2, §8.2) by an allocation of this age.
+    pub(super) fn lifetime(&self, requested: Option<u32>, age: Duration) -> Duration {
+        let config = &self.config;
+        let lifetime = requested.map_or(config.default_lifetime, |seconds| Duration::from_secs(seconds.into()));
+        let lifetime = lifetime.max(config.default_lifetime).min(config.max_lifetime);
+        config
+            .max_session
+            .map_or(lifetime, |most| lifetime.min(most.saturating_sub(age)))
+    }
+}

@@ -1,0 +1,201 @@
+//! One allocation as the forward table sees it: small sorted arrays, written by the table alone.
+
+use super::address::PeerIp;
+use crate::turn::output::{DropReason, Traffic, Verdict};
+use crate::turn::policy::{PeerClass, PeerPolicy};
+use crate::turn::time::Instant;
+use crate::turn::types::{AllocationId, Client, Family, PeerAddr, RelayedAddr};
+
+/// The deadline of what does not exist: always past.
+pub(super) const CLOSED: Instant = Instant::ZERO;
+
+/// Arrays grow by this many entries: most allocations talk to very few peers.
+pub(super) const STEP: usize = 4;
+
+/// One allocation.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) id: AllocationId,
+    pub(super) client: Client,
+    pub(super) relayed: [Option<RelayedAddr>; 2],
+    /// Expiry of each relayed transport address; [`CLOSED`] before it is bound and after it is gone.
+    pub(super) until: [Instant; 2],
+    pub(super) traffic: Traffic,
+    /// Sorted by number.
+    pub(super) channels: Vec<Channel>,
+    /// Indices into `channels`, sorted by peer.
+    pub(super) by_peer: Vec<u16>,
+    /// Sorted by address.
+    pub(super) permissions: Vec<Permission>,
+}
+
+/// A channel binding (§12), with what a packet in either direction must know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Channel {
+    pub(super) ip: PeerIp,
+    pub(super) port: u16,
+    pub(super) number: u16,
+    pub(super) checked: Checked,
+    /// Expiry of the binding: all that client to peer asks for.
+    pub(super) until: Instant,
+    /// Expiry of the permission for `ip`: what peer to client asks for as well.
+    pub(super) permitted_until: Instant,
+}
+
+/// A permission (§9).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permission {
+    pub(super) ip: PeerIp,
+    pub(super) until: Instant,
+    /// The port `checked` is about: the latest one used.
+    pub(super) port: u16,
+    pub(super) checked: Checked,
+}
+
+/// A cached verdict of the peer policy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Checked {
+    pub(super) epoch: u32,
+    pub(super) class: Option<PeerClass>,
+}
+
+impl Flow {
+    /// Why nothing is relayed: `reason`, unless the whole allocation has expired and only waits to be swept.
+    pub(super) fn nothing(&self, now: Instant, reason: DropReason) -> Verdict {
+        let expired = self.until.iter().all(|&until| until <= now);
+        Verdict::Drop(if expired { DropReason::NoAllocation } else { reason })
+    }
+
+    /// DONT-FRAGMENT says nothing about a packet that changes its IP version on the way (RFC 8656 §13).
+    pub(super) fn keeps_family(&self, family: Family) -> bool {
+        let five_tuple = &self.client.five_tuple;
+        five_tuple.transport.is_stream() || Family::of(five_tuple.client.ip()) == family
+    }
+
+    pub(super) fn position_of(&self, number: u16) -> Option<usize> {
+        // Clients number their channels from 0x4000 upwards, so this guess is nearly always right.
+        let guess = usize::from(number.wrapping_sub(0x4000));
+        if self.channels.get(guess).is_some_and(|channel| channel.number == number) {
+            return Some(guess);
+        }
+        self.channels
+            .binary_search_by_key(&number, |channel| channel.number)
+            .ok()
+    }
+
+    pub(super) fn channel_of(&mut self, ip: PeerIp, port: u16) -> Option<&mut Channel> {
+        let at = self.peer_position(ip, port).ok()?;
+        self.channels.get_mut(usize::from(self.by_peer[at]))
+    }
+
+    pub(super) fn peer_position(&self, ip: PeerIp, port: u16) -> Result<usize, usize> {
+        self.by_peer.binary_search_by_key(&(ip, port), |&index| {
+            let channel = &self.channels[usize::from(index)];
+            (channel.ip, channel.port)
+        })
+    }
+
+    pub(super) fn permission(&mut self, ip: PeerIp) -> Option<&mut Permission> {
+        let at = self.position_of_permission(ip).ok()?;
+        self.permissions.get_mut(at)
+    }
+
+    pub(super) fn position_of_permission(&self, ip: PeerIp) -> Result<usize, usize> {
+        self.permissions.binary_search_by_key(&ip, |permission| permission.ip)
+    }
+
+    /// Sets the deadline of a permission wherever it stands: in the permission and in the channels it covers.
+    pub(super) fn permit(&mut self, ip: PeerIp, until: Instant) {
+        match self.position_of_permission(ip) {
+            Ok(at) => self.permissions[at].until = until,
+            Err(at) => {
+                make_room(&mut self.permissions);
+                self.permissions.insert(
+                    at,
+                    Permission {
+                        ip,
+                        until,
+                        port: 0,
+                        checked: Checked::NEVER,
+                    },
+                );
+            }
+        }
+        let from = self.peer_position(ip, 0).unwrap_or_else(|at| at);
+        for &index in &self.by_peer[from..] {
+            let channel = &mut self.channels[usize::from(index)];
+            if channel.ip != ip {
+                break;
+            }
+            channel.permitted_until = until;
+        }
+    }
+
+    /// Adds a channel whose number and peer are free.
+    pub(super) fn add_channel(&mut self, channel: Channel) {
+        let at = self.channels.partition_point(|other| other.number < channel.number);
+        let by_peer = self.peer_position(channel.ip, channel.port).unwrap_or_else(|at| at);
+        for index in &mut self.by_peer {
+            *index += u16::from(usize::from(*index) >= at);
+        }
+        make_room(&mut self.channels);
+        self.channels.insert(at, channel);
+        make_room(&mut self.by_peer);
+        self.by_peer.insert(by_peer, at as u16);
+    }
+
+    pub(super) fn retain_channels(&mut self, keep: impl Fn(&Channel) -> bool) {
+        if self.channels.iter().all(&keep) {
+            return;
+        }
+        self.channels.retain(&keep);
+        self.by_peer.clear();
+        self.by_peer.extend(0..self.channels.len() as u16);
+        let channels = &self.channels;
+        self.by_peer.sort_unstable_by_key(|&index| {
+            let channel = &channels[usize::from(index)];
+            (channel.ip, channel.port)
+        });
+    }
+}
+
+impl Permission {
+    /// The policy's word on `peer`, whose IP address is this permission's.
+    pub(super) fn class(&mut self, policy: &PeerPolicy, epoch: u32, peer: PeerAddr) -> Option<PeerClass> {
+        if self.port != peer.0.port() {
+            self.port = peer.0.port();
+            self.checked = Checked::NEVER;
+        }
+        self.checked.class(policy, epoch, peer)
+    }
+}
+
+impl Checked {
+    /// Belongs to no policy.
+    pub(super) const NEVER: Self = Self {
+        epoch: u32::MAX,
+        class: None,
+    };
+
+    pub(super) fn class(&mut self, policy: &PeerPolicy, epoch: u32, peer: PeerAddr) -> Option<PeerClass> {
+        if self.epoch != epoch {
+            self.check(policy, epoch, peer);
+        }
+        self.class
+    }
+
+    #[cold]
+    pub(super) fn check(&mut self, policy: &PeerPolicy, epoch: u32, peer: PeerAddr) {
+        *self = Self {
+            epoch,
+            class: policy.peer(peer).ok(),
+        };
+    }
+}
+
+/// Grows in small steps while small: doubling from four would waste most of what it takes.
+pub(super) fn make_room<T>(array: &mut Vec<T>) {
+    if array.len() == array.capacity() {
+        array.reserve_exact(STEP.max(array.len() / 2));
+    }
+}

@@ -1,0 +1,58 @@
+//! Refresh (RFC 8656 §8.2): extends an allocation, or ends it.
+//!
+//! Permissions and channels have lives of their own and are not touched.
+
+use core::time::Duration;
+
+use super::allocation::FAMILIES;
+use super::output::EndReason;
+use super::request::Outcome;
+use super::response::Reject;
+use super::server::Server;
+use super::time::Instant;
+use super::types::{AllocationId, Family};
+use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
+use crate::wire::attribute::{self, AttributeType};
+use crate::wire::message::Message;
+
+impl Server {
+    /// Takes a Refresh of an allocation by its owner.
+    pub(super) fn refresh(&mut self, now: Instant, id: AllocationId, message: &Message<'_>) -> Result<Outcome, Reject> {
+        let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
+        let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
+        let has: Vec<Family> = FAMILIES
+            .into_iter()
+            .filter(|&family| self.forward.until(id, family) > now)
+            .collect();
+        // Of a dual allocation, one half may be meant (§8.1).
+        let families = match requested {
+            None => has,
+            Some(FAMILY_IPV4) if has.contains(&Family::V4) => vec![Family::V4],
+            Some(FAMILY_IPV6) if has.contains(&Family::V6) => vec![Family::V6],
+            Some(_) => return Err(Reject::FamilyMismatch),
+        };
+        if lifetime == Some(0) {
+            self.delete(now, id, &families);
+            return Ok(Outcome::Lifetime(Duration::ZERO));
+        }
+        let age = self
+            .allocations
+            .get(id)
+            .map_or(Duration::ZERO, |allocation| now - allocation.requested);
+        let lifetime = self.lifetime(lifetime, age);
+        self.extend(now, id, &families, lifetime);
+        Ok(Outcome::Lifetime(lifetime))
+    }
+
+    /// LIFETIME 0: ends the allocation, or one half of it.
+    fn delete(&mut self, now: Instant, id: AllocationId, families: &[Family]) {
+        let rest = FAMILIES
+            .into_iter()
+            .any(|f| !families.contains(&f) && self.forward.until(id, f) > now);
+        if rest {
+            families.iter().for_each(|&family| self.close_half(id, family));
+        } else {
+            self.end(now, id, EndReason::Released);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What every request goes through before and after its own handler: authentication, the checks RFC 8489 §6.3 and
+//! RFC 8656 §5 put in front of all methods, and the response.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::auth::{AuthError, Authenticator, Session};
+use super::counters::METHODS;
+use super::limits::Rate;
+use super::output::{DropReason, Verdict};
+use super::response::{Reject, Reply, Response};
+use super::server::Server;
+use super::time::Now;
+use super::types::{AllocationId, Client};
+use crate::wire::attribute::AttributeType;
+use crate::wire::message::{Class, Message, Method};
+
+/// What a fulfilled request is answered with.
+pub(super) enum Outcome {
+    /// Nothing yet: relay sockets are being opened.
+    Waiting,
+    /// A success response without attributes.
+    Done,
+    /// A success response with this LIFETIME.
+    Lifetime(Duration),
+    /// No answer.
+    Silent(DropReason),
+}
+
+impl Server {
+    /// Takes any STUN message.
+    pub(super) fn handle_message(
+        &mut self,
+        now: Now,
+        client: &Client,
+        message: &Message<'_>,
+        response: &mut Response,
+    ) -> Verdict {
+        let Some(method) = message.method() else {
+            return Verdict::Drop(DropReason::UnknownMethod);
+        };
+        match (message.class(), method) {
+            (Class::Request, Method::Binding) => self.handle_binding(now, client, message, response),
+            (Class::Request, Method::Allocate | Method::Refresh | Method::CreatePermission | Method::ChannelBind) => {
+                self.handle_request(now, client, message, method, response)
+            }
+            (Class::Indication, Method::Send) => self.handle_send(now, client, message),
+            (Class::Indication, Method::Binding) => Verdict::Drop(DropReason::KeepAlive),
+            // RFC 6062 is not spoken, so these are methods nobody knows here.
+            (Class::Request, Method::Connect | Method::ConnectionBind) => Verdict::Drop(DropReason::UnknownMethod),
+            // Responses are never answered, or two servers could be made to talk to each other for ever.
+            _ => Verdict::Drop(DropReason::UnexpectedClass),
+        }
+    }
+
+    /// Takes a request that needs a login.
+    fn handle_request(
+        &mut self,
+        now: Now,
+        client: &Client,
+        message: &Message<'_>,
+        method: Method,
+        response: &mut Response,
+    ) -> Verdict {
+        self.count_request(method);
+        let live = self.live(now, client);
+        if method == Method::Allocate
+            && let Some(verdict) = self.handle_retransmission(now, client, live, message, response)
+        {
+            return verdict;
+        }
+        let config = Arc::clone(&self.config);
+        let stream = client.five_tuple.transport.is_stream();
+        let reply = Reply::to(message, method, stream, config.software.as_deref());
+        let session = match self.authenticate(now, client, live, message, method) {
+            Ok(session) => session,
+            Err(AuthError::Silent(reason)) => return Verdict::Drop(reason),
+            Err(AuthError::Challenge(challenge)) => {
+                return self.answer_error(&reply, &Reject::Challenge(challenge), response);
+            }
+            Err(AuthError::BadRequest) => return self.answer_error(&reply, &Reject::BadRequest, response),
+        };
+        let reply = reply.signed(&session);
+        let written = match self.perform(now, client, live, &session, message, method) {
+            Ok(Outcome::Waiting) => return Verdict::Waiting,
+            Ok(Outcome::Silent(reason)) => return Verdict::Drop(reason),
+            Ok(Outcome::Done) => response.success(&reply, |_| {}),
+            Ok(Outcome::Lifetime(lifetime)) => response.success(&reply, |writer| {
+                writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
+            }),
+            Err(reject) => return self.answer_error(&reply, &reject, response),
+        };
+        debug_assert!(written, "a success response fits its buffer");
+        Verdict::Respond
+    }
+
+    fn authenticate(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Result<Arc<Session>, AuthError> {
+        let live = live
+            .and_then(|id| self.allocations.get(id))
+            .map(|allocation| &allocation.session);
+        let mut authenticator = Authenticator {
+            config: &self.config,
+            nonces: &mut self.nonces,
+            limiters: &self.shared.limiters,
+        };
+        authenticator.authenticate(now, &client.five_tuple, message, live, method == Method::Allocate)
+    }
+
+    /// Does what an authenticated request asks for.
+    fn perform(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Result<Outcome, Reject> {
+        // RFC 8489 §6.3.1: after authentication, before the method's own checks.
+        let unknown = message.unknown_required();
+        if !unknown.is_empty() {
+            return Err(Reject::UnknownAttributes(unknown));
+        }
+        if method == Method::Allocate {
+            return self.allocate(now, client, live, session, message);
+        }
+        // RFC 8656 §5: there is an allocation, and it is this user's.
+        let id = live.ok_or(Reject::AllocationMismatch)?;
+        let allocation = self
+            .allocations
+            .get_mut(id)
+            .filter(|allocation| allocation.opening.is_none());
+        let allocation = allocation.ok_or(Reject::AllocationMismatch)?;
+        if allocation.session.username != session.username {
+            return Err(Reject::WrongCredentials);
+        }
+        if method == Method::Refresh {
+            return self.refresh(now.mono, id, message);
+        }
+        let rate = Rate::per_second(self.config.limits.permission_requests_per_second);
+        if !allocation.requests.admit(now.mono, rate) {
+            // A client sends it again a little later; an error would make it give the peer up.
+            return Ok(Outcome::Silent(DropReason::PermissionLimited));
+        }
+        match method {
+            Method::CreatePermission => self.create_permission(now.mono, id, message),
+            _ => self.channel_bind(now.mono, client, id, message),
+        }
+    }
+
+    /// Writes an error response and counts it.
+    pub(super) fn answer_error(&self, reply: &Reply<'_>, reject: &Reject, response: &mut Response) -> Verdict {
+        self.counters.error_response(reject.code());
+        if response.error(reply, reject) {
+            Verdict::Respond
+        } else {
+            Verdict::Drop(DropReason::TooLong)
+        }
+    }
+
+    pub(super) fn count_request(&self, method: Method) {
+        let index = match method {
+            Method::Binding => 0,
+            Method::Allocate => 1,
+            Method::Refresh => 2,
+            Method::CreatePermission => 3,
+            _ => 4,
+        };
+        self.counters.requests[index].add(1);
+    }
+}
+
+const _: () = assert!(METHODS.len() == 5, "count_request knows every method by its place");
+
+/// An IPv4 address in IPv6 clothes. No peer has one: whoever writes it is trying to get past a rule.
+pub(super) fn is_mapped(peer: &SocketAddr) -> bool {
+    matches!(peer, SocketAddr::V6(peer) if peer.ip().to_ipv4_mapped().is_some())
+}
+
+/// LIFETIME in whole seconds, never more than is left.
+pub(super) fn whole_seconds(lifetime: Duration) -> u32 {
+    u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
+}

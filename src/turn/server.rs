@@ -1,0 +1,268 @@
+//! The core's entry points. Handlers are in files named after what they handle; this one only dispatches and counts.
+//!
+//! Every packet handed in ends in exactly one [`Verdict`], and `received = relayed + answered + waiting + dropped`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::allocation::Allocations;
+use super::config::Config;
+use super::counters::Counters;
+use super::forward::ForwardTable;
+use super::nonce::Nonces;
+use super::output::{Command, DataRange, DropReason, EndReason, Event, Verdict};
+use super::ports::PortPool;
+use super::response::Response;
+use super::rng::Rng;
+use super::shared::{Shared, Token};
+use super::time::{Instant, Now};
+use super::timers::Wheel;
+use super::transactions::Transactions;
+use super::types::{AllocationId, Client, Family, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use crate::wire::channel_data;
+use crate::wire::demux::{self, Kind};
+use crate::wire::message::{Message, ParseError};
+
+/// One shard's TURN server.
+///
+/// Packets and time go in; what comes out is a verdict for each packet, and commands and events to be drained with
+/// [`Self::poll_command`] and [`Self::poll_event`] after each call. The same inputs and seed give the same outputs.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) config: Arc<Config>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) shard: ShardIndex,
+    pub(super) counters: Arc<Counters>,
+    pub(super) rng: Rng,
+    pub(super) nonces: Nonces,
+    pub(super) forward: ForwardTable,
+    pub(super) allocations: Allocations,
+    /// By family; `None` where no relayed addresses are served.
+    pub(super) ports: [Option<PortPool>; 2],
+    pub(super) timers: Wheel,
+    pub(super) transactions: Transactions,
+    /// Our reserved ports, the oldest first: all are held equally long.
+    pub(super) reserved: VecDeque<(Instant, Token)>,
+    pub(super) commands: VecDeque<Command>,
+    pub(super) events: VecDeque<Event>,
+    /// Kept for its capacity.
+    due: Vec<u32>,
+}
+
+impl Server {
+    /// A server without allocations. `seed` is from the system's generator and different for every shard.
+    pub fn new(
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+        shard: ShardIndex,
+        seed: [u8; 32],
+        counters: Arc<Counters>,
+    ) -> Self {
+        let mut rng = Rng::new(seed);
+        let policy = Arc::clone(&config.policy);
+        let directory = Arc::clone(&shared.directory);
+        let forward = ForwardTable::new(rng.next_u64(), policy, directory, Arc::clone(&counters));
+        let mut server = Self {
+            nonces: Nonces::new(shared.nonce_key),
+            config,
+            shared,
+            shard,
+            counters,
+            forward,
+            allocations: Allocations::default(),
+            ports: [None, None],
+            timers: Wheel::new(),
+            transactions: Transactions::new(rng.next_u64()),
+            reserved: VecDeque::new(),
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+            due: Vec::new(),
+            rng,
+        };
+        server.deal_ports();
+        server
+    }
+
+    /// Takes one datagram, or one message cut out of a stream (its padding may be included), from a client.
+    ///
+    /// With [`Verdict::Respond`] the response is in `response`.
+    pub fn handle_client(&mut self, now: Now, client: &Client, packet: &[u8], response: &mut Response) -> Verdict {
+        let verdict = match packet.first().map(|&first| demux::classify(first)) {
+            Some(Kind::ChannelData) => self.handle_channel_data(now, client, packet),
+            Some(Kind::ReservedChannel) if self.config.rfc5766_channels => {
+                self.handle_channel_data(now, client, packet)
+            }
+            Some(Kind::ReservedChannel) => Verdict::Drop(DropReason::BadChannelData),
+            Some(Kind::Stun) => self.handle_stun(now, client, packet, response),
+            Some(Kind::Dtls | Kind::Other) | None => Verdict::Drop(DropReason::NotTurn),
+        };
+        if let Verdict::Drop(DropReason::NotTurn | DropReason::Malformed) = verdict
+            && client.five_tuple.transport.is_stream()
+        {
+            // Nobody knows where the next message of such a stream begins.
+            self.commands.push_back(Command::CloseStream { link: client.link });
+        }
+        self.count(verdict)
+    }
+
+    /// Takes a datagram with `data_len` bytes of application data from a peer, received by relay socket `relay`.
+    pub fn handle_peer(&mut self, now: Now, relay: RelayId, from: PeerAddr, data_len: usize) -> Verdict {
+        let verdict = self
+            .forward
+            .relay_datagram(now.mono, relay, from, data_len, &mut self.rng);
+        self.count(verdict)
+    }
+
+    /// Takes application data that another allocation of this server, `from`, sent to the relayed address `to`: what
+    /// [`Verdict::ToAllocation`] asks for. Treated as if it had come from a peer.
+    pub fn handle_relayed(&mut self, now: Now, to: RelayedAddr, from: PeerAddr, data_len: usize) -> Verdict {
+        let verdict = match self.forward.relay_at(to) {
+            Some(relay) => self
+                .forward
+                .relay_datagram(now.mono, relay, from, data_len, &mut self.rng),
+            None => Verdict::Drop(DropReason::NoSuchRelay),
+        };
+        self.count(verdict)
+    }
+
+    /// A client's stream was closed: its allocation goes with it, because nobody can come back to it (design decision D11).
+    pub fn handle_disconnect(&mut self, now: Now, client: &Client) {
+        if let Some(id) = self.forward.allocation_of(&client.five_tuple)
+            && self.forward.client(id).is_some_and(|known| known.link == client.link)
+        {
+            self.end(now.mono, id, EndReason::Disconnected);
+        }
+    }
+
+    /// Ends everything whose time has come. To be called when [`Self::poll_timeout`] says so; calling it early or late
+    /// relays nothing that should not be.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let mut due = core::mem::take(&mut self.due);
+        self.timers.expire(now.mono, &mut due);
+        for index in due.drain(..) {
+            self.handle_timer(now.mono, index);
+        }
+        due.shrink_to(64);
+        self.due = due;
+        self.collect_ports(now.mono);
+        self.transactions.forget(now.mono);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let reserved = self.reserved.front().map(|&(until, _)| until);
+        [self.timers.next(), self.transactions.next(), reserved]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Work for the shard, in order.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        take_first(&mut self.commands)
+    }
+
+    /// News for the operator's log, in order.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        take_first(&mut self.events)
+    }
+
+    /// The client of a live allocation.
+    pub fn client(&self, id: AllocationId) -> Option<&Client> {
+        self.forward.client(id)
+    }
+
+    /// Whether a client has an allocation, or is being given one.
+    pub fn has_allocation(&self, client: &Client) -> bool {
+        self.forward.allocation_of(&client.five_tuple).is_some()
+    }
+
+    /// Number of allocations, those being made included.
+    pub fn allocations(&self) -> usize {
+        self.forward.len()
+    }
+
+    /// Goes on with another configuration. Allocations stay; what they may relay is judged anew by its peer policy.
+    pub fn set_config(&mut self, _now: Now, config: Arc<Config>) {
+        self.forward.set_policy(Arc::clone(&config.policy));
+        self.config = config;
+        self.deal_ports();
+    }
+
+    /// Ends every allocation, because the server stops.
+    pub fn shutdown(&mut self, now: Now) {
+        for id in self.allocations.ids() {
+            self.end(now.mono, id, EndReason::Shutdown);
+        }
+    }
+
+    fn handle_channel_data(&mut self, now: Now, client: &Client, packet: &[u8]) -> Verdict {
+        match channel_data::parse(packet) {
+            Ok((number, data)) => {
+                self.forward
+                    .relay_channel_data(now.mono, &client.five_tuple, number, DataRange::from(data))
+            }
+            Err(_) => Verdict::Drop(DropReason::BadChannelData),
+        }
+    }
+
+    fn handle_stun(&mut self, now: Now, client: &Client, packet: &[u8], response: &mut Response) -> Verdict {
+        match Message::parse(packet) {
+            Ok(message) => self.handle_message(now, client, &message, response),
+            Err(ParseError::BadFingerprint) => Verdict::Drop(DropReason::BadFingerprint),
+            Err(ParseError::NotStun | ParseError::BadCookie) => Verdict::Drop(DropReason::NotTurn),
+            Err(_) => Verdict::Drop(DropReason::Malformed),
+        }
+    }
+
+    /// Makes the pools of relay ports fit the configuration; ports in use stay in use.
+    fn deal_ports(&mut self) {
+        for family in [Family::V4, Family::V6] {
+            let pool = &mut self.ports[family as usize];
+            match (self.config.relay.of(family), &mut *pool) {
+                // A family that is no longer served keeps its pool: its allocations still live.
+                (None, _) => {}
+                (Some(_), None) => *pool = Some(PortPool::new(self.config.relay.ports.clone(), self.shard)),
+                (Some(_), Some(pool)) => pool.set_range(self.config.relay.ports.clone()),
+            }
+        }
+        self.count_ports();
+    }
+
+    /// Takes back reserved ports whose time has come, and ports of ours that other shards are done with.
+    pub(super) fn collect_ports(&mut self, now: Instant) {
+        while let Some(&(until, token)) = self.reserved.front()
+            && until <= now
+        {
+            self.reserved.pop_front();
+            if let Some(port) = self.shared.reservations.take(&token) {
+                self.release(port);
+            }
+        }
+        for port in self.shared.reservations.returned_to(self.shard.index) {
+            self.release(port);
+        }
+    }
+
+    fn count(&self, verdict: Verdict) -> Verdict {
+        let counters = &self.counters;
+        counters.received.add(1);
+        match verdict {
+            Verdict::ToPeer { .. } | Verdict::ToAllocation { .. } | Verdict::ToClient { .. } => counters.relayed.add(1),
+            Verdict::Respond => counters.answered.add(1),
+            Verdict::Waiting => counters.waiting.add(1),
+            Verdict::Drop(reason) => counters.drop_packet(reason),
+        }
+        verdict
+    }
+}
+
+/// Takes the first element. What a rush has made grow is given back once it is over.
+fn take_first<T>(queue: &mut VecDeque<T>) -> Option<T> {
+    const KEPT: usize = 256;
+    let first = queue.pop_front();
+    if queue.is_empty() && queue.capacity() > KEPT {
+        queue.shrink_to(KEPT);
+    }
+    first
+}

@@ -1,0 +1,128 @@
+//! ICMP about relayed datagrams (RFC 8656 §11.5).
+
+use relay::turn::types::{Family, PeerAddr, RelayId};
+use relay::turn::{DropReason, Icmp, Response};
+use relay::wire::attribute::{self, AttributeType};
+use relay::wire::message::{Class, Message, Method};
+
+use crate::world::*;
+
+fn report(world: &mut World, relay: RelayId, peer: std::net::SocketAddr, icmp: Icmp) -> Option<(Client, Vec<u8>)> {
+    let (now, mut response) = (world.now(), Response::new());
+    let to = world.shards[0].handle_icmp(now, relay, PeerAddr(peer), icmp, &mut response)?;
+    let mut client = client(0);
+    client.client = to;
+    Some((client, response.bytes().to_vec()))
+}
+
+fn relay_of(world: &World, family: Family) -> RelayId {
+    let found = world.sockets.keys().find(|(_, relay)| relay.family == family);
+    found.expect("a relay socket").1
+}
+
+const fn icmp(icmp_type: u8, code: u8, data: u32) -> Icmp {
+    Icmp { icmp_type, code, data }
+}
+
+//= TURN-NET-01
+//= TURN-NET-04
+//= TURN-CHAN-19
+#[test]
+fn the_types_the_rfc_names_are_reported_with_their_data() {
+    /// IPv6, reported message, and what the client is told: type, code, data.
+    type Case = (bool, Icmp, Option<(u8, u16, u32)>);
+    const CASES: [Case; 12] = [
+        (false, icmp(3, 3, 77), Some((3, 3, 0))),
+        (false, icmp(3, 4, 1400), Some((3, 4, 1400))),
+        (false, icmp(11, 0, 77), Some((11, 0, 0))),
+        (false, icmp(0, 0, 0), None),
+        (false, icmp(5, 1, 0), None),
+        (false, icmp(8, 0, 0), None),
+        (true, icmp(1, 4, 77), Some((1, 4, 0))),
+        (true, icmp(2, 0, 1280), Some((2, 0, 1280))),
+        (true, icmp(3, 1, 77), Some((3, 1, 0))),
+        (true, icmp(4, 1, 0), None),
+        (true, icmp(11, 0, 0), None),
+        (true, icmp(128, 0, 0), None),
+    ];
+    for (v6, message, told) in CASES {
+        let mut world = World::new();
+        let mut client = client(1);
+        client.request(&mut world, &allocate().also(2));
+        let peer = addr(if v6 { "[2001:db8::1]:7000" } else { "192.0.2.1:7000" });
+        client.bind(&mut world, 0x4000, peer);
+        let relay = relay_of(&world, if v6 { Family::V6 } else { Family::V4 });
+        let reported = report(&mut world, relay, peer, message);
+        assert_eq!(reported.is_some(), told.is_some(), "{message:?}");
+        let (Some((to, bytes)), Some((icmp_type, code, data))) = (reported, told) else {
+            continue;
+        };
+        assert_eq!(to.client, client.client);
+        let indication = Message::parse(&bytes).unwrap();
+        assert_eq!(
+            (indication.class(), indication.method()),
+            (Class::Indication, Some(Method::Data))
+        );
+        assert_eq!(indication.xor_address(AttributeType::XOR_PEER_ADDRESS), Ok(Some(peer)));
+        assert!(indication.attribute(AttributeType::DATA).is_none());
+        let value = indication.attribute(AttributeType::ICMP).expect("ICMP");
+        assert_eq!(
+            attribute::Icmp::decode(value),
+            Ok(attribute::Icmp { icmp_type, code, data })
+        );
+    }
+}
+
+//= TURN-NET-02
+//= TURN-NET-03
+#[test]
+fn only_destinations_with_a_permission_are_reported_and_the_port_may_be_unknown() {
+    let mut world = World::new();
+    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    client.allocate(&mut world);
+    let relay = relay_of(&world, Family::V4);
+    let unreachable = icmp(3, 3, 0);
+    assert!(report(&mut world, relay, peer, unreachable).is_none());
+    client.permit(&mut world, &[peer]);
+    let (_, bytes) = report(&mut world, relay, peer, unreachable).expect("a report");
+    assert!(!bytes.is_empty());
+    assert!(report(&mut world, relay, (peer.ip(), 0).into(), unreachable).is_some());
+    world.pass_unnoticed(secs(300));
+    assert!(report(&mut world, relay, peer, unreachable).is_none());
+}
+
+//= TURN-NET-05
+#[test]
+fn reports_are_rate_limited_and_change_nothing_else() {
+    let mut world = World::new();
+    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    let relayed = client.allocate(&mut world);
+    client.permit(&mut world, &[peer]);
+    let relay = relay_of(&world, Family::V4);
+    let told = (0..1000)
+        .filter(|_| report(&mut world, relay, peer, icmp(3, 3, 0)).is_some())
+        .count();
+    assert_eq!(told, 10);
+    world.pass(secs(1));
+    let told = (0..1000)
+        .filter(|_| report(&mut world, relay, peer, icmp(3, 3, 0)).is_some())
+        .count();
+    assert_eq!(told, 10);
+    assert!(world.peer(peer, relayed, b"x").is_data(peer, b"x"));
+    client.send(&mut world, peer, b"x").sent();
+}
+
+#[test]
+fn after_the_allocation_nothing_is_reported() {
+    let mut world = World::new();
+    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    client.allocate(&mut world);
+    client.permit(&mut world, &[peer]);
+    let relay = relay_of(&world, Family::V4);
+    client.request(&mut world, &refresh(0));
+    assert!(report(&mut world, relay, peer, icmp(3, 3, 0)).is_none());
+    assert_eq!(
+        world.peer_at(0, relay, peer, b"x"),
+        Delivered::Dropped(DropReason::Gone)
+    );
+}

@@ -1,0 +1,26 @@
+//! The protocol as a client and its peers see it: the core in virtual time, without a socket or a clock.
+//!
+//! Every test is a short story told with the little language of `world`: clients send requests, peers send datagrams, time
+//! passes. After every step the world checks what must always hold: one answer at most, signed as the request was, padding
+//! zero, counters that balance, no timeout in the past.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod world;
+
+mod allocate;
+mod auth;
+mod binding;
+mod channel;
+mod data;
+mod even_port;
+mod family;
+mod hairpin;
+mod icmp;
+mod lifecycle;
+mod limits;
+mod permission;
+mod precedence;
+mod random;
+mod refresh;
+mod retransmission;

@@ -1,0 +1,404 @@
+//! A world around one or more shards: virtual time, and a shard that opens every relay socket at once unless told not to.
+
+mod answer;
+mod message;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::counters::{Counters, METHODS};
+use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay::turn::policy::{PeerPolicy, PolicyConfig};
+use relay::turn::time::{Instant, Now, UnixTime};
+use relay::turn::types::{FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
+use relay::turn::{Command, Config, DropReason, Event, Frame, OpenError, Response, Server, Shared, Verdict};
+
+pub(crate) use answer::{Answer, Delivered, Sent};
+pub(crate) use message::*;
+
+pub(crate) const REALM: &str = "turn.example.org";
+pub(crate) const SECRET: &[u8] = b"a secret of thirty-two bytes....";
+/// Wall clock at the start of every story.
+pub(crate) const START: u64 = 1_800_000_000;
+pub(crate) const RELAY_V4: &str = "198.51.100.9";
+pub(crate) const RELAY_V6: &str = "2a00:1450:1::9";
+
+/// One process: shards, time, and what has left them.
+pub(crate) struct World {
+    pub(crate) shards: Vec<Server>,
+    pub(crate) counters: Vec<Arc<Counters>>,
+    pub(crate) config: Config,
+    pub(crate) now: Duration,
+    /// Relay sockets that are open, by shard.
+    pub(crate) sockets: HashMap<(usize, RelayId), SocketAddr>,
+    /// Answers to the next OpenRelay commands; empty: all succeed.
+    pub(crate) open_results: VecDeque<Result<(), OpenError>>,
+    /// OpenRelay commands are kept here instead of being answered.
+    pub(crate) hold: Option<Vec<(usize, RelayId)>>,
+    /// Every address an OpenRelay named.
+    pub(crate) binds: Vec<SocketAddr>,
+    pub(crate) closed_streams: Vec<Link>,
+    pub(crate) events: Vec<Event>,
+    response: Response,
+}
+
+/// The default configuration: both families, four hundred ports, two users, peers in the documentation ranges.
+pub(crate) fn config() -> Config {
+    let user = |name: &str, password: &str| StaticUser {
+        name: name.to_owned(),
+        password: password.to_owned().into(),
+    };
+    let credentials = CredentialsConfig {
+        realm: REALM.to_owned(),
+        secrets: vec![Secret::new(SECRET)],
+        users: vec![user("alice", "wonderland"), user("bob", "builder")],
+        ..CredentialsConfig::default()
+    };
+    let v4 = RelayAddress {
+        bind: ip("10.1.2.3"),
+        announced: ip(RELAY_V4),
+    };
+    let v6 = RelayAddress {
+        bind: ip(RELAY_V6),
+        announced: ip(RELAY_V6),
+    };
+    Config {
+        realm: REALM.to_owned(),
+        software: None,
+        credentials: Arc::new(Credentials::new(credentials).unwrap()),
+        policy: policy(&[]),
+        relay: RelayConfig {
+            ipv4: Some(v4),
+            ipv6: Some(v6),
+            ports: 50_000..=50_399,
+        },
+        binding: true,
+        challenge: Challenge::Full,
+        nonce_lifetime: Duration::from_secs(3600),
+        default_lifetime: Duration::from_secs(600),
+        max_lifetime: Duration::from_secs(3600),
+        max_session: None,
+        rfc5766_channels: false,
+        limits: Limits {
+            allocations_per_user: 1000,
+            challenges_per_second: 1_000_000,
+            challenge_burst: 1_000_000,
+            bindings_per_second: 1_000_000,
+            login_failures_per_second: 1_000_000,
+            permission_requests_per_second: 1_000_000,
+            ..Limits::default()
+        },
+    }
+}
+
+/// The default policy, and `denied` on top of it.
+pub(crate) fn policy(denied: &[&str]) -> Arc<PeerPolicy> {
+    let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
+    let config = PolicyConfig {
+        allow: nets(&["192.0.2.0/24", "2001:db8::/32"]),
+        deny: nets(denied),
+        own: vec![addr("198.51.100.1:3478")],
+        local_ips: vec![ip("198.51.100.1")],
+        relay_ips: vec![ip("10.1.2.3"), ip(RELAY_V4), ip(RELAY_V6)],
+        relay_ports: 50_000..=50_399,
+        ..PolicyConfig::default()
+    };
+    Arc::new(PeerPolicy::new(config).unwrap())
+}
+
+pub(crate) fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn ip(text: &str) -> std::net::IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Just before a deadline.
+pub(crate) fn just_before(at: Duration) -> Duration {
+    at - Duration::from_nanos(1)
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A world with one shard and an altered configuration.
+    pub(crate) fn with(alter: impl FnOnce(&mut Config)) -> Self {
+        Self::sharded(1, alter)
+    }
+
+    pub(crate) fn sharded(count: usize, alter: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config();
+        alter(&mut config);
+        let shared = Arc::new(Shared::new([0x5A; 32]));
+        let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        let server = |(index, counters): (usize, &Arc<Counters>)| {
+            let shard = ShardIndex { index, count };
+            let seed = [index as u8 + 1; 32];
+            Server::new(
+                Arc::new(config.clone()),
+                Arc::clone(&shared),
+                shard,
+                seed,
+                Arc::clone(counters),
+            )
+        };
+        Self {
+            shards: counters.iter().enumerate().map(server).collect(),
+            counters,
+            config,
+            // Clocks do not begin at zero.
+            now: secs(1_000_000),
+            sockets: HashMap::new(),
+            open_results: VecDeque::new(),
+            hold: None,
+            binds: Vec::new(),
+            closed_streams: Vec::new(),
+            events: Vec::new(),
+            response: Response::new(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            mono: Instant::ZERO + self.now,
+            unix: UnixTime(START + self.now.as_secs() - 1_000_000),
+        }
+    }
+
+    /// Lets time pass; the shards are woken exactly when they want to be.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let next = self.shards.iter().filter_map(Server::poll_timeout).min();
+            let next = next.map(|at| Duration::from_nanos(at.as_nanos()));
+            let Some(at) = next.filter(|&at| at <= end) else {
+                self.now = end;
+                return;
+            };
+            // In the past only after `pass_unnoticed`.
+            self.now = self.now.max(at);
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        let now = self.now();
+        for index in 0..self.shards.len() {
+            self.shards[index].handle_timeout(now);
+            self.settle(index);
+            let next = self.shards[index].poll_timeout();
+            assert!(
+                next.is_none_or(|at| at > now.mono),
+                "a timeout in the past: {next:?} at {:?}",
+                now.mono
+            );
+        }
+    }
+
+    /// Lets time pass without waking anybody: what is relayed must not depend on timers.
+    pub(crate) fn pass_unnoticed(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    /// Goes on with another configuration.
+    pub(crate) fn reload(&mut self, alter: impl FnOnce(&mut Config)) {
+        alter(&mut self.config);
+        let (now, config) = (self.now(), Arc::new(self.config.clone()));
+        for index in 0..self.shards.len() {
+            self.shards[index].set_config(now, Arc::clone(&config));
+            self.settle(index);
+        }
+    }
+
+    /// A packet from a client, as it is.
+    pub(crate) fn packet(&mut self, client: &Client, packet: &[u8]) -> Answer {
+        let (index, now) = (client.shard, self.now());
+        let verdict = self.shards[index].handle_client(now, &client.client, packet, &mut self.response);
+        let answer = match verdict {
+            Verdict::Respond => Answer::of(&self.response, packet),
+            Verdict::Waiting => match self.settle(index) {
+                Some((to, response)) => {
+                    assert_eq!(to, client.client, "the response is for who asked");
+                    Answer::of(&response, packet)
+                }
+                None => Answer::Waiting,
+            },
+            Verdict::Drop(reason) => Answer::Dropped(reason),
+            Verdict::ToPeer {
+                relay,
+                peer,
+                data,
+                dont_fragment,
+            } => {
+                let from = self.sockets.get(&(index, relay)).copied();
+                let from = from.expect("the relay socket is open");
+                let data = packet[data.as_range()].to_vec();
+                Answer::Sent(Sent {
+                    from,
+                    to: peer.0,
+                    data,
+                    dont_fragment,
+                })
+            }
+            Verdict::ToAllocation { shard, to, from, data } => {
+                let data = packet[data.as_range()].to_vec();
+                Answer::Delivered(self.deliver(usize::from(shard), to, from, &data))
+            }
+            Verdict::ToClient { .. } => panic!("a client's packet does not go to a client"),
+        };
+        self.settle(index);
+        answer
+    }
+
+    fn deliver(&mut self, shard: usize, to: RelayedAddr, from: PeerAddr, data: &[u8]) -> Delivered {
+        let now = self.now();
+        let verdict = self.shards[shard].handle_relayed(now, to, from, data.len());
+        self.delivered(shard, verdict, data)
+    }
+
+    /// A datagram from a peer to a relayed transport address (as announced).
+    pub(crate) fn peer(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> Delivered {
+        let found = self
+            .sockets
+            .iter()
+            .find(|(_, bound)| bound.port() == to.port() && bound.is_ipv4() == to.is_ipv4());
+        let Some((&(index, relay), _)) = found else {
+            return Delivered::Unreachable;
+        };
+        self.peer_at(index, relay, from, data)
+    }
+
+    pub(crate) fn peer_at(&mut self, index: usize, relay: RelayId, from: SocketAddr, data: &[u8]) -> Delivered {
+        let now = self.now();
+        let verdict = self.shards[index].handle_peer(now, relay, PeerAddr(from), data.len());
+        self.delivered(index, verdict, data)
+    }
+
+    fn delivered(&mut self, index: usize, verdict: Verdict, data: &[u8]) -> Delivered {
+        self.settle(index);
+        match verdict {
+            Verdict::Drop(reason) => Delivered::Dropped(reason),
+            Verdict::ToClient { allocation, frame } => {
+                let client = *self.shards[index]
+                    .client(allocation)
+                    .expect("the client of a live allocation");
+                let stream = client.five_tuple.transport.is_stream();
+                let mut header = [0xEE; Frame::MAX_HEADER];
+                let len = frame.emit(data.len(), &mut header);
+                let padding = vec![0; frame.padding(data.len(), stream)];
+                Delivered::of(client, [&header[..len], data, &padding].concat())
+            }
+            other => panic!("data for a client became {other:?}"),
+        }
+    }
+
+    /// Does what a shard does after every call; returns the response to an Allocate that was waiting.
+    pub(crate) fn settle(&mut self, index: usize) -> Option<(relay::turn::types::Client, Response)> {
+        let mut answered = None;
+        while let Some(command) = self.shards[index].poll_command() {
+            match command {
+                Command::OpenRelay { id, bind } => {
+                    assert_ne!(bind.port(), 0);
+                    self.binds.push(bind);
+                    if let Some(held) = &mut self.hold {
+                        held.push((index, id));
+                        self.sockets.insert((index, id), bind);
+                        continue;
+                    }
+                    let result = self.open_results.pop_front().unwrap_or(Ok(()));
+                    if result.is_ok() {
+                        let taken = self.sockets.values().any(|&other| other == bind);
+                        assert!(!taken, "{bind} is bound twice");
+                        self.sockets.insert((index, id), bind);
+                    }
+                    answered = self.opened(index, id, result).or(answered);
+                }
+                Command::CloseRelay { id } => {
+                    self.sockets.remove(&(index, id));
+                }
+                Command::CloseStream { link } => self.closed_streams.push(link),
+            }
+        }
+        while let Some(event) = self.shards[index].poll_event() {
+            self.events.push(event);
+        }
+        self.check(index);
+        answered
+    }
+
+    /// The shard tells the core of a relay socket.
+    pub(crate) fn opened(
+        &mut self,
+        index: usize,
+        id: RelayId,
+        result: Result<(), OpenError>,
+    ) -> Option<(relay::turn::types::Client, Response)> {
+        let now = self.now();
+        let mut response = Response::new();
+        let client = self.shards[index].handle_relay_opened(now, id, result, &mut response)?;
+        Some((client, response))
+    }
+
+    /// What holds after every step.
+    fn check(&self, index: usize) {
+        let (counters, server) = (&self.counters[index], &self.shards[index]);
+        let dropped: u64 = counters.dropped.iter().map(|cell| cell.get()).sum();
+        let ended = counters.relayed.get() + counters.answered.get() + counters.waiting.get() + dropped;
+        assert_eq!(counters.received.get(), ended, "every packet ends in one verdict");
+        let sum = |cells: &[relay::turn::counters::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
+        let live = sum(&counters.allocations_began) - sum(&counters.allocations_ended);
+        assert_eq!(
+            sum(&counters.allocations),
+            live,
+            "the gauge is what began and has not ended"
+        );
+        assert!(live <= server.allocations() as u64);
+        assert!(counters.ports_used.get() <= counters.ports_total.get());
+    }
+
+    /// Nothing is left over: no allocation, socket, port or share of a quota.
+    pub(crate) fn assert_empty(&self) {
+        assert!(self.sockets.is_empty(), "{:?}", self.sockets);
+        for (server, counters) in self.shards.iter().zip(&self.counters) {
+            assert_eq!((server.allocations(), counters.ports_used.get()), (0, 0));
+        }
+    }
+
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        self.counters
+            .iter()
+            .map(|counters| counters.dropped[reason as usize].get())
+            .sum()
+    }
+
+    pub(crate) fn requests(&self, method: &str) -> u64 {
+        let index = METHODS.iter().position(|&name| name == method).unwrap();
+        self.counters
+            .iter()
+            .map(|counters| counters.requests[index].get())
+            .sum()
+    }
+
+    pub(crate) fn ports_used(&self) -> u64 {
+        self.counters.iter().map(|counters| counters.ports_used.get()).sum()
+    }
+}
+
+/// Addresses of client `n`.
+pub(crate) fn five_tuple(n: u16, transport: Transport) -> FiveTuple {
+    FiveTuple {
+        client: SocketAddr::from(([203, 0, 113, (n % 250) as u8], 40_000 + n)),
+        server: addr("198.51.100.1:3478"),
+        transport,
+    }
+}
