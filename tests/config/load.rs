@@ -1,14 +1,38 @@
-//! What a good configuration comes to: defaults, files, environment, addresses.
+//! What a good configuration comes to: defaults, secrets, addresses, URIs, warnings, and loading it again.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relay::service::config::Purpose;
+use relay::service::config::{Loaded, Purpose, uris};
+use relay::turn::config::RelayAddress;
+use relay::turn::credential::{MintedCredential, mint};
+use relay::turn::time::UnixTime;
 
 use crate::machine::{Machine, OLD_SECRET, SECRET, summary};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+const NOW: UnixTime = UnixTime(1_800_000_000);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What the server would mint now.
+fn minted(loaded: &Loaded) -> MintedCredential {
+    loaded
+        .settings
+        .turn
+        .credentials
+        .mint(NOW, MINUTE, Some("alice"))
+        .expect("a credential")
+}
+
+fn minted_with(secret: &str) -> MintedCredential {
+    mint(secret.as_bytes(), UnixTime(NOW.0 + 60), Some("alice")).expect("a credential")
 }
 
 #[test]
@@ -25,17 +49,16 @@ fn nothing_configured_is_a_running_server() {
     assert_eq!(labels, [("*:3478", false), ("*:5349", false), ("*:443", true)]);
     let front = &settings.listeners[2];
     assert!(front.udp && front.tcp && front.tls && front.https);
-    assert_eq!(
-        front.addresses,
-        ["0.0.0.0:443", "[::]:443"].map(|address| address.parse().expect("an address"))
-    );
-    let relay = settings.turn.relay;
-    assert_eq!(
-        relay.ipv4.map(|a| (a.bind, a.announced)),
-        Some((ip("203.0.113.10"), ip("203.0.113.10")))
-    );
-    assert_eq!(relay.ipv6.map(|a| a.announced), Some(ip("2001:db8:1::10")));
-    assert_eq!(relay.ports, 49_152..=65_535);
+    assert_eq!(front.addresses, [socket("0.0.0.0:443"), socket("[::]:443")]);
+    let both = |ip| {
+        Some(RelayAddress {
+            bind: ip,
+            announced: ip,
+        })
+    };
+    assert_eq!(settings.turn.relay.ipv4, both(ip("203.0.113.10")));
+    assert_eq!(settings.turn.relay.ipv6, both(ip("2001:db8:1::10")));
+    assert_eq!(settings.turn.relay.ports, 49_152..=65_535);
     assert_eq!(settings.turn.limits.allocations, 16_384);
     assert_eq!(settings.workers, 2);
     assert!(settings.tls.self_signed);
@@ -43,11 +66,18 @@ fn nothing_configured_is_a_running_server() {
         settings.tls.certificate,
         machine.dir.join("state/self-signed/certificate.pem")
     );
-    assert_eq!(
-        settings.admin.address,
-        Some("127.0.0.1:13478".parse().expect("an address"))
-    );
+    assert_eq!(settings.admin.address, Some(socket("127.0.0.1:13478")));
     assert_eq!(settings.stream.queue_age, Duration::from_millis(150));
+}
+
+#[test]
+fn a_machine_without_ipv6_listens_on_ipv4_alone() {
+    let mut machine = Machine::new();
+    machine.interfaces.retain(|(_, ip)| !ip.contains(':'));
+    machine.route_v6 = None;
+    let settings = machine.good("").settings;
+    assert_eq!(settings.listeners[0].addresses, [socket("0.0.0.0:3478")]);
+    assert_eq!(settings.turn.relay.ipv6, None);
 }
 
 #[test]
@@ -58,32 +88,425 @@ fn a_secret_given_in_a_file_and_one_in_the_text_are_both_good_and_the_file_mints
         "[credentials]\nsecret_file = \"secret\"\nsecrets = [\"{OLD_SECRET}\"]\n"
     ));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    let now = relay::turn::time::UnixTime(1_800_000_000);
-    let credentials = loaded.settings.turn.credentials;
-    let minted = credentials
-        .mint(now, Duration::from_secs(60), Some("alice"))
-        .expect("a credential");
-    let by_hand = relay::turn::credential::mint(
-        SECRET.as_bytes(),
-        relay::turn::time::UnixTime(1_800_000_060),
-        Some("alice"),
-    );
-    assert_eq!(Ok(minted), by_hand);
+    assert_eq!(minted(&loaded), minted_with(SECRET));
 }
 
 #[test]
-fn checking_makes_nothing() {
+fn a_secret_may_hold_any_bytes() {
+    let machine = Machine::new();
+    // Not UTF-8, but without line breaks; the last byte is no line break either.
+    let digest = <sha2::Sha512 as sha2::Digest>::digest(b"any bytes");
+    let mut bytes: Vec<u8> = digest.iter().copied().filter(|b| !b"\r\n".contains(b)).collect();
+    assert!(core::str::from_utf8(&bytes).is_err());
+    machine.file("secret", &bytes);
+    let loaded = machine.good("[credentials]\nsecret_file = \"secret\"\n");
+    assert_eq!(
+        minted(&loaded),
+        mint(&bytes, UnixTime(NOW.0 + 60), Some("alice")).expect("a credential")
+    );
+    bytes.push(b'\n');
+    machine.file("secret", &bytes);
+    assert_eq!(
+        minted(&machine.good("[credentials]\nsecret_file = \"secret\"\n")),
+        minted(&loaded)
+    );
+}
+
+//= REST-07
+#[test]
+fn a_rotated_secret_file_counts_from_the_next_loading_on() {
+    let machine = Machine::new();
+    machine.file("secret", OLD_SECRET);
+    let toml = "[credentials]\nsecret_file = \"secret\"\n";
+    assert_eq!(minted(&machine.good(toml)), minted_with(OLD_SECRET));
+    machine.file("secret", SECRET);
+    assert_eq!(minted(&machine.good(toml)), minted_with(SECRET));
+    machine.file("secret", "");
+    assert_eq!(machine.bad(toml).counts(), (1, 0));
+}
+
+#[test]
+fn checking_and_minting_make_nothing() {
     let mut machine = Machine::new();
+    for purpose in [Purpose::Check, Purpose::Mint] {
+        let loaded = machine
+            .load_for(purpose, "")
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert!(loaded.settings.first_run.secret_file.is_none());
+    }
+    assert!(!machine.dir.join("state").exists());
+    // Nor does a start that will not happen.
+    machine.set("RELAY__RELM", "x");
+    assert!(machine.bad("").has_errors());
+    assert!(!machine.dir.join("state").exists());
+}
+
+#[test]
+fn with_users_alone_no_secret_is_made() {
+    let machine = Machine::new();
+    let loaded = machine.good("[[credentials.users]]\nname = \"bob\"\npassword = \"kX8sQ2vL5nR9tB3wY7zC\"\n");
+    assert!(!machine.dir.join("state").exists());
+    assert!(loaded.settings.turn.credentials.offers_anonymity());
+}
+
+#[test]
+fn a_configuration_for_another_machine_can_be_checked() {
+    let machine = Machine::new();
+    let toml = "[external]\nipv4 = \"stun:stun.elsewhere.example:3478\"\n[relay]\nipv6 = \"2001:db8:7::1\"\n\
+                [[listener]]\nbind = \"192.0.2.9:443\"\n[[listener]]\nbind = \"fly-global-services:3478\"\n";
+    let loaded = machine
+        .load_for(Purpose::Check, toml)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(loaded.warnings.counts(), (0, 4), "{}", loaded.warnings);
+    assert_eq!(machine.bad(toml).counts().0, 4);
+}
+
+#[test]
+fn behind_one_to_one_nat_the_announced_address_is_not_the_bound_one() {
+    let mut machine = Machine::new();
+    machine.interfaces = vec![("lo", "127.0.0.1"), ("eth0", "10.0.0.5"), ("eth1", "10.0.8.2")];
+    (machine.route_v4, machine.route_v6) = (Some("10.0.0.5"), None);
+    let relay = |toml: &str| machine.good(toml).settings.turn.relay.ipv4.expect("IPv4");
+    let fixed = relay("[external]\nipv4 = \"203.0.113.5\"\n");
+    assert_eq!((fixed.bind, fixed.announced), (ip("10.0.0.5"), ip("203.0.113.5")));
+    let other = relay("[external]\nipv4 = \"203.0.113.5\"\n[relay]\nipv4 = \"10.0.8.2\"\n");
+    assert_eq!((other.bind, other.announced), (ip("10.0.8.2"), ip("203.0.113.5")));
+    let any = relay("[external]\nipv4 = \"203.0.113.5\"\n[relay]\nipv4 = \"0.0.0.0\"\n");
+    assert_eq!((any.bind, any.announced), (ip("0.0.0.0"), ip("203.0.113.5")));
+}
+
+#[test]
+fn a_stun_server_is_asked_from_the_address_relay_sockets_are_bound_to() {
+    let mut machine = Machine::new();
+    machine
+        .names
+        .push(("stun.example.org", vec!["2001:db8:99::1", "198.51.100.3"]));
+    machine.stun = vec![("198.51.100.3:3478", "203.0.113.77")];
+    let loaded = machine.good("[external]\nipv4 = \"stun:stun.example.org\"\n[relay]\nipv4 = \"10.0.8.2\"\n");
+    let relay = loaded.settings.turn.relay.ipv4.expect("IPv4");
+    assert_eq!((relay.bind, relay.announced), (ip("10.0.8.2"), ip("203.0.113.77")));
+    assert_eq!(
+        machine.asked.borrow()[..],
+        [(socket("198.51.100.3:3478"), ip("10.0.8.2"))]
+    );
+    assert!(
+        loaded
+            .effective()
+            .contains("ipv4 = \"stun:stun.example.org:3478\"  # 203.0.113.77, as the STUN server")
+    );
+}
+
+#[test]
+fn auto_with_a_private_address_works_and_warns() {
+    let mut machine = Machine::new();
+    (machine.route_v4, machine.route_v6) = (Some("10.0.8.2"), None);
+    machine.interfaces = vec![("lo", "127.0.0.1"), ("eth1", "10.0.8.2")];
+    let loaded = machine.good("");
+    assert_eq!(
+        loaded.settings.turn.relay.ipv4.map(|a| a.announced),
+        Some(ip("10.0.8.2"))
+    );
+    let warnings = summary(&loaded.warnings, &machine.dir.join("relay.toml"));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("found only 10.0.8.2") && warnings[0].contains("stun:host:port"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn without_a_default_route_any_address_does_and_without_any_loopback() {
+    let mut machine = Machine::new();
+    (machine.route_v4, machine.route_v6) = (None, None);
+    machine.interfaces = vec![
+        ("lo", "127.0.0.1"),
+        ("veth0", "169.254.7.1"),
+        ("veth0", "10.9.0.2"),
+        ("veth0", "fe80::1"),
+    ];
+    assert_eq!(
+        machine.good("").settings.turn.relay.ipv4.map(|a| a.bind),
+        Some(ip("10.9.0.2"))
+    );
+    machine.interfaces.truncate(1);
+    let loaded = machine.good("");
+    assert_eq!(loaded.settings.turn.relay.ipv4.map(|a| a.bind), Some(ip("127.0.0.1")));
+    assert_eq!(loaded.warnings.counts(), (0, 1));
+}
+
+#[test]
+fn a_family_that_is_off_is_not_relayed() {
+    let machine = Machine::new();
+    let relay = machine.good("[external]\nipv6 = \"off\"\n").settings.turn.relay;
+    assert!(relay.ipv4.is_some() && relay.ipv6.is_none());
+    let relay = machine.good("[external]\nipv4 = \"off\"\n").settings.turn.relay;
+    assert!(relay.ipv4.is_none() && relay.ipv6.is_some());
+}
+
+#[test]
+fn a_listener_by_name_has_all_addresses_of_the_name() {
+    let machine = Machine::new();
+    let settings = machine
+        .good("[[listener]]\nbind = \"turn.example.org:3478\"\n")
+        .settings;
+    assert_eq!(
+        settings.listeners[0].addresses,
+        [socket("203.0.113.10:3478"), socket("[2001:db8:1::10]:3478")]
+    );
+    assert_eq!(settings.listeners[0].label, "turn.example.org:3478");
+}
+
+#[test]
+fn udp_and_tcp_of_one_port_may_be_two_listeners() {
+    let machine = Machine::new();
+    let toml = "[[listener]]\nbind = \"*:443\"\nprotocols = [\"udp\"]\n[[listener]]\nbind = \"*:443\"\nprotocols = [\"tls\"]\n";
+    assert_eq!(machine.good(toml).settings.listeners.len(), 2);
+    // And a listener on an address of its own may use a relay port.
+    let apart = "[[listener]]\nbind = \"203.0.113.10:50000\"\nprotocols = [\"udp\"]\n[relay]\nipv4 = \"10.0.8.2\"\n";
+    assert_eq!(machine.good(apart).settings.listeners.len(), 1);
+}
+
+#[test]
+fn allocations_follow_the_relay_ports_and_the_open_files() {
+    let mut machine = Machine::new();
+    let allocations = |machine: &Machine, toml: &str| machine.good(toml).settings.turn.limits.allocations;
+    assert_eq!(allocations(&machine, "[relay]\nports = \"50000-50999\"\n"), 1000);
+    assert_eq!(allocations(&machine, "[limits]\nallocations = 77\n"), 77);
+    machine.open_files = 1024;
+    assert_eq!(allocations(&machine, ""), 256);
+    assert_eq!(machine.good("[limits]\nallocations = 5000\n").warnings.counts(), (0, 1));
+}
+
+#[test]
+fn workers_never_outnumber_the_pairs_of_relay_ports() {
+    let machine = Machine::new();
+    assert_eq!(machine.good("[relay]\nports = \"50000-50001\"\n").settings.workers, 1);
+    assert_eq!(machine.good("[relay]\nports = \"50001-50002\"\n").settings.workers, 2);
+    assert_eq!(
+        machine.bad("workers = 2\n[relay]\nports = \"50000-50001\"\n").counts(),
+        (1, 0)
+    );
+}
+
+#[test]
+fn own_listeners_are_closed_to_peers_even_where_their_network_is_allowed() {
+    let machine = Machine::new();
+    let policy = machine
+        .good("[peers]\nallow = [\"127.0.0.0/8\", \"203.0.113.0/24\"]\n")
+        .settings
+        .turn
+        .policy;
+    let reached = |peer: &str| policy.peer(relay::turn::types::PeerAddr(socket(peer))).is_ok();
+    assert!(!reached("127.0.0.1:13478"), "the admin listener");
+    assert!(
+        !reached("127.0.0.1:443") && !reached("203.0.113.10:3478"),
+        "the listeners"
+    );
+    assert!(reached("127.0.0.1:9000") && reached("203.0.113.11:3478"));
+}
+
+//= REST-10
+#[test]
+fn uris_are_few_and_firewall_proof_ones_come_first_where_only_the_relay_is_used() {
+    let machine = Machine::new();
+    let settings = machine.good("realm = \"turn.example.org\"\n").settings;
+    assert_eq!(
+        settings.api.uris,
+        [
+            "turn:turn.example.org:3478?transport=udp",
+            "turn:turn.example.org:443?transport=udp",
+            "turns:turn.example.org:443?transport=tcp",
+            "turn:turn.example.org:443?transport=tcp",
+        ]
+    );
+    assert_eq!(
+        uris("2001:db8::1", &settings.listeners, true),
+        [
+            "turns:[2001:db8::1]:443?transport=tcp",
+            "turn:[2001:db8::1]:443?transport=udp",
+            "turn:[2001:db8::1]:3478?transport=udp",
+            "turn:[2001:db8::1]:443?transport=tcp",
+        ]
+    );
+    // Where 443 could not be bound.
+    assert_eq!(
+        uris("h", &settings.listeners[..2], false),
+        [
+            "turn:h:3478?transport=udp",
+            "turns:h:5349?transport=tcp",
+            "turn:h:3478?transport=tcp"
+        ]
+    );
+}
+
+#[test]
+fn the_host_in_uris_is_the_realm_or_an_address() {
+    let machine = Machine::new();
+    let host = |toml: &str| machine.good(toml).settings.api.host;
+    assert_eq!(host("realm = \"turn.example.org\"\n"), "turn.example.org");
+    assert_eq!(host("realm = \"intranet\"\n"), "203.0.113.10");
+    assert_eq!(host("[external]\nipv4 = \"off\"\n"), "2001:db8:1::10");
+    assert_eq!(
+        host("realm = \"a.example\"\n[api]\nhost = \"b.example\"\n"),
+        "b.example"
+    );
+}
+
+#[test]
+fn unwise_settings_are_warned_of_with_their_place() {
+    let machine = Machine::new();
+    let toml = format!(
+        "realm = \"{}\"\n[credentials]\nmax_ttl = \"30d\"\nsecrets = [\"0f3a9c5be1d24786a0b9c8d7e6f51423\"]\n\
+         [peers]\nallow = [\"0.0.0.0/0\", \"169.254.0.0/16\", \"127.0.0.1\"]\n[limits]\nconnections_per_ip = 50000\n\
+         challenge_burst = 5\nallocations = 500000\n[api]\nopen = true\nquery_key = true\n[admin]\naddress = \"0.0.0.0:9000\"\n\
+         [[credentials.users]]\nname = \"bob\"\npassword = \"short-one\"\n[[listener]]\nbind = \"*:3478\"\nprotocols = [\"udp\"]\n",
+        "long.".repeat(14)
+    );
+    let warnings = summary(&machine.good(&toml).warnings, &machine.dir.join("relay.toml"));
+    let expected = [
+        "1:9 warning: `realm` is long",
+        "3:11 warning: `credentials.max_ttl` is more than a week",
+        "4:12 warning: `credentials.secrets`: the secret holds less than 32 random bytes",
+        "6:10 warning: `peers.allow`: 0.0.0.0/0 opens every address",
+        "6:23 warning: `peers.allow`: 169.254.0.0/16 opens the cloud's metadata service",
+        "6:41 warning: `peers.allow`: 127.0.0.1/32 opens every service of this machine",
+        "8:22 warning: `limits.connections_per_ip` is more than",
+        "10:15 warning: `limits.allocations` is 500000, but there are only 16384 relay ports",
+        "12:8 warning: `api.open`: everybody",
+        "12:8 warning: anybody may mint more than 60",
+        "13:13 warning: `api.query_key`",
+        "15:11 warning: `admin.address`",
+        "18:12 warning: `credentials.users`: the password of \"bob\" is short",
+        "- warning: `limits.challenge_burst`",
+    ];
+    assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
+    for (warning, expected) in warnings.iter().zip(expected) {
+        assert!(warning.starts_with(expected), "{warning}\nis not\n{expected}");
+    }
+}
+
+#[test]
+fn files_that_others_can_read_are_warned_of() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    let machine = Machine::new();
+    let secret = machine.file("secret", SECRET);
+    set_permissions(&secret, Permissions::from_mode(0o644)).expect("its mode");
+    let warnings = summary(
+        &machine.good("[credentials]\nsecret_file = \"secret\"\n").warnings,
+        &machine.dir.join("relay.toml"),
+    );
+    assert_eq!(
+        warnings,
+        ["2:15 warning: every user of this machine may read secret | chmod 600 secret"]
+    );
+
+    let toml = format!("[credentials]\nsecrets = [\"{SECRET}\"]\n");
+    let path = machine.file("open.toml", toml);
+    set_permissions(&path, Permissions::from_mode(0o644)).expect("its mode");
+    let loaded = relay::service::config::load(Some(&path), &machine).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(
+        summary(&loaded.warnings, &path),
+        ["2:12 warning: every user of this machine may read open.toml, and it holds a secret | chmod o-r open.toml"]
+    );
+}
+
+#[test]
+fn a_certificate_is_checked_when_it_is_configured() {
+    let machine = Machine::new();
+    machine.certificate("turn.example.org");
+    let loaded = machine.good("[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n");
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    assert!(!loaded.settings.tls.self_signed);
+    assert_eq!(loaded.settings.tls.certificate, machine.dir.join("fullchain.pem"));
+}
+
+#[test]
+fn secrets_are_hidden_wherever_the_configuration_is_shown() {
+    let machine = Machine::new();
+    let password = "kX8sQ2vL5nR9tB3wY7zC";
+    let key = "Qm9RtW5yZc8Lb3Vp7Xk2";
+    let toml = format!(
+        "[credentials]\nsecrets = [\"{SECRET}\"]\nusers = [{{ name = \"bob\", password = \"{password}\" }}]\n\
+         [[api.keys]]\nname = \"app\"\nkey = \"{key}\"\n"
+    );
+    let loaded = machine.good(&toml);
+    let shown = format!("{}{:?}{}", loaded.effective(), loaded, loaded.warnings);
+    assert!(
+        loaded.effective().contains("secrets = [\"(hidden)\"]"),
+        "{}",
+        loaded.effective()
+    );
+    assert!(
+        loaded
+            .effective()
+            .contains("[[api.keys]]\nname = \"app\"\nkey = \"(hidden)\""),
+        "{}",
+        loaded.effective()
+    );
+    // The same with mistakes beside them, of meaning and of syntax.
+    let faulty = [
+        toml.replace("name = \"bob\"", "name = \"\""),
+        toml.replace("secrets", "secretz").replace("key =", "kee ="),
+        toml.replace("secrets = [", "secrets = "),
+        toml.replace("\"]\nusers", "\"\nusers"),
+        toml.replace("\" }]", " }]"),
+        toml.replace("key = \"", "key = "),
+        format!("{toml}[broken\n"),
+    ];
+    for toml in faulty {
+        let mistakes = machine.bad(&toml);
+        for secret in [SECRET, password, key] {
+            for text in [
+                format!("{mistakes}"),
+                format!("{mistakes:?}"),
+                mistakes.iter().map(|f| f.to_string()).collect(),
+                shown.clone(),
+            ] {
+                assert!(!text.contains(secret), "{secret} shows up in\n{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_effective_configuration_is_a_configuration_with_the_same_effect() {
+    let mut machine = Machine::new();
+    machine.file("secret", SECRET);
+    machine.names.push(("stun.example.org", vec!["198.51.100.3"]));
+    machine.stun = vec![("198.51.100.3:3478", "203.0.113.77")];
+    let toml = "realm = \"turn.example.org\"\nworkers = 3\nstate_dir = \"here and \\\"there\\\"\"\n[credentials]\nsecret_file = \"secret\"\n\
+        max_ttl = \"36h\"\n[external]\nipv4 = \"stun:stun.example.org:3478\"\nipv6 = \"off\"\n[relay]\nports = \"50000-50999\"\n\
+        [peers]\nallow = [\"10.0.8.0/24\", \"10.0.9.7\"]\ndenied_ports = [25, \"100-200\"]\n[turn]\nmax_session = \"1d\"\nchallenge = \"compact_udp\"\n\
+        [turn.compat]\nrfc5766_channels = true\n[limits]\nqueue_bytes = 300000\nqueue_age = 1\n[admin]\naddress = \"off\"\n\
+        [log]\nformat = \"json\"\nclient_ip = \"truncated\"\n[[listener]]\nbind = \"[::]:443\"\nprotocols = [\"tls\", \"https\"]\n";
+    let once = machine.good(toml);
+    let twice = machine.good(once.effective());
+    assert_eq!(once.effective(), twice.effective());
+    assert_eq!(format!("{:?}", once.settings), format!("{:?}", twice.settings));
+    for line in [
+        "max_ttl = \"36h\"",
+        "ipv6 = \"off\"",
+        "queue_age = \"1s\"",
+        "allow = [\"10.0.8.0/24\", \"10.0.9.7\"]",
+    ] {
+        assert!(
+            once.effective().lines().any(|shown| shown == line),
+            "{line} in\n{}",
+            once.effective()
+        );
+    }
+}
+
+#[test]
+fn comments_in_the_effective_configuration_cannot_be_broken_out_of() {
+    let mut machine = Machine::new();
+    machine.variables[0].1 = "/tmp/a\nrealm = \"evil\"".into();
     let loaded = machine
         .load_for(Purpose::Check, "")
         .unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    assert!(loaded.settings.first_run.secret_file.is_none());
-    assert!(!machine.dir.join("state").exists());
-    machine.set("RELAY__RELM", "x");
-    let mistakes = machine.load_for(Purpose::Check, "").expect_err("an unknown key");
     assert_eq!(
-        summary(&mistakes, &machine.dir.join("relay.toml")),
-        ["environment variable RELAY__RELM:1:1 error: there is no key `relm` | did you mean `realm`?"]
+        loaded.effective().matches("\nrealm = ").count() + usize::from(loaded.effective().starts_with("realm = ")),
+        1
     );
-    assert!(machine.bad("").has_errors());
 }

@@ -76,6 +76,17 @@ impl Machine {
         path
     }
 
+    /// `fullchain.pem` and `privkey.pem`: a certificate for `name`, valid today and on this machine's clock.
+    pub fn certificate(&self, name: &str) {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2036, 1, 1);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        self.file("fullchain.pem", certificate.pem());
+        self.file("privkey.pem", key.serialize_pem());
+    }
+
     pub fn load(&self, toml: &str) -> Result<Loaded, Diagnostics> {
         self.load_for(Purpose::Serve, toml)
     }

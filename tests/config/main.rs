@@ -2,5 +2,10 @@
 
 #![expect(unreachable_pub, reason = "the modules of this test share their helpers")]
 
+mod broken;
+mod docs;
+mod environment;
+mod first_run;
 mod load;
 mod machine;
+mod properties;

@@ -3,6 +3,7 @@
 
 use core::fmt;
 use core::ops::Range;
+use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
@@ -197,6 +198,13 @@ impl Diagnostics {
     /// How many there are so far.
     pub(super) fn len(&self) -> usize {
         self.list.len()
+    }
+
+    /// Whether `place` stands in the file `path`.
+    pub(super) fn is_in(&self, place: Place, path: &Path) -> bool {
+        self.sources
+            .get(place.source)
+            .is_some_and(|source| source.name == path.display().to_string())
     }
 
     /// Forgets all but the first `kept`.

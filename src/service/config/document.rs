@@ -1,5 +1,7 @@
 //! A TOML text as a tree in which every key and every value knows its place.
 
+use core::ops::Range;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -147,13 +149,19 @@ pub(super) fn parse_value(text: &str, source: usize, offset: usize) -> Option<No
 }
 
 /// What a person who wrote this probably meant.
-fn hint(message: &str, text: &str, span: &core::ops::Range<usize>) -> Option<String> {
-    let written = text.get(span.clone()).unwrap_or("");
+fn hint(message: &str, text: &str, span: &Range<usize>) -> Option<String> {
+    let bare = [
+        "string values must be quoted",
+        "invalid boolean",
+        "invalid float",
+        "invalid integer",
+        "invalid date",
+    ];
     Some(match message {
-        m if m.starts_with("string values must be quoted") && !written.trim().is_empty() => {
-            format!("put it in quotes: \"{}\"", written.trim().escape_debug())
-        }
-        m if m.starts_with("string values must be quoted") => "write a value behind the `=`".into(),
+        m if bare.iter().any(|bare| m.starts_with(bare)) => match word_at(text, span.start) {
+            "" => "write a value behind the `=`".into(),
+            word => format!("a text stands in quotes: \"{}\"", word.escape_debug()),
+        },
         m if m.starts_with("duplicate key") => "keep one of them".into(),
         m if m.starts_with("key with no value") => "write `key = value`".into(),
         m if m.starts_with("unclosed table") => "close the section name with `]`".into(),
@@ -162,6 +170,17 @@ fn hint(message: &str, text: &str, span: &core::ops::Range<usize>) -> Option<Str
         m if m.starts_with("unexpected leading zero") => "write the number without the leading zero".into(),
         _ => return None,
     })
+}
+
+/// The word around byte `at`, up to white space or what separates values.
+fn word_at(text: &str, at: usize) -> &str {
+    let ends = |c: char| c.is_whitespace() || ",=[]{}#".contains(c);
+    let (Some(before), Some(behind)) = (text.get(..at), text.get(at..)) else {
+        return "";
+    };
+    let start = before.rfind(ends).map_or(0, |i| i + 1);
+    let end = at + behind.find(ends).unwrap_or(behind.len());
+    text.get(start..end).unwrap_or("")
 }
 
 /// Where the syntax is broken the tree cannot be trusted to find the secrets, and the snippets must not show them:

@@ -117,7 +117,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
             &mut Context {
                 env,
                 purpose,
-                base: &text.base,
+                file: text.file.as_deref(),
                 d,
                 effective,
             },
@@ -201,20 +201,20 @@ pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec
 struct Text {
     name: String,
     body: String,
-    /// Relative paths start here.
-    base: PathBuf,
+    /// Where it stands, if in a file.
+    file: Option<PathBuf>,
     /// Where the first byte that is no UTF-8 stood.
     foreign: Option<usize>,
 }
 
 impl Text {
-    fn new(name: impl Into<String>, bytes: Vec<u8>, base: PathBuf) -> Self {
+    fn new(name: impl Into<String>, bytes: Vec<u8>, file: Option<PathBuf>) -> Self {
         let name = name.into();
         match String::from_utf8(bytes) {
             Ok(body) => Self {
                 name,
                 body,
-                base,
+                file,
                 foreign: None,
             },
             Err(error) => {
@@ -222,7 +222,7 @@ impl Text {
                 Self {
                     name,
                     body: String::from_utf8_lossy(error.as_bytes()).into_owned(),
-                    base,
+                    file,
                     foreign,
                 }
             }
@@ -244,22 +244,14 @@ fn read_text(
             let message = format!("{BODY_VARIABLE} is set, so {} is not read", path.display());
             d.push(Diagnostic::warning(message).help(format!("unset {BODY_VARIABLE} to use the file")));
         }
-        return Some(Text::new(
-            BODY_VARIABLE,
-            body.as_encoded_bytes().to_vec(),
-            PathBuf::new(),
-        ));
+        return Some(Text::new(BODY_VARIABLE, body.as_encoded_bytes().to_vec(), None));
     }
     let default = if path.is_none() { env.default_file() } else { None };
     let Some(path) = path.or(default.as_deref()) else {
-        return Some(Text::new("the built-in defaults", Vec::new(), PathBuf::new()));
+        return Some(Text::new("the built-in defaults", Vec::new(), None));
     };
     match read_file(path) {
-        Ok(bytes) => Some(Text::new(
-            path.display().to_string(),
-            bytes,
-            path.parent().unwrap_or(Path::new("")).to_owned(),
-        )),
+        Ok(bytes) => Some(Text::new(path.display().to_string(), bytes, Some(path.to_owned()))),
         Err(error) => {
             let help = match error.kind() {
                 io::ErrorKind::NotFound => {

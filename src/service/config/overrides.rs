@@ -106,14 +106,13 @@ fn insert(table: &mut Table, path: &[String], node: Node, place: Place) -> Resul
     match &mut entry.node.value {
         Value::Table(inner) => insert(inner, rest, node, place),
         Value::List(list) if is_index => insert_element(key, list, rest, node, place),
-        Value::List(_) => Err(problem(
-            format!("`{key}` is a list"),
-            format!(
-                "name one of its elements, from 0: {}__0__{}",
-                key.to_uppercase(),
-                rest.join("__").to_uppercase()
-            ),
-        )),
+        Value::List(_) => {
+            let element = format!("…{}__0__{}", key, rest.join("__")).to_uppercase();
+            Err(problem(
+                format!("`{key}` is a list"),
+                format!("number its elements from 0: {element}"),
+            ))
+        }
         other => Err(problem(
             format!("`{key}` is {}, not a section", other.kind()),
             "set it whole",
@@ -126,8 +125,8 @@ fn insert_element(key: &str, list: &mut Vec<Node>, path: &[String], node: Node, 
     let count = list.len();
     if index > count {
         return Err(problem(
-            format!("`{key}` has {count} elements; this would leave a gap"),
-            format!("the next one is number {count}: elements count from 0"),
+            format!("the elements of `{key}` must be numbered without a gap"),
+            format!("the next one is number {count}; the first is 0"),
         ));
     }
     let rest = &path[1..];

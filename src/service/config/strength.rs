@@ -66,7 +66,9 @@ pub(super) enum Strength {
 
 /// Judges a secret of at least `least` bytes.
 pub(super) fn judge(secret: &[u8], least: usize) -> Strength {
-    if is_sample(secret) {
+    // A beginning of this length says it all.
+    let secret = &secret[..secret.len().min(1024)];
+    if is_sample(secret) || is_placeholder(secret) {
         return Strength::Weak("it is a sample out of a manual, known to everybody".into());
     }
     if secret.len() < least {
@@ -83,14 +85,24 @@ fn bits_of(bytes: usize) -> u32 {
     u32::try_from(bytes * 3).unwrap_or(u32::MAX)
 }
 
-/// Whether everybody knows it.
+/// Whether everybody tries it first.
 pub(super) fn is_sample(secret: &[u8]) -> bool {
-    let plain: String = String::from_utf8_lossy(secret)
-        .chars()
+    SAMPLES.contains(&plain(secret).as_str())
+}
+
+/// Whether it says that a secret is still to be put here.
+fn is_placeholder(secret: &[u8]) -> bool {
+    let plain = plain(secret);
+    PLACEHOLDERS.iter().any(|word| plain.contains(word))
+}
+
+/// Without case and punctuation.
+fn plain(secret: &[u8]) -> String {
+    let text = String::from_utf8_lossy(secret);
+    text.chars()
         .filter(|c| c.is_alphanumeric())
         .flat_map(char::to_lowercase)
-        .collect();
-    SAMPLES.contains(&plain.as_str()) || PLACEHOLDERS.iter().any(|word| plain.contains(word))
+        .collect()
 }
 
 /// An upper bound on the entropy: the size of the alphabet in use, times the length that does not repeat itself or run

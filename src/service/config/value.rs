@@ -710,3 +710,150 @@ impl Setting for PortOrPorts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: Setting>(text: &str) -> Option<T> {
+        let node = Node {
+            place: Place::new(0, &(0..0)),
+            value: Value::Text(text.to_owned()),
+            raw: None,
+        };
+        T::read(&node).ok()
+    }
+
+    #[test]
+    fn durations_have_units_the_larger_first_and_none_twice() {
+        let millis = |text| parse_duration(text).map(|duration| duration.as_millis());
+        for (text, expected) in [
+            ("150ms", Some(150)),
+            ("10s", Some(10_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1d 2h 3m 4s 5ms", Some(93_784_005)),
+            (" 5m ", Some(300_000)),
+            ("0s", Some(0)),
+            ("", None),
+            ("5", None),
+            ("m", None),
+            ("5 lightyears", None),
+            ("1m1h", None),
+            ("1s1s", None),
+            ("-5s", None),
+            ("1.5h", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615d", None),
+        ] {
+            assert_eq!(millis(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_as_the_same() {
+        for millis in [
+            0,
+            1,
+            999,
+            1_000,
+            61_000,
+            3_600_000,
+            5_400_000,
+            86_400_000,
+            129_600_000,
+            172_800_000,
+            31_536_000_000,
+        ] {
+            let duration = Duration::from_millis(millis);
+            assert_eq!(
+                parse_duration(&show_duration(duration)),
+                Some(duration),
+                "{}",
+                show_duration(duration)
+            );
+        }
+        for bytes in [1, 1023, 1024, 1025, 65_536, 300_000, 1 << 20, (1 << 20) + 1, 1 << 30] {
+            let shown = Bytes(bytes).show();
+            let text = shown.trim_matches('"');
+            assert!(
+                read::<Bytes>(text) == Some(Bytes(bytes)) || text.parse() == Ok(bytes),
+                "{shown}"
+            );
+        }
+        for text in [
+            "auto",
+            "off",
+            "203.0.113.5",
+            "2001:db8::5",
+            "stun:stun.example.org:3478",
+            "stun:[2001:db8::1]:3479",
+        ] {
+            assert_eq!(
+                read::<External>(text).map(|external| external.show()),
+                Some(quoted(text))
+            );
+        }
+        for text in [
+            "*:443",
+            "192.0.2.1:3478",
+            "[2001:db8::1]:3478",
+            "fly-global-services:3478",
+            "_x.example:1",
+        ] {
+            assert_eq!(read::<Bind>(text).map(|bind| bind.show()), Some(quoted(text)));
+        }
+        for text in ["10.0.8.0/24", "10.0.8.7", "2001:db8::/32", "::1"] {
+            assert_eq!(read::<Network>(text).map(|network| network.show()), Some(quoted(text)));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_bound_or_asked_is_refused() {
+        for text in [
+            "",
+            "443",
+            ":443",
+            "*",
+            "*:0",
+            "*:65536",
+            "2001:db8::1:443",
+            "[x]:1",
+            "a b:1",
+            "-a:1",
+            "1.2.3:4",
+            "a..b:1",
+        ] {
+            assert_eq!(read::<Bind>(text), None, "{text:?}");
+        }
+        for text in [
+            "",
+            "on",
+            "stun:",
+            "stun::3478",
+            "stun:host:0",
+            "stun:host:x",
+            "1.2.3",
+            "stun:a b",
+        ] {
+            assert_eq!(read::<External>(text), None, "{text:?}");
+        }
+        for text in ["1", "1-", "-1", "5-4", "0-65536", "a-b"] {
+            assert!(read::<Ports>(text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let words = ["permissions", "channels", "connections", "queue_age"];
+        for (written, expected) in [
+            ("permisions", Some("permissions")),
+            ("permission", Some("permissions")),
+            ("chanels", Some("channels")),
+            ("queue-age", Some("queue_age")),
+            ("bananas", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(written, words.into_iter()), expected, "{written}");
+        }
+    }
+}

@@ -81,7 +81,9 @@ pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<Found> {
     if cx.d.counts().0 > before {
         return None;
     }
-    if relay.ipv4.is_none() && relay.ipv6.is_none() {
+    // Both off is reported by the checks already.
+    let off = |keys: &Keys<'_>| keys.external.value == External::Off;
+    if relay.ipv4.is_none() && relay.ipv6.is_none() && !(off(&ipv4) && off(&ipv6)) {
         if ipv4.external.value != External::Auto {
             let diagnostic = cx.here("this machine has no address to relay from");
             cx.d.push(
@@ -110,7 +112,9 @@ fn one_family(keys: &Keys<'_>, raw: &Raw, cx: &mut Context<'_>) -> Option<(Relay
         Auto::Given(ip) if of_family(&ip) => Some(ip),
         Auto::Given(_) | Auto::Auto => None,
     };
-    if let Some(ip) = given.filter(|ip| keys.external.value != External::Off && !cx.env.can_bind(*ip)) {
+    if let Some(ip) =
+        given.filter(|ip| keys.external.value != External::Off && !ip.is_multicast() && !cx.env.can_bind(*ip))
+    {
         let diagnostic = cx.here(format!("`relay.{}`: {ip} is not an address of this machine", keys.key));
         cx.d.push(diagnostic.at(keys.relay.place).maybe_help(own_addresses(keys, cx)));
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv6Net};
 
 use super::Purpose;
-use super::diagnostic::{Diagnostic, Diagnostics};
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::effective::Effective;
 use super::env::Env;
 use super::schema::{Format, Raw};
@@ -30,15 +30,21 @@ const SPARE_FILES: u64 = 512;
 pub(super) struct Context<'a> {
     pub(super) env: &'a dyn Env,
     pub(super) purpose: Purpose,
-    /// Paths are relative to this: the directory of the file.
-    pub(super) base: &'a Path,
+    /// The configuration file, if it is one.
+    pub(super) file: Option<&'a Path>,
     pub(super) d: &'a mut Diagnostics,
     pub(super) effective: &'a mut Effective,
 }
 
 impl Context<'_> {
-    fn path(&self, path: &Path) -> PathBuf {
-        self.base.join(path)
+    /// Relative paths start at the directory of the file they are written in; those in the environment, where the server
+    /// was started.
+    fn path(&self, path: &Path, place: Option<Place>) -> PathBuf {
+        let file = self
+            .file
+            .filter(|file| place.is_some_and(|place| self.d.is_in(place, file)));
+        file.and_then(Path::parent)
+            .map_or_else(|| path.to_owned(), |base| base.join(path))
     }
 
     /// What only matters where the server runs: an error there, a warning where the configuration is checked elsewhere.
@@ -53,7 +59,8 @@ impl Context<'_> {
 /// Builds the settings. `None` if something went wrong; what, is in the diagnostics.
 pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     let state_dir = state_dir(raw, cx);
-    let files = secrets::read(raw, cx);
+    secrets::warn_of_open_file(raw, cx);
+    let files = secrets::read(raw, state_dir.as_deref(), cx);
     let tls = tls::check(raw, state_dir.as_deref(), cx);
     let found = addresses::find(raw, cx);
     let listeners = listeners::resolve(raw, cx);
@@ -137,7 +144,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
 
 fn state_dir(raw: &Raw, cx: &mut Context<'_>) -> Option<PathBuf> {
     match &raw.state_dir.value {
-        Auto::Given(path) => Some(cx.path(path)),
+        Auto::Given(path) => Some(cx.path(path, raw.state_dir.place)),
         Auto::Auto => {
             let dir = first_run::default_state_dir(cx.env);
             if let Some(dir) = &dir {
@@ -208,11 +215,9 @@ fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> String
                 .ipv4
                 .or(found.relay.ipv6)
                 .map(|address| address.announced.to_string());
-            let realm = Some(&raw.realm).filter(|realm| realm.is_given() && is_host_name(&realm.value));
-            let host = realm
-                .map(|realm| realm.value.clone())
-                .or(announced)
-                .unwrap_or_else(|| "localhost".into());
+            // A name without a dot means nothing to clients elsewhere.
+            let realm = Some(&raw.realm.value).filter(|realm| is_host_name(realm) && realm.contains('.'));
+            let host = realm.cloned().or(announced).unwrap_or_else(|| "localhost".into());
             cx.effective.note("api.host", host.clone());
             host
         }

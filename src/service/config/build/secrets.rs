@@ -20,6 +20,9 @@ use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser
 /// A secret is a line, not a book.
 const MAX_FILE: u64 = 64 * 1024;
 
+/// Where the generated secret cannot be kept.
+const FIRST_RUN_HELP: &str = "set `state_dir` to a directory of the server's user, or `credentials.secret_file`";
+
 /// What the configuration and its files hold.
 pub(super) struct Files {
     secrets: Vec<Secret>,
@@ -36,8 +39,12 @@ pub(super) struct Secrets {
 }
 
 /// Reads all files; mistakes go to the diagnostics.
-pub(super) fn read(raw: &Raw, cx: &mut Context<'_>) -> Files {
+pub(super) fn read(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Files {
     let credentials = &raw.credentials;
+    if state_dir.is_none() && needs_first_run(raw) {
+        let message = "there is no secret, and no directory to keep a generated one in";
+        cx.d.push(Diagnostic::error(message).help(FIRST_RUN_HELP));
+    }
     let mut secrets = Vec::new();
     let first = credentials.secret_file.iter().map(|file| (&file.value, file.place));
     let more = credentials
@@ -65,6 +72,45 @@ pub(super) fn read(raw: &Raw, cx: &mut Context<'_>) -> Files {
     }
 }
 
+/// Whether nobody could log in without a generated secret.
+fn needs_first_run(raw: &Raw) -> bool {
+    let credentials = &raw.credentials;
+    let written = credentials.secret_files.value.len() + credentials.secrets.value.len() + credentials.users.len();
+    credentials.secret_file.is_none() && written == 0
+}
+
+/// A configuration that holds secrets is a secret itself.
+pub(super) fn warn_of_open_file(raw: &Raw, cx: &mut Context<'_>) {
+    let written = |secret: &Option<SecretOrFile>| match secret {
+        Some(SecretOrFile::Text(text)) => text.place,
+        Some(SecretOrFile::File(_)) | None => None,
+    };
+    let secrets = raw.credentials.secrets.value.iter().map(|secret| secret.place);
+    let passwords = raw.credentials.users.iter().filter_map(|user| written(&user.password));
+    let keys = raw.api.keys.value.iter().filter_map(|key| written(&key.key));
+    let Some(path) = cx.file else { return };
+    let in_file = |place: &Place| cx.d.is_in(*place, path);
+    if let Some(place) = secrets.chain(passwords).chain(keys).find(in_file)
+        && is_open(path)
+    {
+        let message = format!(
+            "every user of this machine may read {}, and it holds a secret",
+            path.display()
+        );
+        cx.d.push(
+            Diagnostic::warning(message)
+                .at(place)
+                .help(format!("chmod o-r {}", path.display())),
+        );
+    }
+}
+
+fn is_open(path: &Path) -> bool {
+    // Container run-times mount secrets readable for all: nobody else is in there.
+    !path.starts_with("/run/secrets")
+        && fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
 /// Makes the credentials, and a secret if there is neither secret nor user. `None` if that cannot be.
 pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Secrets> {
     let Files {
@@ -73,7 +119,7 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
         api_keys,
     } = files;
     let mut first_run = None;
-    if secrets.is_empty() && users.is_empty() {
+    if needs_first_run(raw) {
         let secret = first_run_secret(state_dir, cx)?;
         cx.effective.remark(
             "credentials",
@@ -118,12 +164,8 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
 
 /// `Some(None)`: none is needed yet.
 fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Option<first_run::Secret>> {
-    const HELP: &str = "set `state_dir` to a directory of the server's user, or `credentials.secret_file`";
-    let Some(dir) = state_dir else {
-        let message = "there is no secret, and no directory to keep a generated one in";
-        cx.d.push(Diagnostic::error(message).help(HELP));
-        return None;
-    };
+    // Reported in `read` already.
+    let dir = state_dir?;
     let result = match cx.purpose {
         Purpose::Serve => first_run::obtain_secret(dir).map(Some),
         Purpose::Check | Purpose::Mint => first_run::find_secret(dir),
@@ -132,7 +174,7 @@ fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Op
         Ok(secret) => Some(secret),
         Err(error) => {
             let diagnostic = cx.here(format!("no secret is configured, and the generated one: {error}"));
-            cx.d.push(diagnostic.help(HELP));
+            cx.d.push(diagnostic.help(FIRST_RUN_HELP));
             None
         }
     }
@@ -208,7 +250,7 @@ fn read_text(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
 
 /// The content of a secret file, without the line break at its end.
 fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<Vec<u8>>> {
-    let path = cx.path(file);
+    let path = cx.path(file, place);
     let mut bytes = match read_bounded(&path) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -235,9 +277,7 @@ fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
                 .help("put each secret into a file of its own: `secret_files = [\"new\", \"old\"]`"),
         );
     }
-    let others = fs::metadata(&path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
-    // Container run-times mount secrets readable for all: nobody else is in there.
-    if others && !path.starts_with("/run/secrets") {
+    if is_open(&path) {
         let diagnostic = Diagnostic::warning(format!("every user of this machine may read {}", path.display()));
         cx.d.push(diagnostic.at(place).help(format!("chmod 600 {}", path.display())));
     }
@@ -272,6 +312,7 @@ fn read_help(error: &io::Error, path: &Path, cx: &Context<'_>) -> Option<String>
                 "let the user the server runs as (now number {user}) read it: chown {user} {path}"
             ))
         }
+        io::ErrorKind::IsADirectory => Some("name the file in it".into()),
         _ => None,
     }
 }

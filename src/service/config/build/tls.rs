@@ -20,8 +20,8 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
         return self_signed(raw, state_dir, cx);
     };
     let (certificate, key) = (
-        (cx.path(&certificate.value), certificate.place),
-        (cx.path(&key.value), key.place),
+        (cx.path(&certificate.value, certificate.place), certificate.place),
+        (cx.path(&key.value, key.place), key.place),
     );
     if cx.purpose == Purpose::Mint {
         return Some(TlsSettings {

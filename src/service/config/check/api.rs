@@ -166,6 +166,9 @@ fn uris(api: &RawApi, d: &mut Diagnostics) {
 fn check_uri(uri: &str) -> Result<(), String> {
     let example = "for example \"turns:turn.example.org:443?transport=tcp\"".to_owned();
     let (scheme, rest) = uri.split_once(':').ok_or_else(|| example.clone())?;
+    if !["turn", "turns", "stun", "stuns"].contains(&scheme) {
+        return Err(example);
+    }
     if let Some(bare) = rest.strip_prefix("//") {
         return Err(format!("without slashes: \"{scheme}:{bare}\""));
     }
@@ -173,10 +176,10 @@ fn check_uri(uri: &str) -> Result<(), String> {
         .split_once('?')
         .map_or((rest, None), |(address, query)| (address, Some(query)));
     match (scheme, query) {
-        ("turn" | "turns", None | Some("transport=udp" | "transport=tcp")) | ("stun" | "stuns", None) => {}
+        ("turn" | "turns", Some("transport=udp" | "transport=tcp")) => {}
         ("stun" | "stuns", Some(_)) => return Err(format!("a {scheme} URI has no query: \"{scheme}:{address}\"")),
-        ("turn" | "turns", Some(_)) => return Err("behind the `?` stands `transport=udp` or `transport=tcp`".into()),
-        _ => return Err(example),
+        (_, Some(_)) => return Err("behind the `?` stands `transport=udp` or `transport=tcp`".into()),
+        (_, None) => {}
     }
     let (host, port) = match address.rsplit_once(':') {
         Some((host, port)) if !address.ends_with(']') => (host, Some(port)),

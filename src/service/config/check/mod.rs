@@ -110,7 +110,12 @@ fn addresses(raw: &Raw, d: &mut Diagnostics) {
         match relay.value {
             Auto::Given(ip) if !is_family(&ip) => wrong(d, "relay", ip, relay.place),
             Auto::Given(ip) if ip.is_multicast() => {
-                d.push(Diagnostic::error(format!("`relay.{key}`: {ip} is a multicast address")).at(relay.place));
+                let diagnostic = Diagnostic::error(format!("`relay.{key}`: {ip} is a multicast address"));
+                d.push(
+                    diagnostic
+                        .at(relay.place)
+                        .help("set an address of this machine, or \"auto\""),
+                );
             }
             _ => {}
         }
@@ -150,7 +155,7 @@ fn ports(raw: &Raw, d: &mut Diagnostics) {
                 .also(other, "the workers")
                 .help("each worker needs ports of its own; one allocation takes one"),
         );
-    } else if count < 64 && ports.is_given() {
+    } else if count < 64 && first >= 1024 {
         let message = format!("`relay.ports`: {count} ports serve at most {count} allocations at a time");
         d.push(
             Diagnostic::warning(message)

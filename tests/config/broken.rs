@@ -1,0 +1,100 @@
+//! Configurations with several mistakes each: every one must be told, with its place and what to write instead, and no
+//! other. `broken/NAME.toml` is what the operator wrote, `broken/NAME.txt` what the server answers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::machine::{Machine, SECRET, summary};
+
+/// The machine the broken configurations are for.
+fn machine() -> Machine {
+    let machine = Machine::new();
+    machine.certificate("turn.example.org");
+    fs::rename(machine.dir.join("privkey.pem"), machine.dir.join("other-key.pem")).expect("a key");
+    machine.certificate("turn.example.org");
+    machine.file("secret", SECRET);
+    machine.file("short-secret", "Zk3v8yB1qTn5LxW0\n");
+    machine.file("empty", "\n");
+    machine
+}
+
+fn cases() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/broken");
+    let all = fs::read_dir(dir)
+        .expect("the cases")
+        .map(|entry| entry.expect("a case").path());
+    let mut all: Vec<_> = all
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_what_to_do() {
+    let mut failures = Vec::new();
+    for case in cases() {
+        let machine = machine();
+        let mistakes = machine.bad(&fs::read_to_string(&case).expect("a case"));
+        let told = summary(&mistakes, &machine.dir.join("relay.toml")).join("\n") + "\n";
+        let expected = case.with_extension("txt");
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            fs::write(&expected, &told).expect("the expectation");
+        }
+        if fs::read_to_string(&expected).unwrap_or_default() != told {
+            failures.push(format!("{}:\n{told}", case.display()));
+        }
+        assert!(
+            mistakes.counts().0 >= 2,
+            "{}: a case has several mistakes",
+            case.display()
+        );
+    }
+    assert!(
+        failures.is_empty(),
+        "not as expected (UPDATE_EXPECTED=1 writes anew):\n{}",
+        failures.join("\n")
+    );
+}
+
+#[test]
+fn an_answer_looks_like_this() {
+    let machine = machine();
+    let toml =
+        "[admin]\naddress = \"127.0.0.1:443\"\n[limits]\n\tpermisions = 5\n[credentials]\nsecrets = [\"north\"]\n";
+    let shown = machine
+        .bad(toml)
+        .to_string()
+        .replace(&format!("{}/", machine.dir.display()), "");
+    let expected = r#"error: `admin.address` 127.0.0.1:443 overlaps the listener on *:443
+  --> relay.toml:2:11
+   |
+ 2 | address = "127.0.0.1:443"
+   |           ^^^^^^^^^^^^^^^
+   |
+  ::: built-in defaults:10:8
+   |
+10 | bind = "*:443"
+   |        ------- the listener
+   |
+   = help: give the admin listener another port
+
+error: there is no key `permisions` in `[limits]`
+ --> relay.toml:4:2
+  |
+4 |     permisions = 5
+  |     ^^^^^^^^^^
+  |
+  = help: did you mean `permissions`?
+
+error: `credentials.secrets`: the secret is weak: it is a sample out of a manual, known to everybody
+ --> relay.toml:6:12
+  |
+6 | secrets = ["*****"]
+  |            ^^^^^^^
+  |
+  = help: make one: head -c 32 /dev/urandom | base64
+
+"#;
+    assert_eq!(shown, expected, "\n{shown}");
+}

@@ -1,0 +1,226 @@
+//! What is written about the configuration is true: the example file, the reference, and every example in the documents.
+
+use relay::service::config::{Purpose, keys, load_for};
+
+use crate::machine::{Machine, OLD_SECRET, SECRET};
+
+const EXAMPLE: &str = include_str!("../../config/relay.toml");
+const REFERENCE: &str = include_str!("../../docs/configuration.md");
+const CREDENTIALS: &str = include_str!("../../docs/credentials.md");
+
+#[test]
+fn the_example_configuration_is_the_defaults_key_by_key() {
+    let machine = Machine::new();
+    let example = machine.good(EXAMPLE);
+    assert!(example.warnings.is_empty(), "{}", example.warnings);
+    let mut machine = Machine::new();
+    machine.variables[0].1 = example.settings.state_dir.clone().into();
+    assert_eq!(example.effective(), machine.good("").effective());
+}
+
+#[test]
+fn the_example_configuration_names_every_key() {
+    let present = keys_of(EXAMPLE);
+    let missing: Vec<_> = keys().into_iter().filter(|key| !present.contains(key)).collect();
+    assert!(missing.is_empty(), "config/relay.toml does not mention {missing:?}");
+}
+
+#[test]
+fn the_keys_that_are_commented_out_in_the_example_exist_too() {
+    let present = keys_of(EXAMPLE);
+    let known = keys();
+    let unknown: Vec<_> = present.iter().filter(|key| !known.contains(key)).collect();
+    assert!(unknown.is_empty(), "config/relay.toml mentions {unknown:?}");
+}
+
+/// Every `section.key` of a configuration, also where the line is commented out as `#key = …`.
+fn keys_of(toml: &str) -> Vec<String> {
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in toml.lines() {
+        let line = line
+            .strip_prefix('#')
+            .filter(|rest| !rest.starts_with(' '))
+            .unwrap_or(line)
+            .trim();
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_start_matches('[').split(']').next().unwrap_or(""));
+            if line.starts_with("[[") {
+                found.push(section.trim_end_matches('.').to_owned());
+            }
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            found.push(format!("{section}{key}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_reference_lists_every_key_with_its_section_and_default() {
+    let machine = Machine::new();
+    let effective = machine.good("").effective().to_owned();
+    let value_of = |key: &str| {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        let section = key.rsplit_once('.').map(|(section, _)| section);
+        let body = match section {
+            Some(section) => effective
+                .split(&format!("\n[{section}]\n"))
+                .nth(1)?
+                .split("\n[")
+                .next()?,
+            None => effective.split("\n[").next()?,
+        };
+        let line = body.lines().find_map(|line| line.strip_prefix(&format!("{name} = ")))?;
+        Some(line.split("  # ").next().unwrap_or(line).to_owned())
+    };
+    for key in keys() {
+        let (section, row) = row_of(&key);
+        let rows = section_of(REFERENCE, &section);
+        let row = rows
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{row}` |")))
+            .unwrap_or_else(|| panic!("docs/configuration.md has no row for {key} below {section:?}"));
+        if let Some(default) = value_of(&key).filter(|_| !key.starts_with("listener")) {
+            assert!(
+                row.contains(&format!("| `{default}` |")),
+                "the default of {key} is {default}:\n{row}"
+            );
+        }
+    }
+}
+
+/// The heading below which a key stands, and how its row begins.
+fn row_of(key: &str) -> (String, String) {
+    match key.split_once('.') {
+        _ if key.starts_with("listener") => ("## `[[listener]]`".into(), key.into()),
+        None => ("## At the top".into(), key.into()),
+        Some((section, rest)) => (format!("## `[{section}]`"), rest.into()),
+    }
+}
+
+fn section_of<'a>(document: &'a str, heading: &str) -> &'a str {
+    let start = document
+        .find(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("no heading {heading}"));
+    let rest = &document[start + 1..];
+    rest.find("\n## ").map_or(rest, |end| &rest[..end])
+}
+
+#[test]
+fn every_key_the_reference_mentions_exists() {
+    let known: Vec<_> = keys().iter().map(|key| row_of(key)).collect();
+    for section in REFERENCE.split("\n## ").skip(1) {
+        let heading = format!("## {}", section.lines().next().unwrap_or(""));
+        let Some(at) = section.find("| key | type |") else {
+            continue;
+        };
+        let table = section[at..].lines().skip(2).take_while(|line| line.starts_with('|'));
+        for line in table {
+            let row = line.split('`').nth(1).unwrap_or("").to_owned();
+            assert!(
+                known.contains(&(heading.clone(), row.clone())),
+                "{row} below {heading} does not exist"
+            );
+        }
+    }
+}
+
+/// The blocks of `document` in this language, dedented.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut current: Option<(usize, String)> = None;
+    for line in document.lines() {
+        let trimmed = line.trim_start();
+        match &mut current {
+            None if trimmed == format!("```{language}") => current = Some((line.len() - trimmed.len(), String::new())),
+            Some(_) if trimmed == "```" => found.extend(current.take().map(|(_, block)| block)),
+            Some((indent, block)) => {
+                block.push_str(line.get(*indent..).unwrap_or(""));
+                block.push('\n');
+            }
+            None => {}
+        }
+    }
+    found
+}
+
+/// A machine on which the files of the examples exist.
+fn documented_machine() -> Machine {
+    let mut machine = Machine::new();
+    machine.file("secret", SECRET);
+    machine.file("secret-old", OLD_SECRET);
+    machine.file("alice", "a password of some length");
+    machine.file("api-key", "Qm9RtW5yZc8Lb3Vp7Xk2");
+    machine.certificate("turn.example.org");
+    machine.names.push(("stun.example.org", vec!["198.51.100.3"]));
+    machine.stun.push(("198.51.100.3:3478", "203.0.113.10"));
+    machine
+}
+
+#[test]
+fn every_toml_example_in_the_documents_is_a_good_configuration() {
+    let documents = [
+        ("docs/configuration.md", REFERENCE),
+        ("docs/credentials.md", CREDENTIALS),
+        ("docs/api.md", include_str!("../../docs/api.md")),
+        ("docs/operations.md", include_str!("../../docs/operations.md")),
+    ];
+    let mut count = 0;
+    for (name, document) in documents {
+        for example in blocks(document, "toml") {
+            let machine = documented_machine();
+            let toml = example.replace("/etc/relay", &machine.dir.display().to_string());
+            match machine.load(&toml) {
+                Ok(loaded) => assert!(loaded.warnings.is_empty(), "{name}:\n{example}\n{}", loaded.warnings),
+                Err(mistakes) => panic!("{name}:\n{example}\n{mistakes}"),
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 11, "only {count} examples found: is the search broken?");
+}
+
+#[test]
+fn the_environment_variables_in_the_reference_work() {
+    let mut machine = documented_machine();
+    let mut count = 0;
+    for block in blocks(REFERENCE, "sh") {
+        for (name, value) in block
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .filter(|(n, _)| n.starts_with("RELAY__"))
+        {
+            let value = value
+                .trim_matches('\'')
+                .replace("/etc/relay", &machine.dir.display().to_string());
+            machine.set(name, &value);
+            count += 1;
+        }
+    }
+    assert!(count >= 7, "{count}");
+    let loaded = load_for(Purpose::Serve, None, &machine).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    assert_eq!(loaded.settings.listeners.len(), 1);
+    assert!(loaded.settings.listeners[0].https && !loaded.settings.listeners[0].udp);
+}
+
+//= REST-02
+#[test]
+fn the_worked_example_of_a_credential_is_right() {
+    let expiry = relay::turn::time::UnixTime(1_893_456_000);
+    let minted = relay::turn::credential::mint(b"north", expiry, Some("alice")).expect("a credential");
+    assert!(CREDENTIALS.contains(&format!("| username | `{}` (good until 2030-01-01", minted.username)));
+    assert!(CREDENTIALS.contains(&format!("| password | `{}` |", minted.password)));
+}
+
+#[test]
+fn secrets_printed_in_the_documents_are_refused() {
+    let machine = Machine::new();
+    for secret in ["north", "SECRET"] {
+        assert!(
+            machine
+                .bad(&format!("[credentials]\nsecrets = [\"{secret}\"]\n"))
+                .has_errors()
+        );
+    }
+}
