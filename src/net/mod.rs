@@ -4,7 +4,6 @@
 //! configuration files.
 
 pub mod stream;
-#[allow(dead_code, reason = "the shard's floor, next to land, uses the rest")]
 pub(crate) mod sys;
 pub mod tls;
 pub mod udp;

@@ -1,3 +1,393 @@
-//! One worker thread per core: owns a `turn::Server`, its sockets and its clients' streams.
+//! One worker thread per core: each owns a `turn::Server`, its UDP sockets and its clients' streams.
+//!
+//! The kernel deals clients out to the shards (SO_REUSEPORT keeps a five-tuple on one), and an allocation's relay sockets
+//! are opened by the shard that has the allocation, so shards have nothing to do with each other, but for packets from
+//! one relayed address of this server to another ([`mailbox`]). The rest of the process talks to them through [`Shards`].
+//!
+//! ```text
+//! worker     the loop                      carrier    UDP: slab, send batch, sockets
+//! deliver    verdicts -> datagrams, frames streams    TCP and TLS clients; stream_io: what is done with them
+//! mailbox    packets between shards        pace       when to let packets gather
+//! link       names of sockets              clock      the only place that reads one
+//! log        lines for the operator        counters   what is counted
+//! ```
 
+mod carrier;
+pub mod clock;
+pub mod counters;
+mod deliver;
 pub mod handover;
+mod link;
+mod log;
+mod mailbox;
+mod pace;
+mod sockets;
+mod stream_io;
+mod streams;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use self::carrier::Carrier;
+use self::clock::Clock;
+pub use self::counters::ShardCounters;
+pub use self::handover::StreamHandover;
+pub use self::log::LogClient;
+use self::pace::Pace;
+use self::sockets::Sockets;
+use self::streams::Streams;
+use self::worker::{Control, EVENT_BATCH, Inlets, Worker};
+use crate::net::stream::StreamLimits;
+use crate::net::sys::epoll::{Epoll, Waker};
+use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::turn::types::ShardIndex;
+use crate::turn::{Config, Counters, Response, Server, Shared};
+
+/// Streams that may wait to be taken over by one shard.
+const HANDOVERS: usize = 1024;
+
+/// What a worker calls with its index when its thread starts.
+pub type ThreadStart = Arc<dyn Fn(usize) + Send + Sync>;
+
+/// How the shards work. Nothing in it concerns the protocol.
+#[derive(Clone)]
+pub struct ShardConfig {
+    /// Bounds of one stream.
+    pub stream: StreamLimits,
+    /// A stream is closed after this long without an allocation.
+    pub idle_timeout: Duration,
+    /// How relay sockets are set up.
+    pub relay: UdpOptions,
+    /// Receive slots of a shard, 64 KiB each: what it takes in before it sends.
+    pub slots: usize,
+    /// Bytes of the mailbox between each two shards.
+    pub mailbox: usize,
+    /// Longest pause to let packets gather at moderate load (`shard::pace`); zero: none.
+    pub pause: Duration,
+    /// How much of a client's address the log shows.
+    pub log_client: LogClient,
+    /// Called first thing in each worker's thread: to pin it to a core, or to restrict what it may do.
+    pub on_thread_start: Option<ThreadStart>,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self {
+            stream: StreamLimits::default(),
+            idle_timeout: Duration::from_secs(10),
+            relay: UdpOptions {
+                // The memory is used only while packets wait in it; the system's maximum may be lower.
+                receive_buffer: 1 << 20,
+                send_buffer: 1 << 20,
+                offload: true,
+                errors: true,
+                traffic_class: true,
+            },
+            slots: 64,
+            mailbox: 256 * 1024,
+            pause: Duration::from_micros(100),
+            log_client: LogClient::Full,
+            on_thread_start: None,
+        }
+    }
+}
+
+impl fmt::Debug for ShardConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardConfig")
+            .field("stream", &self.stream)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("relay", &self.relay)
+            .field("slots", &self.slots)
+            .field("mailbox", &self.mailbox)
+            .field("pause", &self.pause)
+            .field("log_client", &self.log_client)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What leads to one worker.
+struct Shard {
+    control: mpsc::Sender<Control>,
+    handovers: mpsc::SyncSender<StreamHandover>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+/// All workers.
+pub struct Shards {
+    shards: Vec<Shard>,
+    counters: Vec<Arc<Counters>>,
+    shard_counters: Vec<Arc<ShardCounters>>,
+    clock: Clock,
+    /// Turns over ties between equally loaded shards.
+    next: AtomicUsize,
+}
+
+impl fmt::Debug for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shards")
+            .field("count", &self.shards.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shards {
+    /// Starts one worker for each element of `sockets`, with those listeners, and returns when all of them run.
+    ///
+    /// # Errors
+    /// No worker is wanted, or a thread, an epoll instance or randomness cannot be had; nothing is left running then.
+    pub fn start(
+        config: ShardConfig,
+        turn: Arc<Config>,
+        shared: Arc<Shared>,
+        sockets: Vec<Vec<UdpSocket>>,
+    ) -> io::Result<Self> {
+        let count = sockets.len();
+        if count == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "at least one worker is needed",
+            ));
+        }
+        let clock = Clock::start();
+        let wakers = (0..count).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
+        let mut ends = mailboxes(config.mailbox, &wakers);
+        let mut all = Self {
+            shards: Vec::new(),
+            counters: Vec::new(),
+            shard_counters: Vec::new(),
+            clock,
+            next: AtomicUsize::new(0),
+        };
+        for (index, listeners) in sockets.into_iter().enumerate() {
+            let counters = Arc::new(Counters::default());
+            let stats = Arc::new(ShardCounters::default());
+            let (control, control_rx) = mpsc::channel();
+            let (handovers, handovers_rx) = mpsc::sync_channel(HANDOVERS);
+            let (mail_to, mail) = std::mem::take(&mut ends[index]);
+            let seed = Seed {
+                index: ShardIndex { index, count },
+                config: config.clone(),
+                clock,
+                turn: Arc::clone(&turn),
+                shared: Arc::clone(&shared),
+                random: random_seed()?,
+                listeners,
+                inlets: Inlets {
+                    control: control_rx,
+                    handovers: handovers_rx,
+                    mail,
+                    waker: wakers[index].clone(),
+                },
+                mail_to,
+                counters: Arc::clone(&counters),
+                stats: Arc::clone(&stats),
+            };
+            let thread = seed.spawn()?;
+            all.shards.push(Shard {
+                control,
+                handovers,
+                waker: wakers[index].clone(),
+                thread,
+            });
+            all.counters.push(counters);
+            all.shard_counters.push(stats);
+        }
+        Ok(all)
+    }
+
+    /// Hands a client's stream to the shard with the fewest. Never waits: if that shard has too many to take over, the
+    /// stream is closed, and counted.
+    pub fn adopt(&self, stream: StreamHandover) {
+        let first = self.next.fetch_add(1, Relaxed);
+        let count = self.shards.len();
+        let index = (0..count)
+            .map(|i| (first + i) % count)
+            .min_by_key(|&i| self.shard_counters[i].streams.get())
+            .unwrap_or(0);
+        match self.shards[index].handovers.try_send(stream) {
+            Ok(()) => self.shards[index].waker.wake(),
+            Err(_) => self.shard_counters[index].stream_refused(),
+        }
+    }
+
+    /// Gives every shard a new configuration. Live allocations stay.
+    pub fn set_config(&self, config: Arc<Config>) {
+        for shard in &self.shards {
+            // A worker that is gone has taken the process with it.
+            let _ = shard.control.send(Control::Config(Arc::clone(&config)));
+            shard.waker.wake();
+        }
+    }
+
+    /// The protocol's counters, by shard.
+    pub fn counters(&self) -> &[Arc<Counters>] {
+        &self.counters
+    }
+
+    /// The workers' own counters, by shard.
+    pub fn shard_counters(&self) -> &[Arc<ShardCounters>] {
+        &self.shard_counters
+    }
+
+    /// How long ago each worker last turned. Beyond a few seconds it hangs: it turns once a second even when idle.
+    pub fn heartbeat_ages(&self) -> Vec<Duration> {
+        let now = self.clock.mono();
+        self.shard_counters
+            .iter()
+            .map(|stats| now - crate::turn::time::Instant::from_nanos(stats.heartbeat.get()))
+            .collect()
+    }
+
+    /// Ends every allocation, flushes and closes every stream and socket, and waits for the workers to end, at most
+    /// `timeout`. Returns whether all did.
+    pub fn shutdown(self, timeout: Duration) -> bool {
+        for shard in &self.shards {
+            let _ = shard.control.send(Control::Shutdown(timeout));
+            shard.waker.wake();
+        }
+        let deadline = self.clock.mono() + timeout + Duration::from_millis(100);
+        while self.shards.iter().any(|shard| !shard.thread.is_finished()) {
+            if self.clock.mono() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.shards.into_iter().all(|shard| shard.thread.join().is_ok())
+    }
+}
+
+type Ends = (Vec<Option<mailbox::Sender>>, Vec<mailbox::Receiver>);
+
+/// A mailbox for every ordered pair of shards: what each writes to, and what each reads from.
+fn mailboxes(bytes: usize, wakers: &[Waker]) -> Vec<Ends> {
+    let mut ends: Vec<Ends> = wakers.iter().map(|_| Ends::default()).collect();
+    for from in 0..wakers.len() {
+        for (to, waker) in wakers.iter().enumerate() {
+            let sender = (from != to).then(|| {
+                let (sender, receiver) = mailbox::mailbox(bytes, waker.clone());
+                ends[to].1.push(receiver);
+                sender
+            });
+            ends[from].0.push(sender);
+        }
+    }
+    ends
+}
+
+fn random_seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}
+
+/// Everything a worker is made of. It is put together in its own thread, because parts of it never leave that.
+struct Seed {
+    index: ShardIndex,
+    config: ShardConfig,
+    clock: Clock,
+    turn: Arc<Config>,
+    shared: Arc<Shared>,
+    random: [u8; 32],
+    listeners: Vec<UdpSocket>,
+    inlets: Inlets,
+    mail_to: Vec<Option<mailbox::Sender>>,
+    counters: Arc<Counters>,
+    stats: Arc<ShardCounters>,
+}
+
+impl Seed {
+    /// Starts the thread and waits until the worker stands.
+    fn spawn(self) -> io::Result<JoinHandle<()>> {
+        let (ready, started) = mpsc::channel();
+        let index = self.index.index;
+        let thread = std::thread::Builder::new()
+            .name(format!("relay-shard-{index}"))
+            .spawn(move || {
+                let outcome = catch_unwind(AssertUnwindSafe(|| {
+                    if let Some(hook) = &self.config.on_thread_start {
+                        hook(index);
+                    }
+                    match self.grow() {
+                        Ok(mut worker) => {
+                            let _ = ready.send(Ok(()));
+                            worker.run()
+                        }
+                        Err(error) => {
+                            let _ = ready.send(Err(error));
+                            Ok(())
+                        }
+                    }
+                }));
+                match outcome {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => die(index, &error.to_string()),
+                    Err(_) => die(index, "it panicked (see above)"),
+                }
+            })?;
+        match started.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the worker's thread did not start")),
+        }
+    }
+
+    fn grow(self) -> io::Result<Worker> {
+        let Self {
+            index,
+            config,
+            clock,
+            turn,
+            shared,
+            random,
+            listeners,
+            inlets,
+            mail_to,
+            counters,
+            stats,
+        } = self;
+        let server = Server::new(turn, shared, index, random, Arc::clone(&counters));
+        let sockets = Sockets::new(listeners, config.relay);
+        let now = clock.now();
+        stats.heartbeat.set(now.mono.as_nanos());
+        Ok(Worker {
+            index: index.index,
+            clock,
+            now,
+            server,
+            response: Response::new(),
+            epoll: Epoll::new(EVENT_BATCH)?,
+            carrier: Carrier::new(sockets, config.slots, Arc::clone(&counters), Arc::clone(&stats)),
+            streams: Streams::new(config.stream),
+            departed: Vec::new(),
+            inlets,
+            mail_to,
+            counters,
+            stats,
+            pace: Pace::new(config.pause),
+            idle_timeout: config.idle_timeout,
+            log_client: config.log_client,
+            packets: 0,
+            relay_batch: 0,
+            next_scan: now.mono,
+            scan_part: 0,
+            warned_at: None,
+            stop_at: None,
+        })
+    }
+}
+
+/// A server without one of its shards would go on taking that shard's clients and serve none of them. So it ends, and
+/// whoever supervises it starts it anew.
+fn die(shard: usize, why: &str) -> ! {
+    tracing::error!(target: "relay::shard", shard, why, "a worker has failed; the server ends");
+    eprintln!("relay: worker {shard} has failed: {why}; the server ends");
+    std::process::exit(70)
+}

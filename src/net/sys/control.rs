@@ -84,10 +84,6 @@ impl ControlBuffer {
         }
     }
 
-    pub(super) fn as_ptr(&self) -> *const u8 {
-        self.bytes.as_ptr()
-    }
-
     pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.bytes.as_mut_ptr()
     }

@@ -1,0 +1,131 @@
+//! The UDP side of a shard: sockets, the slab of what was received, and the batch of what shall leave.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::counters::ShardCounters;
+use super::sockets::Sockets;
+use crate::net::sys::epoll::Epoll;
+use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
+use crate::turn::time::Instant;
+use crate::turn::types::{Client, RelayId};
+use crate::turn::{Counters, DropReason};
+
+/// Everything a datagram passes on its way through a shard, but for the decision.
+pub(super) struct Carrier {
+    pub(super) sockets: Sockets,
+    pub(super) recv: RecvBatch,
+    send: SendBatch,
+    counters: Arc<Counters>,
+    stats: Arc<ShardCounters>,
+}
+
+impl Carrier {
+    /// `slots` bounds what is received before it must be sent.
+    pub(super) fn new(sockets: Sockets, slots: usize, counters: Arc<Counters>, stats: Arc<ShardCounters>) -> Self {
+        let mut send = SendBatch::new();
+        send.reserve_egress(sockets.egress_count());
+        Self {
+            sockets,
+            recv: RecvBatch::new(slots),
+            send,
+            counters,
+            stats,
+        }
+    }
+
+    /// Receives from one socket; an error pending on it is counted and is no reason to stop.
+    pub(super) fn receive(&mut self, socket: impl Fn(&Sockets) -> Option<&UdpSocket>, most: usize) -> Range<usize> {
+        let Some(socket) = socket(&self.sockets) else {
+            return 0..0;
+        };
+        let truncated = self.recv.truncated();
+        // The error of a datagram sent earlier hides what is there to be read: once more.
+        let received = self.recv.receive(socket, most).or_else(|_| {
+            self.stats.receive_errors.add(1);
+            self.recv.receive(socket, most)
+        });
+        let slots = received.unwrap_or(0..0);
+        if !slots.is_empty() {
+            self.stats.receive_calls.add(1);
+            self.stats.received_messages.add(slots.len() as u64);
+            self.stats.receive_truncated.add(self.recv.truncated() - truncated);
+        }
+        slots
+    }
+
+    /// Adds a datagram to the batch.
+    pub(super) fn push(&mut self, now: Instant, datagram: &Datagram<'_>) {
+        if self.send.push(datagram).is_err() {
+            self.flush(now);
+            if self.send.push(datagram).is_err() {
+                self.counters.drop_packet(DropReason::TooLong);
+            }
+        }
+    }
+
+    /// Adds a datagram to a client that came in by listener `egress`.
+    pub(super) fn push_to_client(&mut self, now: Instant, client: &Client, datagram: &Datagram<'_>) {
+        // A reply leaves from the address the client knows; a socket bound to one address needs no telling.
+        let wildcard = self
+            .sockets
+            .listener(datagram.egress)
+            .is_some_and(UdpSocket::is_wildcard);
+        let source = wildcard.then_some(client.five_tuple.server.ip());
+        self.push(
+            now,
+            &Datagram {
+                source,
+                destination: client.five_tuple.client,
+                ..datagram.clone()
+            },
+        );
+    }
+
+    /// Sends the batch. What was received stays where it is.
+    pub(super) fn flush(&mut self, now: Instant) {
+        if self.send.is_empty() {
+            return;
+        }
+        let sockets = &self.sockets;
+        self.send
+            .flush(self.recv.slab(), now, |egress| sockets.by_egress(egress));
+        let sent = self.send.take_stats();
+        self.stats.sent(&sent);
+        let failed = sent.failed.iter().sum::<u64>();
+        if failed > 0 {
+            self.counters.dropped[DropReason::SendFailed as usize].add(failed);
+        }
+        if sent.gone > 0 {
+            self.counters.dropped[DropReason::Gone as usize].add(sent.gone);
+        }
+    }
+
+    /// Sends the batch and frees the slab.
+    pub(super) fn finish(&mut self, now: Instant) {
+        self.flush(now);
+        self.recv.clear();
+    }
+
+    /// Opens a relay socket.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(super) fn open(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
+        self.sockets.open(epoll, id, bind)?;
+        self.send.reserve_egress(self.sockets.egress_count());
+        self.stats.relay_sockets.add(1);
+        Ok(())
+    }
+
+    /// Closes a relay socket, after sending what it still has to send: the batch names sockets by number, and the next
+    /// socket with this number is somebody else's.
+    pub(super) fn close(&mut self, now: Instant, id: RelayId) {
+        self.flush(now);
+        if self.sockets.close(id) {
+            self.stats.relay_sockets.sub(1);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Verdicts become datagrams, frames and letters to other shards.
+
+use std::ops::Range;
+
+use super::link::Name;
+use super::mailbox::Letter;
+use super::worker::Worker;
+use crate::net::stream::QueueKind;
+use crate::net::udp::Datagram;
+use crate::turn::types::{AllocationId, Client};
+use crate::turn::{DropReason, Frame, Verdict};
+
+impl Worker {
+    /// Carries out what the core says about the packet at `packet` in the slab. `client` is who sent it, if a client
+    /// did; `tos` goes with the application data.
+    pub(super) fn apply(&mut self, verdict: Verdict, client: Option<&Client>, packet: Range<usize>, tos: u8) {
+        match verdict {
+            Verdict::ToPeer {
+                relay,
+                peer,
+                data,
+                dont_fragment,
+            } => {
+                let datagram = Datagram {
+                    egress: self.carrier.sockets.relay_egress(relay),
+                    destination: peer.0,
+                    source: None,
+                    tos,
+                    dont_fragment,
+                    header: &[],
+                    data: within(&packet, data.as_range()),
+                    padding: 0,
+                };
+                self.carrier.push(self.now.mono, &datagram);
+            }
+            Verdict::ToClient { allocation, frame } => self.deliver_to_client(allocation, frame, packet, tos),
+            Verdict::ToAllocation { shard, to, from, data } => {
+                let data = within(&packet, data.as_range());
+                self.deliver_to_allocation(usize::from(shard), Letter { to, from, tos }, data);
+            }
+            Verdict::Respond => {
+                if let Some(client) = client {
+                    self.respond(client);
+                }
+            }
+            Verdict::Waiting | Verdict::Drop(_) => {}
+        }
+    }
+
+    /// From one relayed address to another: in memory, never through the kernel.
+    fn deliver_to_allocation(&mut self, shard: usize, letter: Letter, data: Range<usize>) {
+        if shard == self.index {
+            self.relayed(letter, data);
+            return;
+        }
+        let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();
+        let sender = self.mail_to.get_mut(shard).and_then(Option::as_mut);
+        if sender.is_some_and(|sender| sender.send(letter, bytes)) {
+            self.stats.mailbox_sent.add(1);
+        } else {
+            self.stats.mailbox_full.add(1);
+            self.counters.drop_packet(DropReason::MailboxFull);
+        }
+    }
+
+    /// Application data for an allocation of this shard, sent by another allocation of this server.
+    pub(super) fn relayed(&mut self, letter: Letter, data: Range<usize>) {
+        let verdict = self.server.handle_relayed(self.now, letter.to, letter.from, data.len());
+        // To a client or nowhere: what comes from a relayed address is never sent on to a third.
+        if let Verdict::ToClient { allocation, frame } = verdict {
+            self.deliver_to_client(allocation, frame, data, letter.tos);
+        }
+    }
+
+    fn deliver_to_client(&mut self, allocation: AllocationId, frame: Frame, data: Range<usize>, tos: u8) {
+        let Some(&client) = self.server.client(allocation) else {
+            self.counters.drop_packet(DropReason::Gone);
+            return;
+        };
+        let on_stream = client.five_tuple.transport.is_stream();
+        let mut header = [0; Frame::MAX_HEADER];
+        let len = frame.emit(data.len(), &mut header);
+        let header = &header[..len];
+        let padding = frame.padding(data.len(), on_stream);
+        match Name::from_link(client.link) {
+            Name::Stream { slot, generation } => {
+                let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();
+                match self
+                    .streams
+                    .by_name(slot, generation)
+                    .filter(|stream| stream.closing.is_none())
+                {
+                    Some(stream) => {
+                        // Data makes room for itself: only responses can be refused.
+                        let _ = stream
+                            .conn
+                            .queue(self.now.mono, QueueKind::Data, header, bytes, padding);
+                        self.streams.mark_dirty(slot);
+                    }
+                    None => self.counters.drop_packet(DropReason::Gone),
+                }
+            }
+            Name::Listener(egress) => {
+                let datagram = Datagram {
+                    header,
+                    padding,
+                    tos,
+                    ..to_listener(egress, &client, data)
+                };
+                self.carrier.push_to_client(self.now.mono, &client, &datagram);
+            }
+            Name::Relay { .. } | Name::Waker => self.counters.drop_packet(DropReason::Gone),
+        }
+    }
+
+    /// Sends what is in the response buffer.
+    pub(super) fn respond(&mut self, client: &Client) {
+        match Name::from_link(client.link) {
+            Name::Stream { slot, generation } => {
+                let Some(stream) = self.streams.by_name(slot, generation) else {
+                    return;
+                };
+                if !stream.authenticated && self.server.has_allocation(client) {
+                    stream.authenticated = true;
+                    stream.conn.set_authenticated();
+                }
+                let queued = stream
+                    .conn
+                    .queue(self.now.mono, QueueKind::Control, self.response.bytes(), &[], 0);
+                self.streams.mark_dirty(slot);
+                if queued.is_err() {
+                    self.end_stream(slot, "control_queue");
+                }
+            }
+            Name::Listener(egress) => {
+                let datagram = Datagram {
+                    header: self.response.bytes(),
+                    ..to_listener(egress, client, 0..0)
+                };
+                self.carrier.push_to_client(self.now.mono, client, &datagram);
+            }
+            Name::Relay { .. } | Name::Waker => {}
+        }
+    }
+}
+
+fn to_listener(egress: u32, client: &Client, data: Range<usize>) -> Datagram<'static> {
+    Datagram {
+        egress,
+        destination: client.five_tuple.client,
+        source: None,
+        tos: 0,
+        dont_fragment: false,
+        header: &[],
+        data,
+        padding: 0,
+    }
+}
+
+/// `part` of what is at `whole`, in the slab.
+fn within(whole: &Range<usize>, part: Range<usize>) -> Range<usize> {
+    whole.start + part.start..whole.start + part.end
+}

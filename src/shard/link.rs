@@ -1,0 +1,131 @@
+//! How a shard names its sockets: in `turn::types::Link`, and in what epoll hands back.
+//!
+//! ```text
+//! 63..62 kind | 61..32 generation | 31..0 slot
+//! ```
+//! A slot is reused; its generation tells whether a name still means what it meant when it was given out.
+
+use crate::turn::types::{AllocationId, Family, Link, RelayId};
+
+const GENERATION_BITS: u32 = 30;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+
+/// Something with a file descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// A listener's UDP socket, by index.
+    Listener(u32),
+    /// A relay socket: slot ([`relay_slot`]) and generation of its allocation.
+    Relay {
+        /// Slot.
+        slot: u32,
+        /// Generation.
+        generation: u32,
+    },
+    /// A client's stream.
+    Stream {
+        /// Slot.
+        slot: u32,
+        /// Generation.
+        generation: u32,
+    },
+    /// The worker's waker.
+    Waker,
+}
+
+impl Name {
+    /// As an epoll token.
+    pub(super) const fn token(self) -> u64 {
+        let (kind, generation, slot) = match self {
+            Self::Listener(slot) => (0, 0, slot),
+            Self::Relay { slot, generation } => (1, generation, slot),
+            Self::Stream { slot, generation } => (2, generation, slot),
+            Self::Waker => (3, 0, 0),
+        };
+        (kind << 62) | (((generation & GENERATION_MASK) as u64) << 32) | slot as u64
+    }
+
+    /// From an epoll token.
+    pub(super) const fn from_token(token: u64) -> Self {
+        let slot = token as u32;
+        let generation = (token >> 32) as u32 & GENERATION_MASK;
+        match token >> 62 {
+            0 => Self::Listener(slot),
+            1 => Self::Relay { slot, generation },
+            2 => Self::Stream { slot, generation },
+            _ => Self::Waker,
+        }
+    }
+
+    /// As the way back to a client.
+    pub(super) const fn link(self) -> Link {
+        Link(self.token())
+    }
+
+    /// From the way back to a client.
+    pub(super) const fn from_link(link: Link) -> Self {
+        Self::from_token(link.0)
+    }
+
+    /// The name of a relay socket.
+    pub(super) const fn relay(id: RelayId) -> Self {
+        Self::Relay {
+            slot: relay_slot(id),
+            generation: id.allocation.generation & GENERATION_MASK,
+        }
+    }
+}
+
+/// The generation behind `generation`, within what a [`Name`] holds.
+pub(super) const fn next_generation(generation: u32) -> u32 {
+    (generation + 1) & GENERATION_MASK
+}
+
+/// An allocation has at most one relay socket per family.
+pub(super) const fn relay_slot(id: RelayId) -> u32 {
+    let AllocationId { index, .. } = id.allocation;
+    index * 2 + matches!(id.family, Family::V6) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_the_round_trip() {
+        for name in [
+            Name::Listener(0),
+            Name::Listener(7),
+            Name::Relay { slot: 0, generation: 0 },
+            Name::Relay {
+                slot: u32::MAX,
+                generation: GENERATION_MASK,
+            },
+            Name::Stream { slot: 3, generation: 5 },
+            Name::Waker,
+        ] {
+            assert_eq!(Name::from_token(name.token()), name);
+            assert_eq!(Name::from_link(name.link()), name);
+        }
+    }
+
+    #[test]
+    fn the_two_families_of_an_allocation_differ_and_so_do_its_generations() {
+        let id = |generation, family| RelayId {
+            allocation: AllocationId { index: 9, generation },
+            family,
+        };
+        let names = [
+            Name::relay(id(1, Family::V4)),
+            Name::relay(id(1, Family::V6)),
+            Name::relay(id(2, Family::V4)),
+        ];
+        assert!(names[0] != names[1] && names[0] != names[2]);
+    }
+
+    #[test]
+    fn generations_wrap_within_their_bits() {
+        assert_eq!(next_generation(GENERATION_MASK), 0);
+        assert_eq!(next_generation(4), 5);
+    }
+}

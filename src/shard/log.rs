@@ -1,0 +1,166 @@
+//! One line when an allocation begins and one when it ends (target `relay::allocation`).
+
+use core::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::turn::output::Event;
+use crate::turn::types::RelayedAddr;
+
+/// How much of a client's address a log line shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogClient {
+    /// Address and port.
+    #[default]
+    Full,
+    /// IPv4 /24, IPv6 /48.
+    Truncated,
+    /// None of it.
+    Off,
+}
+
+impl LogClient {
+    const fn show(self, addr: SocketAddr) -> Shown {
+        Shown { addr, how: self }
+    }
+}
+
+struct Shown {
+    addr: SocketAddr,
+    how: LogClient,
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.how, self.addr.ip()) {
+            (LogClient::Full, _) => self.addr.fmt(f),
+            (LogClient::Truncated, IpAddr::V4(ip)) => {
+                write!(f, "{}/24", Ipv4Addr::from_bits(ip.to_bits() & !0xff))
+            }
+            (LogClient::Truncated, IpAddr::V6(ip)) => {
+                write!(f, "{}/48", Ipv6Addr::from_bits(ip.to_bits() & (!0 << 80)))
+            }
+            (LogClient::Off, _) => f.write_str("-"),
+        }
+    }
+}
+
+/// Longest username shown, in characters.
+const USERNAME: usize = 128;
+
+/// A username as a log may hold it: no control characters, no invisible ones that reorder the line, not too long.
+struct Username<'a>(&'a str);
+
+impl fmt::Display for Username<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut chars = self.0.chars();
+        for c in chars.by_ref().take(USERNAME) {
+            match c {
+                // Quotes are no danger, and escaping them would only make names unlike themselves.
+                '\'' | '"' => write!(f, "{c}")?,
+                c => write!(f, "{}", c.escape_debug())?,
+            }
+        }
+        if chars.next().is_some() {
+            f.write_str("…")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// `192.0.2.1:50000`, or both families' addresses with a comma.
+struct Relayed<'a>(&'a [Option<RelayedAddr>; 2]);
+
+impl fmt::Display for Relayed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, addr) in self.0.iter().flatten().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            addr.0.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the line for `event`.
+pub(super) fn log(event: &Event, shard: usize, client: LogClient) {
+    match event {
+        Event::AllocationBegan {
+            id,
+            five_tuple,
+            username,
+            relayed,
+        } => tracing::info!(
+            target: "relay::allocation",
+            id = format_args!("{shard}-{}-{}", id.index, id.generation),
+            client = %client.show(five_tuple.client),
+            transport = five_tuple.transport.as_str(),
+            relayed = %Relayed(relayed),
+            user = %Username(username),
+            "allocation began"
+        ),
+        Event::AllocationEnded {
+            id,
+            five_tuple,
+            username,
+            relayed,
+            traffic,
+            age,
+            why,
+        } => tracing::info!(
+            target: "relay::allocation",
+            id = format_args!("{shard}-{}-{}", id.index, id.generation),
+            client = %client.show(five_tuple.client),
+            transport = five_tuple.transport.as_str(),
+            relayed = %Relayed(relayed),
+            user = %Username(username),
+            up_bytes = traffic.up_bytes,
+            up_packets = traffic.up_packets,
+            down_bytes = traffic.down_bytes,
+            down_packets = traffic.down_packets,
+            seconds = age.as_secs_f64(),
+            why = why.as_str(),
+            "allocation ended"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_whole_cut_or_not_at_all() {
+        let v4 = "192.0.2.77:4000".parse().unwrap();
+        let v6 = "[2001:db8:aaaa:bbbb::1]:4000".parse().unwrap();
+        for (how, v4_text, v6_text) in [
+            (LogClient::Full, "192.0.2.77:4000", "[2001:db8:aaaa:bbbb::1]:4000"),
+            (LogClient::Truncated, "192.0.2.0/24", "2001:db8:aaaa::/48"),
+            (LogClient::Off, "-", "-"),
+        ] {
+            assert_eq!(how.show(v4).to_string(), v4_text);
+            assert_eq!(how.show(v6).to_string(), v6_text);
+        }
+    }
+
+    #[test]
+    fn a_username_cannot_forge_or_reorder_a_line() {
+        assert_eq!(Username("1700000000:bob").to_string(), "1700000000:bob");
+        assert_eq!(
+            Username("a\nb\x1b[31m\u{202e}c").to_string(),
+            "a\\nb\\u{1b}[31m\\u{202e}c"
+        );
+        let long = "x".repeat(USERNAME + 1);
+        assert_eq!(Username(&long).to_string(), format!("{}…", "x".repeat(USERNAME)));
+        assert_eq!(Username(&long[1..]).to_string(), "x".repeat(USERNAME));
+    }
+
+    #[test]
+    fn both_relayed_addresses_are_shown() {
+        let v4 = Some(RelayedAddr("192.0.2.1:50000".parse().unwrap()));
+        let v6 = Some(RelayedAddr("[2001:db8::1]:50002".parse().unwrap()));
+        assert_eq!(Relayed(&[v4, v6]).to_string(), "192.0.2.1:50000,[2001:db8::1]:50002");
+        assert_eq!(Relayed(&[None, v6]).to_string(), "[2001:db8::1]:50002");
+    }
+}

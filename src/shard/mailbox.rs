@@ -1,0 +1,235 @@
+//! Packets between shards: one ring of bytes per ordered pair, one writer and one reader, no lock.
+//!
+//! Used when a client's peer is a relayed address of this server that another shard owns. The bytes are copied in and
+//! out, which is still far cheaper than the way through the kernel. A full ring drops the packet; it is UDP.
+//!
+//! ```text
+//! length u32 | class u8 | family of to, from | ports | addresses | application data
+//! ```
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::net::sys::epoll::Waker;
+use crate::net::udp::RecvBatch;
+use crate::turn::types::{PeerAddr, RelayedAddr};
+
+const HEADER: usize = 42;
+
+/// What goes with a packet to another shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Letter {
+    /// The receiving allocation's relayed transport address.
+    pub(super) to: RelayedAddr,
+    /// The sending allocation's.
+    pub(super) from: PeerAddr,
+    /// DSCP and ECN.
+    pub(super) tos: u8,
+}
+
+impl Letter {
+    fn encode(self, len: usize) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        out[..4].copy_from_slice(&(len as u32).to_ne_bytes());
+        out[4] = self.tos;
+        out[5] = u8::from(self.to.0.is_ipv6()) | u8::from(self.from.0.is_ipv6()) << 1;
+        out[6..8].copy_from_slice(&self.to.0.port().to_ne_bytes());
+        out[8..10].copy_from_slice(&self.from.0.port().to_ne_bytes());
+        out[10..26].copy_from_slice(&octets(self.to.0.ip()));
+        out[26..].copy_from_slice(&octets(self.from.0.ip()));
+        out
+    }
+
+    fn decode(b: &[u8; HEADER]) -> (Self, usize) {
+        let addr = |at: usize, port: usize, v6: bool| {
+            let mut ip = [0; 16];
+            ip.copy_from_slice(&b[at..at + 16]);
+            let ip = Ipv6Addr::from(ip);
+            let ip = if v6 { IpAddr::V6(ip) } else { ip.to_canonical() };
+            SocketAddr::new(ip, u16::from_ne_bytes([b[port], b[port + 1]]))
+        };
+        let to = RelayedAddr(addr(10, 6, b[5] & 1 != 0));
+        let from = PeerAddr(addr(26, 8, b[5] & 2 != 0));
+        (
+            Self { to, from, tos: b[4] },
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) as usize,
+        )
+    }
+}
+
+fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The writing end: another shard's mailbox.
+pub(super) struct Sender {
+    ring: Producer<u8>,
+    waker: Waker,
+    unannounced: bool,
+}
+
+impl Sender {
+    /// Puts a packet in; `false`: full, and nothing is put in.
+    pub(super) fn send(&mut self, letter: Letter, data: &[u8]) -> bool {
+        let Ok(mut chunk) = self.ring.write_chunk(HEADER + data.len()) else {
+            return false;
+        };
+        let (first, second) = chunk.as_mut_slices();
+        copy_in(first, second, [&letter.encode(data.len()), data]);
+        chunk.commit_all();
+        self.unannounced = true;
+        true
+    }
+
+    /// Wakes the reader once for everything put in since the last call.
+    pub(super) fn announce(&mut self) {
+        if std::mem::take(&mut self.unannounced) {
+            self.waker.wake();
+        }
+    }
+}
+
+/// Copies `parts`, one behind the other, into `first` and on into `second`, which have room for exactly them.
+fn copy_in(first: &mut [u8], second: &mut [u8], parts: [&[u8]; 2]) {
+    let mut rest = [first, second].into_iter();
+    let mut into = rest.next().unwrap_or_default();
+    for mut part in parts {
+        while !part.is_empty() {
+            if into.is_empty() {
+                let Some(next) = rest.next() else { return };
+                into = next;
+            }
+            let (head, tail) = into.split_at_mut(part.len().min(into.len()));
+            head.copy_from_slice(&part[..head.len()]);
+            part = &part[head.len()..];
+            into = tail;
+        }
+    }
+}
+
+/// The reading end: what one other shard sends here.
+pub(super) struct Receiver {
+    ring: Consumer<u8>,
+}
+
+impl Receiver {
+    /// Takes the next packet and copies its data into `slab`. `Ok(None)`: empty.
+    ///
+    /// # Errors
+    /// The slab has no room; nothing is taken.
+    pub(super) fn receive(&mut self, slab: &mut RecvBatch) -> Result<Option<(Letter, Range<usize>)>, NoRoom> {
+        // The header and data of a packet are committed together: if one is there, both are.
+        let Ok(chunk) = self.ring.read_chunk(HEADER) else {
+            return Ok(None);
+        };
+        let (first, second) = chunk.as_slices();
+        let mut header = [0; HEADER];
+        header[..first.len()].copy_from_slice(first);
+        header[first.len()..].copy_from_slice(second);
+        let (letter, len) = Letter::decode(&header);
+        let Ok(chunk) = self.ring.read_chunk(HEADER + len) else {
+            return Ok(None);
+        };
+        let (first, second) = chunk.as_slices();
+        let (head, tail) = if first.len() >= HEADER {
+            (&first[HEADER..], second)
+        } else {
+            (&[][..], &second[HEADER - first.len()..])
+        };
+        let range = slab.store(head, tail).ok_or(NoRoom)?;
+        chunk.commit_all();
+        Ok(Some((letter, range)))
+    }
+}
+
+/// The slab must be sent and cleared first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+/// A mailbox of `bytes` bytes; `waker` is the reader's.
+pub(super) fn mailbox(bytes: usize, waker: Waker) -> (Sender, Receiver) {
+    let (producer, consumer) = RingBuffer::new(bytes.max(HEADER));
+    (
+        Sender {
+            ring: producer,
+            waker,
+            unannounced: false,
+        },
+        Receiver { ring: consumer },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(i: u16) -> Letter {
+        let text = if i.is_multiple_of(2) { "192.0.2.1" } else { "2001:db8::1" };
+        Letter {
+            to: RelayedAddr(SocketAddr::new(text.parse().unwrap(), 50_000 + i)),
+            from: PeerAddr("198.51.100.7:49152".parse().unwrap()),
+            tos: i as u8,
+        }
+    }
+
+    #[test]
+    fn packets_come_out_as_they_went_in_wherever_the_ring_wraps() {
+        let (mut sender, mut receiver) = mailbox(1000, Waker::new().unwrap());
+        let mut slab = RecvBatch::new(1);
+        for i in 0..500u16 {
+            let data: Vec<u8> = (0..i % 301).map(|x| (x ^ i) as u8).collect();
+            assert!(sender.send(letter(i), &data));
+            slab.clear();
+            let (got, range) = receiver.receive(&mut slab).unwrap().unwrap();
+            assert_eq!((got, &slab.slab()[range]), (letter(i), &data[..]), "packet {i}");
+            assert_eq!(receiver.receive(&mut slab).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_full_mailbox_refuses_whole_packets_and_recovers() {
+        let (mut sender, mut receiver) = mailbox(HEADER * 2 + 10, Waker::new().unwrap());
+        let mut slab = RecvBatch::new(1);
+        assert!(sender.send(letter(0), &[1; 10]));
+        assert!(!sender.send(letter(1), &[2; 1]));
+        assert!(sender.send(letter(2), &[]));
+        assert!(!sender.send(letter(3), &[]));
+        let (got, range) = receiver.receive(&mut slab).unwrap().unwrap();
+        assert_eq!((got, range.len()), (letter(0), 10));
+        assert!(sender.send(letter(4), &[]));
+        assert_eq!(receiver.receive(&mut slab).unwrap().unwrap().0, letter(2));
+        assert_eq!(receiver.receive(&mut slab).unwrap().unwrap().0, letter(4));
+    }
+
+    #[test]
+    fn a_full_slab_leaves_the_packet_where_it_is() {
+        let (mut sender, mut receiver) = mailbox(4096, Waker::new().unwrap());
+        let mut slab = RecvBatch::new(1);
+        slab.store(&[0; 65_000], &[]).unwrap();
+        assert!(sender.send(letter(0), &[7; 1000]));
+        assert_eq!(receiver.receive(&mut slab), Err(NoRoom));
+        slab.clear();
+        assert!(receiver.receive(&mut slab).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_reader_is_woken_once_for_many_packets() {
+        use crate::net::sys::epoll::{Epoll, Interest};
+        use std::os::fd::AsFd;
+        let waker = Waker::new().unwrap();
+        let mut epoll = Epoll::new(1).unwrap();
+        epoll.add(waker.as_fd(), 1, Interest::Read).unwrap();
+        let (mut sender, _receiver) = mailbox(4096, waker);
+        sender.announce();
+        assert_eq!(epoll.wait(Some(core::time::Duration::ZERO)).unwrap(), 0);
+        sender.send(letter(0), b"a");
+        sender.send(letter(0), b"b");
+        sender.announce();
+        assert_eq!(epoll.wait(Some(core::time::Duration::ZERO)).unwrap(), 1);
+    }
+}

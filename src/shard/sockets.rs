@@ -1,0 +1,199 @@
+//! The UDP sockets of one shard: its listeners and the relay sockets of its allocations.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use super::link::{Name, relay_slot};
+use crate::net::sys::epoll::{Epoll, Interest};
+use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::turn::types::RelayId;
+
+/// A relay socket and whose it is.
+#[derive(Debug)]
+struct Relay {
+    socket: UdpSocket,
+    id: RelayId,
+}
+
+/// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, relay sockets behind.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    listeners: Vec<UdpSocket>,
+    /// How many there were at the start: the numbers behind them are those of relay sockets, for ever.
+    listener_count: usize,
+    relays: Vec<Option<Relay>>,
+    options: UdpOptions,
+}
+
+impl Sockets {
+    /// `options` are those of relay sockets.
+    pub(super) fn new(listeners: Vec<UdpSocket>, options: UdpOptions) -> Self {
+        Self {
+            listener_count: listeners.len(),
+            listeners,
+            relays: Vec::new(),
+            options,
+        }
+    }
+
+    /// Watches every listener.
+    pub(super) fn register(&self, epoll: &Epoll) -> io::Result<()> {
+        for (i, socket) in self.listeners.iter().enumerate() {
+            epoll.add(socket.as_fd(), Name::Listener(i as u32).token(), Interest::Read)?;
+        }
+        Ok(())
+    }
+
+    /// Hears no more clients.
+    pub(super) fn close_listeners(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// Numbers in use are below this.
+    pub(super) fn egress_count(&self) -> usize {
+        self.listener_count + self.relays.len()
+    }
+
+    /// The number of a relay socket, open or not.
+    pub(super) fn relay_egress(&self, id: RelayId) -> u32 {
+        self.listener_count as u32 + relay_slot(id)
+    }
+
+    /// The socket with this number.
+    pub(super) fn by_egress(&self, egress: u32) -> Option<&UdpSocket> {
+        let egress = egress as usize;
+        match egress.checked_sub(self.listener_count) {
+            None => self.listeners.get(egress),
+            Some(slot) => self.relays.get(slot)?.as_ref().map(|relay| &relay.socket),
+        }
+    }
+
+    /// Listener `index`.
+    pub(super) fn listener(&self, index: u32) -> Option<&UdpSocket> {
+        self.listeners.get(index as usize)
+    }
+
+    /// The relay socket in `slot`, if its generation still is `generation`.
+    pub(super) fn relay(&self, slot: u32, generation: u32) -> Option<(&UdpSocket, RelayId)> {
+        let relay = self.relays.get(slot as usize)?.as_ref()?;
+        (Name::relay(relay.id) == Name::Relay { slot, generation }).then_some((&relay.socket, relay.id))
+    }
+
+    /// Whether the relay socket named `id` is open.
+    pub(super) fn is_open(&self, id: RelayId) -> bool {
+        self.relays
+            .get(relay_slot(id) as usize)
+            .is_some_and(|slot| slot.as_ref().is_some_and(|relay| relay.id == id))
+    }
+
+    /// Opens, binds and watches a relay socket.
+    ///
+    /// # Errors
+    /// Those of the system; nothing stays open then.
+    pub(super) fn open(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
+        let socket = UdpSocket::bind(bind, &self.options)?;
+        epoll.add(socket.as_fd(), Name::relay(id).token(), Interest::Read)?;
+        let slot = relay_slot(id) as usize;
+        if self.relays.len() <= slot {
+            self.relays.resize_with(slot + 1, || None);
+        }
+        self.relays[slot] = Some(Relay { socket, id });
+        Ok(())
+    }
+
+    /// Closes a relay socket; `false` if it was not open.
+    pub(super) fn close(&mut self, id: RelayId) -> bool {
+        if !self.is_open(id) {
+            return false;
+        }
+        self.relays[relay_slot(id) as usize] = None;
+        // Memory of a crowd that has gone is given back in large steps.
+        while let Some(None) = self.relays.last() {
+            self.relays.pop();
+        }
+        if self.relays.capacity() > 1024 && self.relays.len() < self.relays.capacity() / 4 {
+            self.relays.shrink_to(self.relays.capacity() / 2);
+        }
+        true
+    }
+
+    /// Whether every socket coalesces received and segments sent datagrams.
+    pub(super) fn offloads(&self) -> (bool, bool) {
+        let mut all = self.listeners.iter();
+        (all.clone().all(UdpSocket::uses_gro), all.all(UdpSocket::uses_gso))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn::types::{AllocationId, Family};
+
+    const OPTIONS: UdpOptions = UdpOptions {
+        receive_buffer: 0,
+        send_buffer: 0,
+        offload: true,
+        errors: true,
+        traffic_class: true,
+    };
+
+    fn id(index: u32, generation: u32) -> RelayId {
+        RelayId {
+            allocation: AllocationId { index, generation },
+            family: Family::V4,
+        }
+    }
+
+    fn sockets() -> (Sockets, Epoll) {
+        let listener = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
+        (Sockets::new(vec![listener], OPTIONS), Epoll::new(8).unwrap())
+    }
+
+    #[test]
+    fn numbers_name_listeners_first_and_relays_behind() {
+        let (mut sockets, epoll) = sockets();
+        sockets.open(&epoll, id(3, 1), "127.0.0.1:0".parse().unwrap()).unwrap();
+        assert_eq!(sockets.relay_egress(id(3, 1)), 7);
+        assert_eq!(sockets.egress_count(), 8);
+        assert!(sockets.by_egress(0).is_some() && sockets.by_egress(7).is_some());
+        assert!(sockets.by_egress(1).is_none() && sockets.by_egress(8).is_none());
+    }
+
+    #[test]
+    fn a_stale_name_finds_nothing_in_a_reused_slot() {
+        let (mut sockets, epoll) = sockets();
+        let any = "127.0.0.1:0".parse().unwrap();
+        sockets.open(&epoll, id(0, 1), any).unwrap();
+        assert!(sockets.relay(0, 1).is_some());
+        assert!(sockets.close(id(0, 1)));
+        assert!(!sockets.close(id(0, 1)));
+        sockets.open(&epoll, id(0, 2), any).unwrap();
+        assert!(sockets.relay(0, 1).is_none() && sockets.relay(0, 2).is_some());
+        assert!(
+            !sockets.close(id(0, 1)),
+            "a late close of the old one leaves the new one open"
+        );
+        assert!(sockets.is_open(id(0, 2)));
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_and_leaves_nothing_behind() {
+        let (mut sockets, epoll) = sockets();
+        let taken = sockets.listener(0).unwrap().local_addr();
+        let error = sockets.open(&epoll, id(0, 1), taken).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(sockets.egress_count(), 1);
+    }
+
+    #[test]
+    fn the_table_shrinks_when_a_crowd_has_gone() {
+        let (mut sockets, epoll) = sockets();
+        let any = "127.0.0.1:0".parse().unwrap();
+        sockets.open(&epoll, id(5000, 1), any).unwrap();
+        sockets.open(&epoll, id(1, 1), any).unwrap();
+        sockets.close(id(5000, 1));
+        assert_eq!(sockets.relays.len(), 3);
+        assert!(sockets.relays.capacity() < 10_001);
+    }
+}

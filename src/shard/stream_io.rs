@@ -1,0 +1,197 @@
+//! What a worker does with its clients' streams.
+
+use super::handover::StreamHandover;
+use super::link::Name;
+use super::worker::Worker;
+use crate::net::stream::{Flushed, StreamError};
+use crate::net::sys::epoll::Event;
+use crate::turn::DropReason;
+use crate::turn::types::Link;
+
+impl Worker {
+    /// Takes over a stream from the front door.
+    pub(super) fn adopt(&mut self, handover: StreamHandover) {
+        if self.stop_at.is_some() {
+            return;
+        }
+        match self.streams.adopt(self.now.mono, &self.epoll, handover) {
+            Ok(slot) => {
+                self.stats.streams_adopted.add(1);
+                self.stats.streams.add(1);
+                // What was read to tell TURN from HTTP may be the whole first request.
+                self.take_messages(slot);
+            }
+            Err(error) => {
+                self.stats.stream_closed("io");
+                tracing::debug!(target: "relay::shard", shard = self.index, %error, "cannot take a stream over");
+            }
+        }
+    }
+
+    /// A stream is ready for something.
+    pub(super) fn handle_stream(&mut self, slot: u32, generation: u32, event: Event) {
+        let Some(stream) = self.streams.by_name(slot, generation) else {
+            return;
+        };
+        let closing = stream.closing.is_some();
+        if closing && (event.error || event.hangup) {
+            self.remove_stream(slot, "client");
+            return;
+        }
+        if event.writable && stream.blocked {
+            self.stats.stream_queue_age.record(stream.conn.backlog(self.now.mono).1);
+            self.flush_stream(slot);
+        }
+        if !closing && (event.readable || event.error || event.hangup) {
+            self.read_stream(slot);
+        }
+    }
+
+    fn read_stream(&mut self, slot: u32) {
+        let now = self.now.mono;
+        let Some(stream) = self.streams.at(slot) else { return };
+        match stream.receive(now) {
+            Ok(received) => {
+                self.stats.stream_bytes_received.add(received.bytes as u64);
+                self.take_messages(slot);
+                if received.closed {
+                    self.end_stream(slot, "client");
+                }
+            }
+            Err(error) => {
+                if let StreamError::Tls(_) = error {
+                    // The alert that tells the client why.
+                    let _ = stream.flush(now);
+                }
+                self.remove_stream(slot, error.reason());
+            }
+        }
+    }
+
+    /// Hands every whole message to the core. Each is copied into the slab, so that what is relayed of it can leave
+    /// with everything else of this turn.
+    fn take_messages(&mut self, slot: u32) {
+        loop {
+            if self.carrier.recv.free() == 0 {
+                self.settle_datagrams();
+            }
+            let Some(stream) = self.streams.at(slot).filter(|stream| stream.closing.is_none()) else {
+                return;
+            };
+            let client = stream.client;
+            match stream.conn.next_message() {
+                Ok(Some(message)) => {
+                    // There is a free slot, and a slot holds the longest message.
+                    let Some(packet) = self.carrier.recv.store(message, &[]) else {
+                        self.counters.drop_packet(DropReason::TooLong);
+                        continue;
+                    };
+                    self.packets += 1;
+                    self.handle_client(&client, packet, 0);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    self.end_stream(slot, error.reason());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads no more from a stream and closes it once everything queued is written. Its allocation ends with this turn.
+    pub(super) fn end_stream(&mut self, slot: u32, reason: &'static str) {
+        if let Some(stream) = self.streams.at(slot)
+            && stream.closing.is_none()
+        {
+            stream.closing = Some(reason);
+            stream.conn.close();
+            self.departed.push(stream.client);
+            self.streams.mark_dirty(slot);
+        }
+    }
+
+    /// The core wants a stream closed.
+    pub(super) fn close_stream(&mut self, link: Link) {
+        if let Name::Stream { slot, generation } = Name::from_link(link)
+            && self.streams.by_name(slot, generation).is_some()
+        {
+            self.end_stream(slot, "server");
+        }
+    }
+
+    /// Closes a stream at once.
+    fn remove_stream(&mut self, slot: u32, reason: &'static str) {
+        let ended = self.streams.at(slot).and_then(|stream| stream.closing);
+        if let Some(client) = self.streams.remove(slot) {
+            if ended.is_none() {
+                self.departed.push(client);
+            }
+            self.stats.streams.sub(1);
+            self.stats.stream_closed(ended.unwrap_or(reason));
+        }
+    }
+
+    /// Flushes what got something to send in this turn. A blocked stream waits for its socket instead.
+    pub(super) fn flush_streams(&mut self) {
+        while let Some(slot) = self.streams.next_dirty() {
+            match self.streams.at(slot) {
+                Some(stream) if stream.blocked => self.watch(slot),
+                Some(_) => self.flush_stream(slot),
+                None => {}
+            }
+        }
+    }
+
+    fn flush_stream(&mut self, slot: u32) {
+        let Some(stream) = self.streams.at(slot) else { return };
+        self.stats.stream_flushes.add(1);
+        let flushed = stream.flush(self.now.mono);
+        let closing = stream.closing;
+        self.count_dropped(slot);
+        let done = match flushed {
+            Ok(Flushed::Done) => closing,
+            Ok(Flushed::Blocked) => {
+                self.stats.stream_blocked.add(1);
+                None
+            }
+            Err(error) => Some(error.reason()),
+        };
+        match done {
+            Some(reason) => self.remove_stream(slot, reason),
+            None => self.watch(slot),
+        }
+    }
+
+    /// Counts what a slow stream has lost.
+    fn count_dropped(&mut self, slot: u32) {
+        let Some(dropped) = self.streams.at(slot).map(|stream| stream.conn.take_dropped()) else {
+            return;
+        };
+        if dropped.total() > 0 {
+            self.counters.dropped[DropReason::StreamBackpressure as usize].add(dropped.total());
+            self.stats.stream_dropped_aged.add(dropped.aged);
+            self.stats.stream_dropped_overflowed.add(dropped.overflowed);
+        }
+    }
+
+    /// Makes epoll tell what the stream waits for now.
+    fn watch(&mut self, slot: u32) {
+        if self.streams.update_interest(&self.epoll, slot).is_err() {
+            self.remove_stream(slot, "io");
+        }
+    }
+
+    /// Closes a stream whose time is up: a message or a write not completed, or no allocation for too long.
+    pub(super) fn check_deadlines(&mut self, slot: u32) {
+        let now = self.now.mono;
+        self.count_dropped(slot);
+        let Some(stream) = self.streams.at(slot) else { return };
+        if let Err(error) = stream.conn.handle_timeout(now) {
+            self.remove_stream(slot, error.reason());
+        } else if self.server.has_allocation(&stream.client) {
+            stream.idle_since = now;
+        } else if now - stream.idle_since >= self.idle_timeout {
+            self.end_stream(slot, "idle");
+        }
+    }
+}

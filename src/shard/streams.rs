@@ -1,0 +1,282 @@
+//! The TCP and TLS clients of one shard: who they are, what is to be flushed, what epoll is to tell.
+
+use core::any::Any;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+
+use super::handover::StreamHandover;
+use super::link::{Name, next_generation};
+use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits};
+use crate::net::sys::epoll::{Epoll, Interest};
+use crate::turn::time::Instant;
+use crate::turn::types::{Client, FiveTuple};
+
+/// One client's stream.
+pub(super) struct Stream {
+    /// Its messages and queue.
+    pub(super) conn: StreamConn,
+    /// Its name in the protocol.
+    pub(super) client: Client,
+    /// The limits for strangers are lifted.
+    pub(super) authenticated: bool,
+    /// Since when it has had no allocation.
+    pub(super) idle_since: Instant,
+    /// Nothing is read any more, and once everything is written it is closed; with the reason.
+    pub(super) closing: Option<&'static str>,
+    /// The last flush left something.
+    pub(super) blocked: bool,
+    socket: TcpStream,
+    interest: Interest,
+    dirty: bool,
+    _guard: Box<dyn Any + Send>,
+}
+
+impl Stream {
+    /// Reads once.
+    pub(super) fn receive(&mut self, now: Instant) -> Result<crate::net::stream::Received, StreamError> {
+        self.conn.receive(now, &mut &self.socket)
+    }
+
+    /// Writes what is queued, as far as the socket takes it.
+    pub(super) fn flush(&mut self, now: Instant) -> Result<Flushed, StreamError> {
+        let flushed = self.conn.flush(now, &mut &self.socket)?;
+        self.blocked = flushed == Flushed::Blocked;
+        Ok(flushed)
+    }
+
+    const fn wanted_interest(&self) -> Interest {
+        match (self.closing.is_some(), self.blocked) {
+            (false, false) => Interest::Read,
+            (false, true) => Interest::ReadWrite,
+            (true, true) => Interest::Write,
+            (true, false) => Interest::None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Entry {
+    generation: u32,
+    stream: Option<Box<Stream>>,
+}
+
+/// All streams of a shard.
+pub(super) struct Streams {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    /// Slots with something new to flush.
+    dirty: Vec<u32>,
+    limits: StreamLimits,
+    open: usize,
+}
+
+impl Streams {
+    /// No streams; `limits` apply to each.
+    pub(super) fn new(limits: StreamLimits) -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            dirty: Vec::new(),
+            limits,
+            open: 0,
+        }
+    }
+
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.open
+    }
+
+    /// Slots are below this.
+    pub(super) fn slots(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// Takes a stream over and returns its slot. It may hold messages already.
+    ///
+    /// # Errors
+    /// The socket cannot be set up or watched; it is closed then.
+    pub(super) fn adopt(&mut self, now: Instant, epoll: &Epoll, handover: StreamHandover) -> io::Result<u32> {
+        let StreamHandover {
+            socket,
+            tls,
+            early,
+            client,
+            server,
+            transport,
+            guard,
+        } = handover;
+        // It is by contract; if it were not, one client could stop them all.
+        socket.set_nonblocking(true)?;
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.entries.push(Entry::default());
+                self.entries.len() as u32 - 1
+            }
+        };
+        let entry = &mut self.entries[slot as usize];
+        let name = Name::Stream {
+            slot,
+            generation: entry.generation,
+        };
+        if let Err(error) = epoll.add(socket.as_fd(), name.token(), Interest::Read) {
+            self.free.push(slot);
+            return Err(error);
+        }
+        entry.stream = Some(Box::new(Stream {
+            conn: StreamConn::new(now, self.limits.clone(), tls, early),
+            client: Client {
+                five_tuple: FiveTuple {
+                    client,
+                    server,
+                    transport,
+                },
+                link: name.link(),
+            },
+            authenticated: false,
+            idle_since: now,
+            closing: None,
+            blocked: false,
+            socket,
+            interest: Interest::Read,
+            dirty: false,
+            _guard: guard,
+        }));
+        self.open += 1;
+        Ok(slot)
+    }
+
+    /// The stream in `slot`, whatever its generation.
+    pub(super) fn at(&mut self, slot: u32) -> Option<&mut Stream> {
+        self.entries.get_mut(slot as usize)?.stream.as_deref_mut()
+    }
+
+    /// The stream this name was given to; `None` if it is gone, even if its slot is in use again.
+    pub(super) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Stream> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        if entry.generation == generation {
+            entry.stream.as_deref_mut()
+        } else {
+            None
+        }
+    }
+
+    /// Notes that something is to be flushed.
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
+        if let Some(stream) = self
+            .entries
+            .get_mut(slot as usize)
+            .and_then(|entry| entry.stream.as_deref_mut())
+            && !stream.dirty
+        {
+            stream.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Takes one slot off the list of those to be flushed.
+    pub(super) fn next_dirty(&mut self) -> Option<u32> {
+        let slot = self.dirty.pop()?;
+        if let Some(stream) = self.at(slot) {
+            stream.dirty = false;
+        }
+        Some(slot)
+    }
+
+    /// Tells epoll what the stream waits for, if that has changed.
+    pub(super) fn update_interest(&mut self, epoll: &Epoll, slot: u32) -> io::Result<()> {
+        let Some(entry) = self.entries.get_mut(slot as usize) else {
+            return Ok(());
+        };
+        let Some(stream) = entry.stream.as_deref_mut() else {
+            return Ok(());
+        };
+        let wanted = stream.wanted_interest();
+        if stream.interest != wanted {
+            let name = Name::Stream {
+                slot,
+                generation: entry.generation,
+            };
+            epoll.modify(stream.socket.as_fd(), name.token(), wanted)?;
+            stream.interest = wanted;
+        }
+        Ok(())
+    }
+
+    /// Closes the stream in `slot` and forgets it; whoever was it is returned.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Client> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        let stream = entry.stream.take()?;
+        entry.generation = next_generation(entry.generation);
+        self.free.push(slot);
+        self.open -= 1;
+        Some(stream.client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn::types::Transport;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    fn handover(guard: Arc<()>) -> (TcpStream, StreamHandover) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, from) = listener.accept().unwrap();
+        let server = socket.local_addr().unwrap();
+        let transport = Transport::Tcp;
+        (
+            client,
+            StreamHandover {
+                socket,
+                tls: None,
+                early: Vec::new(),
+                client: from,
+                server,
+                transport,
+                guard: Box::new(guard),
+            },
+        )
+    }
+
+    #[test]
+    fn a_slot_is_reused_under_another_generation_and_the_guard_goes_with_the_stream() {
+        let epoll = Epoll::new(4).unwrap();
+        let mut streams = Streams::new(StreamLimits::default());
+        let guard = Arc::new(());
+        let (_a, first) = handover(Arc::clone(&guard));
+        let slot = streams.adopt(Instant::ZERO, &epoll, first).unwrap();
+        let name = Name::from_link(streams.at(slot).unwrap().client.link);
+        let Name::Stream { generation, .. } = name else {
+            panic!("{name:?}")
+        };
+        assert_eq!((streams.len(), Arc::strong_count(&guard)), (1, 2));
+        assert!(streams.remove(slot).is_some());
+        assert!(streams.remove(slot).is_none());
+        assert_eq!((streams.len(), Arc::strong_count(&guard)), (0, 1));
+        let (_b, second) = handover(guard);
+        assert_eq!(streams.adopt(Instant::ZERO, &epoll, second).unwrap(), slot);
+        assert!(streams.by_name(slot, generation).is_none());
+        assert!(streams.by_name(slot, generation + 1).is_some());
+    }
+
+    #[test]
+    fn a_stream_is_flushed_once_however_often_it_was_marked() {
+        let epoll = Epoll::new(4).unwrap();
+        let mut streams = Streams::new(StreamLimits::default());
+        let (_a, one) = handover(Arc::new(()));
+        let slot = streams.adopt(Instant::ZERO, &epoll, one).unwrap();
+        for _ in 0..3 {
+            streams.mark_dirty(slot);
+        }
+        streams.mark_dirty(99);
+        assert_eq!(streams.next_dirty(), Some(slot));
+        assert_eq!(streams.next_dirty(), None);
+        streams.mark_dirty(slot);
+        assert_eq!(streams.next_dirty(), Some(slot));
+    }
+}

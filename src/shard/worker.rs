@@ -1,0 +1,374 @@
+//! The loop of one shard: wait, receive a bounded batch from each ready socket, decide, send, and again.
+//!
+//! Life of a packet: a slot of the slab is filled by the kernel (`carrier`), the core looks at it and answers with a
+//! verdict (`turn`), the verdict becomes an entry of the send batch that points into the slot (`deliver`), and at the end
+//! of the turn the batch leaves grouped by socket. Nothing is copied, allocated, locked or logged on this way.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::carrier::Carrier;
+use super::clock::Clock;
+use super::counters::ShardCounters;
+use super::handover::StreamHandover;
+use super::link::Name;
+use super::log::{self, LogClient};
+use super::mailbox;
+use super::pace::Pace;
+use super::streams::Streams;
+use crate::net::sys::epoll::{Epoll, Event, Interest, Waker};
+use crate::net::sys::options;
+use crate::turn::time::{Instant, Now};
+use crate::turn::types::{Client, FiveTuple, PeerAddr, RelayId, Transport};
+use crate::turn::{Command, Config, Counters, Icmp, OpenError, Response, Server};
+
+/// Messages taken from a listener in one turn; also the most taken from a relay socket.
+const LISTENER_BATCH: usize = 32;
+/// Messages taken from a relay socket when many are ready: a flood on one must not make the others wait.
+const RELAY_BATCH: usize = 8;
+/// Packets taken from another shard in one turn.
+const MAIL_BATCH: usize = 256;
+/// ICMP errors taken from a relay socket in one turn.
+const ERROR_BATCH: usize = 16;
+/// Events taken from epoll in one turn.
+pub(super) const EVENT_BATCH: usize = 256;
+/// The loop turns at least this often, to show that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often some of the streams are looked at for passed deadlines; all of them within [`SCAN_PARTS`] of it.
+const SCAN: Duration = Duration::from_millis(250);
+const SCAN_PARTS: u32 = 4;
+/// A relay socket that cannot be opened is worth a line in the log, but not every time.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// What the rest of the process tells a shard.
+#[derive(Debug)]
+pub(super) enum Control {
+    /// Go on with this configuration.
+    Config(Arc<Config>),
+    /// End every allocation and stream, then stop; at the latest after this long.
+    Shutdown(Duration),
+}
+
+/// The ends of everything that leads to a worker.
+pub(super) struct Inlets {
+    pub(super) control: mpsc::Receiver<Control>,
+    pub(super) handovers: mpsc::Receiver<StreamHandover>,
+    pub(super) mail: Vec<mailbox::Receiver>,
+    pub(super) waker: Waker,
+}
+
+/// One shard.
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) clock: Clock,
+    pub(super) now: Now,
+    pub(super) server: Server,
+    pub(super) response: Response,
+    pub(super) epoll: Epoll,
+    pub(super) carrier: Carrier,
+    pub(super) streams: Streams,
+    /// Streams whose clients are gone; the core has yet to hear of it.
+    pub(super) departed: Vec<Client>,
+    pub(super) inlets: Inlets,
+    /// By shard; none to oneself.
+    pub(super) mail_to: Vec<Option<mailbox::Sender>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) stats: Arc<ShardCounters>,
+    pub(super) pace: Pace,
+    pub(super) idle_timeout: Duration,
+    pub(super) log_client: LogClient,
+    /// Packets handled in this turn.
+    pub(super) packets: u64,
+    /// Messages taken from a relay socket in this turn.
+    pub(super) relay_batch: usize,
+    pub(super) next_scan: Instant,
+    pub(super) scan_part: u32,
+    pub(super) warned_at: Option<Instant>,
+    /// When a shutdown must be over.
+    pub(super) stop_at: Option<Instant>,
+}
+
+impl Worker {
+    /// Turns until told to stop.
+    ///
+    /// # Errors
+    /// The readiness interface itself fails, which nothing but a bug can cause.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        // Without it pauses are merely longer.
+        let _ = options::set_exact_sleep();
+        self.epoll
+            .add(self.inlets.waker.as_fd(), Name::Waker.token(), Interest::Read)?;
+        self.carrier.sockets.register(&self.epoll)?;
+        let (gro, gso) = self.carrier.sockets.offloads();
+        self.stats.gro.set(u64::from(gro));
+        self.stats.gso.set(u64::from(gso));
+        while !self.is_stopped() {
+            let ready = self.epoll.wait(Some(self.time_to_wait()))?;
+            self.tick();
+            self.relay_batch = (LISTENER_BATCH * 2 / ready.max(1)).clamp(RELAY_BATCH, LISTENER_BATCH);
+            for i in 0..ready {
+                if let Some(event) = self.epoll.event(i) {
+                    self.handle_event(event);
+                }
+            }
+            self.handle_timers();
+            self.settle();
+            self.stats.turns.add(1);
+            if let Some(pause) = self.pace.after(self.now.mono, self.packets) {
+                self.stats.pauses.add(1);
+                std::thread::sleep(pause);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop_at
+            .is_some_and(|at| self.streams.len() == 0 || self.now.mono >= at)
+    }
+
+    fn time_to_wait(&self) -> Duration {
+        let now = self.now.mono;
+        let mut wait = HEARTBEAT;
+        if let Some(at) = self.server.poll_timeout() {
+            wait = wait.min(at - now);
+        }
+        if self.streams.len() > 0 {
+            wait = wait.min(self.next_scan - now);
+        }
+        wait
+    }
+
+    /// Reads the clock, once per turn.
+    fn tick(&mut self) {
+        self.now = self.clock.now();
+        self.packets = 0;
+        self.stats.heartbeat.set(self.now.mono.as_nanos());
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        // A full slab leaves no room for what this socket has.
+        if self.carrier.recv.free() == 0 {
+            self.settle_datagrams();
+        }
+        match Name::from_token(event.token) {
+            Name::Listener(index) => self.receive_clients(index),
+            Name::Relay { slot, generation } => {
+                if event.error {
+                    self.receive_errors(slot, generation);
+                }
+                self.receive_peers(slot, generation);
+            }
+            Name::Stream { slot, generation } => self.handle_stream(slot, generation, event),
+            Name::Waker => self.receive_mail(),
+        }
+    }
+
+    fn receive_clients(&mut self, index: u32) {
+        let Some(local) = self.carrier.sockets.listener(index).map(|socket| socket.local_addr()) else {
+            return;
+        };
+        for i in self.carrier.receive(|sockets| sockets.listener(index), LISTENER_BATCH) {
+            let Some(slot) = self.carrier.recv.slot(i) else {
+                continue;
+            };
+            let mut server = local;
+            if let Some(ip) = slot.local {
+                server.set_ip(ip);
+            }
+            let five_tuple = FiveTuple {
+                client: slot.source,
+                server,
+                transport: Transport::Udp,
+            };
+            let client = Client {
+                five_tuple,
+                link: Name::Listener(index).link(),
+            };
+            for packet in slot.datagrams() {
+                self.count_datagram();
+                self.handle_client(&client, packet, slot.tos);
+            }
+        }
+    }
+
+    /// One datagram, or one message of a stream, at `packet` in the slab.
+    pub(super) fn handle_client(&mut self, client: &Client, packet: Range<usize>, tos: u8) {
+        let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
+        let verdict = self.server.handle_client(self.now, client, bytes, &mut self.response);
+        self.apply(verdict, Some(client), packet, tos);
+    }
+
+    fn receive_peers(&mut self, slot: u32, generation: u32) {
+        let Some((_, id)) = self.carrier.sockets.relay(slot, generation) else {
+            return;
+        };
+        let slots = self
+            .carrier
+            .receive(|sockets| sockets.relay(slot, generation).map(|(s, _)| s), RELAY_BATCH);
+        for i in slots {
+            let Some(slot) = self.carrier.recv.slot(i) else {
+                continue;
+            };
+            for packet in slot.datagrams() {
+                self.count_datagram();
+                let verdict = self
+                    .server
+                    .handle_peer(self.now, id, PeerAddr(slot.source), packet.len());
+                self.apply(verdict, None, packet, slot.tos);
+            }
+        }
+    }
+
+    fn count_datagram(&mut self) {
+        self.packets += 1;
+        self.stats.received_datagrams.add(1);
+    }
+
+    /// ICMP errors about datagrams this relay socket has sent (RFC 8656 §11.5). They never harm the socket itself.
+    fn receive_errors(&mut self, slot: u32, generation: u32) {
+        for _ in 0..ERROR_BATCH {
+            let Some((socket, id)) = self.carrier.sockets.relay(slot, generation) else {
+                return;
+            };
+            let Some(error) = socket.take_error() else { return };
+            self.stats.icmp_errors.add(1);
+            let icmp = Icmp {
+                icmp_type: error.kind,
+                code: error.code,
+                data: error.info,
+            };
+            let peer = PeerAddr(error.destination);
+            if let Some(client) = self.server.handle_icmp(self.now, id, peer, icmp, &mut self.response) {
+                self.respond(&client);
+            }
+        }
+    }
+
+    /// Everything that came by way of other threads.
+    fn receive_mail(&mut self) {
+        self.inlets.waker.clear();
+        for shard in 0..self.inlets.mail.len() {
+            for taken in 0.. {
+                if taken == MAIL_BATCH {
+                    // The rest is for the next turn; others are waiting too.
+                    self.inlets.waker.wake();
+                    break;
+                }
+                match self.inlets.mail[shard].receive(&mut self.carrier.recv) {
+                    Ok(Some((letter, data))) => {
+                        self.packets += 1;
+                        self.stats.mailbox_received.add(1);
+                        self.relayed(letter, data);
+                    }
+                    Ok(None) => break,
+                    Err(mailbox::NoRoom) => self.settle_datagrams(),
+                }
+            }
+        }
+        while let Ok(handover) = self.inlets.handovers.try_recv() {
+            self.adopt(handover);
+        }
+        while let Ok(control) = self.inlets.control.try_recv() {
+            match control {
+                Control::Config(config) => self.server.set_config(self.now, config),
+                Control::Shutdown(timeout) => self.begin_shutdown(timeout),
+            }
+        }
+    }
+
+    fn begin_shutdown(&mut self, timeout: Duration) {
+        self.server.shutdown(self.now);
+        for slot in 0..self.streams.slots() {
+            self.end_stream(slot, "shutdown");
+        }
+        self.settle();
+        self.carrier.sockets.close_listeners();
+        self.stop_at = Some(self.now.mono + timeout);
+    }
+
+    fn handle_timers(&mut self) {
+        if self.server.poll_timeout().is_some_and(|at| at <= self.now.mono) {
+            self.server.handle_timeout(self.now);
+        }
+        if self.now.mono >= self.next_scan {
+            self.next_scan = self.now.mono + SCAN;
+            self.scan_part = (self.scan_part + 1) % SCAN_PARTS;
+            for slot in (self.scan_part..self.streams.slots()).step_by(SCAN_PARTS as usize) {
+                self.check_deadlines(slot);
+            }
+        }
+    }
+
+    /// Sends what was collected, so that the slab is free again in the middle of a turn.
+    pub(super) fn settle_datagrams(&mut self) {
+        self.carrier.finish(self.now.mono);
+    }
+
+    /// The end of a turn: everything decided in it is carried out.
+    pub(super) fn settle(&mut self) {
+        self.carry_out();
+        self.settle_datagrams();
+        // Flushing may find streams broken, whose allocations then end.
+        self.flush_streams();
+        self.carry_out();
+        for sender in self.mail_to.iter_mut().flatten() {
+            sender.announce();
+        }
+    }
+
+    /// Commands, departures and events of the core, until there are none.
+    fn carry_out(&mut self) {
+        loop {
+            while let Some(command) = self.server.poll_command() {
+                match command {
+                    Command::OpenRelay { id, bind } => self.open_relay(id, bind),
+                    Command::CloseRelay { id } => self.carrier.close(self.now.mono, id),
+                    Command::CloseStream { link } => self.close_stream(link),
+                }
+            }
+            // Only now, so that a request before a client's FIN has got its response (RFC 8489 §6.2.2).
+            let Some(client) = self.departed.pop() else { break };
+            self.server.handle_disconnect(self.now, &client);
+        }
+        while let Some(event) = self.server.poll_event() {
+            log::log(&event, self.index, self.log_client);
+        }
+    }
+
+    fn open_relay(&mut self, id: RelayId, bind: std::net::SocketAddr) {
+        let result = self
+            .carrier
+            .open(&self.epoll, id, bind)
+            .map_err(|error| self.classify(&error, bind));
+        if let Some(client) = self
+            .server
+            .handle_relay_opened(self.now, id, result, &mut self.response)
+        {
+            self.respond(&client);
+        }
+    }
+
+    fn classify(&mut self, error: &io::Error, bind: std::net::SocketAddr) -> OpenError {
+        let class = match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => return OpenError::AddressInUse,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => {
+                self.stats.relay_exhausted.add(1);
+                OpenError::Exhausted
+            }
+            _ => {
+                self.stats.relay_open_failed.add(1);
+                OpenError::Other
+            }
+        };
+        if self.warned_at.is_none_or(|at| self.now.mono - at >= WARN_EVERY) {
+            self.warned_at = Some(self.now.mono);
+            tracing::warn!(target: "relay::shard", shard = self.index, %bind, %error, "cannot open a relay socket");
+        }
+        class
+    }
+}

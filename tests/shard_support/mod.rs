@@ -1,0 +1,535 @@
+//! A server of shards on loopback, and a small TURN client to talk to it, over UDP and TCP.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "helpers of tests; each test binary uses its part"
+)]
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket as StdUdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use relay::net::stream::KERNEL_UNSENT;
+use relay::net::udp::{UdpOptions, UdpSocket};
+use relay::shard::{ShardConfig, Shards, StreamHandover};
+use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay::turn::policy::{PeerPolicy, PolicyConfig};
+use relay::turn::types::Transport;
+use relay::turn::{Config, Shared};
+use relay::wire::attribute::AttributeType;
+use relay::wire::framing::{Framing, next_frame};
+use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+use relay::wire::message::{Class, Message, Method, TransactionId};
+use relay::wire::writer::MessageWriter;
+
+pub const REALM: &str = "example.org";
+pub const USER: &str = "alice";
+pub const PASSWORD: &str = "correct horse battery staple";
+/// Where relay sockets are bound; peers of the tests are on 127.0.0.1.
+pub const RELAY_IP: &str = "127.0.0.2";
+
+/// Long enough for a busy machine, short enough to fail.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Nothing is to come: how long that is believed.
+pub const SILENCE: Duration = Duration::from_millis(100);
+
+pub const UDP: UdpOptions = UdpOptions {
+    receive_buffer: 4 << 20,
+    send_buffer: 4 << 20,
+    offload: true,
+    errors: false,
+    traffic_class: true,
+};
+
+pub fn turn_config() -> Config {
+    let credentials = Credentials::new(CredentialsConfig {
+        realm: REALM.into(),
+        users: vec![StaticUser {
+            name: USER.into(),
+            password: PASSWORD.to_owned().into(),
+        }],
+        ..CredentialsConfig::default()
+    })
+    .unwrap();
+    let relay_ip: IpAddr = RELAY_IP.parse().unwrap();
+    let v6: IpAddr = "::1".parse().unwrap();
+    // Below the kernel's ephemeral ports, so that no peer of a test looks like a relayed address.
+    let ports = 10_240..=32_767;
+    let policy = PeerPolicy::new(PolicyConfig {
+        allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        relay_ips: vec![relay_ip, v6],
+        relay_ports: ports.clone(),
+        ..PolicyConfig::default()
+    })
+    .unwrap();
+    Config {
+        realm: REALM.into(),
+        software: None,
+        credentials: Arc::new(credentials),
+        policy: Arc::new(policy),
+        relay: RelayConfig {
+            ipv4: Some(RelayAddress {
+                bind: relay_ip,
+                announced: relay_ip,
+            }),
+            ipv6: Some(RelayAddress {
+                bind: v6,
+                announced: v6,
+            }),
+            ports,
+        },
+        binding: true,
+        challenge: Challenge::Compact,
+        nonce_lifetime: Duration::from_secs(3600),
+        default_lifetime: Duration::from_secs(600),
+        max_lifetime: Duration::from_secs(3600),
+        max_session: None,
+        rfc5766_channels: false,
+        limits: Limits {
+            allocations_per_user: 10_000,
+            allocations_per_ip: 10_000,
+            challenges_per_second: 10_000,
+            challenge_burst: 10_000,
+            bindings_per_second: 10_000,
+            permission_requests_per_second: 10_000,
+            ..Limits::default()
+        },
+    }
+}
+
+/// A running server.
+pub struct TestServer {
+    pub shards: Shards,
+    pub udp: SocketAddr,
+}
+
+impl TestServer {
+    pub fn start(workers: usize) -> Self {
+        Self::start_with(workers, "127.0.0.1:0", ShardConfig::default(), turn_config())
+    }
+
+    pub fn start_with(workers: usize, listen: &str, config: ShardConfig, turn: Config) -> Self {
+        let group = UdpSocket::bind_group(listen.parse().unwrap(), workers, &UDP).unwrap();
+        let udp = group[0].local_addr();
+        let sockets = group.into_iter().map(|socket| vec![socket]).collect();
+        let shards = Shards::start(config, Arc::new(turn), Arc::new(Shared::new([7; 32])), sockets).unwrap();
+        Self { shards, udp }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::udp(self.udp)
+    }
+
+    /// A client on a TCP connection, accepted here and handed over as the front door does.
+    pub fn tcp_client(&self) -> Client {
+        let (stream, handover) = tcp_pair(Vec::new());
+        self.shards.adopt(handover);
+        Client::tcp(stream)
+    }
+
+    /// A client with an allocation on another shard than the one that has `relayed`.
+    pub fn client_elsewhere(&self, relayed: SocketAddr) -> (Client, SocketAddr) {
+        let count = self.shards.counters().len();
+        let shard_of = |addr: SocketAddr| usize::from(addr.port()) / 2 % count;
+        // The kernel deals clients out by hash: some client soon lands elsewhere.
+        (0..500)
+            .map(|_| {
+                let mut client = self.client();
+                let relayed = client.allocate();
+                (client, relayed)
+            })
+            .find(|(_, other)| shard_of(*other) != shard_of(relayed))
+            .expect("a client on another shard")
+    }
+
+    /// Sum over the shards.
+    pub fn stat(&self, of: impl Fn(&relay::shard::ShardCounters) -> u64) -> u64 {
+        self.shards.shard_counters().iter().map(|counters| of(counters)).sum()
+    }
+
+    /// Sum over the shards.
+    pub fn count(&self, of: impl Fn(&relay::turn::Counters) -> u64) -> u64 {
+        self.shards.counters().iter().map(|counters| of(counters)).sum()
+    }
+
+    /// Waits until `what` holds.
+    pub fn eventually(&self, text: &str, what: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !what(self) {
+            assert!(Instant::now() < deadline, "never: {text}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Both ends of a TCP connection: the client's, and the server's as it is handed to a shard.
+pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (socket, client) = listener.accept().unwrap();
+    let options = socket2::SockRef::from(&socket);
+    options.set_tcp_nodelay(true).unwrap();
+    options.set_tcp_notsent_lowat(KERNEL_UNSENT).unwrap();
+    let server = socket.local_addr().unwrap();
+    let handover = StreamHandover {
+        socket,
+        tls: None,
+        early,
+        client,
+        server,
+        transport: Transport::Tcp,
+        guard: Box::new(()),
+    };
+    (stream, handover)
+}
+
+/// A peer on loopback.
+pub struct Peer {
+    pub socket: StdUdpSocket,
+}
+
+impl Peer {
+    pub fn new() -> Self {
+        Self::on("127.0.0.1:0")
+    }
+
+    pub fn on(addr: &str) -> Self {
+        let socket = StdUdpSocket::bind(addr).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    pub fn send(&self, to: SocketAddr, data: &[u8]) {
+        self.socket.send_to(data, to).unwrap();
+    }
+
+    #[track_caller]
+    pub fn recv(&self) -> (Vec<u8>, SocketAddr) {
+        let mut buffer = vec![0; 65_536];
+        let (len, from) = self.socket.recv_from(&mut buffer).expect("a datagram at the peer");
+        buffer.truncate(len);
+        (buffer, from)
+    }
+
+    pub fn hears_nothing(&self) -> bool {
+        self.socket.set_read_timeout(Some(SILENCE)).unwrap();
+        let nothing = self.socket.recv_from(&mut [0; 2048]).is_err();
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        nothing
+    }
+}
+
+/// How a client reaches the server.
+pub enum Pipe {
+    Udp(StdUdpSocket),
+    Tcp { stream: Box<dyn Stream>, buffer: Vec<u8> },
+}
+
+/// A byte stream: TCP, or TLS over it.
+pub trait Stream: Read + Write {
+    fn patience(&self, timeout: Duration);
+}
+
+impl Stream for TcpStream {
+    fn patience(&self, timeout: Duration) {
+        self.set_read_timeout(Some(timeout)).unwrap();
+    }
+}
+
+impl Pipe {
+    pub fn send(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Udp(socket) => assert_eq!(socket.send(bytes).unwrap(), bytes.len()),
+            Self::Tcp { stream, .. } => stream.write_all(bytes).unwrap(),
+        }
+    }
+
+    /// One message; `None` if none comes in time or the stream ends.
+    pub fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>> {
+        match self {
+            Self::Udp(socket) => {
+                socket.set_read_timeout(Some(timeout)).unwrap();
+                let mut buffer = vec![0; 65_536];
+                let len = socket.recv(&mut buffer).ok()?;
+                buffer.truncate(len);
+                Some(buffer)
+            }
+            Self::Tcp { stream, buffer } => {
+                stream.patience(timeout);
+                loop {
+                    match next_frame(buffer).expect("the server frames its messages") {
+                        Framing::Message(len) => return Some(buffer.drain(..len).collect()),
+                        Framing::Skip(len) => panic!("{len} bytes on a reserved channel"),
+                        Framing::Need(_) => {}
+                    }
+                    let mut chunk = [0; 65_536];
+                    let len = stream.read(&mut chunk).ok().filter(|&len| len > 0)?;
+                    buffer.extend_from_slice(&chunk[..len]);
+                }
+            }
+        }
+    }
+}
+
+/// What a client got that is no response to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    Channel { number: u16, data: Vec<u8> },
+    Data { peer: SocketAddr, data: Vec<u8> },
+    Icmp { peer: SocketAddr, icmp_type: u8, code: u16 },
+}
+
+pub struct Client {
+    pub pipe: Pipe,
+    key: Key,
+    nonce: Option<Vec<u8>>,
+    next_id: u64,
+    early: VecDeque<Incoming>,
+}
+
+impl Client {
+    pub fn new(pipe: Pipe) -> Self {
+        let key = Key::long_term(USER.as_bytes(), REALM, PASSWORD.as_bytes(), PasswordAlgorithm::Md5);
+        Self {
+            pipe,
+            key,
+            nonce: None,
+            next_id: 1,
+            early: VecDeque::new(),
+        }
+    }
+
+    pub fn udp(server: SocketAddr) -> Self {
+        let bind = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+        let socket = StdUdpSocket::bind(bind).unwrap();
+        socket.connect(server).unwrap();
+        Self::new(Pipe::Udp(socket))
+    }
+
+    pub fn tcp(stream: TcpStream) -> Self {
+        Self::new(Pipe::Tcp {
+            stream: Box::new(stream),
+            buffer: Vec::new(),
+        })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        match &self.pipe {
+            Pipe::Udp(socket) => socket.local_addr().unwrap(),
+            Pipe::Tcp { .. } => panic!("a stream"),
+        }
+    }
+
+    fn id(&mut self) -> TransactionId {
+        let mut id = [0x5a; 12];
+        id[4..].copy_from_slice(&self.next_id.to_be_bytes());
+        self.next_id += 1;
+        TransactionId(id)
+    }
+
+    /// A request as bytes, signed if a nonce is known.
+    pub fn compose(&mut self, method: Method, attributes: &dyn Fn(&mut MessageWriter<'_>)) -> Vec<u8> {
+        let mut buffer = vec![0; 2048];
+        let id = self.id();
+        let mut writer = MessageWriter::new(&mut buffer, Class::Request, method, id);
+        attributes(&mut writer);
+        if let Some(nonce) = &self.nonce {
+            writer
+                .attribute(AttributeType::USERNAME, USER.as_bytes())
+                .attribute(AttributeType::REALM, REALM.as_bytes())
+                .attribute(AttributeType::NONCE, nonce)
+                .integrity(&self.key, Integrity::Sha1);
+        }
+        let len = writer.finish().unwrap();
+        buffer.truncate(len);
+        buffer
+    }
+
+    /// Sends a request and returns the final response, after one round of 401 or 438.
+    #[track_caller]
+    pub fn request(&mut self, method: Method, attributes: &dyn Fn(&mut MessageWriter<'_>)) -> Vec<u8> {
+        for _ in 0..3 {
+            let request = self.compose(method, attributes);
+            self.pipe.send(&request);
+            let response = self.response(&request);
+            let message = Message::parse(&response).unwrap();
+            match error_code(&message) {
+                Some(401 | 438) => {
+                    self.nonce = Some(message.attribute(AttributeType::NONCE).unwrap().to_vec());
+                }
+                _ => return response,
+            }
+        }
+        panic!("{method:?}: challenged again and again");
+    }
+
+    /// The response to `request`; anything else that comes is kept for [`Self::incoming`].
+    #[track_caller]
+    pub fn response(&mut self, request: &[u8]) -> Vec<u8> {
+        loop {
+            let bytes = self.pipe.recv(PATIENCE).expect("a response");
+            match Message::parse(&bytes) {
+                Ok(message) if message.class() != Class::Indication => {
+                    assert_eq!(bytes[8..20], request[8..20], "an answer to something else");
+                    return bytes;
+                }
+                _ => self.early.push_back(decode(&bytes)),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn succeed(&mut self, method: Method, attributes: &dyn Fn(&mut MessageWriter<'_>)) -> Vec<u8> {
+        let response = self.request(method, attributes);
+        let message = Message::parse(&response).unwrap();
+        assert_eq!(
+            message.class(),
+            Class::Success,
+            "{method:?}: {:?}",
+            error_code(&message)
+        );
+        response
+    }
+
+    /// Allocates an IPv4 relayed transport address.
+    #[track_caller]
+    pub fn allocate(&mut self) -> SocketAddr {
+        self.allocate_with(&|_| {})
+    }
+
+    /// Allocates an IPv6 one.
+    #[track_caller]
+    pub fn allocate_v6(&mut self) -> SocketAddr {
+        self.allocate_with(&|writer| {
+            writer.u32(AttributeType::REQUESTED_ADDRESS_FAMILY, 0x0200_0000);
+        })
+    }
+
+    #[track_caller]
+    fn allocate_with(&mut self, more: &dyn Fn(&mut MessageWriter<'_>)) -> SocketAddr {
+        let response = self.succeed(Method::Allocate, &|writer| {
+            writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
+            more(writer);
+        });
+        let message = Message::parse(&response).unwrap();
+        message
+            .xor_address(AttributeType::XOR_RELAYED_ADDRESS)
+            .unwrap()
+            .unwrap()
+    }
+
+    #[track_caller]
+    pub fn permit(&mut self, peer: SocketAddr) {
+        self.succeed(Method::CreatePermission, &|writer| {
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        });
+    }
+
+    #[track_caller]
+    pub fn bind(&mut self, number: u16, peer: SocketAddr) {
+        self.succeed(Method::ChannelBind, &|writer| {
+            writer.u32(AttributeType::CHANNEL_NUMBER, u32::from(number) << 16);
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        });
+    }
+
+    #[track_caller]
+    pub fn release(&mut self) {
+        self.succeed(Method::Refresh, &|writer| {
+            writer.u32(AttributeType::LIFETIME, 0);
+        });
+    }
+
+    pub fn send_indication(&mut self, peer: SocketAddr, data: &[u8]) {
+        let id = self.id();
+        let mut buffer = vec![0; data.len() + 64];
+        let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::Send, id);
+        writer
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
+            .attribute(AttributeType::DATA, data);
+        let len = writer.finish().unwrap();
+        self.pipe.send(&buffer[..len]);
+    }
+
+    pub fn send_channel(&mut self, number: u16, data: &[u8]) {
+        let frame = self.channel_frame(number, data);
+        self.pipe.send(&frame);
+    }
+
+    pub fn channel_frame(&self, number: u16, data: &[u8]) -> Vec<u8> {
+        let mut frame = [&number.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat();
+        if matches!(self.pipe, Pipe::Tcp { .. }) {
+            frame.resize(frame.len().next_multiple_of(4), 0);
+        }
+        frame
+    }
+
+    /// The next thing that is no response.
+    #[track_caller]
+    pub fn incoming(&mut self) -> Incoming {
+        if let Some(early) = self.early.pop_front() {
+            return early;
+        }
+        let bytes = self.pipe.recv(PATIENCE).expect("something from a peer");
+        decode(&bytes)
+    }
+
+    pub fn hears_nothing(&mut self) -> bool {
+        self.early.is_empty() && self.pipe.recv(SILENCE).is_none()
+    }
+}
+
+pub fn error_code(message: &Message<'_>) -> Option<u16> {
+    let value = message.attribute(AttributeType::ERROR_CODE)?;
+    Some(u16::from(value[2]) * 100 + u16::from(value[3]))
+}
+
+/// What a client received. ChannelData from a stream has its padding stripped, and it must be zeroes.
+pub fn decode(bytes: &[u8]) -> Incoming {
+    if bytes[0] & 0xc0 == 0x40 {
+        let number = u16::from_be_bytes([bytes[0], bytes[1]]);
+        let len = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+        let (data, padding) = bytes[4..].split_at(len);
+        assert!(
+            padding.len() < 4 && padding.iter().all(|&byte| byte == 0),
+            "padding {padding:?}"
+        );
+        return Incoming::Channel {
+            number,
+            data: data.to_vec(),
+        };
+    }
+    let message = Message::parse(bytes).unwrap();
+    assert_eq!(
+        (message.class(), message.method()),
+        (Class::Indication, Some(Method::Data))
+    );
+    let peer = message.xor_address(AttributeType::XOR_PEER_ADDRESS).unwrap().unwrap();
+    if let Some(value) = message.attribute(AttributeType::ICMP) {
+        assert!(message.attribute(AttributeType::DATA).is_none());
+        let icmp = relay::wire::attribute::Icmp::decode(value).unwrap();
+        return Incoming::Icmp {
+            peer,
+            icmp_type: icmp.icmp_type,
+            code: icmp.code,
+        };
+    }
+    Incoming::Data {
+        peer,
+        data: message.attribute(AttributeType::DATA).unwrap().to_vec(),
+    }
+}
+
+pub fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + seed * 17) as u8).collect()
+}
