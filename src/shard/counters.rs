@@ -64,6 +64,8 @@ pub struct ShardCounters {
     pub heartbeat: Cell,
     /// Turns of the loop.
     pub turns: Cell,
+    /// Time spent in turns, waiting and pausing excluded, in nanoseconds.
+    pub busy_nanos: Cell,
     /// Pauses between turns (see `shard::pace`).
     pub pauses: Cell,
     /// `recvmmsg` calls that brought something.

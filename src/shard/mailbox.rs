@@ -169,7 +169,11 @@ mod tests {
     use super::*;
 
     fn letter(i: u16) -> Letter {
-        let text = if i.is_multiple_of(2) { "192.0.2.1" } else { "2001:db8::1" };
+        let text = if i.is_multiple_of(2) {
+            "192.0.2.1"
+        } else {
+            "2001:db8::1"
+        };
         Letter {
             to: RelayedAddr(SocketAddr::new(text.parse().unwrap(), 50_000 + i)),
             from: PeerAddr("198.51.100.7:49152".parse().unwrap()),

@@ -6,7 +6,8 @@
 //!
 //! - idle or slow: no pause. A lone packet is relayed as soon as the kernel has it.
 //! - moderate: at least [`GATHER`] packets are expected within the longest pause. Pause, for as long as is configured.
-//! - busy: the last turn already brought many packets at once. There is nothing to gain, and time to lose.
+//! - busy: the last turn took longer than a pause would, so packets have gathered meanwhile. There is nothing to gain,
+//!   and time to lose.
 
 use core::time::Duration;
 
@@ -14,8 +15,6 @@ use crate::turn::time::Instant;
 
 /// A pause must be expected to gather this many packets.
 const GATHER: u64 = 3;
-/// A turn of this many packets is a batch already.
-const BUSY: u64 = 64;
 /// The rate is measured over at least this long.
 const WINDOW: Duration = Duration::from_millis(1);
 
@@ -39,18 +38,18 @@ impl Pace {
         }
     }
 
-    /// After a turn that began at `now` and handled `packets`: how long to sleep before the next.
-    pub(super) fn after(&mut self, now: Instant, packets: u64) -> Option<Duration> {
+    /// After a turn that handled `packets` between `began` and `ended`: how long to sleep before the next.
+    pub(super) fn after(&mut self, began: Instant, ended: Instant, packets: u64) -> Option<Duration> {
         self.packets += packets;
-        let elapsed = now - self.window_start;
+        let elapsed = began - self.window_start;
         if elapsed >= WINDOW {
             // expected = rate * longest, compared without dividing.
             let expected = u128::from(self.packets) * self.longest.as_nanos();
             self.moderate = expected >= u128::from(GATHER) * elapsed.as_nanos();
-            self.window_start = now;
+            self.window_start = began;
             self.packets = 0;
         }
-        (self.moderate && packets < BUSY && !self.longest.is_zero()).then_some(self.longest)
+        (self.moderate && ended - began < self.longest).then_some(self.longest)
     }
 }
 
@@ -60,13 +59,13 @@ mod tests {
 
     const LONGEST: Duration = Duration::from_micros(100);
 
-    /// Runs turns of `packets` every `gap` for 10 ms and returns the last decision.
-    fn steady(pace: &mut Pace, start: Instant, gap: Duration, packets: u64) -> Option<Duration> {
+    /// Runs turns of `packets` every `gap` for 10 ms, each taking `work`, and returns the last decision.
+    fn steady(pace: &mut Pace, start: Instant, gap: Duration, packets: u64, work: Duration) -> Option<Duration> {
         let mut now = start;
         let mut last = None;
         while now - start < Duration::from_millis(10) {
             now = now + gap;
-            last = pace.after(now, packets);
+            last = pace.after(now, now + work, packets);
         }
         last
     }
@@ -75,17 +74,28 @@ mod tests {
     fn a_slow_rate_never_pauses_and_a_moderate_one_does() {
         let mut pace = Pace::new(LONGEST);
         // 3 packets per 100 µs is the edge: 30 000 a second.
-        assert_eq!(steady(&mut pace, Instant::ZERO, Duration::from_nanos(33_400), 1), None);
+        let work = Duration::from_micros(5);
+        assert_eq!(
+            steady(&mut pace, Instant::ZERO, Duration::from_nanos(33_400), 1, work),
+            None
+        );
         let later = Instant::ZERO + Duration::from_secs(1);
-        assert_eq!(steady(&mut pace, later, Duration::from_nanos(33_300), 1), Some(LONGEST));
+        assert_eq!(
+            steady(&mut pace, later, Duration::from_nanos(33_300), 1, work),
+            Some(LONGEST)
+        );
     }
 
     #[test]
-    fn a_batch_that_is_large_already_is_not_delayed() {
+    fn a_turn_as_long_as_a_pause_is_not_followed_by_one() {
         let mut pace = Pace::new(LONGEST);
-        assert_eq!(steady(&mut pace, Instant::ZERO, LONGEST, 63), Some(LONGEST));
+        let just_shorter = LONGEST - Duration::from_nanos(1);
         assert_eq!(
-            steady(&mut pace, Instant::ZERO + Duration::from_secs(1), LONGEST, 64),
+            steady(&mut pace, Instant::ZERO, LONGEST, 20, just_shorter),
+            Some(LONGEST)
+        );
+        assert_eq!(
+            steady(&mut pace, Instant::ZERO + Duration::from_secs(1), LONGEST, 20, LONGEST),
             None
         );
     }
@@ -93,19 +103,19 @@ mod tests {
     #[test]
     fn a_lone_packet_after_silence_meets_no_pause() {
         let mut pace = Pace::new(LONGEST);
-        steady(&mut pace, Instant::ZERO, Duration::from_micros(10), 1);
-        let later = Instant::ZERO + Duration::from_millis(30);
-        assert_eq!(
-            pace.after(later, 1),
-            None,
-            "the first packet is handled at once and the pause is off behind it"
-        );
-        assert_eq!(pace.after(later + Duration::from_millis(20), 1), None);
+        steady(&mut pace, Instant::ZERO, Duration::from_micros(10), 1, Duration::ZERO);
+        for millis in [30, 50] {
+            let now = Instant::ZERO + Duration::from_millis(millis);
+            assert_eq!(pace.after(now, now, 1), None, "handled at once, and no pause behind it");
+        }
     }
 
     #[test]
     fn zero_switches_it_off() {
         let mut pace = Pace::new(Duration::ZERO);
-        assert_eq!(steady(&mut pace, Instant::ZERO, Duration::from_micros(1), 1), None);
+        assert_eq!(
+            steady(&mut pace, Instant::ZERO, Duration::from_micros(1), 1, Duration::ZERO),
+            None
+        );
     }
 }

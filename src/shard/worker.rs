@@ -117,8 +117,10 @@ impl Worker {
             }
             self.handle_timers();
             self.settle();
+            let ended = self.clock.mono();
             self.stats.turns.add(1);
-            if let Some(pause) = self.pace.after(self.now.mono, self.packets) {
+            self.stats.busy_nanos.add((ended - self.now.mono).as_nanos() as u64);
+            if let Some(pause) = self.pace.after(self.now.mono, ended, self.packets) {
                 self.stats.pauses.add(1);
                 std::thread::sleep(pause);
             }
