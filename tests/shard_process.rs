@@ -33,7 +33,7 @@ fn without_descriptors_an_allocate_gets_508_and_later_ones_are_served_again() {
     // Every descriptor up to the limit is taken.
     let limit = getrlimit(Resource::Nofile);
     let current = Some(limit.current.map_or(128, |current| current.min(128)));
-    setrlimit(Resource::Nofile, Rlimit { current, ..limit.clone() }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
     let mut hoard = Vec::new();
     while let Ok(file) = std::fs::File::open("/dev/null") {
         hoard.push(file);

@@ -2,7 +2,7 @@
 //!
 //! The kernel deals clients out to the shards (SO_REUSEPORT keeps a five-tuple on one), and an allocation's relay sockets
 //! are opened by the shard that has the allocation, so shards have nothing to do with each other, but for packets from
-//! one relayed address of this server to another ([`mailbox`]). The rest of the process talks to them through [`Shards`].
+//! one relayed address of this server to another (`mailbox`). The rest of the process talks to them through [`Shards`].
 //!
 //! ```text
 //! worker     the loop                      carrier    UDP: slab, send batch, sockets
