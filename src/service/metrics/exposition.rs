@@ -1,6 +1,6 @@
 //! Builds metric families in the shape the `prometheus` crate encodes.
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 /// The families of one scrape, in order.
 #[derive(Default)]
@@ -17,11 +17,33 @@ impl Exposition {
         self.family(name, help, MetricType::GAUGE, samples);
     }
 
+    /// How often a value fell into each bucket: `buckets` holds upper bounds and counts that are not cumulative, `beyond`
+    /// what was over the last bound.
+    pub(super) fn histogram(&mut self, name: &str, help: &str, buckets: &[(f64, u64)], beyond: u64, sum: f64) {
+        let mut count = 0;
+        let cumulative = |&(bound, in_bucket): &(f64, u64)| {
+            count += in_bucket;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        };
+        let buckets = buckets.iter().map(cumulative).collect();
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(count + beyond);
+        histogram.set_sample_sum(sum);
+        let mut metric = Metric::default();
+        metric.set_histogram(histogram);
+        self.push(name, help, MetricType::HISTOGRAM, vec![metric]);
+    }
+
     fn family(&mut self, name: &str, help: &str, kind: MetricType, samples: impl IntoIterator<Item = Sample>) {
-        let metrics = samples
-            .into_iter()
-            .map(|sample| sample.into_metric(kind))
-            .collect::<Vec<_>>();
+        let metrics = samples.into_iter().map(|sample| sample.into_metric(kind)).collect();
+        self.push(name, help, kind, metrics);
+    }
+
+    fn push(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         let mut family = MetricFamily::default();
         family.set_name(name.to_owned());
         family.set_help(help.to_owned());

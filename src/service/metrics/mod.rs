@@ -5,6 +5,7 @@
 //! event. The table in `docs/operations.md` lists all of them, and a test compares the two.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
@@ -13,17 +14,26 @@ use prometheus::{Registry, TextEncoder};
 
 use self::exposition::{Exposition, Sample};
 use super::api::counters::{ApiCounters, CODES, Route};
-use super::{health::Health, process};
+use super::front_door::FrontDoor;
+use super::health::Health;
+use super::process;
+use crate::shard::counters::ShardCounters;
 use crate::turn::counters::Counters;
 use crate::turn::time::UnixTime;
 
 mod core_families;
 mod exposition;
+mod front_door_families;
+mod shard_families;
 
 /// Everything that counts.
 pub struct Sources {
     /// One per shard.
     pub turn: Vec<Arc<Counters>>,
+    /// One per shard.
+    pub shards: Vec<Arc<ShardCounters>>,
+    /// Connections.
+    pub front_door: Arc<FrontDoor>,
     /// The credentials API.
     pub api: Arc<ApiCounters>,
     /// Phase and heartbeats.
@@ -133,6 +143,8 @@ impl Collector for Relay {
 fn collect(sources: &Sources) -> Vec<MetricFamily> {
     let mut out = Exposition::default();
     core_families::collect(&sources.turn, &mut out);
+    shard_families::collect(&sources.shards, &mut out);
+    front_door_families::collect(&sources.front_door, &mut out);
     api(&sources.api, &mut out);
     service(sources, &mut out);
     process(&sources.process, &mut out);
@@ -161,6 +173,12 @@ fn service(sources: &Sources, out: &mut Exposition) {
         "relay_build_info",
         "Always 1; the version is a label.",
         [Sample::with([("version", version)], 1_u64)],
+    );
+    let heartbeat = Duration::from_millis(sources.health.liveness().slowest_heartbeat_ms);
+    out.gauge(
+        "relay_worker_heartbeat_age_seconds",
+        "How long ago the slowest worker came round.",
+        Sample::plain(heartbeat.as_secs_f64()),
     );
     let readiness = sources.health.readiness();
     out.gauge(
