@@ -1,23 +1,30 @@
-//! The command line: each subcommand does one thing and ends.
+//! The command line: `relay` serves; its subcommands do one thing and end.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::service::run;
+
 mod check;
 mod credentials;
 
 /// A TURN/STUN server that gets real-time media through when nothing but port 443 is open.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     /// Configuration file; without it /etc/relay/relay.toml if that is there, else the defaults
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
+
+const AFTER_HELP: &str = "Without a command, relay serves.
+
+Environment: RELAY_CONFIG may hold the whole configuration, RELAY__SECTION__KEY overrides one key.
+Signals: SIGTERM stops, SIGHUP reads the configuration again.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -32,7 +39,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let config = arguments.config.as_deref();
     match arguments.command {
-        Command::Check(arguments) => check::run(config, &arguments),
-        Command::Credentials(arguments) => credentials::run(config, &arguments),
+        None => run::serve(config),
+        Some(Command::Check(arguments)) => check::run(config, &arguments),
+        Some(Command::Credentials(arguments)) => credentials::run(config, &arguments),
     }
 }

@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 
 use super::api::RtcConfiguration;
-use super::bind::Bound;
-use super::config::settings::Settings;
+use super::bind::Places;
+use super::config::settings::{ListenerSettings, Settings};
 use crate::turn::config::RelayAddress;
 use crate::turn::credential::MintedCredential;
 
@@ -14,8 +14,8 @@ use crate::turn::credential::MintedCredential;
 type Lines = Vec<(&'static str, String)>;
 
 /// Tells what listens where. `trial`: a credential to try the server with, on a first run.
-pub fn print(settings: &Settings, bound: &Bound, notes: &[String], trial: Option<&MintedCredential>) {
-    let lines = lines(settings, bound, notes);
+pub fn print(settings: &Settings, places: &Places, notes: &[String], trial: Option<&MintedCredential>) {
+    let lines = lines(settings, places, notes);
     let configuration = trial
         .map(|credential| serde_json::to_string(&RtcConfiguration::new(&settings.api, credential)).unwrap_or_default());
     if settings.log.json {
@@ -50,7 +50,7 @@ pub fn print(settings: &Settings, bound: &Bound, notes: &[String], trial: Option
             block,
             "\nFor new RTCPeerConnection(), to try it out:\n  {configuration}"
         );
-        if let Some(command) = try_command(bound, credential) {
+        if let Some(command) = try_command(places, credential) {
             let _ = writeln!(block, "From a shell, with coturn's client:\n  {command}");
         }
     }
@@ -64,7 +64,7 @@ pub fn is_watched() -> bool {
     io::stdout().is_terminal()
 }
 
-fn lines(settings: &Settings, bound: &Bound, notes: &[String]) -> Lines {
+fn lines(settings: &Settings, places: &Places, notes: &[String]) -> Lines {
     let mut lines = Lines::new();
     let mut list = |name, addresses: Vec<SocketAddr>| {
         if !addresses.is_empty() {
@@ -72,28 +72,21 @@ fn lines(settings: &Settings, bound: &Bound, notes: &[String]) -> Lines {
             lines.push((name, addresses.join(", ")));
         }
     };
-    let over_tcp = |wanted: fn(&super::config::settings::ListenerSettings) -> bool| {
-        bound
+    let over_tcp = |wanted: fn(&ListenerSettings) -> bool| {
+        places
             .tcp
             .iter()
-            .filter(|tcp| wanted(&tcp.settings))
-            .map(|tcp| tcp.address)
+            .filter(|(_, listener)| wanted(listener))
+            .map(|(address, _)| *address)
             .collect()
     };
-    list(
-        "udp",
-        bound
-            .udp
-            .first()
-            .map(|sockets| sockets.iter().map(|s| s.local_addr()).collect())
-            .unwrap_or_default(),
-    );
+    list("udp", places.udp.clone());
     list("tcp", over_tcp(|listener| listener.tcp));
     list("tls", over_tcp(|listener| listener.tls));
     if settings.api.enabled {
         list("https", over_tcp(|listener| listener.https));
     }
-    if let Some(address) = settings.admin.address {
+    if let Some(address) = places.admin {
         lines.push(("admin", format!("http://{address}/metrics /healthz /readyz")));
     }
     let ports = &settings.turn.relay.ports;
@@ -119,17 +112,13 @@ fn lines(settings: &Settings, bound: &Bound, notes: &[String]) -> Lines {
 
 /// A command that allocates on this server over the first way it serves. Peers of that client are the relay's own
 /// loopback, which the peer policy forbids; `-y` makes the client its own peer, over two relayed addresses.
-fn try_command(bound: &Bound, credential: &MintedCredential) -> Option<String> {
-    let udp = bound
-        .udp
-        .first()
-        .and_then(|sockets| sockets.first())
-        .map(|socket| (socket.local_addr(), ""));
-    let tcp = bound
+fn try_command(places: &Places, credential: &MintedCredential) -> Option<String> {
+    let udp = places.udp.first().map(|address| (*address, ""));
+    let tcp = places
         .tcp
         .iter()
-        .find(|tcp| tcp.settings.tcp)
-        .map(|tcp| (tcp.address, "-t "));
+        .find(|(_, listener)| listener.tcp)
+        .map(|(address, _)| (*address, "-t "));
     let (address, flags) = udp.or(tcp)?;
     let host = match address.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1".to_owned(),

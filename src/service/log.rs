@@ -6,7 +6,7 @@
 //! manager's work.
 
 use core::fmt;
-use std::io;
+use std::io::{self, Write as _};
 
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -17,7 +17,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::config::diagnostic::{Diagnostics, Severity};
 use super::config::settings::LogSettings;
+use super::tls_store::Loaded;
 
 /// Lines waiting for the writer; beyond this they are dropped.
 const QUEUE_LINES: usize = 16 * 1024;
@@ -78,6 +80,30 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
     Ok(LogGuard { _worker: worker, lost })
 }
 
+/// Makes a panic one line on standard error: where, in which thread, and what. It is written at once rather than through
+/// the log's queue, because the process may end with it.
+pub fn catch_panics(json: bool) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or_default();
+        let line = if json {
+            let fields = [
+                ("level", "ERROR"),
+                ("message", "panic"),
+                ("place", &place),
+                ("thread", thread),
+                ("panic", message),
+            ];
+            serde_json::Value::from_iter(fields).to_string()
+        } else {
+            format!("ERROR relay: panic in thread {thread} at {place}: {message:?}")
+        };
+        let _ = writeln!(io::stderr(), "{line}");
+    }));
+}
+
 fn subscriber(settings: &LogSettings, writer: NonBlocking) -> Result<Box<dyn Subscriber + Send + Sync>, LogError> {
     let filter = EnvFilter::try_new(&settings.level).map_err(|e| LogError::Filter(e.to_string()))?;
     let layer = tracing_subscriber::fmt::layer()
@@ -95,6 +121,36 @@ fn subscriber(settings: &LogSettings, writer: NonBlocking) -> Result<Box<dyn Sub
     } else {
         Box::new(registry.with(layer.event_format(OneLine(Format::default().with_ansi(false)))))
     })
+}
+
+/// Logs what was found in a configuration, one line each.
+pub fn diagnostics(found: &Diagnostics) {
+    for mistake in found.iter() {
+        let place = mistake
+            .source
+            .map(|source| format!("{source}:{}:{}", mistake.line, mistake.column));
+        match mistake.severity {
+            Severity::Error => tracing::error!(place, help = mistake.help, "{}", mistake.message),
+            Severity::Warning => tracing::warn!(place, help = mistake.help, "{}", mistake.message),
+        }
+    }
+}
+
+/// Logs which certificate is served, and what is wrong with it nevertheless.
+pub fn certificate(loaded: &Loaded) {
+    let info = &loaded.info;
+    if loaded.changed {
+        tracing::info!(
+            names = info.names.join(", "),
+            not_after_unix = info.not_after.0,
+            sha256 = info.fingerprint,
+            self_signed = info.self_signed,
+            "certificate in service"
+        );
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// Makes one harmless line of what the inner format writes.

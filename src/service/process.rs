@@ -7,6 +7,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Open file descriptors; `None` where `/proc` cannot be read.
 pub fn open_fds() -> Option<u64> {
+    // Since Linux 6.2 the directory's size is their number: no need to walk through a million of them.
+    let size = fs::metadata("/proc/self/fd").ok()?.len();
+    if size > 0 {
+        return Some(size);
+    }
     // The handle that lists them is in the list.
     Some((fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
 }

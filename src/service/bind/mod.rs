@@ -5,38 +5,36 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use super::config::settings::{ListenerSettings, Settings};
+use super::front_door;
 use crate::net::udp::{UdpOptions, UdpSocket};
 
 mod holder;
-
-/// Connections the kernel completes before they are accepted.
-const BACKLOG: i32 = 1024;
 
 /// Every socket the server listens on.
 #[derive(Debug)]
 pub struct Bound {
     /// `[worker][socket]`: one of each UDP address for every worker.
     pub udp: Vec<Vec<UdpSocket>>,
-    /// One for each TCP address.
-    pub tcp: Vec<BoundTcp>,
-    /// The operator's listener.
+    /// One for each TCP address, non-blocking, with what is served there.
+    pub tcp: Vec<(TcpListener, ListenerSettings)>,
+    /// The operator's listener, non-blocking.
     pub admin: Option<TcpListener>,
+    /// Where all of them are.
+    pub places: Places,
     /// Optional listeners that this user may not open, each with what helps.
     pub skipped: Vec<BindFailure>,
 }
 
-/// A TCP listener and what is served on it.
-#[derive(Debug)]
-pub struct BoundTcp {
-    /// Non-blocking.
-    pub socket: TcpListener,
-    /// Its address.
-    pub address: SocketAddr,
-    /// Which of the protocols over TCP.
-    pub settings: ListenerSettings,
+/// Addresses that are listened on.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// UDP.
+    pub udp: Vec<SocketAddr>,
+    /// TCP, with what is served there.
+    pub tcp: Vec<(SocketAddr, ListenerSettings)>,
+    /// The operator's.
+    pub admin: Option<SocketAddr>,
 }
 
 /// One address that could not be listened on.
@@ -95,6 +93,7 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
         udp: (0..settings.workers).map(|_| Vec::new()).collect(),
         tcp: Vec::new(),
         admin: None,
+        places: Places::default(),
         skipped: Vec::new(),
     };
     for listener in &settings.listeners {
@@ -103,21 +102,23 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
             let fail = |protocol, error| BindFailure::new(&listener.label, address, protocol, error);
             if listener.udp {
                 match UdpSocket::bind_group(address, settings.workers, &options) {
-                    Ok(group) => bound
-                        .udp
-                        .iter_mut()
-                        .zip(group)
-                        .for_each(|(worker, socket)| worker.push(socket)),
+                    Ok(group) => {
+                        bound
+                            .udp
+                            .iter_mut()
+                            .zip(group)
+                            .for_each(|(worker, socket)| worker.push(socket));
+                        bound.places.udp.push(address);
+                    }
                     Err(error) => failures.push(fail("UDP", error)),
                 }
             }
             if listener.tcp || listener.tls || listener.https {
-                match tcp(address) {
-                    Ok(socket) => bound.tcp.push(BoundTcp {
-                        socket,
-                        address,
-                        settings: listener.clone(),
-                    }),
+                match front_door::bind(address) {
+                    Ok(socket) => {
+                        bound.tcp.push((socket, listener.clone()));
+                        bound.places.tcp.push((address, listener.clone()));
+                    }
                     Err(error) => failures.push(fail("TCP", error)),
                 }
             }
@@ -128,31 +129,18 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
         }
     }
     if let Some(address) = settings.admin.address {
-        match tcp(address) {
-            Ok(socket) => bound.admin = Some(socket),
+        match front_door::bind(address) {
+            Ok(socket) => {
+                bound.admin = Some(socket);
+                bound.places.admin = Some(address);
+            }
             Err(error) => failures.push(BindFailure::new("admin.address", address, "TCP", error)),
         }
     }
-    if bound.tcp.is_empty() && bound.udp.iter().all(Vec::is_empty) {
+    if bound.places.udp.is_empty() && bound.places.tcp.is_empty() {
         failures.append(&mut bound.skipped);
     }
     if failures.is_empty() { Ok(bound) } else { Err(failures) }
-}
-
-fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    // Connections of an earlier process in TIME_WAIT must not keep this one from starting.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn advice(address: SocketAddr, protocol: &str, error: &io::Error) -> String {

@@ -1,0 +1,155 @@
+//! What of a new configuration holds at once, and what has to wait for a restart.
+//!
+//! Sockets, threads and buffers are made once. Everything that is looked up per request or per packet changes with the
+//! next one: credentials, limits, peer policy, the credentials API.
+
+use std::sync::Arc;
+
+use super::config::settings::Settings;
+
+/// A configuration that a running server can take.
+#[derive(Debug)]
+pub struct Merged {
+    /// `new`, with what cannot change now as it was in `old`.
+    pub settings: Settings,
+    /// Keys and sections whose change waits for a restart.
+    pub waiting: Vec<&'static str>,
+}
+
+/// Merges a newly loaded configuration into the one in force.
+pub fn merge(old: &Settings, mut new: Settings) -> Merged {
+    let mut waiting = Vec::new();
+    let mut keep = |name, differs: bool| {
+        if differs {
+            waiting.push(name);
+        }
+        differs
+    };
+
+    // The peer policy protects the addresses that are really listened on and relayed from. Where those would change with
+    // a restart only, the old policy stays with the old addresses.
+    let mut addresses = false;
+    if keep("[[listener]]", old.listeners != new.listeners) {
+        new.listeners.clone_from(&old.listeners);
+        addresses = true;
+    }
+    if keep("[admin]", old.admin != new.admin) {
+        addresses |= old.admin.address != new.admin.address;
+        new.admin.clone_from(&old.admin);
+    }
+    if keep("relay.ports", old.turn.relay.ports != new.turn.relay.ports) {
+        new.turn.relay.ports = old.turn.relay.ports.clone();
+        addresses = true;
+    }
+    if addresses {
+        new.turn.policy = Arc::clone(&old.turn.policy);
+        keep("[peers]", true);
+    }
+
+    if keep("workers", old.workers != new.workers) {
+        new.workers = old.workers;
+    }
+    if keep("[udp]", old.udp != new.udp) {
+        new.udp.clone_from(&old.udp);
+    }
+    if keep("limits of connections and streams", old.stream != new.stream) {
+        new.stream.clone_from(&old.stream);
+    }
+    if keep("[log]", old.log != new.log) {
+        new.log.clone_from(&old.log);
+    }
+    if keep("state_dir", old.state_dir != new.state_dir) {
+        new.state_dir.clone_from(&old.state_dir);
+    }
+    let paths = |settings: &Settings| (settings.tls.certificate.clone(), settings.tls.private_key.clone());
+    if keep("tls.certificate, tls.private_key", paths(old) != paths(&new)) {
+        new.tls.clone_from(&old.tls);
+    }
+    if keep("api.enabled", old.api.enabled != new.api.enabled) {
+        new.api.enabled = old.api.enabled;
+    }
+    Merged { settings: new, waiting }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::config::env::ProcessEnv;
+    use crate::service::config::{Purpose, load_for};
+
+    const BASE: &str = r#"
+realm = "one.example.org"
+workers = 2
+external = { ipv4 = "192.0.2.1", ipv6 = "off" }
+relay = { ipv4 = "127.0.0.1", ports = "30000-30999" }
+credentials.secrets = ["5f2c9e1b7a8d4036925814703fb6cade"]
+listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
+"#;
+
+    fn settings(name: &str, text: &str) -> Settings {
+        let path = std::env::temp_dir().join(format!("relay-reload-{name}-{}.toml", std::process::id()));
+        std::fs::write(&path, text).expect("write");
+        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv);
+        std::fs::remove_file(&path).expect("remove");
+        loaded
+            .unwrap_or_else(|diagnostics| panic!("{}", diagnostics.render(false)))
+            .settings
+    }
+
+    #[test]
+    fn what_is_looked_up_per_request_changes_at_once() {
+        let old = settings("live-old", BASE);
+        let text = BASE.replace("one.example", "two.example").replace("5f2c", "6e3d");
+        let new = settings(
+            "live-new",
+            &format!("{text}\nlimits.allocations_per_user = 3\napi.query_key = true\n"),
+        );
+        let merged = merge(&old, new);
+        assert_eq!(merged.waiting, [""; 0]);
+        assert_eq!(merged.settings.realm, "two.example.org");
+        assert_eq!(merged.settings.turn.limits.allocations_per_user, 3);
+        assert!(merged.settings.api.query_key);
+        assert!(!Arc::ptr_eq(&merged.settings.turn.credentials, &old.turn.credentials));
+        assert!(!Arc::ptr_eq(&merged.settings.turn.policy, &old.turn.policy));
+    }
+
+    #[test]
+    fn sockets_threads_and_buffers_wait_for_a_restart_and_are_named() {
+        let old = settings("wait-old", BASE);
+        let text = BASE.replace("workers = 2", "workers = 1");
+        let new = settings(
+            "wait-new",
+            &format!("{text}\nudp.offload = false\nlog.level = \"debug\"\nlimits.connections = 7\n"),
+        );
+        let merged = merge(&old, new);
+        assert_eq!(
+            merged.waiting,
+            ["workers", "[udp]", "limits of connections and streams", "[log]"]
+        );
+        let now = &merged.settings;
+        assert_eq!(
+            (now.workers, &now.udp, &now.stream, &now.log),
+            (old.workers, &old.udp, &old.stream, &old.log)
+        );
+    }
+
+    /// The peer policy of the new configuration would leave the old listener's port open to peers.
+    #[test]
+    fn with_other_listeners_the_policy_that_protects_the_present_ones_stays() {
+        let old = settings("policy-old", BASE);
+        for (name, change) in [("3478", "3479"), ("30999", "30899")] {
+            let text = BASE.replace(name, change);
+            let merged = merge(
+                &old,
+                settings(
+                    &format!("policy-{name}"),
+                    &format!("{text}\npeers.allow = [\"127.0.0.0/8\"]\n"),
+                ),
+            );
+            assert_eq!(merged.settings.listeners, old.listeners);
+            assert_eq!(merged.settings.turn.relay.ports, old.turn.relay.ports);
+            assert!(Arc::ptr_eq(&merged.settings.turn.policy, &old.turn.policy));
+            assert!(merged.waiting.contains(&"[peers]"), "{:?}", merged.waiting);
+        }
+    }
+}

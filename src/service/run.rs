@@ -1,0 +1,332 @@
+//! The life of the server: start, signals, reload, the end.
+//!
+//! Nothing is bound before the whole configuration is found good, and nothing is said to be ready before everything is
+//! bound (`super::start`). From then on this file waits: for a signal, for the watchdog's next beat, for a certificate
+//! to change, for something to die.
+
+use core::time::Duration;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+
+use super::api::Api;
+use super::config::diagnostic::Diagnostics;
+use super::config::env::ProcessEnv;
+use super::config::settings::Settings;
+use super::config::{self, Loaded};
+use super::health::{Health, Phase};
+use super::metrics::ProcessCounters;
+use super::start::start;
+use super::tls_store::TlsStore;
+use super::watch::Watch;
+use super::{log, reload, systemd};
+use crate::shard::Shards;
+use crate::shard::clock::Clock;
+use crate::turn::time::UnixTime;
+
+/// Something could not be bound, or the system refused something at start.
+const EXIT_FAILED: u8 = 1;
+/// A worker died (EX_SOFTWARE).
+const EXIT_BUG: u8 = 70;
+/// The configuration cannot work (EX_CONFIG).
+const EXIT_CONFIG: u8 = 78;
+
+/// How often the certificate's files are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the workers' heartbeats are looked at, at least.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// What the end may take beyond `shutdown_timeout`: threads to be joined.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Serves until told to stop.
+pub fn serve(path: Option<&Path>) -> ExitCode {
+    let loaded = match config::load(path, &ProcessEnv) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => {
+            say(&diagnostics.render(false));
+            return EXIT_CONFIG.into();
+        }
+    };
+    let log = match log::start(&loaded.settings.log) {
+        Ok(log) => log,
+        Err(error) => {
+            say(&error.to_string());
+            return EXIT_CONFIG.into();
+        }
+    };
+    log::catch_panics(loaded.settings.log.json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("relay-control")
+        .enable_all()
+        .build();
+    let code = match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(live(path.map(Path::to_owned), loaded, &log));
+            // What still runs belongs to nobody: a lookup that never answers must not hold up the end.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            tracing::error!(%error, "no threads for the control plane");
+            EXIT_FAILED
+        }
+    };
+    // Writes what is still queued.
+    drop(log);
+    code.into()
+}
+
+fn say(text: &str) {
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{}", text.trim_end());
+}
+
+async fn live(path: Option<PathBuf>, loaded: Loaded, log: &log::LogGuard) -> u8 {
+    // Before anything else, so that no signal is lost from here on.
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be received");
+            return EXIT_FAILED;
+        }
+    };
+    match start(path, loaded, log) {
+        Ok(server) => server.run(signals).await,
+        Err(failures) => {
+            for failure in &failures {
+                tracing::error!("{failure}");
+            }
+            tracing::error!(failures = failures.len(), "not started");
+            EXIT_FAILED
+        }
+    }
+}
+
+/// Seconds since 1970, now.
+pub(super) fn unix_now() -> UnixTime {
+    Clock::start().now().unix
+}
+
+/// Signals that mean something to the server.
+struct Signals {
+    stop: StopSignals,
+    hangup: Signal,
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self {
+            stop: StopSignals { terminate, interrupt },
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl StopSignals {
+    /// Waits for SIGTERM or SIGINT.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// A serving process.
+pub(super) struct Server {
+    /// The configuration file, to be read again.
+    pub(super) path: Option<PathBuf>,
+    pub(super) settings: Settings,
+    pub(super) tls: Option<Arc<TlsStore>>,
+    pub(super) certificate: Watch,
+    pub(super) shards: Arc<Shards>,
+    pub(super) api: Api,
+    pub(super) health: Arc<Health>,
+    pub(super) process: Arc<ProcessCounters>,
+    /// One accept loop for each TCP listener; ends when `stop_doors` holds true.
+    pub(super) doors: JoinSet<()>,
+    pub(super) stop_doors: watch::Sender<bool>,
+    /// Ends when dropped: the admin listener tells of the end as long as it can.
+    pub(super) stop_admin: watch::Sender<bool>,
+}
+
+type Reloading = JoinHandle<Result<Loaded, Diagnostics>>;
+
+impl Server {
+    /// Until SIGTERM or SIGINT, or until something dies.
+    async fn run(mut self, mut signals: Signals) -> u8 {
+        let watchdog = systemd::watchdog_interval();
+        let mut heartbeat = ticks(watchdog.unwrap_or(HEARTBEAT_INTERVAL).min(HEARTBEAT_INTERVAL));
+        let mut files = ticks(WATCH_INTERVAL);
+        let mut reloading: Option<Reloading> = None;
+        let mut reload_again = false;
+        loop {
+            tokio::select! {
+                name = signals.stop.next() => return self.stop(name, signals.stop).await,
+                _ = signals.hangup.recv() => {
+                    if reloading.is_some() {
+                        reload_again = true;
+                    } else {
+                        reloading = Some(self.begin_reload());
+                    }
+                }
+                loaded = outcome(&mut reloading) => {
+                    self.end_reload(loaded);
+                    reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload());
+                }
+                _ = heartbeat.tick() => {
+                    if watchdog.is_some() && self.health.liveness().alive {
+                        systemd::alive();
+                    }
+                }
+                _ = files.tick() => self.look_at_certificate(),
+                Some(ended) = self.doors.join_next() => {
+                    let error = ended.err().map(|error| error.to_string()).unwrap_or_default();
+                    tracing::error!(error, "a listener ended; this is a bug, and the process ends");
+                    return EXIT_BUG;
+                }
+            }
+        }
+    }
+
+    fn begin_reload(&self) -> Reloading {
+        tracing::info!("SIGHUP: reading the configuration again");
+        systemd::reloading();
+        let path = self.path.clone();
+        // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
+        spawn_blocking(move || config::load(path.as_deref(), &ProcessEnv))
+    }
+
+    fn end_reload(&mut self, loaded: Result<Result<Loaded, Diagnostics>, JoinError>) {
+        let success = match loaded {
+            Ok(Ok(loaded)) => {
+                log::diagnostics(&loaded.warnings);
+                self.apply(loaded.settings)
+            }
+            Ok(Err(diagnostics)) => {
+                log::diagnostics(&diagnostics);
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration cannot be read");
+                false
+            }
+        };
+        self.process.reloaded(unix_now(), success);
+        if success {
+            tracing::info!("reloaded");
+            systemd::ready("serving");
+        } else {
+            tracing::error!("not reloaded: the configuration before stays in force");
+            systemd::ready("serving; the latest reload failed");
+        }
+    }
+
+    fn apply(&mut self, new: Settings) -> bool {
+        let reload::Merged { settings, waiting } = reload::merge(&self.settings, new);
+        if !waiting.is_empty() {
+            tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
+        }
+        // The certificate first: it alone can still fail.
+        if let Some(tls) = &self.tls {
+            match tls.reload(unix_now()) {
+                Ok(loaded) => log::certificate(&loaded),
+                Err(error) => {
+                    tracing::error!(%error, "the certificate cannot be used");
+                    return false;
+                }
+            }
+            self.certificate.take();
+        }
+        self.shards.set_config(Arc::new(settings.turn.clone()));
+        self.api
+            .set_config(settings.api.clone(), Arc::clone(&settings.turn.credentials));
+        self.health.set_allocations_limit(settings.turn.limits.allocations);
+        self.settings = settings;
+        true
+    }
+
+    /// A renewed certificate is served from the next handshake on.
+    fn look_at_certificate(&mut self) {
+        let Some(tls) = &self.tls else { return };
+        if !self.certificate.is_due() {
+            return;
+        }
+        match tls.reload(unix_now()) {
+            Ok(loaded) => {
+                self.certificate.take();
+                log::certificate(&loaded);
+            }
+            // Looked at again the next time: the other of the two files may be on its way.
+            Err(error) => {
+                tracing::warn!(%error, "the changed certificate cannot be used; the old one stays in service")
+            }
+        }
+    }
+
+    /// No new clients, every allocation ends, and all of it within the configured time.
+    async fn stop(mut self, name: &str, mut signals: StopSignals) -> u8 {
+        let limit = self.settings.shutdown_timeout;
+        let allocations = self.health.allocations();
+        tracing::info!(
+            allocations,
+            within_secs = limit.as_secs(),
+            "{name}: stopping; no new clients"
+        );
+        self.health.set_phase(Phase::Stopping);
+        systemd::stopping("stopping", limit + GRACE);
+        self.stop_doors.send_replace(true);
+        let shards = Arc::clone(&self.shards);
+        let ending = async {
+            let workers = spawn_blocking(move || shards.shutdown(limit));
+            while self.doors.join_next().await.is_some() {}
+            workers.await
+        };
+        let code = tokio::select! {
+            ended = timeout(limit + GRACE, ending) => match ended {
+                Ok(Ok(true)) => 0,
+                Ok(Ok(false)) | Err(_) => {
+                    tracing::warn!("the time to stop is over; what is left is cut off");
+                    0
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "a worker could not be stopped");
+                    EXIT_BUG
+                }
+            },
+            name = signals.next() => {
+                tracing::warn!("{name} again: stopping at once");
+                return EXIT_FAILED;
+            }
+        };
+        self.stop_admin.send_replace(true);
+        tracing::info!("stopped");
+        code
+    }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// What became of the reload under way; waits for ever if there is none.
+async fn outcome(reloading: &mut Option<Reloading>) -> Result<Result<Loaded, Diagnostics>, JoinError> {
+    match reloading {
+        Some(handle) => handle.await,
+        None => core::future::pending().await,
+    }
+}

@@ -1,0 +1,286 @@
+//! Start-up, from a checked configuration to a serving process.
+//!
+//! ```text
+//! file descriptors → certificate → every socket → workers → front door, admin → ready
+//! ```
+
+use core::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::api::{Api, Scheme};
+use super::bind::{self, Bound, Places};
+use super::config::settings::{ClientIp, ListenerSettings, Settings};
+use super::config::{self, Loaded};
+use super::front_door::{Accepts, FrontDoor, Limits};
+use super::health::{Health, Phase};
+use super::log::LogGuard;
+use super::metrics::{Metrics, ProcessCounters, Sources};
+use super::run::{Server, unix_now};
+use super::tls_store::{CertificateSource, SelfSigned, TlsStore};
+use super::watch::Watch;
+use super::{admin, banner, http_server, log, process, systemd};
+use crate::net::stream::StreamLimits;
+use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::shard::{LogClient, ShardConfig, Shards};
+use crate::turn;
+use crate::turn::credential::MintedCredential;
+
+/// Starts everything.
+///
+/// # Errors
+/// All that is in the way, one line each. Nothing stays bound.
+pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Result<Server, Vec<String>> {
+    let Loaded {
+        mut settings,
+        warnings,
+        source,
+        ..
+    } = loaded;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), configuration = source, "starting");
+    log::diagnostics(&warnings);
+    let mut notes = Vec::new();
+    if let Err(error) = process::raise_max_fds() {
+        tracing::warn!(%error, "the limit on file descriptors cannot be raised");
+    }
+    let tls = open_certificate(&settings, &mut notes)?;
+    let bound = bind::bind(&settings).map_err(|failures| lines(&failures))?;
+    notes.extend(bound.skipped.iter().map(ToString::to_string));
+    if !bound.skipped.is_empty() {
+        offer_only_what_is_bound(&mut settings, &bound.places);
+    }
+    let trial = first_run(&settings, &mut notes);
+
+    let places = bound.places.clone();
+    let server = serve(path, settings, tls, bound, log)?;
+    server.health.set_phase(Phase::Serving);
+    banner::print(&server.settings, &places, &notes, trial.as_ref());
+    systemd::ready("serving");
+    Ok(server)
+}
+
+fn lines(errors: &[impl ToString]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+/// The certificate, where any listener needs one.
+fn open_certificate(settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Arc<TlsStore>>, Vec<String>> {
+    if !settings.listeners.iter().any(|listener| listener.tls || listener.https) {
+        return Ok(None);
+    }
+    let source = CertificateSource {
+        certificate: settings.tls.certificate.clone(),
+        private_key: settings.tls.private_key.clone(),
+        self_signed: settings.tls.self_signed.then(|| self_signed(settings)),
+    };
+    let (store, loaded) = TlsStore::open(source, unix_now()).map_err(|error| lines(&[error]))?;
+    log::certificate(&loaded);
+    if settings.tls.self_signed {
+        notes.push(format!(
+            "the certificate is self-signed ({}), so clients refuse turns: and https: unless told otherwise; set \
+             tls.certificate and tls.private_key",
+            settings.tls.certificate.display()
+        ));
+    }
+    Ok(Some(Arc::new(store)))
+}
+
+/// What a certificate of our own making is for: the name in the minted URIs, the announced addresses, this machine.
+fn self_signed(settings: &Settings) -> SelfSigned {
+    let mut wanted = SelfSigned {
+        names: vec!["localhost".into()],
+        addresses: vec![IpAddr::from([127, 0, 0, 1])],
+    };
+    match settings.api.host.parse() {
+        Ok(ip) => wanted.addresses.push(ip),
+        Err(_) => wanted.names.insert(0, settings.api.host.clone()),
+    }
+    let relay = [settings.turn.relay.ipv4, settings.turn.relay.ipv6];
+    wanted
+        .addresses
+        .extend(relay.into_iter().flatten().map(|relay| relay.announced));
+    wanted.addresses.sort_unstable();
+    wanted.addresses.dedup();
+    wanted.names.dedup();
+    wanted
+}
+
+/// Minted URIs name no listener that was left out.
+fn offer_only_what_is_bound(settings: &mut Settings, places: &Places) {
+    if !settings.api.uris_from_listeners {
+        return;
+    }
+    let udp = |address: &SocketAddr| places.udp.contains(address);
+    let tcp = |address: &SocketAddr| places.tcp.iter().any(|(bound, _)| bound == address);
+    let really = |listener: &ListenerSettings| ListenerSettings {
+        udp: listener.udp && listener.addresses.iter().any(udp),
+        tcp: listener.tcp && listener.addresses.iter().any(tcp),
+        tls: listener.tls && listener.addresses.iter().any(tcp),
+        https: listener.https && listener.addresses.iter().any(tcp),
+        ..listener.clone()
+    };
+    let listeners = settings.listeners.iter().map(really).collect::<Vec<_>>();
+    settings.api.uris = config::uris(&settings.api.host, &listeners, settings.api.relay_only);
+}
+
+/// Tells what was made because nothing was configured. A credential to try the server with is minted when the secret is
+/// new, or when somebody looks: a log need not hold one for every start.
+fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCredential> {
+    for (ip, how) in &settings.first_run.external {
+        tracing::info!(%ip, how, "address for clients");
+    }
+    let file = settings.first_run.secret_file.as_ref()?.display();
+    notes.push(if settings.first_run.secret_is_new {
+        format!("no secret is configured, so one was made; it is kept in {file}")
+    } else {
+        format!("no secret is configured; the one in {file} is used")
+    });
+    if settings.api.enabled && settings.api.keys.is_empty() && !settings.api.open {
+        notes.push("nobody may mint credentials over HTTP yet: add [[api.keys]]".to_owned());
+    }
+    if !settings.first_run.secret_is_new && !banner::is_watched() {
+        return None;
+    }
+    let minted = settings
+        .turn
+        .credentials
+        .mint(unix_now(), settings.api.default_ttl, Some("first-run"));
+    minted
+        .inspect_err(|error| tracing::warn!(%error, "no credential to try the server with"))
+        .ok()
+}
+
+/// Workers, front door, admin listener.
+fn serve(
+    path: Option<PathBuf>,
+    settings: Settings,
+    tls: Option<Arc<TlsStore>>,
+    bound: Bound,
+    log: &LogGuard,
+) -> Result<Server, Vec<String>> {
+    let shards = start_workers(&settings, bound.udp)?;
+    let api = Api::new(settings.api.clone(), Arc::clone(&settings.turn.credentials), unix_now);
+    let https = if settings.api.enabled {
+        api.router(Scheme::Https)
+    } else {
+        axum::Router::new()
+    };
+    let adopting = Arc::clone(&shards);
+    let door = FrontDoor::new(Limits::from(&settings.stream), tls.clone(), https, move |stream| {
+        adopting.adopt(stream)
+    });
+
+    let (stop_doors, stopping) = watch::channel(false);
+    let mut doors = JoinSet::new();
+    for (socket, listener) in bound.tcp {
+        doors.spawn(Arc::clone(&door).serve(asynchronous(socket)?, Accepts::from(&listener), stopping.clone()));
+    }
+
+    let alive = Arc::clone(&shards);
+    let health = Health::new(
+        shards.counters().to_vec(),
+        settings.turn.limits.allocations,
+        move || alive.heartbeat_ages().into_iter().max().unwrap_or_default(),
+    );
+    let health = Arc::new(health);
+    let process = Arc::new(ProcessCounters::new(unix_now()));
+    let (stop_admin, admin_stopping) = watch::channel(false);
+    if let Some(socket) = bound.admin {
+        let metrics = Metrics::new(sources(&shards, &door, &api, &health, &process, tls.clone(), log))
+            .map_err(|error| vec![format!("the metrics cannot be registered: {error}")])?;
+        let api = (settings.api.enabled && settings.admin.api).then_some(&api);
+        let router = admin::router(Arc::new(metrics), Arc::clone(&health), api);
+        tokio::spawn(http_server::serve(asynchronous(socket)?, router, admin_stopping));
+    }
+    let certificate = match &tls {
+        Some(_) if !settings.tls.self_signed => {
+            Watch::new(vec![settings.tls.certificate.clone(), settings.tls.private_key.clone()])
+        }
+        _ => Watch::new(Vec::new()),
+    };
+    Ok(Server {
+        path,
+        settings,
+        tls,
+        certificate,
+        shards,
+        api,
+        health,
+        process,
+        doors,
+        stop_doors,
+        stop_admin,
+    })
+}
+
+fn start_workers(settings: &Settings, sockets: Vec<Vec<UdpSocket>>) -> Result<Arc<Shards>, Vec<String>> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| vec![format!("the system gives no random numbers: {error}")])?;
+    let config = Arc::new(settings.turn.clone());
+    let shards = Shards::start(
+        shard_config(settings),
+        config,
+        Arc::new(turn::Shared::new(seed)),
+        sockets,
+    );
+    shards
+        .map(Arc::new)
+        .map_err(|error| vec![format!("the workers cannot be started: {error}")])
+}
+
+fn asynchronous(socket: std::net::TcpListener) -> Result<TcpListener, Vec<String>> {
+    TcpListener::from_std(socket).map_err(|error| vec![format!("a listener cannot be watched: {error}")])
+}
+
+fn shard_config(settings: &Settings) -> ShardConfig {
+    let stream = &settings.stream;
+    ShardConfig {
+        stream: StreamLimits {
+            frame_timeout: stream.frame_timeout,
+            write_timeout: stream.write_timeout,
+            queue_bytes: stream.queue_bytes,
+            queue_age: stream.queue_age,
+            ..StreamLimits::default()
+        },
+        idle_timeout: stream.idle_timeout,
+        relay: UdpOptions {
+            receive_buffer: settings.udp.relay_buffer,
+            send_buffer: settings.udp.relay_buffer,
+            offload: settings.udp.offload,
+            errors: true,
+            traffic_class: true,
+        },
+        log_client: match settings.log.client_ip {
+            ClientIp::Full => LogClient::Full,
+            ClientIp::Truncated => LogClient::Truncated,
+            ClientIp::Off => LogClient::Off,
+        },
+        ..ShardConfig::default()
+    }
+}
+
+fn sources(
+    shards: &Arc<Shards>,
+    door: &Arc<FrontDoor>,
+    api: &Api,
+    health: &Arc<Health>,
+    process: &Arc<ProcessCounters>,
+    tls: Option<Arc<TlsStore>>,
+    log: &LogGuard,
+) -> Sources {
+    let lost = log.lost_lines();
+    Sources {
+        turn: shards.counters().to_vec(),
+        shards: shards.shard_counters().to_vec(),
+        front_door: Arc::clone(door),
+        api: api.counters(),
+        health: Arc::clone(health),
+        process: Arc::clone(process),
+        lost_log_lines: Box::new(move || lost.dropped_lines() as u64),
+        certificate_expiry: Box::new(move || tls.as_ref().map(|tls| tls.info().not_after)),
+    }
+}

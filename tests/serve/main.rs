@@ -1,0 +1,502 @@
+//! The real program on loopback: start, service, reload, end.
+
+mod support;
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use support::{Client, Dir, Outcome, REALM, Server, connect, credential, free_ports, get, http, local};
+
+const SECRET: &str = "4b1c7a9e0d2f8e6655aa10c3b7d9f0e2";
+const NEXT_SECRET: &str = "0f6d2c8b9a7e41d3aa5566778899bbcc";
+const KEY: &str = "key-of-the-application-0123456789";
+
+/// A server's ports, files and configuration.
+struct Setup {
+    dir: Dir,
+    turn: u16,
+    tls: u16,
+    admin: u16,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let [turn, tls, admin] = free_ports();
+        let dir = Dir::new();
+        dir.file("secret", SECRET);
+        Self { dir, turn, tls, admin }
+    }
+
+    /// Without `credentials`, which is what the tests vary.
+    fn base(&self) -> String {
+        let Self { dir, turn, tls, admin } = self;
+        let state = dir.0.join("state");
+        format!(
+            r#"realm = "{REALM}"
+state_dir = "{}"
+workers = 2
+shutdown_timeout = "5s"
+
+[external]
+ipv4 = "127.0.0.1"
+ipv6 = "off"
+
+[relay]
+ipv4 = "127.0.0.1"
+ports = "30000-30999"
+
+[admin]
+address = "127.0.0.1:{admin}"
+
+[[listener]]
+bind = "127.0.0.1:{turn}"
+protocols = ["udp", "tcp"]
+
+[[listener]]
+bind = "127.0.0.1:{tls}"
+protocols = ["tcp", "tls", "https"]
+
+[api]
+host = "127.0.0.1"
+
+[[api.keys]]
+name = "app"
+key = "{KEY}"
+
+"#,
+            state.display()
+        )
+    }
+
+    fn with_secret_file(&self) -> String {
+        format!(
+            "{}[credentials]\nsecret_file = \"{}\"\n",
+            self.base(),
+            self.dir.0.join("secret").display()
+        )
+    }
+
+    fn write(&self, text: &str) -> std::path::PathBuf {
+        self.dir.file("relay.toml", text)
+    }
+
+    fn start(&self) -> Server {
+        Server::start(&self.write(&self.with_secret_file()))
+    }
+
+    fn allocate(&self, secret: &str) -> Outcome {
+        let (username, password) = credential(secret);
+        Client::new(local(self.turn)).allocate(&username, &password)
+    }
+
+    /// One value of the metrics.
+    fn metric(&self, series: &str) -> f64 {
+        let text = get(local(self.admin), "/metrics").body;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {series}")).parse().expect("number")
+    }
+
+    /// Waits until a reload is over.
+    fn wait_for_reload(&self, series: &str) {
+        let begin = Instant::now();
+        while self.metric(series) == 0.0 {
+            assert!(begin.elapsed() < support::PATIENCE, "{series} stays 0");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+const RELOADED: &str = "relay_config_reloads_total{outcome=\"success\"}";
+const NOT_RELOADED: &str = "relay_config_reloads_total{outcome=\"failure\"}";
+
+#[test]
+fn it_starts_serves_over_every_transport_and_tells_of_it() {
+    let setup = Setup::new();
+    let mut server = setup.start();
+    let banner = server.output();
+    for port in [setup.turn, setup.tls, setup.admin] {
+        assert!(banner.contains(&format!("127.0.0.1:{port}")), "{banner}");
+    }
+    assert_eq!(get(local(setup.admin), "/healthz").status, 200);
+    assert_eq!(get(local(setup.admin), "/readyz").status, 200);
+
+    let Outcome::Allocated(relayed) = setup.allocate(SECRET) else {
+        panic!("{}", server.errors())
+    };
+    assert_eq!(relayed.ip(), local(0).ip());
+    assert!((30_000..=30_999).contains(&relayed.port()), "{relayed}");
+    assert_eq!(setup.metric("relay_allocations{transport=\"udp\"}"), 1.0);
+    server.wait_for_log("allocation began");
+    assert_eq!(setup.allocate(NEXT_SECRET), Outcome::Refused(401));
+
+    // The credentials API on the admin listener mints what the server accepts.
+    let request = format!(
+        "POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let minted = http(connect(local(setup.admin)), &request);
+    assert_eq!(minted.status, 200, "{}", minted.body);
+    let json: serde_json::Value = serde_json::from_str(&minted.body).expect("JSON");
+    let entry = &json["iceServers"][0];
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let outcome = Client::new(local(setup.turn)).allocate(&text(&entry["username"]), &text(&entry["credential"]));
+    assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
+    assert!(!server.errors().contains(KEY) && !server.errors().contains(SECRET));
+}
+
+#[test]
+fn the_credentials_api_answers_over_tls_on_the_port_that_also_speaks_turn() {
+    let setup = Setup::new();
+    let _server = setup.start();
+    let tcp = connect(local(setup.tls));
+    let answer = http(
+        support::tls(tcp),
+        &format!(
+            "GET /turn?service=turn HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+        ),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(
+        answer.head.to_ascii_lowercase().contains("strict-transport-security"),
+        "{}",
+        answer.head
+    );
+    let json: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert!(
+        json["uris"]
+            .as_array()
+            .expect("uris")
+            .iter()
+            .any(|uri| uri.as_str().expect("uri").starts_with("turns:"))
+    );
+}
+
+#[test]
+fn sigterm_ends_every_allocation_with_its_line_and_the_process_with_status_0() {
+    let setup = Setup::new();
+    let mut server = setup.start();
+    assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)));
+    let begin = Instant::now();
+    server.signal(Signal::SIGTERM);
+    let status = server
+        .exit_within(Duration::from_secs(7))
+        .expect("gone within shutdown_timeout");
+    assert_eq!(status.code(), Some(0), "{}", server.errors());
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    let log = server.errors();
+    assert!(log.contains("stopping") && log.contains("stopped"), "{log}");
+    assert!(
+        log.lines()
+            .any(|line| line.contains("allocation ended") && line.contains("shutdown")),
+        "{log}"
+    );
+}
+
+#[test]
+fn sigint_does_what_sigterm_does() {
+    let setup = Setup::new();
+    let mut server = setup.start();
+    server.signal(Signal::SIGINT);
+    assert_eq!(
+        server.exit_within(Duration::from_secs(7)).expect("gone").code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn a_second_sigterm_does_not_wait_for_an_answer_under_way() {
+    let setup = Setup::new();
+    let mut server = setup.start();
+    let mut slow = support::tls(connect(local(setup.tls)));
+    let head =
+        format!("POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n");
+    slow.write_all(head.as_bytes()).expect("write");
+    let begin = Instant::now();
+    while setup.metric("relay_connections_unproven") > 0.0 || setup.metric("relay_connections") < 1.0 {
+        assert!(begin.elapsed() < support::PATIENCE);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server.signal(Signal::SIGTERM);
+    server.wait_for_log("stopping");
+    server.signal(Signal::SIGTERM);
+    let begin = Instant::now();
+    assert_eq!(
+        server.exit_within(Duration::from_secs(7)).expect("gone").code(),
+        Some(1),
+        "{}",
+        server.errors()
+    );
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_rotated_out_secret_is_refused_after_a_reload_and_live_allocations_stay() {
+    let setup = Setup::new();
+    let server = setup.start();
+    assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)));
+    setup.dir.file("secret", NEXT_SECRET);
+    assert_eq!(
+        setup.allocate(NEXT_SECRET),
+        Outcome::Refused(401),
+        "not before the reload"
+    );
+    server.signal(Signal::SIGHUP);
+    setup.wait_for_reload(RELOADED);
+    assert_eq!(setup.allocate(SECRET), Outcome::Refused(401));
+    assert!(matches!(setup.allocate(NEXT_SECRET), Outcome::Allocated(_)));
+    assert_eq!(setup.metric("relay_allocations{transport=\"udp\"}"), 2.0);
+}
+
+#[test]
+fn a_broken_configuration_is_not_taken_and_the_old_one_stays() {
+    let setup = Setup::new();
+    let mut server = setup.start();
+    let broken = setup
+        .with_secret_file()
+        .replace("workers = 2", "workers = \"many\"\nrealmm = \"x\"");
+    setup.write(&broken);
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("not reloaded");
+    assert_eq!(setup.metric(NOT_RELOADED), 1.0);
+    assert_eq!(setup.metric("relay_config_last_reload_successful"), 0.0);
+    assert!(server.errors().contains("realmm"), "{}", server.errors());
+    assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)));
+}
+
+#[test]
+fn what_cannot_change_without_a_restart_is_said() {
+    let setup = Setup::new();
+    let mut server = setup.start();
+    setup.write(
+        &setup
+            .with_secret_file()
+            .replace("workers = 2", "workers = 1")
+            .replace("30999", "30899"),
+    );
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("need a restart");
+    let log = server.errors();
+    let line = log.lines().find(|line| line.contains("need a restart")).expect("line");
+    assert!(line.contains("workers") && line.contains("relay.ports"), "{line}");
+    setup.wait_for_reload(RELOADED);
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_its_holder_and_nothing_is_served() {
+    let setup = Setup::new();
+    let _holder = TcpListener::bind(local(setup.turn)).expect("bind");
+    let mut server = Server::spawn(&setup.write(&setup.with_secret_file()), &[]);
+    let status = server.exit_within(support::PATIENCE).expect("exits");
+    assert_eq!(status.code(), Some(1), "{}", server.errors());
+    let log = server.errors();
+    assert!(log.contains(&format!("TCP 127.0.0.1:{}", setup.turn)), "{log}");
+    assert!(log.contains(&format!("(pid {})", std::process::id())), "{log}");
+    assert!(!server.output().contains("is ready"));
+    assert!(TcpListener::bind(local(setup.admin)).is_ok(), "nothing stays bound");
+}
+
+#[test]
+fn a_configuration_that_cannot_work_exits_with_78_and_binds_nothing() {
+    let setup = Setup::new();
+    let config = setup.write(
+        &setup
+            .base()
+            .replace("workers = 2", "workers = 0")
+            .replace("30000-", "300-"),
+    );
+    let mut server = Server::spawn(&config, &[]);
+    assert_eq!(
+        server.exit_within(support::PATIENCE).expect("exits").code(),
+        Some(78),
+        "{}",
+        server.errors()
+    );
+    let errors = server.errors();
+    assert!(
+        errors.contains("workers") && errors.contains("ports"),
+        "both mistakes at once: {errors}"
+    );
+}
+
+#[test]
+fn a_first_run_makes_a_secret_and_prints_a_configuration_that_works() {
+    let setup = Setup::new();
+    let mut server = Server::start(&setup.write(&setup.base()));
+    let output = server.output();
+    let line = output
+        .lines()
+        .find(|line| line.contains("iceServers"))
+        .unwrap_or_else(|| panic!("{output}"));
+    let json: serde_json::Value = serde_json::from_str(line.trim()).expect("an RTCConfiguration");
+    let entry = &json["iceServers"][0];
+    let (username, password) = (
+        entry["username"].as_str().expect("text"),
+        entry["credential"].as_str().expect("text"),
+    );
+    let outcome = Client::new(local(setup.turn)).allocate(username, password);
+    assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
+    assert!(output.contains("turnutils_uclient"), "a line to try it: {output}");
+    assert!(output.contains("self-signed"), "{output}");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(
+        server.exit_within(Duration::from_secs(7)).expect("gone").code(),
+        Some(0)
+    );
+
+    // The second run uses the same secret.
+    let again = Server::start(&setup.write(&setup.base()));
+    let outcome = Client::new(local(setup.turn)).allocate(username, password);
+    assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
+    assert!(
+        !again.output().contains("iceServers"),
+        "no credential in every log: {}",
+        again.output()
+    );
+}
+
+/// In namespaces of its own the program is an ordinary user, whoever runs the test: without the right to ports below 1024.
+#[test]
+fn an_ordinary_user_is_told_how_to_allow_443_and_served_on_the_rest() {
+    let setup = Setup::new();
+    let state = setup.dir.0.join("state");
+    let config = setup.write(&format!(
+        "realm = \"{REALM}\"\nstate_dir = \"{}\"\nadmin.address = \"off\"\n\
+         [external]\nipv4 = \"192.0.2.1\"\nipv6 = \"off\"\n[relay]\nipv4 = \"0.0.0.0\"\n",
+        state.display()
+    ));
+    let Some(mut server) = Server::spawn_unprivileged(&config) else {
+        return;
+    };
+    server.wait_for_output("is ready");
+    let output = server.output();
+    let note = output
+        .lines()
+        .find(|line| line.contains("443") && line.contains("note"))
+        .expect("a note on 443");
+    for help in [
+        "setcap cap_net_bind_service=+ep",
+        "net.ipv4.ip_unprivileged_port_start",
+        "systemd",
+    ] {
+        assert!(note.contains(help), "{help}: {note}");
+    }
+    assert!(
+        output.contains("0.0.0.0:3478") && output.contains("0.0.0.0:5349"),
+        "{output}"
+    );
+    let offered = output
+        .lines()
+        .find(|line| line.contains("iceServers"))
+        .expect("a configuration to try");
+    assert!(
+        offered.contains(":3478") && !offered.contains(":443"),
+        "only what is served is offered: {offered}"
+    );
+}
+
+#[test]
+fn the_service_manager_is_told_of_start_life_reload_and_end() {
+    let setup = Setup::new();
+    let path = setup.dir.0.join("notify");
+    let manager = UnixDatagram::bind(&path).expect("bind");
+    manager.set_read_timeout(Some(support::PATIENCE)).expect("timeout");
+    let environment = [
+        ("NOTIFY_SOCKET", path.to_str().expect("UTF-8")),
+        ("WATCHDOG_USEC", "400000"),
+    ];
+    let mut server = Server::spawn(&setup.write(&setup.with_secret_file()), &environment);
+    let wait_for = |text: &str| {
+        let begin = Instant::now();
+        loop {
+            let mut message = [0; 4096];
+            let length = manager.recv(&mut message).unwrap_or_else(|e| panic!("no {text}: {e}"));
+            let message = String::from_utf8_lossy(&message[..length]).into_owned();
+            if message.lines().any(|line| line == text) {
+                return message;
+            }
+            assert!(begin.elapsed() < support::PATIENCE, "no {text}");
+        }
+    };
+    wait_for("READY=1");
+    let begin = Instant::now();
+    for _ in 0..3 {
+        wait_for("WATCHDOG=1");
+    }
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "two to three beats in a second: {:?}",
+        begin.elapsed()
+    );
+    server.signal(Signal::SIGHUP);
+    assert!(wait_for("RELOADING=1").contains("MONOTONIC_USEC="));
+    wait_for("READY=1");
+    server.signal(Signal::SIGTERM);
+    wait_for("STOPPING=1");
+    assert_eq!(
+        server.exit_within(Duration::from_secs(7)).expect("gone").code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn a_json_log_is_json_to_the_last_line_and_standard_output_stays_empty() {
+    let setup = Setup::new();
+    let config = setup.write(
+        &setup
+            .base()
+            .replace("[external]", "[log]\nformat = \"json\"\n\n[external]"),
+    );
+    let mut server = Server::spawn(&config, &[]);
+    server.wait_for_log("\"ready\"");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(
+        server.exit_within(Duration::from_secs(7)).expect("gone").code(),
+        Some(0)
+    );
+    assert_eq!(server.output(), "");
+    let lines = server.errors();
+    let mut objects = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line));
+    let ready = objects
+        .rfind(|object| object["message"] == "ready")
+        .expect("the ready line");
+    assert!(
+        ready["udp"].as_str().expect("text").contains(&setup.turn.to_string()),
+        "{ready}"
+    );
+    // What a first run offers is here too.
+    let offered = ready["rtc_configuration"].as_str().expect("an RTCConfiguration");
+    serde_json::from_str::<serde_json::Value>(offered).expect("JSON");
+}
+
+#[test]
+fn a_renewed_certificate_is_served_without_being_asked_to() {
+    let setup = Setup::new();
+    let issue = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("certificate");
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let (certificate, key) = issue("old.example.org");
+    let (certificate, key) = (
+        setup.dir.file("cert.pem", &certificate),
+        setup.dir.file("key.pem", &key),
+    );
+    let tls = format!(
+        "[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n",
+        certificate.display(),
+        key.display()
+    );
+    let mut server = Server::start(&setup.write(&format!("{}{tls}", setup.with_secret_file())));
+    server.wait_for_log("old.example.org");
+    let (certificate, key) = issue("new.example.org");
+    setup.dir.file("cert.pem", &certificate);
+    setup.dir.file("key.pem", &key);
+    // Looked at every ten seconds, taken when it has been at rest for one look.
+    server.wait_for_log_within("new.example.org", Duration::from_secs(40));
+    assert_eq!(setup.metric("relay_config_last_reload_successful"), 1.0);
+}

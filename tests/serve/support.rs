@@ -1,0 +1,397 @@
+//! Starts the real program on loopback and talks to it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use relay::wire::attribute::AttributeType;
+use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+use relay::wire::message::{Class, Message, Method, TransactionId};
+use relay::wire::writer::MessageWriter;
+
+/// No step of these tests takes longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const REALM: &str = "test.example.org";
+
+/// A directory that is gone afterwards.
+pub(crate) struct Dir(pub(crate) PathBuf);
+
+impl Dir {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "relay-serve-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("directory");
+        Self(path)
+    }
+
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, content).expect("write");
+        path
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Ports that nobody uses, over UDP and TCP alike. They are free a moment later as well, or the start says otherwise.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let mut held = Vec::new();
+    let ports = std::array::from_fn(|_| {
+        loop {
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+            let port = tcp.local_addr().expect("address").port();
+            if let Ok(udp) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+                held.push((tcp, udp));
+                return port;
+            }
+        }
+    });
+    drop(held);
+    ports
+}
+
+pub(crate) fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// The running program. Killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    output: Arc<Mutex<String>>,
+    errors: Arc<Mutex<String>>,
+}
+
+impl Server {
+    /// Starts `relay --config config`, with `environment` and nothing else of ours in the environment.
+    pub(crate) fn spawn(config: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+        command
+            .arg("--config")
+            .arg(config)
+            .env_clear()
+            .envs(environment.iter().copied());
+        Self::spawn_command(command)
+    }
+
+    fn spawn_command(mut command: Command) -> Self {
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let output = collect(child.stdout.take().expect("stdout"));
+        let errors = collect(child.stderr.take().expect("stderr"));
+        Self { child, output, errors }
+    }
+
+    /// Starts it as an ordinary user with a network of its own. `None` where the kernel does not allow that, which CI does
+    /// not forgive.
+    pub(crate) fn spawn_unprivileged(config: &Path) -> Option<Self> {
+        // No user is mapped into the new user namespace, so the program has no capability there; the new network is
+        // owned by that namespace and has the default bounds on ports.
+        let isolate = ["--user", "--net"];
+        let allowed = Command::new("unshare").args(isolate).arg("true").output();
+        if !allowed.as_ref().is_ok_and(|output| output.status.success()) {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "namespaces must be allowed in CI: {allowed:?}"
+            );
+            eprintln!("NOT TESTED: unshare cannot make user and network namespaces here ({allowed:?})");
+            return None;
+        }
+        let mut command = Command::new("unshare");
+        command
+            .args(isolate)
+            .arg(env!("CARGO_BIN_EXE_relay"))
+            .arg("--config")
+            .arg(config);
+        Some(Self::spawn_command(command))
+    }
+
+    /// Starts and waits until it serves.
+    pub(crate) fn start(config: &Path) -> Self {
+        let mut server = Self::spawn(config, &[]);
+        server.wait_for_output("is ready");
+        server
+    }
+
+    /// What it has printed.
+    pub(crate) fn output(&self) -> String {
+        self.output.lock().expect("lock").clone()
+    }
+
+    /// What it has logged.
+    pub(crate) fn errors(&self) -> String {
+        self.errors.lock().expect("lock").clone()
+    }
+
+    pub(crate) fn wait_for_output(&mut self, text: &str) {
+        self.wait(text, PATIENCE, |server| server.output().contains(text));
+    }
+
+    pub(crate) fn wait_for_log(&mut self, text: &str) {
+        self.wait_for_log_within(text, PATIENCE);
+    }
+
+    pub(crate) fn wait_for_log_within(&mut self, text: &str, limit: Duration) {
+        self.wait(text, limit, |server| server.errors().contains(text));
+    }
+
+    fn wait(&mut self, what: &str, limit: Duration, done: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !done(self) {
+            let exited = self.child.try_wait().expect("wait");
+            if exited.is_some() || begin.elapsed() > limit {
+                // What was written last may still be on its way.
+                thread::sleep(Duration::from_millis(100));
+                if done(self) {
+                    return;
+                }
+                let (out, err) = (self.output(), self.errors());
+                panic!("waited for {what:?} ({exited:?})\n--- output\n{out}\n--- errors\n{err}");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("pid");
+        signal::kill(Pid::from_raw(pid), signal).expect("signal");
+    }
+
+    /// Waits for the end; `None` if it does not come within `limit`.
+    pub(crate) fn exit_within(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                // Its last lines.
+                thread::sleep(Duration::from_millis(100));
+                return Some(status);
+            }
+            if begin.elapsed() > limit {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let sink = Arc::clone(&text);
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut text = sink.lock().expect("lock");
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+    text
+}
+
+/// An HTTP answer: status and body.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// One HTTP/1.1 request over any connection.
+pub(crate) fn http(mut connection: impl Read + Write, request: &str) -> Answer {
+    connection.write_all(request.as_bytes()).expect("write");
+    let mut bytes = Vec::new();
+    // A server that closes without TLS's goodbye has still said everything: the length below tells.
+    let _ = connection.read_to_end(&mut bytes);
+    let text = String::from_utf8(bytes).expect("UTF-8");
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no HTTP answer: {text:?}"));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .expect("status");
+    Answer {
+        status,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
+}
+
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream
+}
+
+pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    http(connect(address), &request)
+}
+
+/// What became of an Allocate.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The relayed transport address.
+    Allocated(SocketAddr),
+    /// Another challenge or another error: the last error code.
+    Refused(u16),
+    /// Nothing came back.
+    Silence,
+}
+
+/// A TURN client over UDP.
+pub(crate) struct Client {
+    socket: UdpSocket,
+}
+
+impl Client {
+    pub(crate) fn new(server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        socket.connect(server).expect("connect");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+        Self { socket }
+    }
+
+    /// Allocates with a long-term credential: once without, to be given the nonce, and once with it.
+    pub(crate) fn allocate(&self, username: &str, password: &str) -> Outcome {
+        let Some(challenge) = self.exchange(|_| {}) else {
+            return Outcome::Silence;
+        };
+        let challenge = Message::parse(&challenge).expect("a STUN message");
+        let nonce = challenge.attribute(AttributeType::NONCE).expect("a nonce").to_vec();
+        let key = Key::long_term(username.as_bytes(), REALM, password.as_bytes(), PasswordAlgorithm::Md5);
+        let answer = self.exchange(|writer| {
+            writer.attribute(AttributeType::USERNAME, username.as_bytes());
+            writer.attribute(AttributeType::REALM, REALM.as_bytes());
+            writer.attribute(AttributeType::NONCE, &nonce);
+            if let Some(algorithms) = challenge.attribute(AttributeType::PASSWORD_ALGORITHMS) {
+                writer.attribute(AttributeType::PASSWORD_ALGORITHMS, algorithms);
+                writer.attribute(AttributeType::PASSWORD_ALGORITHM, &[0, 1, 0, 0]);
+            }
+            writer.integrity(&key, Integrity::Sha1);
+        });
+        let Some(answer) = answer else { return Outcome::Silence };
+        let answer = Message::parse(&answer).expect("a STUN message");
+        if answer.class() == Class::Success {
+            let relayed = answer
+                .xor_address(AttributeType::XOR_RELAYED_ADDRESS)
+                .expect("well-formed");
+            return Outcome::Allocated(relayed.expect("a relayed address"));
+        }
+        let code = answer.attribute(AttributeType::ERROR_CODE).expect("an error code");
+        Outcome::Refused(u16::from(code[2]) * 100 + u16::from(code[3]))
+    }
+
+    fn exchange(&self, add: impl FnOnce(&mut MessageWriter<'_>)) -> Option<Vec<u8>> {
+        let mut id = TransactionId([0; 12]);
+        getrandom::fill(&mut id.0).expect("random");
+        let mut request = [0; 1024];
+        let mut writer = MessageWriter::new(&mut request, Class::Request, Method::Allocate, id);
+        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        add(&mut writer);
+        let length = writer.finish().expect("fits");
+        self.socket.send(&request[..length]).expect("send");
+        let mut answer = vec![0; 2048];
+        let length = self.socket.recv(&mut answer).ok()?;
+        answer.truncate(length);
+        Some(answer)
+    }
+}
+
+/// A time-limited credential of `secret`, good for an hour.
+pub(crate) fn credential(secret: &str) -> (String, String) {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    let expiry = relay::turn::time::UnixTime(now.as_secs() + 3600);
+    let minted = relay::turn::credential::mint(secret.as_bytes(), expiry, Some("tester")).expect("minted");
+    (minted.username, minted.password)
+}
+
+/// A TLS client that trusts whatever the server shows: its certificate is tested elsewhere.
+pub(crate) fn tls(stream: TcpStream) -> impl Read + Write {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustEverything(provider)))
+        .with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("name");
+    let connection = rustls::ClientConnection::new(Arc::new(config), name).expect("client");
+    rustls::StreamOwned::new(connection, stream)
+}
+
+#[derive(Debug)]
+struct TrustEverything(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for TrustEverything {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &rustls::pki_types::CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &rustls::pki_types::CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
