@@ -267,7 +267,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         udp: top.section("udp", |s| RawUdp {
             receive_buffer: s.within("receive_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
             send_buffer: s.within("send_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
-            relay_buffer: s.within("relay_buffer", Bytes(512 << 10), Bytes(16 << 10)..=Bytes(64 << 20)),
+            relay_buffer: s.within("relay_buffer", Bytes(1 << 20), Bytes(16 << 10)..=Bytes(64 << 20)),
             offload: s.value("offload", true),
         }),
         api: top.section("api", read_api),

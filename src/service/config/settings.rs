@@ -74,7 +74,7 @@ pub struct StreamSettings {
     pub max_connections: usize,
     /// Open client connections per IP address.
     pub max_connections_per_ip: usize,
-    /// TLS handshakes at once.
+    /// Connections that have not shown yet what they want; over it the oldest of them is closed.
     pub max_handshakes: usize,
     /// A TLS handshake, and the first bytes, must be complete within this.
     pub handshake_timeout: Duration,
