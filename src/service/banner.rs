@@ -110,8 +110,9 @@ fn lines(settings: &Settings, places: &Places, notes: &[String]) -> Lines {
     lines
 }
 
-/// A command that allocates on this server over the first way it serves. Peers of that client are the relay's own
-/// loopback, which the peer policy forbids; `-y` makes the client its own peer, over two relayed addresses.
+/// A command that relays ten messages through this server over the first way it serves. `-y` makes the client its own
+/// peer, from one relayed address to another, so that no peer needs to be allowed; `-s` sends indications, because that
+/// client draws channel numbers that RFC 8656 no longer has.
 fn try_command(places: &Places, credential: &MintedCredential) -> Option<String> {
     let udp = places.udp.first().map(|address| (*address, ""));
     let tcp = places
@@ -127,7 +128,7 @@ fn try_command(places: &Places, credential: &MintedCredential) -> Option<String>
     };
     let MintedCredential { username, password } = credential;
     Some(format!(
-        "turnutils_uclient {flags}-y -n 10 -u '{username}' -w '{password}' -p {} {host}",
+        "turnutils_uclient {flags}-s -y -n 10 -u '{username}' -w '{password}' -p {} {host}",
         address.port()
     ))
 }

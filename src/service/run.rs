@@ -38,7 +38,7 @@ const EXIT_BUG: u8 = 70;
 const EXIT_CONFIG: u8 = 78;
 
 /// How often the certificate's files are looked at.
-const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the workers' heartbeats are looked at, at least.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// What the end may take beyond `shutdown_timeout`: threads to be joined.

@@ -35,7 +35,8 @@ pub fn alive() {
 
 /// How often [`alive`] must be told, if the service manager wants that: half of what it allows.
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    // Nobody can live up to less than a few milliseconds, whatever the environment says.
+    sd_notify::watchdog_enabled().map(|limit| (limit / 2).max(Duration::from_millis(5)))
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -8,7 +8,9 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Client, Dir, Outcome, REALM, Server, connect, credential, free_ports, get, http, local};
+use support::{
+    Client as _, Dir, Outcome, REALM, Server, Stream, Udp, connect, credential, free_ports, get, http, local,
+};
 
 const SECRET: &str = "4b1c7a9e0d2f8e6655aa10c3b7d9f0e2";
 const NEXT_SECRET: &str = "0f6d2c8b9a7e41d3aa5566778899bbcc";
@@ -89,7 +91,7 @@ key = "{KEY}"
 
     fn allocate(&self, secret: &str) -> Outcome {
         let (username, password) = credential(secret);
-        Client::new(local(self.turn)).allocate(&username, &password)
+        Udp::new(local(self.turn)).allocate(&username, &password)
     }
 
     /// One value of the metrics.
@@ -134,6 +136,23 @@ fn it_starts_serves_over_every_transport_and_tells_of_it() {
     server.wait_for_log("allocation began");
     assert_eq!(setup.allocate(NEXT_SECRET), Outcome::Refused(401));
 
+    // One allocation table, whatever way a client comes.
+    let (username, password) = credential(SECRET);
+    let mut plain = Stream(connect(local(setup.turn)));
+    let mut plain_on_the_tls_port = Stream(connect(local(setup.tls)));
+    let mut secure = Stream(support::tls(connect(local(setup.tls))));
+    for outcome in [
+        plain.allocate(&username, &password),
+        plain_on_the_tls_port.allocate(&username, &password),
+        secure.allocate(&username, &password),
+    ] {
+        assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
+    }
+    assert_eq!(setup.metric("relay_allocations{transport=\"tcp\"}"), 2.0);
+    assert_eq!(setup.metric("relay_allocations{transport=\"tls\"}"), 1.0);
+    drop((plain, plain_on_the_tls_port));
+    server.wait_for_log("why=\"disconnected\"");
+
     // The credentials API on the admin listener mints what the server accepts.
     let request = format!(
         "POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -143,7 +162,7 @@ fn it_starts_serves_over_every_transport_and_tells_of_it() {
     let json: serde_json::Value = serde_json::from_str(&minted.body).expect("JSON");
     let entry = &json["iceServers"][0];
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
-    let outcome = Client::new(local(setup.turn)).allocate(&text(&entry["username"]), &text(&entry["credential"]));
+    let outcome = Udp::new(local(setup.turn)).allocate(&text(&entry["username"]), &text(&entry["credential"]));
     assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
     assert!(!server.errors().contains(KEY) && !server.errors().contains(SECRET));
 }
@@ -337,7 +356,7 @@ fn a_first_run_makes_a_secret_and_prints_a_configuration_that_works() {
         entry["username"].as_str().expect("text"),
         entry["credential"].as_str().expect("text"),
     );
-    let outcome = Client::new(local(setup.turn)).allocate(username, password);
+    let outcome = Udp::new(local(setup.turn)).allocate(username, password);
     assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
     assert!(output.contains("turnutils_uclient"), "a line to try it: {output}");
     assert!(output.contains("self-signed"), "{output}");
@@ -349,7 +368,7 @@ fn a_first_run_makes_a_secret_and_prints_a_configuration_that_works() {
 
     // The second run uses the same secret.
     let again = Server::start(&setup.write(&setup.base()));
-    let outcome = Client::new(local(setup.turn)).allocate(username, password);
+    let outcome = Udp::new(local(setup.turn)).allocate(username, password);
     assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
     assert!(
         !again.output().contains("iceServers"),
@@ -496,7 +515,7 @@ fn a_renewed_certificate_is_served_without_being_asked_to() {
     let (certificate, key) = issue("new.example.org");
     setup.dir.file("cert.pem", &certificate);
     setup.dir.file("key.pem", &key);
-    // Looked at every ten seconds, taken when it has been at rest for one look.
+    // Looked at every five seconds, taken when it has been at rest for one look.
     server.wait_for_log_within("new.example.org", Duration::from_secs(40));
     assert_eq!(setup.metric("relay_config_last_reload_successful"), 1.0);
 }

@@ -51,21 +51,20 @@ impl Drop for Dir {
     }
 }
 
-/// Ports that nobody uses, over UDP and TCP alike. They are free a moment later as well, or the start says otherwise.
+/// Ports that nobody uses, over UDP and TCP alike. They lie below those the system gives to outgoing connections, and no
+/// other test of this process is given them.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let mut held = Vec::new();
-    let ports = std::array::from_fn(|_| {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(61);
+    std::array::from_fn(|_| {
         loop {
-            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
-            let port = tcp.local_addr().expect("address").port();
-            if let Ok(udp) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
-                held.push((tcp, udp));
+            let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+            let port = 20_000 + u16::try_from(number).expect("below 10,000");
+            if TcpListener::bind(local(port)).is_ok() && UdpSocket::bind(local(port)).is_ok() {
                 return port;
             }
         }
-    });
-    drop(held);
-    ports
+    })
 }
 
 pub(crate) fn local(port: u16) -> SocketAddr {
@@ -265,28 +264,20 @@ pub(crate) enum Outcome {
     Silence,
 }
 
-/// A TURN client over UDP.
-pub(crate) struct Client {
-    socket: UdpSocket,
-}
-
-impl Client {
-    pub(crate) fn new(server: SocketAddr) -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
-        socket.connect(server).expect("connect");
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
-        Self { socket }
-    }
+/// Allocates over one message exchange after the other.
+pub(crate) trait Client {
+    /// Sends a request and waits for its answer; `None` if none comes.
+    fn exchange(&mut self, request: &[u8]) -> Option<Vec<u8>>;
 
     /// Allocates with a long-term credential: once without, to be given the nonce, and once with it.
-    pub(crate) fn allocate(&self, username: &str, password: &str) -> Outcome {
-        let Some(challenge) = self.exchange(|_| {}) else {
+    fn allocate(&mut self, username: &str, password: &str) -> Outcome {
+        let Some(challenge) = self.exchange(&allocate(|_| {})) else {
             return Outcome::Silence;
         };
         let challenge = Message::parse(&challenge).expect("a STUN message");
         let nonce = challenge.attribute(AttributeType::NONCE).expect("a nonce").to_vec();
         let key = Key::long_term(username.as_bytes(), REALM, password.as_bytes(), PasswordAlgorithm::Md5);
-        let answer = self.exchange(|writer| {
+        let answer = self.exchange(&allocate(|writer| {
             writer.attribute(AttributeType::USERNAME, username.as_bytes());
             writer.attribute(AttributeType::REALM, REALM.as_bytes());
             writer.attribute(AttributeType::NONCE, &nonce);
@@ -295,7 +286,7 @@ impl Client {
                 writer.attribute(AttributeType::PASSWORD_ALGORITHM, &[0, 1, 0, 0]);
             }
             writer.integrity(&key, Integrity::Sha1);
-        });
+        }));
         let Some(answer) = answer else { return Outcome::Silence };
         let answer = Message::parse(&answer).expect("a STUN message");
         if answer.class() == Class::Success {
@@ -307,19 +298,52 @@ impl Client {
         let code = answer.attribute(AttributeType::ERROR_CODE).expect("an error code");
         Outcome::Refused(u16::from(code[2]) * 100 + u16::from(code[3]))
     }
+}
 
-    fn exchange(&self, add: impl FnOnce(&mut MessageWriter<'_>)) -> Option<Vec<u8>> {
-        let mut id = TransactionId([0; 12]);
-        getrandom::fill(&mut id.0).expect("random");
-        let mut request = [0; 1024];
-        let mut writer = MessageWriter::new(&mut request, Class::Request, Method::Allocate, id);
-        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
-        add(&mut writer);
-        let length = writer.finish().expect("fits");
-        self.socket.send(&request[..length]).expect("send");
+fn allocate(add: impl FnOnce(&mut MessageWriter<'_>)) -> Vec<u8> {
+    let mut id = TransactionId([0; 12]);
+    getrandom::fill(&mut id.0).expect("random");
+    let mut request = vec![0; 1024];
+    let mut writer = MessageWriter::new(&mut request, Class::Request, Method::Allocate, id);
+    writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    add(&mut writer);
+    let length = writer.finish().expect("fits");
+    request.truncate(length);
+    request
+}
+
+/// Over UDP.
+pub(crate) struct Udp(UdpSocket);
+
+impl Udp {
+    pub(crate) fn new(server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        socket.connect(server).expect("connect");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+        Self(socket)
+    }
+}
+
+impl Client for Udp {
+    fn exchange(&mut self, request: &[u8]) -> Option<Vec<u8>> {
+        self.0.send(request).expect("send");
         let mut answer = vec![0; 2048];
-        let length = self.socket.recv(&mut answer).ok()?;
+        let length = self.0.recv(&mut answer).ok()?;
         answer.truncate(length);
+        Some(answer)
+    }
+}
+
+/// Over TCP or TLS.
+pub(crate) struct Stream<S>(pub(crate) S);
+
+impl<S: Read + Write> Client for Stream<S> {
+    fn exchange(&mut self, request: &[u8]) -> Option<Vec<u8>> {
+        self.0.write_all(request).ok()?;
+        let mut answer = vec![0; 20];
+        self.0.read_exact(&mut answer).ok()?;
+        answer.resize(20 + usize::from(u16::from_be_bytes([answer[2], answer[3]])), 0);
+        self.0.read_exact(&mut answer[20..]).ok()?;
         Some(answer)
     }
 }
