@@ -20,6 +20,9 @@
 
 mod address;
 mod flow;
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
