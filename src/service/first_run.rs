@@ -1,7 +1,7 @@
-//! The first run: where the server keeps what it made for itself, and the shared secret it makes when it was given none.
+//! The first run: where the server keeps what it made for itself, and the secret it makes when it was given none.
 //!
-//! The secret is 32 random bytes in base64, in a file only the server's user may read. It is made once; two servers that
-//! start at the same moment end up with the same one. Not here: the self-signed certificate (`tls_store`).
+//! The secret is 32 random bytes in base64, in a file only the server's user may read. It is made once; two servers
+//! that start at the same moment end up with the same one. Not here: the self-signed certificate (`tls_store`).
 
 use core::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -117,59 +117,57 @@ impl Authenticator<'_> {
         let Ok(choice) = Choice::of(message, features) else {
             return Err(self.bad_request(now, client));
         };
+        let integrity = if choice.explicit { Integrity::Sha256 } else { integrity };
+        // A key is only ever bound to our own realm (STUN-AUTH-08).
+        let ours = claim.realm == config.realm.as_bytes();
+        if ours && let Some(session) = self.known(&claim, choice.algorithm, integrity, message, live) {
+            return Ok(session);
+        }
+        // Only now: who guesses from behind the same address as a live client must not lock it out.
         let source = client.client.ip();
         if self.limiters.logins_exhausted(now.mono, source, &config.limits) {
             return Err(AuthError::Silent(DropReason::LoginLimited));
         }
-        let integrity = if choice.explicit { Integrity::Sha256 } else { integrity };
-        // A key is only ever bound to our own realm (STUN-AUTH-08).
-        if claim.realm == config.realm.as_bytes()
-            && let Some(session) = self.login(now, &claim, choice.algorithm, integrity, message, live, first)
+        let at = first.then_some(now.unix);
+        let verify = |key: &Key| message.verify(key);
+        match config
+            .credentials
+            .login(claim.name, choice.algorithm, at, verify)
+            .filter(|_| ours)
         {
-            return Ok(session);
+            Some(login) => Ok(Arc::new(Session {
+                username: login.username,
+                user: login.quota_key,
+                key: login.key,
+                integrity,
+                algorithm: choice.algorithm,
+            })),
+            None => Err(self.refuse_login(now, client, source)),
         }
-        Err(self.refuse_login(now, client, source))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one request, taken apart by the only caller"
-    )]
-    fn login(
+    /// The login of the allocation that is there, if the request is by the same user: nothing is derived.
+    fn known(
         &self,
-        now: Now,
         claim: &Claim<'_>,
         algorithm: PasswordAlgorithm,
         integrity: Integrity,
         message: &Message<'_>,
         live: Option<&Arc<Session>>,
-        first: bool,
     ) -> Option<Arc<Session>> {
-        let known = live.filter(|live| live.algorithm == algorithm && claim.is_of(&live.username, &self.config.realm));
-        if let Some(live) = known
-            && message.verify(&live.key)
-        {
-            return Some(if live.integrity == integrity {
-                Arc::clone(live)
-            } else {
-                Arc::new(Session {
-                    integrity,
-                    ..Session::clone(live)
-                })
-            });
+        let live =
+            live.filter(|live| live.algorithm == algorithm && claim.is_of(&live.username, &self.config.realm))?;
+        if !message.verify(&live.key) {
+            return None;
         }
-        let at = first.then_some(now.unix);
-        let login = self
-            .config
-            .credentials
-            .login(claim.name, algorithm, at, |key| message.verify(key))?;
-        Some(Arc::new(Session {
-            username: login.username,
-            user: login.quota_key,
-            key: login.key,
-            integrity,
-            algorithm,
-        }))
+        Some(if live.integrity == integrity {
+            Arc::clone(live)
+        } else {
+            Arc::new(Session {
+                integrity,
+                ..Session::clone(live)
+            })
+        })
     }
 
     fn refuse_login(&mut self, now: Now, client: &FiveTuple, source: IpAddr) -> AuthError {

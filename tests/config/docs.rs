@@ -1,4 +1,4 @@
-//! What is written about the configuration is true: the example file, the reference, and every example in the documents.
+//! What is written about the configuration is true: the example file, the reference, every example in the documents.
 
 use relay::service::config::{Purpose, keys, load_for};
 

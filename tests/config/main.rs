@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "the modules of this test share their helpers")]
 
 mod broken;
+mod command;
 mod docs;
 mod environment;
 mod first_run;

@@ -145,6 +145,20 @@ fn another_realm_is_not_ours() {
     assert!(matches!(client.request(&mut world, &allocate()).code(), 400 | 401));
 }
 
+//= STUN-MSG-22
+#[test]
+fn overlong_usernames_are_wrong_and_nothing_worse() {
+    let mut world = World::new();
+    for len in [509, 763, 764, 5000] {
+        let mut client = client(1).user(&"u".repeat(len), "password");
+        assert!(
+            matches!(client.request(&mut world, &allocate()).code(), 400 | 401),
+            "{len} bytes"
+        );
+    }
+    world.assert_empty();
+}
+
 //= STUN-AUTH-11
 #[test]
 fn what_stands_behind_the_signature_has_no_effect() {

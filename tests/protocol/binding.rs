@@ -13,6 +13,7 @@ fn binding() -> Message {
 }
 
 //= STUN-BIND-01
+//= STUN-BIND-02
 //= STUN-BIND-04
 //= STUN-MSG-20
 #[test]
@@ -144,6 +145,7 @@ fn software_is_said_on_streams_only_and_only_if_configured() {
 //= STUN-MSG-08
 //= STUN-MSG-12
 //= TURN-GEN-09
+//= STUN-BIND-09
 //= XPORT-13
 #[test]
 fn what_is_not_for_us_is_dropped_for_a_reason_and_the_next_request_works() {

@@ -125,6 +125,22 @@ fn guessing_passwords_is_rate_limited_on_every_transport() {
 }
 
 #[test]
+fn who_guesses_behind_an_address_does_not_lock_out_the_clients_there() {
+    let mut world = World::with(|config| config.limits.login_failures_per_second = 5);
+    let (mut alice, mut guesser) = (client(1), client(2));
+    guesser.client.five_tuple.client = (alice.addr().ip(), 9).into();
+    alice.allocate(&mut world);
+    guesser.request(&mut world, &refresh(600));
+    guesser.password = "guess".into();
+    for _ in 0..100 {
+        guesser.request(&mut world, &allocate());
+    }
+    assert!(world.dropped(DropReason::LoginLimited) > 0);
+    assert_eq!(alice.request(&mut world, &refresh(600)).code(), 0);
+    alice.bind(&mut world, 0x4000, addr("192.0.2.1:7000"));
+}
+
+#[test]
 fn permission_requests_are_rate_limited_by_allocation_and_come_back() {
     let mut world = World::with(|config| config.limits.permission_requests_per_second = 5);
     let (mut client, mut other) = (client(1), client(2));

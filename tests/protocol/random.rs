@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use proptest::prelude::{Just, Strategy, any, prop_assert, prop_oneof, proptest};
+use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use relay::turn::OpenError;
 use relay::turn::types::Transport;
 
@@ -51,6 +51,64 @@ fn peer(n: u8) -> SocketAddr {
 
 /// When each client last asked for each peer, successfully: an upper bound on what may pass.
 type Granted = BTreeMap<(u8, u8), u64>;
+
+/// A changed byte: where, and by what.
+type Change = (proptest::sample::Index, u8);
+
+proptest! {
+    /// Whatever arrives is counted once and answered once at most (`World::packet` checks both).
+    #[test]
+    fn no_bytes_break_anything(
+        packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 1..40),
+    ) {
+        let mut world = World::new();
+        let mut client = client(1);
+        let relayed = client.allocate(&mut world);
+        client.bind(&mut world, 0x4000, peer(1));
+        for packet in packets {
+            // One first byte in four is of a kind that gets further.
+            for first in [None, Some(0x00), Some(0x40)] {
+                let mut packet = packet.clone();
+                if let (Some(first), Some(byte)) = (first, packet.first_mut()) {
+                    *byte = first;
+                }
+                world.packet(&client, &packet);
+            }
+        }
+        prop_assert!(world.peer(peer(1), relayed, b"x").is_channel(0x4000, b"x"));
+    }
+
+    //= STUN-AUTH-11
+    #[test]
+    fn a_changed_request_never_does_what_it_was_changed_to(
+        kind in 0u8..4, changes in proptest::collection::vec((any::<proptest::sample::Index>(), 1u8..), 1..4),
+    ) {
+        let mut world = World::new();
+        let mut client = client(1);
+        let relayed = client.allocate(&mut world);
+        let message = match kind {
+            0 => refresh(0),
+            1 => create_permission(&[peer(1)]),
+            2 => channel_bind(0x4000, peer(1)),
+            _ => refresh(3600),
+        };
+        let good = client.signed(&message);
+        let mut packet = good.clone();
+        for (at, change) in &changes as &[Change] {
+            packet[at.index(good.len())] ^= change;
+        }
+        proptest::prop_assume!(packet != good);
+        let answer = world.packet(&client, &packet);
+        // Changed in the signed part it fails; all of this message is signed.
+        prop_assert!(answer.code_or_success() != Some(0) || world.requests("binding") == 1, "{answer:?}");
+        let unheard = Delivered::Dropped(relay::turn::DropReason::NoPermission);
+        prop_assert_eq!(world.peer(peer(1), relayed, b"x"), unheard);
+        world.pass(secs(599));
+        prop_assert!(world.shards[0].allocations() == 1);
+        world.pass(secs(1));
+        world.assert_empty();
+    }
+}
 
 proptest! {
     #![proptest_config(proptest::test_runner::Config { cases: 200, ..Default::default() })]

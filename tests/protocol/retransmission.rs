@@ -73,6 +73,24 @@ fn after_forty_seconds_the_same_transaction_id_is_a_new_request() {
     }
 }
 
+#[test]
+fn a_copy_is_answered_like_the_first_whatever_signs_it() {
+    use relay::wire::integrity::{Integrity, PasswordAlgorithm};
+    for integrity in [Integrity::Sha1, Integrity::Sha256] {
+        for algorithm in [None, Some(PasswordAlgorithm::Md5), Some(PasswordAlgorithm::Sha256)] {
+            let mut world = World::new();
+            let mut client = client(1);
+            (client.integrity, client.algorithm) = (integrity, algorithm);
+            let challenge = client.send_plain(&mut world, &allocate());
+            client.nonce = challenge.attribute(AttributeType::NONCE);
+            let packet = client.signed(&allocate());
+            let first = world.packet(&client, &packet);
+            assert_eq!(first.code(), 0);
+            assert_eq!(world.packet(&client, &packet), first, "{integrity:?} {algorithm:?}");
+        }
+    }
+}
+
 //= TURN-ALLOC-05
 #[test]
 fn a_late_copy_makes_no_second_allocation() {

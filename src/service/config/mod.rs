@@ -1,4 +1,4 @@
-//! What an operator may set: read, merged, checked, and mapped to [`settings::Settings`]. The only place that knows TOML.
+//! What an operator may set: read, merged, checked, mapped to [`settings::Settings`]. The only place that knows TOML.
 //!
 //! ```text
 //! document   TOML text → tree with places            overrides  RELAY__SECTION__KEY into the tree

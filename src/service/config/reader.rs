@@ -326,8 +326,8 @@ impl<'d> Section<'_, 'd> {
         value
     }
 
-    /// A list of tables: `[[path.key]]` or `key = [{ … }]`; `default` where it is not given. `read` is also run once on
-    /// nothing, without consequences, so that its keys are known even if the list is empty.
+    /// A list of tables: `[[path.key]]` or `key = [{ … }]`; `default` where it is not given. `read` is also run once
+    /// on nothing, without consequences, so that its keys are known even if the list is empty.
     pub(super) fn tables<T>(
         &mut self,
         key: &'static str,

@@ -16,11 +16,12 @@ use super::effective::Effective;
 use super::env::Env;
 use super::schema::{Format, Raw};
 use super::settings::{
-    AdminSettings, ApiSettings, FirstRun, ListenerSettings, LogSettings, Settings, StreamSettings, UdpSettings,
+    AdminSettings, ApiKey, ApiSettings, FirstRun, ListenerSettings, LogSettings, Settings, StreamSettings, UdpSettings,
 };
-use super::value::{Auto, is_host_name};
+use super::value::{Auto, Network, Placed, is_host_name};
 use crate::service::first_run;
-use crate::turn::config::{Config, Limits};
+use crate::turn::config::{Config, Limits, RelayConfig};
+use crate::turn::credential::Credentials;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 
 /// Descriptors for everything that is neither an allocation nor a client's connection.
@@ -37,8 +38,8 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Relative paths start at the directory of the file they are written in; those in the environment, where the server
-    /// was started.
+    /// Relative paths start at the directory of the file they are written in; those in the environment, where the
+    /// server was started.
     fn path(&self, path: &Path, place: Option<Place>) -> PathBuf {
         let file = self
             .file
@@ -63,65 +64,31 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     let files = secrets::read(raw, state_dir.as_deref(), cx);
     let tls = tls::check(raw, state_dir.as_deref(), cx);
     let found = addresses::find(raw, cx);
-    let listeners = listeners::resolve(raw, cx);
-    listeners::check_overlaps(raw, &listeners, found.as_ref().map(|found| &found.relay), cx);
+    let resolved = listeners::resolve(raw, cx);
+    listeners::check_overlaps(raw, &resolved, found.as_ref().map(|found| &found.relay), cx);
     // With mistakes nothing is made: the server will not start.
     if cx.d.has_errors() {
         return None;
     }
     let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
     let found = found.unwrap_or_else(|| addresses::Found::none(raw));
-    let tls = tls?;
-
-    let listeners: Vec<ListenerSettings> = listeners.into_iter().map(|(_, listener)| listener).collect();
-    let workers = workers(raw, cx);
-    let limits = limits(raw, cx);
-    let host = api_host(raw, &found, cx);
-    let given = match &raw.api.uris.value {
-        Auto::Given(uris) => Some(uris.iter().map(|uri| uri.value.clone()).collect()),
-        Auto::Auto => None,
-    };
-    let uris_from_listeners = given.is_none();
-    let uris = given.unwrap_or_else(|| super::uris(&host, &listeners, raw.api.relay_only.value));
-    if uris_from_listeners {
-        cx.effective.note("api.uris", uris.join(" "));
-    }
+    let listeners: Vec<ListenerSettings> = resolved.into_iter().map(|(_, listener)| listener).collect();
     let policy = policy(raw, cx, &listeners, &found)?;
-    let credentials = secrets.credentials;
+    let (secret_file, secret_is_new) = secrets.first_run.unzip();
     Some(Settings {
         realm: raw.realm.value.clone(),
         // Only where nothing is kept there can it be missing.
         state_dir: state_dir.unwrap_or_default(),
-        workers,
-        turn: turn_config(raw, limits, credentials, policy, found.relay),
-        tls,
+        workers: workers(raw, cx),
+        api: api_settings(raw, secrets.api_keys, &found, &listeners, cx),
+        turn: turn_config(raw, limits(raw, cx), secrets.credentials, policy, found.relay),
+        tls: tls?,
         stream: stream_settings(raw),
         udp: UdpSettings {
             receive_buffer: raw.udp.receive_buffer.value.0,
             send_buffer: raw.udp.send_buffer.value.0,
             relay_buffer: raw.udp.relay_buffer.value.0,
             offload: raw.udp.offload.value,
-        },
-        api: ApiSettings {
-            enabled: raw.api.enabled.value,
-            host,
-            uris,
-            uris_from_listeners,
-            relay_only: raw.api.relay_only.value,
-            keys: secrets.api_keys,
-            open: raw.api.open.value,
-            query_key: raw.api.query_key.value,
-            cors_origins: raw
-                .api
-                .cors_origins
-                .value
-                .iter()
-                .map(|origin| origin.value.clone())
-                .collect(),
-            default_ttl: raw.api.default_ttl.value,
-            max_ttl: raw.api.max_ttl.value,
-            mints_per_minute_per_key: raw.api.mints_per_minute_per_key.value,
-            mints_per_minute_per_ip: raw.api.mints_per_minute_per_ip.value,
         },
         admin: AdminSettings {
             address: raw.admin.address.value.0,
@@ -134,8 +101,8 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         },
         shutdown_timeout: raw.shutdown_timeout.value,
         first_run: FirstRun {
-            secret_file: secrets.first_run.as_ref().map(|secret| secret.0.clone()),
-            secret_is_new: secrets.first_run.is_some_and(|secret| secret.1),
+            secret_file,
+            secret_is_new: secret_is_new.unwrap_or(false),
             external: found.told,
         },
         listeners,
@@ -206,6 +173,45 @@ fn limits(raw: &Raw, cx: &mut Context<'_>) -> Limits {
     }
 }
 
+fn api_settings(
+    raw: &Raw,
+    keys: Vec<ApiKey>,
+    found: &addresses::Found,
+    listeners: &[ListenerSettings],
+    cx: &mut Context<'_>,
+) -> ApiSettings {
+    let api = &raw.api;
+    let host = api_host(raw, found, cx);
+    let uris = match &api.uris.value {
+        Auto::Given(uris) => uris.iter().map(|uri| uri.value.clone()).collect(),
+        Auto::Auto => {
+            let uris = super::uris(&host, listeners, api.relay_only.value);
+            cx.effective.note("api.uris", uris.join(" "));
+            uris
+        }
+    };
+    ApiSettings {
+        enabled: api.enabled.value,
+        host,
+        uris,
+        uris_from_listeners: matches!(api.uris.value, Auto::Auto),
+        relay_only: api.relay_only.value,
+        keys,
+        open: api.open.value,
+        query_key: api.query_key.value,
+        cors_origins: api
+            .cors_origins
+            .value
+            .iter()
+            .map(|origin| origin.value.clone())
+            .collect(),
+        default_ttl: api.default_ttl.value,
+        max_ttl: api.max_ttl.value,
+        mints_per_minute_per_key: api.mints_per_minute_per_key.value,
+        mints_per_minute_per_ip: api.mints_per_minute_per_ip.value,
+    }
+}
+
 fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> String {
     match &raw.api.host.value {
         Auto::Given(host) => host.clone(),
@@ -230,7 +236,7 @@ fn policy(
     listeners: &[ListenerSettings],
     found: &addresses::Found,
 ) -> Option<Arc<PeerPolicy>> {
-    let nets = |list: &[super::value::Placed<super::value::Network>]| list.iter().map(|net| net.value.0).collect();
+    let nets = |list: &[Placed<Network>]| list.iter().map(|net| net.value.0).collect();
     let addresses = [found.relay.ipv4, found.relay.ipv6].into_iter().flatten();
     let config = PolicyConfig {
         allow: nets(&raw.peers.allow.value),
@@ -282,9 +288,9 @@ fn ipv6_net(net: IpNet) -> Option<Ipv6Net> {
 fn turn_config(
     raw: &Raw,
     limits: Limits,
-    credentials: Arc<crate::turn::credential::Credentials>,
+    credentials: Arc<Credentials>,
     policy: Arc<PeerPolicy>,
-    relay: crate::turn::config::RelayConfig,
+    relay: RelayConfig,
 ) -> Config {
     Config {
         realm: raw.realm.value.clone(),

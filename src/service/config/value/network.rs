@@ -1,0 +1,360 @@
+//! Addresses, networks and ports.
+
+use core::ops::RangeInclusive;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::super::document::{Node, Value};
+use super::{Mistake, Setting, expected, quoted, text_of};
+
+/// An IP network; a bare address is a network of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Network(pub(in super::super) IpNet);
+
+impl Setting for Network {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("").trim();
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self(IpNet::from(ip)));
+        }
+        match text.parse::<IpNet>() {
+            Ok(net) if net.trunc() == net => Ok(Self(net)),
+            Ok(net) => Err(vec![
+                Mistake::new(node, format!("{text:?} has bits set behind its prefix length")).help(format!(
+                    "write \"{}\" for the network, or \"{}\" for the one address",
+                    net.trunc(),
+                    net.addr()
+                )),
+            ]),
+            Err(_) => expected(
+                node,
+                "an IP network",
+                "\"10.0.8.0/24\", \"2001:db8:8::/48\" or \"10.0.8.7\"",
+            ),
+        }
+    }
+
+    fn show(&self) -> String {
+        let whole = self.0.prefix_len() == self.0.max_prefix_len();
+        quoted(&if whole {
+            self.0.addr().to_string()
+        } else {
+            self.0.to_string()
+        })
+    }
+}
+
+/// `first-last`, both included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Ports(pub(in super::super) RangeInclusive<u16>);
+
+impl Ports {
+    /// How many there are.
+    pub(in super::super) fn count(&self) -> u32 {
+        u32::from(*self.0.end()) - u32::from(*self.0.start()) + 1
+    }
+
+    /// How many workers can have at least one: ports are dealt by even pairs (`ShardIndex::owner_of`).
+    pub(in super::super) fn most_workers(&self) -> usize {
+        usize::from(self.0.end() / 2 - self.0.start() / 2) + 1
+    }
+}
+
+impl Setting for Ports {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("");
+        let Some((first, last)) = text.split_once('-') else {
+            return expected(node, "a range of ports", "\"49152-65535\"");
+        };
+        match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
+            (Ok(first), Ok(last)) if first <= last => Ok(Self(first..=last)),
+            (Ok(first), Ok(last)) => Err(vec![
+                Mistake::new(node, "the range of ports runs backwards").help(format!("write \"{last}-{first}\"")),
+            ]),
+            _ => expected(node, "a range of ports from 1024 to 65535", "\"49152-65535\""),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&format!("{}-{}", self.0.start(), self.0.end()))
+    }
+}
+
+/// A port number other than 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Port(pub(in super::super) u16);
+
+impl Setting for Port {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let number = match &node.value {
+            Value::Integer(Some(number)) => u16::try_from(*number).ok(),
+            _ => node.raw.as_deref().and_then(|raw| raw.parse().ok()),
+        };
+        number
+            .filter(|n| *n != 0)
+            .map_or_else(|| expected(node, "a port from 1 to 65535", "3478"), |n| Ok(Self(n)))
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Setting for SocketAddr {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("").trim().replace("localhost:", "127.0.0.1:");
+        match text.parse::<Self>() {
+            Ok(addr) if addr.port() != 0 => Ok(addr),
+            _ => expected(node, "an IP address with a port", "\"127.0.0.1:13478\""),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Setting for IpAddr {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("").trim();
+        text.parse()
+            .or_else(|_| expected(node, "an IP address", "\"192.0.2.1\""))
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+/// Where a listener binds: `*:443`, `name:3478`, `[::1]:3478`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Bind {
+    pub(in super::super) host: BindHost,
+    pub(in super::super) port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum BindHost {
+    /// Every address of the machine.
+    Any,
+    Ip(IpAddr),
+    /// Resolved at start-up, to all its addresses.
+    Name(String),
+}
+
+impl Setting for Bind {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("").trim();
+        let example = "\"*:443\", \"192.0.2.1:3478\", \"[2001:db8::1]:3478\" or \"turn.example.org:3478\"";
+        let bad = || expected(node, "an address with a port", example);
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return bad();
+        };
+        let Some(port) = port.parse::<u16>().ok().filter(|port| *port != 0) else {
+            return bad();
+        };
+        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(inner) => match inner.parse() {
+                Ok(ip) => BindHost::Ip(IpAddr::V6(ip)),
+                Err(_) => return bad(),
+            },
+            None if host == "*" => BindHost::Any,
+            None if host.parse::<std::net::Ipv6Addr>().is_ok() => {
+                let mistake = Mistake::new(node, "an IPv6 address before a port stands in brackets");
+                return Err(vec![mistake.help(format!("write \"[{host}]:{port}\""))]);
+            }
+            None => match host.parse() {
+                Ok(ip) => BindHost::Ip(ip),
+                Err(_) if is_host_name(host) => BindHost::Name(host.to_owned()),
+                Err(_) => return bad(),
+            },
+        };
+        Ok(Self { host, port })
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl core::fmt::Display for Bind {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match &self.host {
+            BindHost::Any => write!(f, "*:{}", self.port),
+            BindHost::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            BindHost::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// Letters, digits, hyphens and (as some platforms have them) underscores, in parts of 1 to 63; not all digits.
+pub(in super::super) fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let last = name.rsplit('.').next().unwrap_or("");
+    name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The address clients are told, of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum External {
+    /// That of the interface the default route uses.
+    Auto,
+    Fixed(IpAddr),
+    /// What this STUN server sees.
+    Stun {
+        host: String,
+        port: u16,
+    },
+    /// No relaying over this family.
+    Off,
+}
+
+impl Setting for External {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("").trim();
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "off" => return Ok(Self::Off),
+            _ => {}
+        }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self::Fixed(ip));
+        }
+        let what = "\"auto\", an IP address, \"stun:host:port\" or \"off\"";
+        let Some(server) = text.strip_prefix("stun:") else {
+            return expected(node, what, "\"203.0.113.5\"");
+        };
+        let (host, port) = match server.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.starts_with('[') => (host, port.parse().ok()),
+            Some(_) | None => (server, Some(3478)),
+        };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(host);
+        match port.filter(|port| *port != 0) {
+            Some(port) if is_host_name(bare) || bare.parse::<IpAddr>().is_ok() => Ok(Self::Stun {
+                host: bare.to_owned(),
+                port,
+            }),
+            _ => expected(node, what, "\"stun:stun.example.org:3478\""),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&match self {
+            Self::Auto => "auto".into(),
+            Self::Off => "off".into(),
+            Self::Fixed(ip) => ip.to_string(),
+            Self::Stun { host, port } if host.contains(':') => format!("stun:[{host}]:{port}"),
+            Self::Stun { host, port } => format!("stun:{host}:{port}"),
+        })
+    }
+}
+
+/// One port, or `"first-last"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct PortOrPorts(pub(in super::super) RangeInclusive<u16>);
+
+impl Setting for PortOrPorts {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        match Port::read(node) {
+            Ok(Port(port)) => Ok(Self(port..=port)),
+            Err(_) if text_of(node).is_some_and(|text| text.contains('-')) => {
+                Ports::read(node).map(|ports| Self(ports.0))
+            }
+            Err(mistakes) => Err(mistakes),
+        }
+    }
+
+    fn show(&self) -> String {
+        if self.0.start() == self.0.end() {
+            self.0.start().to_string()
+        } else {
+            Ports(self.0.clone()).show()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read_text;
+    use super::*;
+
+    #[test]
+    fn what_is_shown_reads_back_as_the_same() {
+        for text in [
+            "auto",
+            "off",
+            "203.0.113.5",
+            "2001:db8::5",
+            "stun:stun.example.org:3478",
+            "stun:[2001:db8::1]:3479",
+        ] {
+            assert_eq!(
+                read_text::<External>(text).map(|external| external.show()),
+                Some(quoted(text))
+            );
+        }
+        for text in [
+            "*:443",
+            "192.0.2.1:3478",
+            "[2001:db8::1]:3478",
+            "fly-global-services:3478",
+            "_x.example:1",
+        ] {
+            assert_eq!(read_text::<Bind>(text).map(|bind| bind.show()), Some(quoted(text)));
+        }
+        for text in ["10.0.8.0/24", "10.0.8.7", "2001:db8::/32", "::1"] {
+            assert_eq!(
+                read_text::<Network>(text).map(|network| network.show()),
+                Some(quoted(text))
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_bound_or_asked_is_refused() {
+        for text in [
+            "",
+            "443",
+            ":443",
+            "*",
+            "*:0",
+            "*:65536",
+            "2001:db8::1:443",
+            "[x]:1",
+            "a b:1",
+            "-a:1",
+            "1.2.3:4",
+            "a..b:1",
+        ] {
+            assert_eq!(read_text::<Bind>(text), None, "{text:?}");
+        }
+        for text in [
+            "",
+            "on",
+            "stun:",
+            "stun::3478",
+            "stun:host:0",
+            "stun:host:x",
+            "1.2.3",
+            "stun:a b",
+        ] {
+            assert_eq!(read_text::<External>(text), None, "{text:?}");
+        }
+        for text in ["1", "1-", "-1", "5-4", "0-65536", "a-b"] {
+            assert!(read_text::<Ports>(text).is_none(), "{text:?}");
+        }
+    }
+}

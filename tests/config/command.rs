@@ -1,0 +1,185 @@
+//! `relay check` and `relay credentials mint`, as programs.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use relay::turn::credential::mint;
+use relay::turn::time::UnixTime;
+
+use crate::machine::{Machine, SECRET};
+
+/// Runs `relay` with an environment of its own.
+fn relay(machine: &Machine, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_relay"))
+        .args(arguments)
+        .env_clear()
+        .env("STATE_DIRECTORY", machine.dir.join("state"))
+        .current_dir(&machine.dir)
+        .output()
+        .expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+#[test]
+fn check_prints_what_is_in_force_as_toml_and_succeeds() {
+    let machine = Machine::new();
+    machine.file("secret", SECRET);
+    machine.file(
+        "relay.toml",
+        "realm = \"turn.example.org\"\n[credentials]\nsecret_file = \"secret\"\n",
+    );
+    let output = relay(&machine, &["check", "--config", "relay.toml"]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(shown.starts_with("# relay.toml: good"), "{shown}");
+    let table: toml::Table = shown.parse().expect("TOML");
+    assert_eq!(table["realm"].as_str(), Some("turn.example.org"));
+    assert!(!shown.contains(SECRET));
+
+    let quiet = relay(&machine, &["check", "--config", "relay.toml", "--quiet"]);
+    assert_eq!((quiet.status.code(), quiet.stdout.len()), (Some(0), 0));
+}
+
+#[test]
+fn check_of_the_example_configuration_succeeds_and_makes_nothing() {
+    let machine = Machine::new();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/relay.toml");
+    let output = relay(&machine, &["check", "--config", &example.display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!machine.dir.join("state").exists());
+}
+
+#[test]
+fn check_tells_every_mistake_and_fails() {
+    let machine = Machine::new();
+    machine.file(
+        "relay.toml",
+        "workrs = 2\n[relay]\nports = \"60000-50000\"\n[log]\nformat = \"xml\"\n",
+    );
+    let output = relay(&machine, &["check", "--config", "relay.toml"]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    for expected in [
+        "relay.toml:1:1",
+        "relay.toml:3:9",
+        "relay.toml:5:10",
+        "did you mean `workers`?",
+        "3 mistakes",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in\n{told}");
+    }
+    assert!(!told.contains('\u{1b}'), "no colours where nobody looks");
+}
+
+#[test]
+fn mint_prints_a_credential_of_the_configured_secret_in_three_forms() {
+    let machine = Machine::new();
+    machine.file("secret", SECRET);
+    let toml = "realm = \"turn.example.org\"\n[credentials]\nsecret_file = \"secret\"\n[api]\nrelay_only = true\n";
+    machine.file("relay.toml", toml);
+    let print = |format: &str| {
+        let mint = [
+            "credentials",
+            "mint",
+            "--config",
+            "relay.toml",
+            "--ttl",
+            "1h",
+            "--user",
+            "a:b@c",
+            "--format",
+            format,
+        ];
+        let output = relay(&machine, &mint);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let is_right = |username: &str, password: &str| {
+        let (expiry, user) = username.split_once(':').expect("expiry:user");
+        let expiry: u64 = expiry.parse().expect("a number");
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_secs();
+        assert!((now + 3500..=now + 3600).contains(&expiry), "{expiry}");
+        let expected = mint(SECRET.as_bytes(), UnixTime(expiry), Some(user)).expect("a credential");
+        assert_eq!(
+            (username, password, user),
+            (expected.username.as_str(), expected.password.as_str(), "a:b@c")
+        );
+    };
+
+    let plain = print("plain");
+    let (username, password) = plain.trim_end().split_once('\n').expect("two lines");
+    is_right(username, password);
+
+    let rest: serde_json::Value = serde_json::from_str(&print("rest")).expect("JSON");
+    is_right(
+        rest["username"].as_str().expect("a text"),
+        rest["password"].as_str().expect("a text"),
+    );
+    assert_eq!(rest["ttl"], 3600);
+    assert_eq!(rest["uris"][0], "turns:turn.example.org:443?transport=tcp");
+
+    let ice: serde_json::Value = serde_json::from_str(&print("ice")).expect("JSON");
+    let server = &ice["iceServers"][0];
+    is_right(
+        server["username"].as_str().expect("a text"),
+        server["credential"].as_str().expect("a text"),
+    );
+    assert_eq!(server["urls"], rest["uris"]);
+    assert_eq!(ice["iceTransportPolicy"], "relay");
+}
+
+#[test]
+fn credentials_minted_without_a_name_have_one_of_their_own() {
+    let machine = Machine::new();
+    machine.file("secret", SECRET);
+    machine.file("relay.toml", "[credentials]\nsecret_file = \"secret\"\n");
+    let user = || {
+        let output = relay(
+            &machine,
+            &["credentials", "mint", "--config", "relay.toml", "--format", "plain"],
+        );
+        text(&output.stdout)
+            .lines()
+            .next()
+            .and_then(|line| line.split(':').nth(1).map(str::to_owned))
+    };
+    let (one, other) = (user().expect("a user"), user().expect("a user"));
+    assert!(one.len() >= 16 && one != other, "{one} {other}");
+}
+
+#[test]
+fn mint_says_why_it_cannot() {
+    let machine = Machine::new();
+    machine.file("secret", SECRET);
+    machine.file(
+        "relay.toml",
+        "[credentials]\nsecret_file = \"secret\"\nmax_ttl = \"2h\"\n[api]\nmax_ttl = \"1h\"\ndefault_ttl = \"1h\"\n",
+    );
+    machine.file("broken.toml", "[credentials]\nsecret_fil = \"secret\"\n");
+    for (arguments, expected) in [
+        (["--config", "relay.toml", "--ttl", "3h"], "credentials.max_ttl"),
+        (["--config", "relay.toml", "--ttl", "soon"], "1h30m"),
+        (["--config", "relay.toml", "--ttl", "0"], "1h30m"),
+        (["--config", "relay.toml", "--user", ""], "userid"),
+        (
+            ["--config", "broken.toml", "--ttl", "1h"],
+            "did you mean `secret_file`?",
+        ),
+        (["--config", "missing.toml", "--ttl", "1h"], "missing.toml"),
+        // No configuration, and no server has run yet.
+        (["--ttl", "60", "--format", "plain"], "there is no secret to mint with"),
+    ] {
+        let output = relay(&machine, &[&["credentials", "mint"], &arguments[..]].concat());
+        let told = text(&output.stderr);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
+        assert!(told.contains(expected), "{expected} is not in\n{told}");
+    }
+}
