@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::username::{TimeLimited, opaque_string};
+use super::username::{TimeLimited, prepared};
 use super::{CredentialError, Credentials, StaticUser, quota_key};
 use crate::turn::time::UnixTime;
 use crate::wire::integrity::{Key, PasswordAlgorithm, userhash};
@@ -114,10 +114,10 @@ impl StaticTable {
     }
 
     fn user(realm: &str, user: &StaticUser) -> Result<User, CredentialError> {
-        let name = opaque_string(&user.name)
+        let name = prepared(&user.name)
             .filter(|name| name.len() <= Self::MAX_NAME)
             .ok_or_else(|| CredentialError::Name(user.name.clone()))?;
-        let password = opaque_string(&user.password).ok_or_else(|| CredentialError::Password(user.name.clone()))?;
+        let password = prepared(&user.password).ok_or_else(|| CredentialError::Password(user.name.clone()))?;
         let key = |algorithm| Key::long_term(name.as_bytes(), realm, password.as_bytes(), algorithm);
         Ok(User {
             hash: userhash(name.as_bytes(), realm),

@@ -1,10 +1,10 @@
-//! The grammar of time-limited usernames, and what makes a static user's name or password comparable.
+//! The grammar of time-limited usernames, and which names and passwords a static user may have.
 
-use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
 use super::MintError;
 use crate::turn::time::UnixTime;
+use crate::wire::opaque_string;
 
 /// A username `expiry[:userid]`, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,15 +59,11 @@ pub fn quota_key(username: &str) -> &str {
     TimeLimited::parse(username.as_bytes()).map_or(username, |parts| parts.userid)
 }
 
-/// RFC 8265 §4.2 (OpaqueString), as clients prepare passwords before they hash them (RFC 8489 §9.2.2): spaces beyond ASCII
-/// become ASCII ones, the rest NFC. `None` for what it forbids, as far as people type it: nothing, and control characters.
-pub(super) fn opaque_string(text: &str) -> Option<Zeroizing<String>> {
+/// Prepares a static user's name or password as clients prepare theirs (RFC 8265 §4.2). `None` for what the OpaqueString
+/// profile forbids, as far as people type it: nothing, and control characters.
+pub(super) fn prepared(text: &str) -> Option<Zeroizing<String>> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return None;
     }
-    let spaces = |c| match c {
-        '\u{A0}' | '\u{1680}' | '\u{2000}'..='\u{200A}' | '\u{202F}' | '\u{205F}' | '\u{3000}' => ' ',
-        c => c,
-    };
-    Some(Zeroizing::new(text.chars().map(spaces).nfc().collect()))
+    Some(Zeroizing::new(opaque_string::prepare(text).into_owned()))
 }
