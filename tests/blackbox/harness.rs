@@ -1,0 +1,307 @@
+//! Starts the program with a configuration of the test, on free ports, and stops it by pid.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The secret of every test server.
+pub(crate) const SECRET: &str = "4Fq0mG1kVb9x2Rj7TzYh3LwQe8NcPa5UsDgKoIi6";
+/// A second one, for rotation.
+pub(crate) const OTHER_SECRET: &str = "pW7eXn2cLr5uBk9tHy4mVa8jQz3sGd6fRo1iTxNb";
+/// Where relayed transport addresses are: not where the listeners are.
+pub(crate) const RELAY_IP: &str = "127.0.0.4";
+/// The key of the credentials API.
+pub(crate) const API_KEY: &str = "k-0bq3vT7mXw9Lr2Yc5Hn8Jd4Ps6Zf1Ga";
+
+/// A running server and where it listens.
+pub(crate) struct Server {
+    child: Child,
+    dir: PathBuf,
+    /// `udp` and `tcp`.
+    pub(crate) plain: SocketAddr,
+    /// `tls` and `tcp`.
+    pub(crate) tls: SocketAddr,
+    /// Everything, as on 443.
+    pub(crate) door: SocketAddr,
+    /// Metrics, health.
+    pub(crate) admin: SocketAddr,
+}
+
+/// A port that is free for UDP and TCP on 127.0.0.1, below the range the kernel deals out by itself.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Processes of one test run start at different places; each goes its own way from there.
+        let n = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 37;
+        let port = 10_000 + u16::try_from(n % 9_000).expect("below 9000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Server {
+    /// Starts with the tests' defaults, peers on 127.0.0.2 allowed.
+    pub(crate) fn start() -> Self {
+        Self::start_with("[peers]\nallow = [\"127.0.0.2/32\"]\n")
+    }
+
+    /// Starts with `sections` behind the listeners, realm and credentials every test has.
+    pub(crate) fn start_with(sections: &str) -> Self {
+        Self::start_custom(&format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}"))
+    }
+
+    /// As [`Self::start_with`], relaying over IPv6 (::1) as well.
+    pub(crate) fn start_dual_stack(sections: &str) -> Self {
+        Self::launch(&format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}"), "::1")
+    }
+
+    /// Starts with everything but listeners, relay addresses and admin listener in `sections`.
+    pub(crate) fn start_custom(sections: &str) -> Self {
+        Self::launch(sections, "off")
+    }
+
+    fn launch(sections: &str, ipv6: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "relay-blackbox-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        let [plain, tls, door, admin] = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let config = format!(
+            r#"realm = "relay.test"
+state_dir = "{state}"
+workers = 2
+
+[external]
+ipv4 = "{RELAY_IP}"
+ipv6 = "{ipv6}"
+
+[relay]
+ipv4 = "{RELAY_IP}"
+ports = "20000-29999"
+
+[admin]
+address = "{admin}"
+
+[[listener]]
+bind = "{plain}"
+protocols = ["udp", "tcp"]
+
+[[listener]]
+bind = "{tls}"
+protocols = ["tls", "tcp"]
+
+[[listener]]
+bind = "{door}"
+protocols = ["udp", "tcp", "tls", "https"]
+
+{sections}"#,
+            state = dir.join("state").display()
+        );
+        std::fs::write(dir.join("relay.toml"), config).expect("the configuration is written");
+        let child = spawn(&dir);
+        let mut server = Self {
+            child,
+            dir,
+            plain,
+            tls,
+            door,
+            admin,
+        };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                panic!("the server ended with {status}:\n{}", self.log());
+            }
+            if self.admin_get("/readyz").is_some_and(|(status, _)| status == 200) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Where a file of this server lies.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Everything the server wrote so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("the server is there");
+    }
+
+    /// Waits until the log contains `text`.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Status and body of a GET on the admin listener.
+    pub(crate) fn admin_get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        parse_http(&answer)
+    }
+
+    /// The sum of a metric's samples whose labels contain `labels`.
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        let (_, text) = self.admin_get("/metrics").expect("metrics");
+        text.lines()
+            .filter(|l| l.starts_with(name) && l[name.len()..].starts_with([' ', '{']) && l.contains(labels))
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Asserts that the server still serves and that nothing in it panicked.
+    pub(crate) fn assert_healthy(&mut self) {
+        assert!(
+            self.child.try_wait().expect("the child is ours").is_none(),
+            "the server died:\n{}",
+            self.log()
+        );
+        assert!(!self.log().contains("panicked"), "a panic:\n{}", self.log());
+        let (status, body) = self.admin_get("/healthz").expect("healthz answers");
+        assert_eq!(status, 200, "{body}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- server log\n{}---", self.log());
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Splits an HTTP/1.1 answer into status and body (no chunking: the server sends lengths).
+pub(crate) fn parse_http(answer: &str) -> Option<(u16, String)> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+fn spawn(dir: &Path) -> Child {
+    let log = File::create(dir.join("log")).expect("a log file");
+    Command::new(env!("CARGO_BIN_EXE_relay"))
+        .arg("--config")
+        .arg(dir.join("relay.toml"))
+        // Every client of these tests has the same address: the limits per address are tested elsewhere.
+        .env("RELAY__LIMITS__LOGIN_FAILURES_PER_SECOND", "10000")
+        .env("RELAY__LIMITS__CHALLENGES_PER_SECOND", "10000")
+        .env("RELAY__LIMITS__CHALLENGE_BURST", "10000")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("the program starts")
+}
+
+/// A login minted with `secret` that expires `ttl` seconds from now (negative: has expired).
+pub(crate) fn minted(secret: &str, ttl: i64, id: &str) -> crate::client::Login {
+    use base64::Engine as _;
+    use hmac::{KeyInit, Mac};
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let username = format!("{}:{id}", now.checked_add_signed(ttl).expect("in range"));
+    let mut mac = hmac::Hmac::<sha1::Sha1>::new_from_slice(secret.as_bytes()).expect("any length");
+    mac.update(username.as_bytes());
+    let password = base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
+    crate::client::Login { username, password }
+}
+
+/// A UDP peer on 127.0.0.2 that sends everything back, until dropped.
+pub(crate) struct EchoPeer {
+    pub(crate) address: SocketAddr,
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<Vec<SocketAddr>>>,
+}
+
+impl EchoPeer {
+    pub(crate) fn start() -> Self {
+        Self::start_on("127.0.0.2:0")
+    }
+
+    pub(crate) fn start_on(address: &str) -> Self {
+        let socket = UdpSocket::bind(address).expect("a free port");
+        let address = socket.local_addr().expect("bound");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .expect("a timeout");
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut sources = Vec::new();
+            let mut buf = vec![0; 65_536];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((n, from)) = socket.recv_from(&mut buf) {
+                    let _ = socket.send_to(&buf[..n], from);
+                    if !sources.contains(&from) {
+                        sources.push(from);
+                    }
+                }
+            }
+            sources
+        });
+        Self {
+            address,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Stops and tells from which addresses it was reached.
+    pub(crate) fn sources(mut self) -> Vec<SocketAddr> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .take()
+            .expect("not stopped yet")
+            .join()
+            .expect("the peer runs")
+    }
+}
+
+impl Drop for EchoPeer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,8 @@
+//! The real program on loopback, seen from outside: clients over UDP, TCP and TLS, peers, and strangers.
+
+mod client;
+mod credentials;
+mod harness;
+mod hostile;
+mod peers;
+mod relaying;

@@ -1,0 +1,149 @@
+//! Application data through the program, on every transport.
+
+use relay::turn::types::Transport;
+
+use crate::client::{Client, PATIENCE, SILENCE};
+use crate::harness::{EchoPeer, SECRET, Server, minted};
+
+/// Every way in: transport and which of the server's listeners.
+fn ways(server: &Server) -> [(Transport, std::net::SocketAddr); 8] {
+    [
+        (Transport::Udp, server.plain),
+        (Transport::Tcp, server.plain),
+        (Transport::Tls, server.tls),
+        (Transport::Tcp, server.tls),
+        (Transport::Udp, server.door),
+        (Transport::Tcp, server.door),
+        (Transport::Tls, server.door),
+        (Transport::Udp, server.plain),
+    ]
+}
+
+//= XPORT-01
+//= TURN-DATA-05
+//= TURN-CHAN-15
+#[test]
+fn every_transport_reaches_a_udp_peer_by_indications_and_channels() {
+    let mut server = Server::start();
+    let peer = EchoPeer::start();
+    let mut relayed = Vec::new();
+    for (n, (transport, address)) in ways(&server).into_iter().enumerate() {
+        let mut client = Client::over_transport(transport, address).with_login(&minted(SECRET, 600, &format!("u{n}")));
+        relayed.push(
+            client
+                .allocate()
+                .unwrap_or_else(|code| panic!("{transport} to {address}: {code}")),
+        );
+        assert_eq!(client.create_permission(peer.address), 0);
+        for size in [0, 1, 2, 3, 4, 5, 160, 1200, 1473] {
+            let data: Vec<u8> = (0..size).map(|i| i as u8).collect();
+            client.send_indication(peer.address, &data);
+            let back = client
+                .receive_data(PATIENCE)
+                .unwrap_or_else(|| panic!("{transport}: {size} bytes lost"));
+            assert_eq!(
+                back,
+                (Err(peer.address), data),
+                "{transport}, {size} bytes by indication"
+            );
+        }
+        assert_eq!(client.channel_bind(0x4000, peer.address), 0);
+        for size in [0, 1, 2, 3, 4, 5, 160, 1200, 1473] {
+            let data: Vec<u8> = (0..size).map(|i| !(i as u8)).collect();
+            client.send_channel(0x4000, &data);
+            let back = client
+                .receive_data(PATIENCE)
+                .unwrap_or_else(|| panic!("{transport}: {size} bytes lost"));
+            assert_eq!(back, (Ok(0x4000), data), "{transport}, {size} bytes by channel");
+        }
+        assert_eq!(client.refresh(0), 0);
+    }
+    let mut sources = peer.sources();
+    sources.sort();
+    relayed.sort();
+    relayed.dedup();
+    assert_eq!(sources, relayed, "the peer saw the relayed addresses and nothing else");
+    server.assert_healthy();
+}
+
+//= STUN-BIND-01
+#[test]
+fn binding_tells_the_source_address_on_every_listener() {
+    let server = Server::start();
+    for (transport, address) in ways(&server) {
+        let mut client = Client::over_transport(transport, address);
+        assert_eq!(client.binding(), Some(client.local_addr()), "{transport} to {address}");
+    }
+}
+
+//= design §4: relay-to-relay
+#[test]
+fn two_relayed_clients_reach_each_other_on_any_pair_of_transports() {
+    let server = Server::start();
+    let ways = ways(&server);
+    for (n, (&(first, to_first), &(second, to_second))) in ways.iter().zip(ways.iter().rev()).enumerate() {
+        let mut a = Client::over_transport(first, to_first).with_login(&minted(SECRET, 600, &format!("a{n}")));
+        let mut b = Client::over_transport(second, to_second).with_login(&minted(SECRET, 600, &format!("b{n}")));
+        let (at_a, at_b) = (a.allocate().expect("allocated"), b.allocate().expect("allocated"));
+        assert_eq!(a.create_permission(at_b), 0);
+        a.send_indication(at_b, b"too early");
+        assert_eq!(b.receive_data(SILENCE), None, "{first} to {second}: b has not let a in");
+        assert_eq!(b.channel_bind(0x4001, at_a), 0);
+        a.send_indication(at_b, b"hello");
+        assert_eq!(
+            b.receive_data(PATIENCE),
+            Some((Ok(0x4001), b"hello".to_vec())),
+            "{first} to {second}"
+        );
+        b.send_channel(0x4001, b"well met");
+        assert_eq!(
+            a.receive_data(PATIENCE),
+            Some((Err(at_b), b"well met".to_vec())),
+            "{second} to {first}"
+        );
+    }
+}
+
+//= XPORT-07
+#[test]
+fn closing_the_stream_frees_the_allocation_at_once() {
+    let server = Server::start_with("[limits]\nallocations_per_user = 1\n");
+    for transport in [Transport::Tcp, Transport::Tls] {
+        let login = minted(SECRET, 600, "only-one");
+        for round in 0..3 {
+            let mut client = Client::over_transport(transport, server.door).with_login(&login);
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(1);
+            let mut outcome = client.allocate();
+            while outcome == Err(486) && std::time::Instant::now() < deadline {
+                outcome = client.allocate();
+            }
+            assert!(outcome.is_ok(), "{transport}, round {round}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_beginning_and_an_end_are_logged_with_traffic_and_reason() {
+    let server = Server::start();
+    let peer = EchoPeer::start();
+    let mut client = Client::udp(server.plain).with_login(&minted(SECRET, 600, "logged-user"));
+    let relayed = client.allocate().expect("allocated");
+    assert_eq!(client.channel_bind(0x4000, peer.address), 0);
+    for _ in 0..10 {
+        client.send_channel(0x4000, &[7; 100]);
+        assert!(client.receive_data(PATIENCE).is_some());
+    }
+    assert_eq!(client.refresh(0), 0);
+    server.wait_for_log("released");
+    let log = server.log();
+    let lines: Vec<&str> = log.lines().filter(|l| l.contains("logged-user")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for line in &lines {
+        assert!(line.contains(&relayed.to_string()) && line.contains("udp"), "{line}");
+    }
+    assert!(
+        lines[1].matches("1000").count() >= 2,
+        "ten times 100 bytes each way: {}",
+        lines[1]
+    );
+}
