@@ -1,0 +1,34 @@
+# syntax=docker/dockerfile:1
+#
+#   docker build -t relay .
+#   docker run --network host -v relay-state:/var/lib/relay relay
+#
+# Behind a bridge network publish 443/tcp and 443/udp only: the relay range needs no published port when peers are
+# SFUs or other clients of this server, because relay sockets are outbound flows.
+
+ARG BUILD_IMAGE=rust:1.95-bookworm
+ARG RUN_IMAGE=debian:bookworm-slim
+
+FROM ${BUILD_IMAGE} AS build
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+WORKDIR /build
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+COPY benches benches
+RUN cargo build --release --locked --bin relay \
+    && strip --strip-debug target/release/relay \
+    && install -D -m 0755 target/release/relay /out/usr/local/bin/relay
+COPY config/relay.toml /out/etc/relay/relay.toml
+# The state directory exists and belongs to the user the server runs as.
+RUN install -d -m 0700 -o 65532 -g 65532 /out/var/lib/relay
+
+FROM ${RUN_IMAGE}
+COPY --from=build /out /
+# No name, no shell, no home: ports below 1024 are open to any user inside a container network namespace.
+USER 65532:65532
+ENV STATE_DIRECTORY=/var/lib/relay
+VOLUME ["/var/lib/relay"]
+EXPOSE 3478/tcp 3478/udp 5349/tcp 443/tcp 443/udp
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/relay"]
+CMD ["--config", "/etc/relay/relay.toml"]

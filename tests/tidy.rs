@@ -1,0 +1,270 @@
+//! Rules of the house that no compiler checks. Reads every tracked file once and prints all findings together.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The floors in import order: a module uses only what stands left of it.
+const FLOORS: [&str; 6] = ["wire", "turn", "net", "shard", "service", "cli"];
+
+/// Longest source file, in lines, tests included.
+const MAX_FILE_LINES: usize = 600;
+/// Longest function, in lines.
+const MAX_FUNCTION_LINES: usize = 70;
+
+/// Files that may be longer, with the reason. Shrink it.
+const LONG_FILES: &[(&str, &str)] = &[];
+
+/// What `wire` and `turn` never name: clocks, sockets, files, environment, randomness, threads, logs.
+const IMPURE: &[&str] = &[
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "Instant::now",
+    "SystemTime",
+    "UdpSocket",
+    "TcpStream",
+    "TcpListener",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::thread",
+    "tokio",
+    "tracing",
+    "getrandom",
+    "libc::",
+    "prometheus",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn tracked() -> Vec<PathBuf> {
+    let out = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .expect("git runs");
+    assert!(
+        out.status.success(),
+        "git ls-files: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8(out.stdout)
+        .expect("file names are UTF-8")
+        .split_terminator('\0')
+        .map(PathBuf::from)
+        .filter(|p| root().join(p).is_file())
+        .collect()
+}
+
+struct File {
+    path: String,
+    text: String,
+}
+
+impl File {
+    /// The floor of a source file, as an index into [`FLOORS`].
+    fn floor(&self) -> Option<usize> {
+        let rest = self.path.strip_prefix("src/")?;
+        let first = rest.split(['/', '.']).next()?;
+        FLOORS.iter().position(|f| *f == first)
+    }
+
+    fn is_rust(&self) -> bool {
+        self.path.ends_with(".rs")
+    }
+
+    /// Lines with their number, without comment lines.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text
+            .lines()
+            .enumerate()
+            .map(|(i, l)| (i + 1, l))
+            .filter(|(_, l)| !l.trim_start().starts_with("//"))
+    }
+}
+
+fn files() -> Vec<File> {
+    tracked()
+        .into_iter()
+        .filter_map(|p| {
+            let text = std::fs::read_to_string(root().join(&p)).ok()?;
+            Some(File {
+                path: p.to_str()?.to_owned(),
+                text,
+            })
+        })
+        .collect()
+}
+
+fn report(findings: &[String]) {
+    assert!(
+        findings.is_empty(),
+        "{} finding(s):\n{}",
+        findings.len(),
+        findings.join("\n")
+    );
+}
+
+#[test]
+fn imports_run_one_way() {
+    let mut findings = Vec::new();
+    for file in files().iter().filter(|f| f.is_rust()) {
+        let Some(floor) = file.floor() else { continue };
+        for (line, text) in file.code() {
+            for (other, name) in FLOORS.iter().enumerate() {
+                if other > floor
+                    && (text.contains(&format!("crate::{name}::")) || text.contains(&format!("crate::{name};")))
+                {
+                    findings.push(format!("{}:{line}: {} must not use {name}", file.path, FLOORS[floor]));
+                }
+            }
+        }
+    }
+    report(&findings);
+}
+
+//= design invariant 1
+#[test]
+fn wire_and_turn_read_no_clock_socket_file_or_environment() {
+    let mut findings = Vec::new();
+    for file in files()
+        .iter()
+        .filter(|f| f.is_rust() && matches!(f.floor(), Some(0 | 1)))
+    {
+        // A unit test may use threads; what it tests may not.
+        let code = file.code().take_while(|(_, text)| !text.starts_with("#[cfg(test)]"));
+        for (line, text) in code {
+            for word in IMPURE.iter().filter(|w| text.contains(**w)) {
+                findings.push(format!("{}:{line}: `{word}` in the sans-IO core", file.path));
+            }
+        }
+    }
+    report(&findings);
+}
+
+//= design invariant 8
+#[test]
+fn unsafe_stands_only_beside_the_system_calls_and_says_why() {
+    let mut findings = Vec::new();
+    for file in files().iter().filter(|f| f.is_rust() && f.path.starts_with("src/")) {
+        let allowed = file.path.starts_with("src/net/sys") || file.path.starts_with("src/net/offload/");
+        let lines: Vec<&str> = file.text.lines().collect();
+        for (line, text) in file.code() {
+            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+                .iter()
+                .any(|u| text.contains(u));
+            if !is_unsafe {
+                continue;
+            }
+            if !allowed {
+                findings.push(format!("{}:{line}: unsafe outside net/sys*", file.path));
+            }
+            let reasons = &lines[line.saturating_sub(8)..line];
+            if !reasons.iter().any(|l| l.contains("SAFETY:") || l.contains("# Safety")) {
+                findings.push(format!("{}:{line}: unsafe without a SAFETY line", file.path));
+            }
+        }
+    }
+    report(&findings);
+}
+
+#[test]
+fn files_and_functions_stay_readable() {
+    let mut findings = Vec::new();
+    for file in files().iter().filter(|f| f.is_rust()) {
+        let lines = file.text.lines().count();
+        if lines > MAX_FILE_LINES && !LONG_FILES.iter().any(|(p, _)| *p == file.path) {
+            findings.push(format!(
+                "{}: {lines} lines (at most {MAX_FILE_LINES}): split it by meaning",
+                file.path
+            ));
+        }
+        if !file.path.starts_with("src/") {
+            // A test's table of cases may be as long as there are cases.
+            continue;
+        }
+        let mut open: Option<(usize, String)> = None;
+        for (number, text) in file.text.lines().enumerate() {
+            let indent = &text[..text.len() - text.trim_start().len()];
+            let head = text.trim_start();
+            let is_fn = head.contains("fn ")
+                && head.contains('(')
+                && ["fn ", "pub ", "pub(", "const fn", "async fn", "unsafe fn"]
+                    .iter()
+                    .any(|p| head.starts_with(p));
+            if open.is_none() && is_fn && !head.ends_with(';') && !head.ends_with('}') {
+                open = Some((number, indent.to_owned()));
+            } else if let Some((start, fn_indent)) = &open
+                && indent == fn_indent
+                && (head == "}" || head.ends_with(';'))
+            {
+                if head == "}" && number - start + 1 > MAX_FUNCTION_LINES {
+                    let length = number - start + 1;
+                    findings.push(format!("{}:{}: function of {length} lines", file.path, start + 1));
+                }
+                open = None;
+            }
+        }
+    }
+    report(&findings);
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut findings = Vec::new();
+    for file in files().iter().filter(|f| f.path.ends_with(".md")) {
+        let folder = root()
+            .join(&file.path)
+            .parent()
+            .expect("a file has a folder")
+            .to_path_buf();
+        for (number, line) in file.text.lines().enumerate() {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let path = target.split('#').next().unwrap_or_default();
+                if path.is_empty() || path.contains("://") || path.starts_with("mailto:") {
+                    continue;
+                }
+                if !folder.join(path).exists() {
+                    findings.push(format!("{}:{}: broken link {target}", file.path, number + 1));
+                }
+            }
+        }
+    }
+    report(&findings);
+}
+
+#[test]
+fn nothing_unfinished_and_no_path_of_one_machine() {
+    // Put together here, so that this file does not find itself.
+    let banned = [
+        ["todo", "!("].concat(),
+        ["unimplemented", "!("].concat(),
+        ["dbg", "!("].concat(),
+        ["FIX", "ME"].concat(),
+        ["/wo", "rk/"].concat(),
+        ["/tmp/", "wt"].concat(),
+        ["#[ig", "nore"].concat(),
+    ];
+    let mut findings = Vec::new();
+    for file in files().iter().filter(|f| !f.path.ends_with(".lock")) {
+        for (number, line) in file.text.lines().enumerate() {
+            for word in banned.iter().filter(|w| line.contains(w.as_str())) {
+                findings.push(format!("{}:{}: {word}", file.path, number + 1));
+            }
+        }
+    }
+    report(&findings);
+}
+
+#[test]
+fn every_decision_is_in_the_index() {
+    let index = std::fs::read_to_string(root().join("docs/decisions/README.md")).expect("the index is there");
+    let findings: Vec<String> = files()
+        .iter()
+        .filter_map(|f| f.path.strip_prefix("docs/decisions/"))
+        .filter(|name| *name != "README.md" && !index.contains(*name))
+        .map(|name| format!("docs/decisions/README.md does not name {name}"))
+        .collect();
+    report(&findings);
+}
