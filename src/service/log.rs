@@ -21,8 +21,9 @@ use super::config::diagnostic::{Diagnostics, Severity};
 use super::config::settings::LogSettings;
 use super::tls_store::Loaded;
 
-/// Lines waiting for the writer; beyond this they are dropped.
-const QUEUE_LINES: usize = 16 * 1024;
+/// Lines waiting for the writer; beyond this they are dropped. When the server stops every allocation has its line at
+/// once: twice as many as there are relay ports by default.
+const QUEUE_LINES: usize = 64 * 1024;
 /// Longest line in bytes. Nothing of ours comes near; a longer one is replaced by a note.
 const MAX_LINE: usize = 8 * 1024;
 

@@ -16,13 +16,14 @@ use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::api::Api;
+use super::bind::Places;
 use super::config::diagnostic::Diagnostics;
 use super::config::env::ProcessEnv;
 use super::config::settings::Settings;
 use super::config::{self, Loaded};
 use super::health::{Health, Phase};
 use super::metrics::ProcessCounters;
-use super::start::start;
+use super::start::{offer_only_what_is_bound, start};
 use super::tls_store::TlsStore;
 use super::watch::Watch;
 use super::{log, reload, systemd};
@@ -149,6 +150,7 @@ pub(super) struct Server {
     /// The configuration file, to be read again.
     pub(super) path: Option<PathBuf>,
     pub(super) settings: Settings,
+    pub(super) places: Places,
     pub(super) tls: Option<Arc<TlsStore>>,
     pub(super) certificate: Watch,
     pub(super) shards: Arc<Shards>,
@@ -235,7 +237,8 @@ impl Server {
     }
 
     fn apply(&mut self, new: Settings) -> bool {
-        let reload::Merged { settings, waiting } = reload::merge(&self.settings, new);
+        let reload::Merged { mut settings, waiting } = reload::merge(&self.settings, new);
+        offer_only_what_is_bound(&mut settings, &self.places);
         if !waiting.is_empty() {
             tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
         }

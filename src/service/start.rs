@@ -50,15 +50,12 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     let tls = open_certificate(&settings, &mut notes)?;
     let bound = bind::bind(&settings).map_err(|failures| lines(&failures))?;
     notes.extend(bound.skipped.iter().map(ToString::to_string));
-    if !bound.skipped.is_empty() {
-        offer_only_what_is_bound(&mut settings, &bound.places);
-    }
+    offer_only_what_is_bound(&mut settings, &bound.places);
     let trial = first_run(&settings, &mut notes);
 
-    let places = bound.places.clone();
     let server = serve(path, settings, tls, bound, log)?;
     server.health.set_phase(Phase::Serving);
-    banner::print(&server.settings, &places, &notes, trial.as_ref());
+    banner::print(&server.settings, &server.places, &notes, trial.as_ref());
     systemd::ready("serving");
     Ok(server)
 }
@@ -109,8 +106,8 @@ fn self_signed(settings: &Settings) -> SelfSigned {
     wanted
 }
 
-/// Minted URIs name no listener that was left out.
-fn offer_only_what_is_bound(settings: &mut Settings, places: &Places) {
+/// Minted URIs name no listener that was left out, or that a reload would add.
+pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &Places) {
     if !settings.api.uris_from_listeners {
         return;
     }
@@ -205,6 +202,7 @@ fn serve(
     Ok(Server {
         path,
         settings,
+        places: bound.places,
         tls,
         certificate,
         shards,

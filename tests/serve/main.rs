@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,15 @@ key = "{KEY}"
         line.unwrap_or_else(|| panic!("no {series}")).parse().expect("number")
     }
 
+    /// Asks the credentials API on the admin listener.
+    fn mint(&self) -> support::Answer {
+        let request = format!(
+            "POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        http(connect(local(self.admin)), &request)
+    }
+
     /// Waits until a reload is over.
     fn wait_for_reload(&self, series: &str) {
         let begin = Instant::now();
@@ -154,10 +163,7 @@ fn it_starts_serves_over_every_transport_and_tells_of_it() {
     server.wait_for_log("why=\"disconnected\"");
 
     // The credentials API on the admin listener mints what the server accepts.
-    let request = format!(
-        "POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    let minted = http(connect(local(setup.admin)), &request);
+    let minted = setup.mint();
     assert_eq!(minted.status, 200, "{}", minted.body);
     let json: serde_json::Value = serde_json::from_str(&minted.body).expect("JSON");
     let entry = &json["iceServers"][0];
@@ -241,6 +247,12 @@ fn a_second_sigterm_does_not_wait_for_an_answer_under_way() {
     }
     server.signal(Signal::SIGTERM);
     server.wait_for_log("stopping");
+    assert_eq!(
+        get(local(setup.admin), "/readyz").status,
+        503,
+        "no more clients are wanted"
+    );
+    assert!(TcpStream::connect(local(setup.turn)).is_err(), "and none is accepted");
     server.signal(Signal::SIGTERM);
     let begin = Instant::now();
     assert_eq!(
@@ -294,7 +306,8 @@ fn what_cannot_change_without_a_restart_is_said() {
         &setup
             .with_secret_file()
             .replace("workers = 2", "workers = 1")
-            .replace("30999", "30899"),
+            .replace("30999", "30899")
+            .replace(&format!("127.0.0.1:{}", setup.turn), "127.0.0.1:4444"),
     );
     server.signal(Signal::SIGHUP);
     server.wait_for_log("need a restart");
@@ -302,6 +315,13 @@ fn what_cannot_change_without_a_restart_is_said() {
     let line = log.lines().find(|line| line.contains("need a restart")).expect("line");
     assert!(line.contains("workers") && line.contains("relay.ports"), "{line}");
     setup.wait_for_reload(RELOADED);
+    // What is offered to clients is what is really listened on.
+    let json: serde_json::Value = serde_json::from_str(&setup.mint().body).expect("JSON");
+    let urls = json["iceServers"][0]["urls"].to_string();
+    assert!(
+        urls.contains(&format!(":{}?", setup.turn)) && !urls.contains(":4444?"),
+        "{urls}"
+    );
 }
 
 #[test]
