@@ -30,7 +30,7 @@ pub struct Session {
     pub user: Arc<str>,
     /// Verifies requests and signs responses.
     pub key: Key,
-    /// How responses are signed: as the request was (STUN-AUTH-18).
+    /// How responses are signed.
     pub integrity: Integrity,
     /// What `key` was derived with.
     algorithm: PasswordAlgorithm,
@@ -100,9 +100,9 @@ impl Authenticator<'_> {
         live: Option<&Arc<Session>>,
         first: bool,
     ) -> Result<Arc<Session>, AuthError> {
-        let Some(integrity) = message.integrity() else {
+        if message.integrity().is_none() {
             return Err(self.challenge(401, now, client));
-        };
+        }
         let Some(claim) = Claim::of(message) else {
             return Err(self.bad_request(now, client));
         };
@@ -117,7 +117,7 @@ impl Authenticator<'_> {
         let Ok(choice) = Choice::of(message, features) else {
             return Err(self.bad_request(now, client));
         };
-        let integrity = if choice.explicit { Integrity::Sha256 } else { integrity };
+        let integrity = choice.response_integrity();
         // A key is only ever bound to our own realm (STUN-AUTH-08).
         let ours = claim.realm == config.realm.as_bytes();
         if ours && let Some(session) = self.known(&claim, choice.algorithm, integrity, message, live) {
@@ -259,6 +259,16 @@ struct Choice {
 struct BidDown;
 
 impl Choice {
+    /// RFC 8489 §9.2.4: who chose an algorithm is answered with MESSAGE-INTEGRITY-SHA256, whatever key that made; who
+    /// did not is taken for an RFC 5389 client and answered with MESSAGE-INTEGRITY.
+    const fn response_integrity(&self) -> Integrity {
+        if self.explicit {
+            Integrity::Sha256
+        } else {
+            Integrity::Sha1
+        }
+    }
+
     /// RFC 8489 §9.2.4, the checks that begin with the nonce cookie.
     fn of(message: &Message<'_>, offered: Features) -> Result<Self, BidDown> {
         let implied = Self {

@@ -1,8 +1,9 @@
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use super::*;
 use crate::turn::config::{Limits, RelayConfig};
-use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use crate::turn::credential::{Credentials, CredentialsConfig, MintedCredential, Secret, StaticUser};
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::rng::Rng;
 use crate::turn::time::{Instant, UnixTime};
@@ -152,6 +153,16 @@ impl World {
     }
 }
 
+/// What a client gets to see of `challenge`.
+fn written(challenge: &Challenge) -> Vec<u8> {
+    let mut buf = [0; 300];
+    let mut writer = MessageWriter::new(&mut buf, Class::Error, Method::Allocate, TransactionId([1; 12]));
+    writer.error_code(challenge.code(), "");
+    challenge.write(&mut writer);
+    let len = writer.finish().unwrap();
+    buf[..len].to_vec()
+}
+
 fn code(result: Result<Arc<Session>, AuthError>) -> u16 {
     match result {
         Ok(_) => 0,
@@ -184,25 +195,71 @@ fn a_client_of_either_generation_logs_in_with_the_nonce_it_was_given() {
 
 //= STUN-AUTH-18
 #[test]
-fn the_response_is_signed_as_the_request_was() {
+fn who_chose_an_algorithm_is_answered_with_sha256_and_everybody_else_with_sha1() {
     let mut world = world();
     let nonce = world.nonce();
-    assert_eq!(world.login(&Signed::alice(&nonce)).unwrap().integrity, Integrity::Sha1);
-    let request = Signed {
-        with: Integrity::Sha256,
-        ..Signed::alice(&nonce)
-    };
-    assert_eq!(world.login(&request).unwrap().integrity, Integrity::Sha256);
+    for with in [Integrity::Sha1, Integrity::Sha256] {
+        let implied = Signed {
+            with,
+            ..Signed::alice(&nonce)
+        };
+        assert_eq!(world.login(&implied).unwrap().integrity, Integrity::Sha1, "{with:?}");
+        for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
+            let chosen = Signed {
+                algorithm: Some(algorithm),
+                offer: &PasswordAlgorithm::OFFER,
+                with,
+                ..Signed::alice(&nonce)
+            };
+            assert_eq!(
+                world.login(&chosen).unwrap().integrity,
+                Integrity::Sha256,
+                "{with:?} {algorithm:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_live_login_may_change_its_algorithm_from_request_to_request() {
+    let mut world = world();
+    let nonce = world.nonce();
+    let live = world.login(&Signed::alice(&nonce)).unwrap();
+    for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
+        let chosen = Signed {
+            algorithm: Some(algorithm),
+            offer: &PasswordAlgorithm::OFFER,
+            with: Integrity::Sha256,
+            ..Signed::alice(&nonce)
+        };
+        let session = world.try_as(&chosen.bytes(), Some(&live), false).unwrap();
+        assert_eq!(
+            (session.integrity, &session.username),
+            (Integrity::Sha256, &live.username)
+        );
+        assert_eq!(session.key == live.key, algorithm == PasswordAlgorithm::Md5);
+    }
 }
 
 //= STUN-AUTH-03
 //= STUN-AUTH-08
 //= STUN-AUTH-21
+//= STUN-AUTH-22
+//= REST-09
+//= REST-12
 #[test]
 fn whatever_is_wrong_with_user_realm_or_password_is_one_and_the_same_401() {
     let mut world = world();
     let nonce = world.nonce();
     let good = || Signed::alice(&nonce);
+    let minted = Secret::new(b"a secret that is long enough....");
+    let expired = minted.mint(UnixTime(START), Some("bob")).unwrap();
+    let far = minted.mint(UnixTime(START + 86_400 + 61), Some("bob")).unwrap();
+    let foreign = Secret::new(b"another secret.................");
+    let foreign = foreign.mint(UnixTime(START + 60), Some("bob")).unwrap();
+    let by = |credential: &'_ MintedCredential| (credential.username.clone(), credential.password.clone());
+    let [expired, far, foreign] = [&expired, &far, &foreign].map(by);
+    let mut answers = BTreeSet::new();
     for (what, request) in [
         (
             "password",
@@ -233,6 +290,30 @@ fn whatever_is_wrong_with_user_realm_or_password_is_one_and_the_same_401() {
             },
         ),
         (
+            "expired",
+            Signed {
+                username: expired.0.as_bytes(),
+                password: &expired.1,
+                ..good()
+            },
+        ),
+        (
+            "good for longer than may be minted",
+            Signed {
+                username: far.0.as_bytes(),
+                password: &far.1,
+                ..good()
+            },
+        ),
+        (
+            "another secret",
+            Signed {
+                username: foreign.0.as_bytes(),
+                password: &foreign.1,
+                ..good()
+            },
+        ),
+        (
             "empty user",
             Signed {
                 username: b"",
@@ -240,8 +321,13 @@ fn whatever_is_wrong_with_user_realm_or_password_is_one_and_the_same_401() {
             },
         ),
     ] {
-        assert_eq!(code(world.login(&request)), 401, "{what}");
+        let Err(AuthError::Challenge(challenge)) = world.login(&request) else {
+            panic!("{what}");
+        };
+        assert_eq!(challenge.code(), 401, "{what}");
+        answers.insert(written(&challenge));
     }
+    assert_eq!(answers.len(), 1, "the same bytes, to the nonce");
 }
 
 //= STUN-AUTH-02
@@ -501,4 +587,52 @@ fn guessing_is_stopped_and_a_good_password_waits_with_it() {
     ));
     world.now.mono = Instant::ZERO + Duration::from_secs(2);
     assert_eq!(code(world.login(&Signed::alice(&nonce))), 0);
+}
+
+//= STUN-AUTH-10
+#[test]
+fn an_integrity_attribute_of_another_length_is_never_accepted() {
+    let mut world = world();
+    let nonce = world.nonce();
+    for with in [Integrity::Sha1, Integrity::Sha256] {
+        let good = Signed {
+            with,
+            ..Signed::alice(&nonce)
+        }
+        .bytes();
+        let at = good.len() - with.value_len();
+        for len in [0, 4, 16, 24, 28, 36]
+            .into_iter()
+            .filter(|&len| len != with.value_len())
+        {
+            let mut cut = good[..at].to_vec();
+            cut.extend_from_slice(&[good[at..].to_vec(), vec![0; 36]].concat()[..len]);
+            cut[at - 1] = len as u8;
+            let length = (cut.len() - 20) as u16;
+            cut[2..4].copy_from_slice(&length.to_be_bytes());
+            assert_eq!(code(world.try_as(&cut, None, true)), 401, "{with:?} of {len} bytes");
+            world.now.mono = world.now.mono + Duration::from_secs(1);
+        }
+    }
+}
+
+//= STUN-AUTH-12
+#[test]
+fn of_two_integrity_attributes_the_stronger_one_counts() {
+    let mut world = world();
+    let nonce = world.nonce();
+    let right = Key::long_term(b"alice", REALM, b"wonderland", PasswordAlgorithm::Md5);
+    let wrong = Key::from_raw(b"wrong");
+    for (sha1, sha256, expected) in [(&right, &right, 0), (&right, &wrong, 401), (&wrong, &right, 0)] {
+        let mut buf = [0; 500];
+        let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+        writer
+            .attribute(AttributeType::USERNAME, b"alice")
+            .attribute(AttributeType::REALM, REALM.as_bytes())
+            .attribute(AttributeType::NONCE, &nonce)
+            .integrity(sha1, Integrity::Sha1)
+            .integrity(sha256, Integrity::Sha256);
+        let len = writer.finish().unwrap();
+        assert_eq!(code(world.try_as(&buf[..len], None, true)), expected);
+    }
 }
