@@ -18,7 +18,7 @@ fn machine() -> Machine {
     machine
 }
 
-fn cases() -> Vec<PathBuf> {
+pub fn cases() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/broken");
     let all = fs::read_dir(dir)
         .expect("the cases")

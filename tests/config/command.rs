@@ -183,3 +183,38 @@ fn mint_says_why_it_cannot() {
         assert!(told.contains(expected), "{expected} is not in\n{told}");
     }
 }
+
+#[test]
+fn a_server_with_a_broken_configuration_tells_all_of_it_and_ends_without_binding() {
+    let machine = Machine::new();
+    // The port is taken: whoever tried to bind it would say so.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    let mut count = 0;
+    for case in crate::broken::cases() {
+        let toml = std::fs::read_to_string(&case).expect("a case");
+        // Names are not looked up here: this is the real machine.
+        if toml.contains("example.org:") || toml.contains("[[listener]]") || toml.contains("listener = ") {
+            continue;
+        }
+        machine.file(
+            "relay.toml",
+            format!("{toml}\n[[listener]]\nbind = \"127.0.0.1:{port}\"\n"),
+        );
+        let output = relay(&machine, &["--config", "relay.toml"]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{}: {told}", case.display());
+        assert!(
+            output.stdout.is_empty() && !told.contains("in use"),
+            "{}: {told}",
+            case.display()
+        );
+        let checked = relay(&machine, &["check", "--config", "relay.toml"]);
+        let mistakes = |text: &str| text.lines().filter(|line| line.starts_with("error")).count();
+        assert!(mistakes(&told) >= 2, "{}: {told}", case.display());
+        assert!(mistakes(&text(&checked.stderr)) >= 1, "{}", case.display());
+        count += 1;
+    }
+    assert!(count >= 20, "{count}");
+    assert!(!machine.dir.join("state").exists(), "nothing is made");
+}
