@@ -279,7 +279,7 @@ fn is_number(text: &str) -> bool {
     text == "+Inf" || text.parse::<f64>().is_ok()
 }
 
-//= security.md §8: no per-user or per-address labels, and a text that promtool has nothing to say about
+// No per-user or per-address labels, and a text that promtool has nothing to say about
 #[tokio::test]
 async fn promtool_finds_no_fault_in_the_metrics() {
     let text = scrape(&admin().router).await;

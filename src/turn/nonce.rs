@@ -291,6 +291,7 @@ mod tests {
     }
 
     //= STUN-AUTH-07
+    //= D2
     #[test]
     fn the_text_is_cookie_features_and_sixteen_characters_that_need_no_quoting() {
         let client = client("192.0.2.1:4000");

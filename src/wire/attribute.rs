@@ -347,6 +347,7 @@ mod tests {
     }
 
     //= TURN-NET-04
+    //= D10
     #[test]
     fn icmp_has_seven_bits_of_type_and_nine_of_code() {
         let too_big = Icmp {

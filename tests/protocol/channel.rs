@@ -49,6 +49,7 @@ fn number_and_peer_must_be_there_and_well_formed() {
 
 //= TURN-CHAN-02
 //= COMPAT-02
+//= D6
 #[test]
 fn channel_numbers_are_0x4000_to_0x4fff_unless_old_clients_are_served() {
     const CASES: [(u16, u16, u16); 8] = [
@@ -203,6 +204,7 @@ fn after_600_seconds_the_number_and_the_peer_are_free_again() {
 }
 
 //= TURN-CHAN-10
+//= D9
 #[test]
 fn when_the_permission_lapses_the_channel_goes_on_outwards_only() {
     let (mut world, mut client, relayed, peer) = bound();

@@ -22,6 +22,7 @@ fn only_v6(config: &mut Config) {
 //= TURN-ALLOC-22
 //= TURN-ALLOC-23
 //= TURN-ALLOC-24
+//= D5
 #[test]
 fn every_combination_of_what_is_asked_for_and_what_is_served() {
     type Serve = fn(&mut Config);

@@ -125,6 +125,7 @@ mod tests {
         }
     }
 
+    //= STUN-MSG-21
     #[test]
     fn a_mapped_address_decodes_as_ipv4() {
         let (raw, len) = RawAddress::encode("[::ffff:192.0.2.1]:5".parse().unwrap());

@@ -500,6 +500,7 @@ fn another_users_good_login_is_told_apart_from_the_live_one() {
 }
 
 //= STUN-AUTH-20
+//= D3
 #[test]
 fn userhash_is_offered_and_taken_only_where_every_user_is_known_by_name() {
     let mut mixed = world();

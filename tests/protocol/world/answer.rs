@@ -205,7 +205,6 @@ fn attributes(bytes: &[u8]) -> Vec<(u16, &[u8])> {
     all
 }
 
-//= STUN-MSG-11
 fn assert_padding_is_zero(bytes: &[u8]) {
     let mut at = HEADER_LEN;
     for (_, value) in attributes(bytes) {
