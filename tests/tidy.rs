@@ -180,7 +180,7 @@ fn files_and_functions_stay_readable() {
                 file.path
             ));
         }
-        if !file.path.starts_with("src/") {
+        if !file.path.starts_with("src/") || file.path.contains("tests") {
             // A test's table of cases may be as long as there are cases.
             continue;
         }
@@ -244,13 +244,15 @@ fn nothing_unfinished_and_no_path_of_one_machine() {
         ["FIX", "ME"].concat(),
         ["/wo", "rk/"].concat(),
         ["/tmp/", "wt"].concat(),
-        ["#[ig", "nore"].concat(),
     ];
     let mut findings = Vec::new();
     for file in files().iter().filter(|f| !f.path.ends_with(".lock")) {
         for (number, line) in file.text.lines().enumerate() {
             for word in banned.iter().filter(|w| line.contains(w.as_str())) {
                 findings.push(format!("{}:{}: {word}", file.path, number + 1));
+            }
+            if line.trim_start().starts_with("#[ignore") {
+                findings.push(format!("{}:{}: a test nobody runs", file.path, number + 1));
             }
         }
     }
