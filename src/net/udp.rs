@@ -19,6 +19,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -30,6 +31,9 @@ use crate::turn::time::Instant;
 
 /// How long a socket goes without GSO for sizes the kernel has refused.
 const GSO_RETRY: Duration = Duration::from_secs(10);
+
+/// Whether the kernel knows UDP_SEGMENT.
+static GSO: OnceLock<bool> = OnceLock::new();
 
 /// How a socket is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +137,8 @@ impl UdpSocket {
             addr
         };
         let gro = wanted.offload && options::set_gro(socket.as_fd()).is_ok();
-        let gso = wanted.offload && options::knows_gso(socket.as_fd());
+        // The same for every socket, so the kernel is asked once, not once per allocation.
+        let gso = wanted.offload && *GSO.get_or_init(|| options::knows_gso(socket.as_fd()));
         let limit = if gso { u16::MAX } else { 0 };
         Ok(Self {
             fd: socket.into(),

@@ -1,13 +1,13 @@
 //! When to let packets gather before the next drain.
 //!
-//! At moderate load the dearest part of a packet is waking up for it: a thread that sleeps in the kernel between any two
-//! packets pays more for that than for relaying. A short sleep that is *not* ended by the next packet turns several
-//! wake-ups into one. Three cases, told apart by the packet rate of the last milliseconds:
+//! At moderate load the dearest part of a packet is waking up for it: a thread that falls asleep between any two packets
+//! pays more for that than for relaying. A short sleep that is *not* ended by the next packet turns several wake-ups into
+//! one. Three cases:
 //!
 //! - idle or slow: no pause. A lone packet is relayed as soon as the kernel has it.
-//! - moderate: at least [`GATHER`] packets are expected within the longest pause. Pause, for as long as is configured.
-//! - busy: the last turn took longer than a pause would, so packets have gathered meanwhile. There is nothing to gain,
-//!   and time to lose.
+//! - moderate: at least [`GATHER`] packets are expected within a pause, by the rate of the last millisecond. Instead of
+//!   waiting for the next packet, sleep for the configured time, then drain.
+//! - busy: there is always something ready, so the worker never gets to the point of falling asleep, nor of pausing.
 
 use core::time::Duration;
 
@@ -21,35 +21,39 @@ const WINDOW: Duration = Duration::from_millis(1);
 /// Decides about pauses from the rate it is told. Reads no clock.
 #[derive(Debug)]
 pub(super) struct Pace {
-    longest: Duration,
+    length: Duration,
     window_start: Instant,
     packets: u64,
     moderate: bool,
 }
 
 impl Pace {
-    /// `longest` is every pause's length; zero: never pause.
-    pub(super) fn new(longest: Duration) -> Self {
+    /// `length` is every pause's length; zero: never pause.
+    pub(super) fn new(length: Duration) -> Self {
         Self {
-            longest,
+            length,
             window_start: Instant::ZERO,
             packets: 0,
             moderate: false,
         }
     }
 
-    /// After a turn that handled `packets` between `began` and `ended`: how long to sleep before the next.
-    pub(super) fn after(&mut self, began: Instant, ended: Instant, packets: u64) -> Option<Duration> {
+    /// Takes note of a turn that began at `began` and handled `packets`.
+    pub(super) fn count(&mut self, began: Instant, packets: u64) {
         self.packets += packets;
         let elapsed = began - self.window_start;
         if elapsed >= WINDOW {
-            // expected = rate * longest, compared without dividing.
-            let expected = u128::from(self.packets) * self.longest.as_nanos();
+            // expected = rate * length, compared without dividing.
+            let expected = u128::from(self.packets) * self.length.as_nanos();
             self.moderate = expected >= u128::from(GATHER) * elapsed.as_nanos();
             self.window_start = began;
             self.packets = 0;
         }
-        (self.moderate && ended - began < self.longest).then_some(self.longest)
+    }
+
+    /// How long to sleep instead of waiting for the next packet.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        (self.moderate && !self.length.is_zero()).then_some(self.length)
     }
 }
 
@@ -57,65 +61,42 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const LONGEST: Duration = Duration::from_micros(100);
+    const LENGTH: Duration = Duration::from_micros(100);
 
-    /// Runs turns of `packets` every `gap` for 10 ms, each taking `work`, and returns the last decision.
-    fn steady(pace: &mut Pace, start: Instant, gap: Duration, packets: u64, work: Duration) -> Option<Duration> {
+    /// Runs turns of `packets` every `gap` for 10 ms and returns the last decision.
+    fn steady(pace: &mut Pace, start: Instant, gap: Duration, packets: u64) -> Option<Duration> {
         let mut now = start;
-        let mut last = None;
         while now - start < Duration::from_millis(10) {
             now = now + gap;
-            last = pace.after(now, now + work, packets);
+            pace.count(now, packets);
         }
-        last
+        pace.pause()
     }
 
     #[test]
     fn a_slow_rate_never_pauses_and_a_moderate_one_does() {
-        let mut pace = Pace::new(LONGEST);
+        let mut pace = Pace::new(LENGTH);
         // 3 packets per 100 µs is the edge: 30 000 a second.
-        let work = Duration::from_micros(5);
-        assert_eq!(
-            steady(&mut pace, Instant::ZERO, Duration::from_nanos(33_400), 1, work),
-            None
-        );
+        assert_eq!(steady(&mut pace, Instant::ZERO, Duration::from_nanos(33_400), 1), None);
         let later = Instant::ZERO + Duration::from_secs(1);
-        assert_eq!(
-            steady(&mut pace, later, Duration::from_nanos(33_300), 1, work),
-            Some(LONGEST)
-        );
-    }
-
-    #[test]
-    fn a_turn_as_long_as_a_pause_is_not_followed_by_one() {
-        let mut pace = Pace::new(LONGEST);
-        let just_shorter = LONGEST - Duration::from_nanos(1);
-        assert_eq!(
-            steady(&mut pace, Instant::ZERO, LONGEST, 20, just_shorter),
-            Some(LONGEST)
-        );
-        assert_eq!(
-            steady(&mut pace, Instant::ZERO + Duration::from_secs(1), LONGEST, 20, LONGEST),
-            None
-        );
+        assert_eq!(steady(&mut pace, later, Duration::from_nanos(33_300), 1), Some(LENGTH));
+        let batches = later + Duration::from_secs(1);
+        assert_eq!(steady(&mut pace, batches, LENGTH, 3), Some(LENGTH));
     }
 
     #[test]
     fn a_lone_packet_after_silence_meets_no_pause() {
-        let mut pace = Pace::new(LONGEST);
-        steady(&mut pace, Instant::ZERO, Duration::from_micros(10), 1, Duration::ZERO);
+        let mut pace = Pace::new(LENGTH);
+        steady(&mut pace, Instant::ZERO, Duration::from_micros(10), 1);
         for millis in [30, 50] {
-            let now = Instant::ZERO + Duration::from_millis(millis);
-            assert_eq!(pace.after(now, now, 1), None, "handled at once, and no pause behind it");
+            pace.count(Instant::ZERO + Duration::from_millis(millis), 1);
+            assert_eq!(pace.pause(), None, "it is handled at once, and no pause is behind it");
         }
     }
 
     #[test]
     fn zero_switches_it_off() {
         let mut pace = Pace::new(Duration::ZERO);
-        assert_eq!(
-            steady(&mut pace, Instant::ZERO, Duration::from_micros(1), 1, Duration::ZERO),
-            None
-        );
+        assert_eq!(steady(&mut pace, Instant::ZERO, Duration::from_micros(1), 1), None);
     }
 }

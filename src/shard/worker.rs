@@ -107,7 +107,7 @@ impl Worker {
         self.stats.gro.set(u64::from(gro));
         self.stats.gso.set(u64::from(gso));
         while !self.is_stopped() {
-            let ready = self.epoll.wait(Some(self.time_to_wait()))?;
+            let ready = self.wait()?;
             self.tick();
             self.relay_batch = (LISTENER_BATCH * 2 / ready.max(1)).clamp(RELAY_BATCH, LISTENER_BATCH);
             for i in 0..ready {
@@ -117,15 +117,27 @@ impl Worker {
             }
             self.handle_timers();
             self.settle();
-            let ended = self.clock.mono();
             self.stats.turns.add(1);
-            self.stats.busy_nanos.add((ended - self.now.mono).as_nanos() as u64);
-            if let Some(pause) = self.pace.after(self.now.mono, ended, self.packets) {
-                self.stats.pauses.add(1);
-                std::thread::sleep(pause);
-            }
+            self.stats
+                .busy_nanos
+                .add((self.clock.mono() - self.now.mono).as_nanos() as u64);
+            self.pace.count(self.now.mono, self.packets);
         }
         Ok(())
+    }
+
+    /// Waits until something is ready, or due. Returns how many events there are.
+    fn wait(&mut self) -> io::Result<usize> {
+        if let Some(pause) = self.pace.pause() {
+            // A pause stands in for falling asleep. With something ready there is nothing to stand in for.
+            let ready = self.epoll.wait(Some(Duration::ZERO))?;
+            if ready > 0 {
+                return Ok(ready);
+            }
+            self.stats.pauses.add(1);
+            std::thread::sleep(pause);
+        }
+        self.epoll.wait(Some(self.time_to_wait()))
     }
 
     fn is_stopped(&self) -> bool {

@@ -261,6 +261,7 @@ impl<'c, 'a> Composer<'c, 'a> {
         }
         Sealed {
             headers: &mut call.headers,
+            iovecs: &call.iovecs,
             bytes: PhantomData,
         }
     }
@@ -269,6 +270,7 @@ impl<'c, 'a> Composer<'c, 'a> {
 /// A complete list of messages, ready to be sent from any of them on. Keeps the arrays and the bytes borrowed.
 pub(crate) struct Sealed<'c, 'a> {
     headers: &'c mut Vec<libc::mmsghdr>,
+    iovecs: &'c [libc::iovec],
     bytes: PhantomData<&'a [u8]>,
 }
 
@@ -278,6 +280,11 @@ impl Sealed<'_, '_> {
     /// # Errors
     /// That of message `from`, of which nothing was sent.
     pub(crate) fn send(&mut self, fd: BorrowedFd<'_>, from: usize) -> io::Result<usize> {
+        if let ([header], [iovec]) = (&self.headers[..], self.iovecs)
+            && header.msg_hdr.msg_controllen == 0
+        {
+            return send_plain(fd, &header.msg_hdr, iovec).map(|()| 1);
+        }
         let headers = &mut self.headers[from..];
         // SAFETY: `seal` filled every header with pointers into the arrays of one SendCall, which stays mutably borrowed
         // for `'c`, so none of them is resized or refilled; each iovec covers bytes borrowed for `'a`. The kernel writes
@@ -291,6 +298,27 @@ impl Sealed<'_, '_> {
             )
         };
         check(result).map(|n| n as usize)
+    }
+}
+
+/// Sends the one message there is, which needs none of what `sendmmsg` can: a lone packet per socket is the commonest
+/// case of all, and the kernel has less to copy in and check for it.
+fn send_plain(fd: BorrowedFd<'_>, header: &libc::msghdr, iovec: &libc::iovec) -> io::Result<()> {
+    // SAFETY: called by `Sealed::send` alone, whose pointers are valid: the piece and the name, each with its length.
+    let result = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            iovec.iov_base,
+            iovec.iov_len,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            header.msg_name.cast(),
+            header.msg_namelen,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 
