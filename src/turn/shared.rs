@@ -120,7 +120,7 @@ impl Reservation {
 #[derive(Debug, Default)]
 pub(super) struct Reservations {
     by_token: Mutex<BTreeMap<Token, Reservation>>,
-    /// Ports used by one shard that go back to the pool of another.
+    /// Ports used by one shard that go back to the pool of another, at that shard's next Allocate or timer.
     returned: Mutex<Vec<OwnedPort>>,
     /// Length of `returned`: looked at on every Allocate, so without the lock.
     returning: AtomicUsize,

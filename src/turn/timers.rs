@@ -236,6 +236,18 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_that_has_passed_already_fires_at_the_next_tick() {
+        let mut wheel = Wheel::new();
+        wheel.arm(secs(5000), 1, secs(9000));
+        assert!(expired(&mut wheel, secs(6000)).is_empty());
+        for past in [0, 5999, 6000] {
+            wheel.arm(secs(6000), 2, secs(past));
+            assert_eq!(wheel.next(), Some(secs(6001)), "{past}");
+        }
+        assert_eq!(expired(&mut wheel, secs(6001)), [2]);
+    }
+
+    #[test]
     fn a_long_silence_costs_one_pass() {
         let mut wheel = Wheel::new();
         for key in 0..100 {

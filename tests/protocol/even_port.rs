@@ -92,6 +92,22 @@ fn a_reservation_lasts_thirty_seconds_and_then_the_port_is_free() {
     }
 }
 
+//= TURN-ALLOC-18
+#[test]
+fn a_reservation_that_has_run_out_is_not_had_at_another_shard_either() {
+    let mut world = World::sharded(2, |_| {});
+    let answer = client(1).at_shard(0).request(&mut world, &allocate().even_port(true));
+    let token = answer.token().expect("a token");
+    // Its own shard has not noticed yet.
+    world.pass_unnoticed(secs(30));
+    assert_eq!(
+        client(2).at_shard(1).request(&mut world, &with_token(&token)).code(),
+        508
+    );
+    world.pass(secs(1));
+    assert_eq!(world.ports_used(), 1);
+}
+
 #[test]
 fn a_reservation_outlives_the_allocation_that_made_it() {
     let mut world = World::new();

@@ -191,7 +191,8 @@ impl World {
         }
     }
 
-    fn wake(&mut self) {
+    /// Wakes every shard now.
+    pub(crate) fn wake(&mut self) {
         let now = self.now();
         for index in 0..self.shards.len() {
             self.shards[index].handle_timeout(now);
