@@ -30,7 +30,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use address::{AddressHasher, PeerIp};
-use flow::{CLOSED, Channel, Checked, Flow, Permission};
+use flow::{CLOSED, Channel, Checked, Flow};
 
 use super::counters::Counters;
 use super::output::{DataRange, DropReason, Frame, Traffic, Verdict};
@@ -457,17 +457,16 @@ impl ForwardTable {
         let mut wanted: Vec<PeerIp> = ips.iter().copied().map(PeerIp::new).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        // Expired ones are in nobody's way, unless this request refreshes them.
-        let stays = |permission: &Permission| permission.until > now || wanted.binary_search(&permission.ip).is_ok();
-        let kept = flow.permissions.iter().filter(|permission| stays(permission)).count();
+        // Expired ones are in nobody's way.
+        flow.permissions.retain(|permission| permission.until > now);
         let added = wanted
             .iter()
             .filter(|&&ip| flow.position_of_permission(ip).is_err())
             .count();
-        if kept + added > most {
+        // What was given before a reload made the bound lower may still be refreshed.
+        if added > 0 && flow.permissions.len() + added > most {
             return Err(Full);
         }
-        flow.permissions.retain(stays);
         for ip in wanted {
             flow.permit(ip, until);
         }

@@ -51,6 +51,25 @@ fn quotas_follow_the_configuration() {
     client(2).allocate(&mut world);
 }
 
+//= TURN-PERM-05
+//= TURN-PERM-09
+#[test]
+fn what_was_given_before_a_limit_was_lowered_can_be_refreshed_and_nothing_added() {
+    let mut world = World::new();
+    let mut client = client(1);
+    client.allocate(&mut world);
+    let peers = [addr("192.0.2.1:7000"), addr("192.0.2.2:7000")];
+    client.permit(&mut world, &peers);
+    client.bind(&mut world, 0x4000, peers[0]);
+    client.bind(&mut world, 0x4001, peers[1]);
+    world.reload(|config| (config.limits.permissions, config.limits.channels) = (1, 1));
+    client.permit(&mut world, &peers);
+    client.bind(&mut world, 0x4000, peers[0]);
+    let more = addr("192.0.2.3:7000");
+    assert_eq!(client.request(&mut world, &create_permission(&[more])).code(), 508);
+    assert_eq!(client.request(&mut world, &channel_bind(0x4002, more)).code(), 508);
+}
+
 #[test]
 fn challenges_over_udp_are_rate_limited_by_source() {
     let mut world = World::with(|config| {

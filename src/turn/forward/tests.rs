@@ -553,5 +553,9 @@ fn addresses_that_differ_in_one_bit_hash_differently() {
 fn idle_routes_are_small() {
     assert!(size_of::<Flow>() <= 320, "{} bytes", size_of::<Flow>());
     assert!(size_of::<Channel>() <= 56, "{} bytes", size_of::<Channel>());
-    assert!(size_of::<Permission>() <= 40, "{} bytes", size_of::<Permission>());
+    assert!(
+        size_of::<flow::Permission>() <= 40,
+        "{} bytes",
+        size_of::<flow::Permission>()
+    );
 }
