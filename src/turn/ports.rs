@@ -7,6 +7,7 @@
 //! A port is free, live or reserved; `free + live + reserved == total` always.
 
 use core::ops::RangeInclusive;
+use std::collections::BTreeMap;
 
 use super::rng::Rng;
 use super::types::ShardIndex;
@@ -34,6 +35,9 @@ pub(super) struct PortPool {
     total: usize,
     free: usize,
     reserved: usize,
+    /// Ports in use that a change of the range has left outside of it, and whether they are reserved. They count for
+    /// nothing, but the range may come back while they are still in use.
+    outside: BTreeMap<u16, bool>,
 }
 
 /// A port and its sibling. Bit 0 stands for the even port, bit 1 for the odd one.
@@ -69,6 +73,7 @@ impl PortPool {
             total: 0,
             free: 0,
             reserved: 0,
+            outside: BTreeMap::new(),
         };
         for number in (first..=end / 2)
             .step_by(shard.count)
@@ -90,9 +95,12 @@ impl PortPool {
         pool
     }
 
-    /// Goes over to another range. Ports in use stay in use; those outside the new range are forgotten.
+    /// Goes over to another range. Ports in use stay in use, also those outside the new range.
     pub(super) fn set_range(&mut self, range: RangeInclusive<u16>) {
         let old = core::mem::replace(self, Self::new(range, self.shard));
+        for (port, reserved) in old.outside {
+            self.claim(port, reserved);
+        }
         for (index, pair) in old.pairs.iter().enumerate() {
             let number = old.first + (index * self.shard.count) as u16;
             for (bit, port) in [(EVEN, number * 2), (ODD, number * 2 + 1)] {
@@ -153,7 +161,10 @@ impl PortPool {
     }
 
     fn claim(&mut self, port: u16, reserved: bool) {
-        let Some(index) = self.index_of(port) else { return };
+        let Some(index) = self.index_of(port) else {
+            self.outside.insert(port, reserved);
+            return;
+        };
         let Pair { free, .. } = self.pairs[index];
         if free & bit(port) != 0 {
             self.set_free(index, free & !bit(port));
@@ -167,7 +178,9 @@ impl PortPool {
 
     /// Makes a reserved port live: its token was used.
     pub(super) fn redeem(&mut self, port: u16) {
-        if let Some(index) = self.index_of(port)
+        if let Some(reserved) = self.outside.get_mut(&port) {
+            *reserved = false;
+        } else if let Some(index) = self.index_of(port)
             && self.pairs[index].reserved & bit(port) != 0
         {
             self.pairs[index].reserved &= !bit(port);
@@ -177,6 +190,9 @@ impl PortPool {
 
     /// Makes a live or reserved port free. A port outside the range (which may have changed meanwhile) is forgotten.
     pub(super) fn release(&mut self, port: u16) {
+        if self.outside.remove(&port).is_some() {
+            return;
+        }
         let Some(index) = self.index_of(port) else { return };
         let pair = self.pairs[index];
         if pair.free & bit(port) != 0 {
@@ -332,6 +348,27 @@ mod tests {
             (2, 0),
             "a port of the old range is forgotten"
         );
+    }
+
+    //= TURN-ALLOC-34
+    #[test]
+    fn a_port_in_use_stays_in_use_while_its_range_goes_and_comes_back() {
+        let mut rng = rng();
+        let mut pool = PortPool::new(50_000..=50_003, ONE);
+        let even = pool.take(Want::EvenAndNext, &mut rng).expect("free pair");
+        let live = pool.take(Want::Any, &mut rng).expect("free port");
+        pool.set_range(60_000..=60_003);
+        pool.set_range(61_000..=61_001);
+        assert_eq!((pool.used(), drain(&mut pool, Want::Any, &mut rng).len()), (0, 2));
+        pool.redeem(even + 1);
+        pool.release(live);
+        pool.set_range(50_000..=50_003);
+        assert_eq!((pool.total(), pool.used(), pool.reserved), (4, 2, 0));
+        assert!(!drain(&mut pool, Want::Any, &mut rng).contains(&even));
+        for port in 50_000..=50_003 {
+            pool.release(port);
+        }
+        assert_eq!(pool.used(), 0);
     }
 
     //= TURN-ALLOC-33
