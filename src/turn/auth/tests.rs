@@ -153,6 +153,18 @@ impl World {
     }
 }
 
+/// A request of these attributes, signed with `key`.
+fn request(attributes: &[(AttributeType, &[u8])], key: &Key) -> Vec<u8> {
+    let mut buf = [0; 500];
+    let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+    for (kind, value) in attributes {
+        writer.attribute(*kind, value);
+    }
+    writer.integrity(key, Integrity::Sha1);
+    let len = writer.finish().unwrap();
+    buf[..len].to_vec()
+}
+
 /// What a client gets to see of `challenge`.
 fn written(challenge: &Challenge) -> Vec<u8> {
     let mut buf = [0; 300];
@@ -330,6 +342,24 @@ fn whatever_is_wrong_with_user_realm_or_password_is_one_and_the_same_401() {
     assert_eq!(answers.len(), 1, "the same bytes, to the nonce");
 }
 
+//= STUN-AUTH-08
+#[test]
+fn a_right_signature_under_a_foreign_realm_is_refused_with_and_without_an_allocation() {
+    let mut world = world();
+    let nonce = world.nonce();
+    let live = world.login(&Signed::alice(&nonce)).unwrap();
+    let foreign = request(
+        &[
+            (AttributeType::USERNAME, b"alice"),
+            (AttributeType::REALM, b"evil.example"),
+            (AttributeType::NONCE, &nonce),
+        ],
+        &live.key,
+    );
+    assert_eq!(code(world.try_as(&foreign, None, true)), 401);
+    assert_eq!(code(world.try_as(&foreign, Some(&live), false)), 401);
+}
+
 //= STUN-AUTH-02
 //= STUN-AUTH-20
 #[test]
@@ -436,6 +466,26 @@ fn bidding_down_is_a_bad_request() {
         };
         assert_eq!(code(world.login(&request)), 400, "{what}");
     }
+    let key = Key::long_term(b"alice", REALM, b"wonderland", PasswordAlgorithm::Sha256);
+    for (what, choice, expected) in [
+        ("an algorithm as offered", &[0, 2, 0, 0][..], 0),
+        ("with parameters", &[0, 2, 0, 4, 1, 2, 3, 4], 400),
+        ("that was never offered", &[0, 3, 0, 0], 400),
+        ("no algorithm at all", &[], 400),
+    ] {
+        let attributes: [(AttributeType, &[u8]); 5] = [
+            (AttributeType::USERNAME, b"alice"),
+            (AttributeType::REALM, REALM.as_bytes()),
+            (AttributeType::NONCE, &nonce),
+            (AttributeType::PASSWORD_ALGORITHMS, &PasswordAlgorithm::OFFER),
+            (AttributeType::PASSWORD_ALGORITHM, choice),
+        ];
+        assert_eq!(
+            code(world.try_as(&request(&attributes, &key), None, true)),
+            expected,
+            "{what}"
+        );
+    }
 }
 
 //= REST-05
@@ -534,7 +584,8 @@ fn a_compact_challenge_says_no_more_than_rfc_5389() {
         (ChallengeMode::CompactUdp, Transport::Tls, true),
         (ChallengeMode::Compact, Transport::Tls, false),
     ] {
-        let mut world = world();
+        // Static users alone: USERHASH could be offered as well.
+        let mut world = world_of(config(Vec::new(), &[("alice", "wonderland")]));
         world.config.challenge = mode;
         world.client.transport = transport;
         let challenge = world.challenge();
