@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::turn::config::{Limits, RelayConfig};
-use crate::turn::credential::{Credentials, CredentialsConfig, MintedCredential, Secret, StaticUser};
+use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::rng::Rng;
 use crate::turn::time::{Instant, UnixTime};
@@ -11,6 +11,7 @@ use crate::wire::message::{Class, Method, TransactionId};
 
 const REALM: &str = "example.org";
 const START: u64 = 1_800_000_000;
+const SECRET: &[u8] = b"a secret that is long enough....";
 
 struct World {
     config: Config,
@@ -70,10 +71,7 @@ fn world_of(config: Config) -> World {
 }
 
 fn world() -> World {
-    world_of(config(
-        vec![Secret::new(b"a secret that is long enough....")],
-        &[("alice", "wonderland")],
-    ))
+    world_of(config(vec![Secret::new(SECRET)], &[("alice", "wonderland")]))
 }
 
 /// What a request is made of; tests change one thing at a time.
@@ -263,76 +261,27 @@ fn a_live_login_may_change_its_algorithm_from_request_to_request() {
 fn whatever_is_wrong_with_user_realm_or_password_is_one_and_the_same_401() {
     let mut world = world();
     let nonce = world.nonce();
-    let good = || Signed::alice(&nonce);
-    let minted = Secret::new(b"a secret that is long enough....");
-    let expired = minted.mint(UnixTime(START), Some("bob")).unwrap();
-    let far = minted.mint(UnixTime(START + 86_400 + 61), Some("bob")).unwrap();
-    let foreign = Secret::new(b"another secret.................");
-    let foreign = foreign.mint(UnixTime(START + 60), Some("bob")).unwrap();
-    let by = |credential: &'_ MintedCredential| (credential.username.clone(), credential.password.clone());
-    let [expired, far, foreign] = [&expired, &far, &foreign].map(by);
+    let mint = |secret: &[u8], expiry| Secret::new(secret).mint(UnixTime(expiry), Some("bob")).unwrap();
+    let expired = mint(SECRET, START);
+    let far = mint(SECRET, START + 86_400 + 61);
+    let foreign = mint(b"another secret.................", START + 60);
     let mut answers = BTreeSet::new();
-    for (what, request) in [
-        (
-            "password",
-            Signed {
-                password: "looking-glass",
-                ..good()
-            },
-        ),
-        (
-            "user",
-            Signed {
-                username: b"mallory",
-                ..good()
-            },
-        ),
-        (
-            "not UTF-8",
-            Signed {
-                username: &[0xff, 0xfe],
-                ..good()
-            },
-        ),
-        (
-            "realm, with the key for it",
-            Signed {
-                realm: "evil.example",
-                ..good()
-            },
-        ),
-        (
-            "expired",
-            Signed {
-                username: expired.0.as_bytes(),
-                password: &expired.1,
-                ..good()
-            },
-        ),
-        (
-            "good for longer than may be minted",
-            Signed {
-                username: far.0.as_bytes(),
-                password: &far.1,
-                ..good()
-            },
-        ),
-        (
-            "another secret",
-            Signed {
-                username: foreign.0.as_bytes(),
-                password: &foreign.1,
-                ..good()
-            },
-        ),
-        (
-            "empty user",
-            Signed {
-                username: b"",
-                ..good()
-            },
-        ),
+    for (what, username, realm, password) in [
+        ("password", "alice".as_bytes(), REALM, "looking-glass"),
+        ("user", b"mallory", REALM, "wonderland"),
+        ("not UTF-8", b"\xff\xfe", REALM, "wonderland"),
+        ("empty user", b"", REALM, "wonderland"),
+        ("realm, with the key for it", b"alice", "evil.example", "wonderland"),
+        ("expired", expired.username.as_bytes(), REALM, &expired.password),
+        ("good for too long", far.username.as_bytes(), REALM, &far.password),
+        ("another secret", foreign.username.as_bytes(), REALM, &foreign.password),
     ] {
+        let request = Signed {
+            username,
+            realm,
+            password,
+            ..Signed::alice(&nonce)
+        };
         let Err(AuthError::Challenge(challenge)) = world.login(&request) else {
             panic!("{what}");
         };
@@ -373,31 +322,17 @@ fn a_signed_request_that_lacks_an_attribute_is_a_bad_request() {
         (AttributeType::REALM, REALM.as_bytes()),
         (AttributeType::NONCE, &nonce),
     ];
-    for missing in 0..all.len() {
-        let mut buf = [0; 500];
-        let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
-        for (i, (kind, value)) in all.iter().enumerate() {
-            if i != missing {
-                writer.attribute(*kind, value);
-            }
-        }
-        writer.integrity(&key, Integrity::Sha1);
-        let len = writer.finish().unwrap();
-        assert_eq!(
-            code(world.try_as(&buf[..len], None, true)),
-            400,
-            "without {:?}",
-            all[missing].0
-        );
+    for missing in all {
+        let rest: Vec<_> = all.into_iter().filter(|attribute| *attribute != missing).collect();
+        let answer = world.try_as(&request(&rest, &key), None, true);
+        assert_eq!(code(answer), 400, "without {:?}", missing.0);
     }
-    let mut buf = [0; 500];
-    let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
-    for (kind, value) in all.iter().chain([&(AttributeType::USERHASH, &hash[..])]) {
-        writer.attribute(*kind, value);
-    }
-    writer.integrity(&key, Integrity::Sha1);
-    let len = writer.finish().unwrap();
-    assert_eq!(code(world.try_as(&buf[..len], None, true)), 400, "named twice");
+    let twice = [&all[..], &[(AttributeType::USERHASH, &hash)]].concat();
+    assert_eq!(
+        code(world.try_as(&request(&twice, &key), None, true)),
+        400,
+        "named twice"
+    );
 }
 
 //= STUN-AUTH-04
@@ -493,9 +428,7 @@ fn bidding_down_is_a_bad_request() {
 #[test]
 fn expiry_is_tested_on_the_first_request_only() {
     let mut world = world();
-    let minted = Secret::new(b"a secret that is long enough....")
-        .mint(UnixTime(START + 10), Some("bob"))
-        .unwrap();
+    let minted = Secret::new(SECRET).mint(UnixTime(START + 10), Some("bob")).unwrap();
     let attempt = |world: &mut World, first| {
         let nonce = world.nonce();
         let request = Signed {
@@ -558,20 +491,18 @@ fn userhash_is_offered_and_taken_only_where_every_user_is_known_by_name() {
     let mut world = world_of(config(Vec::new(), &[("alice", "wonderland")]));
     let nonce = world.nonce();
     assert_eq!(nonce[12], b'D', "both");
-    let mut buf = [0; 500];
-    let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
-    writer.attribute(AttributeType::USERHASH, &userhash(b"alice", REALM));
-    writer.attribute(AttributeType::REALM, REALM.as_bytes());
-    writer.attribute(AttributeType::NONCE, &nonce);
-    writer.integrity(
+    let by_hash = request(
+        &[
+            (AttributeType::USERHASH, &userhash(b"alice", REALM)),
+            (AttributeType::REALM, REALM.as_bytes()),
+            (AttributeType::NONCE, &nonce),
+        ],
         &Key::long_term(b"alice", REALM, b"wonderland", PasswordAlgorithm::Md5),
-        Integrity::Sha1,
     );
-    let len = writer.finish().unwrap();
-    let session = world.try_as(&buf[..len], None, true).unwrap();
+    let session = world.try_as(&by_hash, None, true).unwrap();
     assert_eq!(&*session.username, "alice");
     assert!(Arc::ptr_eq(
-        &world.try_as(&buf[..len], Some(&session), false).unwrap(),
+        &world.try_as(&by_hash, Some(&session), false).unwrap(),
         &session
     ));
 }
