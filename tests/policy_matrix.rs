@@ -2,6 +2,8 @@
 //!
 //! The ranges are written down here a second time on purpose: a row lost from the server's table is found.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv6Net};
