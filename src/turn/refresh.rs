@@ -10,16 +10,27 @@ use super::request::Outcome;
 use super::response::Reject;
 use super::server::Server;
 use super::time::Instant;
-use super::types::{AllocationId, Family};
+use super::types::{AllocationId, Client, Family};
 use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
 
 impl Server {
     /// Takes a Refresh of an allocation by its owner.
-    pub(super) fn refresh(&mut self, now: Instant, id: AllocationId, message: &Message<'_>) -> Result<Outcome, Reject> {
+    pub(super) fn refresh(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        id: AllocationId,
+        message: &Message<'_>,
+    ) -> Result<Outcome, Reject> {
         let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
+        // A late copy of a Refresh that deleted something must not delete what has been made since (RFC 8489 §6.3.1).
+        let transaction_id = message.transaction_id();
+        if lifetime == Some(0) && self.transactions.contains(now, &client.five_tuple, transaction_id) {
+            return Ok(Outcome::Lifetime(Duration::ZERO));
+        }
         let has: Vec<Family> = FAMILIES
             .into_iter()
             .filter(|&family| self.forward.until(id, family) > now)
@@ -33,6 +44,9 @@ impl Server {
         };
         if lifetime == Some(0) {
             self.delete(now, id, &families);
+            if !client.five_tuple.transport.is_stream() {
+                self.transactions.remember(now, &client.five_tuple, transaction_id);
+            }
             return Ok(Outcome::Lifetime(Duration::ZERO));
         }
         let age = self

@@ -143,7 +143,7 @@ impl Server {
             return Err(Reject::WrongCredentials);
         }
         if method == Method::Refresh {
-            return self.refresh(now.mono, id, message);
+            return self.refresh(now.mono, client, id, message);
         }
         let rate = Rate::per_second(self.config.limits.permission_requests_per_second);
         if !allocation.requests.admit(now.mono, rate) {

@@ -1,5 +1,5 @@
-//! Memory of Allocate transactions that outlives the allocation: over UDP a late copy of the request must not make a
-//! second one after the first was released (RFC 8489 §6.3.1, RFC 8656 §7.2).
+//! Memory of transactions that outlives the allocation: over UDP a late copy of an Allocate must not make a second one after
+//! the first was released, nor a late copy of the Refresh that released it end the next one (RFC 8489 §6.3.1, RFC 8656 §7.2).
 //!
 //! What is kept is a keyed hash of five-tuple and transaction id, in order of time, and no more than [`MOST`] of them.
 
