@@ -62,11 +62,6 @@ impl Credentials {
         });
         self.users.login(&self.realm, name, algorithm, verify).or(by_secret)
     }
-
-    /// The static user `hash` stands for.
-    pub fn name_of(&self, hash: &[u8; 32]) -> Option<&str> {
-        self.users.find(hash).map(|user| &*user.name)
-    }
 }
 
 /// Static users by USERHASH. That is also how a USERNAME is looked up: how far a search by name gets would tell in time

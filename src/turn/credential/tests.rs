@@ -212,8 +212,6 @@ fn static_users_log_in_by_name_and_by_hash_with_either_algorithm() {
     }
     assert!(login(&credentials, "alice", "builder", Some(NOW)).is_none());
     assert!(login(&credentials, "carol", "wonderland", Some(NOW)).is_none());
-    assert_eq!(credentials.name_of(&userhash(b"bob", REALM)), Some("bob"));
-    assert_eq!(credentials.name_of(&userhash(b"carol", REALM)), None);
 }
 
 //= STUN-AUTH-22
