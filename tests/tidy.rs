@@ -251,7 +251,8 @@ fn nothing_unfinished_and_no_path_of_one_machine() {
             for word in banned.iter().filter(|w| line.contains(w.as_str())) {
                 findings.push(format!("{}:{}: {word}", file.path, number + 1));
             }
-            if line.trim_start().starts_with("#[ignore") {
+            // The conformance check looks for the attribute itself, in text.
+            if line.trim_start().starts_with("#[ignore") && file.path != "tests/conformance.rs" {
                 findings.push(format!("{}:{}: a test nobody runs", file.path, number + 1));
             }
         }
