@@ -1,0 +1,101 @@
+//! The IP header of relayed datagrams, as it is on the wire of loopback: DSCP, ECN and DF.
+
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod shard_support;
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use relay::wire::attribute::AttributeType;
+use relay::wire::message::{Class, Method, TransactionId};
+use relay::wire::writer::MessageWriter;
+use shard_support::*;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// Expedited forwarding, ECN-capable.
+const MEDIA: u32 = 0xB8 | 0x02;
+
+/// Sees IPv4 headers; `None` without the privilege, which CI has.
+struct Sniffer(Socket);
+
+impl Sniffer {
+    fn new() -> Option<Self> {
+        let raw = match Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)) {
+            Ok(raw) => raw,
+            Err(e) if std::env::var_os("CI").is_none() => {
+                eprintln!("NOT TESTED: raw sockets need CAP_NET_RAW ({e})");
+                return None;
+            }
+            Err(e) => panic!("raw sockets must be there in CI: {e}"),
+        };
+        raw.set_read_timeout(Some(PATIENCE)).unwrap();
+        Some(Self(raw))
+    }
+
+    /// Traffic class and DF of the next datagram from `from` to `to`.
+    fn next(&mut self, from: SocketAddr, to: SocketAddr) -> (u8, bool) {
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            let mut packet = [0; 2048];
+            let len = self.0.read(&mut packet).unwrap();
+            let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+            if len >= 28 && packet[20..24] == ports {
+                return (packet[1], packet[6] & 0x40 != 0);
+            }
+        }
+        panic!("nothing from {from} to {to}");
+    }
+}
+
+//= TURN-NET-06
+#[test]
+fn traffic_class_is_copied_between_udp_and_udp() {
+    let Some(mut wire) = Sniffer::new() else { return };
+    let (server, peer) = (TestServer::start(1), Peer::new());
+    let mut client = server.client();
+    let relayed = client.allocate();
+    client.bind(0x4000, peer.addr());
+    for tos in [MEDIA, 0, 0x03, 0x28] {
+        let Pipe::Udp(socket) = &client.pipe else {
+            unreachable!()
+        };
+        SockRef::from(socket).set_tos_v4(tos).unwrap();
+        client.send_channel(0x4000, b"x");
+        assert_eq!(wire.next(relayed, peer.addr()), (tos as u8, false), "{tos:#04x}");
+        SockRef::from(&peer.socket).set_tos_v4(tos).unwrap();
+        peer.send(relayed, b"back");
+        assert_eq!(
+            wire.next(server.udp, client.local_addr()),
+            (tos as u8, false),
+            "{tos:#04x}"
+        );
+    }
+}
+
+//= TURN-NET-06
+//= TURN-DATA-10
+#[test]
+fn from_a_stream_datagrams_are_best_effort_and_df_is_set_where_asked_for() {
+    let Some(mut wire) = Sniffer::new() else { return };
+    let (server, peer) = (TestServer::start(1), Peer::new());
+    for stream in [true, false] {
+        let mut client = if stream { server.tcp_client() } else { server.client() };
+        let relayed = client.allocate();
+        client.permit(peer.addr());
+        for dont_fragment in [false, true, false] {
+            let mut buffer = [0; 128];
+            let id = TransactionId([3; 12]);
+            let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::Send, id);
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer.addr());
+            if dont_fragment {
+                writer.attribute(AttributeType::DONT_FRAGMENT, &[]);
+            }
+            writer.attribute(AttributeType::DATA, b"x");
+            let len = writer.finish().unwrap();
+            client.pipe.send(&buffer[..len]);
+            assert_eq!(wire.next(relayed, peer.addr()), (0, dont_fragment), "stream: {stream}");
+        }
+    }
+}
