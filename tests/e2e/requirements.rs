@@ -19,9 +19,9 @@ pub(crate) fn check(programs: &[&str]) {
     assert!(
         missing.is_empty(),
         "the end-to-end lab cannot run here, it needs {}.\n\
-         `sudo tests/install-packages` installs the programs; run the tests as root \
-         (`sudo -E env \"PATH=$PATH\" cargo test --test e2e`), \
-         or leave them out knowingly: `cargo test --lib --bins` runs the rest.",
+         `sudo tests/install-packages` installs the programs. Run the tests as root, or let cargo build as you and run \
+         as root: `CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='sudo -E' cargo test --test e2e`. \
+         docs/testing.md, \"End-to-end lab\", tells what runs without it.",
         missing.join(", ")
     );
 }
