@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use crate::lab::Namespace;
 
+/// Janus holds a request for events back for up to 30 seconds.
+const TIMEOUT: Duration = Duration::from_secs(35);
+
 /// What came back.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
@@ -18,19 +21,22 @@ pub(crate) struct Response {
     pub(crate) body: String,
 }
 
-/// Sends one request from inside `namespace` and reads the answer to the end of the connection.
+/// Sends one request from inside `namespace` and reads the answer.
 pub(crate) fn request(
     namespace: &Namespace,
     server: SocketAddr,
     method: &str,
     path: &str,
+    headers: &[(&str, &str)],
     body: Option<&str>,
-    timeout: Duration,
 ) -> io::Result<Response> {
     let mut stream = namespace.within(|| TcpStream::connect_timeout(&server, Duration::from_secs(2)))?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
     if let Some(body) = body {
         text.push_str(&format!(
             "Content-Type: application/json\r\nContent-Length: {}\r\n",

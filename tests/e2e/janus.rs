@@ -40,7 +40,7 @@ impl Janus {
         janus
             .process
             .wait_until("answers on its API", Duration::from_secs(20), |_| {
-                let answer = http::request(&namespace, API, "GET", "/janus/info", None, Duration::from_secs(2));
+                let answer = http::request(&namespace, API, "GET", "/janus/info", &[], None);
                 answer.is_ok_and(|answer| answer.status == 200)
             });
         janus.session = id_of(&janus.post("/janus", json!({"janus": "create"})));
@@ -82,7 +82,7 @@ impl Janus {
     }
 
     fn request(&self, method: &str, path: &str, body: Option<&str>) -> Value {
-        let answer = http::request(&self.namespace, API, method, path, body, Duration::from_secs(35))
+        let answer = http::request(&self.namespace, API, method, path, &[], body)
             .unwrap_or_else(|error| panic!("{method} {path} at Janus: {error}"));
         let value: Value = serde_json::from_str(&answer.body).expect("Janus answers with JSON");
         assert!(value["janus"] != "error", "{method} {path} at Janus: {value}");

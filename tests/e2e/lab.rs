@@ -35,6 +35,9 @@ pub(crate) const RELAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 /// Address of the SFU, and of any other peer.
 pub(crate) const SFU: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
+/// The SFU's network, which a relay must be told to allow.
+pub(crate) const SFU_NETWORK: &str = "203.0.113.0/24";
+
 /// How the name of everything begins that a lab makes on the machine.
 pub(crate) const PREFIX: &str = "relay-e2e-";
 const LOCKS: &str = "/run/lock";

@@ -11,6 +11,7 @@ mod janus;
 mod lab;
 mod messages;
 mod process;
+mod relay;
 mod requirements;
 mod selftest;
 mod server;

@@ -1,0 +1,129 @@
+//! The `relay` program in its namespace, configured the way `docs/configuration.md` tells an operator to.
+
+use std::env;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::certs::Certs;
+use crate::chromium::{Chromium, ORIGIN};
+use crate::http;
+use crate::lab::{Lab, Namespace, RELAY, RELAY_HOST, SFU_NETWORK};
+use crate::process::{Output, Process, tail};
+use crate::server::{RELAY_PORTS, SECRET};
+
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
+const API_KEY: &str = "b1a4c7d2e95f4f60a83c1d0e7b26f519";
+/// A stop has `shutdown_timeout` below, and a little for the machine.
+const STOP: Duration = Duration::from_secs(8);
+
+/// A running relay.
+pub(crate) struct Relay {
+    process: Process,
+    namespace: Namespace,
+}
+
+impl Relay {
+    /// Starts it with its default listeners and waits until it says it is ready.
+    pub(crate) fn start(lab: &Lab, certs: &Certs) -> Self {
+        let configuration = write_configuration(lab, certs);
+        let namespace = lab.relay().clone();
+        let mut command = namespace.command(env!("CARGO_BIN_EXE_relay"));
+        command.arg("--config").arg(configuration).env_remove("RELAY_CONFIG");
+        let mut process = Process::start("relay", lab.folder(), command, Output::Log);
+        process.wait_until("is ready", Duration::from_secs(30), |_| {
+            let answer = http::request(&namespace, ADMIN, "GET", "/readyz", &[], None);
+            answer.is_ok_and(|answer| answer.status == 200)
+        });
+        Self { process, namespace }
+    }
+
+    /// The `RTCConfiguration` the page fetches from the API on port 443.
+    pub(crate) fn fetch_configuration(&self, browser: &mut Chromium) -> Value {
+        let url = format!("https://{RELAY_HOST}/v1/ice-servers");
+        browser.call_page("fetchConfiguration", &[&url.into(), &API_KEY.into()])
+    }
+
+    /// The same, from the API on the admin listener.
+    pub(crate) fn mint_configuration(&self) -> Value {
+        let login = format!("Bearer {API_KEY}");
+        let headers = [("Authorization", login.as_str())];
+        let answer = http::request(&self.namespace, ADMIN, "POST", "/v1/ice-servers", &headers, None)
+            .expect("the admin listener answers");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str(&answer.body).expect("the API answers with JSON")
+    }
+
+    /// Stops it the way a service manager does: it must end by itself, in time, and call that a success.
+    pub(crate) fn stop(mut self) {
+        self.process.assert_running();
+        let (status, time) = self.process.terminate(STOP).unwrap_or_else(|| {
+            panic!(
+                "SIGTERM: still running after {STOP:?}:\n{}",
+                tail(&self.process.log(), 40)
+            )
+        });
+        assert!(
+            status.success(),
+            "SIGTERM: ended with {status} after {time:?}:\n{}",
+            tail(&self.process.log(), 40)
+        );
+        assert!(!self.process.log().contains("panicked"), "{}", self.process.log());
+    }
+}
+
+fn write_configuration(lab: &Lab, certs: &Certs) -> PathBuf {
+    let level = env::var("RELAY_E2E_LOG").unwrap_or_else(|_| "info".to_owned());
+    let text = format!(
+        r#"realm = "{RELAY_HOST}"
+state_dir = "{state}"
+shutdown_timeout = "5s"
+
+[credentials]
+secrets = ["{SECRET}"]
+
+[tls]
+certificate = "{certificate}"
+private_key = "{private_key}"
+
+[external]
+ipv4 = "{RELAY}"
+
+[relay]
+ports = "{first}-{last}"
+
+[peers]
+allow = ["{SFU_NETWORK}"]  # documentation prefixes are denied otherwise
+
+[turn.compat]
+rfc5766_channels = true  # coturn's client draws its channel numbers up to 0x7FFF
+
+[limits]
+allocations_per_user = 50  # coturn's client plays many clients with one username
+
+[api]
+cors_origins = ["{ORIGIN}"]
+
+[[api.keys]]
+name = "lab"
+key = "{API_KEY}"
+
+[admin]
+address = "{ADMIN}"
+
+[log]
+level = "{level}"
+"#,
+        state = lab.folder().join("state").display(),
+        certificate = certs.certificate.display(),
+        private_key = certs.private_key.display(),
+        first = RELAY_PORTS.start(),
+        last = RELAY_PORTS.end(),
+    );
+    let path = lab.folder().join("relay.toml");
+    fs::write(&path, text).expect("the lab's folder is writable");
+    path
+}
