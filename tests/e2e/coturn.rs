@@ -47,8 +47,8 @@ pub(crate) fn start(lab: &Lab, certs: &Certs) -> Process {
     process
 }
 
-/// A configuration for `uri` with a time-limited credential.
-pub(crate) fn configuration(uri: &str) -> Value {
+/// A configuration with a time-limited credential for everything on port 443.
+pub(crate) fn configuration() -> Value {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("the clock is past 1970");
@@ -56,5 +56,11 @@ pub(crate) fn configuration(uri: &str) -> Value {
     let mut mac = Hmac::<Sha1>::new_from_slice(SECRET.as_bytes()).expect("HMAC takes keys of any length");
     mac.update(username.as_bytes());
     let credential = STANDARD.encode(mac.finalize().into_bytes());
-    json!({"iceServers": [{"urls": [uri], "username": username, "credential": credential}]})
+    let uris = [
+        "turn:{}:443?transport=udp",
+        "turn:{}:443?transport=tcp",
+        "turns:{}:443?transport=tcp",
+    ];
+    let uris = uris.map(|uri| uri.replace("{}", RELAY_HOST));
+    json!({"iceServers": [{"urls": uris, "username": username, "credential": credential}]})
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::ops::RangeInclusive;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::certs::Certs;
 use crate::chromium::Chromium;
@@ -33,19 +33,19 @@ impl Server {
         }
     }
 
-    /// An `RTCConfiguration` with `uri` alone, which the page fetches from the server's API on port 443.
-    pub(crate) fn fetch_configuration(&self, browser: &mut Chromium, uri: &str) -> Value {
+    /// The `RTCConfiguration` the page fetches from the server's API on port 443.
+    pub(crate) fn fetch_configuration(&self, browser: &mut Chromium) -> Value {
         match self {
-            Self::Relay(relay) => only(uri, &relay.fetch_configuration(browser)),
-            Self::Coturn(_) => coturn::configuration(uri),
+            Self::Relay(relay) => relay.fetch_configuration(browser),
+            Self::Coturn(_) => coturn::configuration(),
         }
     }
 
-    /// The same, fetched by the test program: TCP may be closed to the page.
-    pub(crate) fn mint_configuration(&self, uri: &str) -> Value {
+    /// The same, without the page: TCP may be closed to it.
+    pub(crate) fn mint_configuration(&self) -> Value {
         match self {
-            Self::Relay(relay) => only(uri, &relay.mint_configuration()),
-            Self::Coturn(_) => coturn::configuration(uri),
+            Self::Relay(relay) => relay.mint_configuration(),
+            Self::Coturn(_) => coturn::configuration(),
         }
     }
 
@@ -56,17 +56,4 @@ impl Server {
             Self::Coturn(mut process) => process.assert_running(),
         }
     }
-}
-
-/// The entry of `configuration` that offers `uri`, reduced to it.
-fn only(uri: &str, configuration: &Value) -> Value {
-    let servers = configuration["iceServers"].as_array().into_iter().flatten();
-    let mut offering =
-        servers.filter(|server| server["urls"].as_array().is_some_and(|urls| urls.contains(&uri.into())));
-    let mut server = offering
-        .next()
-        .unwrap_or_else(|| panic!("the API does not offer {uri}: {configuration:#}"))
-        .clone();
-    server["urls"] = json!([uri]);
-    json!({"iceServers": [server]})
 }
