@@ -12,9 +12,10 @@ use crate::certs::Certs;
 use crate::chromium::{Chromium, ORIGIN};
 use crate::http;
 use crate::lab::{Lab, Namespace, RELAY, RELAY_HOST, SFU_NETWORK};
-use crate::process::{Output, Process, tail};
+use crate::process::{Output, Process, run, tail};
 use crate::server::{RELAY_PORTS, SECRET};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_relay");
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
 const API_KEY: &str = "b1a4c7d2e95f4f60a83c1d0e7b26f519";
 /// A stop has `shutdown_timeout` below, and a little for the machine.
@@ -24,6 +25,7 @@ const STOP: Duration = Duration::from_secs(8);
 pub(crate) struct Relay {
     process: Process,
     namespace: Namespace,
+    configuration: PathBuf,
 }
 
 impl Relay {
@@ -31,14 +33,18 @@ impl Relay {
     pub(crate) fn start(lab: &Lab, certs: &Certs) -> Self {
         let configuration = write_configuration(lab, certs);
         let namespace = lab.relay().clone();
-        let mut command = namespace.command(env!("CARGO_BIN_EXE_relay"));
-        command.arg("--config").arg(configuration).env_remove("RELAY_CONFIG");
+        let mut command = namespace.command(PROGRAM);
+        command.arg("--config").arg(&configuration).env_remove("RELAY_CONFIG");
         let mut process = Process::start("relay", lab.folder(), command, Output::Log);
         process.wait_until("is ready", Duration::from_secs(30), |_| {
             let answer = http::request(&namespace, ADMIN, "GET", "/readyz", &[], None);
             answer.is_ok_and(|answer| answer.status == 200)
         });
-        Self { process, namespace }
+        Self {
+            process,
+            namespace,
+            configuration,
+        }
     }
 
     /// The `RTCConfiguration` the page fetches from the API on port 443.
@@ -47,14 +53,13 @@ impl Relay {
         browser.call_page("fetchConfiguration", &[&url.into(), &API_KEY.into()])
     }
 
-    /// The same, from the API on the admin listener.
+    /// The same, made on the command line with the relay's own configuration.
     pub(crate) fn mint_configuration(&self) -> Value {
-        let login = format!("Bearer {API_KEY}");
-        let headers = [("Authorization", login.as_str())];
-        let answer = http::request(&self.namespace, ADMIN, "POST", "/v1/ice-servers", &headers, None)
-            .expect("the admin listener answers");
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        serde_json::from_str(&answer.body).expect("the API answers with JSON")
+        let mut command = self.namespace.command(PROGRAM);
+        command
+            .args(["credentials", "mint", "--ttl", "10m", "--config"])
+            .arg(&self.configuration);
+        serde_json::from_str(&run(&mut command)).expect("an RTCConfiguration is JSON")
     }
 
     /// Stops it the way a service manager does: it must end by itself, in time, and call that a success.

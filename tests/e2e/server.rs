@@ -13,7 +13,7 @@ use crate::process::Process;
 use crate::relay::Relay;
 
 /// The secret that server and test share.
-pub(crate) const SECRET: &str = "7f3b1c9e5a2d48680c6e1fd29b47a835";
+pub(crate) const SECRET: &str = "OczwlsjMf6pg1DKKHMc5ZJr423QfK3ulQmsFqErbVU4=";
 /// Ports of relayed transport addresses.
 pub(crate) const RELAY_PORTS: RangeInclusive<u16> = 49_152..=49_999;
 
