@@ -13,7 +13,7 @@ use relay::net::stream::StreamLimits;
 use relay::shard::ShardConfig;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
 use relay::turn::types::Transport;
-use relay::turn::{DropReason, EndReason};
+use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Message, Method};
 use shard_support::*;
@@ -39,6 +39,39 @@ fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return bytes,
             Err(error) => panic!("not closed: {error}"),
         }
+    }
+}
+
+//= XPORT-04
+#[test]
+fn a_reserved_channel_number_passes_where_it_is_allowed_and_costs_its_message_alone_where_not() {
+    for allowed in [true, false] {
+        let turn = Config {
+            rfc5766_channels: allowed,
+            ..turn_config()
+        };
+        let server = TestServer::start_with(1, "127.0.0.1:0", ShardConfig::default(), turn);
+        let peer = Peer::new();
+        let mut client = server.tcp_client();
+        let relayed = client.allocate();
+        let number = if allowed { 0x7FFE } else { 0x4000 };
+        client.bind(number, peer.addr());
+        client.send_channel(0x5000, b"nobody bound this");
+        client.send_channel(number, b"up");
+        assert_eq!(peer.recv(), (b"up".to_vec(), relayed));
+        peer.send(relayed, b"down");
+        let data = b"down".to_vec();
+        assert_eq!(client.incoming(), Incoming::Channel { number, data });
+        let reason = if allowed {
+            DropReason::NoChannel
+        } else {
+            DropReason::BadChannelData
+        };
+        assert_eq!(
+            server.count(|c| c.dropped[reason as usize].get()),
+            1,
+            "allowed: {allowed}"
+        );
     }
 }
 

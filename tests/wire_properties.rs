@@ -238,7 +238,7 @@ fn reassemble(stream: &[u8], mut pieces: impl Iterator<Item = usize>) -> Result<
     let (mut frames, mut buffer, mut rest) = (Vec::new(), Vec::new(), stream);
     loop {
         match framing::next_frame(&buffer)? {
-            Framing::Message(len) | Framing::Skip(len) => frames.push(buffer.drain(..len).collect()),
+            Framing::Message(len) => frames.push(buffer.drain(..len).collect()),
             Framing::Need(total) => {
                 assert!(total > buffer.len(), "asks for what it has");
                 if rest.is_empty() {
@@ -285,7 +285,7 @@ proptest! {
 fn first_error(mut stream: &[u8]) -> Option<FramingError> {
     loop {
         match framing::next_frame(stream) {
-            Ok(Framing::Message(len) | Framing::Skip(len)) => stream = &stream[len..],
+            Ok(Framing::Message(len)) => stream = &stream[len..],
             Ok(Framing::Need(_)) => return None,
             Err(error) => return Some(error),
         }

@@ -275,7 +275,7 @@ impl StreamConn {
         }
     }
 
-    /// The next whole message, padding included: STUN, or ChannelData on a number RFC 8656 allows. Call until `None`.
+    /// The next whole message, padding included: STUN or ChannelData. Call until `None`.
     ///
     /// # Errors
     /// The stream is not TURN, or exceeds a limit.
@@ -285,21 +285,13 @@ impl StreamConn {
         } else {
             self.limits.unauthenticated_frame
         };
-        loop {
-            match framing::next_frame(self.inbox.bytes())? {
-                Framing::Need(len) | Framing::Message(len) | Framing::Skip(len) if len > limit => {
-                    return Err(StreamError::FrameTooLong);
-                }
-                Framing::Need(_) => break,
-                Framing::Message(len) => {
-                    self.count_message(len)?;
-                    return Ok(Some(self.inbox.take(len)));
-                }
-                Framing::Skip(len) => {
-                    self.count_message(len)?;
-                    self.inbox.take(len);
-                }
+        match framing::next_frame(self.inbox.bytes())? {
+            Framing::Need(len) | Framing::Message(len) if len > limit => return Err(StreamError::FrameTooLong),
+            Framing::Message(len) => {
+                self.count_message(len)?;
+                return Ok(Some(self.inbox.take(len)));
             }
+            Framing::Need(_) => {}
         }
         self.inbox.settle();
         if self.inbox.bytes().is_empty() {

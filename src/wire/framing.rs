@@ -14,11 +14,9 @@ pub enum Framing {
     /// No whole message yet: at least so many bytes in all are needed. More than 4 only when it is the length of the
     /// whole message.
     Need(usize),
-    /// A whole STUN or ChannelData message of so many bytes, padding included.
+    /// A whole STUN or ChannelData message of so many bytes, padding included. The channel number may be one that
+    /// RFC 8656 reserves (0x5000..=0x7FFF): RFC 5766 clients use those, and whether they may is not decided here.
     Message(usize),
-    /// A whole ChannelData message, of so many bytes with padding, on a number RFC 8656 reserves (0x5000..=0x7FFF).
-    /// Only RFC 5766 clients send them; to others they are to be passed over.
-    Skip(usize),
 }
 
 /// Why a stream is no TURN stream.
@@ -75,8 +73,6 @@ pub fn next_frame(bytes: &[u8]) -> Result<Framing, FramingError> {
     };
     Ok(if bytes.len() < total {
         Framing::Need(total)
-    } else if kind == Kind::ReservedChannel {
-        Framing::Skip(total)
     } else {
         Framing::Message(total)
     })
@@ -128,10 +124,10 @@ mod tests {
 
     //= XPORT-04
     #[test]
-    fn reserved_channel_numbers_are_skipped_whole() {
+    fn reserved_channel_numbers_are_framed_like_the_others() {
         assert_eq!(next_frame(&[0x50, 0, 0, 1]), Ok(Framing::Need(8)));
-        assert_eq!(next_frame(&[0x50, 0, 0, 1, 0, 0, 0, 0]), Ok(Framing::Skip(8)));
-        assert_eq!(next_frame(&[0x7F, 0xFF, 0, 0]), Ok(Framing::Skip(4)));
+        assert_eq!(next_frame(&[0x50, 0, 0, 1, 0, 0, 0, 0]), Ok(Framing::Message(8)));
+        assert_eq!(next_frame(&[0x7F, 0xFF, 0, 0]), Ok(Framing::Message(4)));
         assert_eq!(next_frame(&[0x80]), Err(FramingError::NotTurn));
     }
 
