@@ -18,7 +18,6 @@ const FRAMES_PER_SECOND: f64 = 15.0;
 const MEASURED: Duration = Duration::from_secs(5);
 
 #[test]
-#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
 fn chromium_reaches_the_sfu_over_tls_when_only_tcp_443_is_open() {
     let _turn = one_at_a_time();
     let uri = format!("turns:{RELAY_HOST}:443?transport=tcp");
@@ -27,7 +26,6 @@ fn chromium_reaches_the_sfu_over_tls_when_only_tcp_443_is_open() {
 }
 
 #[test]
-#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
 fn chromium_reaches_the_sfu_over_plain_tcp_on_the_same_port() {
     let _turn = one_at_a_time();
     let uri = format!("turn:{RELAY_HOST}:443?transport=tcp");
@@ -36,7 +34,6 @@ fn chromium_reaches_the_sfu_over_plain_tcp_on_the_same_port() {
 }
 
 #[test]
-#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
 fn chromium_reaches_the_sfu_over_udp_when_only_udp_443_is_open() {
     let _turn = one_at_a_time();
     let uri = format!("turn:{RELAY_HOST}:443?transport=udp");
@@ -45,7 +42,6 @@ fn chromium_reaches_the_sfu_over_udp_when_only_udp_443_is_open() {
 }
 
 #[test]
-#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
 fn the_apis_answer_as_it_is_finds_the_open_port_when_only_tcp_443_is_open() {
     let _turn = one_at_a_time();
     let passed = echo_call(Firewall::OnlyTcp443, &Login::Unchanged, &["tcp", "tls"]);
@@ -53,7 +49,6 @@ fn the_apis_answer_as_it_is_finds_the_open_port_when_only_tcp_443_is_open() {
 }
 
 #[test]
-#[ignore = "the relay does not serve yet; RELAY_E2E_SERVER=coturn runs it"]
 fn two_chromiums_call_each_other_relay_to_relay_when_only_tcp_443_is_open() {
     let _turn = one_at_a_time();
     let lab = Lab::new(Firewall::OnlyTcp443, BROWSER_PROGRAMS);

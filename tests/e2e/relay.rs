@@ -29,9 +29,9 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Starts it with its default listeners and waits until it says it is ready.
-    pub(crate) fn start(lab: &Lab, certs: &Certs) -> Self {
-        let configuration = write_configuration(lab, certs);
+    /// Starts it with its default listeners, and `settings` below the configuration all tests share, and waits until it says it is ready.
+    pub(crate) fn start(lab: &Lab, certs: &Certs, settings: &str) -> Self {
+        let configuration = write_configuration(lab, certs, settings);
         let namespace = lab.relay().clone();
         let mut command = namespace.command(PROGRAM);
         command.arg("--config").arg(&configuration).env_remove("RELAY_CONFIG");
@@ -62,6 +62,18 @@ impl Relay {
         serde_json::from_str(&run(&mut command)).expect("an RTCConfiguration is JSON")
     }
 
+    /// Those of its metrics that tell of losses, where they are not 0.
+    pub(crate) fn losses(&self) -> String {
+        let answer = http::request(&self.namespace, ADMIN, "GET", "/metrics", &[], None);
+        let metrics = answer.map_or_else(|error| error.to_string(), |answer| answer.body);
+        let told = |line: &&str| {
+            !line.starts_with('#')
+                && !line.ends_with(" 0")
+                && ["drop", "error", "lost"].iter().any(|word| line.contains(word))
+        };
+        metrics.lines().filter(told).collect::<Vec<_>>().join("\n")
+    }
+
     /// Stops it the way a service manager does: it must end by itself, in time, and call that a success.
     pub(crate) fn stop(mut self) {
         self.process.assert_running();
@@ -80,7 +92,7 @@ impl Relay {
     }
 }
 
-fn write_configuration(lab: &Lab, certs: &Certs) -> PathBuf {
+fn write_configuration(lab: &Lab, certs: &Certs, settings: &str) -> PathBuf {
     let level = env::var("RELAY_E2E_LOG").unwrap_or_else(|_| "info".to_owned());
     let text = format!(
         r#"realm = "{RELAY_HOST}"
@@ -103,12 +115,6 @@ ports = "{first}-{last}"
 [peers]
 allow = ["{SFU_NETWORK}"]  # documentation prefixes are denied otherwise
 
-[turn.compat]
-rfc5766_channels = true  # coturn's client draws its channel numbers up to 0x7FFF
-
-[limits]
-allocations_per_user = 50  # coturn's client plays many clients with one username
-
 [api]
 cors_origins = ["{ORIGIN}"]
 
@@ -121,7 +127,7 @@ address = "{ADMIN}"
 
 [log]
 level = "{level}"
-"#,
+{settings}"#,
         state = lab.folder().join("state").display(),
         certificate = certs.certificate.display(),
         private_key = certs.private_key.display(),

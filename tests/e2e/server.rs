@@ -26,9 +26,14 @@ pub(crate) enum Server {
 impl Server {
     /// Starts the server `RELAY_E2E_SERVER` asks for (`relay` by default) and waits until it serves.
     pub(crate) fn start(lab: &Lab, certs: &Certs) -> Self {
+        Self::start_with(lab, certs, "")
+    }
+
+    /// The same, with more sections in the relay's configuration.
+    pub(crate) fn start_with(lab: &Lab, certs: &Certs, settings: &str) -> Self {
         match env::var("RELAY_E2E_SERVER").as_deref() {
             Ok("coturn") => Self::Coturn(coturn::start(lab, certs)),
-            Ok("relay") | Err(_) => Self::Relay(Relay::start(lab, certs)),
+            Ok("relay") | Err(_) => Self::Relay(Relay::start(lab, certs, settings)),
             Ok(other) => panic!("RELAY_E2E_SERVER={other}: there is only `relay` and `coturn`"),
         }
     }
@@ -46,6 +51,14 @@ impl Server {
         match self {
             Self::Relay(relay) => relay.mint_configuration(),
             Self::Coturn(_) => coturn::configuration(),
+        }
+    }
+
+    /// What the server itself counts as lost.
+    pub(crate) fn losses(&self) -> String {
+        match self {
+            Self::Relay(relay) => relay.losses(),
+            Self::Coturn(_) => String::new(),
         }
     }
 
