@@ -1,6 +1,8 @@
 //! Programs of the lab: started inside a namespace with their output in a file, ended by process id within a bound.
 
 use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -129,10 +131,17 @@ pub(crate) enum Output {
     Piped,
 }
 
-/// The last `lines` lines of `text`.
+/// The last `lines` lines of `text`; without those of the sound library, which finds no sound card and says so at length.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().collect();
+    let all: Vec<&str> = text.lines().filter(|line| !line.starts_with("ALSA lib")).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Writes a file that holds a secret: nobody else may read it.
+pub(crate) fn write_private(path: &Path, text: &str) {
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .expect("the lab's folder is writable");
 }
 
 /// Runs a tool that is over in a moment; panics with its output when it fails.

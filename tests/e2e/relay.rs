@@ -1,7 +1,6 @@
 //! The `relay` program in its namespace, configured the way `docs/configuration.md` tells an operator to.
 
 use std::env;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::certs::Certs;
 use crate::chromium::{Chromium, ORIGIN};
 use crate::http;
 use crate::lab::{Lab, Namespace, RELAY, RELAY_HOST, SFU_NETWORK};
-use crate::process::{Output, Process, run, tail};
+use crate::process::{Output, Process, run, tail, write_private};
 use crate::server::{RELAY_PORTS, SECRET};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_relay");
@@ -135,6 +134,6 @@ level = "{level}"
         last = RELAY_PORTS.end(),
     );
     let path = lab.folder().join("relay.toml");
-    fs::write(&path, text).expect("the lab's folder is writable");
+    write_private(&path, &text);
     path
 }
