@@ -1,0 +1,69 @@
+//! After the end: what a run took must be there again.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use relay::turn::types::{Client, Family, FiveTuple, Link, Transport};
+
+use crate::message::{Ask, Login, Packet, Request, Wanted};
+use crate::world::World;
+
+impl World {
+    /// Every user may hold as much as in the beginning, and no more; then the server stops.
+    pub(crate) fn check_quotas_returned(&mut self) {
+        self.site.foreign.clear();
+        (self.site.refusing, self.site.slow_opening, self.site.stuck) = (None, 0, false);
+        let limit = self.site.rules.limits.allocations_per_user;
+        // The oracle knows how many there may be: it only takes somebody to ask for one too many.
+        for user in 0..self.setup.users.len() {
+            let login = self.login_of(user, false);
+            for n in 0..=limit {
+                let host = [192, 0, 2, user as u8 + 1];
+                self.claim((host, 7000 + n as u16).into(), &login);
+            }
+            if self.setup.strict {
+                break;
+            }
+        }
+        self.shut_down();
+        self.run_out();
+        for shard in 0..self.setup.shards {
+            self.expire(shard);
+        }
+        self.check_nothing_left();
+    }
+
+    /// Gets an allocation for a client at `from`, if it is to be had.
+    fn claim(&mut self, from: SocketAddr, login: &Rc<Login>) {
+        let five_tuple = FiveTuple {
+            client: from,
+            server: crate::places::server(Family::V4),
+            transport: Transport::Udp,
+        };
+        let client = Client {
+            five_tuple,
+            link: Link(0),
+        };
+        let shard = self.shard_of(from);
+        for login in [None, Some(Rc::clone(login))] {
+            let issued = self
+                .oracle
+                .nonces
+                .iter()
+                .find(|(_, issued)| **issued == (from, self.now().unix.0));
+            let nonce = issued.map(|(nonce, _)| nonce.clone()).unwrap_or_default();
+            let (id, ask) = (self.transaction(), Ask::Allocate(Wanted::default()));
+            let request = Rc::new(Request {
+                id,
+                ask,
+                login,
+                nonce,
+                flaw: None,
+                fingerprint: false,
+            });
+            self.hand(shard, client, &Packet::request(&request));
+        }
+        // Relay sockets open at once.
+        self.run_until(self.mono + core::time::Duration::from_millis(1));
+    }
+}

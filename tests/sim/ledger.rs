@@ -1,0 +1,112 @@
+//! What one shard must have counted.
+
+use std::collections::BTreeMap;
+
+use relay::turn::counters::{Cell, Counters, ERROR_CODES};
+use relay::turn::types::Transport;
+use relay::turn::{EndReason, Verdict};
+
+use crate::oracle::Flow;
+
+/// Counted beside the server, from what was seen of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger {
+    received: u64,
+    relayed: u64,
+    answered: u64,
+    waiting: u64,
+    dropped: u64,
+    errors: BTreeMap<u16, u64>,
+    up: [Flow; 4],
+    down: [Flow; 4],
+    began: u64,
+    ended: u64,
+    ended_by: BTreeMap<&'static str, u64>,
+}
+
+impl Ledger {
+    pub(crate) fn verdict(&mut self, verdict: &Verdict) {
+        self.received += 1;
+        match verdict {
+            Verdict::ToPeer { .. } | Verdict::ToAllocation { .. } | Verdict::ToClient { .. } => self.relayed += 1,
+            Verdict::Respond => self.answered += 1,
+            Verdict::Waiting => self.waiting += 1,
+            Verdict::Drop(_) => self.dropped += 1,
+        }
+    }
+
+    pub(crate) fn error(&mut self, code: u16) {
+        *self.errors.entry(code).or_default() += 1;
+    }
+
+    pub(crate) fn up(&mut self, transport: Transport, len: usize) {
+        self.up[transport as usize].add(len);
+    }
+
+    pub(crate) fn down(&mut self, transport: Transport, len: usize) {
+        self.down[transport as usize].add(len);
+    }
+
+    pub(crate) fn began(&mut self) {
+        self.began += 1;
+    }
+
+    pub(crate) fn ended(&mut self, why: EndReason) {
+        self.ended += 1;
+        *self.ended_by.entry(why.as_str()).or_default() += 1;
+    }
+
+    /// Compares with what the server counted; `live` allocations are told apart by transport.
+    pub(crate) fn check(&self, counters: &Counters, live: [u64; 4]) {
+        let sum = |cells: &[Cell]| cells.iter().map(Cell::get).sum::<u64>();
+        let counted = [
+            &counters.received,
+            &counters.relayed,
+            &counters.answered,
+            &counters.waiting,
+        ]
+        .map(Cell::get);
+        assert_eq!(
+            counted,
+            [self.received, self.relayed, self.answered, self.waiting],
+            "packets by verdict"
+        );
+        assert_eq!(sum(&counters.dropped), self.dropped, "dropped packets");
+        assert_eq!(
+            counted[0],
+            counted[1] + counted[2] + counted[3] + self.dropped,
+            "every packet has one verdict"
+        );
+        for (code, counted) in ERROR_CODES.iter().zip(&counters.errors) {
+            assert_eq!(
+                counted.get(),
+                self.errors.get(code).copied().unwrap_or(0),
+                "error responses {code}"
+            );
+        }
+        for (directions, flows) in [(&counters.up, &self.up), (&counters.down, &self.down)] {
+            for (counted, flow) in directions.iter().zip(flows) {
+                assert_eq!(
+                    [counted.packets.get(), counted.bytes.get()],
+                    [flow.packets, flow.bytes],
+                    "relayed data"
+                );
+            }
+        }
+        assert_eq!(sum(&counters.allocations_began), self.began, "allocations that began");
+        for (why, counted) in EndReason::ALL.iter().zip(&counters.allocations_ended) {
+            let expected = self.ended_by.get(why.as_str()).copied().unwrap_or(0);
+            assert_eq!(counted.get(), expected, "allocations that ended: {why}");
+        }
+        assert_eq!(
+            counters.allocations.each_ref().map(Cell::get),
+            live,
+            "live allocations by transport"
+        );
+        assert_eq!(
+            self.began - self.ended,
+            live.iter().sum::<u64>(),
+            "began - ended = live"
+        );
+    }
+}

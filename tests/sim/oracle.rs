@@ -1,0 +1,389 @@
+//! The reference model: what the server must be holding, and so what may happen to each packet.
+//!
+//! It is written from the RFC, with plain maps, and knows nothing of how the server works. It learns that something exists
+//! only from the server's success responses, takes lifetimes from there and from the RFC (300 s, 600 s), and from then on
+//! knows at every instant what must be relayed, what must not, and how every request is to be answered. Where the RFC leaves
+//! a choice (exactly at a deadline, or between two errors that are both due) either is accepted.
+
+use core::ops::RangeInclusive;
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use relay::turn::time::{Instant, Now};
+use relay::turn::types::{Client, Family, FiveTuple, Transport};
+
+use crate::message::{Login, Request};
+use crate::places::{Route, family};
+use crate::setup::{Rules, Setup, quota_name};
+
+pub(crate) const PERMISSION: Duration = Duration::from_secs(300);
+pub(crate) const CHANNEL: Duration = Duration::from_secs(600);
+pub(crate) const RESERVATION: Duration = Duration::from_secs(30);
+/// What has expired is given back within this.
+pub(crate) const SWEEP: Duration = Duration::from_secs(1);
+
+/// A five-tuple, ordered.
+pub(crate) type Key = (SocketAddr, SocketAddr, Transport);
+
+pub(crate) const fn key(five_tuple: &FiveTuple) -> Key {
+    (five_tuple.client, five_tuple.server, five_tuple.transport)
+}
+
+/// Whether something is there: certainly not, perhaps, certainly. The least of several decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Life {
+    No,
+    Maybe,
+    Yes,
+}
+
+/// When something ends; `slack` is as exactly as the server said it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    pub(crate) slack: Duration,
+}
+
+impl Deadline {
+    pub(crate) const fn exactly(at: Instant) -> Self {
+        Self {
+            at,
+            slack: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn life(self, now: Instant) -> Life {
+        if now < self.at {
+            Life::Yes
+        } else if now <= self.at + self.slack {
+            Life::Maybe
+        } else {
+            Life::No
+        }
+    }
+
+    /// Ended so long ago that it must have been swept away.
+    pub(crate) fn is_overdue(self, now: Instant) -> bool {
+        self.at + self.slack + SWEEP < now
+    }
+}
+
+/// A relayed transport address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Half {
+    pub(crate) relayed: SocketAddr,
+    pub(crate) until: Deadline,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flow {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Flow {
+    pub(crate) const fn add(&mut self, len: usize) {
+        self.packets += 1;
+        self.bytes += len as u64;
+    }
+}
+
+/// An allocation.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) shard: usize,
+    pub(crate) client: Client,
+    pub(crate) login: Rc<Login>,
+    /// Its Allocate.
+    pub(crate) asked: Rc<Request>,
+    pub(crate) requested: Instant,
+    /// Ports tried so far, while its relay sockets are being opened; then `None`.
+    pub(crate) opening: Option<Vec<(Family, u16)>>,
+    /// Ports to draw from when it was asked for.
+    pub(crate) range: RangeInclusive<u16>,
+    pub(crate) halves: [Option<Half>; 2],
+    pub(crate) given: Vec<SocketAddr>,
+    pub(crate) permissions: BTreeMap<IpAddr, Deadline>,
+    pub(crate) channels: BTreeMap<u16, (SocketAddr, Deadline)>,
+    pub(crate) token: Option<[u8; 8]>,
+    pub(crate) up: Flow,
+    pub(crate) down: Flow,
+    pub(crate) last_icmp: Option<Instant>,
+}
+
+impl Held {
+    pub(crate) fn life(&self, now: Instant) -> Life {
+        if self.opening.is_some() {
+            return Life::Yes;
+        }
+        self.halves
+            .iter()
+            .flatten()
+            .map(|half| half.until.life(now))
+            .max()
+            .unwrap_or(Life::No)
+    }
+
+    pub(crate) fn half_life(&self, family: Family, now: Instant) -> Life {
+        self.halves[family as usize].map_or(Life::No, |half| half.until.life(now))
+    }
+
+    pub(crate) fn permission(&self, ip: IpAddr, now: Instant) -> Life {
+        self.permissions.get(&ip).map_or(Life::No, |until| until.life(now))
+    }
+
+    /// Its stream has the same addresses as this client's, and is another: it must be closed already.
+    pub(crate) fn is_by_another_stream(&self, client: &Client) -> bool {
+        client.five_tuple.transport.is_stream() && client.link != self.client.link
+    }
+
+    /// A nanosecond before, or after, something of it ends.
+    pub(crate) fn edge(&self, now: Instant) -> Option<&'static str> {
+        let halves = self.halves.iter().flatten().map(|half| half.until.at);
+        let permissions = self.permissions.values().map(|until| until.at);
+        let channels = self.channels.values().map(|(_, until)| until.at);
+        let nano = Duration::from_nanos(1);
+        halves.chain(permissions).chain(channels).find_map(|at| match now {
+            _ if now + nano == at => Some("a packet a nanosecond before a deadline"),
+            _ if at + nano == now => Some("a packet a nanosecond after a deadline"),
+            _ => None,
+        })
+    }
+
+    /// A relayed address is gone, and with it all that went over it.
+    pub(crate) fn close(&mut self, family_gone: Family) {
+        self.halves[family_gone as usize] = None;
+        self.permissions.retain(|&ip, _| Family::of(ip) != family_gone);
+        self.channels.retain(|_, (peer, _)| family(*peer) != family_gone);
+    }
+}
+
+/// A port set aside by EVEN-PORT.
+#[derive(Clone, Debug)]
+pub(crate) struct Reserved {
+    pub(crate) relayed: SocketAddr,
+    pub(crate) username: String,
+    pub(crate) until: Deadline,
+}
+
+/// Where application data from a client goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To a peer, from this relayed address.
+    Peer { from: SocketAddr },
+    /// To the allocation with that relayed address, in this shard.
+    Allocation { from: SocketAddr, shard: usize },
+}
+
+/// The model.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    pub(crate) setup: Rc<Setup>,
+    /// What each shard was told last.
+    pub(crate) rules: Vec<Rules>,
+    pub(crate) held: BTreeMap<Key, Held>,
+    pub(crate) tokens: BTreeMap<[u8; 8], Reserved>,
+    /// Every nonce issued: to which address, and at what wall-clock time.
+    pub(crate) nonces: BTreeMap<Vec<u8>, (SocketAddr, u64)>,
+    /// Allocates whose allocation ended, and Refreshes that ended one, over UDP: a copy of them may still be under way.
+    pub(crate) past: BTreeMap<(Key, [u8; 12]), Instant>,
+    pub(crate) ledgers: Vec<crate::ledger::Ledger>,
+    pub(crate) rates: crate::rates::Rates,
+    /// What the runs have come across, and how often.
+    pub(crate) marks: BTreeMap<&'static str, u64>,
+}
+
+impl Oracle {
+    pub(crate) fn new(setup: Rc<Setup>, rules: &Rules) -> Self {
+        let shards = setup.shards;
+        Self {
+            setup,
+            rules: vec![rules.clone(); shards],
+            held: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            nonces: BTreeMap::new(),
+            past: BTreeMap::new(),
+            ledgers: vec![crate::ledger::Ledger::default(); shards],
+            rates: crate::rates::Rates::default(),
+            marks: BTreeMap::new(),
+        }
+    }
+
+    /// The server starts again and knows nothing.
+    pub(crate) fn restart(&mut self, rules: &Rules) {
+        let marks = core::mem::take(&mut self.marks);
+        *self = Self::new(Rc::clone(&self.setup), rules);
+        self.marks = marks;
+    }
+
+    pub(crate) fn mark(&mut self, what: &'static str) {
+        *self.marks.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn of(&self, client: &Client) -> Option<&Held> {
+        self.held.get(&key(&client.five_tuple))
+    }
+
+    pub(crate) fn of_mut(&mut self, client: &Client) -> Option<&mut Held> {
+        self.held.get_mut(&key(&client.five_tuple))
+    }
+
+    /// Whose relayed address this is, if anyone's.
+    pub(crate) fn at(&self, relayed: SocketAddr) -> Option<&Held> {
+        self.held.values().find(|held| held.half_at(relayed).is_some())
+    }
+
+    fn route(&self, held: &Held, peer: SocketAddr) -> Route {
+        let rules = &self.rules[held.shard];
+        rules.peers.route(peer, &rules.ports)
+    }
+
+    /// Whether, and which way, application data from a client to `peer` goes. Only a Send indication (no channel) needs
+    /// a permission (RFC 8656 §11.2, §12.6).
+    pub(crate) fn way_out(&self, held: &Held, peer: SocketAddr, channel: bool, now: Instant) -> (Life, Option<Way>) {
+        let Some(half) = held.halves[family(peer) as usize].filter(|_| held.opening.is_none()) else {
+            return (Life::No, None);
+        };
+        let mut life = half.until.life(now);
+        if !channel {
+            life = life.min(held.permission(peer.ip(), now));
+        }
+        let from = half.relayed;
+        match self.route(held, peer) {
+            Route::Nowhere => (Life::No, None),
+            Route::Relayed if peer == from => (Life::No, None),
+            Route::Peer => (life, Some(Way::Peer { from })),
+            Route::Relayed => match self.at(peer).and_then(|other| Some((other, other.half_at(peer)?))) {
+                // What has expired is not there any more, even if it is not swept away yet.
+                Some((other, half)) => {
+                    let there = half.until.life(now).max(Life::Maybe);
+                    (
+                        life.min(there),
+                        Some(Way::Allocation {
+                            from,
+                            shard: other.shard,
+                        }),
+                    )
+                }
+                None => (Life::No, None),
+            },
+        }
+    }
+
+    /// Whether a datagram from `peer` at a relayed address is for the client, and whether as ChannelData: on which number.
+    pub(crate) fn way_in(&self, held: &Held, peer: SocketAddr, now: Instant) -> (Life, Life, Option<u16>) {
+        let life = held.half_life(family(peer), now).min(held.permission(peer.ip(), now));
+        let bound = held
+            .channels
+            .iter()
+            .find(|(_, (bound, until))| *bound == peer && until.life(now) > Life::No);
+        let (number, channel) = bound.map_or((None, Life::No), |(&n, (_, until))| (Some(n), until.life(now)));
+        let life = if held.opening.is_some() { Life::No } else { life };
+        match self.route(held, peer) {
+            Route::Nowhere => (Life::No, channel, number),
+            Route::Peer | Route::Relayed => (life, channel, number),
+        }
+    }
+
+    /// Allocations of a user: those that certainly count, and those that may.
+    pub(crate) fn count(&self, username: &str, now: Instant) -> (u32, u32) {
+        let mine = || {
+            self.held
+                .values()
+                .filter(|held| quota_name(&held.login.username) == quota_name(username))
+        };
+        let certain = mine().filter(|held| held.life(now) == Life::Yes).count();
+        (certain as u32, mine().count() as u32)
+    }
+
+    /// Reservations of a user, in the same way.
+    pub(crate) fn count_reserved(&self, username: &str, now: Instant) -> (u32, u32) {
+        let name = quota_name(username);
+        let mine = || {
+            self.tokens
+                .values()
+                .filter(|reserved| quota_name(&reserved.username) == name)
+        };
+        let certain = mine().filter(|reserved| reserved.until.life(now) == Life::Yes).count();
+        let opening = self.held.values().filter(|held| held.opening.is_some()).count();
+        (certain as u32, (mine().count() + opening) as u32)
+    }
+
+    /// Whether `shard` has run out of ports of `family` for what EVEN-PORT asks.
+    pub(crate) fn shortage(&self, shard: usize, of: Family, even: Option<bool>, now: Instant) -> Life {
+        let ours: BTreeSet<u16> = self.setup.ports_of(shard, &self.rules[shard].ports).collect();
+        let fits = |used: &BTreeSet<u16>| {
+            let free = |port: u16| ours.contains(&port) && !used.contains(&port);
+            ours.iter().any(|&port| match even {
+                None => free(port),
+                Some(false) => port % 2 == 0 && free(port),
+                Some(true) => port % 2 == 0 && free(port) && free(port + 1),
+            })
+        };
+        let (certain, possible) = self.ports_used(of, now);
+        if fits(&possible) {
+            Life::No
+        } else if fits(&certain) {
+            Life::Maybe
+        } else {
+            Life::Yes
+        }
+    }
+
+    /// Relayed addresses that are certainly in use.
+    pub(crate) fn relayed_live(&self, now: Instant) -> impl Iterator<Item = SocketAddr> {
+        let halves = self.held.values().flat_map(|held| held.halves.iter().flatten());
+        let halves = halves.map(|half| (half.relayed, half.until));
+        let reserved = self.tokens.values().map(|reserved| (reserved.relayed, reserved.until));
+        let all = halves
+            .chain(reserved)
+            .filter(move |(_, until)| until.life(now) == Life::Yes);
+        all.map(|(relayed, _)| relayed)
+    }
+
+    /// Ports of a family that are certainly in use, and those that may be.
+    pub(crate) fn ports_used(&self, of: Family, now: Instant) -> (BTreeSet<u16>, BTreeSet<u16>) {
+        let (mut certain, mut possible) = (BTreeSet::new(), BTreeSet::new());
+        let mut note = |relayed: SocketAddr, until: Deadline| {
+            if family(relayed) == of {
+                possible.insert(relayed.port());
+                if until.life(now) == Life::Yes {
+                    certain.insert(relayed.port());
+                }
+            }
+        };
+        for half in self.held.values().flat_map(|held| held.halves.iter().flatten()) {
+            note(half.relayed, half.until);
+        }
+        for reserved in self.tokens.values() {
+            note(reserved.relayed, reserved.until);
+        }
+        for &(tried, port) in self.held.values().filter_map(|held| held.opening.as_ref()).flatten() {
+            if tried == of {
+                possible.insert(port);
+                possible.insert(port | 1);
+            }
+        }
+        (certain, possible)
+    }
+
+    /// Forgets what can be of no more consequence.
+    pub(crate) fn forget(&mut self, now: Now) {
+        self.tokens.retain(|_, reserved| !reserved.until.is_overdue(now.mono));
+        self.past
+            .retain(|_, ended| now.mono < *ended + Duration::from_secs(120));
+    }
+}
+
+impl Held {
+    pub(crate) fn half_at(&self, relayed: SocketAddr) -> Option<Half> {
+        self.halves
+            .iter()
+            .flatten()
+            .find(|half| half.relayed == relayed)
+            .copied()
+    }
+}

@@ -1,0 +1,375 @@
+//! What a run is made of, drawn from its seed: the server's configuration, users, weather.
+
+use core::ops::RangeInclusive;
+use core::time::Duration;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use relay::turn::Config;
+use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay::turn::policy::{PeerPolicy, PolicyConfig};
+use relay::turn::types::Family;
+use relay::wire::integrity::PasswordAlgorithm;
+use sha1::Sha1;
+
+use crate::dice::Dice;
+use crate::message::{Login, REALM};
+use crate::places::{self, PeerRules};
+
+pub(crate) const MAX_TTL: u64 = 86_400;
+pub(crate) const SKEW: u64 = 60;
+/// A limit nobody reaches.
+const NO_LIMIT: u32 = 1_000_000;
+
+/// What does not change while a run lasts.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) shards: usize,
+    pub(crate) ports: RangeInclusive<u16>,
+    pub(crate) ipv6: bool,
+    pub(crate) limits: Limits,
+    /// Rate limits are so low that silence is to be expected.
+    pub(crate) strict: bool,
+    pub(crate) nonce_lifetime: u64,
+    pub(crate) max_lifetime: u64,
+    pub(crate) max_session: Option<u64>,
+    pub(crate) challenge: Challenge,
+    /// Channel numbers up to 0x7FFF.
+    pub(crate) rfc5766_channels: bool,
+    pub(crate) users: Vec<User>,
+    pub(crate) clients: usize,
+    pub(crate) duration: Duration,
+    pub(crate) weather: Weather,
+    /// Faults in a run.
+    pub(crate) faults: u64,
+}
+
+/// How the network treats datagrams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    /// In thousandths.
+    pub(crate) loss: u64,
+    pub(crate) duplication: u64,
+    /// Datagrams that arrive up to a minute late.
+    pub(crate) straying: u64,
+    /// One way, milliseconds.
+    pub(crate) latency: u64,
+    pub(crate) jitter: u64,
+}
+
+impl Weather {
+    pub(crate) const FINE: Self = Self {
+        loss: 0,
+        duplication: 0,
+        straying: 0,
+        latency: 0,
+        jitter: 0,
+    };
+}
+
+/// A user, and where its password comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    /// `None`: time-limited credentials.
+    pub(crate) password: Option<String>,
+    pub(crate) algorithm: PasswordAlgorithm,
+}
+
+/// What a reload changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// Newest first.
+    pub(crate) secrets: Vec<String>,
+    pub(crate) peers: PeerRules,
+    pub(crate) ports: RangeInclusive<u16>,
+    pub(crate) ipv6: bool,
+    pub(crate) limits: Limits,
+}
+
+impl Setup {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
+        let shards = 1 + dice.index(3);
+        let strict = dice.percent(25);
+        // A few ports only, so that they run out and are used again at once; or plenty.
+        let ports = if dice.percent(40) {
+            dice.between(6, 14) * shards as u64
+        } else {
+            dice.between(100, 300)
+        };
+        let first = 50_000 + dice.below(1000) as u16;
+        let mut limits = Limits {
+            allocations_per_user: dice.between(2, 5) as u32,
+            allocations_per_ip: NO_LIMIT,
+            allocations: NO_LIMIT,
+            permissions: if dice.percent(30) { 3 } else { 64 },
+            channels: if dice.percent(30) { 3 } else { 64 },
+            reservations_per_user: 2,
+            ..Limits::default()
+        };
+        if !strict {
+            limits.challenges_per_second = NO_LIMIT;
+            limits.challenge_burst = NO_LIMIT;
+            limits.bindings_per_second = NO_LIMIT;
+            limits.login_failures_per_second = NO_LIMIT;
+            limits.permission_requests_per_second = NO_LIMIT;
+        }
+        Self {
+            shards,
+            ports: first..=first + ports as u16,
+            ipv6: dice.percent(80),
+            limits,
+            strict,
+            nonce_lifetime: *dice.pick(&[30, 120, 600, 3600]),
+            max_lifetime: *dice.pick(&[600, 900, 3600]),
+            max_session: if dice.percent(15) {
+                Some(dice.between(700, 1500))
+            } else {
+                None
+            },
+            challenge: *dice.pick(&[Challenge::Full, Challenge::CompactUdp, Challenge::Compact]),
+            rfc5766_channels: dice.percent(30),
+            users: draw_users(dice),
+            clients: 3 + dice.index(5),
+            duration: Duration::from_secs(dice.between(300, 1500)),
+            weather: draw_weather(dice),
+            faults: dice.below(9),
+        }
+    }
+
+    /// For stories: nothing goes wrong by itself.
+    pub(crate) fn calm(shards: usize) -> Self {
+        let limits = Limits {
+            allocations_per_user: 4,
+            challenges_per_second: NO_LIMIT,
+            challenge_burst: NO_LIMIT,
+            permission_requests_per_second: NO_LIMIT,
+            ..Limits::default()
+        };
+        let user = |name: &str| User {
+            name: name.into(),
+            password: Some(format!("{name}'s password")),
+            algorithm: PasswordAlgorithm::Md5,
+        };
+        Self {
+            shards,
+            ports: 50_000..=50_063,
+            ipv6: true,
+            limits,
+            strict: false,
+            nonce_lifetime: 600,
+            max_lifetime: 3600,
+            max_session: None,
+            challenge: Challenge::Full,
+            rfc5766_channels: false,
+            users: vec![
+                user("alice"),
+                user("bob"),
+                User {
+                    password: None,
+                    ..user("carol")
+                },
+            ],
+            clients: 0,
+            duration: Duration::ZERO,
+            weather: Weather::FINE,
+            faults: 0,
+        }
+    }
+
+    /// Ports of `range` that `shard` may hand out, of each family.
+    pub(crate) fn ports_of(&self, shard: usize, range: &RangeInclusive<u16>) -> impl Iterator<Item = u16> {
+        let count = self.shards;
+        range
+            .clone()
+            .filter(move |&port| usize::from(port / 2) % count == shard)
+    }
+
+    /// What the server is told.
+    pub(crate) fn config(&self, rules: &Rules) -> Arc<Config> {
+        let relay = |bind, announced| Some(RelayAddress { bind, announced });
+        Arc::new(Config {
+            realm: REALM.into(),
+            software: Some("relay simulated".into()),
+            credentials: Arc::new(self.credentials(rules)),
+            policy: Arc::new(self.policy(rules)),
+            relay: RelayConfig {
+                ipv4: relay(places::BOUND_V4, places::ANNOUNCED_V4),
+                ipv6: relay(places::RELAY_V6, places::RELAY_V6).filter(|_| rules.ipv6),
+                ports: rules.ports.clone(),
+            },
+            binding: true,
+            challenge: self.challenge,
+            nonce_lifetime: Duration::from_secs(self.nonce_lifetime),
+            default_lifetime: Duration::from_secs(600),
+            max_lifetime: Duration::from_secs(self.max_lifetime),
+            max_session: self.max_session.map(Duration::from_secs),
+            rfc5766_channels: self.rfc5766_channels,
+            limits: rules.limits.clone(),
+        })
+    }
+
+    fn credentials(&self, rules: &Rules) -> Credentials {
+        let users = self.users.iter().filter_map(|user| {
+            let password = user.password.clone()?.into();
+            Some(StaticUser {
+                name: user.name.clone(),
+                password,
+            })
+        });
+        Credentials::new(CredentialsConfig {
+            realm: REALM.into(),
+            secrets: rules
+                .secrets
+                .iter()
+                .map(|secret| Secret::new(secret.as_bytes()))
+                .collect(),
+            users: users.collect(),
+            max_ttl: Duration::from_secs(MAX_TTL),
+            skew: Duration::from_secs(SKEW),
+        })
+        .expect("the users are well-formed")
+    }
+
+    fn policy(&self, rules: &Rules) -> PeerPolicy {
+        let net = |on: bool, net: &str| {
+            if on {
+                vec![net.parse().expect("a network")]
+            } else {
+                vec![]
+            }
+        };
+        PeerPolicy::new(PolicyConfig {
+            allow: net(rules.peers.private_reopened, places::ALLOW),
+            deny: net(rules.peers.shifty_denied, places::DENY),
+            own: vec![places::server(Family::V4), places::server(Family::V6)],
+            local_ips: vec![places::SERVER_V4, places::SERVER_V6, places::BOUND_V4],
+            relay_ips: vec![places::BOUND_V4, places::ANNOUNCED_V4, places::RELAY_V6],
+            relay_ports: rules.ports.clone(),
+            ..PolicyConfig::default()
+        })
+        .expect("the policy is well-formed")
+    }
+}
+
+impl Rules {
+    pub(crate) fn first(setup: &Setup) -> Self {
+        Self {
+            secrets: vec!["the first secret".into()],
+            peers: PeerRules {
+                shifty_denied: false,
+                private_reopened: false,
+            },
+            ports: setup.ports.clone(),
+            ipv6: setup.ipv6,
+            limits: setup.limits.clone(),
+        }
+    }
+
+    /// Another configuration after a reload: secrets are rotated, peers denied and re-opened, and now and then even the
+    /// range of ports, the families and the limits are others.
+    pub(crate) fn change(&self, setup: &Setup, dice: &mut Dice) -> Self {
+        let mut secrets = self.secrets.clone();
+        match dice.below(3) {
+            0 => secrets.insert(0, format!("secret {}", dice.next())),
+            1 if secrets.len() > 1 => _ = secrets.pop(),
+            _ => {}
+        }
+        let peers = PeerRules {
+            shifty_denied: dice.percent(50),
+            private_reopened: dice.percent(50),
+        };
+        let (first, last) = (*setup.ports.start(), *setup.ports.end());
+        let ports = match dice.below(6) {
+            0 => first + 3..=last,
+            1 => first..=last - 3,
+            2 => first - 7..=last + 8,
+            3 => last + 1..=last + 40,
+            _ => first..=last,
+        };
+        let limits = match dice.below(4) {
+            0 => Limits {
+                allocations_per_user: 1,
+                permissions: 2,
+                channels: 1,
+                ..setup.limits.clone()
+            },
+            _ => setup.limits.clone(),
+        };
+        Self {
+            secrets,
+            peers,
+            ports,
+            ipv6: setup.ipv6 && dice.percent(70),
+            limits,
+        }
+    }
+
+    /// Whether this is a user's password: `limits` also tests when a time-limited name expires (unix time).
+    pub(crate) fn accepts(&self, setup: &Setup, login: &Login, at: Option<u64>) -> bool {
+        if let Some(user) = setup.users.iter().find(|user| user.name == login.username) {
+            return user.password.as_ref() == Some(&login.password);
+        }
+        let Some(expiry) = login
+            .username
+            .split(':')
+            .next()
+            .and_then(|digits| digits.parse::<u64>().ok())
+        else {
+            return false;
+        };
+        let in_time = at.is_none_or(|now| now < expiry && expiry <= now + MAX_TTL + SKEW);
+        in_time
+            && self
+                .secrets
+                .iter()
+                .any(|secret| mint(secret, &login.username) == login.password)
+    }
+}
+
+/// The password of a time-limited username.
+pub(crate) fn mint(secret: &str, username: &str) -> String {
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of every length");
+    mac.update(username.as_bytes());
+    BASE64_STANDARD.encode(mac.finalize().into_bytes())
+}
+
+/// What quotas go by: the part behind the expiry.
+pub(crate) fn quota_name(username: &str) -> &str {
+    username.split_once(':').map_or(username, |(_, name)| name)
+}
+
+fn draw_users(dice: &mut Dice) -> Vec<User> {
+    let names = ["alice", "bob", "carol", "dave"];
+    let mut users: Vec<User> = names[..2 + dice.index(3)]
+        .iter()
+        .map(|name| User {
+            name: (*name).into(),
+            password: if dice.percent(50) {
+                Some(format!("{name}'s password"))
+            } else {
+                None
+            },
+            algorithm: if dice.percent(30) {
+                PasswordAlgorithm::Sha256
+            } else {
+                PasswordAlgorithm::Md5
+            },
+        })
+        .collect();
+    users[0].password = None;
+    users
+}
+
+fn draw_weather(dice: &mut Dice) -> Weather {
+    Weather {
+        loss: *dice.pick(&[0, 10, 50, 300]),
+        duplication: *dice.pick(&[0, 20, 200]),
+        straying: *dice.pick(&[0, 5, 30]),
+        latency: *dice.pick(&[1, 20, 150]),
+        jitter: *dice.pick(&[0, 10, 300]),
+    }
+}
