@@ -119,7 +119,12 @@ impl Raw {
 
     /// FINGERPRINT, XORed with `wrong`.
     pub(crate) fn fingerprint(self, wrong: u32) -> Self {
-        let crc = crc32(&self.covered(4)) ^ 0x5354_554E ^ wrong;
+        self.fingerprint_before(0, wrong)
+    }
+
+    /// FINGERPRINT that is right although `more` bytes are to follow it, XORed with `wrong`.
+    pub(crate) fn fingerprint_before(self, more: usize, wrong: u32) -> Self {
+        let crc = crc32(&self.covered(4 + more)) ^ 0x5354_554E ^ wrong;
         self.attribute(AttributeType::FINGERPRINT, crc.to_be_bytes())
     }
 

@@ -169,7 +169,10 @@ fn a_fingerprint_must_be_right_and_last_in_every_message() {
                 request().fingerprint(1),
                 request().fingerprint(0x5354_554E),
                 request().fingerprint(0).attribute(AttributeType::SOFTWARE, b"x"),
-                request().fingerprint(0).fingerprint(0),
+                request()
+                    .fingerprint_before(4, 0)
+                    .attribute(AttributeType::SOFTWARE, b""),
+                request().fingerprint_before(8, 0).fingerprint(0),
                 request().attribute(AttributeType::FINGERPRINT, []),
             ];
             for packet in wrong {
