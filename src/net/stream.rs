@@ -66,7 +66,7 @@ impl Default for StreamLimits {
         Self {
             unauthenticated_frame: 2 * 1024,
             unauthenticated_bytes: 8 * 1024,
-            frame: 64 * 1024,
+            frame: framing::MAX_FRAME,
             frame_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             queue_bytes: 256 * 1024,

@@ -11,7 +11,8 @@ use crate::net::sys::message::ReceiveCall;
 /// Bytes of a slot: the largest datagram, or the most the kernel coalesces into one.
 const SLOT: usize = 65_536;
 /// Distance of two slots. A little more than a slot, because starts 64 KiB apart would all fall into the same few sets
-/// of the processor's first-level cache, and lone packets touch just the starts.
+/// of the processor's first-level cache, and lone packets touch just the starts. What is stored may fill it all: the
+/// longest message of a stream is a little longer than any datagram.
 const STRIDE: usize = SLOT + 192;
 
 /// One filled slot: datagrams of one sender and one size (the last may be shorter).
@@ -153,7 +154,7 @@ impl RecvBatch {
     pub fn store(&mut self, head: &[u8], tail: &[u8]) -> Option<Range<usize>> {
         let len = head.len() + tail.len();
         if self.store.len() < len || self.store.is_empty() {
-            if self.free() == 0 || len > SLOT {
+            if self.free() == 0 || len > STRIDE {
                 return None;
             }
             let start = self.slots.len() * STRIDE;
@@ -166,7 +167,7 @@ impl RecvBatch {
                 stride: 1,
                 usable: false,
             });
-            self.store = start..start + SLOT;
+            self.store = start..start + STRIDE;
         }
         let range = self.store.start..self.store.start + len;
         let (a, b) = self.slab[range.clone()].split_at_mut(head.len());

@@ -125,18 +125,29 @@ fn messages_before_authentication_are_short() {
     assert_eq!(receive_all(&mut conn, at(0), &mut Socket::sent(&long)).unwrap(), [long]);
 }
 
+//= STUN-MSG-24
 #[test]
-fn the_longest_message_after_authentication_is_64_kib() {
+fn after_authentication_the_longest_messages_there_are_pass() {
     let mut conn = conn();
     conn.set_authenticated();
-    let longest = channel_data(0x4000, &[9; 65532]);
-    let bytes = [&longest[..], &longest[..], &longest[..]].concat();
-    assert_eq!(
-        receive_all(&mut conn, at(0), &mut Socket::sent(&bytes)).unwrap().len(),
-        3
-    );
+    let longest = [channel_data(0x4000, &[9; 65535]), stun(1, 65532)];
+    let bytes = [&longest[0][..], &longest[1][..], &longest[0][..]].concat();
+    let messages = receive_all(&mut conn, at(0), &mut Socket::sent(&bytes)).unwrap();
+    assert_eq!(messages, [&longest[0][..], &longest[1][..], &longest[0][..]]);
     assert!(conn.memory() <= 4096);
-    let longer = channel_data(0x4000, &[9; 65533]);
+}
+
+#[test]
+fn the_longest_message_after_authentication_can_be_bounded() {
+    let limits = StreamLimits {
+        frame: 5000,
+        ..StreamLimits::default()
+    };
+    let mut conn = StreamConn::new(at(0), limits, None, Vec::new());
+    conn.set_authenticated();
+    let longest = channel_data(0x4000, &[9; 4996]);
+    assert!(receive_all(&mut conn, at(0), &mut Socket::sent(&longest)).is_ok());
+    let longer = channel_data(0x4000, &[9; 4997]);
     assert!(matches!(
         receive_all(&mut conn, at(0), &mut Socket::sent(&longer[..4])),
         Err(StreamError::FrameTooLong)
