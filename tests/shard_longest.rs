@@ -16,7 +16,9 @@ fn the_longest_messages_of_a_stream_are_relayed_or_dropped_and_the_stream_lives(
     let mut client = server.tcp_client();
     let relayed = client.allocate();
     client.bind(0x4000, peer.addr());
-    let data: Vec<u8> = (0..65_535u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..65_535u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     for size in [65_480, 65_507] {
         client.send_indication(peer.addr(), &data[..size]);
         assert_eq!(

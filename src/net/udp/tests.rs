@@ -517,8 +517,8 @@ fn copies_are_kept_until_the_batch_is_cleared() {
     let empty = batch.store(b"", b"").unwrap();
     assert!(empty.is_empty());
     batch.clear();
-    assert_eq!(batch.store(&[0; 65_537], b""), None, "larger than any packet");
-    assert!(batch.store(&[0; 65_536], b"").is_some());
+    assert_eq!(batch.store(&[0; 65_729], b""), None, "larger than any message");
+    assert!(batch.store(&[0; crate::wire::framing::MAX_FRAME], b"").is_some());
 }
 
 #[test]
