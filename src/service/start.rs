@@ -49,7 +49,7 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     }
     let tls = open_certificate(&settings, &mut notes)?;
     let bound = bind::bind(&settings).map_err(|failures| lines(&failures))?;
-    notes.extend(bound.skipped.iter().map(ToString::to_string));
+    notes.extend(bound.left_out());
     offer_only_what_is_bound(&mut settings, &bound.places);
     let trial = first_run(&settings, &mut notes);
 

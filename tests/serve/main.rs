@@ -412,10 +412,13 @@ fn an_ordinary_user_is_told_how_to_allow_443_and_served_on_the_rest() {
     };
     server.wait_for_output("is ready");
     let output = server.output();
-    let note = output
+    let notes: Vec<&str> = output
         .lines()
-        .find(|line| line.contains("443") && line.contains("note"))
-        .expect("a note on 443");
+        .filter(|line| line.contains("443") && line.contains("note"))
+        .collect();
+    let [note] = notes[..] else {
+        panic!("one note on 443, not {notes:?}")
+    };
     for help in [
         "setcap cap_net_bind_service=+ep",
         "net.ipv4.ip_unprivileged_port_start",

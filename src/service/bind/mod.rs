@@ -26,6 +26,23 @@ pub struct Bound {
     pub skipped: Vec<BindFailure>,
 }
 
+impl Bound {
+    /// One line for each optional listener that was left out: what helps is the same for all its addresses.
+    pub fn left_out(&self) -> Vec<String> {
+        let mut lines: Vec<(&str, String)> = Vec::new();
+        for BindFailure {
+            label, error, advice, ..
+        } in &self.skipped
+        {
+            if !lines.iter().any(|(told, _)| told == label) {
+                let line = format!("listener \"{label}\" is left out, the rest is served: {error}; {advice}");
+                lines.push((label, line));
+            }
+        }
+        lines.into_iter().map(|(_, line)| line).collect()
+    }
+}
+
 /// Addresses that are listened on.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
