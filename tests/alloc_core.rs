@@ -5,50 +5,23 @@
 #![expect(unsafe_code, reason = "a global allocator cannot be written without")]
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[path = "support/counting_allocator.rs"]
+mod counting_allocator;
 #[path = "protocol/world/mod.rs"]
 #[expect(dead_code, reason = "this test needs a part of it")]
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use relay::turn::types::{PeerAddr, RelayId, RelayedAddr, Transport};
 use relay::turn::{Response, Verdict};
 
+use counting_allocator::{allocations, live_bytes};
 use world::*;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: everything is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        BYTES.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the pointer is from `alloc` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 fn allocations_of(mut work: impl FnMut()) -> usize {
     work();
-    let before = ALLOCATIONS.load(Relaxed);
-    for _ in 0..1000 {
-        work();
-    }
-    ALLOCATIONS.load(Relaxed) - before
+    allocations(|| (0..1000).for_each(|_| work()))
 }
 
 /// One test: two would count each other's allocations.
@@ -140,17 +113,17 @@ fn idle_allocations_are_small() {
     for client in &mut bare {
         client.request(&mut world, &refresh(600));
     }
-    let before = BYTES.load(Relaxed);
+    let before = live_bytes();
     for client in &mut bare {
         channel(&mut world, client);
     }
-    let each = (BYTES.load(Relaxed) - before) / usize::from(N);
+    let each = (live_bytes() - before) / usize::from(N);
     assert!(each < 2048, "{each} bytes for an allocation with one channel");
 
     world.pass(secs(601));
     world.pass(secs(41));
     world.assert_empty();
     world.events = Vec::new();
-    let left = BYTES.load(Relaxed).saturating_sub(before);
+    let left = live_bytes().saturating_sub(before);
     assert!(left < 200_000, "{left} bytes are not given back");
 }

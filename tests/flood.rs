@@ -5,40 +5,19 @@
 #![expect(unsafe_code, reason = "a global allocator cannot be written without")]
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[path = "support/counting_allocator.rs"]
+mod counting_allocator;
 #[path = "protocol/world/mod.rs"]
 #[expect(dead_code, reason = "this test needs a part of it")]
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use relay::turn::{DropReason, Response, Verdict};
 use relay::wire::message::Method;
 
+use counting_allocator::live_bytes;
 use world::*;
-
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: everything is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the pointer is from `alloc` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// Source `n` of 2^24, of both IP versions.
 fn source(n: u32) -> SocketAddr {
@@ -90,9 +69,9 @@ fn a_flood_from_a_hundred_thousand_sources_leaves_not_one_byte_and_others_are_se
         }
     };
     flood(&mut world, 0, 1000);
-    let before = BYTES.load(Relaxed);
+    let before = live_bytes();
     flood(&mut world, 1000, requests);
-    let grown = BYTES.load(Relaxed).saturating_sub(before);
+    let grown = live_bytes().saturating_sub(before);
     assert_eq!(grown, 0, "bytes left behind by {requests} requests");
     assert!(answered > 0 && world.dropped(DropReason::NoAllocation) > 0);
     assert_eq!(world.shards[0].allocations(), 1);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper that fails is a test that fails")]
 
+#[path = "../support/any_certificate.rs"]
+mod any_certificate;
 mod caps;
 mod exhaustion;
 mod http;

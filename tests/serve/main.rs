@@ -1,5 +1,7 @@
 //! The real program on loopback: start, service, reload, end.
 
+#[path = "../support/any_certificate.rs"]
+mod any_certificate;
 mod support;
 
 use std::io::Write as _;
