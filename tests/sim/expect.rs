@@ -8,6 +8,7 @@ use relay::turn::time::Now;
 use relay::turn::types::{Client, Family};
 
 use crate::message::{Ask, Flaw, Login, Request, Told, Wanted};
+use crate::network::most_in_a_datagram;
 use crate::oracle::{Deadline, Held, Life, Oracle, Way, key};
 use crate::places::{Route, family};
 
@@ -68,7 +69,8 @@ impl Answers {
 
 impl Oracle {
     pub(crate) fn expect(&self, shard: usize, client: &Client, now: Now, told: &Told) -> Expected {
-        let data = |held: Option<&Held>, peer, channel| match held {
+        let data = |held: Option<&Held>, peer, channel, len| match held {
+            Some(_) if len > most_in_a_datagram(peer) => Expected::Data(Life::No, None),
             Some(held) => {
                 let (life, way) = self.way_out(held, peer, channel, now.mono);
                 let most = if held.is_by_another_stream(client) {
@@ -82,13 +84,13 @@ impl Oracle {
         };
         match told {
             Told::Request(request) => self.expect_request(shard, client, now, request),
-            Told::Send { peer, .. } => data(self.of(client), *peer, false),
-            Told::Channel { number, .. } => {
+            Told::Send { peer, data: range, .. } => data(self.of(client), *peer, false, range.len()),
+            Told::Channel { number, data: range } => {
                 let bound = self
                     .of(client)
                     .and_then(|held| Some((held, held.channels.get(number)?)));
                 match bound {
-                    Some((held, (peer, until))) => match data(Some(held), *peer, true) {
+                    Some((held, (peer, until))) => match data(Some(held), *peer, true, range.len()) {
                         Expected::Data(life, way) => Expected::Data(life.min(until.life(now.mono)), way),
                         other => other,
                     },

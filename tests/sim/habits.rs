@@ -14,6 +14,9 @@ use crate::places;
 use crate::stream::StreamEvent;
 use crate::world::{Event, World};
 
+/// A Send indication to an IPv6 peer with DONT-FRAGMENT holds so many bytes.
+const MOST_IN_STUN: usize = 65_532 - 24 - 4 - 4;
+
 impl World {
     /// A client does something, or nothing.
     pub(crate) fn tick(&mut self, index: usize) {
@@ -229,7 +232,7 @@ impl World {
             if self.dice.percent(60)
                 && let Some(number) = self.dice.maybe_pick(&channels)
             {
-                let data = self.payload();
+                let data = self.media();
                 self.send_channel(index, number, &data);
             } else if let Some(ip) = self.dice.maybe_pick(&ips) {
                 let same: Vec<SocketAddr> = self.peers.iter().copied().filter(|peer| peer.ip() == ip).collect();
@@ -240,8 +243,9 @@ impl World {
     }
 
     pub(crate) fn send_to(&mut self, index: usize, peer: SocketAddr) {
-        let (id, data, df) = (self.transaction(), self.payload(), self.dice.percent(10));
-        self.client_sends(index, Packet::send(id, peer, &data, df));
+        let (id, data, df) = (self.transaction(), self.media(), self.dice.percent(10));
+        let most = data.len().min(MOST_IN_STUN);
+        self.client_sends(index, Packet::send(id, peer, &data[..most], df));
     }
 
     pub(crate) fn send_channel(&mut self, index: usize, number: u16, data: &[u8]) {

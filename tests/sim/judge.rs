@@ -3,9 +3,9 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use relay::turn::Verdict;
 use relay::turn::time::Now;
 use relay::turn::types::Client;
+use relay::turn::{DropReason, Verdict};
 use relay::wire::message::Method;
 
 use crate::expect::{Answers, Expected};
@@ -222,6 +222,9 @@ impl Oracle {
         }
         let (range, went) = match verdict {
             Verdict::Drop(reason) => {
+                if reason == DropReason::TooLong {
+                    self.mark("too long for a peer");
+                }
                 assert_ne!(life, Life::Yes, "not relayed ({reason}), though it must be: {way:?}");
                 return;
             }

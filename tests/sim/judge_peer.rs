@@ -3,9 +3,9 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use relay::turn::Verdict;
 use relay::turn::time::Now;
 use relay::turn::types::Client;
+use relay::turn::{DropReason, Verdict};
 
 use crate::oracle::{Life, Oracle};
 use crate::places::family;
@@ -36,12 +36,15 @@ impl Oracle {
         self.ledgers[shard].verdict(&verdict);
         let there = self
             .at(relayed)
-            .map(|held| (held.client, self.way_in(held, peer, now.mono)));
+            .map(|held| (held.client, self.way_in(held, peer, payload.len(), now.mono)));
         let Some((client, frame)) = sent else {
             assert!(
                 matches!(verdict, Verdict::Drop(_)),
                 "a peer's datagram led to {verdict:?}"
             );
+            if verdict == Verdict::Drop(DropReason::TooLong) {
+                self.mark("too long for a client");
+            }
             let life = there.map_or(Life::No, |(_, (life, ..))| life);
             assert_ne!(
                 life,

@@ -82,6 +82,8 @@ const REACHED: &[&str] = &[
     "a packet a nanosecond before a deadline",
     "a packet a nanosecond after a deadline",
     "application data too late for a slow client",
+    "too long for a client",
+    "too long for a peer",
     "framing",
     "frame_timeout",
     "unauthenticated_bytes",

@@ -10,6 +10,11 @@ use relay::turn::types::{self, Family, Transport};
 use crate::message::{Packet, Told};
 use crate::world::{Event, Payload, World};
 
+/// Bytes a UDP datagram of this family holds.
+pub(crate) const fn most_in_a_datagram(addr: SocketAddr) -> usize {
+    if addr.is_ipv4() { 65_535 - 20 - 8 } else { 65_535 - 8 }
+}
+
 impl World {
     /// When the copies of a datagram arrive: none, one or several.
     fn copies(&mut self) -> Vec<Duration> {
@@ -43,7 +48,7 @@ impl World {
             }
             return;
         }
-        if client.dark_until > self.mono {
+        if client.dark_until > self.mono || packet.bytes.len() > most_in_a_datagram(client.addr) {
             return;
         }
         let (from, to) = (client.addr, client.server);
@@ -125,6 +130,9 @@ impl World {
     }
 
     pub(crate) fn send_to_relay(&mut self, from: SocketAddr, relayed: SocketAddr, payload: Payload) {
+        if payload.len() > most_in_a_datagram(from) {
+            return;
+        }
         for delay in self.copies() {
             self.after(
                 delay,

@@ -15,6 +15,7 @@ use relay::turn::time::{Instant, Now};
 use relay::turn::types::{Client, Family, FiveTuple, Transport};
 
 use crate::message::{Login, Request};
+use crate::network::most_in_a_datagram;
 use crate::places::{Route, family};
 use crate::setup::{Rules, Setup, quota_name};
 
@@ -153,6 +154,19 @@ impl Held {
         })
     }
 
+    /// Whether the client can be sent so much from `peer`: as ChannelData (not padded over UDP), or in a Data indication.
+    fn fits(&self, peer: SocketAddr, len: usize, channel: bool) -> bool {
+        let FiveTuple { client, transport, .. } = self.client.five_tuple;
+        let address = if peer.is_ipv4() { 12 } else { 24 };
+        let attributes = address + 4 + len.next_multiple_of(4);
+        match (transport.is_stream(), channel) {
+            (true, true) => len <= 65_535,
+            (true, false) => attributes <= 65_532,
+            (false, true) => 4 + len <= most_in_a_datagram(client),
+            (false, false) => 20 + attributes <= most_in_a_datagram(client),
+        }
+    }
+
     /// A relayed address is gone, and with it all that went over it.
     pub(crate) fn close(&mut self, family_gone: Family) {
         self.halves[family_gone as usize] = None;
@@ -274,14 +288,20 @@ impl Oracle {
     }
 
     /// Whether a datagram from `peer` at a relayed address is for the client, and whether as ChannelData: on which number.
-    pub(crate) fn way_in(&self, held: &Held, peer: SocketAddr, now: Instant) -> (Life, Life, Option<u16>) {
+    pub(crate) fn way_in(&self, held: &Held, peer: SocketAddr, len: usize, now: Instant) -> (Life, Life, Option<u16>) {
         let life = held.half_life(family(peer), now).min(held.permission(peer.ip(), now));
         let bound = held
             .channels
             .iter()
             .find(|(_, (bound, until))| *bound == peer && until.life(now) > Life::No);
         let (number, channel) = bound.map_or((None, Life::No), |(&n, (_, until))| (Some(n), until.life(now)));
-        let life = if held.opening.is_some() { Life::No } else { life };
+        let fits = |channel| held.fits(peer, len, channel);
+        let life = match (channel, fits(true), fits(false)) {
+            _ if held.opening.is_some() => Life::No,
+            (Life::Yes, true, _) | (Life::No, _, true) | (Life::Maybe, true, true) => life,
+            (Life::Maybe, true, false) | (Life::Maybe, false, true) => life.min(Life::Maybe),
+            _ => Life::No,
+        };
         match self.route(held, peer) {
             Route::Nowhere => (Life::No, channel, number),
             Route::Peer | Route::Relayed => (life, channel, number),

@@ -19,6 +19,15 @@ impl World {
         self.dice.bytes(len).into()
     }
 
+    /// The same; now and then as much as a datagram holds, or a little more.
+    pub(crate) fn media(&mut self) -> Payload {
+        if self.dice.per_mille(995) {
+            return self.payload();
+        }
+        let len = self.dice.between(65_440, 65_535) as usize;
+        self.dice.bytes(len).into()
+    }
+
     /// A datagram from a relayed address arrives at a peer.
     pub(crate) fn datagram_at_peer(&mut self, peer: SocketAddr, from: SocketAddr, payload: &Payload) {
         trace::note(|| format!("peer {peer} <- {from}: {} bytes", payload.len()));
@@ -34,7 +43,7 @@ impl World {
             let delay = self.dice.millis(1, 50);
             self.after(delay, Event::Icmp { relayed: from, peer });
         } else if self.dice.percent(ECHO) {
-            let payload = self.payload();
+            let payload = self.media();
             self.send_to_relay(peer, from, payload);
         }
     }
@@ -55,7 +64,7 @@ impl World {
                 break;
             };
             if relayed.is_ipv4() == peer.is_ipv4() {
-                let payload = self.payload();
+                let payload = self.media();
                 self.send_to_relay(peer, relayed, payload);
             }
         }

@@ -237,16 +237,23 @@ impl World {
 
     fn up(&mut self, id: u64, bytes: &[u8]) {
         let mono = self.mono;
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let received = conn
-            .stream
-            .receive(mono, &mut Arrived(bytes))
-            .expect("the pipe does not fail");
-        assert_eq!((received.bytes, received.closed), (bytes.len(), false));
+        let mut arrived = Arrived(bytes);
+        while !arrived.0.is_empty() {
+            let left = arrived.0.len();
+            let Some(conn) = self.conns.get_mut(&id) else { return };
+            let received = conn.stream.receive(mono, &mut arrived).expect("the pipe does not fail");
+            assert_eq!((received.bytes, received.closed), (left - arrived.0.len(), false));
+            assert!(received.more || arrived.0.is_empty(), "more is to be read");
+            self.take_messages(id);
+        }
+        self.flush(id);
+    }
+
+    fn take_messages(&mut self, id: u64) {
         loop {
             let Some(conn) = self.conns.get_mut(&id) else { return };
             match conn.stream.next_message() {
-                Ok(None) => break,
+                Ok(None) => return,
                 Ok(Some(bytes)) => {
                     let packet = conn
                         .sent
@@ -265,7 +272,6 @@ impl World {
                 }
             }
         }
-        self.flush(id);
     }
 
     fn message(&mut self, id: u64, packet: &Packet) {
