@@ -252,6 +252,9 @@ fn shard_config(settings: &Settings) -> ShardConfig {
             errors: true,
             traffic_class: true,
         },
+        slots: settings.udp.slots,
+        mailbox: settings.udp.mailbox,
+        pause: settings.udp.pause,
         log_client: match settings.log.client_ip {
             ClientIp::Full => LogClient::Full,
             ClientIp::Truncated => LogClient::Truncated,

@@ -134,6 +134,9 @@ pub(super) struct RawUdp {
     pub(super) send_buffer: Located<Bytes>,
     pub(super) relay_buffer: Located<Bytes>,
     pub(super) offload: Located<bool>,
+    pub(super) slots: Located<usize>,
+    pub(super) mailbox: Located<Bytes>,
+    pub(super) pause_micros: Located<u32>,
 }
 
 pub(super) struct RawApi {
@@ -269,6 +272,9 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             send_buffer: s.within("send_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
             relay_buffer: s.within("relay_buffer", Bytes(1 << 20), Bytes(16 << 10)..=Bytes(64 << 20)),
             offload: s.value("offload", true),
+            slots: s.number("slots", 64, 8..=1024),
+            mailbox: s.within("mailbox", Bytes(256 << 10), Bytes(128 << 10)..=Bytes(64 << 20)),
+            pause_micros: s.number("pause_micros", 100, 0..=1000),
         }),
         api: top.section("api", read_api),
         admin: top.section("admin", |s| RawAdmin {

@@ -101,6 +101,12 @@ pub struct UdpSettings {
     pub relay_buffer: usize,
     /// UDP_GRO and UDP_SEGMENT where the kernel has them.
     pub offload: bool,
+    /// Receive slots of a worker, 64 KiB each.
+    pub slots: usize,
+    /// Mailbox between each two workers, bytes.
+    pub mailbox: usize,
+    /// Longest pause of a worker to let packets gather; zero: none.
+    pub pause: Duration,
 }
 
 /// The REST endpoint that mints credentials.

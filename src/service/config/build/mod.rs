@@ -5,6 +5,7 @@ mod listeners;
 mod secrets;
 mod tls;
 
+use core::time::Duration;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -89,6 +90,9 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
             send_buffer: raw.udp.send_buffer.value.0,
             relay_buffer: raw.udp.relay_buffer.value.0,
             offload: raw.udp.offload.value,
+            slots: raw.udp.slots.value,
+            mailbox: raw.udp.mailbox.value.0,
+            pause: Duration::from_micros(u64::from(raw.udp.pause_micros.value)),
         },
         admin: AdminSettings {
             address: raw.admin.address.value.0,
