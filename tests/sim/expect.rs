@@ -9,7 +9,7 @@ use relay::turn::types::{Client, Family};
 
 use crate::message::{Ask, Flaw, Login, Request, Told, Wanted};
 use crate::network::most_in_a_datagram;
-use crate::oracle::{Deadline, Held, Life, Oracle, Way, key};
+use crate::oracle::{Held, Life, Oracle, Way, key};
 use crate::places::{Route, family};
 
 /// Copies of an Allocate are recognised at least this long (RFC 8489 §6.2.1: 39.5 s of retransmission) ...
@@ -90,8 +90,8 @@ impl Oracle {
                     .of(client)
                     .and_then(|held| Some((held, held.channels.get(number)?)));
                 match bound {
-                    Some((held, (peer, until))) => match data(Some(held), *peer, true, range.len()) {
-                        Expected::Data(life, way) => Expected::Data(life.min(until.life(now.mono)), way),
+                    Some((held, (peer, _))) => match data(Some(held), *peer, true, range.len()) {
+                        Expected::Data(life, way) => Expected::Data(life.min(held.channel(*number, now.mono)), way),
                         other => other,
                     },
                     None => Expected::Data(Life::No, None),
@@ -266,47 +266,51 @@ impl Oracle {
                     answers.add(443, not(held.half_life(family(*peer), now.mono)));
                     answers.add_if(403, !self.rules[held.shard].peers.permits(peer.ip()));
                 }
-                answers.add_if(508, self.permissions_over(held, peers, now));
+                answers.add(508, self.permissions_over(held, peers, now));
             }
             Ask::ChannelBind { number, peer } => {
                 let last = if self.setup.rfc5766_channels { 0x7FFF } else { 0x4FFF };
                 answers.add_if(400, !(0x4000..=last).contains(number) || peer.port() == 0);
-                let mut live = 0;
-                let mut refreshed = false;
-                for (n, (bound, until)) in &held.channels {
-                    let life = until.life(now.mono);
-                    answers.add(
-                        400,
-                        if (n == number) == (bound == peer) {
-                            Life::No
-                        } else {
-                            life
-                        },
-                    );
-                    live += usize::from(life == Life::Yes);
-                    refreshed |= n == number && bound == peer && life == Life::Yes;
+                let (mut certain, mut possible, mut refreshed) = (0, 0, Life::No);
+                for (n, (bound, _)) in &held.channels {
+                    let life = held.channel(*n, now.mono);
+                    match (n == number, bound == peer) {
+                        (true, true) => refreshed = life,
+                        (false, false) => {}
+                        _ => answers.add(400, life),
+                    }
+                    certain += u32::from(life == Life::Yes);
+                    possible += u32::from(life > Life::No);
                 }
                 answers.add(443, not(held.half_life(family(*peer), now.mono)));
                 let rules = &self.rules[held.shard];
                 let route = rules.peers.route(*peer, &rules.ports);
                 answers.add_if(403, route == Route::Nowhere || held.half_at(*peer).is_some());
-                let full = !refreshed && live >= usize::from(rules.limits.channels);
-                answers.add_if(508, full || self.permissions_over(held, &[*peer], now));
+                let full = over(certain, possible, rules.limits.channels.into()).min(not(refreshed));
+                answers.add(508, full.max(self.permissions_over(held, &[*peer], now)));
             }
             Ask::Binding | Ask::Allocate(_) => {}
         }
     }
 
     /// Whether there would be too many permissions. Those that are there may always be refreshed.
-    fn permissions_over(&self, held: &Held, wanted: &[SocketAddr], now: Now) -> bool {
-        let live = |(&ip, until): (&IpAddr, &Deadline)| (until.life(now.mono) == Life::Yes).then_some(ip);
-        let before: BTreeSet<IpAddr> = held.permissions.iter().filter_map(live).collect();
-        let after: BTreeSet<IpAddr> = before
-            .iter()
-            .copied()
-            .chain(wanted.iter().map(SocketAddr::ip))
-            .collect();
-        after.len() > before.len() && after.len() > self.rules[held.shard].limits.permissions.into()
+    fn permissions_over(&self, held: &Held, wanted: &[SocketAddr], now: Now) -> Life {
+        let most = self.rules[held.shard].limits.permissions.into();
+        let over = |least: Life| {
+            let there = |&&ip: &&IpAddr| held.permission(ip, now.mono) >= least;
+            let before: BTreeSet<IpAddr> = held.permissions.keys().filter(there).copied().collect();
+            let after: BTreeSet<IpAddr> = before
+                .iter()
+                .copied()
+                .chain(wanted.iter().map(SocketAddr::ip))
+                .collect();
+            after.len() > before.len() && after.len() > most
+        };
+        match (over(Life::Yes), over(Life::Maybe)) {
+            (true, true) => Life::Yes,
+            (false, false) => Life::No,
+            _ => Life::Maybe,
+        }
     }
 }
 

@@ -132,8 +132,20 @@ impl Held {
         self.halves[family as usize].map_or(Life::No, |half| half.until.life(now))
     }
 
+    /// A permission. It goes with the relayed address of its family, if that is the first to end.
     pub(crate) fn permission(&self, ip: IpAddr, now: Instant) -> Life {
-        self.permissions.get(&ip).map_or(Life::No, |until| until.life(now))
+        let until = self.permissions.get(&ip);
+        until.map_or(Life::No, |until| {
+            until.life(now).min(self.half_life(Family::of(ip), now))
+        })
+    }
+
+    /// A channel binding, likewise.
+    pub(crate) fn channel(&self, number: u16, now: Instant) -> Life {
+        let bound = self.channels.get(&number);
+        bound.map_or(Life::No, |(peer, until)| {
+            until.life(now).min(self.half_life(family(*peer), now))
+        })
     }
 
     /// Its stream has the same addresses as this client's, and is another: it must be closed already.
@@ -293,8 +305,8 @@ impl Oracle {
         let bound = held
             .channels
             .iter()
-            .find(|(_, (bound, until))| *bound == peer && until.life(now) > Life::No);
-        let (number, channel) = bound.map_or((None, Life::No), |(&n, (_, until))| (Some(n), until.life(now)));
+            .find(|&(&n, (bound, _))| *bound == peer && held.channel(n, now) > Life::No);
+        let (number, channel) = bound.map_or((None, Life::No), |(&n, _)| (Some(n), held.channel(n, now)));
         let fits = |channel| held.fits(peer, len, channel);
         let life = match (channel, fits(true), fits(false)) {
             _ if held.opening.is_some() => Life::No,
