@@ -10,6 +10,7 @@ use crate::chromium::Chromium;
 use crate::janus::Janus;
 use crate::lab::{Firewall, Lab, Passed, RELAY, RELAY_HOST, SFU};
 use crate::one_at_a_time;
+use crate::page::Page;
 use crate::server::{RELAY_PORTS, Server};
 
 const BROWSER_PROGRAMS: &[&str] = &["chromium", "certutil"];
@@ -116,7 +117,7 @@ fn echo_call(firewall: Firewall, login: &Login, relay_protocols: &[&str]) -> Pas
 }
 
 /// The entry of `configuration` that offers `uri`, reduced to it.
-fn only(uri: &str, configuration: &Value) -> Value {
+pub(crate) fn only(uri: &str, configuration: &Value) -> Value {
     let servers = configuration["iceServers"].as_array().into_iter().flatten();
     let mut offering =
         servers.filter(|server| server["urls"].as_array().is_some_and(|urls| urls.contains(&uri.into())));
@@ -130,7 +131,7 @@ fn only(uri: &str, configuration: &Value) -> Value {
 
 /// Watches until every browser has encoded and decoded [`FRAMES_PER_SECOND`] over the last [`MEASURED`], and gives the
 /// last samples. Sliding, so that the start of a call, or a busy machine's bad second, does not decide.
-fn watch(browsers: &mut [&mut Chromium]) -> Vec<Value> {
+pub(crate) fn watch(browsers: &mut [&mut dyn Page]) -> Vec<Value> {
     const LIMIT: Duration = Duration::from_secs(45);
     let mut histories = vec![Vec::<Value>::new(); browsers.len()];
     let deadline = Instant::now() + LIMIT;
@@ -189,7 +190,7 @@ fn number(sample: &Value, name: &str) -> f64 {
 }
 
 /// The selected pair starts at a relayed transport address of ours, reached by one of `protocols`.
-fn assert_relayed(sample: &Value, protocols: &[&str]) {
+pub(crate) fn assert_relayed(sample: &Value, protocols: &[&str]) {
     let local = &sample["local"];
     assert_eq!(sample["state"], "connected", "{sample:#}");
     assert_eq!(local["candidateType"], "relay", "{sample:#}");

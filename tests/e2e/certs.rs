@@ -63,6 +63,11 @@ impl Certs {
     pub(crate) fn trust_in(&self, home: &Path) {
         let database = home.join(".pki/nssdb");
         fs::create_dir_all(&database).expect("the lab's folder is writable");
+        self.trust_in_database(&database);
+    }
+
+    /// The same in the folder of the database itself: Firefox has it in its profile.
+    pub(crate) fn trust_in_database(&self, database: &Path) {
         let database = format!("sql:{}", database.display());
         run(Command::new("certutil").args(["-d", &database, "-N", "--empty-password"]));
         run(Command::new("certutil")

@@ -15,12 +15,8 @@ use crate::certs::Certs;
 use crate::dns::Dns;
 use crate::http::PageServer;
 use crate::lab::{self, Lab, RELAY_HOST};
+use crate::page::{ORIGIN, PAGE, PAGE_PORT, Page, call_expression};
 use crate::process::{Output, Process};
-
-const PAGE: &str = include_str!("page.html");
-const PAGE_PORT: u16 = 8080;
-/// Origin of the page, which the relay's API must allow.
-pub(crate) const ORIGIN: &str = "http://localhost:8080";
 
 const FLAGS: &[&str] = &[
     "--headless",
@@ -124,8 +120,7 @@ impl Chromium {
 
     /// Calls a function of the page.
     pub(crate) fn call_page(&mut self, function: &str, arguments: &[&Value]) -> Value {
-        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        self.evaluate(&format!("{function}({})", arguments.join(", ")))
+        self.evaluate(&call_expression(function, arguments))
     }
 
     /// Errors and warnings the page and the browser have told so far.
@@ -135,6 +130,16 @@ impl Chromium {
 
     fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.devtools.call(Some(&self.session), method, parameters, CALL)
+    }
+}
+
+impl Page for Chromium {
+    fn call_page(&mut self, function: &str, arguments: &[&Value]) -> Value {
+        Self::call_page(self, function, arguments)
+    }
+
+    fn console(&self) -> String {
+        Self::console(self)
     }
 }
 

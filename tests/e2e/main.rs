@@ -1,15 +1,19 @@
 //! Real clients against the real program, through a real firewall: browsers, an SFU and coturn's client in network
 //! namespaces. `docs/testing.md`, "End-to-end lab", tells how it is laid out and how to look into a failure.
 
+mod agent;
 mod calls;
 mod certs;
 mod chromium;
+mod clients;
 mod coturn;
 mod dns;
+mod firefox;
 mod http;
 mod janus;
 mod lab;
 mod messages;
+mod page;
 mod process;
 mod relay;
 mod requirements;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::certs::Certs;
-use crate::chromium::{Chromium, ORIGIN};
+use crate::chromium::Chromium;
 use crate::http;
 use crate::lab::{Lab, Namespace, RELAY, RELAY_HOST, SFU_NETWORK};
+use crate::page::ORIGIN;
 use crate::process::{Output, Process, run, tail, write_private};
 use crate::server::{RELAY_PORTS, SECRET};
 

@@ -1,0 +1,23 @@
+//! The page (`page.html`) in whichever browser shows it.
+
+use serde_json::Value;
+
+pub(crate) const PAGE: &str = include_str!("page.html");
+pub(crate) const PAGE_PORT: u16 = 8080;
+/// Origin of the page, which the relay's API must allow.
+pub(crate) const ORIGIN: &str = "http://localhost:8080";
+
+/// What a test asks of a browser.
+pub(crate) trait Page {
+    /// Calls a function of the page, waits for its promise, and gives the value back.
+    fn call_page(&mut self, function: &str, arguments: &[&Value]) -> Value;
+
+    /// Errors and warnings the page and the browser have told so far.
+    fn console(&self) -> String;
+}
+
+/// `function(arguments)` in the page's language.
+pub(crate) fn call_expression(function: &str, arguments: &[&Value]) -> String {
+    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    format!("{function}({})", arguments.join(", "))
+}
