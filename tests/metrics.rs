@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,6 +15,7 @@ use relay::service::api::counters::ApiCounters;
 use relay::service::front_door::{FrontDoor, Limits};
 use relay::service::health::{Health, Phase};
 use relay::service::metrics::{Metrics, ProcessCounters, Sources};
+use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::counters::ShardCounters;
 use relay::turn::counters::Counters;
 use relay::turn::output::{DropReason, EndReason};
@@ -28,6 +30,25 @@ struct Admin {
     health: Arc<Health>,
     process: Arc<ProcessCounters>,
     router: Router,
+}
+
+/// One self-signed certificate that ends at 1,800,000,000.
+fn certificates() -> TlsStore {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("relay-metrics-{}-{number}", std::process::id()));
+    let files = CertificateFiles {
+        certificate: directory.join("cert.pem"),
+        private_key: directory.join("key.pem"),
+    };
+    let wanted = SelfSigned {
+        names: vec!["relay.test".to_owned()],
+        addresses: Vec::new(),
+    };
+    let made = UnixTime(1_800_000_000 - 396 * 86_400);
+    let opened = TlsStore::open(vec![CertificateSource::SelfSigned(files, wanted)], made);
+    std::fs::remove_dir_all(directory).expect("a directory of ours");
+    opened.expect("a certificate").0
 }
 
 fn admin() -> Admin {
@@ -56,7 +77,7 @@ fn admin() -> Admin {
         health: Arc::clone(&health),
         process: Arc::clone(&process),
         lost_log_lines: Box::new(|| 5),
-        certificate_expiry: Box::new(|| Some(UnixTime(1_800_000_000))),
+        tls: Some(Arc::new(certificates())),
     });
     let router = admin::router(Arc::new(metrics.expect("families")), Arc::clone(&health), None);
     Admin {
@@ -149,6 +170,7 @@ async fn the_counters_of_all_shards_are_added_up() {
         ("relay_ports_limit", 200.0),
         ("relay_log_lines_lost_total", 5.0),
         ("relay_certificate_expiry_timestamp_seconds", 1_800_000_000.0),
+        ("relay_certificate_updates_total{outcome=\"failure\"}", 0.0),
         ("process_start_time_seconds", 1_700_000_000.0),
     ] {
         assert_eq!(value(&text, series), expected, "{series}");

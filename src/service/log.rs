@@ -150,7 +150,7 @@ pub fn certificate(loaded: &Loaded) {
         );
     }
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(names = info.names.join(", "), "{warning}");
     }
 }
 

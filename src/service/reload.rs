@@ -61,8 +61,7 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     if keep("state_dir", old.state_dir != new.state_dir) {
         new.state_dir.clone_from(&old.state_dir);
     }
-    let paths = |settings: &Settings| (settings.tls.certificate.clone(), settings.tls.private_key.clone());
-    if keep("tls.certificate, tls.private_key", paths(old) != paths(&new)) {
+    if keep("[tls]", old.tls != new.tls) {
         new.tls.clone_from(&old.tls);
     }
     if keep("api.enabled", old.api.enabled != new.api.enabled) {

@@ -24,8 +24,7 @@ use super::config::{self, Loaded};
 use super::health::{Health, Phase};
 use super::metrics::ProcessCounters;
 use super::start::{offer_only_what_is_bound, start};
-use super::tls_store::TlsStore;
-use super::watch::Watch;
+use super::tls_store::{self, TlsError, TlsStore};
 use super::{log, reload, systemd};
 use crate::shard::Shards;
 use crate::shard::clock::Clock;
@@ -38,8 +37,10 @@ const EXIT_BUG: u8 = 70;
 /// The configuration cannot work (EX_CONFIG).
 const EXIT_CONFIG: u8 = 78;
 
-/// How often the certificate's files are looked at.
+/// How often the certificates' files are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// How often certificates are loaded again although their files have not changed.
+const DAY: Duration = Duration::from_secs(86_400);
 /// How often the workers' heartbeats are looked at, at least.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// What the end may take beyond `shutdown_timeout`: threads to be joined.
@@ -152,7 +153,6 @@ pub(super) struct Server {
     pub(super) settings: Settings,
     pub(super) places: Places,
     pub(super) tls: Option<Arc<TlsStore>>,
-    pub(super) certificate: Watch,
     pub(super) shards: Arc<Shards>,
     pub(super) api: Api,
     pub(super) health: Arc<Health>,
@@ -172,6 +172,8 @@ impl Server {
         let watchdog = systemd::watchdog_interval();
         let mut heartbeat = ticks(watchdog.unwrap_or(HEARTBEAT_INTERVAL).min(HEARTBEAT_INTERVAL));
         let mut files = ticks(WATCH_INTERVAL);
+        let mut days = ticks(DAY);
+        days.reset();
         let mut reloading: Option<Reloading> = None;
         let mut reload_again = false;
         loop {
@@ -193,7 +195,10 @@ impl Server {
                         systemd::alive();
                     }
                 }
-                _ = files.tick() => self.look_at_certificate(),
+                // A renewed certificate is served from the next handshake on.
+                _ = files.tick() => self.certificates(TlsStore::look),
+                // Whoever reads the log is told each day that one is about to end; one of our own making is renewed.
+                _ = days.tick() => self.certificates(TlsStore::reload),
                 Some(ended) = self.doors.join_next() => {
                     let error = ended.err().map(|error| error.to_string()).unwrap_or_default();
                     tracing::error!(error, "a listener ended; this is a bug, and the process ends");
@@ -242,16 +247,11 @@ impl Server {
         if !waiting.is_empty() {
             tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
         }
-        // The certificate first: it alone can still fail.
-        if let Some(tls) = &self.tls {
-            match tls.reload(unix_now()) {
-                Ok(loaded) => log::certificate(&loaded),
-                Err(error) => {
-                    tracing::error!(%error, "the certificate cannot be used");
-                    return false;
-                }
-            }
-            self.certificate.take();
+        // Certificates first: they alone can still fail.
+        if let Some(tls) = &self.tls
+            && !tell_of(tls.reload(unix_now()))
+        {
+            return false;
         }
         self.shards.set_config(Arc::new(settings.turn.clone()));
         self.api
@@ -261,21 +261,9 @@ impl Server {
         true
     }
 
-    /// A renewed certificate is served from the next handshake on.
-    fn look_at_certificate(&mut self) {
-        let Some(tls) = &self.tls else { return };
-        if !self.certificate.is_due() {
-            return;
-        }
-        match tls.reload(unix_now()) {
-            Ok(loaded) => {
-                self.certificate.take();
-                log::certificate(&loaded);
-            }
-            // Looked at again the next time: the other of the two files may be on its way.
-            Err(error) => {
-                tracing::warn!(%error, "the changed certificate cannot be used; the old one stays in service")
-            }
+    fn certificates(&self, check: fn(&TlsStore, UnixTime) -> Vec<Result<tls_store::Loaded, TlsError>>) {
+        if let Some(tls) = &self.tls {
+            tell_of(check(tls, unix_now()));
         }
     }
 
@@ -318,6 +306,21 @@ impl Server {
         tracing::info!("stopped");
         code
     }
+}
+
+/// Logs what became of certificates. `false`: not all of them could be loaded.
+fn tell_of(outcomes: Vec<Result<tls_store::Loaded, TlsError>>) -> bool {
+    let mut all = true;
+    for outcome in outcomes {
+        match outcome {
+            Ok(loaded) => log::certificate(&loaded),
+            Err(error) => {
+                all = false;
+                tracing::error!(%error, "a certificate cannot be used; the one before stays in service");
+            }
+        }
+    }
+    all
 }
 
 fn ticks(period: Duration) -> Interval {

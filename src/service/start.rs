@@ -22,7 +22,6 @@ use super::log::LogGuard;
 use super::metrics::{Metrics, ProcessCounters, Sources};
 use super::run::{Server, unix_now};
 use super::tls_store::{CertificateSource, SelfSigned, TlsStore};
-use super::watch::Watch;
 use super::{admin, banner, http_server, log, process, systemd};
 use crate::net::stream::StreamLimits;
 use crate::net::udp::{UdpOptions, UdpSocket};
@@ -64,25 +63,29 @@ fn lines(errors: &[impl ToString]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
-/// The certificate, where any listener needs one.
+/// Certificates, where any listener needs one.
 fn open_certificate(settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Arc<TlsStore>>, Vec<String>> {
     if !settings.listeners.iter().any(|listener| listener.tls || listener.https) {
         return Ok(None);
     }
-    let source = CertificateSource {
-        certificate: settings.tls.certificate.clone(),
-        private_key: settings.tls.private_key.clone(),
-        self_signed: settings.tls.self_signed.then(|| self_signed(settings)),
-    };
-    let (store, loaded) = TlsStore::open(source, unix_now()).map_err(|error| lines(&[error]))?;
-    log::certificate(&loaded);
-    if settings.tls.self_signed {
+    let own = &settings.tls.self_signed;
+    let mut sources: Vec<_> = settings
+        .tls
+        .certificates
+        .iter()
+        .cloned()
+        .map(CertificateSource::Files)
+        .collect();
+    if sources.is_empty() {
+        sources.push(CertificateSource::SelfSigned(own.clone(), self_signed(settings)));
         notes.push(format!(
             "the certificate is self-signed ({}), so clients refuse turns: and https: unless told otherwise; set \
              tls.certificate and tls.private_key",
-            settings.tls.certificate.display()
+            own.certificate.display()
         ));
     }
+    let (store, loaded) = TlsStore::open(sources, unix_now()).map_err(|errors| lines(&errors))?;
+    loaded.iter().for_each(log::certificate);
     Ok(Some(Arc::new(store)))
 }
 
@@ -193,18 +196,11 @@ fn serve(
         let router = admin::router(Arc::new(metrics), Arc::clone(&health), api);
         tokio::spawn(http_server::serve(asynchronous(socket)?, router, admin_stopping));
     }
-    let certificate = match &tls {
-        Some(_) if !settings.tls.self_signed => {
-            Watch::new(vec![settings.tls.certificate.clone(), settings.tls.private_key.clone()])
-        }
-        _ => Watch::new(Vec::new()),
-    };
     Ok(Server {
         path,
         settings,
         places: bound.places,
         tls,
-        certificate,
         shards,
         api,
         health,
@@ -282,6 +278,6 @@ fn sources(
         health: Arc::clone(health),
         process: Arc::clone(process),
         lost_log_lines: Box::new(move || lost.dropped_lines() as u64),
-        certificate_expiry: Box::new(move || tls.as_ref().map(|tls| tls.info().not_after)),
+        tls,
     }
 }

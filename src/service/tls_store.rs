@@ -1,20 +1,25 @@
-//! The server's certificate: loaded, checked, made when there is none, swapped while connections live.
+//! The server's certificates: loaded, checked, made when there is none, chosen by the name a client asks for, swapped
+//! while connections live.
 //!
 //! TLS 1.2 and 1.3 with forward secrecy only, no renegotiation, no 0-RTT (an Allocate must not be replayed), session
 //! tickets under keys that rotate, ALPN of RFC 7443. A certificate that does not load never replaces one that did.
 //!
-//! Deliberately absent: watching files and asking for certificates; several certificates by name.
+//! Deliberately absent: talking to an ACME authority (`super::acme`); what it obtains is kept and served here.
 
+mod certificate;
+mod choice;
 mod error;
+mod file;
 mod load;
 mod self_signed;
 #[cfg(test)]
 mod tests;
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -22,8 +27,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 
+pub use self::certificate::{Certificate, CertificateInfo, Loaded, TlsWarning};
+use self::choice::Choice;
 pub use self::error::{TlsError, TlsProblem};
+use super::watch::Watch;
 use crate::turn::time::UnixTime;
 
 /// ALPN of TURN and of STUN usages (RFC 7443 §4).
@@ -31,15 +40,22 @@ pub const ALPN_TURN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 /// ALPN of HTTP/1.1, offered only where HTTP is served.
 pub const ALPN_HTTP: &[u8] = b"http/1.1";
 
-/// Where the certificate comes from.
+/// A certificate and its key on disk; both may be in one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateSource {
+pub struct CertificateFiles {
     /// PEM chain, the server's own certificate first.
     pub certificate: PathBuf,
     /// PEM key.
     pub private_key: PathBuf,
-    /// The files are ours: made, and made anew when they no longer serve.
-    pub self_signed: Option<SelfSigned>,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// The operator's files.
+    Files(CertificateFiles),
+    /// Files of ours: made, and made anew when they no longer serve.
+    SelfSigned(CertificateFiles, SelfSigned),
 }
 
 /// What a certificate of our own making says.
@@ -51,137 +67,171 @@ pub struct SelfSigned {
     pub addresses: Vec<IpAddr>,
 }
 
-/// What is being served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateInfo {
-    /// Names and addresses it is good for.
-    pub names: Vec<String>,
-    /// Start of validity.
-    pub not_before: UnixTime,
-    /// End of validity.
-    pub not_after: UnixTime,
-    /// SHA-256 of the certificate, lower-case hex.
-    pub fingerprint: String,
-    /// Made by ourselves: clients refuse it unless they are told to trust it.
-    pub self_signed: bool,
+/// One source, and how its files stand.
+struct Slot {
+    source: CertificateSource,
+    files: Watch,
+    /// What was last found wrong with them: said once, not at every look.
+    told: Option<TlsError>,
 }
 
-/// Something an operator should know, although the certificate is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TlsWarning {
-    /// The end of validity has passed: clients refuse it.
-    Expired,
-    /// The start of validity has not come: clients refuse it.
-    NotYetValid,
-    /// So many whole days are left.
-    ExpiresIn(u64),
-    /// It names no host and no address: clients refuse it.
-    NoNames,
-    /// Others than its owner may read the key file: its mode.
-    KeyReadableByOthers(u32),
-}
-
-impl fmt::Display for TlsWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Expired => f.write_str("the certificate has expired: clients refuse it. Renew it and reload"),
-            Self::NotYetValid => {
-                f.write_str("the certificate is not valid yet: clients refuse it. Check the clock of this machine")
-            }
-            Self::ExpiresIn(days) => write!(f, "the certificate expires in {days} days. Renew it and reload"),
-            Self::NoNames => {
-                f.write_str("the certificate has no subjectAltName: clients refuse it. Ask for one with the host name")
-            }
-            Self::KeyReadableByOthers(mode) => {
-                write!(
-                    f,
-                    "the private key file has mode {mode:04o}: others can read it. `chmod 600` it"
-                )
-            }
-        }
-    }
-}
-
-/// The outcome of loading.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// What is served now.
-    pub info: CertificateInfo,
-    /// It differs from what was served before.
-    pub changed: bool,
-    /// It was made just now.
-    pub generated: bool,
-    /// What is wrong with it nevertheless.
-    pub warnings: Vec<TlsWarning>,
-}
-
-/// A certificate with its key, as served.
-struct Served {
-    key: Arc<CertifiedKey>,
-    info: CertificateInfo,
-}
-
-/// Answers every ClientHello with the one certificate there is, whatever name it asks for.
+/// Answers every ClientHello with the certificate for the name it asks for, or else the first.
 #[derive(Clone)]
-struct Resolver(Arc<ArcSwap<Served>>);
+struct Resolver(Arc<ArcSwap<Choice>>);
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Resolver").field(&self.0.load().info).finish()
+        f.debug_tuple("Resolver").field(&self.0.load()).finish()
     }
 }
 
 impl ResolvesServerCert for Resolver {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load().key.clone())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load().of(hello.server_name()).key())
     }
 }
 
-/// The certificate and the TLS configurations that serve it.
-#[derive(Debug)]
+/// The certificates and the TLS configurations that serve them.
 pub struct TlsStore {
-    source: CertificateSource,
     provider: Arc<CryptoProvider>,
+    slots: Mutex<Vec<Slot>>,
+    /// One certificate for each slot.
     resolver: Resolver,
     turn: Arc<ServerConfig>,
     turn_and_http: Arc<ServerConfig>,
+    changes: watch::Sender<()>,
+    /// Certificates taken up, and changed ones that could not be.
+    updates: [AtomicU64; 2],
+}
+
+impl fmt::Debug for TlsStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStore")
+            .field("resolver", &self.resolver)
+            .finish_non_exhaustive()
+    }
 }
 
 impl TlsStore {
-    /// Loads the certificate, or makes it.
+    /// Loads every certificate, or makes it. The first of `sources`, of which there is at least one, answers clients
+    /// that name no host, or one that is in no certificate.
     ///
     /// # Errors
-    /// What an operator has to mend, and where.
-    pub fn open(source: CertificateSource, now: UnixTime) -> Result<(Self, Loaded), TlsError> {
+    /// What an operator has to mend, and where: everything that is wrong, not the first only.
+    ///
+    /// # Panics
+    /// Without any source.
+    pub fn open(sources: Vec<CertificateSource>, now: UnixTime) -> Result<(Self, Vec<Loaded>), Vec<TlsError>> {
+        assert!(!sources.is_empty(), "a store of certificates has at least one source");
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let (served, generated) = obtain(&source, &provider, now)?;
-        let loaded = report(&source, &served.info, now, true, generated);
-        let resolver = Resolver(Arc::new(ArcSwap::from_pointee(served)));
-        let config = |alpn: &[&[u8]]| server_config(&source, &provider, &resolver, alpn);
+        let (mut slots, mut certificates, mut loaded, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for source in sources {
+            // Before they are read: a change while they are read is a change.
+            let files = Watch::new(source.watched());
+            match obtain(&source, &provider, now) {
+                Ok((certificate, generated)) => {
+                    loaded.push(Loaded::new(&certificate, &source, now, true, generated));
+                    certificates.push(Arc::new(certificate));
+                    let told = None;
+                    slots.push(Slot { source, files, told });
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let first = slots[0].source.files().certificate.clone();
+        let resolver = Resolver(Arc::new(ArcSwap::from_pointee(Choice::new(certificates))));
+        let config = |alpn: &[&[u8]]| {
+            server_config(&provider, &resolver, alpn).map_err(|error| {
+                vec![TlsError {
+                    file: first.clone(),
+                    problem: TlsProblem::Library(error.to_string()),
+                }]
+            })
+        };
         let turn = config(&ALPN_TURN)?;
         let turn_and_http = config(&[ALPN_TURN[0], ALPN_TURN[1], ALPN_HTTP])?;
-        Ok((
-            Self {
-                source,
-                provider,
-                resolver,
-                turn,
-                turn_and_http,
-            },
-            loaded,
-        ))
+        let store = Self {
+            provider,
+            slots: Mutex::new(slots),
+            resolver,
+            turn,
+            turn_and_http,
+            changes: watch::Sender::new(()),
+            updates: [AtomicU64::new(0), AtomicU64::new(0)],
+        };
+        Ok((store, loaded))
     }
 
-    /// Loads the files again. Live connections are not touched.
+    /// Loads everything again. Live connections are not touched.
     ///
-    /// # Errors
-    /// As for [`Self::open`]; then the old certificate stays in service.
-    pub fn reload(&self, now: UnixTime) -> Result<Loaded, TlsError> {
-        let (served, generated) = obtain(&self.source, &self.provider, now)?;
-        let changed = served.info.fingerprint != self.resolver.0.load().info.fingerprint;
-        let loaded = report(&self.source, &served.info, now, changed, generated);
-        self.resolver.0.store(Arc::new(served));
-        Ok(loaded)
+    /// One outcome for each source; where it is an error, as for [`Self::open`], the old certificate stays in service.
+    pub fn reload(&self, now: UnixTime) -> Vec<Result<Loaded, TlsError>> {
+        let mut slots = self.slots();
+        let all = slots.iter_mut().enumerate();
+        let all: Vec<_> = all.map(|(index, slot)| self.load_again(index, slot, now)).collect();
+        self.count(&all);
+        all
+    }
+
+    /// Loads again what has changed on disk and come to rest. Called every few seconds; an error is told once, and tried
+    /// again at every call, since the other of the two files may be on its way.
+    pub fn look(&self, now: UnixTime) -> Vec<Result<Loaded, TlsError>> {
+        let mut news = Vec::new();
+        for (index, slot) in self.slots().iter_mut().enumerate() {
+            if !slot.files.is_due() {
+                continue;
+            }
+            let before = slot.told.take();
+            let outcome = self.load_again(index, slot, now);
+            if outcome.is_ok() || slot.told != before {
+                news.push(outcome);
+            }
+        }
+        self.count(&news);
+        news
+    }
+
+    fn count(&self, outcomes: &[Result<Loaded, TlsError>]) {
+        for outcome in outcomes {
+            if outcome.as_ref().map_or(true, |loaded| loaded.changed) {
+                self.updates[usize::from(outcome.is_err())].fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn load_again(&self, index: usize, slot: &mut Slot, now: UnixTime) -> Result<Loaded, TlsError> {
+        let (certificate, generated) = match obtain(&slot.source, &self.provider, now) {
+            Ok(obtained) => obtained,
+            Err(error) => {
+                slot.told = Some(error.clone());
+                return Err(error);
+            }
+        };
+        slot.files.take();
+        slot.told = None;
+        let changed = self.put(index, certificate.clone());
+        Ok(Loaded::new(&certificate, &slot.source, now, changed, generated))
+    }
+
+    /// Serves `certificate` from the next handshake on. `true`: it is another one than before.
+    fn put(&self, index: usize, certificate: Certificate) -> bool {
+        let old = self.resolver.0.load();
+        if old.all()[index].info().fingerprint == certificate.info().fingerprint {
+            return false;
+        }
+        let mut all = old.all().to_vec();
+        all[index] = Arc::new(certificate);
+        self.resolver.0.store(Arc::new(Choice::new(all)));
+        self.changes.send_replace(());
+        true
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
+        // A slot is changed in one step after all that can fail.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For a listener that serves TURN, and with `https` HTTP as well.
@@ -193,83 +243,88 @@ impl TlsStore {
         }
     }
 
-    /// What is being served.
-    pub fn info(&self) -> CertificateInfo {
-        self.resolver.0.load().info.clone()
+    /// Every certificate in service; the first is the default.
+    pub fn certificates(&self) -> Vec<Arc<Certificate>> {
+        self.resolver.0.load().all().to_vec()
+    }
+
+    /// Tells whenever another certificate is in service, for those that do not ask at every handshake.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// When the first of them ends.
+    pub fn soonest_expiry(&self) -> UnixTime {
+        let choice = self.resolver.0.load();
+        let ends = choice.all().iter().map(|certificate| certificate.info().not_after);
+        // There is always one.
+        ends.min().unwrap_or(UnixTime(0))
+    }
+
+    /// How often another certificate was taken up, and how often one could not be.
+    pub fn updates(&self) -> [u64; 2] {
+        [self.updates[0].load(Relaxed), self.updates[1].load(Relaxed)]
     }
 }
 
-/// Loads what is there; of our own making, also makes it. `true`: made just now.
-fn obtain(source: &CertificateSource, provider: &CryptoProvider, now: UnixTime) -> Result<(Served, bool), TlsError> {
-    let load = || {
-        let (key, info) = load::load(&source.certificate, &source.private_key, provider)?;
-        Ok(Served {
-            key: Arc::new(key),
-            info: CertificateInfo {
-                self_signed: source.self_signed.is_some(),
-                ..info
-            },
-        })
-    };
-    let Some(wanted) = &source.self_signed else {
-        return Ok((load()?, false));
-    };
-    match load() {
-        Ok(served) if self_signed::still_serves(&served.info, wanted, now) => Ok((served, false)),
-        // Not ours to replace: the files are there, and we are not even allowed to look.
-        Err(error) if matches!(error.problem, TlsProblem::NotPermitted) => Err(error),
-        Ok(_) | Err(_) => {
-            self_signed::generate(&source.certificate, &source.private_key, wanted, now)?;
-            Ok((load()?, true))
+impl CertificateSource {
+    const fn files(&self) -> &CertificateFiles {
+        match self {
+            Self::Files(files) | Self::SelfSigned(files, _) => files,
+        }
+    }
+
+    /// Files that others write.
+    fn watched(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Files(files) => vec![files.certificate.clone(), files.private_key.clone()],
+            Self::SelfSigned(..) => Vec::new(),
         }
     }
 }
 
-fn report(source: &CertificateSource, info: &CertificateInfo, now: UnixTime, changed: bool, generated: bool) -> Loaded {
-    const DAY: u64 = 86_400;
-    /// Renewal is due before: ACME clients renew at 30 days, so less means that it fails.
-    const SOON: u64 = 14;
-    let mut warnings = Vec::new();
-    if now >= info.not_after {
-        warnings.push(TlsWarning::Expired);
-    } else if now < info.not_before {
-        warnings.push(TlsWarning::NotYetValid);
-    } else if (info.not_after.0 - now.0) / DAY < SOON {
-        warnings.push(TlsWarning::ExpiresIn((info.not_after.0 - now.0) / DAY));
+/// Loads what is there; of our own making, also makes it. `true`: made just now.
+fn obtain(
+    source: &CertificateSource,
+    provider: &CryptoProvider,
+    now: UnixTime,
+) -> Result<(Certificate, bool), TlsError> {
+    match source {
+        CertificateSource::Files(files) => Ok((load::load(files, provider, false)?, false)),
+        CertificateSource::SelfSigned(files, wanted) => own(files, wanted, provider, now),
     }
-    if info.names.is_empty() {
-        warnings.push(TlsWarning::NoNames);
-    }
-    if let Some(mode) = load::mode_open_to_others(&source.private_key) {
-        warnings.push(TlsWarning::KeyReadableByOthers(mode));
-    }
-    Loaded {
-        info: info.clone(),
-        changed,
-        generated,
-        warnings,
+}
+
+fn own(
+    files: &CertificateFiles,
+    wanted: &SelfSigned,
+    provider: &CryptoProvider,
+    now: UnixTime,
+) -> Result<(Certificate, bool), TlsError> {
+    match load::load(files, provider, true) {
+        Ok(certificate) if self_signed::still_serves(certificate.info(), wanted, now) => Ok((certificate, false)),
+        // Not ours to replace: the files are there, and we are not even allowed to look.
+        Err(error) if matches!(error.problem, TlsProblem::NotPermitted) => Err(error),
+        Ok(_) | Err(_) => {
+            self_signed::generate(files, wanted, now)?;
+            Ok((load::load(files, provider, true)?, true))
+        }
     }
 }
 
 fn server_config(
-    source: &CertificateSource,
     provider: &Arc<CryptoProvider>,
     resolver: &Resolver,
     alpn: &[&[u8]],
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let unusable = |error: rustls::Error| TlsError {
-        file: source.certificate.clone(),
-        problem: TlsProblem::Library(error.to_string()),
-    };
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(unusable)?
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(resolver.clone()));
     // A client that offers ALPN, but nothing of this, is refused by rustls; one that offers none is served.
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.max_early_data_size = 0;
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(unusable)?;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.send_tls13_tickets = 1;
     // Tickets carry the state; nothing is kept here that strangers could make grow.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
 use relay::service::front_door::{Accepts, FrontDoor, Limits};
-use relay::service::tls_store::{CertificateSource, SelfSigned, TlsStore};
+use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -26,18 +26,19 @@ impl Door {
     async fn open(api: &Api, name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("relay-api-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("directory");
-        let source = CertificateSource {
+        let files = CertificateFiles {
             certificate: directory.join("certificate.pem"),
             private_key: directory.join("key.pem"),
-            self_signed: Some(SelfSigned {
-                names: vec!["localhost".into()],
-                addresses: Vec::new(),
-            }),
         };
+        let wanted = SelfSigned {
+            names: vec!["localhost".into()],
+            addresses: Vec::new(),
+        };
+        let source = CertificateSource::SelfSigned(files, wanted);
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .expect("after 1970");
-        let (store, _) = TlsStore::open(source, UnixTime(now.as_secs())).expect("certificate");
+        let (store, _) = TlsStore::open(vec![source], UnixTime(now.as_secs())).expect("certificate");
         let limits = Limits {
             connections: 100,
             connections_per_source: 100,

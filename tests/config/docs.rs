@@ -152,6 +152,9 @@ fn documented_machine() -> Machine {
     machine.file("alice", "a password of some length");
     machine.file("api-key", "Qm9RtW5yZc8Lb3Vp7Xk2");
     machine.certificate("turn.example.org");
+    for (file, copy) in [("fullchain.pem", "second.pem"), ("privkey.pem", "second-key.pem")] {
+        std::fs::copy(machine.dir.join(file), machine.dir.join(copy)).expect("copy");
+    }
     machine.names.push(("stun.example.org", vec!["198.51.100.3"]));
     machine.stun.push(("198.51.100.3:3478", "203.0.113.10"));
     machine

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use relay::service::config::{Loaded, Purpose, uris};
+use relay::service::tls_store::CertificateFiles;
 use relay::turn::config::RelayAddress;
 use relay::turn::credential::{MintedCredential, mint};
 use relay::turn::time::UnixTime;
@@ -61,9 +62,9 @@ fn nothing_configured_is_a_running_server() {
     assert_eq!(settings.turn.relay.ports, 49_152..=65_535);
     assert_eq!(settings.turn.limits.allocations, 16_384);
     assert_eq!(settings.workers, 2);
-    assert!(settings.tls.self_signed);
+    assert_eq!(settings.tls.certificates, []);
     assert_eq!(
-        settings.tls.certificate,
+        settings.tls.self_signed.certificate,
         machine.dir.join("state/self-signed/certificate.pem")
     );
     assert_eq!(settings.admin.address, Some(socket("127.0.0.1:13478")));
@@ -417,8 +418,29 @@ fn a_certificate_is_checked_when_it_is_configured() {
     machine.certificate("turn.example.org");
     let loaded = machine.good("[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n");
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert!(!loaded.settings.tls.self_signed);
-    assert_eq!(loaded.settings.tls.certificate, machine.dir.join("fullchain.pem"));
+    let files = |certificate: &str, private_key: &str| CertificateFiles {
+        certificate: machine.dir.join(certificate),
+        private_key: machine.dir.join(private_key),
+    };
+    assert_eq!(
+        loaded.settings.tls.certificates,
+        [files("fullchain.pem", "privkey.pem")]
+    );
+    let second = machine.dir.join("second.pem");
+    std::fs::copy(machine.dir.join("fullchain.pem"), second).expect("copy");
+    let more = "[[tls.certificates]]\ncertificate = \"second.pem\"\nprivate_key = \"privkey.pem\"\n";
+    let loaded = machine.good(&format!(
+        "[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n{more}"
+    ));
+    let expected = [
+        files("fullchain.pem", "privkey.pem"),
+        files("second.pem", "privkey.pem"),
+    ];
+    assert_eq!(loaded.settings.tls.certificates, expected);
+    assert_eq!(
+        machine.good(more).settings.tls.certificates,
+        [files("second.pem", "privkey.pem")]
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use axum::extract::ConnectInfo;
 use axum::routing::get;
 use relay::net::stream::{StreamConn, StreamLimits};
 use relay::service::front_door::{Accepts, FrontDoor, Limits, Outcome, bind};
-use relay::service::tls_store::{CertificateSource, SelfSigned, TlsStore};
+use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::handover::StreamHandover;
 use relay::turn::time::{Instant, UnixTime};
 use rustls::ClientConfig;
@@ -75,19 +75,20 @@ impl Door {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let directory = std::env::temp_dir().join(name);
-        let source = CertificateSource {
+        let files = CertificateFiles {
             certificate: directory.join("cert.pem"),
             private_key: directory.join("key.pem"),
-            self_signed: Some(SelfSigned {
-                names: vec!["relay.test".to_owned()],
-                addresses: Vec::new(),
-            }),
         };
+        let wanted = SelfSigned {
+            names: vec!["relay.test".to_owned()],
+            addresses: Vec::new(),
+        };
+        let source = CertificateSource::SelfSigned(files, wanted);
         let unix = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap()
             .as_secs();
-        let (store, _) = TlsStore::open(source, UnixTime(unix)).unwrap();
+        let (store, _) = TlsStore::open(vec![source], UnixTime(unix)).unwrap();
         let started = Arc::new(Notify::new());
         let router = Router::new()
             .route(

@@ -519,28 +519,53 @@ fn a_json_log_is_json_to_the_last_line_and_standard_output_stays_empty() {
 }
 
 #[test]
-fn a_renewed_certificate_is_served_without_being_asked_to() {
+fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
     let setup = Setup::new();
-    let issue = |name: &str| {
+    let put = |name: &str| {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("certificate");
-        (made.cert.pem(), made.signing_key.serialize_pem())
+        let certificate = setup.dir.file("cert.pem", &made.cert.pem());
+        (
+            certificate,
+            setup.dir.file("key.pem", &made.signing_key.serialize_pem()),
+        )
     };
-    let (certificate, key) = issue("old.example.org");
-    let (certificate, key) = (
-        setup.dir.file("cert.pem", &certificate),
-        setup.dir.file("key.pem", &key),
-    );
+    let (certificate, key) = put("old.example.org");
     let tls = format!(
         "[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n",
         certificate.display(),
         key.display()
     );
     let mut server = Server::start(&setup.write(&format!("{}{tls}", setup.with_secret_file())));
-    server.wait_for_log("old.example.org");
-    let (certificate, key) = issue("new.example.org");
-    setup.dir.file("cert.pem", &certificate);
-    setup.dir.file("key.pem", &key);
-    // Looked at every five seconds, taken when it has been at rest for one look.
-    server.wait_for_log_within("new.example.org", Duration::from_secs(40));
-    assert_eq!(setup.metric("relay_config_last_reload_successful"), 1.0);
+    let (username, password) = credential(SECRET);
+    let mut live = Stream(support::tls(connect(local(setup.tls))));
+    assert!(matches!(live.allocate(&username, &password), Outcome::Allocated(_)));
+    // Whatever it is answered: the connection carries a request and its response.
+    let mut still_alive = || live.allocate(&username, &password) == Outcome::Refused(437);
+
+    // Looked at every five seconds, and tried when it has been at rest for one look.
+    let patience = Duration::from_secs(40);
+    setup.dir.file("key.pem", "no key at all");
+    server.wait_for_log_within("a certificate cannot be used", patience);
+    assert!(still_alive());
+    assert_eq!(support::name_shown(local(setup.tls)), "old.example.org");
+
+    put("new.example.org");
+    server.wait_for_log_within("new.example.org", patience);
+    assert!(still_alive());
+    assert_eq!(support::name_shown(local(setup.tls)), "new.example.org");
+    assert_eq!(setup.metric("relay_allocations{transport=\"tls\"}"), 1.0);
+    assert_eq!(
+        setup.metric("relay_certificate_updates_total{outcome=\"failure\"}"),
+        1.0
+    );
+    assert_eq!(
+        setup.metric("relay_certificate_updates_total{outcome=\"success\"}"),
+        1.0
+    );
+    let log = server.errors();
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("cannot be used")).collect();
+    assert!(
+        said.len() == 1 && said[0].contains("key.pem") && said[0].contains("PRIVATE KEY"),
+        "{said:?}"
+    );
 }

@@ -266,6 +266,21 @@ pub(crate) enum Outcome {
     Silence,
 }
 
+/// A host name of the certificate that a new client is shown.
+pub(crate) fn name_shown(server: SocketAddr) -> String {
+    let mut tls = tls(connect(server));
+    while tls.conn.is_handshaking() {
+        tls.conn.complete_io(&mut tls.sock).expect("handshake");
+    }
+    let certificate = &tls.conn.peer_certificates().expect("a certificate")[0];
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).expect("X.509");
+    let names = parsed.subject_alternative_name().expect("well-formed").expect("names");
+    names.value.general_names[0]
+        .to_string()
+        .replace("DNSName(", "")
+        .replace(')', "")
+}
+
 /// Allocates over one message exchange after the other.
 pub(crate) trait Client {
     /// Sends a request and waits for its answer; `None` if none comes.
@@ -360,8 +375,10 @@ pub(crate) fn credential(secret: &str) -> (String, String) {
     (minted.username, minted.password)
 }
 
+pub(crate) type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
 /// A TLS client that trusts whatever the server shows: its certificate is tested elsewhere.
-pub(crate) fn tls(stream: TcpStream) -> impl Read + Write {
+pub(crate) fn tls(stream: TcpStream) -> Tls {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

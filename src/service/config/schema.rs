@@ -81,6 +81,12 @@ pub(super) enum SecretOrFile {
 pub(super) struct RawTls {
     pub(super) certificate: Option<Located<PathBuf>>,
     pub(super) private_key: Option<Located<PathBuf>>,
+    pub(super) certificates: Located<Vec<RawCertificate>>,
+}
+
+pub(super) struct RawCertificate {
+    pub(super) certificate: Located<PathBuf>,
+    pub(super) private_key: Located<PathBuf>,
 }
 
 pub(super) struct RawExternal {
@@ -250,10 +256,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         workers: top.value("workers", Auto::Auto),
         shutdown_timeout: top.within("shutdown_timeout", 10 * SECOND, SECOND..=10 * MINUTE),
         credentials: top.section("credentials", read_credentials),
-        tls: top.section("tls", |s| RawTls {
-            certificate: s.optional("certificate"),
-            private_key: s.optional("private_key"),
-        }),
+        tls: top.section("tls", read_tls),
         external: top.section("external", |s| RawExternal {
             ipv4: s.value("ipv4", External::Auto),
             ipv6: s.value("ipv6", External::Auto),
@@ -287,6 +290,21 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             client_ip: s.value("client_ip", OneOf(ClientIp::Full)),
         }),
         listeners: top.tables("listener", default_listeners, read_listener),
+    }
+}
+
+fn read_tls(s: &mut Section<'_, '_>) -> RawTls {
+    RawTls {
+        certificate: s.optional("certificate"),
+        private_key: s.optional("private_key"),
+        certificates: s.tables("certificates", Vec::new(), |one, place| {
+            let certificate = one.required("certificate", "\"/etc/relay/second.pem\"", place);
+            let private_key = one.required("private_key", "\"/etc/relay/second-key.pem\"", place);
+            Some(RawCertificate {
+                certificate: certificate?,
+                private_key: private_key?,
+            })
+        }),
     }
 }
 

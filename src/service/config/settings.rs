@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::service::tls_store::CertificateFiles;
 use crate::turn;
 
 /// The whole effective configuration.
@@ -19,7 +20,7 @@ pub struct Settings {
     pub listeners: Vec<ListenerSettings>,
     /// The core's part. Its `credentials` and `policy` are built from this file as well.
     pub turn: turn::config::Config,
-    /// Certificate for TLS listeners and the front door.
+    /// Certificates for TLS listeners and the front door.
     pub tls: TlsSettings,
     /// Bounds on what strangers can make the server hold open.
     pub stream: StreamSettings,
@@ -56,15 +57,14 @@ pub struct ListenerSettings {
     pub optional: bool,
 }
 
-/// Where the certificate comes from.
-#[derive(Clone, Debug)]
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// PEM chain.
-    pub certificate: PathBuf,
-    /// PEM key.
-    pub private_key: PathBuf,
-    /// Made by ourselves in the state directory: clients will refuse it unless told otherwise.
-    pub self_signed: bool,
+    /// The operator's, the default first.
+    pub certificates: Vec<CertificateFiles>,
+    /// Where one of our own making is kept, in the state directory; it is made where there is no other. Clients will
+    /// refuse it unless told otherwise.
+    pub self_signed: CertificateFiles,
 }
 
 /// Bounds on TCP and TLS clients.

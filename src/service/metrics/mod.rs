@@ -17,6 +17,7 @@ use super::api::counters::{ApiCounters, CODES, Route};
 use super::front_door::FrontDoor;
 use super::health::Health;
 use super::process;
+use super::tls_store::TlsStore;
 use crate::shard::counters::ShardCounters;
 use crate::turn::counters::Counters;
 use crate::turn::time::UnixTime;
@@ -42,8 +43,8 @@ pub struct Sources {
     pub process: Arc<ProcessCounters>,
     /// Log lines lost so far.
     pub lost_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
-    /// When the served certificate ends, if there is one.
-    pub certificate_expiry: Box<dyn Fn() -> Option<UnixTime> + Send + Sync>,
+    /// Certificates, if any listener needs them.
+    pub tls: Option<Arc<TlsStore>>,
 }
 
 /// What happens once per process.
@@ -212,8 +213,17 @@ fn service(sources: &Sources, out: &mut Exposition) {
     );
     out.gauge(
         "relay_certificate_expiry_timestamp_seconds",
-        "When the served certificate ends, Unix time; 0 without one.",
-        Sample::plain((sources.certificate_expiry)().map_or(0, |expiry| expiry.0)),
+        "When the first of the served certificates ends, Unix time; 0 without one.",
+        Sample::plain(sources.tls.as_ref().map_or(0, |tls| tls.soonest_expiry().0)),
+    );
+    let [taken, refused] = sources.tls.as_ref().map_or([0, 0], |tls| tls.updates());
+    out.counter(
+        "relay_certificate_updates_total",
+        "Other certificates found in the files, by whether they could be taken up.",
+        [
+            Sample::with([("outcome", "success")], taken),
+            Sample::with([("outcome", "failure")], refused),
+        ],
     );
     out.counter(
         "relay_log_lines_lost_total",

@@ -14,15 +14,19 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{CertificateInfo, TlsError, TlsProblem};
+use super::{Certificate, CertificateFiles, CertificateInfo, TlsError, TlsProblem};
 use crate::turn::time::UnixTime;
 
 /// Reads both files.
 pub(super) fn load(
-    certificate: &Path,
-    private_key: &Path,
+    files: &CertificateFiles,
     provider: &CryptoProvider,
-) -> Result<(CertifiedKey, CertificateInfo), TlsError> {
+    self_signed: bool,
+) -> Result<Certificate, TlsError> {
+    let CertificateFiles {
+        certificate,
+        private_key,
+    } = files;
     let at = |file: &Path, problem| TlsError {
         file: file.to_owned(),
         problem,
@@ -30,16 +34,15 @@ pub(super) fn load(
     let chain = read(certificate)
         .and_then(|bytes| parse_chain(&bytes))
         .map_err(|problem| at(certificate, problem))?;
-    let key = read(private_key)
+    let der = read(private_key)
         .and_then(|bytes| parse_key(&bytes))
-        .and_then(|key| {
-            provider
-                .key_provider
-                .load_private_key(key)
-                .map_err(|error| TlsProblem::BadKey(error.to_string()))
-        })
         .map_err(|problem| at(private_key, problem))?;
-    let info = describe(&chain[0]).map_err(|problem| at(certificate, problem))?;
+    let private_key_der = Zeroizing::new(der.secret_der().to_vec());
+    let key = provider
+        .key_provider
+        .load_private_key(der)
+        .map_err(|error| at(private_key, TlsProblem::BadKey(error.to_string())))?;
+    let info = describe(&chain[0], self_signed).map_err(|problem| at(certificate, problem))?;
     let belongs = |position: usize| {
         let certified = CertifiedKey::new(chain[position..].to_vec(), key.clone());
         !matches!(
@@ -53,7 +56,7 @@ pub(super) fn load(
             None => at(private_key, TlsProblem::Mismatch(certificate.to_owned())),
         });
     }
-    Ok((CertifiedKey::new(chain, key), info))
+    Ok(Certificate::new(CertifiedKey::new(chain, key), private_key_der, info))
 }
 
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsProblem> {
@@ -92,7 +95,7 @@ fn holds(bytes: &[u8], text: &[u8]) -> bool {
 }
 
 /// What the certificate says of itself.
-fn describe(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, TlsProblem> {
+fn describe(certificate: &CertificateDer<'_>, self_signed: bool) -> Result<CertificateInfo, TlsProblem> {
     let (_, parsed) =
         parse_x509_certificate(certificate).map_err(|error| TlsProblem::BadCertificate(error.to_string()))?;
     let time = |timestamp: i64| UnixTime(u64::try_from(timestamp).unwrap_or(0));
@@ -109,7 +112,7 @@ fn describe(certificate: &CertificateDer<'_>) -> Result<CertificateInfo, TlsProb
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect(),
-        self_signed: false,
+        self_signed,
     })
 }
 

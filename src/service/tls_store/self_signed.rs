@@ -1,16 +1,12 @@
 //! A certificate of our own making, for a first run without one. Encrypts, but proves nothing to a client that was not
 //! told to trust it.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 use zeroize::Zeroizing;
 
-use super::{CertificateInfo, SelfSigned, TlsError, TlsProblem};
+use super::{CertificateFiles, CertificateInfo, SelfSigned, TlsError, TlsProblem, file};
 use crate::turn::time::UnixTime;
 
 const DAY: u64 = 86_400;
@@ -55,14 +51,9 @@ fn is_host_name(name: &str) -> bool {
 }
 
 /// Makes a P-256 key and a certificate for it, and writes both: the key readable by its owner only.
-pub(super) fn generate(
-    certificate: &Path,
-    private_key: &Path,
-    wanted: &SelfSigned,
-    now: UnixTime,
-) -> Result<(), TlsError> {
+pub(super) fn generate(files: &CertificateFiles, wanted: &SelfSigned, now: UnixTime) -> Result<(), TlsError> {
     let library = |error: rcgen::Error| TlsError {
-        file: certificate.to_owned(),
+        file: files.certificate.clone(),
         problem: TlsProblem::Library(error.to_string()),
     };
     let names = names(wanted);
@@ -79,33 +70,6 @@ pub(super) fn generate(
     let signed = params.self_signed(&key).map_err(library)?;
     let key_pem = Zeroizing::new(key.serialize_pem());
 
-    for (file, contents, mode) in [
-        (private_key, key_pem.as_bytes(), 0o600),
-        (certificate, signed.pem().as_bytes(), 0o644),
-    ] {
-        write(file, contents, mode).map_err(|error| TlsError {
-            file: file.to_owned(),
-            problem: TlsProblem::Unwritable(error.to_string()),
-        })?;
-    }
-    Ok(())
-}
-
-/// Whole or not at all, and never readable by more than `mode` says.
-fn write(file: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    let new = Path::new(&new);
-    // A leftover of an interrupted run; it may have another mode.
-    match fs::remove_file(new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut handle = OpenOptions::new().write(true).create_new(true).mode(mode).open(new)?;
-    handle.write_all(contents)?;
-    handle.sync_all()?;
-    fs::rename(new, file)
+    file::write(&files.private_key, key_pem.as_bytes(), 0o600)?;
+    file::write(&files.certificate, signed.pem().as_bytes(), 0o644)
 }

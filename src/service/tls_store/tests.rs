@@ -1,11 +1,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, ServerConnection, SignatureScheme,
@@ -22,11 +23,7 @@ struct Directory(PathBuf);
 impl Directory {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "relay-tls-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("relay-tls-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
         Self(path)
@@ -40,21 +37,34 @@ impl Directory {
     }
 
     fn source(&self, certificate: &str, key: &str) -> CertificateSource {
-        CertificateSource {
-            certificate: self.write("cert.pem", certificate),
-            private_key: self.write("key.pem", key),
-            self_signed: None,
-        }
+        self.numbered("", certificate, key)
+    }
+
+    /// One of several sources.
+    fn numbered(&self, number: &str, certificate: &str, key: &str) -> CertificateSource {
+        CertificateSource::Files(CertificateFiles {
+            certificate: self.write(&format!("cert{number}.pem"), certificate),
+            private_key: self.write(&format!("key{number}.pem"), key),
+        })
     }
 
     fn own(&self, names: &[&str], addresses: &[&str]) -> CertificateSource {
-        CertificateSource {
+        let files = CertificateFiles {
             certificate: self.0.join("state/cert.pem"),
             private_key: self.0.join("state/key.pem"),
-            self_signed: Some(SelfSigned {
-                names: names.iter().map(|&name| name.to_owned()).collect(),
-                addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            }),
+        };
+        let wanted = SelfSigned {
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        CertificateSource::SelfSigned(files, wanted)
+    }
+}
+
+impl CertificateSource {
+    fn files_mut(&mut self) -> &mut CertificateFiles {
+        match self {
+            Self::Files(files) | Self::SelfSigned(files, _) => files,
         }
     }
 }
@@ -78,8 +88,21 @@ fn issue(names: &[&str], from: i64, to: i64) -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
+fn open(source: CertificateSource, now: UnixTime) -> Result<(TlsStore, Loaded), TlsError> {
+    let (store, mut loaded) = TlsStore::open(vec![source], now).map_err(|mut errors| errors.remove(0))?;
+    Ok((store, loaded.remove(0)))
+}
+
+fn reload(store: &TlsStore) -> Result<Loaded, TlsError> {
+    store.reload(NOW).remove(0)
+}
+
+fn default_of(store: &TlsStore) -> CertificateInfo {
+    store.certificates()[0].info().clone()
+}
+
 fn problem(source: CertificateSource) -> (PathBuf, TlsProblem) {
-    let error = TlsStore::open(source, NOW).expect_err("is refused");
+    let error = open(source, NOW).expect_err("is refused");
     (error.file, error.problem)
 }
 
@@ -87,12 +110,12 @@ fn problem(source: CertificateSource) -> (PathBuf, TlsProblem) {
 fn a_certificate_and_its_key_are_served() {
     let directory = Directory::new();
     let (certificate, key) = issue(&["turn.example.org", "192.0.2.7", "2001:db8::7"], -1, 90);
-    let (store, loaded) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+    let (store, loaded) = open(directory.source(&certificate, &key), NOW).unwrap();
     assert_eq!(loaded.info.names, ["turn.example.org", "192.0.2.7", "2001:db8::7"]);
     assert_eq!(loaded.info.not_after, UnixTime(NOW.0 + 90 * DAY));
     assert_eq!((loaded.warnings, loaded.generated), (vec![], false));
-    assert_eq!(store.info().fingerprint.len(), 64);
-    assert!(!store.info().self_signed);
+    assert_eq!(default_of(&store).fingerprint.len(), 64);
+    assert!(!default_of(&store).self_signed);
 }
 
 #[test]
@@ -147,12 +170,10 @@ fn missing_files_are_told_apart_from_unreadable_ones() {
     let directory = Directory::new();
     let (certificate, key) = issue(&["a.test"], -1, 90);
     let mut source = directory.source(&certificate, &key);
-    source.private_key = directory.0.join("nowhere.pem");
-    assert_eq!(
-        problem(source.clone()),
-        (source.private_key.clone(), TlsProblem::Missing)
-    );
-    source.private_key = directory.0.clone();
+    let nowhere = directory.0.join("nowhere.pem");
+    source.files_mut().private_key.clone_from(&nowhere);
+    assert_eq!(problem(source.clone()), (nowhere, TlsProblem::Missing));
+    source.files_mut().private_key.clone_from(&directory.0);
     assert!(matches!(problem(source), (_, TlsProblem::Unreadable(_))));
 }
 
@@ -172,18 +193,22 @@ fn errors_read_as_advice() {
 
 #[test]
 fn validity_is_warned_about_on_either_side_of_each_border() {
-    let cases: [(i64, i64, Option<TlsWarning>); 6] = [
-        (-10, 14, None),
-        (-10, 13, Some(TlsWarning::ExpiresIn(13))),
+    let cases: [(i64, i64, Option<TlsWarning>); 9] = [
+        (-76, 14, None),
+        (-77, 13, Some(TlsWarning::ExpiresIn(13))),
         (-10, 0, Some(TlsWarning::Expired)),
         (-10, -1, Some(TlsWarning::Expired)),
         (0, 90, None),
         (1, 90, Some(TlsWarning::NotYetValid)),
+        // A certificate that lives for days is renewed within days of its end.
+        (0, 6, None),
+        (-5, 1, None),
+        (-11, 1, Some(TlsWarning::ExpiresIn(1))),
     ];
     for (from, to, expected) in cases {
         let directory = Directory::new();
         let (certificate, key) = issue(&["a.test"], from, to);
-        let (_, loaded) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+        let (_, loaded) = open(directory.source(&certificate, &key), NOW).unwrap();
         assert_eq!(
             loaded.warnings,
             Vec::from_iter(expected),
@@ -197,8 +222,8 @@ fn a_certificate_without_names_and_a_key_for_everyone_are_warned_about() {
     let directory = Directory::new();
     let (certificate, key) = issue(&[], -1, 90);
     let source = directory.source(&certificate, &key);
-    fs::set_permissions(&source.private_key, fs::Permissions::from_mode(0o644)).unwrap();
-    let (_, loaded) = TlsStore::open(source, NOW).unwrap();
+    fs::set_permissions(&source.files().private_key, fs::Permissions::from_mode(0o644)).unwrap();
+    let (_, loaded) = open(source, NOW).unwrap();
     assert_eq!(
         loaded.warnings,
         [TlsWarning::NoNames, TlsWarning::KeyReadableByOthers(0o644)]
@@ -209,11 +234,11 @@ fn a_certificate_without_names_and_a_key_for_everyone_are_warned_about() {
 fn without_files_a_certificate_is_made_that_names_host_and_addresses() {
     let directory = Directory::new();
     let source = directory.own(&["turn.example.org", "not a host"], &["203.0.113.5", "2001:db8::5"]);
-    let (_, loaded) = TlsStore::open(source.clone(), NOW).unwrap();
+    let (_, loaded) = open(source.clone(), NOW).unwrap();
     assert!(loaded.generated && loaded.info.self_signed);
     assert_eq!(loaded.info.names, ["turn.example.org", "203.0.113.5", "2001:db8::5"]);
     assert_eq!(loaded.warnings, []);
-    let mode = fs::metadata(&source.private_key).unwrap().permissions().mode();
+    let mode = fs::metadata(&source.files().private_key).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(loaded.info.not_after.0 - loaded.info.not_before.0 <= 398 * DAY);
 }
@@ -222,8 +247,8 @@ fn without_files_a_certificate_is_made_that_names_host_and_addresses() {
 fn a_certificate_of_our_own_is_kept_until_it_no_longer_serves() {
     let directory = Directory::new();
     let source = directory.own(&["turn.example.org"], &["203.0.113.5"]);
-    let (_, first) = TlsStore::open(source.clone(), NOW).unwrap();
-    let again = |source: &CertificateSource, now: UnixTime| TlsStore::open(source.clone(), now).unwrap().1;
+    let (_, first) = open(source.clone(), NOW).unwrap();
+    let again = |source: &CertificateSource, now: UnixTime| open(source.clone(), now).unwrap().1;
     let kept = again(&source, UnixTime(first.info.not_after.0 - 30 * DAY - 1));
     assert_eq!(
         (kept.info.fingerprint, kept.generated),
@@ -233,7 +258,7 @@ fn a_certificate_of_our_own_is_kept_until_it_no_longer_serves() {
     assert!(renewed.generated && renewed.info.fingerprint != first.info.fingerprint);
     let moved = again(&directory.own(&["turn.example.org"], &["203.0.113.6"]), NOW);
     assert!(moved.generated && moved.info.names.contains(&"203.0.113.6".to_owned()));
-    fs::write(&source.private_key, "damaged").unwrap();
+    fs::write(&source.files().private_key, "damaged").unwrap();
     assert!(again(&source, NOW).generated);
 }
 
@@ -241,7 +266,7 @@ fn a_certificate_of_our_own_is_kept_until_it_no_longer_serves() {
 fn a_state_directory_that_cannot_be_written_is_told() {
     let directory = Directory::new();
     let mut source = directory.own(&["a.test"], &[]);
-    source.private_key = directory.write("file", "").join("key.pem");
+    source.files_mut().private_key = directory.write("file", "").join("key.pem");
     assert!(matches!(problem(source), (_, TlsProblem::Unwritable(_))));
 }
 
@@ -249,22 +274,19 @@ fn a_state_directory_that_cannot_be_written_is_told() {
 fn a_reload_swaps_what_is_good_and_keeps_the_old_otherwise() {
     let directory = Directory::new();
     let (certificate, key) = issue(&["one.test"], -1, 90);
-    let (store, _) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
-    assert!(!store.reload(NOW).unwrap().changed);
+    let (store, _) = open(directory.source(&certificate, &key), NOW).unwrap();
+    assert!(!reload(&store).unwrap().changed);
 
     let (next_certificate, next_key) = issue(&["two.test"], -1, 90);
     directory.source(&next_certificate, &key);
-    assert!(matches!(
-        store.reload(NOW).unwrap_err().problem,
-        TlsProblem::Mismatch(_)
-    ));
-    assert_eq!(store.info().names, ["one.test"]);
+    assert!(matches!(reload(&store).unwrap_err().problem, TlsProblem::Mismatch(_)));
+    assert_eq!(default_of(&store).names, ["one.test"]);
     assert_eq!(handshake(&store, false, &[]).unwrap().names, ["one.test"]);
 
     directory.source(&next_certificate, &next_key);
     let config = store.server_config(false);
-    assert!(store.reload(NOW).unwrap().changed);
-    assert_eq!(store.info().names, ["two.test"]);
+    assert!(reload(&store).unwrap().changed);
+    assert_eq!(default_of(&store).names, ["two.test"]);
     assert!(
         Arc::ptr_eq(&config, &store.server_config(false)),
         "listeners need not be told"
@@ -278,7 +300,7 @@ fn a_reload_swaps_what_is_good_and_keeps_the_old_otherwise() {
 fn alpn_takes_turn_and_none_and_http_only_where_it_is_served() {
     let directory = Directory::new();
     let (certificate, key) = issue(&["a.test"], -1, 90);
-    let (store, _) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+    let (store, _) = open(directory.source(&certificate, &key), NOW).unwrap();
     let refused = || Err(rustls::Error::NoApplicationProtocol);
     type Case = (
         bool,
@@ -312,7 +334,7 @@ fn alpn_takes_turn_and_none_and_http_only_where_it_is_served() {
 fn tls_1_2_and_1_3_are_served_with_forward_secrecy_and_without_early_data() {
     let directory = Directory::new();
     let (certificate, key) = issue(&["a.test"], -1, 90);
-    let (store, _) = TlsStore::open(directory.source(&certificate, &key), NOW).unwrap();
+    let (store, _) = open(directory.source(&certificate, &key), NOW).unwrap();
     for (version, expected) in [
         (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),
         (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
@@ -329,6 +351,105 @@ fn tls_1_2_and_1_3_are_served_with_forward_secrecy_and_without_early_data() {
         let name = format!("{:?}", suite.suite());
         assert!(name.starts_with("TLS13_") || name.starts_with("TLS_ECDHE_"), "{name}");
     }
+}
+
+/// Names in the certificate that a client gets who asks for `host`.
+fn served_for(store: &TlsStore, host: &str) -> Vec<String> {
+    handshake_as(store, false, &[], &rustls::version::TLS13, host)
+        .unwrap()
+        .names
+}
+
+#[test]
+fn a_client_gets_the_certificate_for_the_name_it_asks_for_and_else_the_first() {
+    let directory = Directory::new();
+    let sources = [
+        ("1", &["one.test", "192.0.2.7"][..]),
+        ("2", &["Two.test", "*.two.test"][..]),
+        ("3", &["deep.two.test", "one.test", "three.test"][..]),
+    ];
+    let sources = sources.map(|(number, names)| {
+        let (certificate, key) = issue(names, -1, 90);
+        directory.numbered(number, &certificate, &key)
+    });
+    let (store, loaded) = TlsStore::open(sources.to_vec(), NOW).unwrap();
+    assert_eq!(loaded.len(), 3);
+    for (host, first_name) in [
+        ("one.test", "one.test"),
+        ("two.test", "Two.test"),
+        ("any.two.test", "Two.test"),
+        ("deep.two.test", "deep.two.test"),
+        ("THREE.test", "deep.two.test"),
+        ("a.b.two.test", "one.test"),
+        ("elsewhere.test", "one.test"),
+        // A client that connects by address sends no name.
+        ("192.0.2.1", "one.test"),
+    ] {
+        assert_eq!(served_for(&store, host)[0], first_name, "{host}");
+    }
+}
+
+#[test]
+fn each_of_several_certificates_is_swapped_by_itself_and_a_bad_one_is_told_once() {
+    let directory = Directory::new();
+    let pair = |number: &str, name: &str| {
+        let (certificate, key) = issue(&[name], -1, 90);
+        directory.numbered(number, &certificate, &key)
+    };
+    let (store, _) = TlsStore::open(vec![pair("1", "one.test"), pair("2", "two.test")], NOW).unwrap();
+    let changes = store.changes();
+    assert_eq!(store.look(NOW), []);
+
+    directory.write("key1.pem", "no key at all");
+    pair("2", "new.two.test");
+    assert_eq!(
+        store.look(NOW),
+        [],
+        "seen for the first time: both files of a pair may be on their way"
+    );
+    let news = store.look(NOW);
+    assert!(
+        matches!(&news[..], [Err(error), Ok(loaded)] if error.problem == TlsProblem::NoKey && loaded.changed),
+        "{news:?}"
+    );
+    assert_eq!(served_for(&store, "new.two.test"), ["new.two.test"]);
+    assert_eq!(served_for(&store, "one.test"), ["one.test"], "the old one stays");
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(store.look(NOW), [], "told once");
+    assert_eq!(store.updates(), [1, 1]);
+
+    pair("1", "new.one.test");
+    store.look(NOW);
+    assert!(matches!(&store.look(NOW)[..], [Ok(loaded)] if loaded.info.names == ["new.one.test"]));
+    assert_eq!(store.updates(), [2, 1]);
+}
+
+#[test]
+fn the_soonest_end_of_all_certificates_is_known() {
+    let directory = Directory::new();
+    let sources = [90, 20, 40].map(|days| {
+        let (certificate, key) = issue(&["a.test"], -1, days);
+        directory.numbered(&days.to_string(), &certificate, &key)
+    });
+    let (store, _) = TlsStore::open(sources.to_vec(), NOW).unwrap();
+    assert_eq!(store.soonest_expiry(), UnixTime(NOW.0 + 20 * DAY));
+}
+
+/// For a TLS implementation that is not rustls.
+#[test]
+fn chain_and_key_can_be_had_in_der() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["a.test"], -1, 90);
+    let (issuer, _) = issue(&["ca.test"], -1, 90);
+    let (store, _) = open(directory.source(&format!("{certificate}{issuer}"), &key), NOW).unwrap();
+    let served = &store.certificates()[0];
+    let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    assert_eq!(served.chain(), [der(&certificate), der(&issuer)]);
+    assert_eq!(served.private_key(), KeyPair::from_pem(&key).unwrap().serialized_der());
+    assert!(
+        !format!("{served:?}").contains("48, "),
+        "no bytes of the key where it is shown"
+    );
 }
 
 /// What a client knows after its handshake.
@@ -348,6 +469,16 @@ fn handshake_with(
     alpn: &[&[u8]],
     version: &'static rustls::SupportedProtocolVersion,
 ) -> Result<Done, rustls::Error> {
+    handshake_as(store, https, alpn, version, "x.test")
+}
+
+fn handshake_as(
+    store: &TlsStore,
+    https: bool,
+    alpn: &[&[u8]],
+    version: &'static rustls::SupportedProtocolVersion,
+    host: &str,
+) -> Result<Done, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()
@@ -355,7 +486,7 @@ fn handshake_with(
         .with_custom_certificate_verifier(Arc::new(AcceptAny))
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from("x.test").unwrap()).unwrap();
+    let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from(host.to_owned()).unwrap()).unwrap();
     let mut server = ServerConnection::new(store.server_config(https)).unwrap();
     while client.is_handshaking() || server.is_handshaking() {
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! The certificate: the configured one is loaded once to see that it can be; else the place of the self-signed one.
+//! Certificates: the configured ones are loaded once to see that they can be; else the place of the self-signed one.
 
 use std::fs::File;
 use std::io;
@@ -6,65 +6,77 @@ use std::path::{Path, PathBuf};
 
 use super::super::Purpose;
 use super::super::diagnostic::{Diagnostic, Place};
+use super::super::reader::Located;
 use super::super::schema::{Protocol, Raw};
 use super::super::settings::TlsSettings;
 use super::Context;
-use crate::service::tls_store::{CertificateSource, TlsStore};
+use crate::service::tls_store::{CertificateFiles, CertificateSource, TlsStore};
 
 /// Where the self-signed certificate is kept, below the state directory.
 const SELF_SIGNED: [&str; 2] = ["self-signed/certificate.pem", "self-signed/private_key.pem"];
 
-/// `None` if it cannot be served.
+/// A file, and where it is written.
+type Written = (PathBuf, Option<Place>);
+
+/// `None` if they cannot be served.
 pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<TlsSettings> {
-    let (Some(certificate), Some(key)) = (&raw.tls.certificate, &raw.tls.private_key) else {
-        return self_signed(raw, state_dir, cx);
-    };
-    let (certificate, key) = (
-        (cx.path(&certificate.value, certificate.place), certificate.place),
-        (cx.path(&key.value, key.place), key.place),
-    );
-    if cx.purpose == Purpose::Mint {
-        return Some(TlsSettings {
+    let path = |file: &Located<PathBuf>, cx: &Context<'_>| (cx.path(&file.value, file.place), file.place);
+    let mut pairs: Vec<[Written; 2]> = Vec::new();
+    if let (Some(certificate), Some(key)) = (&raw.tls.certificate, &raw.tls.private_key) {
+        pairs.push([path(certificate, cx), path(key, cx)]);
+    }
+    let more = raw.tls.certificates.value.iter();
+    pairs.extend(more.map(|one| [path(&one.certificate, cx), path(&one.private_key, cx)]));
+
+    let mut certificates = Vec::new();
+    let mut good = true;
+    for [certificate, key] in pairs {
+        good &= cx.purpose == Purpose::Mint || can_be_served(&certificate, &key, cx);
+        certificates.push(CertificateFiles {
             certificate: certificate.0,
             private_key: key.0,
-            self_signed: false,
         });
     }
+    let settings = TlsSettings {
+        self_signed: self_signed(raw, state_dir, certificates.is_empty(), cx)?,
+        certificates,
+    };
+    good.then_some(settings)
+}
+
+fn can_be_served(certificate: &Written, key: &Written, cx: &mut Context<'_>) -> bool {
     // Both are tried before the pair is, so that two unreadable files are told of at once.
     let readable = [
-        readable(&certificate, "certificate", cx),
-        readable(&key, "private key", cx),
+        readable(certificate, "certificate", cx),
+        readable(key, "private key", cx),
     ];
     if readable != [true, true] {
-        return None;
+        return false;
     }
-    let source = CertificateSource {
+    let files = CertificateFiles {
         certificate: certificate.0.clone(),
         private_key: key.0.clone(),
-        self_signed: None,
     };
-    match TlsStore::open(source, cx.env.now()) {
+    match TlsStore::open(vec![CertificateSource::Files(files)], cx.env.now()) {
         Ok((_, loaded)) => {
-            for warning in loaded.warnings {
+            for warning in loaded.into_iter().flat_map(|loaded| loaded.warnings) {
                 let (message, help) = split(&warning.to_string());
                 cx.d.push(Diagnostic::warning(message).at(certificate.1).maybe_help(help));
             }
-            Some(TlsSettings {
-                certificate: certificate.0,
-                private_key: key.0,
-                self_signed: false,
-            })
+            true
         }
-        Err(error) => {
-            let place = if error.file == key.0 { key.1 } else { certificate.1 };
-            let (message, help) = split(&error.to_string());
-            cx.d.push(Diagnostic::error(message).at(place).maybe_help(help));
-            None
+        Err(errors) => {
+            for error in errors {
+                let place = if error.file == key.0 { key.1 } else { certificate.1 };
+                let (message, help) = split(&error.to_string());
+                cx.d.push(Diagnostic::error(message).at(place).maybe_help(help));
+            }
+            false
         }
     }
 }
 
-fn readable(file: &(PathBuf, Option<Place>), what: &str, cx: &mut Context<'_>) -> bool {
+fn readable(file: &Written, what: &str, cx: &mut Context<'_>) -> bool {
     let (path, place) = file;
     let Err(error) = File::open(path) else { return true };
     let help = match error.kind() {
@@ -82,27 +94,28 @@ fn readable(file: &(PathBuf, Option<Place>), what: &str, cx: &mut Context<'_>) -
     false
 }
 
-fn self_signed(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<TlsSettings> {
-    if raw.tls.certificate.is_some() || raw.tls.private_key.is_some() {
-        return None;
-    }
+/// Where one of our own making is or would be. `None`: one is needed, and there is no such place.
+fn self_signed(raw: &Raw, state_dir: Option<&Path>, only: bool, cx: &mut Context<'_>) -> Option<CertificateFiles> {
+    // One of the two alone is reported by the checks already.
+    let only = only && raw.tls.certificate.is_none() && raw.tls.private_key.is_none();
     let needed = raw.listeners.value.iter().flat_map(|l| &l.protocols.value);
     let needed = needed
         .into_iter()
         .any(|protocol| matches!(protocol.0, Protocol::Tls | Protocol::Https));
-    if state_dir.is_none() && needed {
+    if only && state_dir.is_none() && needed {
         let message = "there is no certificate, and no directory to keep a self-signed one in";
         cx.d.push(Diagnostic::error(message).help("set `tls.certificate` and `tls.private_key`, or `state_dir`"));
         return None;
     }
     let dir = state_dir.unwrap_or_else(|| Path::new(""));
     let [certificate, private_key] = SELF_SIGNED.map(|file| dir.join(file));
-    cx.effective
-        .remark("tls", format!("self-signed: {}", certificate.display()));
-    Some(TlsSettings {
+    if only {
+        cx.effective
+            .remark("tls", format!("self-signed: {}", certificate.display()));
+    }
+    Some(CertificateFiles {
         certificate,
         private_key,
-        self_signed: true,
     })
 }
 

@@ -1,0 +1,167 @@
+//! A certificate with its key, and what an operator should know of it.
+
+use core::fmt;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
+
+use super::{CertificateSource, load};
+use crate::turn::time::UnixTime;
+
+const DAY: u64 = 86_400;
+/// Renewal is due before: ACME clients renew ninety days at thirty, so less means that it fails.
+const SOON: u64 = 14 * DAY;
+/// The same for certificates that live for less: with so much of their life left.
+const SOON_PART: u64 = 6;
+
+/// A certificate with its key, as served.
+#[derive(Clone)]
+pub struct Certificate {
+    key: Arc<CertifiedKey>,
+    private_key: Arc<Zeroizing<Vec<u8>>>,
+    info: CertificateInfo,
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Names and addresses it is good for.
+    pub names: Vec<String>,
+    /// Start of validity.
+    pub not_before: UnixTime,
+    /// End of validity.
+    pub not_after: UnixTime,
+    /// SHA-256 of the certificate, lower-case hex.
+    pub fingerprint: String,
+    /// Made by ourselves: clients refuse it unless they are told to trust it.
+    pub self_signed: bool,
+}
+
+/// Something an operator should know, although the certificate is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsWarning {
+    /// The end of validity has passed: clients refuse it.
+    Expired,
+    /// The start of validity has not come: clients refuse it.
+    NotYetValid,
+    /// So many whole days are left.
+    ExpiresIn(u64),
+    /// It names no host and no address: clients refuse it.
+    NoNames,
+    /// Others than its owner may read the key file: its mode.
+    KeyReadableByOthers(u32),
+}
+
+/// The outcome of loading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What is served now.
+    pub info: CertificateInfo,
+    /// It differs from what was served before.
+    pub changed: bool,
+    /// It was made just now.
+    pub generated: bool,
+    /// What is wrong with it nevertheless.
+    pub warnings: Vec<TlsWarning>,
+}
+
+impl Certificate {
+    pub(super) fn new(key: CertifiedKey, private_key: Zeroizing<Vec<u8>>, info: CertificateInfo) -> Self {
+        Self {
+            key: Arc::new(key),
+            private_key: Arc::new(private_key),
+            info,
+        }
+    }
+
+    /// What it says of itself.
+    pub const fn info(&self) -> &CertificateInfo {
+        &self.info
+    }
+
+    /// The chain in DER, the server's own certificate first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+
+    /// The private key in DER: PKCS #8, PKCS #1 or SEC 1, as it was in the file.
+    pub fn private_key(&self) -> &[u8] {
+        &self.private_key
+    }
+
+    pub(super) fn key(&self) -> Arc<CertifiedKey> {
+        self.key.clone()
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CertificateInfo {
+    /// What is wrong with its time at `now`.
+    fn untimely(&self, now: UnixTime) -> Option<TlsWarning> {
+        if now >= self.not_after {
+            return Some(TlsWarning::Expired);
+        }
+        if now < self.not_before {
+            return Some(TlsWarning::NotYetValid);
+        }
+        let left = self.not_after.0 - now.0;
+        let life = self.not_after.0 - self.not_before.0;
+        (left < SOON.min(life / SOON_PART)).then_some(TlsWarning::ExpiresIn(left / DAY))
+    }
+}
+
+impl Loaded {
+    pub(super) fn new(
+        certificate: &Certificate,
+        source: &CertificateSource,
+        now: UnixTime,
+        changed: bool,
+        generated: bool,
+    ) -> Self {
+        let info = certificate.info();
+        let mut warnings = Vec::from_iter(info.untimely(now));
+        if info.names.is_empty() {
+            warnings.push(TlsWarning::NoNames);
+        }
+        if let Some(mode) = load::mode_open_to_others(&source.files().private_key) {
+            warnings.push(TlsWarning::KeyReadableByOthers(mode));
+        }
+        Self {
+            info: info.clone(),
+            changed,
+            generated,
+            warnings,
+        }
+    }
+}
+
+impl fmt::Display for TlsWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expired => f.write_str("the certificate has expired: clients refuse it. Renew it"),
+            Self::NotYetValid => {
+                f.write_str("the certificate is not valid yet: clients refuse it. Check the clock of this machine")
+            }
+            Self::ExpiresIn(0) => f.write_str("the certificate expires within a day. Renew it"),
+            Self::ExpiresIn(days) => write!(f, "the certificate expires in {days} days. Renew it"),
+            Self::NoNames => {
+                f.write_str("the certificate has no subjectAltName: clients refuse it. Ask for one with the host name")
+            }
+            Self::KeyReadableByOthers(mode) => {
+                write!(
+                    f,
+                    "the private key file has mode {mode:04o}: others can read it. `chmod 600` it"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Which certificate a client gets: by the host name it asks for (SNI, RFC 6066 §3).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Certificate;
+
+/// Certificates by name.
+#[derive(Debug)]
+pub(super) struct Choice {
+    /// Never empty; the first is the default.
+    all: Vec<Arc<Certificate>>,
+    /// Names in lower case, `*.example.org` among them. A name in several certificates is that of the first.
+    by_name: HashMap<String, usize>,
+}
+
+impl Choice {
+    pub(super) fn new(all: Vec<Arc<Certificate>>) -> Self {
+        let mut by_name = HashMap::new();
+        for (index, certificate) in all.iter().enumerate() {
+            for name in &certificate.info().names {
+                by_name.entry(name.to_ascii_lowercase()).or_insert(index);
+            }
+        }
+        Self { all, by_name }
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Certificate>] {
+        &self.all
+    }
+
+    /// The certificate that names `host`, be it by a wildcard; without one, or without a name, the first.
+    pub(super) fn of(&self, host: Option<&str>) -> &Certificate {
+        let index = host.and_then(|host| {
+            let host = host.to_ascii_lowercase();
+            // A wildcard stands for one label, the leftmost (RFC 9525 §6.3).
+            let wildcard = || host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+            let exact = self.by_name.get(&host);
+            exact.or_else(|| self.by_name.get(&wildcard()?)).copied()
+        });
+        &self.all[index.unwrap_or(0)]
+    }
+}
