@@ -1,25 +1,27 @@
 //! The TCP side of every listener: who connects, and what for.
 //!
 //! ```text
-//! accept -> admission -> first byte --0x16--> TLS handshake -> first plaintext --STUN--> shard
-//!                            |                                     '----------HTTP--> credentials API
-//!                            '--STUN, ChannelData--> shard
+//! accept -> admission -> [PROXY header] -> first byte --0x16--> TLS handshake -> first plaintext --STUN--> shard
+//!                                              |                                     '----------HTTP--> credentials API
+//!                                              '--STUN, ChannelData--> shard
 //! ```
 //!
 //! Nothing waits in the accept loop. Each stage has a deadline, each connection one [`Outcome`], and a client that has
 //! not shown yet what it wants holds a place that a newer one may take: half-open connections cannot shut others out.
-//! First bytes are peeked at, or handed on with the connection, never lost. HTTP is not tried on bytes that failed as
+//! First bytes are handed on with the connection, never lost. HTTP is not tried on bytes that failed as
 //! TURN, nor the other way round, and ALPN binds a client to what it asked for.
 //!
-//! Deliberately absent, with their place marked: PROXY protocol (before the first byte), routes by server name and ACME
-//! (between ClientHello and handshake).
+//! Deliberately absent, with their place marked: routes by server name and ACME (between ClientHello and handshake).
 
 mod accept;
 mod admission;
+mod arrival;
 mod connection;
 mod counters;
 mod http;
+pub mod proxy;
 mod recognise;
+mod seldom;
 
 use core::time::Duration;
 use std::io;
@@ -30,6 +32,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use self::admission::Admission;
 pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
+use self::seldom::Seldom;
 use super::config::settings::{ListenerSettings, StreamSettings};
 use super::tls_store::TlsStore;
 use crate::shard::handover::StreamHandover;
@@ -99,6 +102,9 @@ pub struct FrontDoor {
     streams: Box<dyn Fn(StreamHandover) + Send + Sync>,
     admission: Admission,
     counters: Arc<FrontDoorCounters>,
+    /// Lines about PROXY headers: from strangers, and wrong ones of proxies.
+    strangers: Seldom,
+    bad_headers: Seldom,
 }
 
 impl FrontDoor {
@@ -119,6 +125,8 @@ impl FrontDoor {
             streams: Box::new(streams),
             admission,
             counters,
+            strangers: Seldom::default(),
+            bad_headers: Seldom::default(),
         })
     }
 

@@ -16,6 +16,7 @@ use super::api::{Api, Scheme};
 use super::bind::{self, Bound, Places};
 use super::config::settings::{ClientIp, ListenerSettings, Settings};
 use super::config::{self, Loaded};
+use super::front_door::proxy::Proxies;
 use super::front_door::{Accepts, FrontDoor, Limits};
 use super::health::{Health, Phase};
 use super::log::LogGuard;
@@ -177,7 +178,8 @@ fn serve(
     let (stop_doors, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();
     for (socket, listener) in bound.tcp {
-        doors.spawn(Arc::clone(&door).serve(asynchronous(socket)?, Accepts::from(&listener), stopping.clone()));
+        let (accepts, proxies) = (Accepts::from(&listener), Proxies::from(&listener));
+        doors.spawn(Arc::clone(&door).serve(asynchronous(socket)?, accepts, proxies, stopping.clone()));
     }
 
     let alive = Arc::clone(&shards);

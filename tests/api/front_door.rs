@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
+use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, FrontDoor, Limits};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,7 +60,7 @@ impl Door {
             tls: true,
             https: true,
         };
-        tokio::spawn(door.serve(listener, accepts, stopping));
+        tokio::spawn(door.serve(listener, accepts, Proxies::default(), stopping));
         Self {
             address,
             directory,

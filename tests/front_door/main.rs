@@ -7,6 +7,7 @@ mod any_certificate;
 mod caps;
 mod exhaustion;
 mod http;
+mod proxied;
 mod stages;
 mod support;
 mod turn;

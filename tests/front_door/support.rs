@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use relay::net::stream::{StreamConn, StreamLimits};
+use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, FrontDoor, Limits, Outcome, bind};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::handover::StreamHandover;
@@ -67,7 +68,17 @@ impl Drop for Door {
 }
 
 impl Door {
+    /// Clients connect to it themselves.
     pub(crate) fn open(accepts: Accepts, limits: Limits) -> Self {
+        Self::with(accepts, Proxies::default(), limits)
+    }
+
+    /// Serves everything, to clients of `proxies`.
+    pub(crate) fn behind(proxies: Proxies, limits: Limits) -> Self {
+        Self::with(ALL, proxies, limits)
+    }
+
+    fn with(accepts: Accepts, proxies: Proxies, limits: Limits) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "relay-door-{}-{}",
@@ -116,10 +127,11 @@ impl Door {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let served = tokio::spawn(
-            door.clone()
-                .serve(TcpListener::from_std(listener).unwrap(), accepts, stopped),
-        );
+        let served =
+            tokio::spawn(
+                door.clone()
+                    .serve(TcpListener::from_std(listener).unwrap(), accepts, proxies, stopped),
+            );
         Self {
             door,
             address,

@@ -5,6 +5,7 @@ mod codec;
 mod credential;
 mod model;
 mod policy;
+mod proxy;
 mod response;
 mod server;
 mod stream;
@@ -18,7 +19,7 @@ pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 #[allow(dead_code, reason = "each fuzz target is a program of its own and names its body")]
-pub(crate) const TARGETS: [Target; 10] = [
+pub(crate) const TARGETS: [Target; 11] = [
     ("stun_decode", stun_decode),
     ("signed_mutation", signed_mutation),
     ("channel_data", channel_data),
@@ -29,11 +30,13 @@ pub(crate) const TARGETS: [Target; 10] = [
     ("rest_username", rest_username),
     ("nonce", nonce),
     ("response_size", response_size),
+    ("proxy_header", proxy_header),
 ];
 
 pub(crate) use codec::{channel_data, signed_mutation, stun_decode};
 pub(crate) use credential::{nonce, rest_username};
 pub(crate) use policy::address_policy;
+pub(crate) use proxy::proxy_header;
 pub(crate) use response::{demux, response_size};
 pub(crate) use server::server_ops;
 pub(crate) use stream::stream_deframer;

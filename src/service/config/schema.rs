@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::document::{self, Node, Table, Value};
 use super::effective::Effective;
 use super::reader::{Located, Reader, Section};
-use super::settings::ClientIp;
+use super::settings::{ClientIp, ProxyProtocol};
 use super::value::{Auto, Bind, Bytes, Choice, External, Hidden, Network, OffOr, OneOf, Placed, PortOrPorts, Ports};
 use crate::turn::config::{Challenge, Limits};
 use crate::turn::policy::REFLECTOR_PORTS;
@@ -182,6 +182,8 @@ pub(super) struct RawListener {
     pub(super) bind: Located<Bind>,
     pub(super) protocols: Located<Vec<OneOf<Protocol>>>,
     pub(super) optional: Located<bool>,
+    pub(super) proxy_protocol: Located<OneOf<ProxyProtocol>>,
+    pub(super) trusted_proxies: Located<Vec<Placed<Network>>>,
 }
 
 /// How log lines are written.
@@ -216,6 +218,14 @@ impl Choice for Protocol {
 impl Choice for ClientIp {
     const ALL: &'static [(&'static str, Self)] =
         &[("full", Self::Full), ("truncated", Self::Truncated), ("off", Self::Off)];
+}
+
+impl Choice for ProxyProtocol {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("optional", Self::Optional),
+        ("required", Self::Required),
+    ];
 }
 
 impl Choice for Challenge {
@@ -451,9 +461,18 @@ fn read_api(s: &mut Section<'_, '_>) -> RawApi {
 fn read_listener(s: &mut Section<'_, '_>, place: Option<Place>) -> Option<RawListener> {
     let bind = s.required("bind", "\"*:443\"", place);
     let all = Protocol::ALL.iter().map(|(_, protocol)| OneOf(*protocol)).collect();
+    let names_proxies = s.has("trusted_proxies");
+    let proxy_protocol = s.value("proxy_protocol", OneOf(ProxyProtocol::Off));
+    if proxy_protocol.value.0 != ProxyProtocol::Off && !names_proxies {
+        let message = format!("`{}`: `trusted_proxies` is missing", s.path());
+        let help = "list the addresses of the proxies, for example `trusted_proxies = [\"10.0.0.5\"]`";
+        s.report(Diagnostic::error(message).at(proxy_protocol.place).help(help));
+    }
     Some(RawListener {
         protocols: s.value("protocols", all),
         optional: s.value("optional", false),
+        proxy_protocol,
+        trusted_proxies: s.value("trusted_proxies", Vec::new()),
         bind: bind?,
     })
 }

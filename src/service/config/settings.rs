@@ -4,6 +4,8 @@ use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::service::tls_store::CertificateFiles;
 use crate::turn;
 
@@ -55,6 +57,22 @@ pub struct ListenerSettings {
     pub https: bool,
     /// From the built-in defaults: where the bind is not permitted, say so and serve the rest.
     pub optional: bool,
+    /// Whether TCP clients come through proxies that tell whom they speak for.
+    pub proxy_protocol: ProxyProtocol,
+    /// Where those proxies are.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Who connects to a listener over TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Clients. PROXY headers are refused from everybody.
+    #[default]
+    Off,
+    /// Proxies, each connection with a PROXY header; and clients, whose PROXY headers are refused.
+    Optional,
+    /// Proxies alone, each connection with a PROXY header. Anybody else is refused.
+    Required,
 }
 
 /// Where certificates come from.

@@ -12,6 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
+use super::arrival::Arrival;
+use super::connection::Party;
+use super::proxy::{Ends, Neighbour, Proxies};
 use super::{AcceptError, Accepts, FrontDoor, Outcome};
 
 /// First pause after running out of file descriptors; it doubles.
@@ -23,7 +26,14 @@ const SHED: usize = 64;
 
 impl FrontDoor {
     /// Accepts connections until `stop` holds `true` or is gone. Then lets HTTP requests finish, within their bound.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, accepts: Accepts, mut stop: watch::Receiver<bool>) {
+    /// Those of `proxies` tell whom they speak for.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        accepts: Accepts,
+        proxies: Proxies,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut tasks = JoinSet::new();
         let mut spare = Spare::new();
         let mut pause = FIRST_PAUSE;
@@ -33,7 +43,7 @@ impl FrontDoor {
                     Ok((socket, _)) => {
                         pause = FIRST_PAUSE;
                         spare.regain();
-                        self.welcome(socket, accepts, &stop, &mut tasks);
+                        self.welcome(socket, accepts, &proxies, &stop, &mut tasks);
                     }
                     Err(error) => {
                         let kind = kind(&error);
@@ -70,6 +80,7 @@ impl FrontDoor {
         self: &Arc<Self>,
         socket: TcpStream,
         accepts: Accepts,
+        proxies: &Proxies,
         stop: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) {
@@ -78,13 +89,27 @@ impl FrontDoor {
             self.counters.count(Outcome::ClientClosed);
             return;
         };
-        let (client, server) = (canonical(client), canonical(server));
-        match self.admission.admit(client.ip()) {
+        let ends = Ends {
+            client: canonical(client),
+            server: canonical(server),
+        };
+        let neighbour = proxies.neighbour(ends.client.ip());
+        let admitted = match neighbour {
+            Neighbour::Client => self.admission.admit(Some(ends.client.ip())),
+            Neighbour::Proxy => self.admission.admit(None),
+            Neighbour::Stranger => {
+                self.tell_of_stranger(ends.client);
+                Err(Outcome::UntrustedProxy)
+            }
+        };
+        match admitted {
             Ok(guard) => {
-                tasks.spawn(
-                    self.clone()
-                        .receive(socket, client, server, accepts, guard, stop.clone()),
-                );
+                let party = Party {
+                    ends,
+                    proxied: neighbour == Neighbour::Proxy,
+                    guard,
+                };
+                tasks.spawn(self.clone().receive(Arrival::new(socket), party, accepts, stop.clone()));
             }
             Err(outcome) => {
                 self.counters.count(outcome);

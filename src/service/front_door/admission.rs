@@ -1,11 +1,12 @@
 //! How many connections there may be, and which gives way.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::proxy::Ends;
 use super::{Limits, Outcome};
 
 /// Counts connections, and keeps places for those that have not shown yet what they want.
@@ -21,6 +22,19 @@ pub(super) struct Admission {
 struct Open {
     total: usize,
     by_source: HashMap<IpAddr, usize>,
+    /// What proxies have told, and still holds.
+    told: HashSet<Ends>,
+}
+
+impl Open {
+    fn add(&mut self, source: IpAddr, most: usize) -> Result<(), Outcome> {
+        let of_source = self.by_source.entry(source).or_default();
+        if *of_source >= most {
+            return Err(Outcome::TooManyFromSource);
+        }
+        *of_source += 1;
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -54,21 +68,21 @@ impl Admission {
         }
     }
 
-    /// Counts a connection for as long as the guard lives.
-    pub(super) fn admit(&self, ip: IpAddr) -> Result<ConnectionGuard, Outcome> {
-        let source = source(ip);
+    /// Counts a connection for as long as the guard lives. That of a proxy has no source yet.
+    pub(super) fn admit(&self, ip: Option<IpAddr>) -> Result<ConnectionGuard, Outcome> {
+        let source = ip.map(source);
         let mut open = lock(&self.open);
         if open.total >= self.connections {
             return Err(Outcome::TooManyConnections);
         }
-        let of_source = open.by_source.get(&source).copied().unwrap_or(0);
-        if of_source >= self.connections_per_source {
-            return Err(Outcome::TooManyFromSource);
+        if let Some(source) = source {
+            open.add(source, self.connections_per_source)?;
         }
         open.total += 1;
-        open.by_source.insert(source, of_source + 1);
         Ok(ConnectionGuard {
             source,
+            told: None,
+            connections_per_source: self.connections_per_source,
             open: self.open.clone(),
         })
     }
@@ -101,18 +115,41 @@ impl Admission {
 
 /// One open connection.
 pub(super) struct ConnectionGuard {
-    source: IpAddr,
+    source: Option<IpAddr>,
+    told: Option<Ends>,
+    connections_per_source: usize,
     open: Arc<Mutex<Open>>,
+}
+
+impl ConnectionGuard {
+    /// A proxy has told whose connection this is: it counts as that client's from now on. Clients are told apart by
+    /// these two addresses, so no two connections may have the same ones at a time.
+    pub(super) fn belongs_to(&mut self, ends: Ends) -> Result<(), Outcome> {
+        let source = source(ends.client.ip());
+        let mut open = lock(&self.open);
+        if open.told.contains(&ends) {
+            return Err(Outcome::BadProxyHeader);
+        }
+        open.add(source, self.connections_per_source)?;
+        open.told.insert(ends);
+        self.source = Some(source);
+        self.told = Some(ends);
+        Ok(())
+    }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
         open.total -= 1;
-        if let Some(count) = open.by_source.get_mut(&self.source) {
+        if let Some(ends) = &self.told {
+            open.told.remove(ends);
+        }
+        let Some(source) = &self.source else { return };
+        if let Some(count) = open.by_source.get_mut(source) {
             *count -= 1;
             if *count == 0 {
-                open.by_source.remove(&self.source);
+                open.by_source.remove(source);
             }
         }
     }
@@ -157,8 +194,8 @@ mod tests {
         })
     }
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
     }
 
     #[test]
@@ -195,6 +232,33 @@ mod tests {
             1,
             "no source is remembered that has no connection"
         );
+    }
+
+    //= XPORT-19
+    #[test]
+    fn a_proxied_connection_counts_as_its_clients_and_no_two_are_the_same() {
+        let ends = |client: &str| Ends {
+            client: client.parse().unwrap(),
+            server: "198.51.100.1:443".parse().unwrap(),
+        };
+        let admission = admission(10, 2, 1);
+        let mut proxied: Vec<_> = (0..5).map(|_| admission.admit(None).ok().unwrap()).collect();
+        assert!(proxied[0].belongs_to(ends("192.0.2.1:1000")).is_ok());
+        assert_eq!(
+            proxied[1].belongs_to(ends("192.0.2.1:1000")).err(),
+            Some(Outcome::BadProxyHeader)
+        );
+        assert!(proxied[1].belongs_to(ends("192.0.2.1:1001")).is_ok());
+        assert_eq!(
+            proxied[2].belongs_to(ends("192.0.2.1:1002")).err(),
+            Some(Outcome::TooManyFromSource)
+        );
+        assert_eq!(admission.admit(ip("192.0.2.1")).err(), Some(Outcome::TooManyFromSource));
+        assert!(proxied[3].belongs_to(ends("192.0.2.2:1000")).is_ok());
+        assert_eq!(admission.open(), 5);
+        proxied.clear();
+        let open = lock(&admission.open);
+        assert!(open.total == 0 && open.by_source.is_empty() && open.told.is_empty());
     }
 
     #[tokio::test]

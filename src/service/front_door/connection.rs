@@ -2,7 +2,6 @@
 
 use std::io::BufRead;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -10,12 +9,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::accept::stopped;
 use super::admission::ConnectionGuard;
-use super::recognise::{ENOUGH, Opening, recognise};
+use super::arrival::{Arrival, HeaderError};
+use super::proxy::Ends;
+use super::recognise::{Opening, recognise};
 use super::{Accepts, FrontDoor, Outcome, http};
 use crate::net::stream::KERNEL_UNSENT;
 use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
@@ -40,25 +41,36 @@ enum Destination {
     },
 }
 
+/// Whose a connection is, and that it counts.
+pub(super) struct Party {
+    pub(super) ends: Ends,
+    /// The other end is a proxy, which has not told yet whom it speaks for.
+    pub(super) proxied: bool,
+    pub(super) guard: ConnectionGuard,
+}
+
 impl FrontDoor {
     /// Finds out what the client wants, and passes it on.
     pub(super) async fn receive(
         self: Arc<Self>,
-        socket: TcpStream,
-        client: SocketAddr,
-        server: SocketAddr,
+        arrival: Arrival,
+        mut party: Party,
         accepts: Accepts,
-        guard: ConnectionGuard,
         mut stop: watch::Receiver<bool>,
     ) {
-        prepare(&socket);
+        prepare(&arrival.socket);
         let mut place = self.admission.enter();
         let told_apart = tokio::select! {
-            told_apart = self.tell_apart(socket, accepts) => told_apart,
+            told_apart = self.tell_apart(arrival, &mut party, accepts) => told_apart,
             () = place.lost() => Err(Outcome::Evicted),
             () = stopped(&mut stop) => Err(Outcome::Stopped),
         };
         drop(place);
+        let Party {
+            ends: Ends { client, server },
+            guard,
+            ..
+        } = party;
         match told_apart {
             Ok(Destination::Shard { socket, tls, early }) => {
                 let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
@@ -91,41 +103,94 @@ impl FrontDoor {
         }
     }
 
-    /// By the first byte, which stays in the socket.
-    async fn tell_apart(&self, mut socket: TcpStream, accepts: Accepts) -> Result<Destination, Outcome> {
+    /// By its first bytes, behind those of a proxy.
+    async fn tell_apart(
+        &self,
+        mut arrival: Arrival,
+        party: &mut Party,
+        accepts: Accepts,
+    ) -> Result<Destination, Outcome> {
         let deadline = Instant::now() + self.limits.handshake_timeout;
-        // A PROXY header from a trusted address would be read here.
-        let mut first = [0; ENOUGH];
-        let len = match timeout_at(deadline, socket.peek(&mut first)).await {
-            Err(_) => return Err(Outcome::Silent),
-            Ok(Err(_) | Ok(0)) => return Err(Outcome::ClientClosed),
-            Ok(Ok(len)) => len,
-        };
-        match recognise(&first[..len]) {
-            Opening::Tls if accepts.tls || accepts.https => self.accept_tls(socket, accepts, deadline).await,
+        if party.proxied {
+            self.read_proxy_header(&mut arrival, party, deadline).await?;
+        }
+        match arrival.opening(deadline).await? {
+            Opening::Tls if accepts.tls || accepts.https => self.accept_tls(arrival, accepts, deadline).await,
             Opening::Turn if accepts.tcp => Ok(Destination::Shard {
-                socket,
+                socket: arrival.socket,
                 tls: None,
-                early: Vec::new(),
+                early: arrival.read,
             }),
             Opening::Http if accepts.https => {
-                let _ = timeout(self.limits.http_header_timeout, http::refuse_plain(&mut socket)).await;
+                let _ = timeout(self.limits.http_header_timeout, http::refuse_plain(&mut arrival.socket)).await;
                 Err(Outcome::NotServed)
             }
             Opening::Tls | Opening::Turn | Opening::Http => Err(Outcome::NotServed),
+            Opening::Proxy => {
+                self.tell_of_stranger(party.ends.client);
+                Err(Outcome::UntrustedProxy)
+            }
             Opening::More | Opening::Unknown => Err(Outcome::Unrecognised),
         }
     }
 
+    /// Learns from a proxy whose connection this is.
+    async fn read_proxy_header(
+        &self,
+        arrival: &mut Arrival,
+        party: &mut Party,
+        deadline: Instant,
+    ) -> Result<(), Outcome> {
+        let proxy = party.ends.client;
+        let ends = match arrival.proxy_header(deadline).await {
+            Ok(ends) => ends,
+            Err(HeaderError::Missed(outcome)) => return Err(outcome),
+            Err(HeaderError::Bad(why)) => {
+                if self.bad_headers.may() {
+                    tracing::warn!(
+                        %proxy,
+                        why,
+                        "closed a connection of a trusted proxy for its PROXY header; make the proxy send one \
+                         (HAProxy: send-proxy-v2, nginx: proxy_protocol on), or take it off trusted_proxies"
+                    );
+                }
+                return Err(Outcome::BadProxyHeader);
+            }
+        };
+        // What it tells of itself, and what no header can say, is what the connection says.
+        if let Some(ends) = ends {
+            party.guard.belongs_to(ends)?;
+            party.ends = ends;
+        }
+        party.proxied = false;
+        Ok(())
+    }
+
+    /// Somebody claims to be a proxy, or comes where only proxies may.
+    pub(super) fn tell_of_stranger(&self, client: SocketAddr) {
+        if self.strangers.may() {
+            tracing::warn!(
+                %client,
+                "refused a connection that is not a trusted proxy's; if it is one, add its address to trusted_proxies of \
+                 the listener"
+            );
+        }
+    }
+
     /// Ends TLS, then looks at the first plaintext.
-    async fn accept_tls(&self, socket: TcpStream, accepts: Accepts, deadline: Instant) -> Result<Destination, Outcome> {
+    async fn accept_tls(
+        &self,
+        mut arrival: Arrival,
+        accepts: Accepts,
+        deadline: Instant,
+    ) -> Result<Destination, Outcome> {
         let Some(store) = &self.tls else {
             return Err(Outcome::NotServed);
         };
-        let acceptor = pin!(LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket));
-        let hello = in_time(deadline, acceptor).await?;
+        let accepted = arrival.client_hello(deadline).await?;
         // The ClientHello is here, unanswered: routes by server name, and ACME, would leave from here.
-        let mut tls = in_time(deadline, hello.into_stream(store.server_config(accepts.https))).await?;
+        let handshake = StartHandshake::from_parts(accepted, arrival.socket);
+        let mut tls = in_time(deadline, handshake.into_stream(store.server_config(accepts.https))).await?;
 
         let (turn, https) = allowed(accepts, tls.get_ref().1.alpn_protocol());
         let mut early = Vec::with_capacity(FIRST_PLAINTEXT);

@@ -17,8 +17,12 @@ pub enum Outcome {
     TooManyFromSource,
     /// Gave its place to a newer connection before it had shown what it wants.
     Evicted,
-    /// No first byte in time.
+    /// No first byte in time, or too few to tell what it is.
     Silent,
+    /// Sent a PROXY header, or connected where only proxies may, without being a trusted proxy.
+    UntrustedProxy,
+    /// A trusted proxy sent no PROXY header, a malformed one, or one for a connection that another still is.
+    BadProxyHeader,
     /// TLS handshake not complete in time.
     HandshakeTimeout,
     /// TLS handshake failed: no common version, cipher or ALPN, or no TLS at all.
@@ -39,7 +43,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome: `ALL[x as usize] == x`.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Tcp,
         Self::Tls,
         Self::Https,
@@ -47,6 +51,8 @@ impl Outcome {
         Self::TooManyFromSource,
         Self::Evicted,
         Self::Silent,
+        Self::UntrustedProxy,
+        Self::BadProxyHeader,
         Self::HandshakeTimeout,
         Self::HandshakeFailed,
         Self::SilentTls,
@@ -67,6 +73,8 @@ impl Outcome {
             Self::TooManyFromSource => "too_many_from_source",
             Self::Evicted => "evicted",
             Self::Silent => "silent",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::BadProxyHeader => "bad_proxy_header",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HandshakeFailed => "handshake_failed",
             Self::SilentTls => "silent_tls",

@@ -1,5 +1,6 @@
 //! What a client wants, by its first bytes (RFC 7983, RFC 8446 §5.1, RFC 9112 §3).
 
+use super::proxy::{V1_BEGINS, V2_BEGINS};
 use crate::wire::demux::{self, Kind};
 
 /// First byte of a TLS record that carries a handshake.
@@ -16,9 +17,6 @@ const METHODS: [&[u8]; 9] = [
     b"CONNECT ",
     b"TRACE ",
 ];
-/// Bytes that are always enough.
-pub(super) const ENOUGH: usize = 8;
-
 /// How a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
@@ -28,7 +26,9 @@ pub(super) enum Opening {
     Turn,
     /// An HTTP/1 request.
     Http,
-    /// Nothing yet, or the beginning of an HTTP method that may as well be something else.
+    /// A header of the PROXY protocol.
+    Proxy,
+    /// Nothing yet, or the beginning of a word that may as well be something else.
     More,
     /// Nothing known.
     Unknown,
@@ -45,7 +45,11 @@ pub(super) fn recognise(bytes: &[u8]) -> Opening {
     if METHODS.iter().any(|method| bytes.starts_with(method)) {
         return Opening::Http;
     }
-    if METHODS.iter().any(|method| method.starts_with(bytes)) {
+    if bytes.starts_with(V1_BEGINS) || bytes.starts_with(V2_BEGINS) {
+        return Opening::Proxy;
+    }
+    let mut words = METHODS.into_iter().chain([V1_BEGINS, V2_BEGINS]);
+    if words.any(|word| word.starts_with(bytes)) {
         return Opening::More;
     }
     match demux::classify(first) {
@@ -61,7 +65,7 @@ mod tests {
 
     #[test]
     fn first_bytes_tell_protocols_apart() {
-        const CASES: [(&[u8], Opening); 14] = [
+        const CASES: [(&[u8], Opening); 18] = [
             (b"", Opening::More),
             (b"\x16", Opening::Tls),
             (b"\x16\x03\x01", Opening::Tls),
@@ -74,6 +78,10 @@ mod tests {
             (b"GE", Opening::More),
             (b"P", Opening::More),
             (b"GEM\x00", Opening::Turn),
+            (b"PR", Opening::More),
+            (b"PROXY TCP4", Opening::Proxy),
+            (b"\r\n\r\n", Opening::More),
+            (b"\r\n\r\n\0\r\nQUIT\n", Opening::Proxy),
             (b"PRI * HTTP/2.0", Opening::Unknown),
             (b"\xFF", Opening::Unknown),
         ];
@@ -90,6 +98,6 @@ mod tests {
             }
             assert_eq!(recognise(method), Opening::Http);
         }
-        assert!(METHODS.iter().all(|method| method.len() <= ENOUGH));
+        assert!(METHODS.iter().all(|method| method.len() <= 8));
     }
 }

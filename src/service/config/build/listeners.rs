@@ -29,6 +29,8 @@ pub(super) fn resolve<'a>(raw: &'a Raw, cx: &mut Context<'_>) -> Vec<Resolved<'a
                 tls: speaks(Protocol::Tls),
                 https: speaks(Protocol::Https),
                 optional: listener.optional.value,
+                proxy_protocol: listener.proxy_protocol.value.0,
+                trusted_proxies: listener.trusted_proxies.value.iter().map(|net| net.value.0).collect(),
             },
         ));
     }

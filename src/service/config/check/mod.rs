@@ -3,6 +3,7 @@
 
 mod api;
 mod credentials;
+mod front_door;
 
 use core::time::Duration;
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     turn(&raw.turn, d);
     limits(&raw.limits, d);
     listeners(raw, d);
+    front_door::check(raw, d);
     api::check(raw, d);
     admin_and_log(raw, d);
 }

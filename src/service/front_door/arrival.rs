@@ -1,0 +1,130 @@
+//! A connection of which nothing is known yet: its bytes are read here, and stay until whoever it is for takes them.
+
+use std::io::Read;
+
+use rustls::server::{Accepted, Acceptor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::Outcome;
+use super::proxy::{self, Ends, ProxyHeader};
+use super::recognise::{Opening, recognise};
+
+/// Bytes read at a time: a ClientHello with room to spare.
+const READ: usize = 2048;
+/// Most bytes of a ClientHello. With post-quantum key shares they take about 2 KB.
+const MOST_HELLO: usize = 16 * 1024;
+
+/// The socket, and what was read from it.
+pub(super) struct Arrival {
+    pub(super) socket: TcpStream,
+    pub(super) read: Vec<u8>,
+}
+
+impl Arrival {
+    pub(super) const fn new(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            read: Vec::new(),
+        }
+    }
+
+    /// Waits for more bytes.
+    async fn read_more(&mut self, deadline: Instant) -> Result<(), Missed> {
+        self.read.reserve(READ);
+        match timeout_at(deadline, self.socket.read_buf(&mut self.read)).await {
+            Err(_) => Err(Missed::Late),
+            Ok(Err(_) | Ok(0)) => Err(Missed::Closed),
+            Ok(Ok(_)) => Ok(()),
+        }
+    }
+
+    /// Takes a PROXY header off the front.
+    pub(super) async fn proxy_header(&mut self, deadline: Instant) -> Result<Option<Ends>, HeaderError> {
+        loop {
+            // Nothing at all is a health check that only wants to see the port open.
+            if !self.read.is_empty() {
+                match proxy::parse(&self.read) {
+                    ProxyHeader::Incomplete => {}
+                    ProxyHeader::Malformed(why) => return Err(HeaderError::Bad(why)),
+                    ProxyHeader::Complete { len, ends } => {
+                        self.read.drain(..len);
+                        return Ok(ends);
+                    }
+                }
+            }
+            self.read_more(deadline)
+                .await
+                .map_err(|missed| HeaderError::Missed(missed.before_it_is_known()))?;
+        }
+    }
+
+    /// By as many bytes as it takes.
+    pub(super) async fn opening(&mut self, deadline: Instant) -> Result<Opening, Outcome> {
+        loop {
+            match recognise(&self.read) {
+                Opening::More => {}
+                opening => return Ok(opening),
+            }
+            self.read_more(deadline).await.map_err(Missed::before_it_is_known)?;
+        }
+    }
+
+    /// Reads the ClientHello, which also stays in `read` as it came. One that is none is answered with an alert.
+    pub(super) async fn client_hello(&mut self, deadline: Instant) -> Result<Accepted, Outcome> {
+        let mut acceptor = Acceptor::default();
+        let mut seen = 0;
+        loop {
+            let mut unseen = &self.read[seen..];
+            while !unseen.is_empty() {
+                let before = unseen.len();
+                // It can only fail for want of room, and there is as much as a record can take.
+                if acceptor.read_tls(&mut unseen as &mut dyn Read).is_err() {
+                    return Err(Outcome::HandshakeFailed);
+                }
+                seen += before - unseen.len();
+            }
+            match acceptor.accept() {
+                Ok(Some(accepted)) => return Ok(accepted),
+                Ok(None) if self.read.len() <= MOST_HELLO => {}
+                Ok(None) => return Err(Outcome::HandshakeFailed),
+                Err((error, mut alert)) => {
+                    tracing::debug!(%error, "TLS handshake failed");
+                    let mut bytes = Vec::new();
+                    if alert.write_all(&mut bytes).is_ok() {
+                        let _ = timeout_at(deadline, self.socket.write_all(&bytes)).await;
+                    }
+                    return Err(Outcome::HandshakeFailed);
+                }
+            }
+            self.read_more(deadline).await.map_err(|missed| match missed {
+                Missed::Late => Outcome::HandshakeTimeout,
+                Missed::Closed => Outcome::HandshakeFailed,
+            })?;
+        }
+    }
+}
+
+/// Why no more bytes came.
+enum Missed {
+    Late,
+    Closed,
+}
+
+impl Missed {
+    const fn before_it_is_known(self) -> Outcome {
+        match self {
+            Self::Late => Outcome::Silent,
+            Self::Closed => Outcome::ClientClosed,
+        }
+    }
+}
+
+/// Why there is no PROXY header.
+pub(super) enum HeaderError {
+    /// It is wrong.
+    Bad(&'static str),
+    /// It did not come.
+    Missed(Outcome),
+}
