@@ -6,8 +6,9 @@ use super::output::{DropReason, Verdict};
 use super::response::{Reject, Reply, Response};
 use super::server::Server;
 use super::time::Now;
-use super::types::Client;
+use super::types::{Client, FiveTuple, Transport};
 use crate::wire::attribute::AttributeType;
+use crate::wire::classic::ClassicBinding;
 use crate::wire::message::{Message, Method};
 
 impl Server {
@@ -19,20 +20,11 @@ impl Server {
         message: &Message<'_>,
         response: &mut Response,
     ) -> Verdict {
-        self.count_request(Method::Binding);
-        if !self.config.binding {
-            return Verdict::Drop(DropReason::BindingDisabled);
+        if let Err(reason) = self.admit_binding(now, client) {
+            return Verdict::Drop(reason);
         }
         let stream = client.five_tuple.transport.is_stream();
         let source = client.five_tuple.client;
-        if !stream
-            && !self
-                .shared
-                .limiters
-                .admit_binding(now.mono, source.ip(), &self.config.limits)
-        {
-            return Verdict::Drop(DropReason::BindingLimited);
-        }
         let config = Arc::clone(&self.config);
         let reply = Reply::to(message, Method::Binding, stream, config.software.as_deref());
         let unknown = message.unknown_required();
@@ -44,5 +36,44 @@ impl Server {
         });
         debug_assert!(written, "a Binding response fits its buffer");
         Verdict::Respond
+    }
+
+    /// Takes what has no magic cookie: nothing of ours, unless RFC 3489 clients are served and it is their Binding request
+    /// (RFC 5389 §12.2), over the one transport they know.
+    pub(super) fn handle_classic(
+        &mut self,
+        now: Now,
+        client: &Client,
+        packet: &[u8],
+        response: &mut Response,
+    ) -> Verdict {
+        let served = self.config.rfc3489_binding && client.five_tuple.transport == Transport::Udp;
+        let Some(request) = served.then(|| ClassicBinding::parse(packet)).flatten() else {
+            return Verdict::Drop(DropReason::NotTurn);
+        };
+        if let Err(reason) = self.admit_binding(now, client) {
+            return Verdict::Drop(reason);
+        }
+        if !request.unknown.is_empty() {
+            self.counters.error_response(420);
+        }
+        let written = response.classic(&request, client.five_tuple.client);
+        debug_assert!(written, "a Binding response fits its buffer");
+        Verdict::Respond
+    }
+
+    /// Counts a Binding request and tells whether it may be answered.
+    fn admit_binding(&self, now: Now, client: &Client) -> Result<(), DropReason> {
+        self.count_request(Method::Binding);
+        if !self.config.binding {
+            return Err(DropReason::BindingDisabled);
+        }
+        let FiveTuple { client, transport, .. } = client.five_tuple;
+        let limiters = &self.shared.limiters;
+        if transport.is_stream() || limiters.admit_binding(now.mono, client.ip(), &self.config.limits) {
+            Ok(())
+        } else {
+            Err(DropReason::BindingLimited)
+        }
     }
 }

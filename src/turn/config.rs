@@ -24,6 +24,8 @@ pub struct Config {
     pub relay: RelayConfig,
     /// Whether plain Binding requests are answered.
     pub binding: bool,
+    /// Whether RFC 3489 Binding requests over UDP are answered too.
+    pub rfc3489_binding: bool,
     /// Offer PASSWORD-ALGORITHMS (SHA-256) in challenges; [`Challenge`] says on which transports.
     pub challenge: Challenge,
     /// How long a nonce is good.

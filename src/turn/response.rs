@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::auth::{Challenge, Session};
 use super::quota::QuotaExceeded;
 use crate::wire::attribute::{AttributeError, AttributeType, Icmp};
+use crate::wire::classic::ClassicBinding;
 use crate::wire::error_code;
 use crate::wire::integrity::{Integrity, Key};
 use crate::wire::message::{Class, Message, Method, TransactionId, UnknownAttributes};
@@ -62,6 +63,25 @@ impl Response {
         writer
             .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
             .attribute(AttributeType::ICMP, &icmp.encode());
+        self.len = writer.finish().unwrap_or(0);
+        self.len > 0
+    }
+
+    /// Writes the response to an RFC 3489 Binding request from `source`, or 420 if it asks for what is not known.
+    /// FINGERPRINT, SOFTWARE and reason phrases came after RFC 3489, or only make reflection worth more.
+    pub(super) fn classic(&mut self, request: &ClassicBinding, source: SocketAddr) -> bool {
+        let unknown = &request.unknown;
+        let class = if unknown.is_empty() {
+            Class::Success
+        } else {
+            Class::Error
+        };
+        let mut writer = MessageWriter::classic(&mut self.buffer, class, Method::Binding, request.id);
+        if unknown.is_empty() {
+            writer.address(AttributeType::MAPPED_ADDRESS, source);
+        } else {
+            writer.error_code(420, "").unknown_attributes(unknown);
+        }
         self.len = writer.finish().unwrap_or(0);
         self.len > 0
     }

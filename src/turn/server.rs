@@ -210,7 +210,8 @@ impl Server {
         match Message::parse(packet) {
             Ok(message) => self.handle_message(now, client, &message, response),
             Err(ParseError::BadFingerprint) => Verdict::Drop(DropReason::BadFingerprint),
-            Err(ParseError::NotStun | ParseError::BadCookie) => Verdict::Drop(DropReason::NotTurn),
+            Err(ParseError::BadCookie) => self.handle_classic(now, client, packet, response),
+            Err(ParseError::NotStun) => Verdict::Drop(DropReason::NotTurn),
             Err(_) => Verdict::Drop(DropReason::Malformed),
         }
     }

@@ -1,4 +1,5 @@
-//! XOR-encoded transport addresses: XOR-MAPPED-ADDRESS, XOR-PEER-ADDRESS, XOR-RELAYED-ADDRESS (RFC 8489 §14.2).
+//! Transport addresses: XOR-encoded as in XOR-MAPPED-ADDRESS, XOR-PEER-ADDRESS, XOR-RELAYED-ADDRESS (RFC 8489 §14.2),
+//! and plain as in MAPPED-ADDRESS and ALTERNATE-SERVER (§14.1), which lacks the XOR.
 //!
 //! ```text
 //!  0                   1                   2                   3
@@ -41,11 +42,21 @@ pub const fn encoded_len(address: &SocketAddr) -> usize {
 
 /// Encodes `address`; the first [`encoded_len`] bytes of the array count, the others are zero.
 pub fn encode(address: &SocketAddr, id: TransactionId) -> [u8; MAX_LEN] {
-    let [p0, p1] = (address.port() ^ PORT_MASK).to_be_bytes();
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() ^ MAGIC_COOKIE).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() ^ mask(id)).into(),
+    };
+    encode_plain(&SocketAddr::new(ip, address.port() ^ PORT_MASK))
+}
+
+/// The same without the XOR.
+#[inline]
+pub fn encode_plain(address: &SocketAddr) -> [u8; MAX_LEN] {
+    let [p0, p1] = address.port().to_be_bytes();
     let mut out = [0; MAX_LEN];
     match address.ip() {
         IpAddr::V4(ip) => {
-            let [a, b, c, d] = (ip.to_bits() ^ MAGIC_COOKIE).to_be_bytes();
+            let [a, b, c, d] = ip.octets();
             if let Some(head) = out.first_chunk_mut() {
                 *head = [0, FAMILY_IPV4, p0, p1, a, b, c, d];
             }
@@ -53,7 +64,7 @@ pub fn encode(address: &SocketAddr, id: TransactionId) -> [u8; MAX_LEN] {
         IpAddr::V6(ip) => {
             if let Some((head, rest)) = out.split_first_chunk_mut() {
                 *head = [0, FAMILY_IPV6, p0, p1];
-                rest.copy_from_slice(&(ip.to_bits() ^ mask(id)).to_be_bytes());
+                rest.copy_from_slice(&ip.octets());
             }
         }
     }

@@ -10,7 +10,7 @@
 //!
 //! [`Message::parse`] goes over the attributes once and notes where they are. What stands behind an integrity
 //! attribute is not covered by it and is not shown: a handler cannot act on it by mistake.
-//! Deliberately absent: what a method means, RFC 3489 messages without the magic cookie.
+//! Deliberately absent: what a method means; messages without the magic cookie ([`super::classic`]).
 
 use core::fmt;
 use core::ops::Range;
@@ -447,10 +447,10 @@ impl fmt::Debug for Message<'_> {
 
 /// One attribute and where its header stands, in bytes from the start of the message.
 #[derive(Clone, Copy)]
-struct Attribute<'a> {
-    kind: AttributeType,
+pub(super) struct Attribute<'a> {
+    pub(super) kind: AttributeType,
     at: usize,
-    value: &'a [u8],
+    pub(super) value: &'a [u8],
 }
 
 impl Attribute<'_> {
@@ -476,13 +476,14 @@ fn attribute_at(bytes: &[u8], at: usize) -> Option<Attribute<'_>> {
     })
 }
 
-struct Walk<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// Goes over the attributes from byte `at` on.
+pub(super) struct Walk<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl<'a> Walk<'a> {
-    fn next(&mut self) -> Result<Option<Attribute<'a>>, ParseError> {
+    pub(super) fn next(&mut self) -> Result<Option<Attribute<'a>>, ParseError> {
         if self.at >= self.bytes.len() {
             return Ok(None);
         }

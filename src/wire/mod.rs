@@ -30,6 +30,7 @@
 pub mod address;
 pub mod attribute;
 pub mod channel_data;
+pub mod classic;
 pub mod demux;
 pub mod error_code;
 pub mod fingerprint;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::address;
 use super::attribute::AttributeType;
+use super::classic::ClassicId;
 use super::error_code;
 use super::fingerprint;
 use super::integrity::{Integrity, Key};
@@ -49,6 +50,17 @@ impl<'b> MessageWriter<'b> {
         }
     }
 
+    /// Begins an RFC 3489 message: its id takes the place of the magic cookie too. XOR-encoded addresses and FINGERPRINT
+    /// have no place in one.
+    pub fn classic(buf: &'b mut [u8], class: Class, method: Method, ClassicId(id): ClassicId) -> Self {
+        let [c0, c1, c2, c3, rest @ ..] = id;
+        let writer = Self::new(buf, class, method, TransactionId(rest));
+        if let Some(cookie) = writer.buf.get_mut(4..8) {
+            cookie.copy_from_slice(&[c0, c1, c2, c3]);
+        }
+        writer
+    }
+
     /// Appends an attribute.
     pub fn attribute(&mut self, kind: AttributeType, value: &[u8]) -> &mut Self {
         if let Some(room) = self.reserve(kind, value.len()) {
@@ -82,6 +94,12 @@ impl<'b> MessageWriter<'b> {
     /// Appends an XOR-encoded address.
     pub fn xor_address(&mut self, kind: AttributeType, address: SocketAddr) -> &mut Self {
         let value = address::encode(&address, self.id);
+        self.attribute(kind, value.get(..address::encoded_len(&address)).unwrap_or_default())
+    }
+
+    /// Appends an address that is not XOR-encoded: MAPPED-ADDRESS, ALTERNATE-SERVER.
+    pub fn address(&mut self, kind: AttributeType, address: SocketAddr) -> &mut Self {
+        let value = address::encode_plain(&address);
         self.attribute(kind, value.get(..address::encoded_len(&address)).unwrap_or_default())
     }
 

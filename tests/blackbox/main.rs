@@ -7,4 +7,5 @@ mod credentials;
 mod harness;
 mod hostile;
 mod peers;
+mod programs;
 mod relaying;

@@ -1,7 +1,7 @@
 //! Binding (RFC 8489 §12), and what is no STUN, or STUN nobody answers.
 
-use relay::turn::DropReason;
 use relay::turn::types::{Link, Transport};
+use relay::turn::{DropReason, Response, Verdict};
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, Key};
 use relay::wire::message::{Class, Method};
@@ -113,6 +113,84 @@ fn binding_can_be_switched_off() {
     let answer = client(1).send_plain(&mut world, &binding());
     assert_eq!(answer, Answer::Dropped(DropReason::BindingDisabled));
     client(1).allocate(&mut world);
+}
+
+/// A Binding request as RFC 3489 has it.
+fn classic(id: &[u8; 16], attributes: &[u8]) -> Vec<u8> {
+    [&[0, 1, 0, attributes.len() as u8], &id[..], attributes].concat()
+}
+
+/// What comes back for `packet`, byte for byte.
+fn classic_answer(world: &mut World, client: &Client, packet: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let (now, mut response) = (world.now(), Response::new());
+    match world.shards[0].handle_client(now, &client.client, packet, &mut response) {
+        Verdict::Respond => Ok(response.bytes().to_vec()),
+        Verdict::Drop(reason) => Err(reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+//= STUN-BIND-09
+#[test]
+fn where_it_is_switched_on_an_rfc_3489_client_learns_its_address_over_udp() {
+    let mut world = World::with(|config| config.rfc3489_binding = true);
+    let id = b"sixteen bytes id";
+    for (source, value) in [
+        ("203.0.113.5:4000", &[0, 1, 0x0F, 0xA0, 203, 0, 113, 5][..]),
+        (
+            "[2001:db8::5]:4000",
+            &[
+                0, 2, 0x0F, 0xA0, 0x20, 1, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5,
+            ],
+        ),
+    ] {
+        let mut client = client(1);
+        client.client.five_tuple.client = addr(source);
+        let len = value.len() as u8;
+        let expected = [&[1, 1, 0, len + 4], &id[..], &[0, 1, 0, len], value].concat();
+        assert_eq!(classic_answer(&mut world, &client, &classic(id, &[])), Ok(expected));
+        let change = [0, 3, 0, 4, 0, 0, 0, 6];
+        let refused = [
+            &[1, 0x11, 0, 16],
+            &id[..],
+            &[0, 9, 0, 4, 0, 0, 4, 20, 0, 10, 0, 2, 0, 3, 0, 0],
+        ]
+        .concat();
+        assert_eq!(classic_answer(&mut world, &client, &classic(id, &change)), Ok(refused));
+        assert_eq!(
+            client.send_plain(&mut world, &binding()).mapped(),
+            addr(source),
+            "and others as ever"
+        );
+    }
+    assert_eq!(world.requests("binding"), 6);
+    for transport in [Transport::Tcp, Transport::Tls, Transport::Dtls] {
+        let answer = classic_answer(&mut world, &client_over(1, transport), &classic(id, &[]));
+        assert_eq!(answer, Err(DropReason::NotTurn), "{transport}");
+    }
+}
+
+//= STUN-BIND-09
+#[test]
+fn rfc_3489_clients_are_under_the_limit_and_the_switch_of_all_binding_requests() {
+    let mut world = World::with(|config| {
+        config.rfc3489_binding = true;
+        config.limits.bindings_per_second = 2;
+    });
+    let (mut client, packet) = (client(1), classic(b"sixteen bytes id", &[]));
+    assert!(classic_answer(&mut world, &client, &packet).is_ok());
+    assert_eq!(client.send_plain(&mut world, &binding()).code(), 0);
+    assert_eq!(
+        classic_answer(&mut world, &client, &packet),
+        Err(DropReason::BindingLimited)
+    );
+    world.reload(|config| config.binding = false);
+    assert_eq!(
+        classic_answer(&mut world, &client, &packet),
+        Err(DropReason::BindingDisabled)
+    );
+    world.reload(|config| config.rfc3489_binding = false);
+    assert_eq!(classic_answer(&mut world, &client, &packet), Err(DropReason::NotTurn));
 }
 
 //= STUN-MSG-23

@@ -84,6 +84,7 @@ pub fn turn_config() -> Config {
             ports,
         },
         binding: true,
+        rfc3489_binding: false,
         challenge: Challenge::Compact,
         nonce_lifetime: Duration::from_secs(3600),
         default_lifetime: Duration::from_secs(600),

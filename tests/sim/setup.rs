@@ -202,6 +202,7 @@ impl Setup {
                 ports: rules.ports.clone(),
             },
             binding: true,
+            rfc3489_binding: false,
             challenge: self.challenge,
             nonce_lifetime: Duration::from_secs(self.nonce_lifetime),
             default_lifetime: Duration::from_secs(600),

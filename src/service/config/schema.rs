@@ -117,6 +117,11 @@ pub(super) struct RawTurn {
     pub(super) default_lifetime: Located<Duration>,
     pub(super) max_lifetime: Located<Duration>,
     pub(super) max_session: Located<OffOr<Duration>>,
+    pub(super) compat: RawCompat,
+}
+
+pub(super) struct RawCompat {
+    pub(super) rfc3489_binding: Located<bool>,
     pub(super) rfc5766_channels: Located<bool>,
 }
 
@@ -380,7 +385,10 @@ fn read_turn(s: &mut Section<'_, '_>) -> RawTurn {
         default_lifetime: s.within("default_lifetime", 10 * MINUTE, 10 * MINUTE..=DAY),
         max_lifetime: s.within("max_lifetime", HOUR, 10 * MINUTE..=DAY),
         max_session: s.value("max_session", OffOr(None)),
-        rfc5766_channels: s.section("compat", |s| s.value("rfc5766_channels", false)),
+        compat: s.section("compat", |s| RawCompat {
+            rfc3489_binding: s.value("rfc3489_binding", false),
+            rfc5766_channels: s.value("rfc5766_channels", false),
+        }),
     }
 }
 

@@ -43,6 +43,7 @@ fn config(secrets: Vec<Secret>, users: &[(&str, &str)]) -> Config {
             ports: 49_152..=65_535,
         },
         binding: true,
+        rfc3489_binding: false,
         challenge: ChallengeMode::Full,
         nonce_lifetime: Duration::from_secs(600),
         default_lifetime: Duration::from_secs(600),

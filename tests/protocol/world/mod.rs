@@ -76,6 +76,7 @@ pub(crate) fn config() -> Config {
             ports: 50_000..=50_399,
         },
         binding: true,
+        rfc3489_binding: false,
         challenge: Challenge::Full,
         nonce_lifetime: Duration::from_secs(3600),
         default_lifetime: Duration::from_secs(600),

@@ -303,12 +303,13 @@ fn turn_config(
         policy,
         relay,
         binding: raw.turn.binding.value,
+        rfc3489_binding: raw.turn.compat.rfc3489_binding.value,
         challenge: raw.turn.challenge.value.0,
         nonce_lifetime: raw.turn.nonce_lifetime.value,
         default_lifetime: raw.turn.default_lifetime.value,
         max_lifetime: raw.turn.max_lifetime.value,
         max_session: raw.turn.max_session.value.0,
-        rfc5766_channels: raw.turn.rfc5766_channels.value,
+        rfc5766_channels: raw.turn.compat.rfc5766_channels.value,
         limits,
     }
 }

@@ -255,6 +255,11 @@ fn turn(turn: &RawTurn, d: &mut Diagnostics) {
                 .help("make it several hours, or \"off\""),
         );
     }
+    if turn.compat.rfc3489_binding.value && !turn.binding.value {
+        let message = "`turn.compat.rfc3489_binding` has no effect while `turn.binding` is off";
+        let diagnostic = Diagnostic::warning(message).at(turn.compat.rfc3489_binding.place);
+        d.push(diagnostic.also(turn.binding.place, "here").help("keep one of the two"));
+    }
     if turn.software.value.chars().count() > 127 {
         let diagnostic = Diagnostic::error("`turn.software` has more than 127 characters (RFC 8489 §14.14)");
         d.push(
