@@ -1,6 +1,6 @@
 //! Allocate (RFC 8656 §7.2): the checks in the RFC's order, then opening the relay sockets, then the response.
 //!
-//! Deliberately absent: TCP allocations (RFC 6062), redirection (300), mobility (RFC 8016).
+//! Deliberately absent: TCP allocations (RFC 6062), mobility (RFC 8016).
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -79,6 +79,12 @@ impl Server {
         }
         self.check_client(client)?;
         let wanted = self.wanted(now.mono, session, message)?;
+        // Who holds a token has an allocation here, and wants the port next to it.
+        if wanted.token.is_none()
+            && let Some(alternate) = self.config.redirect.of(&client.five_tuple)
+        {
+            return Err(Reject::TryAlternate(alternate));
+        }
         let limits = Arc::clone(&self.config);
         let limits = &limits.limits;
         let reservation = match wanted.port {

@@ -2,12 +2,12 @@
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::credential::Credentials;
 use super::policy::PeerPolicy;
-use super::types::Family;
+use super::types::{Family, FiveTuple, Transport};
 
 /// The core's configuration. Defaults and units of each value: `docs/configuration.md`.
 #[derive(Clone, Debug)]
@@ -38,8 +38,48 @@ pub struct Config {
     pub max_session: Option<Duration>,
     /// Channel numbers up to 0x7FFF for RFC 5766 clients (design decision D6).
     pub rfc5766_channels: bool,
+    /// Where clients go instead of allocating here.
+    pub redirect: Redirect,
     /// Everything a client can make grow.
     pub limits: Limits,
+}
+
+/// The server that takes new clients while this one is drained (RFC 8489 §10). Without addresses nobody is redirected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redirect {
+    /// Its IPv4 address, for clients that came over IPv4.
+    pub ipv4: Option<SocketAddr>,
+    /// Its IPv6 address, for clients that came over IPv6.
+    pub ipv6: Option<SocketAddr>,
+    /// The name in its certificate, if that is another than ours: ALTERNATE-DOMAIN.
+    pub domain: Option<Arc<str>>,
+}
+
+/// What a redirected client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alternate {
+    /// ALTERNATE-SERVER, of the client's own family.
+    pub server: SocketAddr,
+    /// Another one, of the other family (RFC 8489 §10: behind the first).
+    pub other: Option<SocketAddr>,
+    /// ALTERNATE-DOMAIN, where there is a certificate to check.
+    pub domain: Option<Arc<str>>,
+}
+
+impl Redirect {
+    /// Where `client` is sent; `None`: it stays, also because there is no address of its family.
+    pub fn of(&self, client: &FiveTuple) -> Option<Alternate> {
+        let (own, other) = match Family::of(client.client.ip()) {
+            Family::V4 => (self.ipv4, self.ipv6),
+            Family::V6 => (self.ipv6, self.ipv4),
+        };
+        let certified = matches!(client.transport, Transport::Tls | Transport::Dtls);
+        Some(Alternate {
+            server: own?,
+            other,
+            domain: self.domain.clone().filter(|_| certified),
+        })
+    }
 }
 
 /// How much a 401 over UDP says (size is reflection gain; design decision D4).

@@ -4,6 +4,7 @@ use core::fmt;
 use std::net::SocketAddr;
 
 use super::auth::{Challenge, Session};
+use super::config::Alternate;
 use super::quota::QuotaExceeded;
 use crate::wire::attribute::{AttributeError, AttributeType, Icmp};
 use crate::wire::classic::ClassicBinding;
@@ -52,6 +53,14 @@ impl Response {
                     writer.unknown_attributes(unknown);
                 }
                 Reject::Challenge(challenge) => challenge.write(writer),
+                Reject::TryAlternate(alternate) => {
+                    for server in [Some(alternate.server), alternate.other].into_iter().flatten() {
+                        writer.address(AttributeType::ALTERNATE_SERVER, server);
+                    }
+                    if let Some(domain) = &alternate.domain {
+                        writer.attribute(AttributeType::ALTERNATE_DOMAIN, domain.as_bytes());
+                    }
+                }
                 _ => {}
             }
         })
@@ -159,6 +168,8 @@ impl<'a> Reply<'a> {
 /// Why a request is refused; each is one STUN error code.
 #[derive(Debug)]
 pub(super) enum Reject {
+    /// 300: another server takes new clients.
+    TryAlternate(Alternate),
     /// 401 or 438, with what the client needs to try again.
     Challenge(Challenge),
     /// 400: an attribute is missing, malformed, or not allowed beside another.
@@ -187,6 +198,7 @@ impl Reject {
     /// The STUN error code.
     pub(super) const fn code(&self) -> u16 {
         match self {
+            Self::TryAlternate(_) => 300,
             Self::Challenge(challenge) => challenge.code(),
             Self::BadRequest => 400,
             Self::Forbidden => 403,

@@ -4,6 +4,7 @@
 mod any_certificate;
 mod client;
 mod credentials;
+mod drain;
 mod harness;
 mod hostile;
 mod peers;

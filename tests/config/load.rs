@@ -387,6 +387,21 @@ fn unwise_settings_are_warned_of_with_their_place() {
 }
 
 #[test]
+fn clients_of_a_family_that_is_not_redirected_are_warned_of() {
+    let machine = Machine::new();
+    let toml = "[turn.redirect]\nipv4 = \"203.0.113.20:3478\"\n";
+    let warnings = summary(&machine.good(toml).warnings, &machine.dir.join("relay.toml"));
+    let expected = "2:8 warning: `turn.redirect`: clients over IPv6 are not redirected, but served here | set `turn.redirect.ipv6` as well";
+    assert!(warnings.contains(&expected.to_owned()), "{warnings:#?}");
+    let both = format!("{toml}ipv6 = \"[2001:db8::20]:3478\"\ndomain = \"turn2.example.org\"\n");
+    let loaded = machine.good(&both);
+    assert!(!loaded.warnings.to_string().contains("redirect"), "{}", loaded.warnings);
+    let redirect = &loaded.settings.turn.redirect;
+    assert_eq!(redirect.domain.as_deref(), Some("turn2.example.org"));
+    assert!(redirect.ipv4.is_some() && redirect.ipv6.is_some());
+}
+
+#[test]
 fn files_that_others_can_read_are_warned_of() {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt as _;

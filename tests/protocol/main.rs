@@ -27,6 +27,7 @@ mod malformed;
 mod permission;
 mod precedence;
 mod random;
+mod redirect;
 mod refresh;
 mod reservation;
 mod responses;

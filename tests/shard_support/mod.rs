@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use relay::net::stream::KERNEL_UNSENT;
 use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::{ShardConfig, Shards, StreamHandover};
-use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::config::{Challenge, Limits, Redirect, RelayAddress, RelayConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::types::Transport;
@@ -91,6 +91,7 @@ pub fn turn_config() -> Config {
         max_lifetime: Duration::from_secs(3600),
         max_session: None,
         rfc5766_channels: false,
+        redirect: Redirect::default(),
         limits: Limits {
             allocations_per_user: 10_000,
             allocations_per_ip: 10_000,

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use relay::turn::Config;
-use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::config::{Challenge, Limits, Redirect, RelayAddress, RelayConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::types::Family;
@@ -209,6 +209,7 @@ impl Setup {
             max_lifetime: Duration::from_secs(self.max_lifetime),
             max_session: self.max_session.map(Duration::from_secs),
             rfc5766_channels: self.rfc5766_channels,
+            redirect: Redirect::default(),
             limits: rules.limits.clone(),
         })
     }

@@ -117,7 +117,14 @@ pub(super) struct RawTurn {
     pub(super) default_lifetime: Located<Duration>,
     pub(super) max_lifetime: Located<Duration>,
     pub(super) max_session: Located<OffOr<Duration>>,
+    pub(super) redirect: RawRedirect,
     pub(super) compat: RawCompat,
+}
+
+pub(super) struct RawRedirect {
+    pub(super) ipv4: Located<OffOr<SocketAddr>>,
+    pub(super) ipv6: Located<OffOr<SocketAddr>>,
+    pub(super) domain: Located<String>,
 }
 
 pub(super) struct RawCompat {
@@ -385,6 +392,11 @@ fn read_turn(s: &mut Section<'_, '_>) -> RawTurn {
         default_lifetime: s.within("default_lifetime", 10 * MINUTE, 10 * MINUTE..=DAY),
         max_lifetime: s.within("max_lifetime", HOUR, 10 * MINUTE..=DAY),
         max_session: s.value("max_session", OffOr(None)),
+        redirect: s.section("redirect", |s| RawRedirect {
+            ipv4: s.value("ipv4", OffOr(None)),
+            ipv6: s.value("ipv6", OffOr(None)),
+            domain: s.value("domain", String::new()),
+        }),
         compat: s.section("compat", |s| RawCompat {
             rfc3489_binding: s.value("rfc3489_binding", false),
             rfc5766_channels: s.value("rfc5766_channels", false),

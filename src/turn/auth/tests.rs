@@ -2,7 +2,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::turn::config::{Limits, RelayConfig};
+use crate::turn::config::{Limits, Redirect, RelayConfig};
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::rng::Rng;
@@ -50,6 +50,7 @@ fn config(secrets: Vec<Secret>, users: &[(&str, &str)]) -> Config {
         max_lifetime: Duration::from_secs(3600),
         max_session: None,
         rfc5766_channels: false,
+        redirect: Redirect::default(),
         limits: Limits::default(),
     }
 }

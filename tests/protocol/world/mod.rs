@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::config::{Challenge, Limits, Redirect, RelayAddress, RelayConfig};
 use relay::turn::counters::{Counters, METHODS};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
@@ -83,6 +83,7 @@ pub(crate) fn config() -> Config {
         max_lifetime: Duration::from_secs(3600),
         max_session: None,
         rfc5766_channels: false,
+        redirect: Redirect::default(),
         limits: Limits {
             allocations_per_user: 1000,
             challenges_per_second: 1_000_000,

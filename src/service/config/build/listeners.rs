@@ -143,7 +143,7 @@ const fn is_stream(listener: &ListenerSettings) -> bool {
 }
 
 /// Whether some of the one and some of the other cannot both be bound.
-fn overlap(some: &[SocketAddr], others: &[SocketAddr]) -> bool {
+pub(super) fn overlap(some: &[SocketAddr], others: &[SocketAddr]) -> bool {
     let clash = |a: &SocketAddr, b: &SocketAddr| {
         a.port() == b.port()
             && Family::of(a.ip()) == Family::of(b.ip())

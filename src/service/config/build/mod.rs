@@ -2,6 +2,7 @@
 
 mod addresses;
 mod listeners;
+mod redirect;
 mod secrets;
 mod tls;
 
@@ -66,7 +67,9 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     let tls = tls::check(raw, state_dir.as_deref(), cx);
     let found = addresses::find(raw, cx);
     let resolved = listeners::resolve(raw, cx);
-    listeners::check_overlaps(raw, &resolved, found.as_ref().map(|found| &found.relay), cx);
+    let relay = found.as_ref().map(|found| &found.relay);
+    listeners::check_overlaps(raw, &resolved, relay, cx);
+    redirect::check(&raw.turn.redirect, &resolved, relay, cx);
     // With mistakes nothing is made: the server will not start.
     if cx.d.has_errors() {
         return None;
@@ -310,6 +313,7 @@ fn turn_config(
         max_lifetime: raw.turn.max_lifetime.value,
         max_session: raw.turn.max_session.value.0,
         rfc5766_channels: raw.turn.compat.rfc5766_channels.value,
+        redirect: redirect::build(&raw.turn.redirect),
         limits,
     }
 }

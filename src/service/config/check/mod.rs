@@ -12,8 +12,8 @@ use ipnet::IpNet;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::Located;
-use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawTurn};
-use super::value::{Auto, External, OffOr, OneOf};
+use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn};
+use super::value::{Auto, External, OffOr, OneOf, is_host_name};
 use crate::service::external::is_private;
 
 pub(super) use credentials::{api_key, password, secret};
@@ -29,6 +29,7 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     ports(raw, d);
     peers(&raw.peers, d);
     turn(&raw.turn, d);
+    redirect(&raw.turn.redirect, d);
     limits(&raw.limits, d);
     listeners(raw, d);
     front_door::check(raw, d);
@@ -266,6 +267,53 @@ fn turn(turn: &RawTurn, d: &mut Diagnostics) {
             diagnostic
                 .at(turn.software.place)
                 .help("shorten it, or write \"\" to send none"),
+        );
+    }
+}
+
+fn redirect(redirect: &RawRedirect, d: &mut Diagnostics) {
+    let families = [
+        ("ipv4", "IPv4", &redirect.ipv4, IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
+        ("ipv6", "IPv6", &redirect.ipv6, IpAddr::is_ipv6),
+    ];
+    for (key, family, address, is_family) in families {
+        let Some(given) = address.value.0 else { continue };
+        let ip = given.ip();
+        if !is_family(&ip) {
+            let message = format!("`turn.redirect.{key}`: {ip} is not an {family} address");
+            let other = if key == "ipv4" { "ipv6" } else { "ipv4" };
+            d.push(
+                Diagnostic::error(message)
+                    .at(address.place)
+                    .help(format!("set `turn.redirect.{other}` instead")),
+            );
+        } else if ip.is_unspecified() || ip.is_multicast() {
+            let message = format!("`turn.redirect.{key}`: nobody can allocate at {ip}");
+            d.push(
+                Diagnostic::error(message)
+                    .at(address.place)
+                    .help("set the address clients reach the other server at"),
+            );
+        }
+    }
+    let domain = &redirect.domain;
+    if domain.value.is_empty() {
+        return;
+    }
+    if !is_host_name(&domain.value) || domain.value.len() > 127 {
+        let message = format!("`turn.redirect.domain`: {:?} is not a host name", domain.value);
+        d.push(
+            Diagnostic::error(message)
+                .at(domain.place)
+                .help("write the name in the other server's certificate, or \"\""),
+        );
+    }
+    if redirect.ipv4.value.0.is_none() && redirect.ipv6.value.0.is_none() {
+        let diagnostic = Diagnostic::error("`turn.redirect.domain` is set, but there is no address to redirect to");
+        d.push(
+            diagnostic
+                .at(domain.place)
+                .help("set `turn.redirect.ipv4` or `turn.redirect.ipv6`: names are not looked up by clients"),
         );
     }
 }
