@@ -79,12 +79,7 @@ impl Server {
         }
         self.check_client(client)?;
         let wanted = self.wanted(now.mono, session, message)?;
-        // Who holds a token has an allocation here, and wants the port next to it.
-        if wanted.token.is_none()
-            && let Some(alternate) = self.config.redirect.of(&client.five_tuple)
-        {
-            return Err(Reject::TryAlternate(alternate));
-        }
+        self.check_redirect(client, &wanted)?;
         let limits = Arc::clone(&self.config);
         let limits = &limits.limits;
         let reservation = match wanted.port {
@@ -149,6 +144,14 @@ impl Server {
             return Err(Reject::Forbidden);
         }
         Ok(())
+    }
+
+    /// Whether another server takes new clients. Who holds a token has an allocation here, and wants the port next to it.
+    fn check_redirect(&self, client: &Client, wanted: &Wanted) -> Result<(), Reject> {
+        match self.config.redirect.of(&client.five_tuple) {
+            Some(alternate) if wanted.token.is_none() => Err(Reject::TryAlternate(alternate)),
+            _ => Ok(()),
+        }
     }
 
     /// RFC 8656 §7.2, steps 3 to 9, as far as they are about the request alone.

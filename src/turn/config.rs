@@ -44,6 +44,29 @@ pub struct Config {
     pub limits: Limits,
 }
 
+impl Config {
+    /// What [`Config`] holds where nothing else is configured, for these credentials, peers and relayed addresses.
+    pub fn new(realm: String, credentials: Arc<Credentials>, policy: Arc<PeerPolicy>, relay: RelayConfig) -> Self {
+        Self {
+            realm,
+            software: None,
+            credentials,
+            policy,
+            relay,
+            binding: true,
+            rfc3489_binding: false,
+            challenge: Challenge::Full,
+            nonce_lifetime: Duration::from_secs(600),
+            default_lifetime: Duration::from_secs(600),
+            max_lifetime: Duration::from_secs(3600),
+            max_session: None,
+            rfc5766_channels: false,
+            redirect: Redirect::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// The server that takes new clients while this one is drained (RFC 8489 §10). Without addresses nobody is redirected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Redirect {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use relay::net::stream::KERNEL_UNSENT;
 use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::{ShardConfig, Shards, StreamHandover};
-use relay::turn::config::{Challenge, Limits, Redirect, RelayAddress, RelayConfig};
+use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::types::Transport;
@@ -67,31 +67,20 @@ pub fn turn_config() -> Config {
         ..PolicyConfig::default()
     })
     .unwrap();
+    let relay = RelayConfig {
+        ipv4: Some(RelayAddress {
+            bind: relay_ip,
+            announced: relay_ip,
+        }),
+        ipv6: Some(RelayAddress {
+            bind: v6,
+            announced: v6,
+        }),
+        ports,
+    };
     Config {
-        realm: REALM.into(),
-        software: None,
-        credentials: Arc::new(credentials),
-        policy: Arc::new(policy),
-        relay: RelayConfig {
-            ipv4: Some(RelayAddress {
-                bind: relay_ip,
-                announced: relay_ip,
-            }),
-            ipv6: Some(RelayAddress {
-                bind: v6,
-                announced: v6,
-            }),
-            ports,
-        },
-        binding: true,
-        rfc3489_binding: false,
         challenge: Challenge::Compact,
         nonce_lifetime: Duration::from_secs(3600),
-        default_lifetime: Duration::from_secs(600),
-        max_lifetime: Duration::from_secs(3600),
-        max_session: None,
-        rfc5766_channels: false,
-        redirect: Redirect::default(),
         limits: Limits {
             allocations_per_user: 10_000,
             allocations_per_ip: 10_000,
@@ -101,6 +90,7 @@ pub fn turn_config() -> Config {
             permission_requests_per_second: 10_000,
             ..Limits::default()
         },
+        ..Config::new(REALM.into(), Arc::new(credentials), Arc::new(policy), relay)
     }
 }
 

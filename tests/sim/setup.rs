@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use relay::turn::Config;
-use relay::turn::config::{Challenge, Limits, Redirect, RelayAddress, RelayConfig};
+use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::types::Family;
@@ -190,27 +190,23 @@ impl Setup {
 
     /// What the server is told.
     pub(crate) fn config(&self, rules: &Rules) -> Arc<Config> {
-        let relay = |bind, announced| Some(RelayAddress { bind, announced });
+        let address = |bind, announced| Some(RelayAddress { bind, announced });
+        let relay = RelayConfig {
+            ipv4: address(places::BOUND_V4, places::ANNOUNCED_V4),
+            ipv6: address(places::RELAY_V6, places::RELAY_V6).filter(|_| rules.ipv6),
+            ports: rules.ports.clone(),
+        };
+        let credentials = Arc::new(self.credentials(rules));
+        let policy = Arc::new(self.policy(rules));
         Arc::new(Config {
-            realm: REALM.into(),
             software: Some("relay simulated".into()),
-            credentials: Arc::new(self.credentials(rules)),
-            policy: Arc::new(self.policy(rules)),
-            relay: RelayConfig {
-                ipv4: relay(places::BOUND_V4, places::ANNOUNCED_V4),
-                ipv6: relay(places::RELAY_V6, places::RELAY_V6).filter(|_| rules.ipv6),
-                ports: rules.ports.clone(),
-            },
-            binding: true,
-            rfc3489_binding: false,
             challenge: self.challenge,
             nonce_lifetime: Duration::from_secs(self.nonce_lifetime),
-            default_lifetime: Duration::from_secs(600),
             max_lifetime: Duration::from_secs(self.max_lifetime),
             max_session: self.max_session.map(Duration::from_secs),
             rfc5766_channels: self.rfc5766_channels,
-            redirect: Redirect::default(),
             limits: rules.limits.clone(),
+            ..Config::new(REALM.into(), credentials, policy, relay)
         })
     }
 

@@ -2,7 +2,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::turn::config::{Limits, Redirect, RelayConfig};
+use crate::turn::config::RelayConfig;
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::rng::Rng;
@@ -32,27 +32,14 @@ fn config(secrets: Vec<Secret>, users: &[(&str, &str)]) -> Config {
         users: users.collect(),
         ..CredentialsConfig::default()
     };
-    Config {
-        realm: REALM.to_owned(),
-        software: None,
-        credentials: Arc::new(Credentials::new(credentials).unwrap()),
-        policy: Arc::new(PeerPolicy::new(PolicyConfig::default()).unwrap()),
-        relay: RelayConfig {
-            ipv4: None,
-            ipv6: None,
-            ports: 49_152..=65_535,
-        },
-        binding: true,
-        rfc3489_binding: false,
-        challenge: ChallengeMode::Full,
-        nonce_lifetime: Duration::from_secs(600),
-        default_lifetime: Duration::from_secs(600),
-        max_lifetime: Duration::from_secs(3600),
-        max_session: None,
-        rfc5766_channels: false,
-        redirect: Redirect::default(),
-        limits: Limits::default(),
-    }
+    let relay = RelayConfig {
+        ipv4: None,
+        ipv6: None,
+        ports: 49_152..=65_535,
+    };
+    let policy = PeerPolicy::new(PolicyConfig::default()).unwrap();
+    let credentials = Credentials::new(credentials).unwrap();
+    Config::new(REALM.to_owned(), Arc::new(credentials), Arc::new(policy), relay)
 }
 
 fn world_of(config: Config) -> World {

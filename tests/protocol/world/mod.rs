@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay::turn::config::{Challenge, Limits, Redirect, RelayAddress, RelayConfig};
+use relay::turn::config::{Limits, RelayAddress, RelayConfig};
 use relay::turn::counters::{Counters, METHODS};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
@@ -65,25 +65,14 @@ pub(crate) fn config() -> Config {
         bind: ip(RELAY_V6),
         announced: ip(RELAY_V6),
     };
+    let relay = RelayConfig {
+        ipv4: Some(v4),
+        ipv6: Some(v6),
+        ports: 50_000..=50_399,
+    };
+    let credentials = Arc::new(Credentials::new(credentials).unwrap());
     Config {
-        realm: REALM.to_owned(),
-        software: None,
-        credentials: Arc::new(Credentials::new(credentials).unwrap()),
-        policy: policy(&[]),
-        relay: RelayConfig {
-            ipv4: Some(v4),
-            ipv6: Some(v6),
-            ports: 50_000..=50_399,
-        },
-        binding: true,
-        rfc3489_binding: false,
-        challenge: Challenge::Full,
         nonce_lifetime: Duration::from_secs(3600),
-        default_lifetime: Duration::from_secs(600),
-        max_lifetime: Duration::from_secs(3600),
-        max_session: None,
-        rfc5766_channels: false,
-        redirect: Redirect::default(),
         limits: Limits {
             allocations_per_user: 1000,
             challenges_per_second: 1_000_000,
@@ -93,6 +82,7 @@ pub(crate) fn config() -> Config {
             permission_requests_per_second: 1_000_000,
             ..Limits::default()
         },
+        ..Config::new(REALM.to_owned(), credentials, policy(&[]), relay)
     }
 }
 
