@@ -9,10 +9,10 @@ use core::fmt;
 use std::io::{self, Write as _};
 
 use tracing::{Event, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Json, JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -77,7 +77,10 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
         .thread_name("relay-log")
         .finish(io::stderr());
     let lost = writer.error_counter();
-    subscriber(settings, writer)?.try_init().map_err(|_| LogError::Twice)?;
+    subscriber(settings, writer)
+        .map_err(LogError::Filter)?
+        .try_init()
+        .map_err(|_| LogError::Twice)?;
     Ok(LogGuard { _worker: worker, lost })
 }
 
@@ -105,8 +108,15 @@ pub fn catch_panics(json: bool) {
     }));
 }
 
-fn subscriber(settings: &LogSettings, writer: NonBlocking) -> Result<Box<dyn Subscriber + Send + Sync>, LogError> {
-    let filter = EnvFilter::try_new(&settings.level).map_err(|e| LogError::Filter(e.to_string()))?;
+/// What [`start`] installs: writes every line to `writer`, whole.
+///
+/// # Errors
+/// What is wrong with the level.
+pub fn subscriber<W>(settings: &LogSettings, writer: W) -> Result<Box<dyn Subscriber + Send + Sync>, String>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&settings.level).map_err(|error| error.to_string())?;
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(false)
@@ -182,7 +192,7 @@ where
 }
 
 /// Characters that a terminal acts on or that make one line look like another.
-fn is_harmful(c: char) -> bool {
+pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}')
 }

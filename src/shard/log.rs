@@ -83,8 +83,8 @@ impl fmt::Display for Relayed<'_> {
     }
 }
 
-/// Writes the line for `event`.
-pub(super) fn log(event: &Event, shard: usize, client: LogClient) {
+/// Writes the line for `event`, which happened in shard number `shard`.
+pub fn log(event: &Event, shard: usize, client: LogClient) {
     match event {
         Event::AllocationBegan {
             id,

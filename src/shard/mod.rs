@@ -38,7 +38,7 @@ use self::carrier::Carrier;
 use self::clock::Clock;
 pub use self::counters::ShardCounters;
 pub use self::handover::StreamHandover;
-pub use self::log::LogClient;
+pub use self::log::{LogClient, log as log_event};
 use self::pace::Pace;
 use self::sockets::Sockets;
 use self::streams::Streams;
