@@ -120,6 +120,25 @@ impl Carrier {
         Ok(())
     }
 
+    /// Takes over a relay socket that another shard has opened.
+    ///
+    /// # Errors
+    /// Those of the system; the socket is closed then.
+    pub(super) fn attach(&mut self, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
+        self.sockets.attach(epoll, id, socket)?;
+        self.send.reserve_egress(self.sockets.egress_count());
+        self.stats.relay_sockets.add(1);
+        Ok(())
+    }
+
+    /// Gives a relay socket away, after sending what it still has to send.
+    pub(super) fn detach(&mut self, now: Instant, epoll: &Epoll, id: RelayId) -> Option<UdpSocket> {
+        self.flush(now);
+        let socket = self.sockets.detach(epoll, id)?;
+        self.stats.relay_sockets.sub(1);
+        Some(socket)
+    }
+
     /// Closes a relay socket, after sending what it still has to send: the batch names sockets by number, and the next
     /// socket with this number is somebody else's.
     pub(super) fn close(&mut self, now: Instant, id: RelayId) {

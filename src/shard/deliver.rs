@@ -66,9 +66,11 @@ impl Worker {
     /// Application data for an allocation of this shard, sent by another allocation of this server.
     pub(super) fn relayed(&mut self, letter: Letter, data: Range<usize>) {
         let verdict = self.server.handle_relayed(self.now, letter.to, letter.from, data.len());
-        // To a client or nowhere: what comes from a relayed address is never sent on to a third.
-        if let Verdict::ToClient { allocation, frame } = verdict {
-            self.deliver_to_client(allocation, frame, data, letter.tos);
+        // To a client, or after an allocation that has moved; never on to a third.
+        match verdict {
+            Verdict::ToClient { allocation, frame } => self.deliver_to_client(allocation, frame, data, letter.tos),
+            Verdict::ToAllocation { shard, .. } => self.deliver_to_allocation(usize::from(shard), letter, data),
+            _ => {}
         }
     }
 

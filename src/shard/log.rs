@@ -1,4 +1,4 @@
-//! One line when an allocation begins and one when it ends (target `relay::allocation`).
+//! One line when an allocation begins, one whenever it moves, and one when it ends (target `relay::allocation`).
 
 use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -99,6 +99,25 @@ pub fn log(event: &Event, shard: usize, client: LogClient) {
             relayed = %Relayed(relayed),
             user = %Username(username),
             "allocation began"
+        ),
+        Event::AllocationMoved {
+            id,
+            from: (home, old),
+            was,
+            client: now,
+            username,
+            relayed,
+        } => tracing::info!(
+            target: "relay::allocation",
+            id = format_args!("{shard}-{}-{}", id.index, id.generation),
+            was_id = format_args!("{home}-{}-{}", old.index, old.generation),
+            client = now.map(|now| tracing::field::display(client.show(now.client))),
+            transport = now.map(|now| now.transport.as_str()),
+            was_client = %client.show(was.client),
+            was_transport = was.transport.as_str(),
+            relayed = %Relayed(relayed),
+            user = %Username(username),
+            "allocation moved"
         ),
         Event::AllocationEnded {
             id,

@@ -2,13 +2,14 @@
 //!
 //! The kernel deals clients out to the shards (SO_REUSEPORT keeps a five-tuple on one), and an allocation's relay sockets
 //! are opened by the shard that has the allocation, so shards have nothing to do with each other, but for packets from
-//! one relayed address of this server to another (`mailbox`). The rest of the process talks to them through [`Shards`].
+//! one relayed address of this server to another (`mailbox`), and for allocations that move with their clients (`handoff`). The rest of the process talks to them through [`Shards`].
 //!
 //! ```text
 //! worker     the loop                      carrier    UDP: slab, send batch, sockets
 //! deliver    verdicts -> datagrams, frames streams    TCP and TLS clients; stream_io: what is done with them
 //! mailbox    packets between shards        pace       when to let packets gather
 //! link       names of sockets              clock      the only place that reads one
+//! handoff    allocations between shards    handover   streams from the front door
 //! log        lines for the operator        counters   what is counted
 //! ```
 
@@ -16,6 +17,7 @@ mod carrier;
 pub mod clock;
 pub mod counters;
 mod deliver;
+mod handoff;
 pub mod handover;
 mod link;
 mod log;
@@ -159,6 +161,8 @@ impl Shards {
         let clock = Clock::start();
         let wakers = (0..count).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
         let mut ends = mailboxes(config.mailbox, &wakers);
+        let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
+        let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
         let mut all = Self {
             shards: Vec::new(),
             counters: Vec::new(),
@@ -166,10 +170,9 @@ impl Shards {
             clock,
             next: AtomicUsize::new(0),
         };
-        for (index, listeners) in sockets.into_iter().enumerate() {
+        for (index, (listeners, control_rx)) in sockets.into_iter().zip(control_rxs).enumerate() {
             let counters = Arc::new(Counters::default());
             let stats = Arc::new(ShardCounters::default());
-            let (control, control_rx) = mpsc::channel();
             let (handovers, handovers_rx) = mpsc::sync_channel(HANDOVERS);
             let (mail_to, mail) = std::mem::take(&mut ends[index]);
             let seed = Seed {
@@ -187,12 +190,13 @@ impl Shards {
                     waker: wakers[index].clone(),
                 },
                 mail_to,
+                peers: peers.clone(),
                 counters: Arc::clone(&counters),
                 stats: Arc::clone(&stats),
             };
             let thread = seed.spawn()?;
             all.shards.push(Shard {
-                control,
+                control: controls[index].clone(),
                 handovers,
                 waker: wakers[index].clone(),
                 thread,
@@ -299,6 +303,7 @@ struct Seed {
     listeners: Vec<UdpSocket>,
     inlets: Inlets,
     mail_to: Vec<Option<mailbox::Sender>>,
+    peers: Vec<(mpsc::Sender<Control>, Waker)>,
     counters: Arc<Counters>,
     stats: Arc<ShardCounters>,
 }
@@ -350,6 +355,7 @@ impl Seed {
             listeners,
             inlets,
             mail_to,
+            peers,
             counters,
             stats,
         } = self;
@@ -369,6 +375,8 @@ impl Seed {
             departed: Vec::new(),
             inlets,
             mail_to,
+            peers,
+            detached: Vec::new(),
             counters,
             stats,
             pace: Pace::new(config.pause),

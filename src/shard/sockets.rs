@@ -93,6 +93,14 @@ impl Sockets {
     /// Those of the system; nothing stays open then.
     pub(super) fn open(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
         let socket = UdpSocket::bind(bind, &self.options)?;
+        self.attach(epoll, id, socket)
+    }
+
+    /// Watches a relay socket that another shard has opened.
+    ///
+    /// # Errors
+    /// Those of the system; the socket is closed then.
+    pub(super) fn attach(&mut self, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
         epoll.add(socket.as_fd(), Name::relay(id).token(), Interest::Read)?;
         let slot = relay_slot(id) as usize;
         if self.relays.len() <= slot {
@@ -102,12 +110,24 @@ impl Sockets {
         Ok(())
     }
 
+    /// Watches a relay socket no more and gives it away.
+    pub(super) fn detach(&mut self, epoll: &Epoll, id: RelayId) -> Option<UdpSocket> {
+        let socket = self.take(id)?;
+        // It is watched, so this succeeds; were it not, there would be nothing to undo.
+        let _ = epoll.remove(socket.as_fd());
+        Some(socket)
+    }
+
     /// Closes a relay socket; `false` if it was not open.
     pub(super) fn close(&mut self, id: RelayId) -> bool {
+        self.take(id).is_some()
+    }
+
+    fn take(&mut self, id: RelayId) -> Option<UdpSocket> {
         if !self.is_open(id) {
-            return false;
+            return None;
         }
-        self.relays[relay_slot(id) as usize] = None;
+        let relay = self.relays[relay_slot(id) as usize].take();
         // Memory of a crowd that has gone is given back in large steps.
         while let Some(None) = self.relays.last() {
             self.relays.pop();
@@ -115,7 +135,7 @@ impl Sockets {
         if self.relays.capacity() > 1024 && self.relays.len() < self.relays.capacity() / 4 {
             self.relays.shrink_to(self.relays.capacity() / 2);
         }
-        true
+        relay.map(|relay| relay.socket)
     }
 
     /// Whether every socket coalesces received and segments sent datagrams.

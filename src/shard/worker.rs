@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::carrier::Carrier;
 use super::clock::Clock;
 use super::counters::ShardCounters;
+use super::handoff::Parcel;
 use super::handover::StreamHandover;
 use super::link::Name;
 use super::log::{self, LogClient};
@@ -22,6 +23,7 @@ use super::pace::Pace;
 use super::streams::Streams;
 use crate::net::sys::epoll::{Epoll, Event, Interest, Waker};
 use crate::net::sys::options;
+use crate::net::udp::UdpSocket;
 use crate::turn::time::{Instant, Now};
 use crate::turn::types::{Client, FiveTuple, PeerAddr, RelayId, Transport};
 use crate::turn::{Command, Config, Counters, Icmp, OpenError, Response, Server};
@@ -51,6 +53,8 @@ pub(super) enum Control {
     Config(Arc<Config>),
     /// End every allocation and stream, then stop; at the latest after this long.
     Shutdown(Duration),
+    /// What another shard says about an allocation that moves.
+    Handoff(Box<Parcel>),
 }
 
 /// The ends of everything that leads to a worker.
@@ -76,6 +80,10 @@ pub(super) struct Worker {
     pub(super) inlets: Inlets,
     /// By shard; none to oneself.
     pub(super) mail_to: Vec<Option<mailbox::Sender>>,
+    /// By shard, this one included.
+    pub(super) peers: Vec<(mpsc::Sender<Control>, Waker)>,
+    /// Relay sockets on their way to another shard.
+    pub(super) detached: Vec<(RelayId, UdpSocket)>,
     pub(super) counters: Arc<Counters>,
     pub(super) stats: Arc<ShardCounters>,
     pub(super) pace: Pace,
@@ -266,6 +274,14 @@ impl Worker {
     /// Everything that came by way of other threads.
     fn receive_mail(&mut self) {
         self.inlets.waker.clear();
+        // Before the mail: it may be for an allocation that has just come.
+        while let Ok(control) = self.inlets.control.try_recv() {
+            match control {
+                Control::Config(config) => self.server.set_config(self.now, config),
+                Control::Shutdown(timeout) => self.begin_shutdown(timeout),
+                Control::Handoff(parcel) => self.receive_handoff(*parcel),
+            }
+        }
         for shard in 0..self.inlets.mail.len() {
             for taken in 0.. {
                 if taken == MAIL_BATCH {
@@ -286,12 +302,6 @@ impl Worker {
         }
         while let Ok(handover) = self.inlets.handovers.try_recv() {
             self.adopt(handover);
-        }
-        while let Ok(control) = self.inlets.control.try_recv() {
-            match control {
-                Control::Config(config) => self.server.set_config(self.now, config),
-                Control::Shutdown(timeout) => self.begin_shutdown(timeout),
-            }
         }
     }
 
@@ -338,13 +348,7 @@ impl Worker {
     /// Commands, departures and events of the core, until there are none.
     fn carry_out(&mut self) {
         loop {
-            while let Some(command) = self.server.poll_command() {
-                match command {
-                    Command::OpenRelay { id, bind } => self.open_relay(id, bind),
-                    Command::CloseRelay { id } => self.carrier.close(self.now.mono, id),
-                    Command::CloseStream { link } => self.close_stream(link),
-                }
-            }
+            self.obey();
             // Only now, so that a request before a client's FIN has got its response (RFC 8489 §6.2.2).
             let Some(client) = self.departed.pop() else { break };
             self.server.handle_disconnect(self.now, &client);
@@ -352,6 +356,19 @@ impl Worker {
         while let Some(event) = self.server.poll_event() {
             log::log(&event, self.index, self.log_client);
         }
+    }
+
+    /// Carries out what the core wants done, and sends what it has for other shards.
+    pub(super) fn obey(&mut self) {
+        while let Some(command) = self.server.poll_command() {
+            match command {
+                Command::OpenRelay { id, bind } => self.open_relay(id, bind),
+                Command::CloseRelay { id } => self.carrier.close(self.now.mono, id),
+                Command::DetachRelay { id } => self.detach(id),
+                Command::CloseStream { link } => self.close_stream(link),
+            }
+        }
+        self.send_handoffs();
     }
 
     fn open_relay(&mut self, id: RelayId, bind: std::net::SocketAddr) {

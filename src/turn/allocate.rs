@@ -1,6 +1,6 @@
 //! Allocate (RFC 8656 §7.2): the checks in the RFC's order, then opening the relay sockets, then the response.
 //!
-//! Deliberately absent: TCP allocations (RFC 6062), mobility (RFC 8016).
+//! Deliberately absent: TCP allocations (RFC 6062).
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::allocation::{Allocation, FAMILIES, Opening, Socket};
 use super::auth::Session;
 use super::limits::Bucket;
+use super::mobility::Mobile;
 use super::output::{Command, DropReason, EndReason, Verdict};
 use super::policy::PeerClass;
 use super::ports::Want;
@@ -52,6 +53,8 @@ struct Wanted {
     /// The port behind this token instead of a random one.
     token: Option<Token>,
     lifetime: Option<u32>,
+    /// An empty MOBILITY-TICKET: the client wants one.
+    mobile: bool,
 }
 
 /// Ports taken for an allocation that is not made yet.
@@ -68,13 +71,12 @@ impl Server {
         &mut self,
         now: Now,
         client: &Client,
-        live: Option<AllocationId>,
         session: &Arc<Session>,
         message: &Message<'_>,
     ) -> Result<Outcome, Reject> {
         // RFC 8656 §7.2-2. A late copy of a request whose allocation is gone already must not make another one.
         let transaction_id = message.transaction_id();
-        if live.is_some() || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
+        if self.has_allocation(client) || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
             return Err(Reject::AllocationMismatch);
         }
         self.check_client(client)?;
@@ -125,7 +127,8 @@ impl Server {
             opening: Some(Box::new(opening)),
             requests: Bucket::default(),
             reports: Bucket::default(),
-            _quota: quota,
+            quota,
+            mobile: wanted.mobile.then(|| Box::new(Mobile::new(self.rng.array()))),
         });
         self.await_sockets(now.mono, id);
         for family in FAMILIES {
@@ -168,6 +171,7 @@ impl Server {
         let even = message.decode(AttributeType::EVEN_PORT, attribute::even_port)?;
         let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
         let additional = message.decode(AttributeType::ADDITIONAL_ADDRESS_FAMILY, attribute::address_family)?;
+        let mobile = self.wants_ticket(message)?;
         // §7.2-5
         if let Some(token) = token {
             if even.is_some() || requested.is_some() || additional.is_some() {
@@ -182,6 +186,7 @@ impl Server {
                 port: Want::Any,
                 token: Some(token),
                 lifetime,
+                mobile,
             });
         }
         // §7.2-6
@@ -219,6 +224,7 @@ impl Server {
             port,
             token: None,
             lifetime,
+            mobile,
         })
     }
 
@@ -402,14 +408,8 @@ impl Server {
         }
         let config = Arc::clone(&self.config);
         let stream = client.five_tuple.transport.is_stream();
-        let reply = Reply {
-            method: Method::Allocate,
-            transaction_id,
-            fingerprint,
-            verbose: stream,
-            software: config.software.as_deref().filter(|_| stream),
-            signer: Some((&session.key, session.integrity)),
-        };
+        let software = config.software.as_deref();
+        let reply = Reply::later(Method::Allocate, transaction_id, fingerprint, stream, software).signed(&session);
         if some {
             self.answer_allocate(now.mono, id, &client, &reply, response);
         } else {
@@ -502,6 +502,10 @@ impl Server {
             writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, client.five_tuple.client);
             if let Some(token) = &allocation.token {
                 writer.attribute(AttributeType::RESERVATION_TOKEN, token);
+            }
+            if let Some(mobile) = allocation.mobile.as_deref() {
+                let ticket = self.shared.tickets.text(mobile.newest());
+                writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
             }
             if let Some((family, code)) = allocation.unavailable {
                 let family = if family == Family::V4 { FAMILY_IPV4 } else { FAMILY_IPV6 };

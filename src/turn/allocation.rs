@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::auth::Session;
 use super::limits::Bucket;
+use super::mobility::Mobile;
 use super::output::{Command, EndReason, Event};
 use super::ports::Want;
 use super::quota::{QuotaUnit, ReservationUnit};
@@ -48,7 +49,9 @@ pub(super) struct Allocation {
     /// ICMP reports.
     pub(super) reports: Bucket,
     /// This allocation's share; goes back when it is dropped.
-    pub(super) _quota: QuotaUnit,
+    pub(super) quota: QuotaUnit,
+    /// Its client asked for a mobility ticket.
+    pub(super) mobile: Option<Box<Mobile>>,
 }
 
 /// A relay socket.
@@ -121,7 +124,8 @@ impl Allocations {
         self.0.iter().flatten().map(|allocation| allocation.id).collect()
     }
 
-    fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
+    /// Takes an allocation out; its routes and its timer stay.
+    pub(super) fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
         self.get(id)?;
         let removed = self.0.get_mut(id.index as usize)?.take();
         while let Some(None) = self.0.last() {
@@ -141,7 +145,7 @@ impl Server {
         if self.forward.client(id)?.link != client.link {
             if client.five_tuple.transport.is_stream() {
                 // The same addresses, another connection: the one this allocation came by is closed.
-                self.end(now.mono, id, EndReason::Disconnected);
+                self.depart(now.mono, id);
                 return None;
             }
             self.forward.set_link(id, client.link);
@@ -168,6 +172,9 @@ impl Server {
             }
         }
         self.timers.arm(now, id.index, now + lifetime);
+        if let Some(mobile) = allocation.mobile.as_deref() {
+            self.shared.tickets.set(*mobile.newest(), self.shard.index, id);
+        }
         let Some(&client) = self.forward.client(id) else { return };
         let transport = client.five_tuple.transport as usize;
         self.counters.allocations_began[transport].add(1);
@@ -224,7 +231,7 @@ impl Server {
     }
 
     /// Sets the timer to the next thing that happens to an allocation.
-    fn arm(&mut self, now: Instant, id: AllocationId) {
+    pub(super) fn arm(&mut self, now: Instant, id: AllocationId) {
         let next = FAMILIES
             .map(|family| self.forward.until(id, family))
             .into_iter()
@@ -257,10 +264,14 @@ impl Server {
         let Some(allocation) = self.allocations.remove(id) else {
             return;
         };
+        let away = self.forward.is_away(id);
         let Some((client, traffic)) = self.forward.remove(id) else {
             return;
         };
         self.timers.cancel(id.index);
+        if let Some(mobile) = allocation.mobile {
+            self.end_mobility(*mobile);
+        }
         if let Some(opening) = allocation.opening {
             // It never began: there is nothing to tell.
             self.abandon(*opening);
@@ -276,6 +287,7 @@ impl Server {
         }
         self.counters.allocations_ended[why as usize].add(1);
         self.counters.allocations[five_tuple.transport as usize].sub(1);
+        self.counters.away.sub(u64::from(away));
         self.events.push_back(Event::AllocationEnded {
             id,
             five_tuple,

@@ -36,6 +36,8 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// A session is not refreshed beyond this age. `None`: no cap.
     pub max_session: Option<Duration>,
+    /// RFC 8016. `None`: who asks for a ticket is answered 405.
+    pub mobility: Option<Mobility>,
     /// Channel numbers up to 0x7FFF for RFC 5766 clients (design decision D6).
     pub rfc5766_channels: bool,
     /// Where clients go instead of allocating here.
@@ -60,6 +62,7 @@ impl Config {
             default_lifetime: Duration::from_secs(600),
             max_lifetime: Duration::from_secs(3600),
             max_session: None,
+            mobility: None,
             rfc5766_channels: false,
             redirect: Redirect::default(),
             limits: Limits::default(),
@@ -103,6 +106,13 @@ impl Redirect {
             domain: self.domain.clone().filter(|_| certified),
         })
     }
+}
+
+/// Allocations that move with their clients (RFC 8016).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mobility {
+    /// How long an allocation with a ticket outlives its client's stream; never longer than its lifetime.
+    pub grace: Duration,
 }
 
 /// How much a 401 over UDP says (size is reflection gain; design decision D4).

@@ -76,6 +76,14 @@ pub struct Counters {
     pub allocations_ended: [Cell; EndReason::ALL.len()],
     /// Live allocations, by [`Transport`] (gauge).
     pub allocations: [Cell; Transport::ALL.len()],
+    /// Refreshes with a mobility ticket that were granted (RFC 8016).
+    pub moves_granted: Cell,
+    /// Allocations that left for their client's new five-tuple, at this shard or another.
+    pub allocations_left: Cell,
+    /// Allocations that arrived at it.
+    pub allocations_arrived: Cell,
+    /// Live allocations whose client is gone and may come back with its ticket (gauge).
+    pub away: Cell,
     /// Relay ports in use or reserved (gauge).
     pub ports_used: Cell,
     /// Relay ports this shard may use (gauge).

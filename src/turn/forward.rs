@@ -15,11 +15,13 @@
 //!
 //! The verdict of the peer policy is cached with the epoch of the policy that gave it; a reload starts a new epoch.
 //!
-//! Every change of a route goes through the writers in the second `impl ForwardTable`, nothing else: an offload that
-//! mirrors the table would be told there. Deadlines travel with the routes, so a mirror could test them as well.
+//! Every change of a route goes through the writers in the second `impl ForwardTable` and in `moving`, nothing else: an
+//! offload that mirrors the table would be told there. Deadlines travel with the routes, so a mirror could test them as well.
 
 mod address;
 mod flow;
+mod index;
+mod moving;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +32,8 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use address::{AddressHasher, PeerIp};
-use flow::{CLOSED, Channel, Checked, Flow};
+pub(super) use flow::Flow;
+use flow::{CLOSED, Channel, Checked};
 
 use super::counters::Counters;
 use super::output::{DataRange, DropReason, Frame, Traffic, Verdict};
@@ -234,6 +237,9 @@ impl ForwardTable {
         if class.is_none() {
             return Verdict::Drop(DropReason::PeerDenied);
         }
+        if flow.away {
+            return Verdict::Drop(DropReason::ClientAway);
+        }
         if !fits(frame, len, &flow.client.five_tuple) {
             return Verdict::Drop(DropReason::TooLong);
         }
@@ -266,7 +272,8 @@ impl ForwardTable {
         let ip = PeerIp::new(peer.0.ip());
         self.flow(relay.allocation).is_some_and(|flow| {
             let permission = flow.position_of_permission(ip).map(|at| &flow.permissions[at]);
-            flow.until[relay.family as usize] > now
+            !flow.away
+                && flow.until[relay.family as usize] > now
                 && permission.is_ok_and(|permission| permission.until > now)
                 && self.policy.permission(peer.0.ip()).is_ok()
         })
@@ -351,16 +358,11 @@ impl ForwardTable {
             self.allocation_of(&client.five_tuple).is_none(),
             "one allocation per five-tuple"
         );
-        self.generation = self.generation.wrapping_add(1);
-        let entry = self.flows.vacant_entry();
-        let index = entry.key() as u32;
-        let id = AllocationId {
-            index,
-            generation: self.generation,
-        };
-        entry.insert(Box::new(Flow {
+        let id = self.next_id();
+        self.flows.insert(Box::new(Flow {
             id,
             client,
+            away: false,
             relayed: [None; 2],
             until: [CLOSED; 2],
             traffic: Traffic::default(),
@@ -368,14 +370,7 @@ impl ForwardTable {
             by_peer: Vec::new(),
             permissions: Vec::new(),
         }));
-        let Self {
-            flows,
-            hasher,
-            by_client,
-            ..
-        } = self;
-        let rehash = |&i: &u32| hasher.five_tuple(&flows[i as usize].client.five_tuple);
-        by_client.insert_unique(hasher.five_tuple(&client.five_tuple), index, rehash);
+        self.index_client(id.index);
         id
     }
 
@@ -386,20 +381,7 @@ impl ForwardTable {
         flow.relayed[family as usize] = Some(relayed);
         flow.until[family as usize] = until;
         self.directory.set(relayed, Some(shard));
-        let hash = self.hasher.relayed(family, relayed.0.port());
-        let Self {
-            flows,
-            hasher,
-            by_relayed,
-            ..
-        } = self;
-        let rehash = |&(i, f): &(u32, Family)| {
-            hasher.relayed(
-                f,
-                flows[i as usize].relayed[f as usize].map_or(0, |relayed| relayed.0.port()),
-            )
-        };
-        by_relayed.insert_unique(hash, (id.index, family), rehash);
+        self.index_relayed(id.index, relayed);
     }
 
     /// Moves the expiry of a relayed transport address (§8.2). Permissions and channels keep theirs.
@@ -419,10 +401,7 @@ impl ForwardTable {
         flow.retain_channels(|channel| channel.ip.family() != family);
         let relayed = flow.relayed[family as usize]?;
         self.directory.set(relayed, None);
-        let hash = self.hasher.relayed(family, relayed.0.port());
-        if let Ok(entry) = self.by_relayed.find_entry(hash, |&entry| entry == (id.index, family)) {
-            entry.remove();
-        }
+        self.unindex_relayed(id.index, family);
         // Only now: the hash of the entry above was that of this address.
         if let Some(flow) = self.flow_mut(id) {
             flow.relayed[family as usize] = None;
@@ -435,11 +414,8 @@ impl ForwardTable {
         self.flow(id)?;
         self.close(id, Family::V4);
         self.close(id, Family::V6);
+        self.unindex_client(id.index);
         let flow = self.flows.remove(id.index as usize);
-        let hash = self.hasher.five_tuple(&flow.client.five_tuple);
-        if let Ok(entry) = self.by_client.find_entry(hash, |&index| index == id.index) {
-            entry.remove();
-        }
         self.shrink();
         Some((flow.client, flow.traffic))
     }
@@ -522,6 +498,15 @@ impl ForwardTable {
         Ok(())
     }
 
+    /// The name of the next allocation to be added.
+    fn next_id(&mut self) -> AllocationId {
+        self.generation = self.generation.wrapping_add(1);
+        AllocationId {
+            index: self.flows.vacant_key() as u32,
+            generation: self.generation,
+        }
+    }
+
     fn flow(&self, id: AllocationId) -> Option<&Flow> {
         self.flows
             .get(id.index as usize)
@@ -534,31 +519,6 @@ impl ForwardTable {
             .get_mut(id.index as usize)
             .map(|flow| &mut **flow)
             .filter(|flow| flow.id == id)
-    }
-
-    /// Gives memory back after a rush: tables at a quarter of their capacity are made smaller.
-    fn shrink(&mut self) {
-        let Self {
-            flows,
-            hasher,
-            by_client,
-            by_relayed,
-            ..
-        } = self;
-        if by_client.capacity() > 1024 && by_client.len() < by_client.capacity() / 4 {
-            by_client.shrink_to(by_client.len() * 2, |&i| {
-                hasher.five_tuple(&flows[i as usize].client.five_tuple)
-            });
-            by_relayed.shrink_to(by_relayed.len() * 2, |&(i, f)| {
-                hasher.relayed(
-                    f,
-                    flows[i as usize].relayed[f as usize].map_or(0, |relayed| relayed.0.port()),
-                )
-            });
-        }
-        if flows.is_empty() {
-            flows.shrink_to_fit();
-        }
     }
 }
 

@@ -25,12 +25,10 @@ impl Server {
             return Verdict::Drop(DropReason::PeerDenied);
         }
         let data = DataRange::from(data);
-        self.forward.relay_send(
-            now.mono,
-            &client.five_tuple,
-            PeerAddr(peer),
-            data,
-            dont_fragment.is_some(),
-        )
+        let dont_fragment = dont_fragment.is_some();
+        let verdict = self
+            .forward
+            .relay_send(now.mono, &client.five_tuple, PeerAddr(peer), data, dont_fragment);
+        self.or_hold(verdict, client, message.bytes())
     }
 }

@@ -237,7 +237,8 @@ fn take_apart(nonce: &[u8]) -> Result<(Features, &[u8]), Stale> {
     }
 }
 
-fn mac(key: &[u8; 32]) -> Hmac<Sha256> {
+/// HMAC-SHA256 with this key.
+pub(super) fn mac(key: &[u8; 32]) -> Hmac<Sha256> {
     // HMAC is defined for keys of every length (RFC 2104 §2), so this cannot fail.
     Hmac::new_from_slice(key).expect("HMAC takes keys of every length")
 }

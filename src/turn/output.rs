@@ -46,7 +46,9 @@ pub enum Verdict {
     },
     /// A response for the sender is in the response buffer.
     Respond,
-    /// A relay socket is being opened; the response comes from `Server::handle_relay_opened`.
+    /// Nothing yet: a relay socket is being opened, and the response comes from `Server::handle_relay_opened`; or another
+    /// shard is asked for the client's allocation (RFC 8016), and the response comes from `Server::handle_handoff`, or this
+    /// very packet again from `Server::poll_held`.
     Waiting,
     /// Nothing is sent, and it is counted.
     Drop(DropReason),
@@ -146,6 +148,11 @@ pub enum Command {
         /// Which.
         id: RelayId,
     },
+    /// Stop watching a relay socket and keep it for the handoff that names it (`Handoff::sockets`).
+    DetachRelay {
+        /// Which.
+        id: RelayId,
+    },
     /// Close a client's stream: its first bytes were no TURN, or its allocation ended by our decision.
     CloseStream {
         /// Which.
@@ -165,6 +172,21 @@ pub enum Event {
         /// Full USERNAME of the Allocate.
         username: Arc<str>,
         /// One relayed transport address per family.
+        relayed: [Option<RelayedAddr>; 2],
+    },
+    /// An allocation has moved to its client's new five-tuple (RFC 8016). Told by the shard it came to.
+    AllocationMoved {
+        /// Its id from now on.
+        id: AllocationId,
+        /// The shard it was at, and its id there.
+        from: (usize, AllocationId),
+        /// The five-tuple it had.
+        was: FiveTuple,
+        /// The one it has now. `None`: the client was gone again before it came.
+        client: Option<FiveTuple>,
+        /// Full USERNAME of the Allocate.
+        username: Arc<str>,
+        /// Its relayed transport addresses: they stay.
         relayed: [Option<RelayedAddr>; 2],
     },
     /// An allocation is gone.
@@ -235,6 +257,8 @@ closed_set! {
         Disconnected => "disconnected",
         /// The server is stopping.
         Shutdown => "shutdown",
+        /// It moved to another worker, which could not watch its relay socket.
+        SocketLost => "socket_lost",
     }
 }
 
@@ -295,5 +319,9 @@ closed_set! {
         SendFailed => "send_failed",
         /// The relay socket or stream closed meanwhile.
         Gone => "gone",
+        /// The client's stream is closed, and its allocation waits for it with a mobility ticket (RFC 8016).
+        ClientAway => "client_away",
+        /// The client's allocation is on its way from another worker, and enough packets are held for it already.
+        Moving => "moving",
     }
 }

@@ -84,12 +84,23 @@ impl Quotas {
             return Err(QuotaExceeded::User);
         }
         unit.user = Some(Arc::clone(user));
+        unit.address = Some(self.address(client, limits)?);
+        Ok(unit)
+    }
+
+    /// Takes the share of one client address alone: for an allocation that is to move there (RFC 8016).
+    ///
+    /// # Errors
+    /// When the address holds as many as allowed.
+    pub fn address(&self, client: IpAddr, limits: &Limits) -> Result<AddressUnit, QuotaExceeded> {
         let source = Source::from(client);
-        if !counts.addresses.take(&source, limits.allocations_per_ip) {
+        if !self.0.addresses.take(&source, limits.allocations_per_ip) {
             return Err(QuotaExceeded::Address);
         }
-        unit.address = Some(source);
-        Ok(unit)
+        Ok(AddressUnit {
+            counts: Arc::clone(&self.0),
+            source,
+        })
     }
 
     /// Takes the unit one port reservation (EVEN-PORT with R, RFC 8656 §7.2) needs.
@@ -123,7 +134,20 @@ impl Quotas {
 pub struct QuotaUnit {
     counts: Arc<Counts>,
     user: Option<Arc<str>>,
-    address: Option<Source>,
+    /// Missing only while the unit is being taken.
+    address: Option<AddressUnit>,
+}
+
+impl QuotaUnit {
+    /// Whether the allocation is counted for the source `client` belongs to.
+    pub fn covers(&self, client: IpAddr) -> bool {
+        self.address.as_ref().is_some_and(|address| address.covers(client))
+    }
+
+    /// Counts the allocation for another client address; the share of the one before goes back.
+    pub fn move_to(&mut self, address: AddressUnit) {
+        self.address = Some(address);
+    }
 }
 
 impl Drop for QuotaUnit {
@@ -131,10 +155,28 @@ impl Drop for QuotaUnit {
         if let Some(user) = &self.user {
             self.counts.users.give_back(user);
         }
-        if let Some(address) = &self.address {
-            self.counts.addresses.give_back(address);
-        }
         self.counts.total.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One client address's share; goes back when dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the share back"]
+pub struct AddressUnit {
+    counts: Arc<Counts>,
+    source: Source,
+}
+
+impl AddressUnit {
+    /// Whether it is for the source `client` belongs to.
+    pub fn covers(&self, client: IpAddr) -> bool {
+        self.source == Source::from(client)
+    }
+}
+
+impl Drop for AddressUnit {
+    fn drop(&mut self) {
+        self.counts.addresses.give_back(&self.source);
     }
 }
 

@@ -31,17 +31,7 @@ impl Server {
         if lifetime == Some(0) && self.transactions.contains(now, &client.five_tuple, transaction_id) {
             return Ok(Outcome::Lifetime(Duration::ZERO));
         }
-        let has: Vec<Family> = FAMILIES
-            .into_iter()
-            .filter(|&family| self.forward.until(id, family) > now)
-            .collect();
-        // Of a dual allocation, one half may be meant (§8.1).
-        let families = match requested {
-            None => has,
-            Some(FAMILY_IPV4) if has.contains(&Family::V4) => vec![Family::V4],
-            Some(FAMILY_IPV6) if has.contains(&Family::V6) => vec![Family::V6],
-            Some(_) => return Err(Reject::FamilyMismatch),
-        };
+        let families = self.families(now, id, requested)?;
         if lifetime == Some(0) {
             self.delete(now, id, &families);
             if !client.five_tuple.transport.is_stream() {
@@ -49,17 +39,39 @@ impl Server {
             }
             return Ok(Outcome::Lifetime(Duration::ZERO));
         }
-        let age = self
-            .allocations
-            .get(id)
-            .map_or(Duration::ZERO, |allocation| now - allocation.requested);
-        let lifetime = self.lifetime(lifetime, age);
+        let lifetime = self.lifetime(lifetime, self.age(now, id));
         self.extend(now, id, &families, lifetime);
         Ok(Outcome::Lifetime(lifetime))
     }
 
+    /// Which relayed transport addresses a Refresh is about: of a dual allocation, one half may be meant (§8.1).
+    pub(super) fn families(
+        &self,
+        now: Instant,
+        id: AllocationId,
+        requested: Option<u8>,
+    ) -> Result<Vec<Family>, Reject> {
+        let has: Vec<Family> = FAMILIES
+            .into_iter()
+            .filter(|&family| self.forward.until(id, family) > now)
+            .collect();
+        match requested {
+            None => Ok(has),
+            Some(FAMILY_IPV4) if has.contains(&Family::V4) => Ok(vec![Family::V4]),
+            Some(FAMILY_IPV6) if has.contains(&Family::V6) => Ok(vec![Family::V6]),
+            Some(_) => Err(Reject::FamilyMismatch),
+        }
+    }
+
+    /// How long ago an allocation was asked for.
+    pub(super) fn age(&self, now: Instant, id: AllocationId) -> Duration {
+        self.allocations
+            .get(id)
+            .map_or(Duration::ZERO, |allocation| now - allocation.requested)
+    }
+
     /// LIFETIME 0: ends the allocation, or one half of it.
-    fn delete(&mut self, now: Instant, id: AllocationId, families: &[Family]) {
+    pub(super) fn delete(&mut self, now: Instant, id: AllocationId, families: &[Family]) {
         let rest = FAMILIES
             .into_iter()
             .any(|f| !families.contains(&f) && self.forward.until(id, f) > now);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::auth::{AuthError, Authenticator, Session};
 use super::counters::METHODS;
 use super::limits::Rate;
+use super::mobility::ticket::TICKET_LEN;
 use super::output::{DropReason, Verdict};
 use super::response::{Reject, Reply, Response};
 use super::server::Server;
@@ -18,12 +19,14 @@ use crate::wire::message::{Class, Message, Method};
 
 /// What a fulfilled request is answered with.
 pub(super) enum Outcome {
-    /// Nothing yet: relay sockets are being opened.
+    /// Nothing yet: relay sockets are being opened, or another shard is asked.
     Waiting,
     /// A success response without attributes.
     Done,
     /// A success response with this LIFETIME.
     Lifetime(Duration),
+    /// The same, and a new MOBILITY-TICKET.
+    Resumed(Duration, [u8; TICKET_LEN]),
     /// No answer.
     Silent(DropReason),
 }
@@ -89,6 +92,10 @@ impl Server {
             Ok(Outcome::Lifetime(lifetime)) => response.success(&reply, |writer| {
                 writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
             }),
+            Ok(Outcome::Resumed(lifetime, ticket)) => response.success(&reply, |writer| {
+                writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
+                writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
+            }),
             Err(reject) => return self.answer_error(&reply, &reject, response),
         };
         debug_assert!(written, "a success response fits its buffer");
@@ -130,7 +137,15 @@ impl Server {
             return Err(Reject::UnknownAttributes(unknown));
         }
         if method == Method::Allocate {
-            return self.allocate(now, client, live, session, message);
+            return self.allocate(now, client, session, message);
+        }
+        if method == Method::Refresh
+            && let Some(ticket) = message.attribute(AttributeType::MOBILITY_TICKET)
+        {
+            return self.resume(now.mono, client, live, session, message, ticket);
+        }
+        if let Some(outcome) = self.hold_request(client, session, message.bytes()) {
+            return Ok(outcome);
         }
         // RFC 8656 §5: there is an allocation, and it is this user's.
         let id = live.ok_or(Reject::AllocationMismatch)?;

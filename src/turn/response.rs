@@ -146,10 +146,22 @@ pub(super) struct Reply<'a> {
 impl<'a> Reply<'a> {
     /// The response to `message`, not signed.
     pub(super) fn to(message: &Message<'_>, method: Method, stream: bool, software: Option<&'a str>) -> Self {
+        let (id, fingerprint) = (message.transaction_id(), message.has_fingerprint());
+        Self::later(method, id, fingerprint, stream, software)
+    }
+
+    /// The response to a request that was taken in earlier, not signed.
+    pub(super) fn later(
+        method: Method,
+        transaction_id: TransactionId,
+        fingerprint: bool,
+        stream: bool,
+        software: Option<&'a str>,
+    ) -> Self {
         Self {
             method,
-            transaction_id: message.transaction_id(),
-            fingerprint: message.has_fingerprint(),
+            transaction_id,
+            fingerprint,
             verbose: stream,
             software: software.filter(|_| stream),
             signer: None,
@@ -176,6 +188,8 @@ pub(super) enum Reject {
     BadRequest,
     /// 403: policy forbids this peer, or this client.
     Forbidden,
+    /// 405: mobility is switched off.
+    MobilityForbidden,
     /// 420: comprehension-required attributes this server does not know.
     UnknownAttributes(UnknownAttributes),
     /// 437: the five-tuple has an allocation where it must not, or has none where it must.
@@ -202,6 +216,7 @@ impl Reject {
             Self::Challenge(challenge) => challenge.code(),
             Self::BadRequest => 400,
             Self::Forbidden => 403,
+            Self::MobilityForbidden => 405,
             Self::UnknownAttributes(_) => 420,
             Self::AllocationMismatch => 437,
             Self::FamilyNotSupported => 440,

@@ -9,6 +9,7 @@ use super::allocation::Allocations;
 use super::config::Config;
 use super::counters::Counters;
 use super::forward::ForwardTable;
+use super::mobility::{Handoff, Visitors};
 use super::nonce::Nonces;
 use super::output::{Command, DataRange, DropReason, EndReason, Event, Verdict};
 use super::ports::PortPool;
@@ -45,6 +46,9 @@ pub struct Server {
     pub(super) reserved: VecDeque<(Instant, Token)>,
     pub(super) commands: VecDeque<Command>,
     pub(super) events: VecDeque<Event>,
+    pub(super) visitors: Visitors,
+    pub(super) handoffs: VecDeque<Handoff>,
+    pub(super) stopping: bool,
     /// Kept for its capacity.
     due: Vec<u32>,
 }
@@ -76,6 +80,9 @@ impl Server {
             reserved: VecDeque::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),
+            visitors: Visitors::new(rng.next_u64()),
+            handoffs: VecDeque::new(),
+            stopping: false,
             due: Vec::new(),
             rng,
         };
@@ -120,17 +127,21 @@ impl Server {
             Some(relay) => self
                 .forward
                 .relay_datagram(now.mono, relay, from, data_len, &mut self.rng),
-            None => Verdict::Drop(DropReason::NoSuchRelay),
+            None => self.relayed_elsewhere(to, from, data_len),
         };
         self.count(verdict)
     }
 
-    /// A client's stream was closed: its allocation goes with it, because nobody can come back to it (design decision D11).
+    /// A client's stream was closed: its allocation goes with it, because nobody can come back to it (design decision D11),
+    /// unless with a mobility ticket.
     pub fn handle_disconnect(&mut self, now: Now, client: &Client) {
+        if self.visitors.contains(client) {
+            self.withdraw(&client.five_tuple);
+        }
         if let Some(id) = self.forward.allocation_of(&client.five_tuple)
             && self.forward.client(id).is_some_and(|known| known.link == client.link)
         {
-            self.end(now.mono, id, EndReason::Disconnected);
+            self.depart(now.mono, id);
         }
     }
 
@@ -172,9 +183,9 @@ impl Server {
         self.forward.client(id)
     }
 
-    /// Whether a client has an allocation, or is being given one.
+    /// Whether a client has an allocation, or is being given one: a new one, or its own from where it was before.
     pub fn has_allocation(&self, client: &Client) -> bool {
-        self.forward.allocation_of(&client.five_tuple).is_some()
+        self.forward.allocation_of(&client.five_tuple).is_some() || self.visitors.contains(client)
     }
 
     /// Number of allocations, those being made included.
@@ -191,6 +202,7 @@ impl Server {
 
     /// Ends every allocation, because the server stops.
     pub fn shutdown(&mut self, now: Now) {
+        self.stop_mobility();
         for id in self.allocations.ids() {
             self.end(now.mono, id, EndReason::Shutdown);
         }
@@ -199,10 +211,25 @@ impl Server {
     fn handle_channel_data(&mut self, now: Now, client: &Client, packet: &[u8]) -> Verdict {
         match channel_data::parse(packet) {
             Ok((number, data)) => {
-                self.forward
-                    .relay_channel_data(now.mono, &client.five_tuple, number, DataRange::from(data))
+                let verdict =
+                    self.forward
+                        .relay_channel_data(now.mono, &client.five_tuple, number, DataRange::from(data));
+                self.or_hold(verdict, client, packet)
             }
             Err(_) => Verdict::Drop(DropReason::BadChannelData),
+        }
+    }
+
+    /// No allocation has this address here any more: it may have moved to another shard since the packet was sent (RFC 8016).
+    fn relayed_elsewhere(&self, to: RelayedAddr, from: PeerAddr, data_len: usize) -> Verdict {
+        match self.shared.directory.owner(to) {
+            Some(shard) if usize::from(shard) != self.shard.index => Verdict::ToAllocation {
+                shard,
+                to,
+                from,
+                data: DataRange::from(0..data_len),
+            },
+            _ => Verdict::Drop(DropReason::NoSuchRelay),
         }
     }
 
@@ -245,7 +272,7 @@ impl Server {
         }
     }
 
-    fn count(&self, verdict: Verdict) -> Verdict {
+    pub(super) fn count(&self, verdict: Verdict) -> Verdict {
         let counters = &self.counters;
         counters.received.add(1);
         match verdict {
@@ -259,7 +286,7 @@ impl Server {
 }
 
 /// Takes the first element. What a rush has made grow is given back once it is over.
-fn take_first<T>(queue: &mut VecDeque<T>) -> Option<T> {
+pub(super) fn take_first<T>(queue: &mut VecDeque<T>) -> Option<T> {
     const KEPT: usize = 256;
     let first = queue.pop_front();
     if queue.is_empty() && queue.capacity() > KEPT {

@@ -1,4 +1,5 @@
-//! What the shards of one process share: the nonce key, quotas and limits, reserved ports, and who owns which relay port.
+//! What the shards of one process share: the nonce key, quotas and limits, reserved ports, mobility tickets, and who owns
+//! which relay port.
 //!
 //! A relayed packet touches none of it, but for one atomic load when its peer is itself a relayed address of this server.
 //! Instants of all shards count from the same origin.
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::limits::Limiters;
+use super::mobility::ticket::Tickets;
 use super::quota::{Quotas, ReservationUnit};
 use super::rng::Rng;
 use super::time::Instant;
@@ -22,6 +24,7 @@ pub struct Shared {
     pub(super) limiters: Limiters,
     pub(super) directory: Arc<RelayDirectory>,
     pub(super) reservations: Reservations,
+    pub(super) tickets: Tickets,
 }
 
 impl fmt::Debug for Shared {
@@ -42,6 +45,7 @@ impl Shared {
             limiters: Limiters::new(&mut rng),
             directory: Arc::default(),
             reservations: Reservations::default(),
+            tickets: Tickets::new(&mut rng),
         }
     }
 
@@ -54,7 +58,8 @@ impl Shared {
 /// Which shard a live relayed transport address belongs to.
 ///
 /// Ports are dealt out to shards by arithmetic, but a reserved port (EVEN-PORT) lives where its token is used, so the
-/// arithmetic would not do. Written when an allocation begins and ends.
+/// arithmetic would not do; nor for one that has moved with its client (RFC 8016). Written when an allocation begins, moves and
+/// ends.
 #[derive(Debug)]
 pub(super) struct RelayDirectory {
     /// By family and port: shard index plus one; 0 where nothing lives.
@@ -171,7 +176,8 @@ impl Reservations {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks a mutex of ours.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section is one step, so a panic elsewhere leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

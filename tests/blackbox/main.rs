@@ -7,6 +7,7 @@ mod credentials;
 mod drain;
 mod harness;
 mod hostile;
+mod mobility;
 mod peers;
 mod programs;
 mod relaying;

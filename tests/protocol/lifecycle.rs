@@ -8,7 +8,7 @@ use crate::world::*;
 fn ended(world: &World) -> Vec<EndReason> {
     let why = |event: &Event| match event {
         Event::AllocationEnded { why, .. } => Some(*why),
-        Event::AllocationBegan { .. } => None,
+        Event::AllocationBegan { .. } | Event::AllocationMoved { .. } => None,
     };
     world.events.iter().filter_map(why).collect()
 }

@@ -24,6 +24,7 @@ mod lifecycle;
 mod limits;
 mod login;
 mod malformed;
+mod mobility;
 mod permission;
 mod precedence;
 mod random;

@@ -286,7 +286,7 @@ fn what_is_unknown_is_refused_or_ignored_by_its_half_and_of_two_the_first_counts
                 old.to_be_bytes()
             );
         }
-        let vendors = [0xC057, 0xC001, 0xFF00, 0xFF05, 0x802F, 0x8030, 0x0024, 0x0025];
+        let vendors = [0xC057, 0xC001, 0xFF00, 0xFF05, 0x802F, 0x0024, 0x0025];
         let request = vendors.into_iter().fold(raw_allocate(), |raw, kind| {
             raw.attribute(AttributeType(kind), b"other.example")
         });

@@ -475,6 +475,13 @@ impl Client {
         decode(&bytes)
     }
 
+    /// The next thing that is no response, if it comes in time.
+    pub fn next(&mut self, timeout: Duration) -> Option<Incoming> {
+        self.early
+            .pop_front()
+            .or_else(|| self.pipe.recv(timeout).map(|bytes| decode(&bytes)))
+    }
+
     pub fn hears_nothing(&mut self) -> bool {
         self.early.is_empty() && self.pipe.recv(SILENCE).is_none()
     }

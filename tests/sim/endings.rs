@@ -80,6 +80,7 @@ impl Oracle {
                 assert_eq!(**username, held.login.username);
                 assert!(relayed.iter().any(Option::is_some));
             }
+            Event::AllocationMoved { .. } => panic!("mobility is off"),
             Event::AllocationEnded {
                 five_tuple,
                 username,
@@ -136,6 +137,7 @@ impl Oracle {
                 });
             }
             EndReason::Shutdown => assert_eq!(cause, Cause::Shutdown),
+            EndReason::SocketLost => panic!("nothing moves"),
         }
     }
 

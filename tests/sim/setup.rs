@@ -204,6 +204,7 @@ impl Setup {
             nonce_lifetime: Duration::from_secs(self.nonce_lifetime),
             max_lifetime: Duration::from_secs(self.max_lifetime),
             max_session: self.max_session.map(Duration::from_secs),
+            mobility: None,
             rfc5766_channels: self.rfc5766_channels,
             limits: rules.limits.clone(),
             ..Config::new(REALM.into(), credentials, policy, relay)

@@ -376,6 +376,7 @@ impl World {
             match command {
                 Command::OpenRelay { id, bind } => self.open_relay(shard, id, bind),
                 Command::CloseRelay { id } => self.close_relay(shard, id),
+                Command::DetachRelay { .. } => panic!("mobility is off"),
                 Command::CloseStream { link } => closing.push(link),
             }
         }

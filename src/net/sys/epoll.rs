@@ -92,6 +92,11 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
     }
 
+    /// Watches `fd` no more.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, Interest::None)
+    }
+
     /// Waits until something is ready or `timeout` has passed (rounded up to milliseconds; `None`: for ever).
     /// Returns how many events there are; a signal counts as none.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {

@@ -119,6 +119,7 @@ pub(super) struct RawTurn {
     pub(super) max_session: Located<OffOr<Duration>>,
     pub(super) redirect: RawRedirect,
     pub(super) compat: RawCompat,
+    pub(super) mobility: RawMobility,
 }
 
 pub(super) struct RawRedirect {
@@ -130,6 +131,11 @@ pub(super) struct RawRedirect {
 pub(super) struct RawCompat {
     pub(super) rfc3489_binding: Located<bool>,
     pub(super) rfc5766_channels: Located<bool>,
+}
+
+pub(super) struct RawMobility {
+    pub(super) enabled: Located<bool>,
+    pub(super) grace: Located<Duration>,
 }
 
 pub(super) struct RawLimits {
@@ -400,6 +406,10 @@ fn read_turn(s: &mut Section<'_, '_>) -> RawTurn {
         compat: s.section("compat", |s| RawCompat {
             rfc3489_binding: s.value("rfc3489_binding", false),
             rfc5766_channels: s.value("rfc5766_channels", false),
+        }),
+        mobility: s.section("mobility", |s| RawMobility {
+            enabled: s.value("enabled", false),
+            grace: s.within("grace", 5 * MINUTE, SECOND..=DAY),
         }),
     }
 }

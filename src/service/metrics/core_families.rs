@@ -112,6 +112,21 @@ fn allocations(sum: &Sum<'_>, out: &mut Exposition) {
         by_transport(|c| &c.allocations_began),
     );
     out.counter(
+        "relay_mobility_granted_total",
+        "Refreshes with a mobility ticket that were granted (RFC 8016).",
+        Sample::plain(sum(&|c| &c.moves_granted)),
+    );
+    out.counter(
+        "relay_allocations_moved_total",
+        "Allocations that moved to another five-tuple of their client (RFC 8016).",
+        Sample::plain(sum(&|c| &c.allocations_arrived)),
+    );
+    out.gauge(
+        "relay_allocations_away",
+        "Live allocations whose client's connection is closed and that wait for it (RFC 8016).",
+        Sample::plain(sum(&|c| &c.away)),
+    );
+    out.counter(
         "relay_allocations_ended_total",
         "Allocations that ended, by why.",
         EndReason::ALL

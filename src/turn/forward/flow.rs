@@ -14,9 +14,11 @@ pub(super) const STEP: usize = 4;
 
 /// One allocation.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(in crate::turn) struct Flow {
     pub(super) id: AllocationId,
     pub(super) client: Client,
+    /// That client is gone, and the allocation waits for it to come back (RFC 8016).
+    pub(super) away: bool,
     pub(super) relayed: [Option<RelayedAddr>; 2],
     /// Expiry of each relayed transport address; [`CLOSED`] before it is bound and after it is gone.
     pub(super) until: [Instant; 2],
@@ -60,6 +62,21 @@ pub(super) struct Checked {
 }
 
 impl Flow {
+    /// The client, or who was it.
+    pub(in crate::turn) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether that client is gone.
+    pub(in crate::turn) const fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// 0 where there is none.
+    pub(super) fn relayed_port(&self, family: Family) -> u16 {
+        self.relayed[family as usize].map_or(0, |relayed| relayed.0.port())
+    }
+
     /// Why nothing is relayed: `reason`, unless the whole allocation has expired and only waits to be swept.
     pub(super) fn nothing(&self, now: Instant, reason: DropReason) -> Verdict {
         let expired = self.until.iter().all(|&until| until <= now);

@@ -14,7 +14,7 @@ use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::time::{Instant, Now, UnixTime};
 use relay::turn::types::{FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
-use relay::turn::{Command, Config, DropReason, Event, Frame, OpenError, Response, Server, Shared, Verdict};
+use relay::turn::{Command, Config, DropReason, Event, Frame, Handoff, OpenError, Response, Server, Shared, Verdict};
 
 pub(crate) use answer::{Answer, Delivered, Sent};
 pub(crate) use message::*;
@@ -42,6 +42,13 @@ pub(crate) struct World {
     pub(crate) binds: Vec<SocketAddr>,
     pub(crate) closed_streams: Vec<Link>,
     pub(crate) events: Vec<Event>,
+    /// Handoffs on their way, with the shard they are from; delivered at once unless `hold_handoffs`.
+    pub(crate) handoffs: VecDeque<(usize, Handoff)>,
+    pub(crate) hold_handoffs: bool,
+    /// Relay sockets on their way.
+    detached: HashMap<(usize, RelayId), SocketAddr>,
+    /// What became of packets that were held until their allocation came.
+    pub(crate) released: Vec<(Vec<u8>, Answer)>,
     response: Response,
 }
 
@@ -156,6 +163,10 @@ impl World {
             binds: Vec::new(),
             closed_streams: Vec::new(),
             events: Vec::new(),
+            handoffs: VecDeque::new(),
+            hold_handoffs: false,
+            detached: HashMap::new(),
+            released: Vec::new(),
             response: Response::new(),
         }
     }
@@ -215,16 +226,23 @@ impl World {
 
     /// A packet from a client, as it is.
     pub(crate) fn packet(&mut self, client: &Client, packet: &[u8]) -> Answer {
-        let (index, now) = (client.shard, self.now());
-        let verdict = self.shards[index].handle_client(now, &client.client, packet, &mut self.response);
+        self.packet_at(client.shard, &client.client, packet)
+    }
+
+    fn packet_at(&mut self, index: usize, client: &relay::turn::types::Client, packet: &[u8]) -> Answer {
+        let now = self.now();
+        let verdict = self.shards[index].handle_client(now, client, packet, &mut self.response);
         let answer = match verdict {
             Verdict::Respond => Answer::of(&self.response, packet),
             Verdict::Waiting => match self.settle(index) {
                 Some((to, response)) => {
-                    assert_eq!(to, client.client, "the response is for who asked");
+                    assert_eq!(to, *client, "the response is for who asked");
                     Answer::of(&response, packet)
                 }
-                None => Answer::Waiting,
+                None => match self.released.iter().position(|(held, _)| held == packet) {
+                    Some(at) => self.released.remove(at).1,
+                    None => Answer::Waiting,
+                },
             },
             Verdict::Drop(reason) => Answer::Dropped(reason),
             Verdict::ToPeer {
@@ -319,14 +337,57 @@ impl World {
                 Command::CloseRelay { id } => {
                     self.sockets.remove(&(index, id));
                 }
+                Command::DetachRelay { id } => {
+                    let bind = self.sockets.remove(&(index, id)).expect("an open relay socket");
+                    self.detached.insert((index, id), bind);
+                }
                 Command::CloseStream { link } => self.closed_streams.push(link),
             }
+        }
+        while let Some(handoff) = self.shards[index].poll_handoff() {
+            self.handoffs.push_back((index, handoff));
+        }
+        if !self.hold_handoffs {
+            answered = self.carry().or(answered);
         }
         while let Some(event) = self.shards[index].poll_event() {
             self.events.push(event);
         }
         self.check(index);
         answered
+    }
+
+    /// Delivers every handoff, and those that come of them; returns the last response there was.
+    pub(crate) fn carry(&mut self) -> Option<(relay::turn::types::Client, Response)> {
+        let mut answered = None;
+        while !self.handoffs.is_empty() {
+            answered = self.carry_one().or(answered);
+        }
+        answered
+    }
+
+    /// Delivers the oldest handoff.
+    pub(crate) fn carry_one(&mut self) -> Option<(relay::turn::types::Client, Response)> {
+        let (from, handoff) = self.handoffs.pop_front()?;
+        let (now, to, sockets) = (self.now(), handoff.to(), handoff.sockets());
+        let mut response = Response::new();
+        let handled = self.shards[to].handle_handoff(now, handoff, &mut response);
+        for (old, new) in sockets.into_iter().zip(handled.arrived) {
+            assert_eq!(old.is_some(), new.is_some());
+            if let (Some(old), Some(new)) = (old, new) {
+                let bind = self.detached.remove(&(from, old)).expect("it was detached");
+                self.sockets.insert((to, new), bind);
+            }
+        }
+        // One at a time: what comes of a held packet waits its turn.
+        let hold = std::mem::replace(&mut self.hold_handoffs, true);
+        while let Some((client, packet)) = self.shards[to].poll_held() {
+            let answer = self.packet_at(to, &client, &packet);
+            self.released.push((packet.into_vec(), answer));
+        }
+        self.hold_handoffs = hold;
+        let answered = handled.respond.map(|client| (client, response));
+        answered.or_else(|| self.settle(to))
     }
 
     /// The shard tells the core of a relay socket.
@@ -349,11 +410,13 @@ impl World {
         let ended = counters.relayed.get() + counters.answered.get() + counters.waiting.get() + dropped;
         assert_eq!(counters.received.get(), ended, "every packet ends in one verdict");
         let sum = |cells: &[relay::turn::counters::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
-        let live = sum(&counters.allocations_began) - sum(&counters.allocations_ended);
+        let live = sum(&counters.allocations_began) + counters.allocations_arrived.get()
+            - sum(&counters.allocations_ended)
+            - counters.allocations_left.get();
         assert_eq!(
             sum(&counters.allocations),
             live,
-            "the gauge is what began and has not ended"
+            "the gauge is what came and has not gone"
         );
         assert!(live <= server.allocations() as u64);
         assert!(counters.ports_used.get() <= counters.ports_total.get());
@@ -362,6 +425,7 @@ impl World {
     /// Nothing is left over: no allocation, socket, port or share of a quota.
     pub(crate) fn assert_empty(&self) {
         assert!(self.sockets.is_empty(), "{:?}", self.sockets);
+        assert!(self.handoffs.is_empty() && self.detached.is_empty());
         for (server, counters) in self.shards.iter().zip(&self.counters) {
             assert_eq!((server.allocations(), counters.ports_used.get()), (0, 0));
         }

@@ -22,7 +22,7 @@ use super::settings::{
 };
 use super::value::{Auto, Network, Placed, is_host_name};
 use crate::service::first_run;
-use crate::turn::config::{Config, Limits, RelayConfig};
+use crate::turn::config::{Config, Limits, Mobility, RelayConfig};
 use crate::turn::credential::Credentials;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 
@@ -314,6 +314,9 @@ fn turn_config(
         max_session: raw.turn.max_session.value.0,
         rfc5766_channels: raw.turn.compat.rfc5766_channels.value,
         redirect: redirect::build(&raw.turn.redirect),
+        mobility: raw.turn.mobility.enabled.value.then_some(Mobility {
+            grace: raw.turn.mobility.grace.value,
+        }),
         limits,
     }
 }

@@ -1,0 +1,62 @@
+//! Allocations without a client, and those that leave for another shard or come from one (RFC 8016).
+
+use super::flow::{Checked, Flow};
+use super::{Client, ForwardTable};
+use crate::turn::types::{AllocationId, Family};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl ForwardTable {
+    /// The client is gone, its allocation stays: what peers send meanwhile is dropped. `false`: there is no such allocation.
+    pub(in crate::turn) fn leave(&mut self, id: AllocationId) -> bool {
+        let Some(flow) = self.flow_mut(id) else { return false };
+        flow.away = true;
+        self.unindex_client(id.index);
+        true
+    }
+
+    /// Whether its client is gone.
+    pub(in crate::turn) fn is_away(&self, id: AllocationId) -> bool {
+        self.flow(id).is_some_and(Flow::is_away)
+    }
+
+    /// Takes an allocation out, to be put into another table. The directory goes on naming this shard until it arrives
+    /// there: one that names the other already would send packets where there is nothing yet.
+    pub(in crate::turn) fn take(&mut self, id: AllocationId) -> Option<Box<Flow>> {
+        self.flow(id)?;
+        for family in FAMILIES {
+            self.unindex_relayed(id.index, family);
+        }
+        self.unindex_client(id.index);
+        let flow = self.flows.remove(id.index as usize);
+        self.shrink();
+        Some(flow)
+    }
+
+    /// Puts an allocation of another table in, under a new name. Without a `client` it waits for one.
+    pub(in crate::turn) fn adopt(&mut self, mut flow: Box<Flow>, client: Option<Client>, shard: usize) -> AllocationId {
+        let id = self.next_id();
+        flow.id = id;
+        flow.away = client.is_none();
+        if let Some(client) = client {
+            flow.client = client;
+        }
+        // What the other table's policy said has no meaning here.
+        flow.channels
+            .iter_mut()
+            .for_each(|channel| channel.checked = Checked::NEVER);
+        flow.permissions
+            .iter_mut()
+            .for_each(|permission| permission.checked = Checked::NEVER);
+        let relayed = flow.relayed;
+        self.flows.insert(flow);
+        for relayed in relayed.into_iter().flatten() {
+            self.index_relayed(id.index, relayed);
+            self.directory.set(relayed, Some(shard));
+        }
+        if client.is_some() {
+            self.index_client(id.index);
+        }
+        id
+    }
+}

@@ -1,0 +1,118 @@
+//! Clients of the program that change networks and transports, and keep their allocations (RFC 8016).
+
+use relay::turn::types::Transport;
+use relay::wire::attribute::AttributeType;
+use relay::wire::message::Method;
+
+use crate::client::{Answer, Client, PATIENCE};
+use crate::harness::{EchoPeer, SECRET, Server, minted};
+
+const SWITCHED_ON: &str = "[peers]\nallow = [\"127.0.0.2/32\"]\n\n[turn.mobility]\nenabled = true\ngrace = \"30s\"\n";
+
+fn allocate_with_ticket(client: &mut Client, ticket: &[u8]) -> Answer {
+    client.request(Method::Allocate, |w| {
+        w.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        w.attribute(AttributeType::MOBILITY_TICKET, ticket);
+    })
+}
+
+fn refresh_with_ticket(client: &mut Client, ticket: &[u8]) -> Answer {
+    client.request(Method::Refresh, |w| {
+        w.attribute(AttributeType::MOBILITY_TICKET, ticket);
+    })
+}
+
+fn ticket_of(answer: &Answer) -> Vec<u8> {
+    assert_eq!(answer.code(), 0);
+    let ticket = answer.message().attribute(AttributeType::MOBILITY_TICKET);
+    ticket.expect("MOBILITY-TICKET").to_vec()
+}
+
+fn assert_echoes(client: &mut Client, data: &[u8]) {
+    client.send_channel(0x4000, data);
+    let back = client.receive_data(PATIENCE).expect("the echo");
+    assert_eq!(back, (Ok(0x4000), data.to_vec()));
+}
+
+//= MOB-02
+//= MOB-04
+#[test]
+fn a_call_goes_on_from_udp_to_tcp_to_tls_and_back_to_udp_from_another_port() {
+    let mut server = Server::start_with(SWITCHED_ON);
+    let peer = EchoPeer::start();
+    let login = minted(SECRET, 600, "traveller");
+    let mut client = Client::udp(server.plain).with_login(&login);
+    let answer = allocate_with_ticket(&mut client, &[]);
+    let relayed = answer.address(AttributeType::XOR_RELAYED_ADDRESS);
+    let mut ticket = ticket_of(&answer);
+    assert_eq!(client.channel_bind(0x4000, peer.address), 0);
+    assert_echoes(&mut client, b"from home");
+    let journey = [
+        (Transport::Tcp, server.plain),
+        (Transport::Tls, server.door),
+        (Transport::Udp, server.door),
+        (Transport::Udp, server.door),
+        (Transport::Tcp, server.tls),
+        (Transport::Udp, server.plain),
+    ];
+    for (transport, address) in journey {
+        let mut next = Client::over_transport(transport, address).with_login(&login);
+        ticket = ticket_of(&refresh_with_ticket(&mut next, &ticket));
+        assert_echoes(&mut client, b"still by the old path");
+        assert_echoes(&mut next, b"by the new path");
+        assert_eq!(client.refresh(600), 437, "{transport}: the old path is dead");
+        client = next;
+    }
+    assert_eq!(server.metric("relay_allocations_moved_total", ""), 6.0);
+    assert_eq!(server.metric("relay_allocations", ""), 1.0);
+    server.wait_for_log("allocation moved");
+    assert_eq!(client.refresh(0), 0);
+    assert_eq!(server.metric("relay_allocations", ""), 0.0);
+    assert_eq!(peer.sources(), [relayed], "one address all the way");
+    server.assert_healthy();
+}
+
+//= D11
+#[test]
+fn a_broken_connection_does_not_end_the_call_of_a_client_with_a_ticket() {
+    let mut server = Server::start_with(SWITCHED_ON);
+    let peer = EchoPeer::start();
+    let login = minted(SECRET, 600, "tunnel");
+    let mut client = Client::tls(server.tls).with_login(&login);
+    let ticket = ticket_of(&allocate_with_ticket(&mut client, &[]));
+    assert_eq!(client.channel_bind(0x4000, peer.address), 0);
+    drop(client);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while server.metric("relay_allocations_away", "") < 1.0 {
+        assert!(std::time::Instant::now() < deadline, "the connection is not missed");
+    }
+    let mut back = Client::tcp(server.plain).with_login(&login);
+    ticket_of(&refresh_with_ticket(&mut back, &ticket));
+    assert_echoes(&mut back, b"here again");
+    assert_eq!(server.metric("relay_allocations_away", ""), 0.0);
+    server.assert_healthy();
+}
+
+//= MOB-01
+//= MOB-03
+#[test]
+fn tickets_are_for_those_who_may_have_them() {
+    let server = Server::start();
+    let login = minted(SECRET, 600, "a");
+    let mut client = Client::udp(server.plain).with_login(&login);
+    assert_eq!(
+        allocate_with_ticket(&mut client, &[]).code(),
+        405,
+        "off unless switched on"
+    );
+    assert!(client.allocate().is_ok());
+    drop(server);
+    let server = Server::start_with(SWITCHED_ON);
+    let mut client = Client::tcp(server.plain).with_login(&login);
+    assert_eq!(allocate_with_ticket(&mut client, &[1]).code(), 400);
+    let ticket = ticket_of(&allocate_with_ticket(&mut client, &[]));
+    let mut thief = Client::udp(server.plain).with_login(&minted(SECRET, 600, "b"));
+    assert_eq!(refresh_with_ticket(&mut thief, &ticket).code(), 441);
+    assert_eq!(refresh_with_ticket(&mut thief, &[7; 32]).code(), 437);
+    assert_eq!(client.refresh(0), 0);
+}
