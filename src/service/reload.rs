@@ -41,6 +41,9 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
         new.turn.relay.ports = old.turn.relay.ports.clone();
         addresses = true;
     }
+    if addresses && keep("[nat_discovery]", old.turn.discovery != new.turn.discovery) {
+        new.turn.discovery.clone_from(&old.turn.discovery);
+    }
     if addresses {
         new.turn.policy = Arc::clone(&old.turn.policy);
         keep("[peers]", true);
@@ -150,5 +153,27 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
             assert!(Arc::ptr_eq(&merged.settings.turn.policy, &old.turn.policy));
             assert!(merged.waiting.contains(&"[peers]"), "{:?}", merged.waiting);
         }
+    }
+
+    /// Its places would be told to clients, and nothing listens there before the restart.
+    #[test]
+    fn nat_discovery_waits_with_its_listeners() {
+        let old = settings("discovery-old", BASE);
+        let listeners = r#"[{ bind = "*:3478" }, { bind = "*:3479" }]"#;
+        let text = BASE.replace(
+            r#"[{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]"#,
+            listeners,
+        );
+        let text = format!("{text}\nnat_discovery = {{ enabled = true, ipv4 = [\"127.0.0.1\", \"127.0.0.2\"] }}\n");
+        let new = settings("discovery-new", &text);
+        assert!(new.turn.discovery.is_some());
+        let merged = merge(&old, new.clone());
+        assert_eq!(merged.settings.turn.discovery, None);
+        assert!(merged.waiting.contains(&"[nat_discovery]"), "{:?}", merged.waiting);
+        let same = merge(
+            &new,
+            settings("discovery-same", &text.replace("enabled = true", "enabled = false")),
+        );
+        assert_eq!((same.settings.turn.discovery, same.waiting), (None, Vec::new()));
     }
 }

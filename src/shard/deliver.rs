@@ -8,7 +8,7 @@ use super::worker::Worker;
 use crate::net::stream::QueueKind;
 use crate::net::udp::Datagram;
 use crate::turn::types::{AllocationId, Client};
-use crate::turn::{DropReason, Frame, Verdict};
+use crate::turn::{DropReason, Frame, Route, Verdict};
 
 impl Worker {
     /// Carries out what the core says about the packet at `packet` in the slab. `client` is who sent it, if a client
@@ -135,11 +135,20 @@ impl Worker {
                 }
             }
             Name::Listener(egress) => {
+                // Seldom it goes another way than it came (RFC 5780): as if its client had come that way.
+                let (egress, client) = match self.response.route() {
+                    None => (Some(egress), *client),
+                    Some(Route { from, to }) => (self.carrier.sockets.listener_at(from), client.seen_at(from, to)),
+                };
+                let Some(egress) = egress else {
+                    self.counters.drop_packet(DropReason::Gone);
+                    return;
+                };
                 let datagram = Datagram {
                     header: self.response.bytes(),
-                    ..to_listener(egress, client, 0..0)
+                    ..to_listener(egress, &client, 0..0)
                 };
-                self.carrier.push_to_client(self.now.mono, client, &datagram);
+                self.carrier.push_to_client(self.now.mono, &client, &datagram);
             }
             Name::Relay { .. } | Name::Waker => {}
         }

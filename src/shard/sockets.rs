@@ -1,7 +1,7 @@
 //! The UDP sockets of one shard: its listeners and the relay sockets of its allocations.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use super::link::{Name, relay_slot};
@@ -72,6 +72,17 @@ impl Sockets {
     /// Listener `index`.
     pub(super) fn listener(&self, index: u32) -> Option<&UdpSocket> {
         self.listeners.get(index as usize)
+    }
+
+    /// The number of the listener that can send from `local`: bound to it, or to all addresses.
+    pub(super) fn listener_at(&self, local: SocketAddr) -> Option<u32> {
+        let at = |bound: SocketAddr| self.listeners.iter().position(|socket| socket.local_addr() == bound);
+        let any: IpAddr = match local {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let index = at(local).or_else(|| at(SocketAddr::new(any, local.port())))?;
+        u32::try_from(index).ok()
     }
 
     /// The relay socket in `slot`, if its generation still is `generation`.

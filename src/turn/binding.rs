@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::discovery::Wish;
 use super::output::{DropReason, Verdict};
-use super::response::{Reject, Reply, Response};
+use super::response::{Reject, Reply, Response, Route};
 use super::server::Server;
 use super::time::Now;
 use super::types::{Client, FiveTuple, Transport};
@@ -23,10 +24,24 @@ impl Server {
         if let Err(reason) = self.admit_binding(now, client) {
             return Verdict::Drop(reason);
         }
-        let stream = client.five_tuple.transport.is_stream();
-        let source = client.five_tuple.client;
+        let FiveTuple {
+            client: source,
+            server,
+            transport,
+        } = client.five_tuple;
         let config = Arc::clone(&self.config);
-        let reply = Reply::to(message, Method::Binding, stream, config.software.as_deref());
+        let reply = Reply::to(
+            message,
+            Method::Binding,
+            transport.is_stream(),
+            config.software.as_deref(),
+        );
+        if let Some(place) = config.discovery.as_deref().and_then(|places| places.place(server)) {
+            return match Wish::of(message, place, source, transport) {
+                Ok(wish) => answer_wish(&reply, client.five_tuple, wish, response),
+                Err(reject) => self.answer_error(&reply, &reject, response),
+            };
+        }
         let unknown = message.unknown_required();
         if !unknown.is_empty() {
             return self.answer_error(&reply, &Reject::UnknownAttributes(unknown), response);
@@ -76,4 +91,28 @@ impl Server {
             Err(DropReason::BindingLimited)
         }
     }
+}
+
+/// Answers where NATs' behaviour is found out (RFC 5780 §6.1).
+fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, response: &mut Response) -> Verdict {
+    let source = five_tuple.client;
+    let written = response.success(reply, |writer| {
+        writer
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, source)
+            .address(AttributeType::MAPPED_ADDRESS, source)
+            .address(AttributeType::RESPONSE_ORIGIN, wish.from.announced())
+            .address(AttributeType::OTHER_ADDRESS, wish.other.announced());
+        if let Some(padding) = wish.padding {
+            writer.zeros(AttributeType::PADDING, padding);
+        }
+    });
+    debug_assert!(written, "a Binding response fits its buffer");
+    let route = Route {
+        from: wish.from.local(),
+        to: wish.to,
+    };
+    if (route.from, route.to) != (five_tuple.server, source) {
+        response.divert(route);
+    }
+    Verdict::Respond
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::credential::Credentials;
+use super::discovery::Discovery;
 use super::policy::PeerPolicy;
 use super::types::{Family, FiveTuple, Transport};
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub rfc5766_channels: bool,
     /// Where clients go instead of allocating here.
     pub redirect: Redirect,
+    /// Where NATs' behaviour can be found out. `None`: nowhere.
+    pub discovery: Option<Arc<Discovery>>,
     /// Everything a client can make grow.
     pub limits: Limits,
 }
@@ -65,6 +68,7 @@ impl Config {
             mobility: None,
             rfc5766_channels: false,
             redirect: Redirect::default(),
+            discovery: None,
             limits: Limits::default(),
         }
     }

@@ -11,9 +11,9 @@ use crate::wire::classic::ClassicBinding;
 use crate::wire::error_code;
 use crate::wire::integrity::{Integrity, Key};
 use crate::wire::message::{Class, Message, Method, TransactionId, UnknownAttributes};
-use crate::wire::writer::MessageWriter;
+use crate::wire::writer::{MessageWriter, WriteError};
 
-/// Room for the largest response: a 401 with the longest realm, or a 420 with all the types it may name.
+/// Room for the largest response: a Binding response with the longest PADDING.
 const CAPACITY: usize = 2048;
 
 /// A fixed buffer that holds one response or indication for a client.
@@ -21,6 +21,16 @@ const CAPACITY: usize = 2048;
 pub struct Response {
     buffer: [u8; CAPACITY],
     len: usize,
+    route: Option<Route>,
+}
+
+/// Another way for a response than straight back (RFC 5780): over UDP, by whichever listener is bound there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Local address to send from.
+    pub from: SocketAddr,
+    /// Where to: the requester's IP address, maybe another port.
+    pub to: SocketAddr,
 }
 
 impl Response {
@@ -29,12 +39,29 @@ impl Response {
         Self {
             buffer: [0; CAPACITY],
             len: 0,
+            route: None,
         }
     }
 
     /// The message last written.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.len]
+    }
+
+    fn written(&mut self, len: Result<usize, WriteError>) -> bool {
+        self.route = None;
+        self.len = len.unwrap_or(0);
+        self.len > 0
+    }
+
+    /// How the message last written goes; `None`: the way its request came.
+    pub const fn route(&self) -> Option<Route> {
+        self.route
+    }
+
+    /// Sends the message last written another way.
+    pub(super) const fn divert(&mut self, route: Route) {
+        self.route = Some(route);
     }
 
     /// Writes a success response: what `attributes` adds, then what every response has. `false`: it did not fit.
@@ -72,8 +99,8 @@ impl Response {
         writer
             .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
             .attribute(AttributeType::ICMP, &icmp.encode());
-        self.len = writer.finish().unwrap_or(0);
-        self.len > 0
+        let written = writer.finish();
+        self.written(written)
     }
 
     /// Writes the response to an RFC 3489 Binding request from `source`, or 420 if it asks for what is not known.
@@ -91,8 +118,8 @@ impl Response {
         } else {
             writer.error_code(420, "").unknown_attributes(unknown);
         }
-        self.len = writer.finish().unwrap_or(0);
-        self.len > 0
+        let written = writer.finish();
+        self.written(written)
     }
 
     fn write(&mut self, class: Class, reply: &Reply<'_>, attributes: impl FnOnce(&mut MessageWriter<'_>)) -> bool {
@@ -107,8 +134,8 @@ impl Response {
         if reply.fingerprint {
             writer.fingerprint();
         }
-        self.len = writer.finish().unwrap_or(0);
-        self.len > 0
+        let written = writer.finish();
+        self.written(written)
     }
 }
 

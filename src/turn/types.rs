@@ -69,6 +69,22 @@ pub struct Client {
     pub link: Link,
 }
 
+impl Client {
+    /// The same client as if it had sent from `client` to `server`.
+    #[must_use]
+    pub const fn seen_at(self, server: SocketAddr, client: SocketAddr) -> Self {
+        let FiveTuple { transport, .. } = self.five_tuple;
+        Self {
+            five_tuple: FiveTuple {
+                client,
+                server,
+                transport,
+            },
+            ..self
+        }
+    }
+}
+
 /// IP address family of a relayed transport address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

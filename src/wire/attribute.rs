@@ -79,8 +79,8 @@ impl AttributeType {
     }
 
     /// Whether this server understands the attribute, if only to ignore it where it has no meaning (PRIORITY in a
-    /// Binding request). Attributes of features not built (RFC 5780, RFC 6062, RFC 7635) are unknown: 420 tells a
-    /// client so.
+    /// Binding request). Attributes of features not built (RFC 6062, RFC 7635) are unknown: 420 tells a client so. Those
+    /// of RFC 5780 are known to the places only that serve it ([`super::message::Message::unknown_required_but`]).
     pub const fn is_understood(self) -> bool {
         self.0 < 64 && UNDERSTOOD >> self.0 & 1 == 1
     }
@@ -150,6 +150,26 @@ pub enum AttributeError {
 
 fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], AttributeError> {
     value.try_into().map_err(|_| AttributeError::Length)
+}
+
+/// CHANGE-REQUEST's two flags (RFC 5780 §7.2): another IP address, another port; the other bits are ignored.
+///
+/// # Errors
+/// [`AttributeError::Length`] unless four bytes.
+pub fn change_request(value: &[u8]) -> Result<(bool, bool), AttributeError> {
+    let [_, _, _, flags] = array(value)?;
+    Ok((flags & 0x04 != 0, flags & 0x02 != 0))
+}
+
+/// RESPONSE-PORT (RFC 5780 §7.5), any value. Its two bytes of padding are counted in the length by some, not by others.
+///
+/// # Errors
+/// [`AttributeError::Length`] unless two or four bytes.
+pub fn response_port(value: &[u8]) -> Result<u16, AttributeError> {
+    match *value {
+        [p0, p1] | [p0, p1, _, _] => Ok(u16::from_be_bytes([p0, p1])),
+        _ => Err(AttributeError::Length),
+    }
 }
 
 /// LIFETIME in seconds (RFC 8656 §18.2).
@@ -326,6 +346,7 @@ mod tests {
     //= TURN-CHAN-03
     #[test]
     fn a_wrong_length_is_never_accepted() {
+        accepts_only(4, change_request);
         accepts_only(4, lifetime);
         accepts_only(4, channel_number);
         accepts_only(4, requested_transport);

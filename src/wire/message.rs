@@ -369,12 +369,17 @@ impl<'a> Message<'a> {
     /// The comprehension-required attributes this server does not understand, among those in front of the integrity
     /// attribute (RFC 8489 §6.3.1).
     pub fn unknown_required(&self) -> UnknownAttributes {
+        self.unknown_required_but(&[])
+    }
+
+    /// [`Self::unknown_required`] without the types in `known`: those of a feature that is served here and now.
+    pub fn unknown_required_but(&self, known: &[AttributeType]) -> UnknownAttributes {
         let mut unknown = UnknownAttributes::default();
         if self.unknown {
             let required = self
                 .trusted()
                 .map(|attribute| attribute.kind)
-                .filter(|kind| kind.is_unknown_required());
+                .filter(|kind| kind.is_unknown_required() && !known.contains(kind));
             for kind in required {
                 if !unknown.push(kind) {
                     break;

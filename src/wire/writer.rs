@@ -121,6 +121,14 @@ impl<'b> MessageWriter<'b> {
         )
     }
 
+    /// Appends an attribute of `len` zero bytes: PADDING.
+    pub fn zeros(&mut self, kind: AttributeType, len: usize) -> &mut Self {
+        if let Some(room) = self.reserve(kind, len) {
+            room.fill(0);
+        }
+        self
+    }
+
     /// Appends UNKNOWN-ATTRIBUTES.
     pub fn unknown_attributes(&mut self, unknown: &UnknownAttributes) -> &mut Self {
         if let Some(room) = self.reserve(AttributeType::UNKNOWN_ATTRIBUTES, unknown.len() * 2) {

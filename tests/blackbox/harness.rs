@@ -35,7 +35,7 @@ pub(crate) struct Server {
 }
 
 /// A port that is free for UDP and TCP on 127.0.0.1, below the range the kernel deals out by itself.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         // Processes of one test run start at different places; each goes its own way from there.

@@ -4,6 +4,7 @@
 mod any_certificate;
 mod client;
 mod credentials;
+mod discovery;
 mod drain;
 mod harness;
 mod hostile;

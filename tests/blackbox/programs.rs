@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::harness::Server;
 
 /// Runs a program to its end, at most twenty seconds, and returns what it printed.
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

@@ -157,6 +157,7 @@ fn documented_machine() -> Machine {
     }
     machine.names.push(("stun.example.org", vec!["198.51.100.3"]));
     machine.stun.push(("198.51.100.3:3478", "203.0.113.10"));
+    machine.interfaces.push(("eth0", "203.0.113.11"));
     machine
 }
 

@@ -15,6 +15,7 @@ mod carriers;
 mod channel;
 mod copies;
 mod data;
+mod discovery;
 mod even_port;
 mod every;
 mod family;

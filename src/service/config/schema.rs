@@ -10,7 +10,9 @@ use super::document::{self, Node, Table, Value};
 use super::effective::Effective;
 use super::reader::{Located, Reader, Section};
 use super::settings::{ClientIp, ProxyProtocol};
-use super::value::{Auto, Bind, Bytes, Choice, External, Hidden, Network, OffOr, OneOf, Placed, PortOrPorts, Ports};
+use super::value::{
+    Auto, Bind, Bytes, Choice, External, Hidden, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
+};
 use crate::turn::config::{Challenge, Limits};
 use crate::turn::policy::REFLECTOR_PORTS;
 
@@ -49,6 +51,7 @@ pub(super) struct Raw {
     pub(super) relay: RawRelay,
     pub(super) peers: RawPeers,
     pub(super) turn: RawTurn,
+    pub(super) nat_discovery: RawNatDiscovery,
     pub(super) limits: RawLimits,
     pub(super) udp: RawUdp,
     pub(super) api: RawApi,
@@ -126,6 +129,16 @@ pub(super) struct RawRedirect {
     pub(super) ipv4: Located<OffOr<SocketAddr>>,
     pub(super) ipv6: Located<OffOr<SocketAddr>>,
     pub(super) domain: Located<String>,
+}
+
+pub(super) struct RawNatDiscovery {
+    pub(super) enabled: Located<bool>,
+    pub(super) ipv4: Located<Vec<Placed<IpAddr>>>,
+    pub(super) ipv6: Located<Vec<Placed<IpAddr>>>,
+    pub(super) announced_ipv4: Located<Vec<Placed<IpAddr>>>,
+    pub(super) announced_ipv6: Located<Vec<Placed<IpAddr>>>,
+    pub(super) ports: Located<Vec<Port>>,
+    pub(super) max_padding: Located<u16>,
 }
 
 pub(super) struct RawCompat {
@@ -297,6 +310,15 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         }),
         peers: top.section("peers", read_peers),
         turn: top.section("turn", read_turn),
+        nat_discovery: top.section("nat_discovery", |s| RawNatDiscovery {
+            enabled: s.value("enabled", false),
+            ipv4: s.value("ipv4", Vec::new()),
+            ipv6: s.value("ipv6", Vec::new()),
+            announced_ipv4: s.value("announced_ipv4", Vec::new()),
+            announced_ipv6: s.value("announced_ipv6", Vec::new()),
+            ports: s.value("ports", vec![Port(3478), Port(3479)]),
+            max_padding: s.number("max_padding", 1500, 0..=1500),
+        }),
         limits: top.section("limits", read_limits),
         udp: top.section("udp", |s| RawUdp {
             receive_buffer: s.within("receive_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),

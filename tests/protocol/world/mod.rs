@@ -14,7 +14,9 @@ use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::time::{Instant, Now, UnixTime};
 use relay::turn::types::{FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
-use relay::turn::{Command, Config, DropReason, Event, Frame, Handoff, OpenError, Response, Server, Shared, Verdict};
+use relay::turn::{
+    Command, Config, DropReason, Event, Frame, Handoff, OpenError, Response, Route, Server, Shared, Verdict,
+};
 
 pub(crate) use answer::{Answer, Delivered, Sent};
 pub(crate) use message::*;
@@ -269,6 +271,11 @@ impl World {
         };
         self.settle(index);
         answer
+    }
+
+    /// The other way the last response goes, if it does.
+    pub(crate) fn route(&self) -> Option<Route> {
+        self.response.route()
     }
 
     fn deliver(&mut self, shard: usize, to: RelayedAddr, from: PeerAddr, data: &[u8]) -> Delivered {

@@ -1,6 +1,7 @@
 //! From the checked configuration to [`Settings`]: reads the files it names, looks up names and addresses.
 
 mod addresses;
+mod discovery;
 mod listeners;
 mod redirect;
 mod secrets;
@@ -24,6 +25,7 @@ use super::value::{Auto, Network, Placed, is_host_name};
 use crate::service::first_run;
 use crate::turn::config::{Config, Limits, Mobility, RelayConfig};
 use crate::turn::credential::Credentials;
+use crate::turn::discovery::Discovery;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 
 /// Descriptors for everything that is neither an allocation nor a client's connection.
@@ -70,6 +72,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     let relay = found.as_ref().map(|found| &found.relay);
     listeners::check_overlaps(raw, &resolved, relay, cx);
     redirect::check(&raw.turn.redirect, &resolved, relay, cx);
+    let discovery = discovery::build(&raw.nat_discovery, &resolved, cx);
     // With mistakes nothing is made: the server will not start.
     if cx.d.has_errors() {
         return None;
@@ -85,7 +88,14 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         state_dir: state_dir.unwrap_or_default(),
         workers: workers(raw, cx),
         api: api_settings(raw, secrets.api_keys, &found, &listeners, cx),
-        turn: turn_config(raw, limits(raw, cx), secrets.credentials, policy, found.relay),
+        turn: turn_config(
+            raw,
+            limits(raw, cx),
+            secrets.credentials,
+            policy,
+            found.relay,
+            discovery,
+        ),
         tls: tls?,
         stream: stream_settings(raw),
         udp: UdpSettings {
@@ -298,6 +308,7 @@ fn turn_config(
     credentials: Arc<Credentials>,
     policy: Arc<PeerPolicy>,
     relay: RelayConfig,
+    discovery: Option<Arc<Discovery>>,
 ) -> Config {
     Config {
         realm: raw.realm.value.clone(),
@@ -317,6 +328,7 @@ fn turn_config(
         mobility: raw.turn.mobility.enabled.value.then_some(Mobility {
             grace: raw.turn.mobility.grace.value,
         }),
+        discovery,
         limits,
     }
 }
