@@ -61,6 +61,7 @@ fn admin() -> Admin {
     let limits = Limits {
         connections: 10,
         connections_per_source: 10,
+        new_connections_per_second: 1000,
         unproven: 10,
         handshake_timeout: second,
         http_header_timeout: second,

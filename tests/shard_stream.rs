@@ -276,6 +276,37 @@ fn a_stream_without_allocation_is_closed_when_idle_and_one_with_is_not() {
     );
 }
 
+//= COMPAT-05
+#[test]
+fn a_stream_outlives_its_allocation_by_the_idle_time_out_and_may_allocate_again() {
+    let config = ShardConfig {
+        idle_timeout: Duration::from_millis(1500),
+        ..ShardConfig::default()
+    };
+    let second = Duration::from_secs(1);
+    let turn = Config {
+        default_lifetime: second,
+        max_lifetime: second,
+        ..turn_config()
+    };
+    let server = TestServer::start_with(1, "127.0.0.1:0", config, turn);
+    let mut client = server.tcp_client();
+    let ended = |s: &TestServer| s.count(|c| c.allocations_ended[EndReason::Expired as usize].get());
+    client.allocate();
+    server.eventually("it has expired", |s| ended(s) == 1);
+    client.allocate();
+    server.eventually("the second has, too", |s| ended(s) == 2);
+    let expired = Instant::now();
+    assert!(client.pipe.recv(PATIENCE).is_none(), "the stream is closed");
+    // Streams are looked at once a second.
+    let waited = expired.elapsed();
+    assert!(
+        waited >= Duration::from_millis(400) && waited < 4 * second,
+        "{waited:?}"
+    );
+    assert_eq!(closed(&server, "idle"), 1);
+}
+
 #[test]
 fn a_message_that_is_never_completed_ends_the_stream() {
     let limits = StreamLimits {

@@ -68,6 +68,8 @@ pub struct Limits {
     pub connections: usize,
     /// Open connections per source (IPv4 address, IPv6 /64).
     pub connections_per_source: usize,
+    /// New connections per second and source, once `connections_per_source` have come at once.
+    pub new_connections_per_second: u32,
     /// Connections that have not shown yet what they want; over it the oldest of them is closed.
     pub unproven: usize,
     /// For the first byte and the TLS handshake together, and again for the first plaintext.
@@ -85,6 +87,7 @@ impl From<&StreamSettings> for Limits {
         Self {
             connections: settings.max_connections,
             connections_per_source: settings.max_connections_per_ip,
+            new_connections_per_second: settings.max_new_connections_per_second,
             unproven: settings.max_handshakes,
             handshake_timeout: settings.handshake_timeout,
             http_header_timeout: Duration::from_secs(5),

@@ -178,8 +178,8 @@ impl Authenticator<'_> {
     }
 
     fn challenge(&mut self, code: u16, now: Now, client: &FiveTuple) -> AuthError {
-        if !self.may_answer_stranger(now, client) {
-            return AuthError::Silent(DropReason::ChallengeLimited);
+        if let Err(reason) = self.may_answer_stranger(now, client) {
+            return AuthError::Silent(reason);
         }
         let full = match self.config.challenge {
             ChallengeMode::Full => true,
@@ -200,19 +200,19 @@ impl Authenticator<'_> {
     }
 
     fn bad_request(&self, now: Now, client: &FiveTuple) -> AuthError {
-        if self.may_answer_stranger(now, client) {
-            AuthError::BadRequest
-        } else {
-            AuthError::Silent(DropReason::ChallengeLimited)
+        match self.may_answer_stranger(now, client) {
+            Ok(()) => AuthError::BadRequest,
+            Err(reason) => AuthError::Silent(reason),
         }
     }
 
     /// Whoever speaks TCP, TLS or DTLS has proved its address; over UDP the source may be a victim's.
-    fn may_answer_stranger(&self, now: Now, client: &FiveTuple) -> bool {
-        client.transport != Transport::Udp
-            || self
-                .limiters
-                .admit_challenge(now.mono, client.client.ip(), &self.config.limits)
+    fn may_answer_stranger(&self, now: Now, client: &FiveTuple) -> Result<(), DropReason> {
+        if client.transport != Transport::Udp {
+            return Ok(());
+        }
+        self.limiters
+            .admit_challenge(now.mono, client.client.ip(), &self.config.limits)
     }
 }
 

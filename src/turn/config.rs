@@ -179,6 +179,8 @@ pub struct Limits {
     pub challenges_per_second: u32,
     /// How many of those may come at once.
     pub challenge_burst: u32,
+    /// Such replies per second in all.
+    pub all_challenges_per_second: u32,
     /// Binding responses over UDP per second and source.
     pub bindings_per_second: u32,
     /// Failed logins per second and source IP, on every transport.
@@ -198,6 +200,7 @@ impl Default for Limits {
             reservations_per_user: 2,
             challenges_per_second: 20,
             challenge_burst: 60,
+            all_challenges_per_second: 20_000,
             bindings_per_second: 100,
             login_failures_per_second: 10,
             permission_requests_per_second: 50,

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use foldhash::quality::FixedState;
 
 use super::config::Limits;
+use super::output::DropReason;
 use super::rng::Rng;
 use super::time::Instant;
 
@@ -111,9 +112,7 @@ impl RateTable {
 
     /// Takes one token of `source`. `false`: there is none.
     pub fn admit(&self, now: Instant, source: Source, rate: Rate) -> bool {
-        self.bucket(source)
-            .fetch_update(Relaxed, Relaxed, |until| rate.admit(until, now))
-            .is_ok()
+        admit(self.bucket(source), now, rate)
     }
 
     /// Whether [`Self::admit`] would refuse.
@@ -126,10 +125,18 @@ impl RateTable {
     }
 }
 
+/// Takes one token of a bucket that several shards use.
+fn admit(bucket: &AtomicU64, now: Instant, rate: Rate) -> bool {
+    bucket
+        .fetch_update(Relaxed, Relaxed, |until| rate.admit(until, now))
+        .is_ok()
+}
+
 /// The limits that hold across allocations, one set per process.
 #[derive(Debug)]
 pub struct Limiters {
     challenges: RateTable,
+    all_challenges: AtomicU64,
     bindings: RateTable,
     logins: RateTable,
 }
@@ -140,15 +147,28 @@ impl Limiters {
         let mut table = || RateTable::new(rng.next_u64());
         Self {
             challenges: table(),
+            all_challenges: AtomicU64::new(0),
             bindings: table(),
             logins: table(),
         }
     }
 
     /// Whether an error response may go to `source`, which has proved nothing: UDP only, for 400, 401, 420 and 438.
-    pub fn admit_challenge(&self, now: Instant, source: IpAddr, limits: &Limits) -> bool {
+    ///
+    /// # Errors
+    /// Which limit it is over: its own, or that of all sources together.
+    pub fn admit_challenge(&self, now: Instant, source: IpAddr, limits: &Limits) -> Result<(), DropReason> {
         let rate = Rate::new(limits.challenges_per_second, limits.challenge_burst);
-        self.challenges.admit(now, source.into(), rate)
+        if !self.challenges.admit(now, source.into(), rate) {
+            return Err(DropReason::ChallengeLimited);
+        }
+        // Second, so that no source can use up more of it than its own share.
+        let rate = Rate::per_second(limits.all_challenges_per_second);
+        if admit(&self.all_challenges, now, rate) {
+            Ok(())
+        } else {
+            Err(DropReason::AllChallengesLimited)
+        }
     }
 
     /// Whether a Binding request over UDP may be answered.
@@ -236,7 +256,10 @@ mod tests {
             challenge_burst: 60,
             ..Limits::default()
         };
-        let admitted = |ip, now| (0..1000).filter(|_| limiters.admit_challenge(now, ip, &limits)).count();
+        let admitted = |ip, now| {
+            let all = (0..1000).filter(|_| limiters.admit_challenge(now, ip, &limits).is_ok());
+            all.count()
+        };
         assert_eq!(admitted(v4(1), at(0)), 60);
         assert_eq!(admitted(v4(1), at(1000)), 20);
         assert_eq!(admitted(v4(2), at(1000)), 60);
@@ -244,6 +267,22 @@ mod tests {
             limiters.admit_binding(at(0), v4(1), &limits),
             "each limit has its own table"
         );
+    }
+
+    #[test]
+    fn all_sources_together_have_a_budget_too() {
+        let limiters = Limiters::new(&mut Rng::new([3; 32]));
+        let limits = Limits {
+            all_challenges_per_second: 100,
+            ..Limits::default()
+        };
+        let admit = |ms, last| limiters.admit_challenge(at(ms), v4(last), &limits);
+        for source in 0..100 {
+            assert_eq!(admit(0, source), Ok(()), "source {source}");
+        }
+        assert_eq!(admit(9, 200), Err(DropReason::AllChallengesLimited));
+        assert_eq!(admit(10, 201), Ok(()), "one is back");
+        assert_eq!(admit(10, 202), Err(DropReason::AllChallengesLimited));
     }
 
     #[test]

@@ -281,6 +281,8 @@ closed_set! {
         UnknownAttribute => "unknown_attribute",
         /// Over the limit for replies to unauthenticated requests.
         ChallengeLimited => "challenge_limited",
+        /// Over the limit for such replies to all sources together.
+        AllChallengesLimited => "all_challenges_limited",
         /// Over the limit for Binding responses.
         BindingLimited => "binding_limited",
         /// Over the limit for failed logins.

@@ -43,6 +43,7 @@ impl Door {
         let limits = Limits {
             connections: 100,
             connections_per_source: 100,
+            new_connections_per_second: 1000,
             unproven: 100,
             handshake_timeout: Duration::from_secs(5),
             http_header_timeout: Duration::from_secs(5),

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use relay::service::front_door::{Limits, Outcome};
 use tokio::io::AsyncWriteExt;
 
@@ -33,6 +35,31 @@ async fn connections_are_capped_until_the_shard_lets_one_go() {
     streams.push(door.handover().await);
     streams.clear();
     door.empties().await;
+}
+
+#[tokio::test]
+async fn a_source_that_opens_connections_too_often_is_refused_for_a_while() {
+    let mut door = Door::open(
+        ALL,
+        Limits {
+            connections_per_source: 3,
+            new_connections_per_second: 1,
+            ..limits()
+        },
+    );
+    for n in 1..=3 {
+        let mut client = door.connect().await;
+        client.write_all(&stun(n)).await.unwrap();
+        drop(door.handover().await);
+        door.empties().await;
+    }
+    let mut refused = door.connect().await;
+    assert_eq!(until_closed(&mut refused).await, b"");
+    door.reaches(Outcome::TooFast, 1).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut client = door.connect().await;
+    client.write_all(&stun(4)).await.unwrap();
+    door.handover().await;
 }
 
 #[tokio::test]

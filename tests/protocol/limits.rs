@@ -96,6 +96,23 @@ fn challenges_over_udp_are_rate_limited_by_source() {
 }
 
 #[test]
+fn challenges_over_udp_have_a_limit_for_all_sources_together_that_streams_do_not_feel() {
+    let mut world = World::with(|config| config.limits.all_challenges_per_second = 50);
+    let mut answered = |transport, from: std::ops::Range<u16>| {
+        let answers = from.map(|n| client_over(n, transport).send_plain(&mut world, &allocate()));
+        answers.filter(|answer| answer.code_or_success().is_some()).count()
+    };
+    assert_eq!(answered(Transport::Udp, 0..200), 50);
+    assert_eq!(answered(Transport::Udp, 200..300), 0);
+    assert_eq!(answered(Transport::Tls, 300..400), 100);
+    assert_eq!(world.dropped(DropReason::AllChallengesLimited), 250);
+    assert_eq!(world.dropped(DropReason::ChallengeLimited), 0);
+    world.pass(secs(1));
+    let answer = client(500).send_plain(&mut world, &allocate());
+    assert_eq!(answer.code(), 401, "a second later newcomers are answered again");
+}
+
+#[test]
 fn the_signed_answers_of_a_client_are_not_limited_as_challenges() {
     let mut world = World::with(|config| {
         (config.limits.challenges_per_second, config.limits.challenge_burst) = (1, 1);

@@ -157,6 +157,7 @@ pub(super) struct RawLimits {
     pub(super) core: Limits,
     pub(super) connections: Located<usize>,
     pub(super) connections_per_ip: Located<usize>,
+    pub(super) new_connections_per_second: Located<u32>,
     pub(super) handshakes: Located<usize>,
     pub(super) handshake_timeout: Located<Duration>,
     pub(super) idle_timeout: Located<Duration>,
@@ -453,6 +454,9 @@ fn read_limits(s: &mut Section<'_, '_>) -> RawLimits {
             .number("challenges_per_second", d.challenges_per_second, 1..=most)
             .value,
         challenge_burst: s.number("challenge_burst", d.challenge_burst, 1..=most).value,
+        all_challenges_per_second: s
+            .number("all_challenges_per_second", d.all_challenges_per_second, 1..=most)
+            .value,
         bindings_per_second: s.number("bindings_per_second", d.bindings_per_second, 1..=most).value,
         login_failures_per_second: s
             .number("login_failures_per_second", d.login_failures_per_second, 1..=most)
@@ -470,6 +474,7 @@ fn read_limits(s: &mut Section<'_, '_>) -> RawLimits {
         core,
         connections: s.number("connections", 16_384, 1..=16_777_216),
         connections_per_ip: s.number("connections_per_ip", 256, 1..=16_777_216),
+        new_connections_per_second: s.number("new_connections_per_second", 20, 1..=16_777_216),
         handshakes: s.number("handshakes", 256, 1..=65_536),
         handshake_timeout: s.within("handshake_timeout", 10 * SECOND, SECOND..=2 * MINUTE),
         idle_timeout: s.within("idle_timeout", 10 * SECOND, SECOND..=HOUR),

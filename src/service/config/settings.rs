@@ -92,6 +92,8 @@ pub struct StreamSettings {
     pub max_connections: usize,
     /// Open client connections per IP address.
     pub max_connections_per_ip: usize,
+    /// New client connections per second and IP address, once `max_connections_per_ip` have come at once.
+    pub max_new_connections_per_second: u32,
     /// Connections that have not shown yet what they want; over it the oldest of them is closed.
     pub max_handshakes: usize,
     /// A TLS handshake, and the first bytes, must be complete within this.

@@ -1,6 +1,8 @@
 //! How many connections there may be, and which gives way.
 
+use core::hash::BuildHasher as _;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::RandomState;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,31 +10,54 @@ use tokio::sync::oneshot;
 
 use super::proxy::Ends;
 use super::{Limits, Outcome};
+use crate::shard::clock::Clock;
+use crate::turn::limits::{Rate, RateTable};
+use crate::turn::time::Instant;
 
 /// Counts connections, and keeps places for those that have not shown yet what they want.
 pub(super) struct Admission {
     connections: usize,
-    connections_per_source: usize,
     places: usize,
+    clock: Clock,
     open: Arc<Mutex<Open>>,
     unproven: Arc<Mutex<Unproven>>,
 }
 
-#[derive(Default)]
 struct Open {
     total: usize,
     by_source: HashMap<IpAddr, usize>,
     /// What proxies have told, and still holds.
     told: HashSet<Ends>,
+    most_per_source: usize,
+    /// As many as may be open can come at once, and then so many a second: who stays is never in the way of others, who
+    /// comes and goes costs a handshake each time.
+    rate: Rate,
+    arrivals: RateTable,
 }
 
 impl Open {
-    fn add(&mut self, source: IpAddr, most: usize) -> Result<(), Outcome> {
-        let of_source = self.by_source.entry(source).or_default();
-        if *of_source >= most {
+    fn new(limits: &Limits) -> Self {
+        let most_per_source = limits.connections_per_source;
+        let burst = u32::try_from(most_per_source).unwrap_or(u32::MAX);
+        Self {
+            total: 0,
+            by_source: HashMap::new(),
+            told: HashSet::new(),
+            most_per_source,
+            rate: Rate::new(limits.new_connections_per_second, burst),
+            arrivals: RateTable::new(RandomState::new().hash_one(burst)),
+        }
+    }
+
+    fn add(&mut self, now: Instant, source: IpAddr) -> Result<(), Outcome> {
+        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+        if of_source >= self.most_per_source {
             return Err(Outcome::TooManyFromSource);
         }
-        *of_source += 1;
+        if !self.arrivals.admit(now, source.into(), self.rate) {
+            return Err(Outcome::TooFast);
+        }
+        self.by_source.insert(source, of_source + 1);
         Ok(())
     }
 }
@@ -61,9 +86,9 @@ impl Admission {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             connections: limits.connections,
-            connections_per_source: limits.connections_per_source,
             places: limits.unproven.max(1),
-            open: Arc::default(),
+            clock: Clock::start(),
+            open: Arc::new(Mutex::new(Open::new(limits))),
             unproven: Arc::default(),
         }
     }
@@ -76,13 +101,13 @@ impl Admission {
             return Err(Outcome::TooManyConnections);
         }
         if let Some(source) = source {
-            open.add(source, self.connections_per_source)?;
+            open.add(self.clock.mono(), source)?;
         }
         open.total += 1;
         Ok(ConnectionGuard {
             source,
             told: None,
-            connections_per_source: self.connections_per_source,
+            clock: self.clock,
             open: self.open.clone(),
         })
     }
@@ -117,7 +142,7 @@ impl Admission {
 pub(super) struct ConnectionGuard {
     source: Option<IpAddr>,
     told: Option<Ends>,
-    connections_per_source: usize,
+    clock: Clock,
     open: Arc<Mutex<Open>>,
 }
 
@@ -130,7 +155,7 @@ impl ConnectionGuard {
         if open.told.contains(&ends) {
             return Err(Outcome::BadProxyHeader);
         }
-        open.add(source, self.connections_per_source)?;
+        open.add(self.clock.mono(), source)?;
         open.told.insert(ends);
         self.source = Some(source);
         self.told = Some(ends);
@@ -182,16 +207,22 @@ mod tests {
 
     use super::*;
 
-    fn admission(connections: usize, per_source: usize, unproven: usize) -> Admission {
-        Admission::new(&Limits {
+    fn limits(connections: usize, per_source: usize, unproven: usize, per_second: u32) -> Limits {
+        Limits {
             connections,
             connections_per_source: per_source,
+            new_connections_per_second: per_second,
             unproven,
             handshake_timeout: Duration::ZERO,
             http_header_timeout: Duration::ZERO,
             http_lifetime: Duration::ZERO,
             stop_timeout: Duration::ZERO,
-        })
+        }
+    }
+
+    /// Without a bound on how often connections come.
+    fn admission(connections: usize, per_source: usize, unproven: usize) -> Admission {
+        Admission::new(&limits(connections, per_source, unproven, u32::MAX))
     }
 
     fn ip(text: &str) -> Option<IpAddr> {
@@ -232,6 +263,27 @@ mod tests {
             1,
             "no source is remembered that has no connection"
         );
+    }
+
+    #[test]
+    fn a_source_that_comes_and_goes_is_held_to_a_rate_behind_its_first_burst() {
+        let mut open = Open::new(&limits(10, 3, 1, 20));
+        let at = |ms| Instant::ZERO + Duration::from_millis(ms);
+        let [one, other] = [ip("192.0.2.1"), ip("192.0.2.2")].map(Option::unwrap);
+        let mut arrive = |ms, source| {
+            let added = open.add(at(ms), source);
+            // It goes at once.
+            open.by_source.remove(&source);
+            added.err()
+        };
+        for _ in 0..3 {
+            assert_eq!(arrive(0, one), None);
+        }
+        assert_eq!(arrive(49, one), Some(Outcome::TooFast));
+        assert_eq!(arrive(49, other), None, "others are not concerned");
+        assert_eq!(arrive(50, one), None);
+        assert_eq!(arrive(99, one), Some(Outcome::TooFast));
+        assert_eq!(arrive(100, one), None);
     }
 
     //= XPORT-19

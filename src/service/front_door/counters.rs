@@ -15,6 +15,8 @@ pub enum Outcome {
     TooManyConnections,
     /// Refused: too many connections from one source.
     TooManyFromSource,
+    /// Refused: the source opens connections too often.
+    TooFast,
     /// Gave its place to a newer connection before it had shown what it wants.
     Evicted,
     /// No first byte in time, or too few to tell what it is.
@@ -43,12 +45,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome: `ALL[x as usize] == x`.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Tcp,
         Self::Tls,
         Self::Https,
         Self::TooManyConnections,
         Self::TooManyFromSource,
+        Self::TooFast,
         Self::Evicted,
         Self::Silent,
         Self::UntrustedProxy,
@@ -71,6 +74,7 @@ impl Outcome {
             Self::Https => "https",
             Self::TooManyConnections => "too_many_connections",
             Self::TooManyFromSource => "too_many_from_source",
+            Self::TooFast => "too_fast",
             Self::Evicted => "evicted",
             Self::Silent => "silent",
             Self::UntrustedProxy => "untrusted_proxy",

@@ -338,6 +338,7 @@ fn stream_settings(raw: &Raw) -> StreamSettings {
     StreamSettings {
         max_connections: limits.connections.value,
         max_connections_per_ip: limits.connections_per_ip.value,
+        max_new_connections_per_second: limits.new_connections_per_second.value,
         max_handshakes: limits.handshakes.value,
         handshake_timeout: limits.handshake_timeout.value,
         idle_timeout: limits.idle_timeout.value,
