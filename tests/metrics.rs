@@ -79,6 +79,7 @@ fn admin() -> Admin {
         process: Arc::clone(&process),
         lost_log_lines: Box::new(|| 5),
         tls: Some(Arc::new(certificates())),
+        acme: None,
     });
     let router = admin::router(Arc::new(metrics.expect("families")), Arc::clone(&health), None);
     Admin {

@@ -1,6 +1,7 @@
 //! What an operator sees: start-up, configuration, front door, credentials API, metrics, health, logs, signals.
 //! No protocol logic.
 
+pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod banner;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
+use super::acme::Acme;
 use super::api::Api;
 use super::bind::Places;
 use super::config::diagnostic::Diagnostics;
@@ -153,6 +154,7 @@ pub(super) struct Server {
     pub(super) settings: Settings,
     pub(super) places: Places,
     pub(super) tls: Option<Arc<TlsStore>>,
+    pub(super) acme: Option<Arc<Acme>>,
     pub(super) shards: Arc<Shards>,
     pub(super) api: Api,
     pub(super) health: Arc<Health>,
@@ -252,6 +254,9 @@ impl Server {
             && !tell_of(tls.reload(unix_now()))
         {
             return false;
+        }
+        if let Some(acme) = &self.acme {
+            acme.try_again();
         }
         self.shards.set_config(Arc::new(settings.turn.clone()));
         self.api

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::acme::Acme;
 use super::api::{Api, Scheme};
 use super::bind::{self, Bound, Places};
 use super::config::settings::{ClientIp, ListenerSettings, Settings};
@@ -22,7 +23,7 @@ use super::health::{Health, Phase};
 use super::log::LogGuard;
 use super::metrics::{Metrics, ProcessCounters, Sources};
 use super::run::{Server, unix_now};
-use super::tls_store::{CertificateSource, SelfSigned, TlsStore};
+use super::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use super::{admin, banner, http_server, log, process, systemd};
 use crate::net::stream::StreamLimits;
 use crate::net::udp::{UdpOptions, UdpSocket};
@@ -69,25 +70,51 @@ fn open_certificate(settings: &Settings, notes: &mut Vec<String>) -> Result<Opti
     if !settings.listeners.iter().any(|listener| listener.tls || listener.https) {
         return Ok(None);
     }
-    let own = &settings.tls.self_signed;
-    let mut sources: Vec<_> = settings
-        .tls
-        .certificates
-        .iter()
-        .cloned()
-        .map(CertificateSource::Files)
-        .collect();
-    if sources.is_empty() {
-        sources.push(CertificateSource::SelfSigned(own.clone(), self_signed(settings)));
-        notes.push(format!(
-            "the certificate is self-signed ({}), so clients refuse turns: and https: unless told otherwise; set \
-             tls.certificate and tls.private_key",
-            own.certificate.display()
-        ));
-    }
+    let sources = certificate_sources(settings, notes);
     let (store, loaded) = TlsStore::open(sources, unix_now()).map_err(|errors| lines(&errors))?;
     loaded.iter().for_each(log::certificate);
     Ok(Some(Arc::new(store)))
+}
+
+/// The configured files, then ACME; without either one of our own making.
+fn certificate_sources(settings: &Settings, notes: &mut Vec<String>) -> Vec<CertificateSource> {
+    let tls = &settings.tls;
+    let mut sources: Vec<_> = tls.certificates.iter().cloned().map(CertificateSource::Files).collect();
+    if let Some(acme) = &tls.acme {
+        let mut wanted = self_signed(settings);
+        wanted.names.extend(acme.domains.iter().cloned());
+        sources.push(CertificateSource::Acme {
+            kept: CertificateFiles {
+                certificate: acme.kept.clone(),
+                private_key: acme.kept.clone(),
+            },
+            until: tls.self_signed.clone(),
+            wanted,
+        });
+    }
+    if sources.is_empty() {
+        sources.push(CertificateSource::SelfSigned(
+            tls.self_signed.clone(),
+            self_signed(settings),
+        ));
+        notes.push(format!(
+            "the certificate is self-signed ({}), so clients refuse turns: and https: unless told otherwise; set \
+             tls.certificate and tls.private_key, or tls.acme.domains",
+            tls.self_signed.certificate.display()
+        ));
+    }
+    sources
+}
+
+/// Begins to ask for a certificate, where one is configured: the front door is open, so the authority is answered.
+fn start_acme(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<Option<Arc<Acme>>, Vec<String>> {
+    let (Some(acme), Some(tls)) = (&settings.tls.acme, tls) else {
+        return Ok(None);
+    };
+    let acme = Acme::new(acme.clone(), Arc::clone(tls)).map_err(|error| lines(&[error]))?;
+    let acme = Arc::new(acme);
+    tokio::spawn(Arc::clone(&acme).run());
+    Ok(Some(acme))
 }
 
 /// What a certificate of our own making is for: the name in the minted URIs, the announced addresses, this machine.
@@ -182,6 +209,7 @@ fn serve(
         doors.spawn(Arc::clone(&door).serve(asynchronous(socket)?, accepts, proxies, stopping.clone()));
     }
 
+    let acme = start_acme(&settings, tls.as_ref())?;
     let alive = Arc::clone(&shards);
     let health = Health::new(
         shards.counters().to_vec(),
@@ -192,7 +220,8 @@ fn serve(
     let process = Arc::new(ProcessCounters::new(unix_now()));
     let (stop_admin, admin_stopping) = watch::channel(false);
     if let Some(socket) = bound.admin {
-        let metrics = Metrics::new(sources(&shards, &door, &api, &health, &process, tls.clone(), log))
+        let certificates = (tls.clone(), acme.clone());
+        let metrics = Metrics::new(sources(&shards, &door, &api, &health, &process, certificates, log))
             .map_err(|error| vec![format!("the metrics cannot be registered: {error}")])?;
         let api = (settings.api.enabled && settings.admin.api).then_some(&api);
         let router = admin::router(Arc::new(metrics), Arc::clone(&health), api);
@@ -203,6 +232,7 @@ fn serve(
         settings,
         places: bound.places,
         tls,
+        acme,
         shards,
         api,
         health,
@@ -268,7 +298,7 @@ fn sources(
     api: &Api,
     health: &Arc<Health>,
     process: &Arc<ProcessCounters>,
-    tls: Option<Arc<TlsStore>>,
+    (tls, acme): (Option<Arc<TlsStore>>, Option<Arc<Acme>>),
     log: &LogGuard,
 ) -> Sources {
     let lost = log.lost_lines();
@@ -281,5 +311,6 @@ fn sources(
         process: Arc::clone(process),
         lost_log_lines: Box::new(move || lost.dropped_lines() as u64),
         tls,
+        acme,
     }
 }

@@ -4,7 +4,7 @@
 //! TLS 1.2 and 1.3 with forward secrecy only, no renegotiation, no 0-RTT (an Allocate must not be replayed), session
 //! tickets under keys that rotate, ALPN of RFC 7443. A certificate that does not load never replaces one that did.
 //!
-//! Deliberately absent: talking to an ACME authority (`super::acme`); what it obtains is kept and served here.
+//! Deliberately absent: talking to an ACME authority (`super::acme`); what that obtains is kept and served here.
 
 mod certificate;
 mod choice;
@@ -21,17 +21,19 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls_acme::is_tls_alpn_challenge;
 use tokio::sync::watch;
 
 pub use self::certificate::{Certificate, CertificateInfo, Loaded, TlsWarning};
 use self::choice::Choice;
 pub use self::error::{TlsError, TlsProblem};
+pub(super) use self::file::write_private;
 use super::watch::Watch;
 use crate::turn::time::UnixTime;
 
@@ -56,6 +58,15 @@ pub enum CertificateSource {
     Files(CertificateFiles),
     /// Files of ours: made, and made anew when they no longer serve.
     SelfSigned(CertificateFiles, SelfSigned),
+    /// Obtained from an ACME authority and kept; until the first is there, one of our own making is served.
+    Acme {
+        /// Where it is kept, key and chain in one file.
+        kept: CertificateFiles,
+        /// Where the self-signed one is.
+        until: CertificateFiles,
+        /// What that says.
+        wanted: SelfSigned,
+    },
 }
 
 /// What a certificate of our own making says.
@@ -99,6 +110,8 @@ pub struct TlsStore {
     resolver: Resolver,
     turn: Arc<ServerConfig>,
     turn_and_http: Arc<ServerConfig>,
+    /// Answers an ACME authority while it looks whether a name is ours.
+    challenge: ArcSwapOption<ServerConfig>,
     changes: watch::Sender<()>,
     /// Certificates taken up, and changed ones that could not be.
     updates: [AtomicU64; 2],
@@ -159,6 +172,7 @@ impl TlsStore {
             resolver,
             turn,
             turn_and_http,
+            challenge: ArcSwapOption::empty(),
             changes: watch::Sender::new(()),
             updates: [AtomicU64::new(0), AtomicU64::new(0)],
         };
@@ -194,6 +208,37 @@ impl TlsStore {
         news
     }
 
+    /// Serves a certificate from an ACME authority, and keeps it. `pem` holds key and chain.
+    ///
+    /// # Errors
+    /// When it is none, or cannot be kept; then it is served all the same.
+    pub fn keep(&self, pem: &[u8], now: UnixTime) -> Result<Loaded, TlsError> {
+        let slots = self.slots();
+        let mut all = slots.iter().enumerate();
+        let Some((index, slot)) = all.find(|(_, slot)| matches!(slot.source, CertificateSource::Acme { .. })) else {
+            unreachable!("only the ACME client keeps certificates, and it has a place here");
+        };
+        let files = slot.source.files();
+        let certificate = load::parse(pem, pem, files, &self.provider, false)?;
+        let changed = self.put(index, certificate.clone());
+        write_private(&files.certificate, pem)?;
+        Ok(Loaded::new(&certificate, &slot.source, now, changed, false))
+    }
+
+    /// The certificate from an ACME authority, or the one that stands in for it.
+    pub fn acme_certificate(&self) -> Option<CertificateInfo> {
+        let slots = self.slots();
+        let index = slots
+            .iter()
+            .position(|slot| matches!(slot.source, CertificateSource::Acme { .. }))?;
+        Some(self.resolver.0.load().all()[index].info().clone())
+    }
+
+    /// From now on an ACME authority that asks by TLS-ALPN-01 (RFC 8737) is answered with `config`, or not at all.
+    pub fn answer_challenges(&self, config: Option<Arc<ServerConfig>>) {
+        self.challenge.store(config);
+    }
+
     fn count(&self, outcomes: &[Result<Loaded, TlsError>]) {
         for outcome in outcomes {
             if outcome.as_ref().map_or(true, |loaded| loaded.changed) {
@@ -203,7 +248,15 @@ impl TlsStore {
     }
 
     fn load_again(&self, index: usize, slot: &mut Slot, now: UnixTime) -> Result<Loaded, TlsError> {
-        let (certificate, generated) = match obtain(&slot.source, &self.provider, now) {
+        let own = self.resolver.0.load().all()[index].info().self_signed;
+        let obtained = match &slot.source {
+            // What the authority gave is not given up for one of our own making.
+            CertificateSource::Acme { kept, .. } if !own => {
+                load::load(kept, &self.provider, false).map(|certificate| (certificate, false))
+            }
+            source => obtain(source, &self.provider, now),
+        };
+        let (certificate, generated) = match obtained {
             Ok(obtained) => obtained,
             Err(error) => {
                 slot.told = Some(error.clone());
@@ -243,6 +296,15 @@ impl TlsStore {
         }
     }
 
+    /// The configuration that answers this ClientHello.
+    pub fn answer(&self, hello: &ClientHello<'_>, https: bool) -> Arc<ServerConfig> {
+        let challenge = self.challenge.load();
+        match &*challenge {
+            Some(config) if is_tls_alpn_challenge(hello) => config.clone(),
+            _ => self.server_config(https),
+        }
+    }
+
     /// Every certificate in service; the first is the default.
     pub fn certificates(&self) -> Vec<Arc<Certificate>> {
         self.resolver.0.load().all().to_vec()
@@ -270,14 +332,15 @@ impl TlsStore {
 impl CertificateSource {
     const fn files(&self) -> &CertificateFiles {
         match self {
-            Self::Files(files) | Self::SelfSigned(files, _) => files,
+            Self::Files(files) | Self::SelfSigned(files, _) | Self::Acme { kept: files, .. } => files,
         }
     }
 
-    /// Files that others write.
+    /// Files that others write: another process, too, that shares our state.
     fn watched(&self) -> Vec<PathBuf> {
         match self {
             Self::Files(files) => vec![files.certificate.clone(), files.private_key.clone()],
+            Self::Acme { kept, .. } => vec![kept.certificate.clone()],
             Self::SelfSigned(..) => Vec::new(),
         }
     }
@@ -292,6 +355,12 @@ fn obtain(
     match source {
         CertificateSource::Files(files) => Ok((load::load(files, provider, false)?, false)),
         CertificateSource::SelfSigned(files, wanted) => own(files, wanted, provider, now),
+        CertificateSource::Acme { kept, until, wanted } => match load::load(kept, provider, false) {
+            Ok(certificate) => Ok((certificate, false)),
+            Err(error) if matches!(error.problem, TlsProblem::NotPermitted) => Err(error),
+            // Missing, or damaged: the authority will be asked for another.
+            Err(_) => own(until, wanted, provider, now),
+        },
     }
 }
 

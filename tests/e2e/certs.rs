@@ -2,14 +2,22 @@
 //! that authority. Nothing is switched off: name, chain and dates are verified as in the field.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::any_certificate::AnyCertificate;
+use crate::lab::Namespace;
 use crate::process::{run, write_private};
 
 /// Files of one authority and one certificate, all in PEM.
@@ -26,6 +34,7 @@ pub(crate) struct Certs {
 impl Certs {
     /// Makes them in `folder`, for a server called `name`.
     pub(crate) fn make(folder: &Path, name: &str) -> Self {
+        fs::create_dir_all(folder).expect("the lab's folder is writable");
         let authority_key = KeyPair::generate().expect("a P-256 key can be made");
         let mut authority = CertificateParams::default();
         authority
@@ -59,6 +68,20 @@ impl Certs {
         }
     }
 
+    /// What to write below `[tls]` to serve the certificate.
+    pub(crate) fn settings(&self) -> String {
+        format!(
+            "certificate = \"{}\"\nprivate_key = \"{}\"\n",
+            self.certificate.display(),
+            self.private_key.display()
+        )
+    }
+
+    /// The certificate as it stands in the file now, DER.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(&self.certificate).expect("a certificate")
+    }
+
     /// Makes Chromium's certificate database below `home` and trusts the authority there.
     pub(crate) fn trust_in(&self, home: &Path) {
         let database = home.join(".pki/nssdb");
@@ -74,4 +97,36 @@ impl Certs {
             .args(["-d", &database, "-A", "-t", "C,,", "-n", "relay-e2e", "-i"])
             .arg(&self.authority));
     }
+}
+
+/// A TLS connection from inside `namespace` that believes every certificate: the test looks at it, or knows the server.
+pub(crate) fn connect(
+    namespace: &Namespace,
+    server: SocketAddr,
+    name: &str,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let tcp = namespace.within(|| TcpStream::connect_timeout(&server, Duration::from_secs(5)));
+    let mut tcp = tcp.expect("the server listens");
+    tcp.set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout that is not zero");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions of TLS")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut tls = ClientConnection::new(Arc::new(config), name).expect("a client");
+    while tls.is_handshaking() {
+        tls.complete_io(&mut tcp).expect("a handshake");
+    }
+    StreamOwned::new(tls, tcp)
+}
+
+/// The certificate a new client in `namespace` is shown.
+pub(crate) fn shown_to(namespace: &Namespace, server: SocketAddr, name: &str) -> CertificateDer<'static> {
+    let tls = connect(namespace, server, name);
+    let chain = tls.conn.peer_certificates().expect("a server shows its certificate");
+    chain[0].clone().into_owned()
 }

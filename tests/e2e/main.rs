@@ -2,7 +2,10 @@
 //! namespaces. `docs/testing.md`, "End-to-end lab", tells how it is laid out and how to look into a failure.
 
 mod agent;
+#[path = "../support/any_certificate.rs"]
+mod any_certificate;
 mod calls;
+mod certificates;
 mod certs;
 mod chromium;
 mod clients;
@@ -14,6 +17,7 @@ mod janus;
 mod lab;
 mod messages;
 mod page;
+mod pebble;
 mod process;
 mod relay;
 mod requirements;

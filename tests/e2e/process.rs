@@ -95,7 +95,8 @@ impl Process {
         self.wait(limit).map(|status| (status, start.elapsed()))
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             // An error means that it is gone, which is what is wanted.
             let _ = kill(Pid::from_raw(pid), signal);

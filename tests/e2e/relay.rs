@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::certs::Certs;
@@ -31,7 +32,12 @@ pub(crate) struct Relay {
 impl Relay {
     /// Starts it with its default listeners, and `settings` below the configuration all tests share, and waits until it says it is ready.
     pub(crate) fn start(lab: &Lab, certs: &Certs, settings: &str) -> Self {
-        let configuration = write_configuration(lab, certs, settings);
+        Self::start_with_tls(lab, &certs.settings(), settings)
+    }
+
+    /// The same with `tls` for the section of that name.
+    pub(crate) fn start_with_tls(lab: &Lab, tls: &str, settings: &str) -> Self {
+        let configuration = write_configuration(lab, tls, settings);
         let namespace = lab.relay().clone();
         let mut command = namespace.command(PROGRAM);
         command.arg("--config").arg(&configuration).env_remove("RELAY_CONFIG");
@@ -74,6 +80,35 @@ impl Relay {
         metrics.lines().filter(told).collect::<Vec<_>>().join("\n")
     }
 
+    /// One value of its metrics.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let answer = http::request(&self.namespace, ADMIN, "GET", "/metrics", &[], None).expect("metrics");
+        let mut lines = answer.body.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("no {series}"))
+    }
+
+    /// Waits until it has logged a line with all of `words`, and gives it back.
+    pub(crate) fn wait_for_log(&mut self, words: &[&str], limit: Duration) -> String {
+        let find = |log: String| {
+            let mut lines = log.lines();
+            lines
+                .find(|line| words.iter().all(|word| line.contains(word)))
+                .map(str::to_owned)
+        };
+        self.process.wait_until(&format!("logs {words:?}"), limit, |process| {
+            find(process.log()).is_some()
+        });
+        find(self.process.log()).expect("just seen")
+    }
+
+    /// Has it read its configuration again.
+    pub(crate) fn reload(&self) {
+        self.process.signal(Signal::SIGHUP);
+    }
+
     /// Stops it the way a service manager does: it must end by itself, in time, and call that a success.
     pub(crate) fn stop(mut self) {
         self.process.assert_running();
@@ -92,7 +127,7 @@ impl Relay {
     }
 }
 
-fn write_configuration(lab: &Lab, certs: &Certs, settings: &str) -> PathBuf {
+fn write_configuration(lab: &Lab, tls: &str, settings: &str) -> PathBuf {
     let level = env::var("RELAY_E2E_LOG").unwrap_or_else(|_| "info".to_owned());
     let text = format!(
         r#"realm = "{RELAY_HOST}"
@@ -103,8 +138,7 @@ shutdown_timeout = "5s"
 secrets = ["{SECRET}"]
 
 [tls]
-certificate = "{certificate}"
-private_key = "{private_key}"
+{tls}
 
 [external]
 ipv4 = "{RELAY}"
@@ -129,8 +163,6 @@ address = "{ADMIN}"
 level = "{level}"
 {settings}"#,
         state = lab.folder().join("state").display(),
-        certificate = certs.certificate.display(),
-        private_key = certs.private_key.display(),
         first = RELAY_PORTS.start(),
         last = RELAY_PORTS.end(),
     );

@@ -34,6 +34,9 @@ optional = true
 /// Where the operator's listener is unless told otherwise: in no registry, and in no list of metrics exporters.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
 
+/// The directory of Let's Encrypt.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -85,6 +88,14 @@ pub(super) struct RawTls {
     pub(super) certificate: Option<Located<PathBuf>>,
     pub(super) private_key: Option<Located<PathBuf>>,
     pub(super) certificates: Located<Vec<RawCertificate>>,
+    pub(super) acme: RawAcme,
+}
+
+pub(super) struct RawAcme {
+    pub(super) domains: Located<Vec<Placed<String>>>,
+    pub(super) contact: Option<Located<String>>,
+    pub(super) directory: Located<String>,
+    pub(super) root: Option<Located<PathBuf>>,
 }
 
 pub(super) struct RawCertificate {
@@ -355,6 +366,12 @@ fn read_tls(s: &mut Section<'_, '_>) -> RawTls {
                 certificate: certificate?,
                 private_key: private_key?,
             })
+        }),
+        acme: s.section("acme", |s| RawAcme {
+            domains: s.value("domains", Vec::new()),
+            contact: s.optional("contact"),
+            directory: s.value("directory", LETS_ENCRYPT.to_owned()),
+            root: s.optional("root"),
         }),
     }
 }

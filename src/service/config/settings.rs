@@ -80,9 +80,28 @@ pub enum ProxyProtocol {
 pub struct TlsSettings {
     /// The operator's, the default first.
     pub certificates: Vec<CertificateFiles>,
+    /// One more is asked for by ACME, and comes behind them.
+    pub acme: Option<AcmeSettings>,
     /// Where one of our own making is kept, in the state directory; it is made where there is no other. Clients will
     /// refuse it unless told otherwise.
     pub self_signed: CertificateFiles,
+}
+
+/// Whom to ask for a certificate, and for which names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcmeSettings {
+    /// Host names, at least one.
+    pub domains: Vec<String>,
+    /// Mail address the authority may write to.
+    pub contact: Option<String>,
+    /// URL of the authority's directory (RFC 8555 §7.1.1).
+    pub directory: String,
+    /// PEM file with certificates to trust the authority by, besides the public ones.
+    pub root: Option<PathBuf>,
+    /// The account's key is kept here.
+    pub account: PathBuf,
+    /// Key and chain are kept here, in one file.
+    pub kept: PathBuf,
 }
 
 /// Bounds on TCP and TLS clients.

@@ -188,9 +188,10 @@ impl FrontDoor {
             return Err(Outcome::NotServed);
         };
         let accepted = arrival.client_hello(deadline).await?;
-        // The ClientHello is here, unanswered: routes by server name, and ACME, would leave from here.
+        // The ClientHello is here, unanswered: routes by server name would leave from here.
+        let config = store.answer(&accepted.client_hello(), accepts.https);
         let handshake = StartHandshake::from_parts(accepted, arrival.socket);
-        let mut tls = in_time(deadline, handshake.into_stream(store.server_config(accepts.https))).await?;
+        let mut tls = in_time(deadline, handshake.into_stream(config)).await?;
 
         let (turn, https) = allowed(accepts, tls.get_ref().1.alpn_protocol());
         let mut early = Vec::with_capacity(FIRST_PLAINTEXT);

@@ -13,6 +13,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
 use self::exposition::{Exposition, Sample};
+use super::acme::Acme;
 use super::api::counters::{ApiCounters, CODES, Route};
 use super::front_door::FrontDoor;
 use super::health::Health;
@@ -45,6 +46,8 @@ pub struct Sources {
     pub lost_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Certificates, if any listener needs them.
     pub tls: Option<Arc<TlsStore>>,
+    /// Who asks for one, if anybody does.
+    pub acme: Option<Arc<Acme>>,
 }
 
 /// What happens once per process.
@@ -148,6 +151,7 @@ fn collect(sources: &Sources) -> Vec<MetricFamily> {
     front_door_families::collect(&sources.front_door, &mut out);
     api(&sources.api, &mut out);
     service(sources, &mut out);
+    certificates(sources, &mut out);
     process(&sources.process, &mut out);
     out.finish()
 }
@@ -211,24 +215,34 @@ fn service(sources: &Sources, out: &mut Exposition) {
         "When the configuration in force was loaded, Unix time.",
         Sample::plain(sources.process.last_reload.load(Relaxed)),
     );
+    out.counter(
+        "relay_log_lines_lost_total",
+        "Log lines dropped because the log could not be written fast enough.",
+        Sample::plain((sources.lost_log_lines)()),
+    );
+}
+
+fn certificates(sources: &Sources, out: &mut Exposition) {
     out.gauge(
         "relay_certificate_expiry_timestamp_seconds",
         "When the first of the served certificates ends, Unix time; 0 without one.",
         Sample::plain(sources.tls.as_ref().map_or(0, |tls| tls.soonest_expiry().0)),
     );
-    let [taken, refused] = sources.tls.as_ref().map_or([0, 0], |tls| tls.updates());
+    let by_outcome = |[success, failure]: [u64; 2]| {
+        [
+            Sample::with([("outcome", "success")], success),
+            Sample::with([("outcome", "failure")], failure),
+        ]
+    };
     out.counter(
         "relay_certificate_updates_total",
-        "Other certificates found in the files, by whether they could be taken up.",
-        [
-            Sample::with([("outcome", "success")], taken),
-            Sample::with([("outcome", "failure")], refused),
-        ],
+        "Other certificates found, by whether they could be taken up.",
+        by_outcome(sources.tls.as_ref().map_or([0, 0], |tls| tls.updates())),
     );
     out.counter(
-        "relay_log_lines_lost_total",
-        "Log lines dropped because the log could not be written fast enough.",
-        Sample::plain((sources.lost_log_lines)()),
+        "relay_acme_orders_total",
+        "Certificates asked for by ACME, by outcome.",
+        by_outcome(sources.acme.as_ref().map_or([0, 0], |acme| acme.orders())),
     );
 }
 

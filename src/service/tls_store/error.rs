@@ -1,6 +1,7 @@
 //! What can be wrong with a certificate, in words for an operator.
 
 use core::fmt;
+use std::io;
 use std::path::PathBuf;
 
 /// A file and what is wrong with it.
@@ -45,6 +46,17 @@ pub enum TlsProblem {
     WrongOrder(usize),
     /// The TLS library refused.
     Library(String),
+}
+
+impl TlsProblem {
+    /// A file could not be read.
+    pub(in crate::service) fn of_read(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            io::ErrorKind::PermissionDenied => Self::NotPermitted,
+            _ => Self::Unreadable(error.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for TlsError {

@@ -15,6 +15,11 @@ pub(super) fn write(file: &Path, contents: &[u8], mode: u32) -> Result<(), TlsEr
     })
 }
 
+/// The same, for its owner only.
+pub(in crate::service) fn write_private(file: &Path, contents: &[u8]) -> Result<(), TlsError> {
+    write(file, contents, 0o600)
+}
+
 fn write_whole(file: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;

@@ -1,7 +1,6 @@
 //! PEM files to a certificate and key that belong together.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -23,20 +22,32 @@ pub(super) fn load(
     provider: &CryptoProvider,
     self_signed: bool,
 ) -> Result<Certificate, TlsError> {
+    let pem = |file| read(file).map_err(|problem| at(file, problem));
+    let (certificate, private_key) = (pem(&files.certificate)?, pem(&files.private_key)?);
+    parse(&certificate, &private_key, files, provider, self_signed)
+}
+
+fn at(file: &Path, problem: TlsProblem) -> TlsError {
+    TlsError {
+        file: file.to_owned(),
+        problem,
+    }
+}
+
+/// What was read from `files`.
+pub(super) fn parse(
+    chain: &[u8],
+    key: &[u8],
+    files: &CertificateFiles,
+    provider: &CryptoProvider,
+    self_signed: bool,
+) -> Result<Certificate, TlsError> {
     let CertificateFiles {
         certificate,
         private_key,
     } = files;
-    let at = |file: &Path, problem| TlsError {
-        file: file.to_owned(),
-        problem,
-    };
-    let chain = read(certificate)
-        .and_then(|bytes| parse_chain(&bytes))
-        .map_err(|problem| at(certificate, problem))?;
-    let der = read(private_key)
-        .and_then(|bytes| parse_key(&bytes))
-        .map_err(|problem| at(private_key, problem))?;
+    let chain = parse_chain(chain).map_err(|problem| at(certificate, problem))?;
+    let der = parse_key(key).map_err(|problem| at(private_key, problem))?;
     let private_key_der = Zeroizing::new(der.secret_der().to_vec());
     let key = provider
         .key_provider
@@ -60,11 +71,9 @@ pub(super) fn load(
 }
 
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsProblem> {
-    fs::read(file).map(Zeroizing::new).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => TlsProblem::Missing,
-        io::ErrorKind::PermissionDenied => TlsProblem::NotPermitted,
-        _ => TlsProblem::Unreadable(error.to_string()),
-    })
+    fs::read(file)
+        .map(Zeroizing::new)
+        .map_err(|error| TlsProblem::of_read(&error))
 }
 
 /// At least one certificate.

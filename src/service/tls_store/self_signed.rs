@@ -70,6 +70,6 @@ pub(super) fn generate(files: &CertificateFiles, wanted: &SelfSigned, now: UnixT
     let signed = params.self_signed(&key).map_err(library)?;
     let key_pem = Zeroizing::new(key.serialize_pem());
 
-    file::write(&files.private_key, key_pem.as_bytes(), 0o600)?;
+    file::write_private(&files.private_key, key_pem.as_bytes())?;
     file::write(&files.certificate, signed.pem().as_bytes(), 0o644)
 }

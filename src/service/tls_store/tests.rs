@@ -5,14 +5,15 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::ProtocolVersion;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, ServerConnection, SignatureScheme,
-};
 
+use self::client::{handshake, handshake_as, handshake_with};
 use super::*;
+
+mod acme;
+mod client;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const DAY: u64 = 86_400;
@@ -64,7 +65,7 @@ impl Directory {
 impl CertificateSource {
     fn files_mut(&mut self) -> &mut CertificateFiles {
         match self {
-            Self::Files(files) | Self::SelfSigned(files, _) => files,
+            Self::Files(files) | Self::SelfSigned(files, _) | Self::Acme { kept: files, .. } => files,
         }
     }
 }
@@ -450,111 +451,4 @@ fn chain_and_key_can_be_had_in_der() {
         !format!("{served:?}").contains("48, "),
         "no bytes of the key where it is shown"
     );
-}
-
-/// What a client knows after its handshake.
-struct Done {
-    alpn: Option<Vec<u8>>,
-    version: Option<ProtocolVersion>,
-    names: Vec<String>,
-}
-
-fn handshake(store: &TlsStore, https: bool, alpn: &[&[u8]]) -> Result<Done, rustls::Error> {
-    handshake_with(store, https, alpn, &rustls::version::TLS13)
-}
-
-fn handshake_with(
-    store: &TlsStore,
-    https: bool,
-    alpn: &[&[u8]],
-    version: &'static rustls::SupportedProtocolVersion,
-) -> Result<Done, rustls::Error> {
-    handshake_as(store, https, alpn, version, "x.test")
-}
-
-fn handshake_as(
-    store: &TlsStore,
-    https: bool,
-    alpn: &[&[u8]],
-    version: &'static rustls::SupportedProtocolVersion,
-    host: &str,
-) -> Result<Done, rustls::Error> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AcceptAny))
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from(host.to_owned()).unwrap()).unwrap();
-    let mut server = ServerConnection::new(store.server_config(https)).unwrap();
-    while client.is_handshaking() || server.is_handshaking() {
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
-        server.read_tls(&mut &bytes[..]).unwrap();
-        server.process_new_packets()?;
-        let mut bytes = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut bytes).unwrap();
-        }
-        let mut bytes = &bytes[..];
-        while !bytes.is_empty() {
-            client.read_tls(&mut bytes).unwrap();
-            client.process_new_packets()?;
-        }
-    }
-    let certificate = &client.peer_certificates().unwrap()[0];
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
-    let names = parsed.subject_alternative_name().unwrap().unwrap();
-    Ok(Done {
-        alpn: client.alpn_protocol().map(<[u8]>::to_vec),
-        version: client.protocol_version(),
-        names: names
-            .value
-            .general_names
-            .iter()
-            .map(|name| name.to_string().replace("DNSName(", "").replace(')', ""))
-            .collect(),
-    })
-}
-
-/// Looks at no certificate.
-#[derive(Debug)]
-struct AcceptAny;
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }

@@ -4,16 +4,21 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use super::super::Purpose;
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::reader::Located;
 use super::super::schema::{Protocol, Raw};
-use super::super::settings::TlsSettings;
+use super::super::settings::{AcmeSettings, TlsSettings};
 use super::Context;
+use crate::service::acme::trusted_roots;
 use crate::service::tls_store::{CertificateFiles, CertificateSource, TlsStore};
 
 /// Where the self-signed certificate is kept, below the state directory.
 const SELF_SIGNED: [&str; 2] = ["self-signed/certificate.pem", "self-signed/private_key.pem"];
+
+const ONE_IS_MADE: &str = "without `certificate` and `private_key` one is made";
 
 /// A file, and where it is written.
 type Written = (PathBuf, Option<Place>);
@@ -37,18 +42,64 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
             private_key: key.0,
         });
     }
+    let acme = match raw.tls.acme.domains.value.is_empty() {
+        true => None,
+        false => Some(acme(raw, state_dir, cx)?),
+    };
     let settings = TlsSettings {
-        self_signed: self_signed(raw, state_dir, certificates.is_empty(), cx)?,
+        self_signed: self_signed(raw, state_dir, certificates.is_empty() && acme.is_none(), cx)?,
         certificates,
+        acme,
     };
     good.then_some(settings)
+}
+
+fn acme(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<AcmeSettings> {
+    let raw = &raw.tls.acme;
+    let Some(state_dir) = state_dir else {
+        let message = "there is no directory to keep an ACME account and its certificate in";
+        cx.d.push(Diagnostic::error(message).at(raw.domains.place).help("set `state_dir`"));
+        return None;
+    };
+    let root = raw
+        .root
+        .as_ref()
+        .map(|root| (cx.path(&root.value, root.place), root.place));
+    if let Some(root) = &root {
+        if !readable(root, "root certificate", "the public authorities need none", cx) {
+            return None;
+        }
+        if let Err(error) = trusted_roots(Some(&root.0)) {
+            let diagnostic = Diagnostic::error(format!("`tls.acme.root`: {error}")).at(root.1);
+            cx.d.push(diagnostic.help("it is a PEM file with the authority's root certificate"));
+            return None;
+        }
+    }
+    // Each authority has its own place: what a test authority gave is not served once the real one is asked.
+    let digest = Sha256::digest(&raw.directory.value);
+    let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let dir = state_dir.join("acme").join(name);
+    cx.effective.remark("tls.acme", format!("kept in {}", dir.display()));
+    Some(AcmeSettings {
+        domains: raw
+            .domains
+            .value
+            .iter()
+            .map(|name| name.value.to_ascii_lowercase())
+            .collect(),
+        contact: raw.contact.as_ref().map(|contact| contact.value.clone()),
+        directory: raw.directory.value.clone(),
+        root: root.map(|(file, _)| file),
+        account: dir.join("account-key"),
+        kept: dir.join("certificate.pem"),
+    })
 }
 
 fn can_be_served(certificate: &Written, key: &Written, cx: &mut Context<'_>) -> bool {
     // Both are tried before the pair is, so that two unreadable files are told of at once.
     let readable = [
-        readable(certificate, "certificate", cx),
-        readable(key, "private key", cx),
+        readable(certificate, "certificate", ONE_IS_MADE, cx),
+        readable(key, "private key", ONE_IS_MADE, cx),
     ];
     if readable != [true, true] {
         return false;
@@ -76,13 +127,11 @@ fn can_be_served(certificate: &Written, key: &Written, cx: &mut Context<'_>) -> 
     }
 }
 
-fn readable(file: &Written, what: &str, cx: &mut Context<'_>) -> bool {
+fn readable(file: &Written, what: &str, without: &str, cx: &mut Context<'_>) -> bool {
     let (path, place) = file;
     let Err(error) = File::open(path) else { return true };
     let help = match error.kind() {
-        io::ErrorKind::NotFound => {
-            Some("correct the path; without `certificate` and `private_key` one is made".to_owned())
-        }
+        io::ErrorKind::NotFound => Some(format!("correct the path; {without}")),
         io::ErrorKind::PermissionDenied => Some(format!(
             "let the user the server runs as (now number {}) read it, and enter every directory above it",
             cx.env.user_id()

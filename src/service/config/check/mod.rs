@@ -1,6 +1,7 @@
 //! What is wrong, or unwise, although each value by itself is well written. Looks at the configuration alone: files,
 //! names and addresses of the machine come in `build`.
 
+mod acme;
 mod api;
 mod credentials;
 mod front_door;
@@ -25,6 +26,7 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     top(raw, d);
     credentials::check(&raw.credentials, d);
     tls(raw, d);
+    acme::check(raw, d);
     addresses(raw, d);
     ports(raw, d);
     peers(&raw.peers, d);

@@ -1,0 +1,308 @@
+//! A certificate from an ACME authority (RFC 8555), by TLS-ALPN-01 (RFC 8737): the authority connects to port 443 of
+//! each name, and the front door answers it there. Nothing else needs to be open.
+//!
+//! Certificates are served and kept by [`TlsStore`]; here one is asked for when there is none, when the names have
+//! changed, and when a third of its life is left. What goes wrong is one line that says what to do, and is tried again.
+//!
+//! Deliberately absent: other challenges, external account binding, revocation.
+
+mod problem;
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_acme::{AccountCache, AcmeConfig, CertCache, EventError, EventOk};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use self::problem::Problem;
+use super::config::settings::AcmeSettings;
+use super::log;
+use super::run::unix_now;
+use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, write_private};
+use crate::turn::time::UnixTime;
+
+/// An order that takes longer is given up: the authority does not answer.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Wait after an order, at least, and after the first that failed; twice as long after each further one. Let's Encrypt
+/// allows five failures an hour for a name.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Longest wait. Also how often the clock is looked at: machines sleep, and clocks are set.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Asks for certificates.
+#[derive(Debug)]
+pub struct Acme {
+    settings: AcmeSettings,
+    client: Arc<ClientConfig>,
+    tls: Arc<TlsStore>,
+    again: Notify,
+    /// Orders that succeeded, and that failed.
+    orders: [AtomicU64; 2],
+}
+
+impl Acme {
+    /// Nothing is asked before [`Self::run`].
+    ///
+    /// # Errors
+    /// When `settings.root` cannot be read.
+    pub fn new(settings: AcmeSettings, tls: Arc<TlsStore>) -> Result<Self, TlsError> {
+        Ok(Self {
+            client: client(settings.root.as_deref())?,
+            settings,
+            tls,
+            again: Notify::new(),
+            orders: [AtomicU64::new(0), AtomicU64::new(0)],
+        })
+    }
+
+    /// For ever.
+    pub async fn run(self: Arc<Self>) {
+        let mut failures = 0;
+        loop {
+            let certificate = self.tls.acme_certificate();
+            let due = certificate.map_or(Duration::ZERO, |it| due_in(&it, &self.settings.domains, unix_now()));
+            let wait = if !due.is_zero() {
+                due.min(LONGEST_PAUSE)
+            } else if self.try_order(failures).await {
+                failures = 0;
+                PAUSE
+            } else {
+                failures += 1;
+                pause(failures)
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.again.notified() => failures = 0,
+            }
+        }
+    }
+
+    /// Tries again at once if an order has failed: the operator has mended something.
+    pub fn try_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// How many orders succeeded, and how many failed.
+    pub fn orders(&self) -> [u64; 2] {
+        [self.orders[0].load(Relaxed), self.orders[1].load(Relaxed)]
+    }
+
+    async fn try_order(&self, failures: u32) -> bool {
+        let names = self.settings.domains.join(", ");
+        tracing::info!(names, directory = self.settings.directory, "asking for a certificate");
+        let outcome = self.order().await;
+        self.orders[usize::from(outcome.is_err())].fetch_add(1, Relaxed);
+        match outcome {
+            Ok(()) => true,
+            Err(problem) => {
+                let next = pause(failures + 1).as_secs() / 60;
+                tracing::error!(
+                    names,
+                    "no certificate from {}: {problem}. Next try in {next} min, or at a reload",
+                    self.settings.directory
+                );
+                false
+            }
+        }
+    }
+
+    /// Asks for a certificate; it is in service afterwards.
+    async fn order(&self) -> Result<(), Problem> {
+        let contact = self.settings.contact.iter().map(|contact| format!("mailto:{contact}"));
+        let kept = Kept {
+            account: self.settings.account.clone(),
+            tls: Arc::clone(&self.tls),
+        };
+        let mut state = AcmeConfig::new_with_client_config(&self.settings.domains, Arc::clone(&self.client))
+            .contact(contact)
+            .directory(&self.settings.directory)
+            .cache(kept)
+            .state();
+        self.tls.answer_challenges(Some(state.challenge_rustls_config()));
+        let order = async {
+            loop {
+                match state.next().await {
+                    Some(Ok(EventOk::CertCacheStore)) => return Ok(()),
+                    Some(Ok(_)) => {}
+                    Some(Err(EventError::Order(error))) => return Err(Problem::from(error)),
+                    Some(Err(
+                        EventError::AccountCacheLoad(error)
+                        | EventError::AccountCacheStore(error)
+                        | EventError::CertCacheLoad(error)
+                        | EventError::CertCacheStore(error),
+                    )) => return Err(Problem::Kept(error)),
+                    Some(Err(error @ (EventError::CachedCertParse(_) | EventError::NewCertParse(_)))) => {
+                        return Err(Problem::Other(error.to_string()));
+                    }
+                    None => return Err(Problem::Other("the client ended".to_owned())),
+                }
+            }
+        };
+        let outcome = timeout(ORDER_TIMEOUT, order).await;
+        self.tls.answer_challenges(None);
+        outcome.unwrap_or(Err(Problem::Silence))
+    }
+}
+
+/// Pause after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
+}
+
+/// How long the certificate in service will do for these names. Renewal begins when a third of its life is left.
+fn due_in(info: &CertificateInfo, domains: &[String], now: UnixTime) -> Duration {
+    let others = info.names.len() != domains.len() || domains.iter().any(|name| !info.names.contains(name));
+    if info.self_signed || others {
+        return Duration::ZERO;
+    }
+    let life = info.not_after.0.saturating_sub(info.not_before.0);
+    Duration::from_secs((info.not_after.0 - life / 3).saturating_sub(now.0))
+}
+
+fn client(root: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError {
+            file: root.unwrap_or(Path::new("")).to_owned(),
+            problem: TlsProblem::Library(error.to_string()),
+        })?;
+    Ok(Arc::new(
+        config
+            .with_root_certificates(trusted_roots(root)?)
+            .with_no_client_auth(),
+    ))
+}
+
+/// Whom to believe that it is the authority: the public ones, and those in `file`.
+///
+/// # Errors
+/// When `file` cannot be read, or holds no certificate.
+pub(super) fn trusted_roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let Some(file) = file else { return Ok(roots) };
+    for certificate in read_roots(file)? {
+        roots.add(certificate).map_err(|error| TlsError {
+            file: file.to_owned(),
+            problem: TlsProblem::BadCertificate(error.to_string()),
+        })?;
+    }
+    Ok(roots)
+}
+
+/// Certificates of a PEM file, at least one.
+fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let at = |problem| TlsError {
+        file: file.to_owned(),
+        problem,
+    };
+    let bytes = fs::read(file).map_err(|error| at(TlsProblem::of_read(&error)))?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(at(TlsProblem::NoCertificate)),
+        Ok(all) => Ok(all),
+        Err(error) => Err(at(TlsProblem::BadPem(error.to_string()))),
+    }
+}
+
+/// Where account and certificate are kept.
+struct Kept {
+    account: PathBuf,
+    tls: Arc<TlsStore>,
+}
+
+#[async_trait]
+impl CertCache for Kept {
+    type EC = TlsError;
+
+    /// An order is made because another one is wanted.
+    async fn load_cert(&self, _: &[String], _: &str) -> Result<Option<Vec<u8>>, TlsError> {
+        Ok(None)
+    }
+
+    async fn store_cert(&self, _: &[String], _: &str, pem: &[u8]) -> Result<(), TlsError> {
+        self.tls.keep(pem, unix_now()).map(|loaded| log::certificate(&loaded))
+    }
+}
+
+#[async_trait]
+impl AccountCache for Kept {
+    type EA = TlsError;
+
+    async fn load_account(&self, _: &[String], _: &str) -> Result<Option<Vec<u8>>, TlsError> {
+        match fs::read(&self.account) {
+            Ok(key) => Ok(Some(key)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(TlsError {
+                file: self.account.clone(),
+                problem: TlsProblem::of_read(&error),
+            }),
+        }
+    }
+
+    async fn store_account(&self, _: &[String], _: &str, key: &[u8]) -> Result<(), TlsError> {
+        write_private(&self.account, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+
+    fn info(names: &[&str]) -> CertificateInfo {
+        CertificateInfo {
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            not_before: UnixTime(1000 * DAY),
+            not_after: UnixTime(1090 * DAY),
+            fingerprint: String::new(),
+            self_signed: false,
+        }
+    }
+
+    fn days_until_due(info: &CertificateInfo, today: u64) -> u64 {
+        let domains = ["a.test".to_owned(), "b.test".to_owned()];
+        due_in(info, &domains, UnixTime(today * DAY)).as_secs() / DAY
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_when_a_third_of_its_life_is_left() {
+        let good = info(&["b.test", "a.test"]);
+        assert_eq!(days_until_due(&good, 1000), 60);
+        assert_eq!(days_until_due(&good, 1059), 1);
+        for day in [1060, 1089, 1090, 2000] {
+            assert_eq!(days_until_due(&good, day), 0, "day {day}");
+        }
+    }
+
+    #[test]
+    fn another_is_asked_for_at_once_when_names_have_changed_or_it_is_of_our_own_making() {
+        for names in [&["a.test"][..], &["a.test", "b.test", "c.test"], &["a.test", "c.test"]] {
+            assert_eq!(days_until_due(&info(names), 1000), 0, "{names:?}");
+        }
+        let own = CertificateInfo {
+            self_signed: true,
+            ..info(&["a.test", "b.test"])
+        };
+        assert_eq!(days_until_due(&own, 1000), 0);
+    }
+
+    #[test]
+    fn pauses_grow_from_a_minute_to_an_hour() {
+        let minutes: Vec<u64> = (1..9).map(|failures| pause(failures).as_secs() / 60).collect();
+        assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+    }
+}
