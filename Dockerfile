@@ -11,6 +11,8 @@ ARG RUN_IMAGE=debian:bookworm-slim
 
 FROM ${BUILD_IMAGE} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libssl-dev pkg-config && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
@@ -23,12 +25,15 @@ COPY config/relay.toml /out/etc/relay/relay.toml
 RUN install -d -m 0700 -o 65532 -g 65532 /out/var/lib/relay
 
 FROM ${RUN_IMAGE}
+# For DTLS.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libssl3 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out /
 # No name, no shell, no home: ports below 1024 are open to any user inside a container network namespace.
 USER 65532:65532
 ENV STATE_DIRECTORY=/var/lib/relay
 VOLUME ["/var/lib/relay"]
-EXPOSE 3478/tcp 3478/udp 5349/tcp 443/tcp 443/udp
+EXPOSE 3478/tcp 3478/udp 5349/tcp 5349/udp 443/tcp 443/udp
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/relay"]
 CMD ["--config", "/etc/relay/relay.toml"]

@@ -3,6 +3,8 @@
 //! Knows batches, gather I/O, kernel offloads, stream queues and errno; knows nothing of allocations, users or
 //! configuration files.
 
+#[cfg(feature = "dtls")]
+pub mod dtls;
 pub mod stream;
 pub(crate) mod sys;
 pub mod tls;

@@ -29,6 +29,7 @@ pub fn print(settings: &Settings, places: &Places, notes: &[String], trial: Opti
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             udp = text("udp"),
+            dtls = text("dtls"),
             tcp = text("tcp"),
             tls = text("tls"),
             https = text("https"),
@@ -81,6 +82,7 @@ fn lines(settings: &Settings, places: &Places, notes: &[String]) -> Lines {
             .collect()
     };
     list("udp", places.udp.clone());
+    list("dtls", places.dtls.clone());
     list("tcp", over_tcp(|listener| listener.tcp));
     list("tls", over_tcp(|listener| listener.tls));
     if settings.api.enabled {

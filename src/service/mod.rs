@@ -7,6 +7,8 @@ pub mod api;
 pub mod banner;
 pub mod bind;
 pub mod config;
+#[cfg(feature = "dtls")]
+mod dtls;
 pub mod external;
 pub mod first_run;
 pub mod front_door;

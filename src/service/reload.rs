@@ -58,6 +58,9 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     if keep("limits of connections and streams", old.stream != new.stream) {
         new.stream.clone_from(&old.stream);
     }
+    if keep("[dtls]", old.dtls != new.dtls) {
+        new.dtls.clone_from(&old.dtls);
+    }
     if keep("[log]", old.log != new.log) {
         new.log.clone_from(&old.log);
     }

@@ -26,8 +26,8 @@ use super::run::{Server, unix_now};
 use super::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use super::{admin, banner, http_server, log, process, systemd};
 use crate::net::stream::StreamLimits;
-use crate::net::udp::{UdpOptions, UdpSocket};
-use crate::shard::{LogClient, ShardConfig, Shards};
+use crate::net::udp::UdpOptions;
+use crate::shard::{Listener, LogClient, ShardConfig, Shards};
 use crate::turn;
 use crate::turn::credential::MintedCredential;
 
@@ -67,7 +67,8 @@ fn lines(errors: &[impl ToString]) -> Vec<String> {
 
 /// Certificates, where any listener needs one.
 fn open_certificate(settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Arc<TlsStore>>, Vec<String>> {
-    if !settings.listeners.iter().any(|listener| listener.tls || listener.https) {
+    let needs_one = |listener: &ListenerSettings| listener.dtls || listener.tls || listener.https;
+    if !settings.listeners.iter().any(needs_one) {
         return Ok(None);
     }
     let sources = certificate_sources(settings, notes);
@@ -143,9 +144,11 @@ pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &Places)
         return;
     }
     let udp = |address: &SocketAddr| places.udp.contains(address);
+    let dtls = |address: &SocketAddr| places.dtls.contains(address);
     let tcp = |address: &SocketAddr| places.tcp.iter().any(|(bound, _)| bound == address);
     let really = |listener: &ListenerSettings| ListenerSettings {
         udp: listener.udp && listener.addresses.iter().any(udp),
+        dtls: listener.dtls && listener.addresses.iter().any(dtls),
         tcp: listener.tcp && listener.addresses.iter().any(tcp),
         tls: listener.tls && listener.addresses.iter().any(tcp),
         https: listener.https && listener.addresses.iter().any(tcp),
@@ -190,7 +193,7 @@ fn serve(
     bound: Bound,
     log: &LogGuard,
 ) -> Result<Server, Vec<String>> {
-    let shards = start_workers(&settings, bound.udp)?;
+    let shards = start_workers(&settings, tls.as_ref(), bound.udp)?;
     let api = Api::new(settings.api.clone(), Arc::clone(&settings.turn.credentials), unix_now);
     let https = if settings.api.enabled {
         api.router(Scheme::Https)
@@ -243,12 +246,16 @@ fn serve(
     })
 }
 
-fn start_workers(settings: &Settings, sockets: Vec<Vec<UdpSocket>>) -> Result<Arc<Shards>, Vec<String>> {
+fn start_workers(
+    settings: &Settings,
+    tls: Option<&Arc<TlsStore>>,
+    sockets: Vec<Vec<Listener>>,
+) -> Result<Arc<Shards>, Vec<String>> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| vec![format!("the system gives no random numbers: {error}")])?;
     let config = Arc::new(settings.turn.clone());
     let shards = Shards::start(
-        shard_config(settings),
+        shard_config(settings, tls)?,
         config,
         Arc::new(turn::Shared::new(seed)),
         sockets,
@@ -262,9 +269,15 @@ fn asynchronous(socket: std::net::TcpListener) -> Result<TcpListener, Vec<String
     TcpListener::from_std(socket).map_err(|error| vec![format!("a listener cannot be watched: {error}")])
 }
 
-fn shard_config(settings: &Settings) -> ShardConfig {
+#[cfg_attr(
+    not(feature = "dtls"),
+    expect(unused_variables, reason = "DTLS alone asks for certificates")
+)]
+fn shard_config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<ShardConfig, Vec<String>> {
     let stream = &settings.stream;
-    ShardConfig {
+    Ok(ShardConfig {
+        #[cfg(feature = "dtls")]
+        dtls: super::dtls::config(settings, tls).map_err(|error| lines(&[error]))?,
         stream: StreamLimits {
             frame_timeout: stream.frame_timeout,
             write_timeout: stream.write_timeout,
@@ -289,7 +302,7 @@ fn shard_config(settings: &Settings) -> ShardConfig {
             ClientIp::Off => LogClient::Off,
         },
         ..ShardConfig::default()
-    }
+    })
 }
 
 fn sources(

@@ -8,6 +8,8 @@
 
 mod certificate;
 mod choice;
+#[cfg(feature = "dtls")]
+mod dtls;
 mod error;
 mod file;
 mod load;

@@ -71,7 +71,7 @@ impl Carrier {
         // A reply leaves from the address the client knows; a socket bound to one address needs no telling.
         let wildcard = self
             .sockets
-            .listener(datagram.egress)
+            .udp_listener(datagram.egress)
             .is_some_and(UdpSocket::is_wildcard);
         let source = wildcard.then_some(client.five_tuple.server.ip());
         self.push(

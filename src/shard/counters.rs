@@ -1,11 +1,13 @@
 //! What one shard counts beside the protocol ([`crate::turn::counters`]): sockets, batches, queues.
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 
 use crate::net::stream::StreamError;
 use crate::net::udp::{SendError, SendStats};
 use crate::turn::counters::Cell;
+use crate::turn::output::closed_set;
 
 /// Why a shard closed a stream. What [`StreamError`] does not know comes first.
 pub const STREAM_CLOSE_REASONS: [&str; 5 + StreamError::REASONS.len()] = {
@@ -30,6 +32,42 @@ pub const STREAM_CLOSE_REASONS: [&str; 5 + StreamError::REASONS.len()] = {
     }
     all
 };
+
+closed_set! {
+    /// Why a DTLS association ended.
+    DtlsClose {
+        /// close_notify from the client.
+        Client => "client",
+        /// Without an allocation for too long.
+        Idle => "idle",
+        /// The handshake, or a record, failed; or the client sent a fatal alert.
+        Failed => "failed",
+        /// The handshake was not complete in time.
+        HandshakeTimeout => "handshake_timeout",
+        /// Too many handshakes, or associations: the oldest handshake gave way.
+        Displaced => "displaced",
+        /// The same client began anew.
+        Replaced => "replaced",
+        /// The server is stopping.
+        Shutdown => "shutdown",
+    }
+}
+
+closed_set! {
+    /// Why a datagram of DTLS went nowhere.
+    DtlsDrop {
+        /// Of no association, and no ClientHello.
+        NoAssociation => "no_association",
+        /// A ClientHello that makes no sense.
+        BadHello => "bad_hello",
+        /// Too many associations, in all or from its source.
+        Limit => "limit",
+        /// Too many datagrams of one handshake at a time.
+        Queue => "queue",
+        /// Records that do not prove to come from the client, or carry nothing.
+        Discarded => "discarded",
+    }
+}
 
 /// Upper bounds of [`Histogram`]'s buckets, in milliseconds; one bucket more holds the rest.
 pub const AGE_BUCKETS_MS: [u64; 10] = [1, 5, 10, 25, 50, 75, 100, 150, 250, 500];
@@ -128,6 +166,18 @@ pub struct ShardCounters {
     pub stream_dropped_aged: Cell,
     /// Frames dropped because the queue was full.
     pub stream_dropped_overflowed: Cell,
+    /// DTLS associations, handshakes under way included (gauge).
+    pub dtls_associations: Cell,
+    /// DTLS handshakes under way (gauge).
+    pub dtls_half_open: Cell,
+    /// DTLS clients that were asked for a cookie.
+    pub dtls_asked: Cell,
+    /// DTLS handshakes completed.
+    pub dtls_handshakes: Cell,
+    /// DTLS associations that ended, by [`DtlsClose`].
+    pub dtls_closed: [Cell; DtlsClose::ALL.len()],
+    /// Datagrams of DTLS that went nowhere, by [`DtlsDrop`].
+    pub dtls_dropped: [Cell; DtlsDrop::ALL.len()],
     /// Age of the oldest application data whenever a slow stream can be written again.
     pub stream_queue_age: Histogram,
 }
@@ -153,6 +203,12 @@ impl ShardCounters {
         if let Some(i) = STREAM_CLOSE_REASONS.iter().position(|&r| r == reason) {
             self.streams_closed[i].add(1);
         }
+    }
+
+    /// Counts a datagram of DTLS that went nowhere.
+    #[cfg(feature = "dtls")]
+    pub(super) fn dtls_drop(&self, reason: DtlsDrop) {
+        self.dtls_dropped[reason as usize].add(1);
     }
 
     /// Counts a stream nobody took.

@@ -111,6 +111,7 @@ impl Worker {
                 };
                 self.carrier.push_to_client(self.now.mono, &client, &datagram);
             }
+            Name::Dtls { slot, generation } => self.send_dtls((slot, generation), header, data, padding, tos),
             Name::Relay { .. } | Name::Waker => self.counters.drop_packet(DropReason::Gone),
         }
     }
@@ -150,12 +151,13 @@ impl Worker {
                 };
                 self.carrier.push_to_client(self.now.mono, &client, &datagram);
             }
+            Name::Dtls { slot, generation } => self.respond_dtls((slot, generation)),
             Name::Relay { .. } | Name::Waker => {}
         }
     }
 }
 
-fn to_listener(egress: u32, client: &Client, data: Range<usize>) -> Datagram<'static> {
+pub(super) fn to_listener(egress: u32, client: &Client, data: Range<usize>) -> Datagram<'static> {
     Datagram {
         egress,
         destination: client.five_tuple.client,

@@ -1,16 +1,16 @@
 //! How a shard names its sockets: in `turn::types::Link`, and in what epoll hands back.
 //!
 //! ```text
-//! 63..62 kind | 61..32 generation | 31..0 slot
+//! 63..61 kind | 60..32 generation | 31..0 slot
 //! ```
 //! A slot is reused; its generation tells whether a name still means what it meant when it was given out.
 
 use crate::turn::types::{AllocationId, Family, Link, RelayId};
 
-const GENERATION_BITS: u32 = 30;
+const GENERATION_BITS: u32 = 29;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-/// Something with a file descriptor.
+/// Something with a file descriptor, or behind one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
     /// A listener's UDP socket, by index.
@@ -29,6 +29,13 @@ pub(super) enum Name {
         /// Generation.
         generation: u32,
     },
+    /// A client's DTLS association. It shares its listener's socket.
+    Dtls {
+        /// Slot.
+        slot: u32,
+        /// Generation.
+        generation: u32,
+    },
     /// The worker's waker.
     Waker,
 }
@@ -41,18 +48,20 @@ impl Name {
             Self::Relay { slot, generation } => (1, generation, slot),
             Self::Stream { slot, generation } => (2, generation, slot),
             Self::Waker => (3, 0, 0),
+            Self::Dtls { slot, generation } => (4, generation, slot),
         };
-        (kind << 62) | (((generation & GENERATION_MASK) as u64) << 32) | slot as u64
+        (kind << 61) | (((generation & GENERATION_MASK) as u64) << 32) | slot as u64
     }
 
     /// From an epoll token.
     pub(super) const fn from_token(token: u64) -> Self {
         let slot = token as u32;
         let generation = (token >> 32) as u32 & GENERATION_MASK;
-        match token >> 62 {
+        match token >> 61 {
             0 => Self::Listener(slot),
             1 => Self::Relay { slot, generation },
             2 => Self::Stream { slot, generation },
+            4 => Self::Dtls { slot, generation },
             _ => Self::Waker,
         }
     }
@@ -102,6 +111,7 @@ mod tests {
                 generation: GENERATION_MASK,
             },
             Name::Stream { slot: 3, generation: 5 },
+            Name::Dtls { slot: 3, generation: 5 },
             Name::Waker,
         ] {
             assert_eq!(Name::from_token(name.token()), name);

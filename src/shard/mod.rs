@@ -7,6 +7,7 @@
 //! ```text
 //! worker     the loop                      carrier    UDP: slab, send batch, sockets
 //! deliver    verdicts -> datagrams, frames streams    TCP and TLS clients; stream_io: what is done with them
+//!                                          dtls       DTLS clients; dtls::io: what is done with them
 //! mailbox    packets between shards        pace       when to let packets gather
 //! link       names of sockets              clock      the only place that reads one
 //! handoff    allocations between shards    handover   streams from the front door
@@ -17,6 +18,8 @@ mod carrier;
 pub mod clock;
 pub mod counters;
 mod deliver;
+#[cfg_attr(not(feature = "dtls"), path = "dtls_absent.rs")]
+mod dtls;
 mod handoff;
 pub mod handover;
 mod link;
@@ -39,15 +42,20 @@ use std::time::Duration;
 use self::carrier::Carrier;
 use self::clock::Clock;
 pub use self::counters::ShardCounters;
+#[cfg(feature = "dtls")]
+use self::dtls::Dtls;
+#[cfg(feature = "dtls")]
+pub use self::dtls::DtlsConfig;
 pub use self::handover::StreamHandover;
 pub use self::log::{LogClient, log as log_event};
 use self::pace::Pace;
+pub use self::sockets::Listener;
 use self::sockets::Sockets;
 use self::streams::Streams;
 use self::worker::{Control, EVENT_BATCH, Inlets, Worker};
 use crate::net::stream::StreamLimits;
 use crate::net::sys::epoll::{Epoll, Waker};
-use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::net::udp::UdpOptions;
 use crate::turn::types::ShardIndex;
 use crate::turn::{Config, Counters, Response, Server, Shared};
 
@@ -64,6 +72,9 @@ pub struct ShardConfig {
     pub stream: StreamLimits,
     /// A stream is closed after this long without an allocation.
     pub idle_timeout: Duration,
+    /// TURN over DTLS; `None`: not served.
+    #[cfg(feature = "dtls")]
+    pub dtls: Option<DtlsConfig>,
     /// How relay sockets are set up.
     pub relay: UdpOptions,
     /// Receive slots of a shard, 64 KiB each: what it takes in before it sends.
@@ -83,6 +94,8 @@ impl Default for ShardConfig {
         Self {
             stream: StreamLimits::default(),
             idle_timeout: Duration::from_secs(10),
+            #[cfg(feature = "dtls")]
+            dtls: None,
             relay: UdpOptions {
                 // The memory is used only while packets wait in it; the system's maximum may be lower.
                 receive_buffer: 1 << 20,
@@ -149,7 +162,7 @@ impl Shards {
         config: ShardConfig,
         turn: Arc<Config>,
         shared: Arc<Shared>,
-        sockets: Vec<Vec<UdpSocket>>,
+        sockets: Vec<Vec<impl Into<Listener>>>,
     ) -> io::Result<Self> {
         let count = sockets.len();
         if count == 0 {
@@ -163,6 +176,8 @@ impl Shards {
         let mut ends = mailboxes(config.mailbox, &wakers);
         let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
         let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
+        #[cfg(feature = "dtls")]
+        let dtls_caps = dtls::Caps::new(u64::from_ne_bytes(random_seed()?));
         let mut all = Self {
             shards: Vec::new(),
             counters: Vec::new(),
@@ -182,7 +197,9 @@ impl Shards {
                 turn: Arc::clone(&turn),
                 shared: Arc::clone(&shared),
                 random: random_seed()?,
-                listeners,
+                #[cfg(feature = "dtls")]
+                dtls_caps: dtls_caps.clone(),
+                listeners: listeners.into_iter().map(Into::into).collect(),
                 inlets: Inlets {
                     control: control_rx,
                     handovers: handovers_rx,
@@ -286,8 +303,8 @@ fn mailboxes(bytes: usize, wakers: &[Waker]) -> Vec<Ends> {
     ends
 }
 
-fn random_seed() -> io::Result<[u8; 32]> {
-    let mut seed = [0; 32];
+fn random_seed<const N: usize>() -> io::Result<[u8; N]> {
+    let mut seed = [0; N];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
     Ok(seed)
 }
@@ -300,7 +317,9 @@ struct Seed {
     turn: Arc<Config>,
     shared: Arc<Shared>,
     random: [u8; 32],
-    listeners: Vec<UdpSocket>,
+    #[cfg(feature = "dtls")]
+    dtls_caps: dtls::Caps,
+    listeners: Vec<Listener>,
     inlets: Inlets,
     mail_to: Vec<Option<mailbox::Sender>>,
     peers: Vec<(mpsc::Sender<Control>, Waker)>,
@@ -352,6 +371,8 @@ impl Seed {
             turn,
             shared,
             random,
+            #[cfg(feature = "dtls")]
+            dtls_caps,
             listeners,
             inlets,
             mail_to,
@@ -359,6 +380,13 @@ impl Seed {
             counters,
             stats,
         } = self;
+        #[cfg(feature = "dtls")]
+        let dtls = match config.dtls {
+            Some(dtls) => Some(Dtls::new(dtls, dtls_caps, &random_seed()?)?),
+            None => None,
+        };
+        #[cfg(not(feature = "dtls"))]
+        let dtls = None;
         let server = Server::new(turn, shared, index, random, Arc::clone(&counters));
         let sockets = Sockets::new(listeners, config.relay);
         let now = clock.now();
@@ -372,6 +400,7 @@ impl Seed {
             epoll: Epoll::new(EVENT_BATCH)?,
             carrier: Carrier::new(sockets, config.slots, Arc::clone(&counters), Arc::clone(&stats)),
             streams: Streams::new(config.stream),
+            dtls,
             departed: Vec::new(),
             inlets,
             mail_to,

@@ -9,6 +9,28 @@ use crate::net::sys::epoll::{Epoll, Interest};
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::turn::types::RelayId;
 
+/// A socket clients send to, and what is served there.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: UdpSocket,
+    /// STUN and TURN over UDP.
+    pub plain: bool,
+    /// TURN over DTLS.
+    pub dtls: bool,
+}
+
+impl From<UdpSocket> for Listener {
+    /// Serves UDP.
+    fn from(socket: UdpSocket) -> Self {
+        Self {
+            socket,
+            plain: true,
+            dtls: false,
+        }
+    }
+}
+
 /// A relay socket and whose it is.
 #[derive(Debug)]
 struct Relay {
@@ -19,7 +41,7 @@ struct Relay {
 /// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, relay sockets behind.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    listeners: Vec<UdpSocket>,
+    listeners: Vec<Listener>,
     /// How many there were at the start: the numbers behind them are those of relay sockets, for ever.
     listener_count: usize,
     relays: Vec<Option<Relay>>,
@@ -28,7 +50,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// `options` are those of relay sockets.
-    pub(super) fn new(listeners: Vec<UdpSocket>, options: UdpOptions) -> Self {
+    pub(super) fn new(listeners: Vec<Listener>, options: UdpOptions) -> Self {
         Self {
             listener_count: listeners.len(),
             listeners,
@@ -39,8 +61,12 @@ impl Sockets {
 
     /// Watches every listener.
     pub(super) fn register(&self, epoll: &Epoll) -> io::Result<()> {
-        for (i, socket) in self.listeners.iter().enumerate() {
-            epoll.add(socket.as_fd(), Name::Listener(i as u32).token(), Interest::Read)?;
+        for (i, listener) in self.listeners.iter().enumerate() {
+            epoll.add(
+                listener.socket.as_fd(),
+                Name::Listener(i as u32).token(),
+                Interest::Read,
+            )?;
         }
         Ok(())
     }
@@ -64,25 +90,34 @@ impl Sockets {
     pub(super) fn by_egress(&self, egress: u32) -> Option<&UdpSocket> {
         let egress = egress as usize;
         match egress.checked_sub(self.listener_count) {
-            None => self.listeners.get(egress),
+            None => self.listeners.get(egress).map(|listener| &listener.socket),
             Some(slot) => self.relays.get(slot)?.as_ref().map(|relay| &relay.socket),
         }
     }
 
     /// Listener `index`.
-    pub(super) fn listener(&self, index: u32) -> Option<&UdpSocket> {
+    pub(super) fn listener(&self, index: u32) -> Option<&Listener> {
         self.listeners.get(index as usize)
     }
 
     /// The number of the listener that can send from `local`: bound to it, or to all addresses.
     pub(super) fn listener_at(&self, local: SocketAddr) -> Option<u32> {
-        let at = |bound: SocketAddr| self.listeners.iter().position(|socket| socket.local_addr() == bound);
+        let at = |bound: SocketAddr| {
+            self.listeners
+                .iter()
+                .position(|listener| listener.socket.local_addr() == bound)
+        };
         let any: IpAddr = match local {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let index = at(local).or_else(|| at(SocketAddr::new(any, local.port())))?;
         u32::try_from(index).ok()
+    }
+
+    /// The socket of listener `index`.
+    pub(super) fn udp_listener(&self, index: u32) -> Option<&UdpSocket> {
+        self.listener(index).map(|listener| &listener.socket)
     }
 
     /// The relay socket in `slot`, if its generation still is `generation`.
@@ -151,7 +186,7 @@ impl Sockets {
 
     /// Whether every socket coalesces received and segments sent datagrams.
     pub(super) fn offloads(&self) -> (bool, bool) {
-        let mut all = self.listeners.iter();
+        let mut all = self.listeners.iter().map(|listener| &listener.socket);
         (all.clone().all(UdpSocket::uses_gro), all.all(UdpSocket::uses_gso))
     }
 }
@@ -178,7 +213,7 @@ mod tests {
 
     fn sockets() -> (Sockets, Epoll) {
         let listener = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
-        (Sockets::new(vec![listener], OPTIONS), Epoll::new(8).unwrap())
+        (Sockets::new(vec![listener.into()], OPTIONS), Epoll::new(8).unwrap())
     }
 
     #[test]
@@ -211,7 +246,7 @@ mod tests {
     #[test]
     fn a_port_in_use_is_told_and_leaves_nothing_behind() {
         let (mut sockets, epoll) = sockets();
-        let taken = sockets.listener(0).unwrap().local_addr();
+        let taken = sockets.udp_listener(0).unwrap().local_addr();
         let error = sockets.open(&epoll, id(0, 1), taken).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(sockets.egress_count(), 1);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::carrier::Carrier;
 use super::clock::Clock;
 use super::counters::ShardCounters;
+use super::dtls::Dtls;
 use super::handoff::Parcel;
 use super::handover::StreamHandover;
 use super::link::Name;
@@ -26,7 +27,8 @@ use crate::net::sys::options;
 use crate::net::udp::UdpSocket;
 use crate::turn::time::{Instant, Now};
 use crate::turn::types::{Client, FiveTuple, PeerAddr, RelayId, Transport};
-use crate::turn::{Command, Config, Counters, Icmp, OpenError, Response, Server};
+use crate::turn::{Command, Config, Counters, DropReason, Icmp, OpenError, Response, Server};
+use crate::wire::demux::{self, Kind};
 
 /// Messages taken from a listener in one turn; also the most taken from a relay socket.
 const LISTENER_BATCH: usize = 32;
@@ -75,6 +77,8 @@ pub(super) struct Worker {
     pub(super) epoll: Epoll,
     pub(super) carrier: Carrier,
     pub(super) streams: Streams,
+    /// `None`: not served.
+    pub(super) dtls: Option<Dtls>,
     /// Streams whose clients are gone; the core has yet to hear of it.
     pub(super) departed: Vec<Client>,
     pub(super) inlets: Inlets,
@@ -159,10 +163,18 @@ impl Worker {
         if let Some(at) = self.server.poll_timeout() {
             wait = wait.min(at - now);
         }
-        if self.streams.len() > 0 {
+        if self.has_connections() {
             wait = wait.min(self.next_scan - now);
         }
+        if let Some(at) = self.dtls.as_ref().and_then(|dtls| dtls.next_due(now)) {
+            wait = wait.min(at - now);
+        }
         wait
+    }
+
+    /// Whether anybody has a deadline that is looked for by scanning.
+    fn has_connections(&self) -> bool {
+        self.streams.len() > 0 || self.dtls.as_ref().is_some_and(|dtls| !dtls.is_empty())
     }
 
     /// Reads the clock, once per turn.
@@ -186,15 +198,22 @@ impl Worker {
                 self.receive_peers(slot, generation);
             }
             Name::Stream { slot, generation } => self.handle_stream(slot, generation, event),
+            // It has no descriptor of its own.
+            Name::Dtls { .. } => {}
             Name::Waker => self.receive_mail(),
         }
     }
 
     fn receive_clients(&mut self, index: u32) {
-        let Some(local) = self.carrier.sockets.listener(index).map(|socket| socket.local_addr()) else {
+        let Some(listener) = self.carrier.sockets.listener(index) else {
             return;
         };
-        for i in self.carrier.receive(|sockets| sockets.listener(index), LISTENER_BATCH) {
+        let local = listener.socket.local_addr();
+        let (plain, dtls) = (listener.plain, listener.dtls && self.dtls.is_some());
+        for i in self
+            .carrier
+            .receive(|sockets| sockets.udp_listener(index), LISTENER_BATCH)
+        {
             let Some(slot) = self.carrier.recv.slot(i) else {
                 continue;
             };
@@ -213,12 +232,25 @@ impl Worker {
             };
             for packet in slot.datagrams() {
                 self.count_datagram();
-                self.handle_client(&client, packet, slot.tos);
+                if dtls && self.is_dtls(&packet) {
+                    self.receive_dtls(index, &five_tuple, packet, slot.tos);
+                } else if plain {
+                    self.handle_client(&client, packet, slot.tos);
+                } else {
+                    self.counters.received.add(1);
+                    self.counters.drop_packet(DropReason::NotTurn);
+                }
             }
         }
     }
 
-    /// One datagram, or one message of a stream, at `packet` in the slab.
+    /// Whether the datagram at `packet` begins like a DTLS record (RFC 7983).
+    fn is_dtls(&self, packet: &Range<usize>) -> bool {
+        let first = self.carrier.recv.slab().get(packet.clone()).and_then(<[u8]>::first);
+        first.is_some_and(|&first| demux::classify(first) == Kind::Dtls)
+    }
+
+    /// One datagram, or one message of a stream or an association, at `packet` in the slab.
     pub(super) fn handle_client(&mut self, client: &Client, packet: Range<usize>, tos: u8) {
         let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
         let verdict = self.server.handle_client(self.now, client, bytes, &mut self.response);
@@ -310,12 +342,14 @@ impl Worker {
         for slot in 0..self.streams.slots() {
             self.end_stream(slot, "shutdown");
         }
+        self.end_dtls();
         self.settle();
         self.carrier.sockets.close_listeners();
         self.stop_at = Some(self.now.mono + timeout);
     }
 
     fn handle_timers(&mut self) {
+        self.advance_dtls();
         if self.server.poll_timeout().is_some_and(|at| at <= self.now.mono) {
             self.server.handle_timeout(self.now);
         }
@@ -324,6 +358,10 @@ impl Worker {
             self.scan_part = (self.scan_part + 1) % SCAN_PARTS;
             for slot in (self.scan_part..self.streams.slots()).step_by(SCAN_PARTS as usize) {
                 self.check_deadlines(slot);
+            }
+            let associations = self.dtls.as_ref().map_or(0, Dtls::slots);
+            for slot in (self.scan_part..associations).step_by(SCAN_PARTS as usize) {
+                self.check_dtls_deadline(slot);
             }
         }
     }

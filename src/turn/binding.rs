@@ -62,6 +62,9 @@ impl Server {
         packet: &[u8],
         response: &mut Response,
     ) -> Verdict {
+        if client.five_tuple.transport == Transport::Dtls {
+            return self.refuse_classic(packet, response);
+        }
         let served = self.config.rfc3489_binding && client.five_tuple.transport == Transport::Udp;
         let Some(request) = served.then(|| ClassicBinding::parse(packet)).flatten() else {
             return Verdict::Drop(DropReason::NotTurn);
@@ -74,6 +77,18 @@ impl Server {
         }
         let written = response.classic(&request, client.five_tuple.client);
         debug_assert!(written, "a Binding response fits its buffer");
+        Verdict::Respond
+    }
+
+    /// DTLS came after RFC 3489: a request is told so, anything else is not (RFC 8489 §11).
+    fn refuse_classic(&self, packet: &[u8], response: &mut Response) -> Verdict {
+        let Some(request) = ClassicBinding::parse(packet) else {
+            return Verdict::Drop(DropReason::NotTurn);
+        };
+        self.count_request(Method::Binding);
+        self.counters.error_response(500);
+        let written = response.classic_refusal(request.id);
+        debug_assert!(written, "an error response fits its buffer");
         Verdict::Respond
     }
 

@@ -32,8 +32,8 @@ impl Cell {
 }
 
 /// STUN error codes this server sends, in the order of [`Counters::errors`].
-pub const ERROR_CODES: [u16; 15] = [
-    300, 400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 486, 508,
+pub const ERROR_CODES: [u16; 16] = [
+    300, 400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 486, 500, 508,
 ];
 
 /// Request methods, in the order of [`Counters::requests`].

@@ -246,6 +246,8 @@ macro_rules! closed_set {
     };
 }
 
+pub(crate) use closed_set;
+
 closed_set! {
     /// Why an allocation ended.
     EndReason {

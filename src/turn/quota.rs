@@ -197,13 +197,13 @@ impl Drop for ReservationUnit {
 /// Counts by key, behind as many locks as keep shards out of each other's way. A key at zero takes no room, so a map
 /// never outgrows the number of units out.
 #[derive(Debug)]
-struct CountMap<K> {
+pub(crate) struct CountMap<K> {
     parts: [Mutex<HashMap<K, u32, FixedState>>; 16],
     hasher: FixedState,
 }
 
 impl<K: Hash + Eq + Clone> CountMap<K> {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let hasher = FixedState::with_seed(seed);
         let part = |_| Mutex::new(HashMap::with_hasher(hasher.clone()));
         Self {
@@ -212,7 +212,8 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
         }
     }
 
-    fn take(&self, key: &K, limit: u32) -> bool {
+    /// Adds one to `key` unless it has `limit`.
+    pub(crate) fn take(&self, key: &K, limit: u32) -> bool {
         let mut part = self.part(key);
         match part.entry(key.clone()) {
             Entry::Occupied(mut entry) if *entry.get() < limit => {
@@ -227,7 +228,8 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
         }
     }
 
-    fn give_back(&self, key: &K) {
+    /// Takes one from `key`.
+    pub(crate) fn give_back(&self, key: &K) {
         let mut part = self.part(key);
         if let Some(count) = part.get_mut(key) {
             *count -= 1;

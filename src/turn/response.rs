@@ -7,7 +7,7 @@ use super::auth::{Challenge, Session};
 use super::config::Alternate;
 use super::quota::QuotaExceeded;
 use crate::wire::attribute::{AttributeError, AttributeType, Icmp};
-use crate::wire::classic::ClassicBinding;
+use crate::wire::classic::{ClassicBinding, ClassicId};
 use crate::wire::error_code;
 use crate::wire::integrity::{Integrity, Key};
 use crate::wire::message::{Class, Message, Method, TransactionId, UnknownAttributes};
@@ -120,6 +120,14 @@ impl Response {
         }
         let written = writer.finish();
         self.written(written)
+    }
+
+    /// Writes 500 (Server Error) for an RFC 3489 request.
+    pub(super) fn classic_refusal(&mut self, id: ClassicId) -> bool {
+        let mut writer = MessageWriter::classic(&mut self.buffer, Class::Error, Method::Binding, id);
+        writer.error_code(500, "");
+        self.len = writer.finish().unwrap_or(0);
+        self.len > 0
     }
 
     fn write(&mut self, class: Class, reply: &Reply<'_>, attributes: impl FnOnce(&mut MessageWriter<'_>)) -> bool {

@@ -1,4 +1,4 @@
-//! A TURN client over UDP, TCP or TLS: blocking, bounded, strict about what it gets back.
+//! A TURN client over UDP, TCP, TLS or DTLS: blocking, bounded, strict about what it gets back.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::any_certificate::AnyCertificate;
+use crate::dtls_client::DtlsClient;
 use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::channel_data;
@@ -25,6 +26,7 @@ enum Carrier {
     Udp(UdpSocket),
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Dtls(Box<DtlsClient>),
 }
 
 /// User name and password.
@@ -117,7 +119,7 @@ impl Client {
             Transport::Udp => Self::udp(server),
             Transport::Tcp => Self::tcp(server),
             Transport::Tls => Self::tls(server),
-            Transport::Dtls => panic!("no DTLS client here"),
+            Transport::Dtls => Self::over(Carrier::Dtls(Box::new(DtlsClient::connect(server))), transport),
         }
     }
 
@@ -143,6 +145,7 @@ impl Client {
             Carrier::Udp(socket) => socket.local_addr(),
             Carrier::Tcp(stream) => stream.local_addr(),
             Carrier::Tls(stream) => stream.sock.local_addr(),
+            Carrier::Dtls(client) => client.local_addr(),
         }
         .expect("a bound socket")
     }
@@ -152,6 +155,7 @@ impl Client {
             Carrier::Udp(socket) => assert_eq!(socket.send(bytes).expect("send"), bytes.len()),
             Carrier::Tcp(stream) => stream.write_all(bytes).expect("write"),
             Carrier::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()).expect("write"),
+            Carrier::Dtls(client) => client.send(bytes).expect("a record"),
         }
     }
 
@@ -182,10 +186,12 @@ impl Client {
                     stream.sock.set_read_timeout(Some(left)).expect("a timeout");
                     stream.read(&mut chunk)
                 }
+                Carrier::Dtls(client) => client.receive(&mut chunk, left),
             };
             match read {
                 Ok(n) if self.transport == Transport::Udp => return Some(chunk[..n].to_vec()),
                 Ok(0) => return None,
+                Ok(n) if self.transport == Transport::Dtls => return Some(chunk[..n].to_vec()),
                 Ok(n) => self.inbox.extend_from_slice(&chunk[..n]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => return None,
@@ -193,6 +199,13 @@ impl Client {
                 Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
                 Err(e) => panic!("receive: {e}"),
             }
+        }
+    }
+
+    /// Says goodbye, where the transport has a word for it.
+    pub(crate) fn close(self) {
+        if let Carrier::Dtls(mut client) = self.carrier {
+            client.close();
         }
     }
 

@@ -14,7 +14,7 @@ use crate::client::{Client, Login, tls_config};
 use crate::harness::{API_KEY, OTHER_SECRET, SECRET, Server, minted, parse_http};
 
 fn outcome(server: &Server, transport: Transport, login: &Login) -> Result<SocketAddr, u16> {
-    let address = if transport == Transport::Tls {
+    let address = if matches!(transport, Transport::Tls | Transport::Dtls) {
         server.tls
     } else {
         server.plain
@@ -47,7 +47,7 @@ fn only_a_valid_credential_is_served_on_every_transport() {
         ),
         ("static user, wrong password", Login::new("static", "another password")),
     ];
-    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+    for transport in Transport::ALL {
         assert!(outcome(&server, transport, &valid).is_ok(), "{transport}");
         assert!(
             outcome(&server, transport, &Login::new("static", "a long enough password")).is_ok(),
@@ -145,7 +145,7 @@ fn minted_over_the_front_door_logs_in_on_every_transport() {
         ice["credential"].as_str().expect("text"),
     );
     assert!(ice["urls"].as_array().is_some_and(|u| !u.is_empty()), "{body}");
-    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+    for transport in Transport::ALL {
         assert!(outcome(&server, transport, &login).is_ok(), "{transport}");
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Server {
     dir: PathBuf,
     /// `udp` and `tcp`.
     pub(crate) plain: SocketAddr,
-    /// `tls` and `tcp`.
+    /// `dtls`, `tls` and `tcp`.
     pub(crate) tls: SocketAddr,
     /// Everything, as on 443.
     pub(crate) door: SocketAddr,
@@ -100,11 +100,11 @@ protocols = ["udp", "tcp"]
 
 [[listener]]
 bind = "{tls}"
-protocols = ["tls", "tcp"]
+protocols = ["dtls", "tls", "tcp"]
 
 [[listener]]
 bind = "{door}"
-protocols = ["udp", "tcp", "tls", "https"]
+protocols = ["udp", "dtls", "tcp", "tls", "https"]
 
 {sections}"#,
             state = dir.join("state").display()

@@ -32,6 +32,7 @@ fn good_client_is_served(server: &Server, id: &str) {
         (Transport::Tcp, server.door),
         (Transport::Tls, server.door),
         (Transport::Tls, server.tls),
+        (Transport::Dtls, server.door),
     ] {
         let started = Instant::now();
         let mut client = Client::over_transport(transport, address).with_login(&minted(SECRET, 600, id));

@@ -1,4 +1,4 @@
-//! The real program on loopback, seen from outside: clients over UDP, TCP and TLS, peers, and strangers.
+//! The real program on loopback, seen from outside: clients over UDP, TCP, TLS and DTLS, peers, and strangers.
 
 #[path = "../support/any_certificate.rs"]
 mod any_certificate;
@@ -6,6 +6,8 @@ mod client;
 mod credentials;
 mod discovery;
 mod drain;
+#[path = "../support/dtls_client.rs"]
+mod dtls_client;
 mod harness;
 mod hostile;
 mod mobility;

@@ -3,10 +3,11 @@
 use relay::turn::types::Transport;
 
 use crate::client::{Client, PATIENCE, SILENCE};
+use crate::dtls_client::DtlsClient;
 use crate::harness::{EchoPeer, SECRET, Server, minted};
 
 /// Every way in: transport and which of the server's listeners.
-fn ways(server: &Server) -> [(Transport, std::net::SocketAddr); 8] {
+fn ways(server: &Server) -> [(Transport, std::net::SocketAddr); 10] {
     [
         (Transport::Udp, server.plain),
         (Transport::Tcp, server.plain),
@@ -15,8 +16,18 @@ fn ways(server: &Server) -> [(Transport, std::net::SocketAddr); 8] {
         (Transport::Udp, server.door),
         (Transport::Tcp, server.door),
         (Transport::Tls, server.door),
+        (Transport::Dtls, server.tls),
+        (Transport::Dtls, server.door),
         (Transport::Udp, server.plain),
     ]
+}
+
+/// Application data of all alignments, and up to what is longer than a packet where that may be.
+fn sizes(transport: Transport) -> &'static [usize] {
+    match transport {
+        Transport::Dtls => &[0, 1, 2, 3, 4, 5, 160, 1200, 1396],
+        _ => &[0, 1, 2, 3, 4, 5, 160, 1200, 1473],
+    }
 }
 
 //= XPORT-01
@@ -35,7 +46,7 @@ fn every_transport_reaches_a_udp_peer_by_indications_and_channels() {
                 .unwrap_or_else(|code| panic!("{transport} to {address}: {code}")),
         );
         assert_eq!(client.create_permission(peer.address), 0);
-        for size in [0, 1, 2, 3, 4, 5, 160, 1200, 1473] {
+        for &size in sizes(transport) {
             let data: Vec<u8> = (0..size).map(|i| i as u8).collect();
             client.send_indication(peer.address, &data);
             let back = client
@@ -48,7 +59,7 @@ fn every_transport_reaches_a_udp_peer_by_indications_and_channels() {
             );
         }
         assert_eq!(client.channel_bind(0x4000, peer.address), 0);
-        for size in [0, 1, 2, 3, 4, 5, 160, 1200, 1473] {
+        for &size in sizes(transport) {
             let data: Vec<u8> = (0..size).map(|i| !(i as u8)).collect();
             client.send_channel(0x4000, &data);
             let back = client
@@ -105,10 +116,11 @@ fn two_relayed_clients_reach_each_other_on_any_pair_of_transports() {
 }
 
 //= XPORT-07
+//= XPORT-16
 #[test]
 fn closing_the_stream_frees_the_allocation_at_once() {
     let server = Server::start_with("[limits]\nallocations_per_user = 1\n");
-    for transport in [Transport::Tcp, Transport::Tls] {
+    for transport in [Transport::Tcp, Transport::Tls, Transport::Dtls] {
         let login = minted(SECRET, 600, "only-one");
         for round in 0..3 {
             let mut client = Client::over_transport(transport, server.door).with_login(&login);
@@ -118,6 +130,7 @@ fn closing_the_stream_frees_the_allocation_at_once() {
                 outcome = client.allocate();
             }
             assert!(outcome.is_ok(), "{transport}, round {round}: {outcome:?}");
+            client.close();
         }
     }
 }
@@ -146,4 +159,47 @@ fn a_beginning_and_an_end_are_logged_with_traffic_and_reason() {
         "ten times 100 bytes each way: {}",
         lines[1]
     );
+}
+
+//= XPORT-16
+#[test]
+fn what_would_make_a_record_too_long_for_a_packet_is_dropped_and_counted() {
+    let server = Server::start();
+    let peer = EchoPeer::start();
+    let mut client = Client::over_transport(Transport::Dtls, server.door).with_login(&minted(SECRET, 600, "long"));
+    assert!(client.allocate().is_ok());
+    assert_eq!(client.channel_bind(0x4000, peer.address), 0);
+    // 1500 bytes hold IP and UDP headers, a record of 37 bytes more than its message, and a ChannelData header.
+    let most = 1500 - 28 - 37 - 4;
+    client.send_channel(0x4000, &vec![1; most + 1]);
+    assert_eq!(client.receive_data(SILENCE), None);
+    client.send_channel(0x4000, &vec![2; most]);
+    assert_eq!(client.receive_data(PATIENCE), Some((Ok(0x4000), vec![2; most])));
+    assert!((server.metric("relay_dropped_packets_total", "reason=\"too_long\"") - 1.0).abs() < 0.1);
+}
+
+//= XPORT-13
+#[test]
+fn stun_channel_data_and_dtls_share_a_five_tuple_and_are_told_apart() {
+    let mut server = Server::start();
+    let socket = DtlsClient::socket(server.door);
+    let plain = socket.try_clone().expect("a second handle");
+    let mut dtls = DtlsClient::on(socket, 1200).expect("a DTLS handshake");
+    let request = [
+        0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+    ];
+    let mut answer = [0; 1500];
+    for _ in 0..3 {
+        plain.send(&request).expect("sent");
+        plain.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        plain.recv(&mut answer).expect("an answer in the clear");
+        assert_eq!(answer[..2], [1, 1]);
+        dtls.send(&request).expect("sent");
+        dtls.receive(&mut answer, PATIENCE).expect("an answer in a record");
+        assert_eq!(answer[..2], [1, 1]);
+        // ChannelData of nobody, and what is nothing at all.
+        plain.send(&[0x40, 0, 0, 0]).expect("sent");
+        plain.send(&[0xFF; 20]).expect("sent");
+    }
+    server.assert_healthy();
 }

@@ -318,6 +318,7 @@ fn uris_are_few_and_firewall_proof_ones_come_first_where_only_the_relay_is_used(
             "turn:turn.example.org:443?transport=udp",
             "turns:turn.example.org:443?transport=tcp",
             "turn:turn.example.org:443?transport=tcp",
+            "turns:turn.example.org:443?transport=udp",
         ]
     );
     assert_eq!(
@@ -327,6 +328,7 @@ fn uris_are_few_and_firewall_proof_ones_come_first_where_only_the_relay_is_used(
             "turn:[2001:db8::1]:443?transport=udp",
             "turn:[2001:db8::1]:3478?transport=udp",
             "turn:[2001:db8::1]:443?transport=tcp",
+            "turns:[2001:db8::1]:443?transport=udp",
         ]
     );
     // Where 443 could not be bound.
@@ -335,7 +337,8 @@ fn uris_are_few_and_firewall_proof_ones_come_first_where_only_the_relay_is_used(
         [
             "turn:h:3478?transport=udp",
             "turns:h:5349?transport=tcp",
-            "turn:h:3478?transport=tcp"
+            "turn:h:3478?transport=tcp",
+            "turns:h:5349?transport=udp",
         ]
     );
 }

@@ -47,6 +47,13 @@ fn coturns_client_loses_none_of_10000_messages_over_tcp() {
     relay_10000_messages(&["-t"]);
 }
 
+//= XPORT-01
+#[test]
+fn coturns_client_loses_none_of_10000_messages_over_dtls() {
+    let _turn = one_at_a_time();
+    relay_10000_messages(&["-S"]);
+}
+
 fn relay_10000_messages(flags: &[&str]) {
     let lab = Lab::new(Firewall::Open, &["turnutils_uclient"]);
     let certs = Certs::make(lab.folder(), RELAY_HOST);

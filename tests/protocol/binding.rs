@@ -164,10 +164,29 @@ fn where_it_is_switched_on_an_rfc_3489_client_learns_its_address_over_udp() {
         );
     }
     assert_eq!(world.requests("binding"), 6);
-    for transport in [Transport::Tcp, Transport::Tls, Transport::Dtls] {
+    for transport in [Transport::Tcp, Transport::Tls] {
         let answer = classic_answer(&mut world, &client_over(1, transport), &classic(id, &[]));
         assert_eq!(answer, Err(DropReason::NotTurn), "{transport}");
     }
+}
+
+//= STUN-BIND-10
+#[test]
+fn over_dtls_an_rfc_3489_request_is_refused_and_an_indication_ignored() {
+    let mut world = World::new();
+    let (client, id) = (client_over(1, Transport::Dtls), b"sixteen bytes id");
+    let refused = [&[1, 0x11, 0, 8], &id[..], &[0, 9, 0, 4, 0, 0, 5, 0]].concat();
+    assert_eq!(classic_answer(&mut world, &client, &classic(id, &[])), Ok(refused));
+    let mut indication = classic(id, &[]);
+    indication[1] = 0x11;
+    assert_eq!(
+        classic_answer(&mut world, &client, &indication),
+        Err(DropReason::NotTurn)
+    );
+    let mut cut = classic(id, &[]);
+    cut.pop();
+    assert!(classic_answer(&mut world, &client, &cut).is_err());
+    assert_eq!(world.requests("binding"), 1);
 }
 
 //= STUN-BIND-09

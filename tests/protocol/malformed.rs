@@ -1,12 +1,16 @@
 //! What is no message of ours: silent over UDP and DTLS, mostly the end of a stream, and never the end of anybody else.
 
 use relay::turn::DropReason;
-use relay::turn::types::Link;
+use relay::turn::types::{Link, Transport};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;
+
+fn over_dtls(client: &Client) -> bool {
+    client.client.five_tuple.transport == Transport::Dtls
+}
 
 fn binding() -> Vec<u8> {
     raw(Method::Binding).bytes()
@@ -92,6 +96,10 @@ fn headers_and_attributes_that_lie_are_silent_and_the_end_of_a_stream() {
     }));
     for client in every_client() {
         for (case, packet) in &cases {
+            if over_dtls(&client) && case.starts_with("cookie") {
+                // A request of RFC 3489 there, which is told so: see `binding`.
+                continue;
+            }
             let mut world = World::new();
             let reason = is_silent(&mut world, &client, packet);
             assert!(
@@ -208,6 +216,10 @@ fn rfc_3489_is_not_spoken_in_any_method() {
     for client in every_client() {
         let mut world = World::new();
         for kind in [0x0001u16, 0x0003, 0x0004, 0x0008, 0x0009, 0x0016] {
+            if over_dtls(&client) && kind == 1 {
+                // Told so: see `binding`.
+                continue;
+            }
             // Sixteen bytes of transaction id, where the cookie stands now.
             let classic = [
                 &kind.to_be_bytes()[..],

@@ -6,6 +6,8 @@
 
 pub(crate) mod address;
 pub(crate) mod control;
+#[cfg(feature = "dtls")]
+pub(crate) mod dtls;
 pub(crate) mod epoll;
 pub(crate) mod message;
 pub(crate) mod options;

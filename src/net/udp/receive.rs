@@ -177,6 +177,18 @@ impl RecvBatch {
         Some(range)
     }
 
+    /// Puts `bytes` in the place of what was received at the start of `room`, which becomes what is left of it. `None`: it
+    /// does not fit.
+    pub fn overwrite(&mut self, room: &mut Range<usize>, bytes: &[u8]) -> Option<Range<usize>> {
+        let range = room.start..room.start + bytes.len();
+        if range.end > room.end {
+            return None;
+        }
+        self.slab.get_mut(range.clone())?.copy_from_slice(bytes);
+        room.start = range.end;
+        Some(range)
+    }
+
     /// Messages thrown away so far because they were cut short or had no IP sender.
     pub fn truncated(&self) -> u64 {
         self.truncated

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::config::settings::{ListenerSettings, Settings};
 use super::front_door;
 use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::shard::Listener;
 
 mod holder;
 
@@ -15,7 +16,7 @@ mod holder;
 #[derive(Debug)]
 pub struct Bound {
     /// `[worker][socket]`: one of each UDP address for every worker.
-    pub udp: Vec<Vec<UdpSocket>>,
+    pub udp: Vec<Vec<Listener>>,
     /// One for each TCP address, non-blocking, with what is served there.
     pub tcp: Vec<(TcpListener, ListenerSettings)>,
     /// The operator's listener, non-blocking.
@@ -48,6 +49,8 @@ impl Bound {
 pub struct Places {
     /// UDP.
     pub udp: Vec<SocketAddr>,
+    /// DTLS.
+    pub dtls: Vec<SocketAddr>,
     /// TCP, with what is served there.
     pub tcp: Vec<(SocketAddr, ListenerSettings)>,
     /// The operator's.
@@ -117,15 +120,18 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
         let begin = failures.len();
         for &address in &listener.addresses {
             let fail = |protocol, error| BindFailure::new(&listener.label, address, protocol, error);
-            if listener.udp {
+            if listener.udp || listener.dtls {
                 match UdpSocket::bind_group(address, settings.workers, &options) {
                     Ok(group) => {
-                        bound
-                            .udp
-                            .iter_mut()
-                            .zip(group)
-                            .for_each(|(worker, socket)| worker.push(socket));
-                        bound.places.udp.push(address);
+                        bound.udp.iter_mut().zip(group).for_each(|(worker, socket)| {
+                            worker.push(Listener {
+                                socket,
+                                plain: listener.udp,
+                                dtls: listener.dtls,
+                            })
+                        });
+                        bound.places.udp.extend(listener.udp.then_some(address));
+                        bound.places.dtls.extend(listener.dtls.then_some(address));
                     }
                     Err(error) => failures.push(fail("UDP", error)),
                 }
@@ -154,7 +160,8 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
             Err(error) => failures.push(BindFailure::new("admin.address", address, "TCP", error)),
         }
     }
-    if bound.places.udp.is_empty() && bound.places.tcp.is_empty() {
+    let places = &bound.places;
+    if places.udp.is_empty() && places.dtls.is_empty() && places.tcp.is_empty() {
         failures.append(&mut bound.skipped);
     }
     if failures.is_empty() { Ok(bound) } else { Err(failures) }

@@ -148,8 +148,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// The TURN URIs of `listeners`, for clients that reach the server as `host`: few, because a client tries every one of
-/// them. UDP first, as media likes it best, on two ports; TLS and plain TCP on 443 if that is served. With `relay_only`
-/// first what gets through firewalls: port 443, TLS before UDP.
+/// them. UDP first, as media likes it best, on two ports; TLS, plain TCP and DTLS on 443 if that is served. With
+/// `relay_only` first what gets through firewalls: port 443, TLS before UDP. DTLS comes last: browsers do not know it.
 pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec<String> {
     let in_uri = match host.parse::<Ipv6Addr>() {
         Ok(ip) => format!("[{ip}]"),
@@ -190,10 +190,11 @@ pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec
     let udp = udp.into_iter().map(|port| uri("turn", "udp", port));
     let tls = best(ports(|listener| listener.tls)).map(|port| uri("turns", "tcp", port));
     let tcp = best(ports(|listener| listener.tcp)).map(|port| uri("turn", "tcp", port));
+    let dtls = best(ports(|listener| listener.dtls)).map(|port| uri("turns", "udp", port));
     if relay_only {
-        tls.into_iter().chain(udp).chain(tcp).collect()
+        tls.into_iter().chain(udp).chain(tcp).chain(dtls).collect()
     } else {
-        udp.chain(tls).chain(tcp).collect()
+        udp.chain(tls).chain(tcp).chain(dtls).collect()
     }
 }
 

@@ -17,6 +17,23 @@ use crate::turn::config::{Challenge, Limits};
 use crate::turn::policy::REFLECTOR_PORTS;
 
 /// What is listened on where no `[[listener]]` is written. Ordinary users may not bind 443: that one is optional.
+#[cfg(feature = "dtls")]
+pub(super) const DEFAULT_LISTENERS: &str = r#"[[listener]]
+bind = "*:3478"
+protocols = ["udp", "tcp"]
+
+[[listener]]
+bind = "*:5349"
+protocols = ["dtls", "tls", "tcp"]
+
+[[listener]]
+bind = "*:443"
+protocols = ["udp", "dtls", "tcp", "tls", "https"]
+optional = true
+"#;
+
+/// The same, of a program built without DTLS.
+#[cfg(not(feature = "dtls"))]
 pub(super) const DEFAULT_LISTENERS: &str = r#"[[listener]]
 bind = "*:3478"
 protocols = ["udp", "tcp"]
@@ -57,6 +74,7 @@ pub(super) struct Raw {
     pub(super) nat_discovery: RawNatDiscovery,
     pub(super) limits: RawLimits,
     pub(super) udp: RawUdp,
+    pub(super) dtls: RawDtls,
     pub(super) api: RawApi,
     pub(super) admin: RawAdmin,
     pub(super) log: RawLog,
@@ -188,6 +206,13 @@ pub(super) struct RawUdp {
     pub(super) pause_micros: Located<u32>,
 }
 
+pub(super) struct RawDtls {
+    pub(super) mtu: Located<usize>,
+    pub(super) associations: Located<u32>,
+    pub(super) associations_per_ip: Located<u32>,
+    pub(super) handshakes: Located<usize>,
+}
+
 pub(super) struct RawApi {
     pub(super) enabled: Located<bool>,
     pub(super) host: Located<Auto<String>>,
@@ -240,6 +265,7 @@ pub(super) enum Format {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Udp,
+    Dtls,
     Tcp,
     Tls,
     Https,
@@ -252,6 +278,7 @@ impl Choice for Format {
 impl Choice for Protocol {
     const ALL: &'static [(&'static str, Self)] = &[
         ("udp", Self::Udp),
+        ("dtls", Self::Dtls),
         ("tcp", Self::Tcp),
         ("tls", Self::Tls),
         ("https", Self::Https),
@@ -340,6 +367,12 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             slots: s.number("slots", 64, 8..=1024),
             mailbox: s.within("mailbox", Bytes(256 << 10), Bytes(128 << 10)..=Bytes(64 << 20)),
             pause_micros: s.number("pause_micros", 100, 0..=1000),
+        }),
+        dtls: top.section("dtls", |s| RawDtls {
+            mtu: s.number("mtu", 1500, 576..=9000),
+            associations: s.number("associations", 16_384, 1..=16_777_216),
+            associations_per_ip: s.number("associations_per_ip", 256, 1..=16_777_216),
+            handshakes: s.number("handshakes", 256, 1..=65_536),
         }),
         api: top.section("api", read_api),
         admin: top.section("admin", |s| RawAdmin {
@@ -534,7 +567,9 @@ fn read_api(s: &mut Section<'_, '_>) -> RawApi {
 
 fn read_listener(s: &mut Section<'_, '_>, place: Option<Place>) -> Option<RawListener> {
     let bind = s.required("bind", "\"*:443\"", place);
-    let all = Protocol::ALL.iter().map(|(_, protocol)| OneOf(*protocol)).collect();
+    let built = |protocol: &Protocol| cfg!(feature = "dtls") || *protocol != Protocol::Dtls;
+    let all = Protocol::ALL.iter().map(|(_, protocol)| *protocol);
+    let all = all.filter(built).map(OneOf).collect();
     let names_proxies = s.has("trusted_proxies");
     let proxy_protocol = s.value("proxy_protocol", OneOf(ProxyProtocol::Off));
     if proxy_protocol.value.0 != ProxyProtocol::Off && !names_proxies {

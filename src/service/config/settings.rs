@@ -28,6 +28,8 @@ pub struct Settings {
     pub stream: StreamSettings,
     /// Receive and send buffers of UDP sockets and batch sizes.
     pub udp: UdpSettings,
+    /// DTLS associations.
+    pub dtls: DtlsSettings,
     /// Credentials API.
     pub api: ApiSettings,
     /// Metrics, health.
@@ -49,6 +51,8 @@ pub struct ListenerSettings {
     pub addresses: Vec<SocketAddr>,
     /// STUN and TURN over UDP.
     pub udp: bool,
+    /// TURN over DTLS, on the same UDP socket.
+    pub dtls: bool,
     /// Plain STUN and TURN over TCP.
     pub tcp: bool,
     /// TURN over TLS.
@@ -146,6 +150,19 @@ pub struct UdpSettings {
     pub mailbox: usize,
     /// Longest pause of a worker to let packets gather; zero: none.
     pub pause: Duration,
+}
+
+/// Bounds on DTLS clients. Their deadlines are those of [`StreamSettings`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DtlsSettings {
+    /// Longest IP packet in bytes that carries a record to a client.
+    pub mtu: usize,
+    /// Associations in all.
+    pub associations: u32,
+    /// Associations per source (IPv4 address, IPv6 /64).
+    pub associations_per_ip: u32,
+    /// Handshakes under way, in all; over it the oldest of them gives way.
+    pub handshakes: usize,
 }
 
 /// The REST endpoint that mints credentials.

@@ -24,6 +24,7 @@ use crate::turn::counters::Counters;
 use crate::turn::time::UnixTime;
 
 mod core_families;
+mod dtls_families;
 mod exposition;
 mod front_door_families;
 mod shard_families;

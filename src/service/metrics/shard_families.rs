@@ -3,13 +3,14 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use super::dtls_families;
 use super::exposition::{Exposition, Sample};
 use crate::net::udp::SendError;
 use crate::shard::counters::{AGE_BUCKETS_MS, STREAM_CLOSE_REASONS, ShardCounters};
 use crate::turn::counters::Cell;
 
 /// The sum of one cell over all shards.
-type Sum<'a> = dyn Fn(&dyn Fn(&ShardCounters) -> &Cell) -> u64 + 'a;
+pub(super) type Sum<'a> = dyn Fn(&dyn Fn(&ShardCounters) -> &Cell) -> u64 + 'a;
 
 /// Adds them to `out`.
 pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
@@ -43,6 +44,7 @@ pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
     between(&sum, out);
     relay_sockets(&sum, out);
     streams(shards, &sum, out);
+    dtls_families::collect(&sum, out);
 }
 
 fn received(sum: &Sum<'_>, out: &mut Exposition) {

@@ -31,6 +31,11 @@ impl Choice {
 
     /// The certificate that names `host`, be it by a wildcard; without one, or without a name, the first.
     pub(super) fn of(&self, host: Option<&str>) -> &Certificate {
+        &self.all[self.index_of(host)]
+    }
+
+    /// The same, as its place among all.
+    pub(super) fn index_of(&self, host: Option<&str>) -> usize {
         let index = host.and_then(|host| {
             let host = host.to_ascii_lowercase();
             // A wildcard stands for one label, the leftmost (RFC 9525 §6.3).
@@ -38,6 +43,6 @@ impl Choice {
             let exact = self.by_name.get(&host);
             exact.or_else(|| self.by_name.get(&wildcard()?)).copied()
         });
-        &self.all[index.unwrap_or(0)]
+        index.unwrap_or(0)
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn resolve<'a>(raw: &'a Raw, cx: &mut Context<'_>) -> Vec<Resolved<'a
                 label: listener.bind.value.to_string(),
                 addresses,
                 udp: speaks(Protocol::Udp),
+                dtls: speaks(Protocol::Dtls),
                 tcp: speaks(Protocol::Tcp),
                 tls: speaks(Protocol::Tls),
                 https: speaks(Protocol::Https),
@@ -83,7 +84,7 @@ fn addresses(listener: &RawListener, cx: &mut Context<'_>) -> Vec<SocketAddr> {
 pub(super) fn check_overlaps(raw: &Raw, all: &[Resolved<'_>], relay: Option<&RelayConfig>, cx: &mut Context<'_>) {
     for (index, (written, listener)) in all.iter().enumerate() {
         for (earlier_written, earlier) in &all[..index] {
-            let shares = (listener.udp && earlier.udp) || (is_stream(listener) && is_stream(earlier));
+            let shares = (is_udp(listener) && is_udp(earlier)) || (is_stream(listener) && is_stream(earlier));
             if shares && overlap(&listener.addresses, &earlier.addresses) {
                 let message = format!("the listeners on {} and {} overlap", earlier.label, listener.label);
                 let diagnostic = Diagnostic::error(message).at(written.bind.place);
@@ -119,7 +120,7 @@ fn relay_ports(
 ) {
     let ports = &raw.relay.ports;
     let port = written.bind.value.port;
-    if !listener.udp || !ports.value.0.contains(&port) {
+    if !is_udp(listener) || !ports.value.0.contains(&port) {
         return;
     }
     // Relay sockets on other addresses do not mind.
@@ -136,6 +137,10 @@ fn relay_ports(
         let diagnostic = diagnostic.also(ports.place, "the relay ports");
         cx.d.push(diagnostic.help("move the listener, or end the range of relay ports before it"));
     }
+}
+
+const fn is_udp(listener: &ListenerSettings) -> bool {
+    listener.udp || listener.dtls
 }
 
 const fn is_stream(listener: &ListenerSettings) -> bool {

@@ -19,7 +19,8 @@ use super::effective::Effective;
 use super::env::Env;
 use super::schema::{Format, Raw};
 use super::settings::{
-    AdminSettings, ApiKey, ApiSettings, FirstRun, ListenerSettings, LogSettings, Settings, StreamSettings, UdpSettings,
+    AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Settings,
+    StreamSettings, UdpSettings,
 };
 use super::value::{Auto, Network, Placed, is_host_name};
 use crate::service::first_run;
@@ -98,6 +99,12 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         ),
         tls: tls?,
         stream: stream_settings(raw),
+        dtls: DtlsSettings {
+            mtu: raw.dtls.mtu.value,
+            associations: raw.dtls.associations.value,
+            associations_per_ip: raw.dtls.associations_per_ip.value,
+            handshakes: raw.dtls.handshakes.value,
+        },
         udp: UdpSettings {
             receive_buffer: raw.udp.receive_buffer.value.0,
             send_buffer: raw.udp.send_buffer.value.0,

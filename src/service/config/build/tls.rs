@@ -150,7 +150,7 @@ fn self_signed(raw: &Raw, state_dir: Option<&Path>, only: bool, cx: &mut Context
     let needed = raw.listeners.value.iter().flat_map(|l| &l.protocols.value);
     let needed = needed
         .into_iter()
-        .any(|protocol| matches!(protocol.0, Protocol::Tls | Protocol::Https));
+        .any(|protocol| matches!(protocol.0, Protocol::Dtls | Protocol::Tls | Protocol::Https));
     if only && state_dir.is_none() && needed {
         let message = "there is no certificate, and no directory to keep a self-signed one in";
         cx.d.push(Diagnostic::error(message).help("set `tls.certificate` and `tls.private_key`, or `state_dir`"));

@@ -346,7 +346,18 @@ fn listeners(raw: &Raw, d: &mut Diagnostics) {
             d.push(
                 diagnostic
                     .at(protocols.place)
-                    .help("it can have \"udp\", \"tcp\", \"tls\", \"https\""),
+                    .help("it can have \"udp\", \"dtls\", \"tcp\", \"tls\", \"https\""),
+            );
+        }
+        if !cfg!(feature = "dtls") && protocols.value.contains(&OneOf(Protocol::Dtls)) {
+            let diagnostic = Diagnostic::error(format!(
+                "the listener on {} shall speak DTLS, and this program was built without it",
+                listener.bind.value
+            ));
+            d.push(
+                diagnostic
+                    .at(protocols.place)
+                    .help("remove \"dtls\" here, or build with `--features dtls` (libssl-dev, pkg-config)"),
             );
         }
         for (index, protocol) in protocols.value.iter().enumerate() {
@@ -364,7 +375,7 @@ fn listeners(raw: &Raw, d: &mut Diagnostics) {
     };
     if !list.value.is_empty() && !list.value.iter().any(|listener| serves_turn(&listener.protocols)) {
         let diagnostic = Diagnostic::error("no listener speaks TURN").at(list.value[0].protocols.place);
-        d.push(diagnostic.help("add \"udp\", \"tcp\" or \"tls\" to its protocols"));
+        d.push(diagnostic.help("add \"udp\", \"dtls\", \"tcp\" or \"tls\" to its protocols"));
     }
 }
 

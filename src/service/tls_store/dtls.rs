@@ -1,0 +1,35 @@
+//! The same certificates for DTLS, which another library speaks.
+
+use std::sync::Arc;
+
+use super::{TlsError, TlsProblem, TlsStore};
+use crate::net::dtls::{DtlsContext, Identity};
+
+impl TlsStore {
+    /// For DTLS listeners: the certificates in service now, chosen as on TCP by the name a client asks for.
+    ///
+    /// # Errors
+    /// OpenSSL refuses what rustls takes.
+    pub fn dtls_context(&self) -> Result<DtlsContext, TlsError> {
+        let choice = self.resolver.0.load_full();
+        let chains: Vec<Vec<&[u8]>> = choice
+            .all()
+            .iter()
+            .map(|certificate| certificate.chain().iter().map(AsRef::as_ref).collect())
+            .collect();
+        let identities: Vec<_> = choice
+            .all()
+            .iter()
+            .zip(&chains)
+            .map(|(certificate, chain)| Identity {
+                chain,
+                private_key: certificate.private_key(),
+            })
+            .collect();
+        let chooser = Arc::clone(&choice);
+        DtlsContext::new(&identities, move |host| chooser.index_of(host)).map_err(|error| TlsError {
+            file: self.slots()[0].source.files().certificate.clone(),
+            problem: TlsProblem::Library(error),
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! The DTLS clients of one shard: their associations by five-tuple, and how many there may be.
+//!
+//! A stranger's ClientHello costs a HelloVerifyRequest and leaves nothing behind; an association begins with a good
+//! cookie. Handshakes cost hundreds of times what a relayed packet does, so their datagrams wait in a queue and a turn of
+//! the worker does one step of one handshake (`io`); media that came meanwhile goes first.
+
+mod io;
+
+use std::collections::VecDeque;
+use std::io as std_io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
+
+use super::link::{Name, next_generation};
+use crate::net::dtls::{Association, Endpoint, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext};
+use crate::turn::limits::Source;
+use crate::turn::quota::CountMap;
+use crate::turn::time::Instant;
+use crate::turn::types::{Client, FiveTuple};
+
+/// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that again.
+const PENDING: usize = 16;
+/// IP and UDP headers.
+const HEADERS_V4: usize = 20 + 8;
+const HEADERS_V6: usize = 40 + 8;
+
+/// How DTLS is served.
+#[derive(Clone)]
+pub struct DtlsConfig {
+    /// The certificates, to be swapped while associations live.
+    pub contexts: SharedContext,
+    /// Longest IP packet in bytes that carries a record to a client.
+    pub mtu: usize,
+    /// Associations of all shards together.
+    pub associations: u32,
+    /// Of these, from one source (IPv4 address, IPv6 /64).
+    pub associations_per_ip: u32,
+    /// Handshakes under way in one shard; beyond it the oldest gives way.
+    pub handshakes: usize,
+    /// A handshake must be complete within this.
+    pub handshake_timeout: Duration,
+    /// For tests: lost flights are sent again after 100 ms instead of a second.
+    pub quick_retransmission: bool,
+}
+
+impl DtlsConfig {
+    /// With `contexts`, and the defaults of the configuration file.
+    pub fn new(contexts: SharedContext) -> Self {
+        Self {
+            contexts,
+            mtu: 1500,
+            associations: 16_384,
+            associations_per_ip: 256,
+            handshakes: 256,
+            handshake_timeout: Duration::from_secs(10),
+            quick_retransmission: false,
+        }
+    }
+}
+
+/// How many associations all shards have.
+#[derive(Debug)]
+struct Counts {
+    total: AtomicU32,
+    sources: CountMap<Source>,
+}
+
+/// Associations of all shards, counted when one begins or ends.
+#[derive(Clone, Debug)]
+pub(super) struct Caps(Arc<Counts>);
+
+impl Caps {
+    /// `seed` is not to be guessed.
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Arc::new(Counts {
+            total: AtomicU32::new(0),
+            sources: CountMap::new(seed),
+        }))
+    }
+
+    fn take(&self, client: IpAddr, config: &DtlsConfig) -> Option<Unit> {
+        let below = |n| (n < config.associations).then_some(n + 1);
+        self.0.total.fetch_update(Relaxed, Relaxed, below).ok()?;
+        let mut unit = Unit {
+            counts: Arc::clone(&self.0),
+            source: None,
+        };
+        let source = Source::from(client);
+        if !self.0.sources.take(&source, config.associations_per_ip) {
+            return None;
+        }
+        unit.source = Some(source);
+        Some(unit)
+    }
+
+    fn is_full(&self, config: &DtlsConfig) -> bool {
+        self.0.total.load(Relaxed) >= config.associations
+    }
+}
+
+/// One association's share; goes back when dropped.
+#[derive(Debug)]
+struct Unit {
+    counts: Arc<Counts>,
+    source: Option<Source>,
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if let Some(source) = &self.source {
+            self.counts.sources.give_back(source);
+        }
+        self.counts.total.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One client.
+struct Peer {
+    association: Association,
+    client: Client,
+    /// Listener it came in by.
+    listener: u32,
+    /// That of the ClientHello it began with: another one is another handshake.
+    random: Random,
+    established: bool,
+    /// When it began; once established, since when it has had no allocation.
+    since: Instant,
+    /// Datagrams that wait for their turn, while the handshake lasts.
+    pending: VecDeque<Box<[u8]>>,
+    /// It is in `Dtls::todo`.
+    queued: bool,
+    /// When its last flight is sent again.
+    retransmit_at: Option<Instant>,
+    _unit: Unit,
+}
+
+#[derive(Default)]
+struct Entry {
+    generation: u32,
+    peer: Option<Box<Peer>>,
+}
+
+/// All associations of a shard.
+pub(super) struct Dtls {
+    endpoint: Endpoint,
+    config: DtlsConfig,
+    caps: Caps,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
+    /// Slots whose handshake is under way, the oldest first.
+    half_open: VecDeque<u32>,
+    /// Slots with a step of the handshake to be done.
+    todo: VecDeque<u32>,
+    /// Not later than the first `Peer::retransmit_at`.
+    next_timer: Option<Instant>,
+    /// A message on its way into or out of a record.
+    message: Box<[u8]>,
+}
+
+impl Dtls {
+    /// No associations. `seed` is from the system's generator.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(super) fn new(config: DtlsConfig, caps: Caps, seed: &[u8; 32]) -> std_io::Result<Self> {
+        let mut endpoint = Endpoint::new(Arc::clone(&config.contexts), seed)?;
+        if config.quick_retransmission {
+            endpoint = endpoint.with_quick_retransmission();
+        }
+        let [a, b, c, d, e, f, g, h, ..] = *seed;
+        Ok(Self {
+            endpoint,
+            config,
+            caps,
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_five_tuple: HashMap::with_hasher(FixedState::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))),
+            half_open: VecDeque::new(),
+            todo: VecDeque::new(),
+            next_timer: None,
+            message: vec![0; MAX_PLAINTEXT].into_boxed_slice(),
+        })
+    }
+
+    /// When the worker has something to do here, if no datagram comes: at once, or a flight is to be sent again.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        if self.todo.is_empty() {
+            self.next_timer
+        } else {
+            Some(now)
+        }
+    }
+
+    /// Whether there is no association at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_five_tuple.is_empty()
+    }
+
+    /// Slots are below this.
+    pub(super) fn slots(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    fn at(&mut self, slot: u32) -> Option<&mut Peer> {
+        self.entries.get_mut(slot as usize)?.peer.as_deref_mut()
+    }
+
+    fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Peer> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        if entry.generation == generation {
+            entry.peer.as_deref_mut()
+        } else {
+            None
+        }
+    }
+
+    /// The present generation of `slot`.
+    fn generation(&self, slot: u32) -> u32 {
+        self.entries.get(slot as usize).map_or(0, |entry| entry.generation)
+    }
+
+    /// Keeps a new association, whose handshake has yet to begin. The five-tuple is free.
+    fn insert(&mut self, now: Instant, new: Newcomer) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry::default());
+            self.entries.len() as u32 - 1
+        });
+        let entry = &mut self.entries[slot as usize];
+        let generation = entry.generation;
+        entry.peer = Some(Box::new(Peer {
+            association: new.association,
+            client: Client {
+                five_tuple: new.five_tuple,
+                link: Name::Dtls { slot, generation }.link(),
+            },
+            listener: new.listener,
+            random: new.random,
+            established: false,
+            since: now,
+            pending: new.rest.into_iter().collect(),
+            queued: true,
+            retransmit_at: None,
+            _unit: new.unit,
+        }));
+        self.by_five_tuple.insert(new.five_tuple, slot);
+        self.half_open.push_back(slot);
+        self.todo.push_back(slot);
+        slot
+    }
+
+    /// Forgets an association.
+    fn remove(&mut self, slot: u32) -> Option<Box<Peer>> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        let peer = entry.peer.take()?;
+        entry.generation = next_generation(entry.generation);
+        self.free.push(slot);
+        self.by_five_tuple.remove(&peer.client.five_tuple);
+        if !peer.established {
+            self.half_open.retain(|&other| other != slot);
+        }
+        if peer.queued {
+            self.todo.retain(|&other| other != slot);
+        }
+        Some(peer)
+    }
+
+    /// Lets a datagram of a handshake wait for its turn. `false`: too many do.
+    fn postpone(&mut self, slot: u32, datagram: &[u8]) -> bool {
+        let Some(peer) = self.at(slot).filter(|peer| peer.pending.len() < PENDING) else {
+            return false;
+        };
+        peer.pending.push_back(datagram.into());
+        self.queue(slot);
+        true
+    }
+
+    fn queue(&mut self, slot: u32) {
+        if let Some(peer) = self.at(slot)
+            && !std::mem::replace(&mut peer.queued, true)
+        {
+            self.todo.push_back(slot);
+        }
+    }
+
+    fn set_established(&mut self, now: Instant, slot: u32) {
+        if let Some(peer) = self.at(slot) {
+            peer.established = true;
+            peer.since = now;
+            peer.retransmit_at = None;
+            self.half_open.retain(|&other| other != slot);
+        }
+    }
+
+    /// Notes when the handshake's last flight is due again.
+    fn set_timer(&mut self, now: Instant, slot: u32) {
+        let Some(peer) = self.at(slot) else { return };
+        peer.retransmit_at = peer.association.timeout().map(|left| now + left);
+        let at = peer.retransmit_at;
+        self.next_timer = self.next_timer.into_iter().chain(at).min();
+    }
+}
+
+/// Longest message that fits into a record, and with it into an IP packet of `mtu` bytes, for this client.
+fn longest_message(mtu: usize, client: SocketAddr) -> usize {
+    let headers = if client.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+    mtu.saturating_sub(headers + RECORD_OVERHEAD).min(MAX_PLAINTEXT)
+}
+
+/// What an association is begun with.
+struct Newcomer {
+    association: Association,
+    five_tuple: FiveTuple,
+    listener: u32,
+    random: Random,
+    /// What came behind its ClientHello in the same datagram.
+    rest: Option<Box<[u8]>>,
+    unit: Unit,
+}

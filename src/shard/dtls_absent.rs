@@ -1,0 +1,39 @@
+//! In the place of `dtls` in a program built without that feature: there is no association, and never will be.
+
+use std::ops::Range;
+
+use super::worker::Worker;
+use crate::turn::time::Instant;
+use crate::turn::types::FiveTuple;
+
+/// Nothing of the kind exists.
+#[derive(Debug)]
+pub(super) enum Dtls {}
+
+impl Dtls {
+    pub(super) fn next_due(&self, _: Instant) -> Option<Instant> {
+        match *self {}
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn slots(&self) -> u32 {
+        match *self {}
+    }
+}
+
+impl Worker {
+    pub(super) fn receive_dtls(&mut self, _: u32, _: &FiveTuple, _: Range<usize>, _: u8) {}
+
+    pub(super) fn send_dtls(&mut self, _: (u32, u32), _: &[u8], _: Range<usize>, _: usize, _: u8) {}
+
+    pub(super) fn respond_dtls(&mut self, _: (u32, u32)) {}
+
+    pub(super) fn advance_dtls(&mut self) {}
+
+    pub(super) fn check_dtls_deadline(&mut self, _: u32) {}
+
+    pub(super) fn end_dtls(&mut self) {}
+}
