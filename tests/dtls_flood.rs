@@ -5,7 +5,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslStream};
 use rcgen::{CertificateParams, KeyPair};
@@ -51,7 +50,7 @@ fn endpoint() -> Endpoint {
         private_key: &key.serialize_der(),
     };
     let context = DtlsContext::new(&[identity], |_| 0).unwrap();
-    Endpoint::new(Arc::new(arc_swap::ArcSwap::from_pointee(context)), &[7; 32]).unwrap()
+    Endpoint::new(context.into_shared(), &[7; 32]).unwrap()
 }
 
 fn resident_bytes() -> u64 {

@@ -28,15 +28,15 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslStream};
 use self::context::Facts;
 pub use self::context::{DtlsContext, Identity, SharedContext};
 use self::cookie::Secret;
-pub(crate) use self::record::{Random, client_hello};
+pub use self::record::{ClientHello, Random, client_hello};
 use super::sys::dtls as sys;
 use crate::turn::time::Instant;
 use crate::turn::types::FiveTuple;
 
 /// Longest plaintext of a record (RFC 6347 §4.1).
 pub const MAX_PLAINTEXT: usize = 1 << 14;
-/// What a record adds to its plaintext at most: its header, a nonce and a tag (AES-GCM; ChaCha20 adds less).
-pub const RECORD_OVERHEAD: usize = record::HEADER + 8 + 16;
+/// What a record adds to its plaintext: its header, a nonce and a tag.
+pub const RECORD_OVERHEAD: usize = record::HEADER + record::SEALED;
 
 /// The datagrams of an endpoint: the one that is being looked at, and those to be sent.
 #[derive(Debug, Default)]
@@ -50,6 +50,7 @@ pub struct Wire {
 
 impl Wire {
     fn put(&mut self, datagram: &[u8]) {
+        let datagram = record::whole(datagram);
         self.inbound.clear();
         self.inbound.extend_from_slice(datagram);
         // Nothing to be read would be the end of the stream.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 use super::config::settings::Settings;
 use super::tls_store::{TlsError, TlsStore};
 use crate::net::dtls::SharedContext;
@@ -19,7 +17,7 @@ pub(super) fn config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result
     };
     // Before they are taken: a change meanwhile is a change.
     let changes = tls.changes();
-    let contexts: SharedContext = Arc::new(ArcSwap::from_pointee(tls.dtls_context()?));
+    let contexts: SharedContext = tls.dtls_context()?.into_shared();
     tokio::spawn(follow(Arc::clone(tls), changes, Arc::clone(&contexts)));
     let dtls = &settings.dtls;
     Ok(Some(DtlsConfig {

@@ -3,6 +3,7 @@
 
 mod codec;
 mod credential;
+mod dtls;
 mod log;
 mod model;
 mod policy;
@@ -20,7 +21,7 @@ pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 #[allow(dead_code, reason = "each fuzz target is a program of its own and names its body")]
-pub(crate) const TARGETS: [Target; 12] = [
+pub(crate) const TARGETS: [Target; 13] = [
     ("stun_decode", stun_decode),
     ("signed_mutation", signed_mutation),
     ("channel_data", channel_data),
@@ -33,10 +34,12 @@ pub(crate) const TARGETS: [Target; 12] = [
     ("response_size", response_size),
     ("proxy_header", proxy_header),
     ("log_line", log_line),
+    ("dtls", dtls),
 ];
 
 pub(crate) use codec::{channel_data, signed_mutation, stun_decode};
 pub(crate) use credential::{nonce, rest_username};
+pub(crate) use dtls::dtls;
 pub(crate) use log::log_line;
 pub(crate) use policy::address_policy;
 pub(crate) use proxy::proxy_header;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use relay::turn::types::Transport;
 use relay::turn::{Response, Verdict};
 use relay::wire::attribute::AttributeType;
+use relay::wire::classic::ClassicBinding;
 use relay::wire::demux::{Kind, classify};
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
@@ -31,6 +32,15 @@ pub(crate) fn demux(input: &[u8]) {
         let (now, mut response) = (world.now(), Response::new());
         let verdict = world.shards[0].handle_client(now, &client.client, packet, &mut response);
         match verdict {
+            // RFC 3489 over DTLS is told off.
+            Verdict::Respond if ClassicBinding::parse(packet).is_some() => {
+                assert_eq!(client.client.five_tuple.transport, Transport::Dtls);
+                let response = response.bytes();
+                assert_eq!(
+                    (&response[..4], &response[4..20]),
+                    (&[1, 0x11, 0, 8][..], &packet[4..20])
+                );
+            }
             Verdict::Respond => {
                 assert_eq!(classify(packet[0]), Kind::Stun);
                 let request = Message::parse(packet).expect("only messages are answered");

@@ -2,6 +2,8 @@
 
 #[path = "../support/any_certificate.rs"]
 mod any_certificate;
+#[path = "../support/dtls_client.rs"]
+mod dtls_client;
 mod support;
 
 use std::io::Write as _;
@@ -9,6 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use dtls_client::DtlsClient;
 use nix::sys::signal::Signal;
 use support::{
     Client as _, Dir, Outcome, REALM, Server, Stream, Udp, connect, credential, free_ports, get, http, local,
@@ -61,7 +64,7 @@ protocols = ["udp", "tcp"]
 
 [[listener]]
 bind = "127.0.0.1:{tls}"
-protocols = ["tcp", "tls", "https"]
+protocols = ["dtls", "tcp", "tls", "https"]
 
 [api]
 host = "127.0.0.1"
@@ -548,11 +551,17 @@ fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
     server.wait_for_log_within("a certificate cannot be used", patience);
     assert!(still_alive());
     assert_eq!(support::name_shown(local(setup.tls)), "old.example.org");
+    let over_dtls = || DtlsClient::connect(local(setup.tls)).certificate_names();
+    assert_eq!(over_dtls(), ["old.example.org"]);
 
     put("new.example.org");
     server.wait_for_log_within("new.example.org", patience);
     assert!(still_alive());
     assert_eq!(support::name_shown(local(setup.tls)), "new.example.org");
+    let deadline = Instant::now() + patience;
+    while over_dtls() != ["new.example.org"] {
+        assert!(Instant::now() < deadline, "DTLS shows {:?}", over_dtls());
+    }
     assert_eq!(setup.metric("relay_allocations{transport=\"tls\"}"), 1.0);
     assert_eq!(
         setup.metric("relay_certificate_updates_total{outcome=\"failure\"}"),

@@ -224,7 +224,19 @@ impl Peer {
 /// How a client reaches the server.
 pub enum Pipe {
     Udp(StdUdpSocket),
-    Tcp { stream: Box<dyn Stream>, buffer: Vec<u8> },
+    Tcp {
+        stream: Box<dyn Stream>,
+        buffer: Vec<u8>,
+    },
+    /// Whatever keeps messages apart by itself.
+    Messages(Box<dyn Messages>),
+}
+
+/// An association with the server.
+pub trait Messages {
+    fn send(&mut self, message: &[u8]);
+    /// `None` if none comes in time.
+    fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>>;
 }
 
 /// A byte stream: TCP, or TLS over it.
@@ -243,6 +255,7 @@ impl Pipe {
         match self {
             Self::Udp(socket) => assert_eq!(socket.send(bytes).unwrap(), bytes.len()),
             Self::Tcp { stream, .. } => stream.write_all(bytes).unwrap(),
+            Self::Messages(messages) => messages.send(bytes),
         }
     }
 
@@ -256,6 +269,7 @@ impl Pipe {
                 buffer.truncate(len);
                 Some(buffer)
             }
+            Self::Messages(messages) => messages.recv(timeout),
             Self::Tcp { stream, buffer } => {
                 stream.patience(timeout);
                 loop {
@@ -317,7 +331,7 @@ impl Client {
     pub fn local_addr(&self) -> SocketAddr {
         match &self.pipe {
             Pipe::Udp(socket) => socket.local_addr().unwrap(),
-            Pipe::Tcp { .. } => panic!("a stream"),
+            Pipe::Tcp { .. } | Pipe::Messages(_) => panic!("a stream, or an association"),
         }
     }
 

@@ -1,4 +1,6 @@
-//! A DTLS client on a UDP socket: OpenSSL's, blocking, bounded, with a say in which datagrams get lost.
+//! A DTLS client on a UDP socket: OpenSSL's, blocking, bounded.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -61,11 +63,19 @@ impl DtlsClient {
 
     /// Completes a handshake on `socket`, with datagrams of at most `mtu` bytes.
     pub(crate) fn on(socket: UdpSocket, mtu: u32) -> Option<Self> {
+        Self::offering(socket, mtu, b"")
+    }
+
+    /// The same, offering `protocols` (ALPN, as it is on the wire) if there are any.
+    pub(crate) fn offering(socket: UdpSocket, mtu: u32, protocols: &[u8]) -> Option<Self> {
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .expect("a timeout");
         let mut ssl = Ssl::new(&Self::context()).expect("a connection");
         ssl.set_mtu(mtu).expect("an MTU");
+        if !protocols.is_empty() {
+            ssl.set_alpn_protos(protocols).expect("well-formed");
+        }
         let mut stream = SslStream::new(ssl, Datagrams(socket)).expect("a stream");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -105,6 +115,16 @@ impl DtlsClient {
             Err(error) if error.code() == ErrorCode::ZERO_RETURN => Ok(0),
             Err(error) => Err(error.into_io_error().unwrap_or_else(io::Error::other)),
         }
+    }
+
+    /// Names in the server's certificate.
+    pub(crate) fn certificate_names(&self) -> Vec<String> {
+        let certificate = self.0.ssl().peer_certificate().expect("a server has one");
+        let names = certificate.subject_alt_names().expect("it names the server");
+        names
+            .iter()
+            .filter_map(|name| name.dnsname().map(ToOwned::to_owned))
+            .collect()
     }
 
     /// Sends close_notify.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use arc_swap::ArcSwap;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::pkey::PKey;
@@ -13,8 +14,9 @@ use openssl::x509::X509;
 
 use super::cookie::Cookies;
 
-/// RFC 8489 §6.2.3 asks for the first of these; all have forward secrecy and an authenticated cipher.
-const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20";
+/// What RFC 8489 §6.2.3 asks for, with forward secrecy; every client has it. One kind of cipher has one least length of
+/// a record (`record::whole`).
+const CIPHERS: &str = "ECDHE+AESGCM";
 const GROUPS: &str = "X25519:P-256:P-384";
 /// `stun.turn` and `stun.nat-discovery` (RFC 7443 §4), as ALPN writes them.
 const ALPN: &[u8] = b"\x09stun.turn\x12stun.nat-discovery";
@@ -71,6 +73,11 @@ impl DtlsContext {
         Ok(Self {
             default: default.build(),
         })
+    }
+
+    /// To be shared, and swapped.
+    pub fn into_shared(self) -> SharedContext {
+        Arc::new(ArcSwap::from_pointee(self))
     }
 
     /// Something that listens for one client.
@@ -138,4 +145,4 @@ fn builder(identity: &Identity<'_>) -> Result<SslContextBuilder, ErrorStack> {
 }
 
 /// The present context, to be swapped while associations live.
-pub type SharedContext = Arc<arc_swap::ArcSwap<DtlsContext>>;
+pub type SharedContext = Arc<ArcSwap<DtlsContext>>;

@@ -8,26 +8,30 @@ const HANDSHAKE_HEADER: usize = 12;
 const VERSION: usize = 2;
 const RANDOM: usize = 32;
 
+/// What AES-GCM adds to a plaintext: the explicit part of the nonce, and the tag (RFC 5288 §3).
+pub(super) const SEALED: usize = 8 + 16;
+
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 /// DTLS 1.0 and 1.2 are 254.255 and 254.253.
 const MAJOR: u8 = 254;
 
 /// The random a client put into its ClientHello: one handshake has one.
-pub(crate) type Random = [u8; RANDOM];
+pub type Random = [u8; RANDOM];
 
 /// A datagram that begins with a ClientHello in the clear, or with its first fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ClientHello<'a> {
-    pub(crate) random: Random,
+pub struct ClientHello<'a> {
+    /// Tells one handshake from another.
+    pub random: Random,
     /// Its record.
-    pub(crate) record: &'a [u8],
+    pub record: &'a [u8],
     /// The records behind it.
-    pub(crate) rest: &'a [u8],
+    pub rest: &'a [u8],
 }
 
 /// Whether `datagram` begins with a ClientHello.
-pub(crate) fn client_hello(datagram: &[u8]) -> Option<ClientHello<'_>> {
+pub fn client_hello(datagram: &[u8]) -> Option<ClientHello<'_>> {
     let (header, body) = datagram.split_first_chunk::<HEADER>()?;
     let [HANDSHAKE, MAJOR, _, 0, 0, ..] = header else {
         return None;
@@ -41,6 +45,21 @@ pub(crate) fn client_hello(datagram: &[u8]) -> Option<ClientHello<'_>> {
     let random = message.get(VERSION..VERSION + RANDOM)?.try_into().ok()?;
     let (record, rest) = datagram.split_at(HEADER + record.len());
     Some(ClientHello { random, record, rest })
+}
+
+/// The records at the start of `datagram` that are long enough to be what they say. OpenSSL 3.0 takes an encrypted record
+/// that is shorter than its nonce and tag for an error of its own, and gives the association up: anybody could end it.
+pub(super) fn whole(datagram: &[u8]) -> &[u8] {
+    let mut end = 0;
+    while let Some((header, body)) = datagram[end..].split_first_chunk::<HEADER>() {
+        let len = usize::from(u16::from_be_bytes([header[11], header[12]]));
+        let sealed = header[3..5] != [0, 0];
+        if len > body.len() || (sealed && len < SEALED) {
+            break;
+        }
+        end += HEADER + len;
+    }
+    &datagram[..end]
 }
 
 #[cfg(test)]
@@ -67,6 +86,31 @@ mod tests {
             (found.random, found.record.len(), found.rest),
             ([9; 32], len, &[22, 254, 253][..])
         );
+    }
+
+    #[test]
+    fn records_too_short_to_be_opened_and_all_behind_them_are_left_out() {
+        let record = |epoch: u8, len: u8| {
+            let mut record = vec![23, 254, 253, 0, epoch, 0, 0, 0, 0, 0, 1, 0, len];
+            record.resize(HEADER + usize::from(len), 7);
+            record
+        };
+        let good = [record(0, 2), record(1, 24), record(1, 60)].concat();
+        assert_eq!(whole(&good), good);
+        assert!(whole(&[]).is_empty());
+        for bad in [
+            record(1, 23),
+            record(1, 0),
+            record(2, 23),
+            record(1, 60)[..72].to_vec(),
+            vec![23],
+        ] {
+            assert_eq!(
+                whole(&[&good[..], &bad, &good].concat()[..good.len() + bad.len()]),
+                good
+            );
+            assert!(whole(&bad).is_empty());
+        }
     }
 
     #[test]

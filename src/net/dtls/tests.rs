@@ -30,7 +30,7 @@ fn context(names: &[&str]) -> DtlsContext {
 }
 
 fn shared(names: &[&str]) -> SharedContext {
-    Arc::new(arc_swap::ArcSwap::from_pointee(context(names)))
+    context(names).into_shared()
 }
 
 fn endpoint() -> Endpoint {

@@ -1,0 +1,349 @@
+//! Workers end to end with DTLS clients: who is let in, who gives way, and when it is over.
+
+#![cfg(feature = "dtls")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
+
+#[path = "support/dtls_client.rs"]
+mod dtls_client;
+mod shard_support;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dtls_client::DtlsClient;
+use rcgen::{CertificateParams, KeyPair};
+use relay::net::dtls::{DtlsContext, Identity, SharedContext};
+use relay::net::udp::UdpSocket;
+use relay::shard::counters::{DtlsClose, DtlsDrop};
+use relay::shard::{DtlsConfig, Listener, ShardConfig, Shards};
+use relay::turn::{DropReason, EndReason, Shared};
+use relay::wire::message::{Class, Message, Method};
+use shard_support::*;
+
+fn context(name: &str) -> DtlsContext {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new([name.to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap();
+    let identity = Identity {
+        chain: &[&certificate.der()[..]],
+        private_key: &key.serialize_der(),
+    };
+    DtlsContext::new(&[identity], |_| 0).unwrap()
+}
+
+fn contexts() -> SharedContext {
+    context("relay.test").into_shared()
+}
+
+fn config(change: impl FnOnce(&mut DtlsConfig)) -> DtlsConfig {
+    let mut config = DtlsConfig {
+        quick_retransmission: true,
+        ..DtlsConfig::new(contexts())
+    };
+    change(&mut config);
+    config
+}
+
+/// One worker that speaks UDP and DTLS on one socket.
+fn start(dtls: DtlsConfig) -> TestServer {
+    start_with(
+        ShardConfig {
+            dtls: Some(dtls),
+            ..ShardConfig::default()
+        },
+        true,
+    )
+}
+
+fn start_with(config: ShardConfig, plain: bool) -> TestServer {
+    let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap();
+    let udp = socket.local_addr();
+    let listener = Listener {
+        socket,
+        plain,
+        dtls: true,
+    };
+    let shared = Arc::new(Shared::new([7; 32]));
+    let shards = Shards::start(config, Arc::new(turn_config()), shared, vec![vec![listener]]).unwrap();
+    TestServer { shards, udp }
+}
+
+/// An association that both the client and the test have a hand on.
+#[derive(Clone)]
+struct Hand(Rc<RefCell<DtlsClient>>);
+
+impl Messages for Hand {
+    fn send(&mut self, message: &[u8]) {
+        self.0.borrow_mut().send(message).unwrap();
+    }
+
+    fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 65_536];
+        let len = self.0.borrow_mut().receive(&mut buffer, timeout).ok()?;
+        buffer.truncate(len);
+        Some(buffer)
+    }
+}
+
+fn over(association: DtlsClient) -> (Client, Rc<RefCell<DtlsClient>>) {
+    let association = Rc::new(RefCell::new(association));
+    (
+        Client::new(Pipe::Messages(Box::new(Hand(Rc::clone(&association))))),
+        association,
+    )
+}
+
+fn client(server: &TestServer) -> Client {
+    over(DtlsClient::connect(server.udp)).0
+}
+
+/// Its allocation is still there.
+#[track_caller]
+fn assert_served(client: &mut Client) {
+    let response = client.request(Method::Refresh, &|_| {});
+    assert_eq!(Message::parse(&response).unwrap().class(), Class::Success);
+}
+
+fn closed(server: &TestServer, why: DtlsClose) -> u64 {
+    server.stat(|s| s.dtls_closed[why as usize].get())
+}
+
+fn dropped(server: &TestServer, why: DtlsDrop) -> u64 {
+    server.stat(|s| s.dtls_dropped[why as usize].get())
+}
+
+fn associations(server: &TestServer) -> u64 {
+    server.stat(|s| s.dtls_associations.get())
+}
+
+/// Shakes hands as far as a good cookie, and no further: returns the ClientHello that brings it.
+fn hello_with_cookie(server: SocketAddr) -> (std::net::UdpSocket, Vec<u8>) {
+    use openssl::ssl::{Ssl, SslStream};
+    let socket = DtlsClient::socket(server);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut ssl = Ssl::new(&DtlsClient::context()).unwrap();
+    ssl.set_mtu(1200).unwrap();
+    let mut stream = SslStream::new(ssl, Datagrams(ours)).unwrap();
+    let mut buffer = [0; 2048];
+    stream.connect().unwrap_err();
+    let len = theirs.recv(&mut buffer).unwrap();
+    socket.send(&buffer[..len]).unwrap();
+    let len = socket.recv(&mut buffer).unwrap();
+    theirs.send(&buffer[..len]).unwrap();
+    stream.connect().unwrap_err();
+    let len = theirs.recv(&mut buffer).unwrap();
+    (socket, buffer[..len].to_vec())
+}
+
+struct Datagrams(std::os::unix::net::UnixDatagram);
+
+impl std::io::Read for Datagrams {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.recv(buf)
+    }
+}
+
+impl std::io::Write for Datagrams {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.0.send(buf)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+//= XPORT-16
+#[test]
+fn data_goes_both_ways_and_close_notify_ends_the_allocation() {
+    let server = start(config(|_| {}));
+    let peer = Peer::new();
+    let (mut client, association) = over(DtlsClient::connect(server.udp));
+    let relayed = client.allocate();
+    client.bind(0x4000, peer.addr());
+    for i in 0..50 {
+        client.send_channel(0x4000, &pattern(1200, i));
+        assert_eq!(peer.recv(), (pattern(1200, i), relayed));
+        peer.send(relayed, &pattern(1000, i));
+        let data = pattern(1000, i);
+        assert_eq!(client.incoming(), Incoming::Channel { number: 0x4000, data });
+    }
+    association.borrow_mut().close();
+    server.eventually("the association is gone", |s| associations(s) == 0);
+    assert_eq!(closed(&server, DtlsClose::Client), 1);
+    server.eventually("the allocation is gone", |s| {
+        s.count(|c| c.allocations_ended[EndReason::Disconnected as usize].get()) == 1
+    });
+    // The server says goodbye too.
+    assert_eq!(association.borrow_mut().receive(&mut [0; 2048], PATIENCE).unwrap(), 0);
+}
+
+//= XPORT-14
+#[test]
+fn hellos_without_a_cookie_and_stray_records_leave_nothing() {
+    let server = start(config(|_| {}));
+    let (socket, hello) = hello_with_cookie(server.udp);
+    assert_eq!(server.stat(|s| s.dtls_asked.get()), 1);
+    // From another address the cookie is worth nothing.
+    let other = DtlsClient::socket(server.udp);
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    for n in 0..1000 {
+        other.send(&hello).unwrap();
+        let mut answer = [0; 2048];
+        let len = other.recv(&mut answer).unwrap();
+        assert!(len < hello.len() && answer[13] == 3, "{n}: HelloVerifyRequest");
+    }
+    other.send(&[23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0]).unwrap();
+    server.eventually("the stray record is counted", |s| {
+        dropped(s, DtlsDrop::NoAssociation) == 1
+    });
+    assert_eq!((associations(&server), server.stat(|s| s.dtls_asked.get())), (0, 1001));
+    // And from its own it is good.
+    socket.send(&hello).unwrap();
+    server.eventually("an association", |s| associations(s) == 1);
+}
+
+#[test]
+fn a_late_copy_of_the_hello_replaces_nothing_and_a_new_one_only_with_its_cookie() {
+    let server = start(config(|_| {}));
+    let socket = DtlsClient::socket(server.udp);
+    let again = socket.try_clone().unwrap();
+    let mut first = over(DtlsClient::on(socket, 1200).unwrap()).0;
+    first.allocate();
+    assert_eq!(associations(&server), 1);
+    // The client has lost all memory, and begins anew at the same port.
+    let mut second = over(DtlsClient::on(again, 1200).unwrap()).0;
+    assert_eq!((associations(&server), closed(&server, DtlsClose::Replaced)), (1, 1));
+    // Its transactions are others than those of the first.
+    for _ in 0..10 {
+        second.compose(Method::Binding, &|_| {});
+    }
+    second.allocate();
+    assert_eq!(
+        server.count(|c| c.allocations_ended[EndReason::Disconnected as usize].get()),
+        1
+    );
+
+    let (socket, hello) = hello_with_cookie(server.udp);
+    for _ in 0..3 {
+        socket.send(&hello).unwrap();
+    }
+    server.eventually("one association more", |s| associations(s) == 2);
+    assert_eq!(closed(&server, DtlsClose::Replaced), 1);
+}
+
+#[test]
+fn the_oldest_handshake_gives_way_and_no_established_association_does() {
+    let server = start(config(|config| config.handshakes = 2));
+    let mut served = client(&server);
+    served.allocate();
+    let stalled: Vec<_> = (0..4)
+        .map(|n| {
+            let (socket, hello) = hello_with_cookie(server.udp);
+            socket.send(&hello).unwrap();
+            server.eventually("it came", |s| s.stat(|s| s.dtls_asked.get()) == n + 2);
+            server.eventually("in order", |s| {
+                s.stat(|s| s.dtls_half_open.get()) + closed(s, DtlsClose::Displaced) == n + 1
+            });
+            socket
+        })
+        .collect();
+    assert_eq!(closed(&server, DtlsClose::Displaced), 2);
+    assert_eq!(server.stat(|s| s.dtls_half_open.get()), 2);
+    assert_served(&mut served);
+    drop(stalled);
+}
+
+#[test]
+fn one_source_has_no_more_than_its_share_and_gets_it_back() {
+    let server = start(config(|config| config.associations_per_ip = 2));
+    let mut clients: Vec<_> = (0..2).map(|_| DtlsClient::connect(server.udp)).collect();
+    let (socket, hello) = hello_with_cookie(server.udp);
+    socket.send(&hello).unwrap();
+    server.eventually("refused", |s| dropped(s, DtlsDrop::Limit) == 1);
+    assert_eq!(associations(&server), 2);
+    clients[0].close();
+    server.eventually("one less", |s| associations(s) == 1);
+    client(&server).allocate();
+}
+
+#[test]
+fn a_handshake_that_stalls_and_a_client_without_allocation_are_gone_in_time() {
+    let dtls = config(|config| config.handshake_timeout = Duration::from_millis(300));
+    let server = start_with(
+        ShardConfig {
+            dtls: Some(dtls),
+            idle_timeout: Duration::from_millis(300),
+            ..ShardConfig::default()
+        },
+        true,
+    );
+    let mut busy = client(&server);
+    busy.allocate();
+    let mut idle = DtlsClient::connect(server.udp);
+    let (socket, hello) = hello_with_cookie(server.udp);
+    socket.send(&hello).unwrap();
+    server.eventually("the handshake is given up", |s| {
+        closed(s, DtlsClose::HandshakeTimeout) == 1
+    });
+    server.eventually("the idle one is closed", |s| closed(s, DtlsClose::Idle) == 1);
+    assert_eq!(idle.receive(&mut [0; 64], PATIENCE).unwrap(), 0, "with close_notify");
+    assert_eq!((associations(&server), server.stat(|s| s.dtls_half_open.get())), (1, 0));
+    assert_served(&mut busy);
+}
+
+//= XPORT-15
+#[test]
+fn a_client_hello_in_fragments_completes_through_the_worker() {
+    let server = start(config(|_| {}));
+    // So many protocols that the hello needs several datagrams of the least size.
+    let protocols = b"\x09stun.turn".repeat(40);
+    let association = DtlsClient::offering(DtlsClient::socket(server.udp), 256, &protocols).expect("a handshake");
+    over(association).0.allocate();
+}
+
+#[test]
+fn a_new_certificate_is_served_from_the_next_handshake_on_and_old_associations_stay() {
+    let dtls = config(|_| {});
+    let contexts = Arc::clone(&dtls.contexts);
+    let server = start(dtls);
+    let mut old = client(&server);
+    old.allocate();
+    contexts.store(Arc::new(context("new.test")));
+    let new = DtlsClient::connect(server.udp);
+    assert_eq!(new.certificate_names(), ["new.test"]);
+    assert_served(&mut old);
+}
+
+#[test]
+fn where_plain_udp_is_not_served_it_is_dropped_and_counted() {
+    let config = ShardConfig {
+        dtls: Some(config(|_| {})),
+        ..ShardConfig::default()
+    };
+    let server = start_with(config, false);
+    let plain = DtlsClient::socket(server.udp);
+    plain
+        .send(&[
+            0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+        ])
+        .unwrap();
+    server.eventually("dropped", |s| {
+        s.count(|c| c.dropped[DropReason::NotTurn as usize].get()) == 1
+    });
+    client(&server).allocate();
+}
+
+#[test]
+fn a_stopping_server_says_goodbye() {
+    let server = start(config(|_| {}));
+    let mut client = DtlsClient::connect(server.udp);
+    assert!(server.shards.shutdown(PATIENCE));
+    assert_eq!(client.receive(&mut [0; 64], PATIENCE).unwrap(), 0);
+    assert_eq!((associations(&server), closed(&server, DtlsClose::Shutdown)), (0, 1));
+}
