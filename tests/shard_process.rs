@@ -52,6 +52,37 @@ fn without_descriptors_an_allocate_gets_508_and_later_ones_are_served_again() {
 }
 
 #[test]
+fn without_descriptors_peers_wait_to_be_accepted_and_the_worker_does_not_turn_for_nothing() {
+    let _alone = DESCRIPTORS.lock();
+    let server = TestServer::start(1);
+    let mut client = server.tcp_client();
+    let relayed = client.allocate_tcp();
+    client.permit("127.0.0.1:1".parse().unwrap());
+    let peer = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    peer.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+
+    let limit = getrlimit(Resource::Nofile);
+    let current = Some(limit.current.map_or(128, |current| current.min(128)));
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
+    let mut hoard = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        hoard.push(file);
+    }
+    peer.connect(&relayed.into()).unwrap();
+    let turns = server.stat(|s| s.turns.get());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let turns = server.stat(|s| s.turns.get()) - turns;
+    let exhausted = server.stat(|s| s.relay_exhausted.get());
+    drop(hoard);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    assert!(exhausted >= 1, "there was a descriptor left");
+    assert!(turns < 100, "{turns} turns in a second");
+    let told = client.incoming();
+    assert!(matches!(told, Incoming::Attempt { .. }), "{told:?}");
+}
+
+#[test]
 fn a_worker_that_panics_ends_the_process_with_a_reason() {
     if std::env::var_os(CHILD).is_some() {
         let config = ShardConfig {

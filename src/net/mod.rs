@@ -7,5 +7,6 @@
 pub mod dtls;
 pub mod stream;
 pub(crate) mod sys;
+pub mod tcp;
 pub mod tls;
 pub mod udp;

@@ -8,7 +8,7 @@
 //! Deliberately absent: sockets, clocks, the meaning of messages, and the idle timeout of a stream without allocation
 //! (only who knows allocations can decide that).
 
-mod buffers;
+pub(super) mod buffers;
 mod inbox;
 mod outbox;
 #[cfg(test)]
@@ -177,6 +177,17 @@ impl From<FramingError> for StreamError {
     }
 }
 
+/// What a [`StreamConn`] is made of.
+#[derive(Debug)]
+pub struct StreamParts {
+    /// The record layer. What it has sealed and not written is in there.
+    pub tls: Option<TlsSession>,
+    /// Plaintext received and not taken as messages.
+    pub received: Vec<u8>,
+    /// Plaintext queued and not sealed or written.
+    pub unsent: Vec<u8>,
+}
+
 /// One client's stream.
 #[derive(Debug)]
 pub struct StreamConn {
@@ -223,6 +234,15 @@ impl StreamConn {
             blocked_since: None,
             portion: SMALLEST_CHUNK,
             closing: false,
+        }
+    }
+
+    /// Takes the connection apart, because it is for something else from here on, or for another thread.
+    pub fn into_parts(self) -> StreamParts {
+        StreamParts {
+            received: self.inbox.bytes().to_vec(),
+            unsent: self.outbox.unsent(),
+            tls: self.tls,
         }
     }
 

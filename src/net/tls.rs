@@ -82,6 +82,18 @@ impl TlsSession {
         }
     }
 
+    /// The client has sent close_notify.
+    pub fn has_ended(&mut self) -> bool {
+        self.connection
+            .process_new_packets()
+            .is_ok_and(|state| state.peer_has_closed())
+    }
+
+    /// Gives the connection back, with all it holds.
+    pub fn into_inner(self) -> Box<ServerConnection> {
+        self.connection
+    }
+
     /// Whether ciphertext waits to be written.
     pub fn wants_write(&self) -> bool {
         self.connection.wants_write()

@@ -9,14 +9,16 @@ use crate::net::udp::{SendError, SendStats};
 use crate::turn::counters::Cell;
 use crate::turn::output::closed_set;
 
-/// Why a shard closed a stream. What [`StreamError`] does not know comes first.
-pub const STREAM_CLOSE_REASONS: [&str; 5 + StreamError::REASONS.len()] = {
+/// Why a shard closed a stream. What [`StreamError`] does not know comes first. One that has moved lives on: as the client's
+/// side of a peer connection (RFC 6062), or at the shard where that is.
+pub const STREAM_CLOSE_REASONS: [&str; 6 + StreamError::REASONS.len()] = {
     let mut all = [
         "client",
         "idle",
         "server",
         "control_queue",
         "shutdown",
+        "moved",
         "",
         "",
         "",
@@ -27,7 +29,7 @@ pub const STREAM_CLOSE_REASONS: [&str; 5 + StreamError::REASONS.len()] = {
     ];
     let mut i = 0;
     while i < StreamError::REASONS.len() {
-        all[5 + i] = StreamError::REASONS[i];
+        all[6 + i] = StreamError::REASONS[i];
         i += 1;
     }
     all

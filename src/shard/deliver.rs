@@ -43,6 +43,17 @@ impl Worker {
                     self.respond(client);
                 }
             }
+            Verdict::BindConnection(connection) => {
+                if let Some(client) = client {
+                    self.respond(client);
+                    self.bind_connection(client.link, connection);
+                }
+            }
+            Verdict::Handover { shard } => {
+                if let Some(client) = client {
+                    self.hand_over(client, usize::from(shard), packet);
+                }
+            }
             Verdict::Waiting | Verdict::Drop(_) => {}
         }
     }
@@ -112,7 +123,7 @@ impl Worker {
                 self.carrier.push_to_client(self.now.mono, &client, &datagram);
             }
             Name::Dtls { slot, generation } => self.send_dtls((slot, generation), header, data, padding, tos),
-            Name::Relay { .. } | Name::Waker => self.counters.drop_packet(DropReason::Gone),
+            _ => self.counters.drop_packet(DropReason::Gone),
         }
     }
 
@@ -152,7 +163,7 @@ impl Worker {
                 self.carrier.push_to_client(self.now.mono, &client, &datagram);
             }
             Name::Dtls { slot, generation } => self.respond_dtls((slot, generation)),
-            Name::Relay { .. } | Name::Waker => {}
+            _ => {}
         }
     }
 }

@@ -1,9 +1,11 @@
-//! What the front door gives to a shard: a client's stream, told apart and ready for TURN.
+//! A client's stream on its way to a shard: from the front door, told apart and ready for TURN, or from another shard.
 
 use core::any::Any;
 use core::fmt;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
 
+use crate::net::sys::epoll::Waker;
 use crate::turn::types::Transport;
 
 /// A connection changing hands. Its socket is non-blocking.
@@ -33,4 +35,32 @@ impl fmt::Debug for StreamHandover {
             .field("early", &self.early.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Leads to one shard.
+#[derive(Clone)]
+pub(super) struct HandoverSender {
+    queue: mpsc::SyncSender<StreamHandover>,
+    waker: Waker,
+}
+
+impl HandoverSender {
+    /// Hands a stream over. Never waits: with too many on their way already it is closed, and `false` returned.
+    pub(super) fn adopt(&self, stream: StreamHandover) -> bool {
+        let sent = self.queue.try_send(stream).is_ok();
+        if sent {
+            self.waker.wake();
+        }
+        sent
+    }
+}
+
+/// A way to each shard on which `most` streams may be under way; the wakers are the shards'.
+pub(super) fn channels(most: usize, wakers: &[Waker]) -> (Vec<HandoverSender>, Vec<mpsc::Receiver<StreamHandover>>) {
+    let channel = |waker: &Waker| {
+        let (queue, taken) = mpsc::sync_channel(most);
+        let waker = waker.clone();
+        (HandoverSender { queue, waker }, taken)
+    };
+    wakers.iter().map(channel).unzip()
 }

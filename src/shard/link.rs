@@ -3,9 +3,10 @@
 //! ```text
 //! 63..61 kind | 60..32 generation | 31..0 slot
 //! ```
-//! A slot is reused; its generation tells whether a name still means what it meant when it was given out.
+//! A slot is reused; its generation tells whether a name still means what it meant when it was given out. What belongs to
+//! a peer connection is named by its CONNECTION-ID, which is never reused while anything remembers it.
 
-use crate::turn::types::{AllocationId, Family, Link, RelayId};
+use crate::turn::types::{AllocationId, ConnectionId, Family, Link, RelayId};
 
 const GENERATION_BITS: u32 = 29;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
@@ -38,6 +39,17 @@ pub(super) enum Name {
     },
     /// The worker's waker.
     Waker,
+    /// A relay socket that listens for peers (RFC 6062): slot and generation as of [`Name::Relay`].
+    TcpRelay {
+        /// Slot.
+        slot: u32,
+        /// Generation.
+        generation: u32,
+    },
+    /// A connection with a peer.
+    Peer(ConnectionId),
+    /// The client's side of one.
+    PeerClient(ConnectionId),
 }
 
 impl Name {
@@ -49,6 +61,9 @@ impl Name {
             Self::Stream { slot, generation } => (2, generation, slot),
             Self::Waker => (3, 0, 0),
             Self::Dtls { slot, generation } => (4, generation, slot),
+            Self::TcpRelay { slot, generation } => (5, generation, slot),
+            Self::Peer(ConnectionId(id)) => (6, 0, id),
+            Self::PeerClient(ConnectionId(id)) => (7, 0, id),
         };
         (kind << 61) | (((generation & GENERATION_MASK) as u64) << 32) | slot as u64
     }
@@ -62,6 +77,9 @@ impl Name {
             1 => Self::Relay { slot, generation },
             2 => Self::Stream { slot, generation },
             4 => Self::Dtls { slot, generation },
+            5 => Self::TcpRelay { slot, generation },
+            6 => Self::Peer(ConnectionId(slot)),
+            7 => Self::PeerClient(ConnectionId(slot)),
             _ => Self::Waker,
         }
     }
@@ -79,6 +97,14 @@ impl Name {
     /// The name of a relay socket.
     pub(super) const fn relay(id: RelayId) -> Self {
         Self::Relay {
+            slot: relay_slot(id),
+            generation: id.allocation.generation & GENERATION_MASK,
+        }
+    }
+
+    /// The name of a relay socket that listens for peers.
+    pub(super) const fn tcp_relay(id: RelayId) -> Self {
+        Self::TcpRelay {
             slot: relay_slot(id),
             generation: id.allocation.generation & GENERATION_MASK,
         }
@@ -113,6 +139,12 @@ mod tests {
             Name::Stream { slot: 3, generation: 5 },
             Name::Dtls { slot: 3, generation: 5 },
             Name::Waker,
+            Name::TcpRelay {
+                slot: u32::MAX,
+                generation: GENERATION_MASK,
+            },
+            Name::Peer(ConnectionId(u32::MAX)),
+            Name::PeerClient(ConnectionId(0)),
         ] {
             assert_eq!(Name::from_token(name.token()), name);
             assert_eq!(Name::from_link(name.link()), name);

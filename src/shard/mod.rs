@@ -7,10 +7,10 @@
 //! ```text
 //! worker     the loop                      carrier    UDP: slab, send batch, sockets
 //! deliver    verdicts -> datagrams, frames streams    TCP and TLS clients; stream_io: what is done with them
-//!                                          dtls       DTLS clients; dtls::io: what is done with them
+//! tcp        TCP with peers (RFC 6062)     dtls       DTLS clients; dtls::io: what is done with them
 //! mailbox    packets between shards        pace       when to let packets gather
 //! link       names of sockets              clock      the only place that reads one
-//! handoff    allocations between shards    handover   streams from the front door
+//! handoff    allocations between shards    handover   streams that change hands
 //! log        lines for the operator        counters   what is counted
 //! ```
 
@@ -29,6 +29,7 @@ mod pace;
 mod sockets;
 mod stream_io;
 mod streams;
+mod tcp;
 mod worker;
 
 use std::fmt;
@@ -46,12 +47,14 @@ pub use self::counters::ShardCounters;
 use self::dtls::Dtls;
 #[cfg(feature = "dtls")]
 pub use self::dtls::DtlsConfig;
+use self::handover::HandoverSender;
 pub use self::handover::StreamHandover;
 pub use self::log::{LogClient, log as log_event};
 use self::pace::Pace;
 pub use self::sockets::Listener;
 use self::sockets::Sockets;
 use self::streams::Streams;
+use self::tcp::TcpRelays;
 use self::worker::{Control, EVENT_BATCH, Inlets, Worker};
 use crate::net::stream::StreamLimits;
 use crate::net::sys::epoll::{Epoll, Waker};
@@ -130,7 +133,7 @@ impl fmt::Debug for ShardConfig {
 /// What leads to one worker.
 struct Shard {
     control: mpsc::Sender<Control>,
-    handovers: mpsc::SyncSender<StreamHandover>,
+    handovers: HandoverSender,
     waker: Waker,
     thread: JoinHandle<()>,
 }
@@ -178,6 +181,7 @@ impl Shards {
         let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
         #[cfg(feature = "dtls")]
         let dtls_caps = dtls::Caps::new(u64::from_ne_bytes(random_seed()?));
+        let (handover_to, handovers) = handover::channels(HANDOVERS, &wakers);
         let mut all = Self {
             shards: Vec::new(),
             counters: Vec::new(),
@@ -185,10 +189,11 @@ impl Shards {
             clock,
             next: AtomicUsize::new(0),
         };
-        for (index, (listeners, control_rx)) in sockets.into_iter().zip(control_rxs).enumerate() {
+        for (index, ((listeners, control_rx), handovers)) in
+            sockets.into_iter().zip(control_rxs).zip(handovers).enumerate()
+        {
             let counters = Arc::new(Counters::default());
             let stats = Arc::new(ShardCounters::default());
-            let (handovers, handovers_rx) = mpsc::sync_channel(HANDOVERS);
             let (mail_to, mail) = std::mem::take(&mut ends[index]);
             let seed = Seed {
                 index: ShardIndex { index, count },
@@ -202,19 +207,20 @@ impl Shards {
                 listeners: listeners.into_iter().map(Into::into).collect(),
                 inlets: Inlets {
                     control: control_rx,
-                    handovers: handovers_rx,
+                    handovers,
                     mail,
                     waker: wakers[index].clone(),
                 },
                 mail_to,
                 peers: peers.clone(),
+                handover_to: handover_to.clone(),
                 counters: Arc::clone(&counters),
                 stats: Arc::clone(&stats),
             };
             let thread = seed.spawn()?;
             all.shards.push(Shard {
                 control: controls[index].clone(),
-                handovers,
+                handovers: handover_to[index].clone(),
                 waker: wakers[index].clone(),
                 thread,
             });
@@ -233,9 +239,8 @@ impl Shards {
             .map(|i| (first + i) % count)
             .min_by_key(|&i| self.shard_counters[i].streams.get())
             .unwrap_or(0);
-        match self.shards[index].handovers.try_send(stream) {
-            Ok(()) => self.shards[index].waker.wake(),
-            Err(_) => self.shard_counters[index].stream_refused(),
+        if !self.shards[index].handovers.adopt(stream) {
+            self.shard_counters[index].stream_refused();
         }
     }
 
@@ -323,6 +328,7 @@ struct Seed {
     inlets: Inlets,
     mail_to: Vec<Option<mailbox::Sender>>,
     peers: Vec<(mpsc::Sender<Control>, Waker)>,
+    handover_to: Vec<HandoverSender>,
     counters: Arc<Counters>,
     stats: Arc<ShardCounters>,
 }
@@ -377,6 +383,7 @@ impl Seed {
             inlets,
             mail_to,
             peers,
+            handover_to,
             counters,
             stats,
         } = self;
@@ -399,6 +406,7 @@ impl Seed {
             response: Response::new(),
             epoll: Epoll::new(EVENT_BATCH)?,
             carrier: Carrier::new(sockets, config.slots, Arc::clone(&counters), Arc::clone(&stats)),
+            tcp: TcpRelays::new(config.stream.write_timeout),
             streams: Streams::new(config.stream),
             dtls,
             departed: Vec::new(),
@@ -406,6 +414,7 @@ impl Seed {
             mail_to,
             peers,
             detached: Vec::new(),
+            handover_to,
             counters,
             stats,
             pace: Pace::new(config.pause),

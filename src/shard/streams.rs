@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use super::handover::StreamHandover;
 use super::link::{Name, next_generation};
-use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits};
+use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
 use crate::net::sys::epoll::{Epoll, Interest};
 use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple};
@@ -43,6 +43,11 @@ impl Stream {
         let flushed = self.conn.flush(now, &mut &self.socket)?;
         self.blocked = flushed == Flushed::Blocked;
         Ok(flushed)
+    }
+
+    /// Takes it apart, no longer watched: socket, state, and what is dropped when the socket closes.
+    pub(super) fn into_parts(self) -> (TcpStream, StreamParts, Box<dyn Any + Send>) {
+        (self.socket, self.conn.into_parts(), self._guard)
     }
 
     const fn wanted_interest(&self) -> Interest {
@@ -207,12 +212,23 @@ impl Streams {
 
     /// Closes the stream in `slot` and forgets it; whoever was it is returned.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Client> {
+        self.take(slot).map(|stream| stream.client)
+    }
+
+    /// Lets the stream in `slot` go, open as it is, and watches it no longer.
+    pub(super) fn release(&mut self, epoll: &Epoll, slot: u32) -> Option<Stream> {
+        let stream = self.take(slot)?;
+        epoll.remove(stream.socket.as_fd()).ok()?;
+        Some(*stream)
+    }
+
+    fn take(&mut self, slot: u32) -> Option<Box<Stream>> {
         let entry = self.entries.get_mut(slot as usize)?;
         let stream = entry.stream.take()?;
         entry.generation = next_generation(entry.generation);
         self.free.push(slot);
         self.open -= 1;
-        Some(stream.client)
+        Some(stream)
     }
 }
 

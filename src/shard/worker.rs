@@ -5,6 +5,7 @@
 //! of the turn the batch leaves grouped by socket. Nothing is copied, allocated, locked or logged on this way.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use super::clock::Clock;
 use super::counters::ShardCounters;
 use super::dtls::Dtls;
 use super::handoff::Parcel;
-use super::handover::StreamHandover;
+use super::handover::{HandoverSender, StreamHandover};
 use super::link::Name;
 use super::log::{self, LogClient};
 use super::mailbox;
 use super::pace::Pace;
 use super::streams::Streams;
+use super::tcp::{TcpRelays, is_exhausted};
 use crate::net::sys::epoll::{Epoll, Event, Interest, Waker};
 use crate::net::sys::options;
 use crate::net::udp::UdpSocket;
@@ -79,6 +81,7 @@ pub(super) struct Worker {
     pub(super) streams: Streams,
     /// `None`: not served.
     pub(super) dtls: Option<Dtls>,
+    pub(super) tcp: TcpRelays,
     /// Streams whose clients are gone; the core has yet to hear of it.
     pub(super) departed: Vec<Client>,
     pub(super) inlets: Inlets,
@@ -88,6 +91,8 @@ pub(super) struct Worker {
     pub(super) peers: Vec<(mpsc::Sender<Control>, Waker)>,
     /// Relay sockets on their way to another shard.
     pub(super) detached: Vec<(RelayId, UdpSocket)>,
+    /// By shard.
+    pub(super) handover_to: Vec<HandoverSender>,
     pub(super) counters: Arc<Counters>,
     pub(super) stats: Arc<ShardCounters>,
     pub(super) pace: Pace,
@@ -174,7 +179,7 @@ impl Worker {
 
     /// Whether anybody has a deadline that is looked for by scanning.
     fn has_connections(&self) -> bool {
-        self.streams.len() > 0 || self.dtls.as_ref().is_some_and(|dtls| !dtls.is_empty())
+        self.streams.len() > 0 || !self.tcp.is_empty() || self.dtls.as_ref().is_some_and(|dtls| !dtls.is_empty())
     }
 
     /// Reads the clock, once per turn.
@@ -201,6 +206,9 @@ impl Worker {
             // It has no descriptor of its own.
             Name::Dtls { .. } => {}
             Name::Waker => self.receive_mail(),
+            Name::Peer(id) => self.handle_peer_socket(id, event),
+            Name::PeerClient(id) => self.handle_peer_client(id, event),
+            name @ Name::TcpRelay { .. } => self.accept_peers(name),
         }
     }
 
@@ -363,6 +371,9 @@ impl Worker {
             for slot in (self.scan_part..associations).step_by(SCAN_PARTS as usize) {
                 self.check_dtls_deadline(slot);
             }
+            if self.scan_part == 0 && !self.tcp.is_empty() {
+                self.check_peers();
+            }
         }
     }
 
@@ -401,19 +412,28 @@ impl Worker {
         while let Some(command) = self.server.poll_command() {
             match command {
                 Command::OpenRelay { id, bind } => self.open_relay(id, bind),
-                Command::CloseRelay { id } => self.carrier.close(self.now.mono, id),
+                Command::OpenTcpRelay { id, bind } => self.open_tcp_relay(id, bind),
+                Command::CloseRelay { id } => {
+                    self.carrier.close(self.now.mono, id);
+                    self.close_tcp_relay(id);
+                }
                 Command::DetachRelay { id } => self.detach(id),
+                Command::ConnectPeer { connection, bind, peer } => self.connect_peer(connection, bind, peer),
+                Command::ClosePeer { connection } => self.close_peer(connection),
                 Command::CloseStream { link } => self.close_stream(link),
             }
         }
         self.send_handoffs();
     }
 
-    fn open_relay(&mut self, id: RelayId, bind: std::net::SocketAddr) {
-        let result = self
-            .carrier
-            .open(&self.epoll, id, bind)
-            .map_err(|error| self.classify(&error, bind));
+    fn open_relay(&mut self, id: RelayId, bind: SocketAddr) {
+        let result = self.carrier.open(&self.epoll, id, bind);
+        self.relay_opened(id, bind, result);
+    }
+
+    /// Tells the core, and the client what the core says.
+    pub(super) fn relay_opened(&mut self, id: RelayId, bind: SocketAddr, result: io::Result<()>) {
+        let result = result.map_err(|error| self.classify(&error, bind));
         if let Some(client) = self
             .server
             .handle_relay_opened(self.now, id, result, &mut self.response)
@@ -422,22 +442,28 @@ impl Worker {
         }
     }
 
-    fn classify(&mut self, error: &io::Error, bind: std::net::SocketAddr) -> OpenError {
-        let class = match error.raw_os_error() {
-            Some(libc::EADDRINUSE) => return OpenError::AddressInUse,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => {
-                self.stats.relay_exhausted.add(1);
-                OpenError::Exhausted
-            }
-            _ => {
-                self.stats.relay_open_failed.add(1);
-                OpenError::Other
-            }
-        };
+    fn classify(&mut self, error: &io::Error, bind: SocketAddr) -> OpenError {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            return OpenError::AddressInUse;
+        }
+        self.socket_failed(error, bind);
+        if is_exhausted(error) {
+            OpenError::Exhausted
+        } else {
+            OpenError::Other
+        }
+    }
+
+    /// A socket for peers cannot be had: counted, and told now and then.
+    pub(super) fn socket_failed(&mut self, error: &io::Error, bind: SocketAddr) {
+        if is_exhausted(error) {
+            self.stats.relay_exhausted.add(1);
+        } else {
+            self.stats.relay_open_failed.add(1);
+        }
         if self.warned_at.is_none_or(|at| self.now.mono - at >= WARN_EVERY) {
             self.warned_at = Some(self.now.mono);
             tracing::warn!(target: "relay::shard", shard = self.index, %bind, %error, "cannot open a relay socket");
         }
-        class
     }
 }

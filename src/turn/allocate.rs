@@ -1,6 +1,4 @@
 //! Allocate (RFC 8656 §7.2): the checks in the RFC's order, then opening the relay sockets, then the response.
-//!
-//! Deliberately absent: TCP allocations (RFC 6062).
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -23,8 +21,10 @@ use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method};
 
-/// IP protocol number of UDP, the only REQUESTED-TRANSPORT.
+/// What REQUESTED-TRANSPORT may be: IP protocol numbers.
 const UDP: u8 = 17;
+/// Only where TCP allocations are switched on (RFC 6062 §5.1).
+const TCP: u8 = 6;
 
 /// A reserved port is held this long: the least the RFC allows (§7.2).
 const RESERVATION: Duration = Duration::from_secs(30);
@@ -80,6 +80,7 @@ impl Server {
             return Err(Reject::AllocationMismatch);
         }
         self.check_client(client)?;
+        let tcp = self.wants_tcp(client, message)?;
         let wanted = self.wanted(now.mono, session, message)?;
         self.check_redirect(client, &wanted)?;
         let limits = Arc::clone(&self.config);
@@ -91,11 +92,8 @@ impl Server {
         self.collect_ports(now.mono);
         let mut taken = self.take_ports(&wanted)?;
         // RFC 8656 §7.2-10.
-        let quota = match self
-            .shared
-            .quotas
-            .allocation(&session.user, client.five_tuple.client.ip(), limits)
-        {
+        let ip = client.five_tuple.client.ip();
+        let quota = match self.shared.quotas.allocation(&session.user, ip, limits) {
             Ok(quota) => quota,
             Err(exceeded) => {
                 self.put_back(taken);
@@ -125,6 +123,7 @@ impl Server {
             token: None,
             unavailable: taken.unavailable,
             opening: Some(Box::new(opening)),
+            tcp: tcp.then(Box::default),
             requests: Bucket::default(),
             reports: Bucket::default(),
             quota,
@@ -157,13 +156,33 @@ impl Server {
         }
     }
 
-    /// RFC 8656 §7.2, steps 3 to 9, as far as they are about the request alone.
-    fn wanted(&self, now: Instant, session: &Session, message: &Message<'_>) -> Result<Wanted, Reject> {
-        // §7.2-3
+    /// RFC 8656 §7.2-3 and RFC 6062 §5.1: whether it is to be a TCP allocation.
+    fn wants_tcp(&self, client: &Client, message: &Message<'_>) -> Result<bool, Reject> {
         let transport = message.decode(AttributeType::REQUESTED_TRANSPORT, attribute::requested_transport)?;
-        if transport.ok_or(Reject::BadRequest)? != UDP {
-            return Err(Reject::TransportNotSupported);
+        match transport.ok_or(Reject::BadRequest)? {
+            UDP => Ok(false),
+            TCP if self.config.tcp.is_some() => {
+                let about_datagrams = [
+                    AttributeType::DONT_FRAGMENT,
+                    AttributeType::EVEN_PORT,
+                    AttributeType::RESERVATION_TOKEN,
+                ];
+                let has = |&kind: &AttributeType| message.attribute(kind).is_some();
+                if !client.five_tuple.transport.is_stream() || about_datagrams.iter().any(has) {
+                    return Err(Reject::BadRequest);
+                }
+                // Its connections would stay where they are, so it stays with them.
+                if self.wants_ticket(message)? {
+                    return Err(Reject::MobilityForbidden);
+                }
+                Ok(true)
+            }
+            _ => Err(Reject::TransportNotSupported),
         }
+    }
+
+    /// RFC 8656 §7.2, steps 4 to 9, as far as they are about the request alone.
+    fn wanted(&self, now: Instant, session: &Session, message: &Message<'_>) -> Result<Wanted, Reject> {
         // §7.2-4: DONT-FRAGMENT is supported, so that it is there changes nothing.
         message.decode(AttributeType::DONT_FRAGMENT, attribute::dont_fragment)?;
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
@@ -315,10 +334,15 @@ impl Server {
     /// Asks the shard to open a socket that is to be opened.
     fn open_socket(&mut self, id: AllocationId, family: Family, socket: Socket) {
         if let (Socket::Opening { port, .. }, Some(relay)) = (socket, self.config.relay.of(family)) {
+            let bind = (relay.bind, port.port).into();
+            let tcp = self.allocations.get_mut(id).and_then(|it| it.tcp.as_deref_mut());
             let id = RelayId { allocation: id, family };
-            self.commands.push_back(Command::OpenRelay {
-                id,
-                bind: (relay.bind, port.port).into(),
+            self.commands.push_back(match tcp {
+                None => Command::OpenRelay { id, bind },
+                Some(tcp) => {
+                    tcp.binds[family as usize] = Some(bind);
+                    Command::OpenTcpRelay { id, bind }
+                }
             });
         }
     }

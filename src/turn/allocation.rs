@@ -15,6 +15,7 @@ use super::ports::Want;
 use super::quota::{QuotaUnit, ReservationUnit};
 use super::server::Server;
 use super::shared::{OwnedPort, Token};
+use super::tcp::TcpRelay;
 use super::time::{Instant, Now};
 use super::types::{AllocationId, Client, Family, RelayId, RelayedAddr};
 use crate::wire::message::TransactionId;
@@ -44,7 +45,9 @@ pub(super) struct Allocation {
     pub(super) unavailable: Option<(Family, u16)>,
     /// `Some` until the relay sockets are there.
     pub(super) opening: Option<Box<Opening>>,
-    /// CreatePermission and ChannelBind requests.
+    /// Of a TCP allocation (RFC 6062): its connections with peers.
+    pub(super) tcp: Option<Box<TcpRelay>>,
+    /// CreatePermission, ChannelBind and Connect requests.
     pub(super) requests: Bucket,
     /// ICMP reports.
     pub(super) reports: Bucket,
@@ -168,7 +171,12 @@ impl Server {
             if let Socket::Open { port, announced } = allocation.sockets[family as usize] {
                 let relayed = RelayedAddr((announced, port.port).into());
                 allocation.relayed[family as usize] = Some(relayed);
-                self.forward.open(id, self.shard.index, relayed, now + lifetime);
+                if allocation.tcp.is_some() {
+                    self.forward.open_tcp(id, family, now + lifetime);
+                    self.shared.directory.set_tcp(relayed, true);
+                } else {
+                    self.forward.open(id, self.shard.index, relayed, now + lifetime);
+                }
             }
         }
         self.timers.arm(now, id.index, now + lifetime);
@@ -249,10 +257,18 @@ impl Server {
         };
         let socket = core::mem::replace(&mut allocation.sockets[family as usize], Socket::Absent);
         let Some(port) = socket.port() else { return };
+        if allocation.tcp.is_some()
+            && let Socket::Open { port, announced } = socket
+        {
+            let relayed = RelayedAddr((announced, port.port).into());
+            self.shared.directory.set_tcp(relayed, false);
+        }
         self.forward.close(id, family);
         self.commands.push_back(Command::CloseRelay {
             id: RelayId { allocation: id, family },
         });
+        // Only now, so that nobody connects again.
+        self.close_connections(id, family);
         self.release(port);
     }
 

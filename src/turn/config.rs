@@ -45,6 +45,8 @@ pub struct Config {
     pub redirect: Redirect,
     /// Where NATs' behaviour can be found out. `None`: nowhere.
     pub discovery: Option<Arc<Discovery>>,
+    /// TCP allocations (RFC 6062). `None`: this server knows nothing of them.
+    pub tcp: Option<TcpConfig>,
     /// Everything a client can make grow.
     pub limits: Limits,
 }
@@ -69,6 +71,7 @@ impl Config {
             rfc5766_channels: false,
             redirect: Redirect::default(),
             discovery: None,
+            tcp: None,
             limits: Limits::default(),
         }
     }
@@ -117,6 +120,20 @@ impl Redirect {
 pub struct Mobility {
     /// How long an allocation with a ticket outlives its client's stream; never longer than its lifetime.
     pub grace: Duration,
+}
+
+/// TCP allocations (RFC 6062). A server that opens TCP connections for its clients is a proxy to whatever the peer
+/// policy lets through, hence the bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// Ports a peer may have, whoever of the two connects.
+    pub peer_ports: Vec<RangeInclusive<u16>>,
+    /// Peer connections of one allocation at a time (508).
+    pub connections_per_allocation: u16,
+    /// Peer connections in all (508).
+    pub connections: u32,
+    /// Bytes one connection relays in both directions together before it is closed. `None`: no bound.
+    pub max_bytes: Option<u64>,
 }
 
 /// How much a 401 over UDP says (size is reflection gain; design decision D4).

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::output::{DropReason, EndReason};
+use super::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use super::types::Transport;
 
 /// A counter or gauge with one writer: adding is a plain load and store, so it costs no locked instruction.
@@ -32,12 +32,20 @@ impl Cell {
 }
 
 /// STUN error codes this server sends, in the order of [`Counters::errors`].
-pub const ERROR_CODES: [u16; 16] = [
-    300, 400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 486, 500, 508,
+pub const ERROR_CODES: [u16; 17] = [
+    300, 400, 401, 403, 405, 420, 437, 438, 440, 441, 442, 443, 446, 447, 486, 500, 508,
 ];
 
 /// Request methods, in the order of [`Counters::requests`].
-pub const METHODS: [&str; 5] = ["binding", "allocate", "refresh", "create_permission", "channel_bind"];
+pub const METHODS: [&str; 7] = [
+    "binding",
+    "allocate",
+    "refresh",
+    "create_permission",
+    "channel_bind",
+    "connect",
+    "connection_bind",
+];
 
 /// One direction of relayed application data.
 #[derive(Debug, Default)]
@@ -84,10 +92,33 @@ pub struct Counters {
     pub allocations_arrived: Cell,
     /// Live allocations whose client is gone and may come back with its ticket (gauge).
     pub away: Cell,
+    /// TCP connections with peers (RFC 6062).
+    pub tcp: TcpCounters,
     /// Relay ports in use or reserved (gauge).
     pub ports_used: Cell,
     /// Relay ports this shard may use (gauge).
     pub ports_total: Cell,
+}
+
+/// TCP connections with peers (RFC 6062): those being made, waiting for their ConnectionBind, and bound.
+#[derive(Debug, Default)]
+pub struct TcpCounters {
+    /// There are now (gauge).
+    pub connections: Cell,
+    /// Asked for by Connect.
+    pub connecting: Cell,
+    /// Accepted from peers.
+    pub accepted: Cell,
+    /// Closed at once instead of accepted, by [`PeerRefusal`].
+    pub refused: [Cell; PeerRefusal::ALL.len()],
+    /// Bound to a client's connection.
+    pub bound: Cell,
+    /// Ended, by [`ConnectionEnd`].
+    pub ended: [Cell; ConnectionEnd::ALL.len()],
+    /// Bytes from clients to peers.
+    pub up_bytes: Cell,
+    /// Bytes from peers to clients.
+    pub down_bytes: Cell,
 }
 
 impl Counters {

@@ -22,6 +22,7 @@ mod address;
 mod flow;
 mod index;
 mod moving;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -153,8 +154,9 @@ impl ForwardTable {
         dont_fragment: bool,
     ) -> Verdict {
         let flow = &mut self.flows[index as usize];
+        // Live, and without an address that datagrams could leave from.
         let Some(relayed) = flow.relayed[family as usize] else {
-            return Verdict::Drop(DropReason::FamilyMismatch);
+            return Verdict::Drop(DropReason::TcpAllocation);
         };
         let verdict = match class {
             None => return Verdict::Drop(DropReason::PeerDenied),
@@ -387,7 +389,7 @@ impl ForwardTable {
     /// Moves the expiry of a relayed transport address (§8.2). Permissions and channels keep theirs.
     pub(super) fn set_until(&mut self, id: AllocationId, family: Family, until: Instant) {
         if let Some(flow) = self.flow_mut(id)
-            && flow.relayed[family as usize].is_some()
+            && flow.until[family as usize] != CLOSED
         {
             flow.until[family as usize] = until;
         }

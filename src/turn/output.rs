@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::types::{AllocationId, ChannelNumber, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
+use super::types::{AllocationId, ChannelNumber, ConnectionId, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
 use crate::wire::{channel_data, message::TransactionId, writer};
 
 /// What becomes of one packet. Holds no bytes: `data` is a range of the packet that was handed in, and headers are
@@ -46,10 +46,19 @@ pub enum Verdict {
     },
     /// A response for the sender is in the response buffer.
     Respond,
-    /// Nothing yet: a relay socket is being opened, and the response comes from `Server::handle_relay_opened`; or another
-    /// shard is asked for the client's allocation (RFC 8016), and the response comes from `Server::handle_handoff`, or this
-    /// very packet again from `Server::poll_held`.
+    /// Nothing yet: a relay socket, or a connection to a peer, is being opened, and the response comes from
+    /// `Server::handle_relay_opened` or `Server::handle_peer_connected`; or another shard is asked for the client's
+    /// allocation (RFC 8016), and the response comes from `Server::handle_handoff`, or this very packet again from
+    /// `Server::poll_held`.
     Waiting,
+    /// A success response is in the response buffer. Behind it, the stream it goes to is no TURN any more but the client's
+    /// side of this connection (RFC 6062 §5.4).
+    BindConnection(ConnectionId),
+    /// The stream belongs to another shard: it goes there, this message first.
+    Handover {
+        /// Index of that shard.
+        shard: u16,
+    },
     /// Nothing is sent, and it is counted.
     Drop(DropReason),
 }
@@ -152,6 +161,29 @@ pub enum Command {
     DetachRelay {
         /// Which.
         id: RelayId,
+    },
+    /// Open a relay socket that listens for TCP connections (RFC 6062 §5.1), then call `Server::handle_relay_opened`.
+    /// What connects is for `Server::handle_peer_accepted`. Ends with [`Command::CloseRelay`].
+    OpenTcpRelay {
+        /// Its name from now on.
+        id: RelayId,
+        /// Local address to listen on: never port 0.
+        bind: SocketAddr,
+    },
+    /// Connect to a peer (RFC 6062 §5.2), then call `Server::handle_peer_connected`.
+    ConnectPeer {
+        /// Its name from now on.
+        connection: ConnectionId,
+        /// Local address: that of the relay socket.
+        bind: SocketAddr,
+        /// Where to.
+        peer: SocketAddr,
+    },
+    /// Close a peer connection, and the client's side of it if there is one. If it was not connected yet, that has failed:
+    /// call `Server::handle_peer_connected`.
+    ClosePeer {
+        /// Which.
+        connection: ConnectionId,
     },
     /// Close a client's stream: its first bytes were no TURN, or its allocation ended by our decision.
     CloseStream {
@@ -265,6 +297,38 @@ closed_set! {
 }
 
 closed_set! {
+    /// Why a TCP connection with a peer ended (RFC 6062).
+    ConnectionEnd {
+        /// The client or the peer closed it.
+        Closed => "closed",
+        /// The peer could not be reached.
+        ConnectFailed => "connect_failed",
+        /// The peer did not answer within 30 s.
+        ConnectTimeout => "connect_timeout",
+        /// No ConnectionBind came within 30 s.
+        NotBound => "not_bound",
+        /// It has relayed as many bytes as it may.
+        ByteLimit => "byte_limit",
+        /// A reload forbids the peer, or TCP allocations as such.
+        Policy => "policy",
+        /// Its allocation ended.
+        Allocation => "allocation",
+    }
+}
+
+closed_set! {
+    /// Why a peer's TCP connection was closed as soon as it was accepted (RFC 6062 §5.3).
+    PeerRefusal {
+        /// No live permission for the peer, or no allocation any more.
+        NoPermission => "no_permission",
+        /// The peer policy forbids this peer.
+        PeerDenied => "peer_denied",
+        /// There are as many connections as there may be.
+        TooMany => "too_many",
+    }
+}
+
+closed_set! {
     /// Why a packet went nowhere. Every reason is a metric label.
     DropReason {
         /// Not STUN, ChannelData or DTLS by its first byte (RFC 7983).
@@ -289,7 +353,7 @@ closed_set! {
         BindingLimited => "binding_limited",
         /// Over the limit for failed logins.
         LoginLimited => "login_limited",
-        /// Over the limit for CreatePermission and ChannelBind requests of one allocation.
+        /// Over the limit for CreatePermission, ChannelBind and Connect requests of one allocation.
         PermissionLimited => "permission_limited",
         /// Plain Binding is switched off.
         BindingDisabled => "binding_disabled",
@@ -303,6 +367,8 @@ closed_set! {
         PeerDenied => "peer_denied",
         /// The allocation has no relayed address of the peer's family.
         FamilyMismatch => "family_mismatch",
+        /// A Send indication on an allocation that relays TCP (RFC 6062).
+        TcpAllocation => "tcp_allocation",
         /// A peer address of ours at which no allocation lives.
         NoSuchRelay => "no_such_relay",
         /// A retransmission while the first is still being worked on.

@@ -50,6 +50,7 @@ struct Counts {
     addresses: CountMap<Source>,
     reservations: CountMap<Arc<str>>,
     total: AtomicU32,
+    connections: AtomicU32,
 }
 
 impl Quotas {
@@ -60,6 +61,7 @@ impl Quotas {
             addresses: CountMap::new(rng.next_u64()),
             reservations: CountMap::new(rng.next_u64()),
             total: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
         }))
     }
 
@@ -115,6 +117,13 @@ impl Quotas {
             counts: Arc::clone(&self.0),
             user: Arc::clone(user),
         })
+    }
+
+    /// Takes the unit one TCP connection with a peer (RFC 6062) needs, of which there may be `limit`.
+    pub(super) fn connection(&self, limit: u32) -> Option<ConnectionUnit> {
+        let below = |n: u32| (n < limit).then_some(n + 1);
+        self.0.connections.fetch_update(Relaxed, Relaxed, below).ok()?;
+        Some(ConnectionUnit(Arc::clone(&self.0)))
     }
 
     /// Allocations held in all.
@@ -191,6 +200,17 @@ pub struct ReservationUnit {
 impl Drop for ReservationUnit {
     fn drop(&mut self) {
         self.counts.reservations.give_back(&self.user);
+    }
+}
+
+/// One peer connection's share; goes back when dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the share back"]
+pub(super) struct ConnectionUnit(Arc<Counts>);
+
+impl Drop for ConnectionUnit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
     }
 }
 

@@ -50,7 +50,13 @@ impl Server {
             }
             (Class::Indication, Method::Send) => self.handle_send(now, client, message),
             (Class::Indication, Method::Binding) => Verdict::Drop(DropReason::KeepAlive),
-            // RFC 6062 is not spoken, so these are methods nobody knows here.
+            (Class::Request, Method::Connect) if self.config.tcp.is_some() => {
+                self.handle_request(now, client, message, method, response)
+            }
+            (Class::Request, Method::ConnectionBind) if self.config.tcp.is_some() => {
+                self.handle_connection_bind(now, client, message, response)
+            }
+            // Where TCP allocations are off, these are methods nobody knows.
             (Class::Request, Method::Connect | Method::ConnectionBind) => Verdict::Drop(DropReason::UnknownMethod),
             // Responses are never answered, or two servers could be made to talk to each other for ever.
             _ => Verdict::Drop(DropReason::UnexpectedClass),
@@ -102,7 +108,7 @@ impl Server {
         Verdict::Respond
     }
 
-    fn authenticate(
+    pub(super) fn authenticate(
         &mut self,
         now: Now,
         client: &Client,
@@ -167,6 +173,9 @@ impl Server {
         }
         match method {
             Method::CreatePermission => self.create_permission(now.mono, id, message),
+            Method::Connect => self.connect(now, client, id, session, message),
+            // Channels carry datagrams.
+            _ if allocation.tcp.is_some() => Err(Reject::BadRequest),
             _ => self.channel_bind(now.mono, client, id, message),
         }
     }
@@ -187,13 +196,15 @@ impl Server {
             Method::Allocate => 1,
             Method::Refresh => 2,
             Method::CreatePermission => 3,
+            Method::Connect => 5,
+            Method::ConnectionBind => 6,
             _ => 4,
         };
         self.counters.requests[index].add(1);
     }
 }
 
-const _: () = assert!(METHODS.len() == 5, "count_request knows every method by its place");
+const _: () = assert!(METHODS.len() == 7, "count_request knows every method by its place");
 
 /// An IPv4 address in IPv6 clothes. No peer has one: whoever writes it is trying to get past a rule.
 pub(super) fn is_mapped(peer: &SocketAddr) -> bool {

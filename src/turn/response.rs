@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::auth::{Challenge, Session};
 use super::config::Alternate;
 use super::quota::QuotaExceeded;
+use super::types::ConnectionId;
 use crate::wire::attribute::{AttributeError, AttributeType, Icmp};
 use crate::wire::classic::{ClassicBinding, ClassicId};
 use crate::wire::error_code;
@@ -130,6 +131,16 @@ impl Response {
         self.len > 0
     }
 
+    /// Writes a ConnectionAttempt indication: a peer has connected (RFC 6062 §5.3).
+    pub(super) fn connection_attempt(&mut self, id: TransactionId, peer: SocketAddr, connection: ConnectionId) {
+        let method = Method::ConnectionAttempt;
+        let mut writer = MessageWriter::new(&mut self.buffer, Class::Indication, method, id);
+        writer
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
+            .u32(AttributeType::CONNECTION_ID, connection.0);
+        self.len = writer.finish().unwrap_or(0);
+    }
+
     fn write(&mut self, class: Class, reply: &Reply<'_>, attributes: impl FnOnce(&mut MessageWriter<'_>)) -> bool {
         let mut writer = MessageWriter::new(&mut self.buffer, class, reply.method, reply.transaction_id);
         attributes(&mut writer);
@@ -233,10 +244,14 @@ pub(super) enum Reject {
     FamilyNotSupported,
     /// 441: not the user who made the allocation.
     WrongCredentials,
-    /// 442: REQUESTED-TRANSPORT is not UDP.
+    /// 442: REQUESTED-TRANSPORT is neither UDP nor, where it is switched on, TCP.
     TransportNotSupported,
     /// 443: the peer's family is not the allocation's.
     FamilyMismatch,
+    /// 446: there is a connection with this peer.
+    ConnectionExists,
+    /// 447: the peer cannot be reached, or does not answer.
+    ConnectionFailed,
     /// 486: the user, or the client's address, has as many allocations as it may.
     QuotaReached,
     /// 508: ports, or a table, are used up.
@@ -258,6 +273,8 @@ impl Reject {
             Self::WrongCredentials => 441,
             Self::TransportNotSupported => 442,
             Self::FamilyMismatch => 443,
+            Self::ConnectionExists => 446,
+            Self::ConnectionFailed => 447,
             Self::QuotaReached => 486,
             Self::InsufficientCapacity => 508,
         }

@@ -16,6 +16,7 @@ use super::ports::PortPool;
 use super::response::Response;
 use super::rng::Rng;
 use super::shared::{Shared, Token};
+use super::tcp::Connections;
 use super::time::{Instant, Now};
 use super::timers::Wheel;
 use super::transactions::Transactions;
@@ -38,6 +39,8 @@ pub struct Server {
     pub(super) nonces: Nonces,
     pub(super) forward: ForwardTable,
     pub(super) allocations: Allocations,
+    /// TCP connections with peers.
+    pub(super) connections: Connections,
     /// By family; `None` where no relayed addresses are served.
     pub(super) ports: [Option<PortPool>; 2],
     pub(super) timers: Wheel,
@@ -74,6 +77,7 @@ impl Server {
             counters,
             forward,
             allocations: Allocations::default(),
+            connections: Connections::default(),
             ports: [None, None],
             timers: Wheel::new(),
             transactions: Transactions::new(rng.next_u64()),
@@ -157,12 +161,14 @@ impl Server {
         self.due = due;
         self.collect_ports(now.mono);
         self.transactions.forget(now.mono);
+        self.expire_connections(now.mono);
     }
 
     /// When [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let reserved = self.reserved.front().map(|&(until, _)| until);
-        [self.timers.next(), self.transactions.next(), reserved]
+        let connections = self.connections.next_deadline();
+        [self.timers.next(), self.transactions.next(), reserved, connections]
             .into_iter()
             .flatten()
             .min()
@@ -198,6 +204,7 @@ impl Server {
         self.forward.set_policy(Arc::clone(&config.policy));
         self.config = config;
         self.deal_ports();
+        self.judge_connections();
     }
 
     /// Ends every allocation, because the server stops.
@@ -277,8 +284,8 @@ impl Server {
         counters.received.add(1);
         match verdict {
             Verdict::ToPeer { .. } | Verdict::ToAllocation { .. } | Verdict::ToClient { .. } => counters.relayed.add(1),
-            Verdict::Respond => counters.answered.add(1),
-            Verdict::Waiting => counters.waiting.add(1),
+            Verdict::Respond | Verdict::BindConnection(_) => counters.answered.add(1),
+            Verdict::Waiting | Verdict::Handover { .. } => counters.waiting.add(1),
             Verdict::Drop(reason) => counters.drop_packet(reason),
         }
         verdict

@@ -62,7 +62,7 @@ impl Shared {
 /// ends.
 #[derive(Debug)]
 pub(super) struct RelayDirectory {
-    /// By family and port: shard index plus one; 0 where nothing lives.
+    /// By family and port: shard index plus one, or [`TCP`]; 0 where nothing lives.
     owners: [Box<[AtomicU16]>; 2],
 }
 
@@ -75,10 +75,24 @@ impl Default for RelayDirectory {
     }
 }
 
+/// Stands for a TCP allocation (RFC 6062), whichever shard has it: no datagram goes there.
+const TCP: u16 = u16::MAX;
+
 impl RelayDirectory {
-    /// The shard that has an allocation at this address of ours.
+    /// The shard that has a UDP allocation at this address of ours.
     pub(super) fn owner(&self, relayed: RelayedAddr) -> Option<u16> {
-        self.entry(relayed).load(Relaxed).checked_sub(1)
+        let owner = self.entry(relayed).load(Relaxed).checked_sub(1)?;
+        (owner != TCP - 1).then_some(owner)
+    }
+
+    /// Whether a TCP allocation listens at this address of ours.
+    pub(super) fn is_tcp(&self, relayed: RelayedAddr) -> bool {
+        self.entry(relayed).load(Relaxed) == TCP
+    }
+
+    /// A TCP allocation begins to listen at `relayed`, or ends.
+    pub(super) fn set_tcp(&self, relayed: RelayedAddr, on: bool) {
+        self.entry(relayed).store(if on { TCP } else { 0 }, Relaxed);
     }
 
     /// Notes the shard that `relayed` belongs to from now on.

@@ -122,6 +122,11 @@ pub struct RelayId {
     pub family: Family,
 }
 
+/// CONNECTION-ID (RFC 6062 §6.2.1): names one peer data connection of one shard, which is `id % shard count`, so that a
+/// ConnectionBind finds its way without a lookup that shards share. Drawn at random: nobody guesses another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u32);
+
 /// A peer's transport address, canonical (never IPv4-mapped).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerAddr(pub SocketAddr);
@@ -148,6 +153,11 @@ impl ShardIndex {
     /// The index of the shard that owns relay port `port`.
     pub const fn owner_of(self, port: u16) -> usize {
         (port as usize / 2) % self.count
+    }
+
+    /// The index of the shard that gave out `id`.
+    pub const fn owner_of_connection(self, id: ConnectionId) -> usize {
+        id.0 as usize % self.count
     }
 
     /// Whether relay port `port` belongs to this shard.

@@ -79,8 +79,8 @@ impl AttributeType {
     }
 
     /// Whether this server understands the attribute, if only to ignore it where it has no meaning (PRIORITY in a
-    /// Binding request). Attributes of features not built (RFC 6062, RFC 7635) are unknown: 420 tells a client so. Those
-    /// of RFC 5780 are known to the places only that serve it ([`super::message::Message::unknown_required_but`]).
+    /// Binding request). Attributes of features not built (RFC 7635) are unknown: 420 tells a client so. Those of RFC 5780
+    /// and RFC 6062 are known to the places only that serve them ([`super::message::Message::unknown_required_but`]).
     pub const fn is_understood(self) -> bool {
         self.0 < 64 && UNDERSTOOD >> self.0 & 1 == 1
     }
@@ -230,6 +230,14 @@ pub fn dont_fragment(value: &[u8]) -> Result<(), AttributeError> {
 /// [`AttributeError::Length`] unless eight bytes.
 pub fn reservation_token(value: &[u8]) -> Result<[u8; 8], AttributeError> {
     array(value)
+}
+
+/// CONNECTION-ID (RFC 6062 §6.2.1).
+///
+/// # Errors
+/// [`AttributeError::Length`] unless four bytes.
+pub fn connection_id(value: &[u8]) -> Result<u32, AttributeError> {
+    array(value).map(u32::from_be_bytes)
 }
 
 /// USERHASH (RFC 8489 §14.4).

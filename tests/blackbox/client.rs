@@ -22,7 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// How long silence is watched where silence is expected.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
-enum Carrier {
+pub(crate) enum Carrier {
     Udp(UdpSocket),
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
@@ -133,6 +133,11 @@ impl Client {
             next_id: 1,
             transport,
         }
+    }
+
+    /// Its connection, and what it has received of it behind the last message.
+    pub(crate) fn into_parts(self) -> (Carrier, Vec<u8>) {
+        (self.carrier, self.inbox)
     }
 
     pub(crate) fn with_login(mut self, login: &Login) -> Self {

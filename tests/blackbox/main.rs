@@ -14,3 +14,5 @@ mod mobility;
 mod peers;
 mod programs;
 mod relaying;
+mod tcp_allocations;
+mod tcp_client;

@@ -35,4 +35,6 @@ mod reservation;
 mod responses;
 mod retransmission;
 mod signature;
+mod tcp_allocations;
+mod tcp_connections;
 mod time_limited;

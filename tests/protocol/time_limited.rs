@@ -20,7 +20,7 @@ fn secrets(config: &mut Config, secrets: &[&[u8]]) {
     config.credentials = Arc::new(Credentials::new(credentials).unwrap());
 }
 
-fn minted(client: Client, secret: &[u8], expiry: u64, userid: Option<&str>) -> Client {
+pub(crate) fn minted(client: Client, secret: &[u8], expiry: u64, userid: Option<&str>) -> Client {
     let credential = mint(secret, UnixTime(expiry), userid).unwrap();
     client.user(&credential.username, &credential.password)
 }

@@ -7,6 +7,8 @@
     reason = "helpers of tests; each test binary uses its part"
 )]
 
+mod tcp;
+
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket as StdUdpSocket};
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use relay::net::stream::KERNEL_UNSENT;
 use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::{ShardConfig, Shards, StreamHandover};
-use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig, TcpConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::types::Transport;
@@ -81,6 +83,12 @@ pub fn turn_config() -> Config {
     Config {
         challenge: Challenge::Compact,
         nonce_lifetime: Duration::from_secs(3600),
+        tcp: Some(TcpConfig {
+            peer_ports: vec![1024..=65_535],
+            connections_per_allocation: 8,
+            connections: 1000,
+            max_bytes: None,
+        }),
         limits: Limits {
             allocations_per_user: 10_000,
             allocations_per_ip: 10_000,
@@ -289,9 +297,24 @@ impl Pipe {
 /// What a client got that is no response to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
-    Channel { number: u16, data: Vec<u8> },
-    Data { peer: SocketAddr, data: Vec<u8> },
-    Icmp { peer: SocketAddr, icmp_type: u8, code: u16 },
+    Channel {
+        number: u16,
+        data: Vec<u8>,
+    },
+    Data {
+        peer: SocketAddr,
+        data: Vec<u8>,
+    },
+    Icmp {
+        peer: SocketAddr,
+        icmp_type: u8,
+        code: u16,
+    },
+    /// ConnectionAttempt (RFC 6062).
+    Attempt {
+        peer: SocketAddr,
+        id: u32,
+    },
 }
 
 pub struct Client {
@@ -422,8 +445,13 @@ impl Client {
 
     #[track_caller]
     fn allocate_with(&mut self, more: &dyn Fn(&mut MessageWriter<'_>)) -> SocketAddr {
+        self.allocate_over(17, more)
+    }
+
+    #[track_caller]
+    fn allocate_over(&mut self, protocol: u32, more: &dyn Fn(&mut MessageWriter<'_>)) -> SocketAddr {
         let response = self.succeed(Method::Allocate, &|writer| {
-            writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
+            writer.u32(AttributeType::REQUESTED_TRANSPORT, protocol << 24);
             more(writer);
         });
         let message = Message::parse(&response).unwrap();
@@ -522,11 +550,13 @@ pub fn decode(bytes: &[u8]) -> Incoming {
         };
     }
     let message = Message::parse(bytes).unwrap();
-    assert_eq!(
-        (message.class(), message.method()),
-        (Class::Indication, Some(Method::Data))
-    );
+    assert_eq!(message.class(), Class::Indication);
     let peer = message.xor_address(AttributeType::XOR_PEER_ADDRESS).unwrap().unwrap();
+    if message.method() == Some(Method::ConnectionAttempt) {
+        let id = tcp::connection_id(&message);
+        return Incoming::Attempt { peer, id };
+    }
+    assert_eq!(message.method(), Some(Method::Data));
     if let Some(value) = message.attribute(AttributeType::ICMP) {
         assert!(message.attribute(AttributeType::DATA).is_none());
         let icmp = relay::wire::attribute::Icmp::decode(value).unwrap();

@@ -29,8 +29,8 @@ impl Ledger {
         self.received += 1;
         match verdict {
             Verdict::ToPeer { .. } | Verdict::ToAllocation { .. } | Verdict::ToClient { .. } => self.relayed += 1,
-            Verdict::Respond => self.answered += 1,
-            Verdict::Waiting => self.waiting += 1,
+            Verdict::Respond | Verdict::BindConnection(_) => self.answered += 1,
+            Verdict::Waiting | Verdict::Handover { .. } => self.waiting += 1,
             Verdict::Drop(_) => self.dropped += 1,
         }
     }

@@ -206,6 +206,7 @@ impl Setup {
             max_session: self.max_session.map(Duration::from_secs),
             mobility: None,
             rfc5766_channels: self.rfc5766_channels,
+            tcp: None,
             limits: rules.limits.clone(),
             ..Config::new(REALM.into(), credentials, policy, relay)
         })

@@ -188,6 +188,7 @@ impl World {
             }
             Verdict::Respond => self.respond(&client, &reply.expect("judged").bytes),
             Verdict::ToClient { .. } | Verdict::Waiting | Verdict::Drop(_) => {}
+            Verdict::BindConnection(_) | Verdict::Handover { .. } => unreachable!("TCP allocations are off"),
         }
     }
 
@@ -377,6 +378,9 @@ impl World {
                 Command::OpenRelay { id, bind } => self.open_relay(shard, id, bind),
                 Command::CloseRelay { id } => self.close_relay(shard, id),
                 Command::DetachRelay { .. } => panic!("mobility is off"),
+                Command::OpenTcpRelay { .. } | Command::ConnectPeer { .. } | Command::ClosePeer { .. } => {
+                    unreachable!("TCP allocations are off")
+                }
                 Command::CloseStream { link } => closing.push(link),
             }
         }

@@ -217,6 +217,11 @@ impl Outbox {
         self.data.advance(left, &mut self.rest);
     }
 
+    /// Everything queued, in the order in which it would be written.
+    pub(super) fn unsent(&self) -> Vec<u8> {
+        self.next_chunk(usize::MAX).slices.concat()
+    }
+
     /// Nothing is queued: gives memory back.
     pub(super) fn release(&mut self) {
         self.control.release();

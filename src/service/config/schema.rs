@@ -1,6 +1,8 @@
 //! Every key there is, with its type, default and bounds. `config/relay.toml` and `docs/configuration.md` list the same
 //! keys; tests hold the three together.
 
+mod tcp;
+
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +17,8 @@ use super::value::{
 };
 use crate::turn::config::{Challenge, Limits};
 use crate::turn::policy::REFLECTOR_PORTS;
+
+pub(super) use tcp::RawTcp;
 
 /// What is listened on where no `[[listener]]` is written. Ordinary users may not bind 443: that one is optional.
 #[cfg(feature = "dtls")]
@@ -152,6 +156,7 @@ pub(super) struct RawTurn {
     pub(super) redirect: RawRedirect,
     pub(super) compat: RawCompat,
     pub(super) mobility: RawMobility,
+    pub(super) tcp: RawTcp,
 }
 
 pub(super) struct RawRedirect {
@@ -484,6 +489,7 @@ fn read_turn(s: &mut Section<'_, '_>) -> RawTurn {
             enabled: s.value("enabled", false),
             grace: s.within("grace", 5 * MINUTE, SECOND..=DAY),
         }),
+        tcp: s.section("tcp_allocations", tcp::read),
     }
 }
 

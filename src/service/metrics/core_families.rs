@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::exposition::{Exposition, Sample};
 use crate::turn::counters::{Cell, Counters, Direction, ERROR_CODES, METHODS};
-use crate::turn::output::{DropReason, EndReason};
+use crate::turn::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use crate::turn::types::Transport;
 
 /// Adds them to `out`.
@@ -30,6 +30,7 @@ pub(super) fn collect(shards: &[Arc<Counters>], out: &mut Exposition) {
             .map(|(i, code)| Sample::with([("code", &code.to_string())], sum(&|c| &c.errors[i]))),
     );
     allocations(&sum, out);
+    tcp(&sum, out);
     out.gauge(
         "relay_ports_in_use",
         "Relay ports in use or reserved.",
@@ -132,5 +133,49 @@ fn allocations(sum: &Sum<'_>, out: &mut Exposition) {
         EndReason::ALL
             .iter()
             .map(|why| Sample::with([("why", why.as_str())], sum(&|c| &c.allocations_ended[*why as usize]))),
+    );
+}
+
+/// TCP allocations (RFC 6062).
+fn tcp(sum: &Sum<'_>, out: &mut Exposition) {
+    out.gauge(
+        "relay_tcp_peer_connections",
+        "TCP connections with peers (RFC 6062): being made, waiting for their ConnectionBind, and bound.",
+        Sample::plain(sum(&|c| &c.tcp.connections)),
+    );
+    out.counter(
+        "relay_tcp_peer_connections_began_total",
+        "TCP connections with peers, by who connects: client (Connect request) or peer.",
+        [
+            Sample::with([("by", "client")], sum(&|c| &c.tcp.connecting)),
+            Sample::with([("by", "peer")], sum(&|c| &c.tcp.accepted)),
+        ],
+    );
+    out.counter(
+        "relay_tcp_peer_connections_bound_total",
+        "TCP connections with peers that a client has bound to a connection of its own.",
+        Sample::plain(sum(&|c| &c.tcp.bound)),
+    );
+    out.counter(
+        "relay_tcp_peer_connections_ended_total",
+        "TCP connections with peers that ended, by why.",
+        ConnectionEnd::ALL
+            .iter()
+            .map(|why| Sample::with([("why", why.as_str())], sum(&|c| &c.tcp.ended[*why as usize]))),
+    );
+    out.counter(
+        "relay_tcp_peers_refused_total",
+        "TCP connections of peers that were closed as soon as they were accepted, by reason.",
+        PeerRefusal::ALL
+            .iter()
+            .map(|why| Sample::with([("reason", why.as_str())], sum(&|c| &c.tcp.refused[*why as usize]))),
+    );
+    out.counter(
+        "relay_tcp_bytes_total",
+        "Bytes relayed over TCP connections with peers: up is client to peer, down is peer to client.",
+        [
+            Sample::with([("direction", "up")], sum(&|c| &c.tcp.up_bytes)),
+            Sample::with([("direction", "down")], sum(&|c| &c.tcp.down_bytes)),
+        ],
     );
 }

@@ -20,6 +20,10 @@ pub(crate) enum Answer {
     Delivered(Delivered),
     /// Nothing yet.
     Waiting,
+    /// A success response, and from there on the stream carries data of this peer connection.
+    Bound(turn::types::ConnectionId),
+    /// The stream is for this shard.
+    Elsewhere(u16),
     Dropped(DropReason),
 }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod message;
+mod tcp;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use relay::turn::{
 
 pub(crate) use answer::{Answer, Delivered, Sent};
 pub(crate) use message::*;
+pub(crate) use tcp::Tcp;
 
 pub(crate) const REALM: &str = "turn.example.org";
 pub(crate) const SECRET: &[u8] = b"a secret of thirty-two bytes....";
@@ -51,6 +53,7 @@ pub(crate) struct World {
     detached: HashMap<(usize, RelayId), SocketAddr>,
     /// What became of packets that were held until their allocation came.
     pub(crate) released: Vec<(Vec<u8>, Answer)>,
+    pub(crate) tcp: Tcp,
     response: Response,
 }
 
@@ -169,6 +172,7 @@ impl World {
             hold_handoffs: false,
             detached: HashMap::new(),
             released: Vec::new(),
+            tcp: Tcp::default(),
             response: Response::new(),
         }
     }
@@ -247,6 +251,11 @@ impl World {
                 },
             },
             Verdict::Drop(reason) => Answer::Dropped(reason),
+            Verdict::BindConnection(connection) => {
+                assert_eq!(Answer::of(&self.response, packet).code(), 0);
+                Answer::Bound(connection)
+            }
+            Verdict::Handover { shard } => Answer::Elsewhere(shard),
             Verdict::ToPeer {
                 relay,
                 peer,
@@ -341,13 +350,21 @@ impl World {
                     }
                     answered = self.opened(index, id, result).or(answered);
                 }
+                Command::OpenTcpRelay { id, bind } => {
+                    self.tcp.listening.push(id);
+                    self.sockets.insert((index, id), bind);
+                    answered = self.opened(index, id, Ok(())).or(answered);
+                }
                 Command::CloseRelay { id } => {
+                    self.tcp.listening.retain(|&other| other != id);
                     self.sockets.remove(&(index, id));
                 }
                 Command::DetachRelay { id } => {
                     let bind = self.sockets.remove(&(index, id)).expect("an open relay socket");
                     self.detached.insert((index, id), bind);
                 }
+                Command::ConnectPeer { connection, bind, peer } => self.begin_connect(index, connection, bind, peer),
+                Command::ClosePeer { connection } => self.close_peer(index, connection),
                 Command::CloseStream { link } => self.closed_streams.push(link),
             }
         }
@@ -433,6 +450,7 @@ impl World {
     pub(crate) fn assert_empty(&self) {
         assert!(self.sockets.is_empty(), "{:?}", self.sockets);
         assert!(self.handoffs.is_empty() && self.detached.is_empty());
+        self.assert_no_connections();
         for (server, counters) in self.shards.iter().zip(&self.counters) {
             assert_eq!((server.allocations(), counters.ports_used.get()), (0, 0));
         }

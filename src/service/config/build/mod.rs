@@ -17,14 +17,14 @@ use super::Purpose;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::effective::Effective;
 use super::env::Env;
-use super::schema::{Format, Raw};
+use super::schema::{Format, Raw, RawTcp};
 use super::settings::{
     AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Settings,
     StreamSettings, UdpSettings,
 };
 use super::value::{Auto, Network, Placed, is_host_name};
 use crate::service::first_run;
-use crate::turn::config::{Config, Limits, Mobility, RelayConfig};
+use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
 use crate::turn::credential::Credentials;
 use crate::turn::discovery::Discovery;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
@@ -160,7 +160,15 @@ fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {
 /// The core's limits; `allocations` follows the relay ports and the files this process may open.
 fn limits(raw: &Raw, cx: &mut Context<'_>) -> Limits {
     let ports = u64::from(raw.relay.ports.value.count());
-    let connections = u64::try_from(raw.limits.connections.value).unwrap_or(u64::MAX);
+    let tcp = &raw.turn.tcp;
+    let peers = if tcp.enabled.value {
+        u64::from(tcp.connections.value)
+    } else {
+        0
+    };
+    let connections = u64::try_from(raw.limits.connections.value)
+        .unwrap_or(u64::MAX)
+        .saturating_add(peers);
     let room = cx
         .env
         .open_files()
@@ -336,8 +344,23 @@ fn turn_config(
             grace: raw.turn.mobility.grace.value,
         }),
         discovery,
+        tcp: tcp_config(&raw.turn.tcp),
         limits,
     }
+}
+
+fn tcp_config(raw: &RawTcp) -> Option<TcpConfig> {
+    raw.enabled.value.then(|| TcpConfig {
+        peer_ports: raw.peer_ports.value.iter().map(|ports| ports.0.clone()).collect(),
+        connections_per_allocation: raw.connections_per_allocation.value,
+        connections: raw.connections.value,
+        max_bytes: raw
+            .max_bytes
+            .value
+            .0
+            .as_ref()
+            .and_then(|bytes| u64::try_from(bytes.0).ok()),
+    })
 }
 
 fn stream_settings(raw: &Raw) -> StreamSettings {

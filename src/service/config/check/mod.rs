@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::Located;
 use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn};
-use super::value::{Auto, External, OffOr, OneOf, is_host_name};
+use super::value::{Auto, Bytes, External, OffOr, OneOf, is_host_name};
 use crate::service::external::is_private;
 
 pub(super) use credentials::{api_key, password, secret};
@@ -32,6 +32,7 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     peers(&raw.peers, d);
     turn(&raw.turn, d);
     redirect(&raw.turn.redirect, d);
+    tcp_allocations(raw, d);
     limits(&raw.limits, d);
     listeners(raw, d);
     front_door::check(raw, d);
@@ -317,6 +318,30 @@ fn redirect(redirect: &RawRedirect, d: &mut Diagnostics) {
                 .at(domain.place)
                 .help("set `turn.redirect.ipv4` or `turn.redirect.ipv6`: names are not looked up by clients"),
         );
+    }
+}
+
+fn tcp_allocations(raw: &Raw, d: &mut Diagnostics) {
+    let tcp = &raw.turn.tcp;
+    if tcp.enabled.value && tcp.peer_ports.value.is_empty() {
+        let diagnostic = Diagnostic::error("`turn.tcp_allocations.peer_ports` is empty: no peer could be reached");
+        let help = "name the ports of your peers, or switch TCP allocations off";
+        d.push(diagnostic.at(tcp.peer_ports.place).help(help));
+    }
+    if tcp.max_bytes.value == OffOr(Some(Bytes(0))) {
+        let diagnostic = Diagnostic::error("`turn.tcp_allocations.max_bytes` is 0: nothing would be relayed");
+        let help = "for example \"1GiB\", or \"off\" for no bound";
+        d.push(diagnostic.at(tcp.max_bytes.place).help(help));
+    }
+    let mut protocols = raw
+        .listeners
+        .value
+        .iter()
+        .flat_map(|listener| &listener.protocols.value);
+    if tcp.enabled.value && !protocols.any(|protocol| matches!(protocol.0, Protocol::Tcp | Protocol::Tls)) {
+        let message = "TCP allocations are on, and no listener speaks TCP or TLS: no client can ask for one (RFC 6062)";
+        let help = "add \"tcp\" or \"tls\" to the protocols of a listener";
+        d.push(Diagnostic::warning(message).at(tcp.enabled.place).help(help));
     }
 }
 

@@ -1,0 +1,278 @@
+//! Connect, ConnectionBind and accepted peers (RFC 6062 §5.2 to §5.4).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::auth::{AuthError, Session};
+use super::output::{Command, ConnectionEnd, PeerRefusal, Verdict};
+use super::policy::PeerClass;
+use super::request::Outcome;
+use super::response::{Reject, Reply, Response};
+use super::server::Server;
+use super::tcp::{Asked, CONNECTING, PENDING, Stage};
+use super::time::Now;
+use super::types::{AllocationId, Client, ConnectionId, Family, PeerAddr, RelayId, RelayedAddr};
+use crate::wire::attribute::{self, AttributeType};
+use crate::wire::message::{Message, Method, TransactionId};
+
+/// The peer policy, or the ports TCP peers may have, forbid this peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Forbidden;
+
+impl Server {
+    /// Takes a Connect of an allocation's owner (RFC 6062 §5.2). It needs no permission: the client itself asks for this
+    /// one peer.
+    pub(super) fn connect(
+        &mut self,
+        now: Now,
+        client: &Client,
+        id: AllocationId,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+    ) -> Result<Outcome, Reject> {
+        let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
+        // One that relays UDP is not the allocation this request is about.
+        let binds = relay.ok_or(Reject::AllocationMismatch)?.binds;
+        let peer = message
+            .xor_address(AttributeType::XOR_PEER_ADDRESS)?
+            .filter(|peer| peer.port() != 0)
+            .ok_or(Reject::BadRequest)?;
+        self.check_family(now.mono, id, &peer)?;
+        let peer = PeerAddr(peer);
+        if self.has_connection(id, peer) {
+            return Err(Reject::ConnectionExists);
+        }
+        self.check_client(client)?;
+        let class = self.tcp_peer(id, peer).map_err(|Forbidden| Reject::Forbidden)?;
+        let bind = binds[Family::of(peer.0.ip()) as usize].ok_or(Reject::FamilyMismatch)?;
+        let to = match class {
+            PeerClass::Peer => peer.0,
+            // Another client of this server. Where only a router knows our address, the way there begins here.
+            PeerClass::Relayed => SocketAddr::new(inside(bind.ip()), peer.0.port()),
+        };
+        let asked = Asked {
+            transaction_id: message.transaction_id(),
+            fingerprint: message.has_fingerprint(),
+            session: Arc::clone(session),
+        };
+        let until = now.mono + CONNECTING;
+        let connection = self
+            .add_connection(id, peer, Stage::Connecting { asked, until })
+            .ok_or(Reject::InsufficientCapacity)?;
+        self.counters.tcp.connecting.add(1);
+        self.commands.push_back(Command::ConnectPeer {
+            connection,
+            bind,
+            peer: to,
+        });
+        Ok(Outcome::Waiting)
+    }
+
+    /// The one rule for peers a client connects to and peers that connect to it.
+    pub(super) fn tcp_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<PeerClass, Forbidden> {
+        let config = self.config.tcp.as_ref().ok_or(Forbidden)?;
+        let allocation = self.allocations.get(id).ok_or(Forbidden)?;
+        let own = allocation.relayed.contains(&Some(RelayedAddr(peer.0)));
+        let class = self.config.policy.peer(peer).map_err(|_| Forbidden)?;
+        let may = match class {
+            PeerClass::Peer => config.peer_ports.iter().any(|range| range.contains(&peer.0.port())),
+            // Never a program of this machine that happens to listen on a relay port.
+            PeerClass::Relayed => !own && self.shared.directory.is_tcp(RelayedAddr(peer.0)),
+        };
+        if may { Ok(class) } else { Err(Forbidden) }
+    }
+
+    /// The shard has connected to a peer, or could not. The response to the Connect is in `response`, for the client
+    /// returned.
+    pub fn handle_peer_connected(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        connected: bool,
+        response: &mut Response,
+    ) -> Option<Client> {
+        let connection = self.connections.get(id)?;
+        let Stage::Connecting { asked, until } = &connection.stage else {
+            return None;
+        };
+        let (asked, late) = (asked.clone(), *until <= now.mono);
+        let client = *self.forward.client(connection.allocation)?;
+        let config = Arc::clone(&self.config);
+        let reply = Reply {
+            method: Method::Connect,
+            transaction_id: asked.transaction_id,
+            fingerprint: asked.fingerprint,
+            verbose: true,
+            software: config.software.as_deref(),
+            signer: None,
+        }
+        .signed(&asked.session);
+        if connected {
+            let until = now.mono + PENDING;
+            self.connections.set_stage(id, Stage::Pending { until });
+            let written = response.success(&reply, |writer| {
+                writer.u32(AttributeType::CONNECTION_ID, id.0);
+            });
+            debug_assert!(written, "a success response fits its buffer");
+        } else {
+            let why = if late {
+                ConnectionEnd::ConnectTimeout
+            } else {
+                ConnectionEnd::ConnectFailed
+            };
+            self.forget_connection(id, why);
+            let _ = self.answer_error(&reply, &Reject::ConnectionFailed, response);
+        }
+        Some(client)
+    }
+
+    /// A peer has connected to a relayed transport address, and is accepted (RFC 6062 §5.3). If it may stay, its name is
+    /// returned, and the ConnectionAttempt indication for the client returned is in `response`.
+    ///
+    /// # Errors
+    /// Why it may not: it is to be closed at once, and the client hears nothing.
+    pub fn handle_peer_accepted(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        from: SocketAddr,
+        response: &mut Response,
+    ) -> Result<(ConnectionId, Client), PeerRefusal> {
+        let accepted = self.accept_peer(now, relay, from, response);
+        match accepted {
+            Ok(_) => self.counters.tcp.accepted.add(1),
+            Err(why) => self.counters.tcp.refused[why as usize].add(1),
+        }
+        accepted
+    }
+
+    fn accept_peer(
+        &mut self,
+        now: Now,
+        relay: RelayId,
+        from: SocketAddr,
+        response: &mut Response,
+    ) -> Result<(ConnectionId, Client), PeerRefusal> {
+        let id = relay.allocation;
+        let client = *self.forward.client(id).ok_or(PeerRefusal::NoPermission)?;
+        let peer = self.seen_from_outside(relay, from);
+        if !self.forward.is_permitted(now.mono, relay, peer) {
+            return Err(PeerRefusal::NoPermission);
+        }
+        self.tcp_peer(id, peer).map_err(|Forbidden| PeerRefusal::PeerDenied)?;
+        let until = now.mono + PENDING;
+        let connection = self
+            .add_connection(id, peer, Stage::Pending { until })
+            .ok_or(PeerRefusal::TooMany)?;
+        response.connection_attempt(TransactionId(self.rng.array()), peer.0, connection);
+        Ok((connection, client))
+    }
+
+    /// Another client of this server comes from its relay socket's local address; it is known by its relayed one.
+    fn seen_from_outside(&self, relay: RelayId, from: SocketAddr) -> PeerAddr {
+        let tcp = self.allocations.get(relay.allocation).and_then(|it| it.tcp.as_deref());
+        let bind = tcp.and_then(|tcp| tcp.binds[relay.family as usize]);
+        let announced = self.config.relay.of(relay.family).map(|it| it.announced);
+        if let (Some(bind), Some(announced)) = (bind, announced)
+            && from.ip() == inside(bind.ip())
+        {
+            let relayed = SocketAddr::new(announced, from.port());
+            if self.shared.directory.is_tcp(RelayedAddr(relayed)) {
+                return PeerAddr(relayed);
+            }
+        }
+        PeerAddr(from)
+    }
+
+    /// Takes a ConnectionBind (RFC 6062 §5.4): the first request on a connection of its own, by the user whose allocation
+    /// has the peer connection.
+    pub(super) fn handle_connection_bind(
+        &mut self,
+        now: Now,
+        client: &Client,
+        message: &Message<'_>,
+        response: &mut Response,
+    ) -> Verdict {
+        self.count_request(Method::ConnectionBind);
+        let id = message.decode(AttributeType::CONNECTION_ID, attribute::connection_id);
+        let id = id.ok().flatten().map(ConnectionId);
+        let allocation = id.and_then(|id| self.connections.get(id)).map(|it| it.allocation);
+        let config = Arc::clone(&self.config);
+        let stream = client.five_tuple.transport.is_stream();
+        let reply = Reply::to(message, Method::ConnectionBind, stream, config.software.as_deref());
+        let session = match self.authenticate(now, client, allocation, message, Method::ConnectionBind) {
+            Ok(session) => session,
+            Err(AuthError::Silent(reason)) => return Verdict::Drop(reason),
+            Err(AuthError::Challenge(challenge)) => {
+                return self.answer_error(&reply, &Reject::Challenge(challenge), response);
+            }
+            Err(AuthError::BadRequest) => return self.answer_error(&reply, &Reject::BadRequest, response),
+        };
+        let reply = reply.signed(&session);
+        match self.bindable(now, client, &session, message, id) {
+            Ok(Bindable::Here(id)) => {
+                self.connections.set_stage(id, Stage::Bound);
+                self.counters.tcp.bound.add(1);
+                let written = response.success(&reply, |_| {});
+                debug_assert!(written, "a success response fits its buffer");
+                Verdict::BindConnection(id)
+            }
+            Ok(Bindable::At(shard)) => Verdict::Handover { shard },
+            Err(reject) => self.answer_error(&reply, &reject, response),
+        }
+    }
+
+    /// What an authenticated ConnectionBind is about.
+    fn bindable(
+        &self,
+        now: Now,
+        client: &Client,
+        session: &Session,
+        message: &Message<'_>,
+        id: Option<ConnectionId>,
+    ) -> Result<Bindable, Reject> {
+        // This is the one request that is about a CONNECTION-ID.
+        let unknown = message.unknown_required_but(&[AttributeType::CONNECTION_ID]);
+        if !unknown.is_empty() {
+            return Err(Reject::UnknownAttributes(unknown));
+        }
+        // A connection that controls an allocation cannot carry data of one.
+        if !client.five_tuple.transport.is_stream() || self.has_allocation(client) {
+            return Err(Reject::BadRequest);
+        }
+        let id = id.ok_or(Reject::BadRequest)?;
+        let owner = self.shard.owner_of_connection(id);
+        if owner != self.shard.index {
+            // There it is asked all of this again: nothing is known of the connection here.
+            return u16::try_from(owner).map(Bindable::At).map_err(|_| Reject::BadRequest);
+        }
+        let connection = self.connections.get(id).ok_or(Reject::BadRequest)?;
+        let Stage::Pending { until } = connection.stage else {
+            return Err(Reject::BadRequest);
+        };
+        if until <= now.mono {
+            return Err(Reject::BadRequest);
+        }
+        let allocation = self.allocations.get(connection.allocation).ok_or(Reject::BadRequest)?;
+        if allocation.session.username != session.username {
+            return Err(Reject::WrongCredentials);
+        }
+        Ok(Bindable::Here(id))
+    }
+}
+
+/// Where the connection of a ConnectionBind is.
+enum Bindable {
+    Here(ConnectionId),
+    /// At another shard.
+    At(u16),
+}
+
+/// The address of this machine that a socket bound to `bind` has for others on this machine.
+const fn inside(bind: IpAddr) -> IpAddr {
+    match bind {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        bind => bind,
+    }
+}

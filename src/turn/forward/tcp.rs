@@ -1,0 +1,25 @@
+//! Allocations that relay TCP (RFC 6062), as far as the forward table knows them.
+//!
+//! They live and have permissions, but no relayed transport address that a datagram could leave from or arrive at: Send
+//! indications and channels have no effect on them, and what is relayed for them never comes through here.
+
+use super::super::time::Instant;
+use super::super::types::{AllocationId, Family};
+use super::ForwardTable;
+
+impl ForwardTable {
+    /// An allocation's relay socket for TCP listens; it lives until `until`.
+    pub(in crate::turn) fn open_tcp(&mut self, id: AllocationId, family: Family, until: Instant) {
+        if let Some(flow) = self.flow_mut(id) {
+            flow.until[family as usize] = until;
+        }
+    }
+
+    /// Counts bytes relayed over an allocation's TCP connections.
+    pub(in crate::turn) fn add_tcp_traffic(&mut self, id: AllocationId, up: u64, down: u64) {
+        if let Some(flow) = self.flow_mut(id) {
+            flow.traffic.up_bytes += up;
+            flow.traffic.down_bytes += down;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! TCP allocations (RFC 6062) over several workers: a client's connection finds the worker that has the peer.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
+
+mod shard_support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
+
+use relay::net::stream::StreamLimits;
+use relay::shard::ShardConfig;
+use relay::shard::counters::STREAM_CLOSE_REASONS;
+use relay::turn::output::ConnectionEnd;
+use shard_support::*;
+
+fn moved(server: &TestServer) -> u64 {
+    let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == "moved").unwrap();
+    server.stat(|s| s.streams_closed[i].get())
+}
+
+fn ended(server: &TestServer, why: ConnectionEnd) -> u64 {
+    server.count(|c| c.tcp.ended[why as usize].get())
+}
+
+/// A peer that listens, and the client's connection with it as the peer sees it.
+fn connected(client: &mut Client) -> (TcpStream, u32) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let id = client.connect(listener.local_addr().unwrap());
+    let (peer, _) = listener.accept().unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    (peer, id)
+}
+
+fn read_exactly(from: &mut impl Read, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    from.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// The stream of a client that has bound it, and what it has received already.
+fn stream_of(client: Client) -> Box<dyn Stream> {
+    match client.pipe {
+        Pipe::Tcp { stream, buffer } => {
+            assert!(buffer.is_empty());
+            stream
+        }
+        Pipe::Udp(_) => unreachable!(),
+    }
+}
+
+//= TCP-ALLOC-10
+#[test]
+fn bytes_right_behind_connection_bind_are_the_peers_whichever_worker_they_arrive_at() {
+    for workers in [1, 2, 3] {
+        let server = TestServer::start(workers);
+        let mut control = server.tcp_client();
+        control.allocate_tcp();
+        for round in 0..4 {
+            let (mut peer, id) = connected(&mut control);
+            // One worker more is busy each time, so that the next connection goes to another.
+            let _other: Vec<Client> = (0..round).map(|_| server.tcp_client()).collect();
+            let mut client = server.tcp_client();
+            client.connection_bind(id, b"not STUN at all");
+            assert_eq!(read_exactly(&mut peer, 15), b"not STUN at all");
+            peer.write_all(b"down").unwrap();
+            let mut stream = stream_of(client);
+            stream.patience(PATIENCE);
+            assert_eq!(read_exactly(&mut stream, 4), b"down");
+        }
+        // Once into the pipe, and before that from worker to worker where it has to.
+        server.eventually("every stream has moved", |server| match workers {
+            1 => moved(server) == 4,
+            _ => (5..=8).contains(&moved(server)),
+        });
+        assert_eq!(
+            server.stat(|s| s.streams_refused.load(std::sync::atomic::Ordering::Relaxed)),
+            0
+        );
+        server.eventually("all but the control connection and idle ones are gone", |server| {
+            ended(server, ConnectionEnd::Closed) == 4
+        });
+    }
+}
+
+//= TCP-ALLOC-10
+#[test]
+fn a_reset_by_the_client_closes_the_peer_and_by_the_peer_the_client() {
+    let server = TestServer::start(1);
+    let mut control = server.tcp_client();
+    control.allocate_tcp();
+    for at_peer in [true, false] {
+        let (mut peer, id) = connected(&mut control);
+        let (stream, handover) = tcp_pair(Vec::new());
+        server.shards.adopt(handover);
+        let mut handle = stream.try_clone().unwrap();
+        let mut client = Client::tcp(stream);
+        client.connection_bind(id, b"");
+        let mut gone = [0; 8];
+        if at_peer {
+            socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            handle.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert!(matches!(handle.read(&mut gone), Ok(0) | Err(_)));
+        } else {
+            socket2::SockRef::from(&handle)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            drop((handle, client));
+            assert!(matches!(peer.read(&mut gone), Ok(0) | Err(_)));
+        }
+    }
+    server.eventually("both are over", |server| ended(server, ConnectionEnd::Closed) == 2);
+}
+
+#[test]
+fn a_peer_that_resets_before_it_is_bound_is_forgotten() {
+    let server = TestServer::start(1);
+    let mut control = server.tcp_client();
+    control.allocate_tcp();
+    let (peer, _) = connected(&mut control);
+    socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    server.eventually("it is over", |server| ended(server, ConnectionEnd::Closed) == 1);
+    assert_eq!(server.count(|c| c.tcp.connections.get()), 0);
+}
+
+#[test]
+fn a_half_closed_connection_in_which_nothing_moves_is_closed_and_an_open_one_is_not() {
+    let config = ShardConfig {
+        stream: StreamLimits {
+            write_timeout: Duration::from_millis(300),
+            ..StreamLimits::default()
+        },
+        ..ShardConfig::default()
+    };
+    let server = TestServer::start_with(1, "127.0.0.1:0", config, turn_config());
+    let mut control = server.tcp_client();
+    control.allocate_tcp();
+    let (mut idle_peer, id) = connected(&mut control);
+    let mut idle = server.tcp_client();
+    idle.connection_bind(id, b"");
+    let (mut peer, id) = connected(&mut control);
+    let mut client = server.tcp_client();
+    client.connection_bind(id, b"");
+    peer.shutdown(Shutdown::Write).unwrap();
+    let mut stream = stream_of(client);
+    stream.patience(PATIENCE);
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "the end is passed on");
+    assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "and the other direction given up");
+    server.eventually("it is over", |server| ended(server, ConnectionEnd::Closed) == 1);
+    idle.pipe.send(b"still here");
+    assert_eq!(read_exactly(&mut idle_peer, 10), b"still here");
+}
+
+//= TCP-ALLOC-11
+#[test]
+fn a_shutdown_closes_peers_pending_and_bound() {
+    let server = TestServer::start(2);
+    let mut control = server.tcp_client();
+    let relayed = control.allocate_tcp();
+    control.permit("127.0.0.1:1".parse().unwrap());
+    let (mut bound, id) = connected(&mut control);
+    let mut client = server.tcp_client();
+    client.connection_bind(id, b"");
+    let mut pending = TcpStream::connect(relayed).unwrap();
+    pending.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(matches!(control.incoming(), Incoming::Attempt { .. }));
+    assert!(server.shards.shutdown(Duration::from_secs(5)));
+    for peer in [&mut bound, &mut pending] {
+        assert!(matches!(peer.read(&mut [0; 8]), Ok(0) | Err(_)));
+    }
+    assert!(TcpStream::connect(relayed).is_err());
+}
