@@ -45,7 +45,7 @@ fn stream_of(client: Client) -> Box<dyn Stream> {
             assert!(buffer.is_empty());
             stream
         }
-        Pipe::Udp(_) => unreachable!(),
+        _ => unreachable!("a stream"),
     }
 }
 
