@@ -18,6 +18,7 @@ use relay::service::metrics::{Metrics, ProcessCounters, Sources};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::counters::ShardCounters;
 use relay::turn::counters::Counters;
+use relay::turn::forced::Path;
 use relay::turn::output::{DropReason, EndReason};
 use relay::turn::time::UnixTime;
 use relay::turn::types::Transport;
@@ -129,8 +130,13 @@ async fn the_counters_of_all_shards_are_added_up() {
         shard.drop_packet(DropReason::NoPermission);
         shard.drop_packet(DropReason::NotTurn);
         shard.error_response(401);
-        shard.up[Transport::Tls as usize].bytes.add(1000 * i);
-        shard.down[Transport::Udp as usize].packets.add(7 * i);
+        shard.up[Path::Forced as usize][Transport::Tls as usize]
+            .bytes
+            .add(1000 * i);
+        shard.down[Path::Other as usize][Transport::Udp as usize]
+            .packets
+            .add(7 * i);
+        shard.forced_refused[Transport::Tcp as usize].add(i);
         shard.allocations[Transport::Tcp as usize].set(i);
         shard.allocations_ended[EndReason::Expired as usize].add(i);
         shard.ports_used.set(i);
@@ -145,6 +151,7 @@ async fn the_counters_of_all_shards_are_added_up() {
     let text = scrape(&admin.router).await;
     for (series, expected) in [
         ("relay_streams", 30.0),
+        ("relay_forced_refused_total{transport=\"tcp\"}", 3.0),
         ("relay_udp_offload{kind=\"gro\"}", 1.0),
         ("relay_udp_offload{kind=\"gso\"}", 0.0),
         ("relay_stream_queue_age_seconds_bucket{le=\"0.001\"}", 0.0),
@@ -161,9 +168,12 @@ async fn the_counters_of_all_shards_are_added_up() {
         ("relay_dropped_packets_total{reason=\"no_permission\"}", 2.0),
         ("relay_dropped_packets_total{reason=\"malformed\"}", 0.0),
         ("relay_error_responses_total{code=\"401\"}", 2.0),
-        ("relay_traffic_bytes_total{direction=\"up\",transport=\"tls\"}", 3000.0),
         (
-            "relay_traffic_packets_total{direction=\"down\",transport=\"udp\"}",
+            "relay_traffic_bytes_total{direction=\"up\",path=\"forced\",transport=\"tls\"}",
+            3000.0,
+        ),
+        (
+            "relay_traffic_packets_total{direction=\"down\",path=\"other\",transport=\"udp\"}",
             21.0,
         ),
         ("relay_allocations{transport=\"tcp\"}", 3.0),

@@ -254,7 +254,7 @@ fn two_clients_of_one_shard_reach_each_other_without_the_kernel() {
     let (relayed_a, relayed_b) = (a.allocate(), b.allocate());
     hairpin(&server, &mut a, &mut b, relayed_a, relayed_b);
     assert_eq!(server.stat(|s| s.mailbox_sent.get()), 0);
-    let from_clients = server.count(|c| c.up[0].packets.get());
+    let from_clients = server.count(|c| c.up[relay::turn::forced::Path::Other as usize][0].packets.get());
     assert!(from_clients > 10);
     // Every datagram received came from a client: nothing went out of a relay socket and came in by another.
     let responses = server.count(|c| c.answered.get()) + server.count(|c| c.waiting.get());

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use crate::service::api::RtcConfiguration;
+use crate::service::api::{RtcConfiguration, turn_uris};
 use crate::service::config::diagnostic::Diagnostics;
 use crate::service::config::env::{Env, ProcessEnv};
 use crate::service::config::settings::Settings;
 use crate::service::config::{Purpose, load_for, parse_duration};
-use crate::turn::credential::{MintError, MintedCredential};
+use crate::turn::credential::{Credentials, MintError, MintedCredential};
 
 /// What may follow `relay credentials`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,9 @@ struct Mint {
     /// Whom it is for: quotas count by this id, logs show it [default: a random one]
     #[arg(long, value_name = "ID")]
     user: Option<String>,
+    /// It shall be good on the ports of forced relay only
+    #[arg(long)]
+    forced: bool,
     /// How it is printed
     #[arg(long, value_enum, default_value_t = Format::Ice)]
     format: Format,
@@ -84,6 +87,8 @@ enum Failure {
     /// Over `credentials.max_ttl`.
     TooLong(Duration),
     Mint(MintError),
+    /// No listener, or URI, is on the ports of forced relay.
+    NoForcedPath,
     Random(String),
     Json(serde_json::Error),
 }
@@ -103,6 +108,9 @@ impl fmt::Display for Failure {
                 ttl.as_secs()
             ),
             Self::Mint(error) => error.fmt(f),
+            Self::NoForcedPath => f.write_str(
+                "no listener, and no URI in `api.uris`, is on the ports of forced relay: see `forced_relay.ports`",
+            ),
             Self::Random(error) => write!(f, "no random bytes for an id: {error}"),
             Self::Json(error) => error.fmt(f),
         }
@@ -118,16 +126,21 @@ fn mint(config: Option<&Path>, env: &dyn Env, wish: &Mint) -> Result<String, Fai
         Some(user) => user.clone(),
         None => random_id()?,
     };
-    let credential = settings
-        .turn
-        .credentials
-        .mint(env.now(), ttl, Some(&user))
-        .map_err(|error| match error {
-            MintError::NoSecret => Failure::NoSecret(settings.state_dir.display().to_string()),
-            MintError::Lifetime => Failure::TooLong(ttl),
-            MintError::Userid => Failure::Mint(error),
-        })?;
-    print(&settings, &credential, ttl, wish.format).map_err(Failure::Json)
+    let forced = wish.forced || settings.api.forced;
+    let mint = if forced {
+        Credentials::mint_forced
+    } else {
+        Credentials::mint
+    };
+    let credential = mint(&settings.turn.credentials, env.now(), ttl, Some(&user)).map_err(|error| match error {
+        MintError::NoSecret => Failure::NoSecret(settings.state_dir.display().to_string()),
+        MintError::Lifetime => Failure::TooLong(ttl),
+        MintError::Userid => Failure::Mint(error),
+    })?;
+    if forced && settings.api.forced_uris.is_empty() {
+        return Err(Failure::NoForcedPath);
+    }
+    print(&settings, &credential, forced, ttl, wish.format).map_err(Failure::Json)
 }
 
 /// Opaque, so that it tells nobody anything; its own, so that it has its own quota.
@@ -140,15 +153,16 @@ fn random_id() -> Result<String, Failure> {
 fn print(
     settings: &Settings,
     credential: &MintedCredential,
+    forced: bool,
     ttl: Duration,
     format: Format,
 ) -> Result<String, serde_json::Error> {
     let MintedCredential { username, password } = credential;
     Ok(match format {
         Format::Plain => format!("{username}\n{password}\n"),
-        Format::Ice => serde_json::to_string_pretty(&RtcConfiguration::new(&settings.api, credential))? + "\n",
+        Format::Ice => serde_json::to_string_pretty(&RtcConfiguration::new(&settings.api, credential, forced))? + "\n",
         Format::Rest => {
-            let uris: Vec<&String> = settings.api.uris.iter().filter(|uri| uri.starts_with("turn")).collect();
+            let uris = turn_uris(&settings.api, forced);
             let reply = serde_json::json!({
                 "username": username, "password": password, "ttl": ttl.as_secs(), "uris": uris,
             });

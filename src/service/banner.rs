@@ -16,8 +16,10 @@ type Lines = Vec<(&'static str, String)>;
 /// Tells what listens where. `trial`: a credential to try the server with, on a first run.
 pub fn print(settings: &Settings, places: &Places, notes: &[String], trial: Option<&MintedCredential>) {
     let lines = lines(settings, places, notes);
-    let configuration = trial
-        .map(|credential| serde_json::to_string(&RtcConfiguration::new(&settings.api, credential)).unwrap_or_default());
+    let configuration = trial.map(|credential| {
+        serde_json::to_string(&RtcConfiguration::new(&settings.api, credential, settings.api.forced))
+            .unwrap_or_default()
+    });
     if settings.log.json {
         let text = |wanted: &str| {
             let values = lines

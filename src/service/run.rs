@@ -24,7 +24,7 @@ use super::config::settings::Settings;
 use super::config::{self, Loaded};
 use super::health::{Health, Phase};
 use super::metrics::ProcessCounters;
-use super::start::{offer_only_what_is_bound, start};
+use super::start::{forced_path_missing, offer_only_what_is_bound, start};
 use super::tls_store::{self, TlsError, TlsStore};
 use super::{log, reload, systemd};
 use crate::shard::Shards;
@@ -245,6 +245,13 @@ impl Server {
 
     fn apply(&mut self, new: Settings) -> bool {
         let reload::Merged { mut settings, waiting } = reload::merge(&self.settings, new);
+        if let Some(message) = forced_path_missing(&settings, &self.places) {
+            if settings.turn.forced.everyone {
+                tracing::error!("{message}");
+                return false;
+            }
+            tracing::warn!("{message}");
+        }
         offer_only_what_is_bound(&mut settings, &self.places);
         if !waiting.is_empty() {
             tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");

@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use super::acme::Acme;
 use super::api::{Api, Scheme};
 use super::bind::{self, Bound, Places};
+use super::config::Loaded;
+use super::config::offer::{offer, serves_path};
 use super::config::settings::{ClientIp, ListenerSettings, Settings};
-use super::config::{self, Loaded};
 use super::front_door::proxy::Proxies;
 use super::front_door::{Accepts, FrontDoor, Limits};
 use super::health::{Health, Phase};
@@ -51,6 +52,12 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     let tls = open_certificate(&settings, &mut notes)?;
     let bound = bind::bind(&settings).map_err(|failures| lines(&failures))?;
     notes.extend(bound.left_out());
+    if let Some(message) = forced_path_missing(&settings, &bound.places) {
+        if settings.turn.forced.everyone {
+            return Err(vec![message]);
+        }
+        notes.push(message);
+    }
     offer_only_what_is_bound(&mut settings, &bound.places);
     let trial = first_run(&settings, &mut notes);
 
@@ -140,9 +147,12 @@ fn self_signed(settings: &Settings) -> SelfSigned {
 
 /// Minted URIs name no listener that was left out, or that a reload would add.
 pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &Places) {
-    if !settings.api.uris_from_listeners {
-        return;
-    }
+    let listeners = bound_listeners(settings, places);
+    offer(&mut settings.api, &listeners, &settings.turn.forced);
+}
+
+/// The listeners, less what could not be bound.
+fn bound_listeners(settings: &Settings, places: &Places) -> Vec<ListenerSettings> {
     let udp = |address: &SocketAddr| places.udp.contains(address);
     let dtls = |address: &SocketAddr| places.dtls.contains(address);
     let tcp = |address: &SocketAddr| places.tcp.iter().any(|(bound, _)| bound == address);
@@ -154,8 +164,21 @@ pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &Places)
         https: listener.https && listener.addresses.iter().any(tcp),
         ..listener.clone()
     };
-    let listeners = settings.listeners.iter().map(really).collect::<Vec<_>>();
-    settings.api.uris = config::uris(&settings.api.host, &listeners, settings.api.relay_only);
+    settings.listeners.iter().map(really).collect()
+}
+
+/// What is wrong if nothing of the forced path could be bound although somebody must use it.
+pub(super) fn forced_path_missing(settings: &Settings, places: &Places) -> Option<String> {
+    let forced = &settings.turn.forced;
+    let served = bound_listeners(settings, places)
+        .iter()
+        .any(|listener| serves_path(listener, forced));
+    (!served && settings.forces_somebody()).then(|| {
+        format!(
+            "forced relay: no listener of forced_relay.ports {:?} is bound, so forced clients are not served",
+            forced.ports
+        )
+    })
 }
 
 /// Tells what was made because nothing was configured. A credential to try the server with is minted when the secret is
@@ -176,10 +199,12 @@ fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCrede
     if !settings.first_run.secret_is_new && !banner::is_watched() {
         return None;
     }
-    let minted = settings
-        .turn
-        .credentials
-        .mint(unix_now(), settings.api.default_ttl, Some("first-run"));
+    let credentials = &settings.turn.credentials;
+    let minted = if settings.api.forced {
+        credentials.mint_forced(unix_now(), settings.api.default_ttl, Some("first-run"))
+    } else {
+        credentials.mint(unix_now(), settings.api.default_ttl, Some("first-run"))
+    };
     minted
         .inspect_err(|error| tracing::warn!(%error, "no credential to try the server with"))
         .ok()

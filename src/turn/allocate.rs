@@ -79,7 +79,7 @@ impl Server {
         if self.has_allocation(client) || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
             return Err(Reject::AllocationMismatch);
         }
-        self.check_client(client)?;
+        self.check_newcomer(client, session)?;
         let tcp = self.wants_tcp(client, message)?;
         let wanted = self.wanted(now.mono, session, message)?;
         self.check_redirect(client, &wanted)?;
@@ -104,7 +104,7 @@ impl Server {
             self.redeem(now.mono, &token, session, &mut taken)?;
         }
 
-        let id = self.forward.insert(*client);
+        let id = self.forward.insert(*client, self.path(client));
         let opening = Opening {
             want: wanted.token.is_none().then_some(wanted.port),
             failed: Vec::new(),
@@ -134,6 +134,12 @@ impl Server {
             self.open_socket(id, family, taken.sockets[family as usize]);
         }
         Ok(Outcome::Waiting)
+    }
+
+    /// Who must not allocate here: what must not be a client, and a forced login off the forced path.
+    pub(super) fn check_newcomer(&self, client: &Client, session: &Session) -> Result<(), Reject> {
+        self.check_path(client, session)?;
+        self.check_client(client)
     }
 
     /// What must not be a client: an address behind 6to4 or Teredo (RFC 8656 §21.4), and our own relayed addresses, which

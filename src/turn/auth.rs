@@ -32,6 +32,8 @@ pub struct Session {
     pub key: Key,
     /// How responses are signed.
     pub integrity: Integrity,
+    /// May allocate on the forced path only.
+    pub forced: bool,
     /// What `key` was derived with.
     algorithm: PasswordAlgorithm,
 }
@@ -140,6 +142,7 @@ impl Authenticator<'_> {
                 user: login.quota_key,
                 key: login.key,
                 integrity,
+                forced: login.forced,
                 algorithm: choice.algorithm,
             })),
             None => Err(self.refuse_login(now, client, source)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::discovery::Wish;
+use super::forced::Path;
 use super::output::{DropReason, Verdict};
 use super::response::{Reject, Reply, Response, Route};
 use super::server::Server;
@@ -95,7 +96,8 @@ impl Server {
     /// Counts a Binding request and tells whether it may be answered.
     fn admit_binding(&self, now: Now, client: &Client) -> Result<(), DropReason> {
         self.count_request(Method::Binding);
-        if !self.config.binding {
+        let closed = !self.config.forced.binding && self.path(client) == Path::Forced;
+        if closed || !self.config.binding {
             return Err(DropReason::BindingDisabled);
         }
         let FiveTuple { client, transport, .. } = client.five_tuple;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::credential::Credentials;
 use super::discovery::Discovery;
+use super::forced::ForcedRelay;
 use super::policy::PeerPolicy;
 use super::types::{Family, FiveTuple, Transport};
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub binding: bool,
     /// Whether RFC 3489 Binding requests over UDP are answered too.
     pub rfc3489_binding: bool,
+    /// Who may allocate on some listeners only, and on which.
+    pub forced: ForcedRelay,
     /// Offer PASSWORD-ALGORITHMS (SHA-256) in challenges; [`Challenge`] says on which transports.
     pub challenge: Challenge,
     /// How long a nonce is good.
@@ -62,6 +65,7 @@ impl Config {
             relay,
             binding: true,
             rfc3489_binding: false,
+            forced: ForcedRelay::default(),
             challenge: Challenge::Full,
             nonce_lifetime: Duration::from_secs(600),
             default_lifetime: Duration::from_secs(600),

@@ -257,6 +257,7 @@ impl Server {
         if allocation.session.username != session.username {
             return Err(Reject::WrongCredentials);
         }
+        self.check_path(client, session)?;
         Ok(Bindable::Here(id))
     }
 }

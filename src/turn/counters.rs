@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::forced::Path;
 use super::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use super::types::Transport;
 
@@ -70,14 +71,16 @@ pub struct Counters {
     pub waiting: Cell,
     /// Of those, dropped by the core; and by the shard for its own reasons, by [`DropReason`].
     pub dropped: [Cell; DropReason::ALL.len()],
-    /// Client to peer, by the client's [`Transport`].
-    pub up: [Direction; Transport::ALL.len()],
-    /// Peer to client, by the client's [`Transport`].
-    pub down: [Direction; Transport::ALL.len()],
+    /// Client to peer, by the client's [`Path`] and [`Transport`].
+    pub up: [[Direction; Transport::ALL.len()]; Path::ALL.len()],
+    /// Peer to client, by the client's [`Path`] and [`Transport`].
+    pub down: [[Direction; Transport::ALL.len()]; Path::ALL.len()],
     /// Requests by method ([`METHODS`]).
     pub requests: [Cell; METHODS.len()],
     /// Error responses by code ([`ERROR_CODES`]).
     pub errors: [Cell; ERROR_CODES.len()],
+    /// Allocate requests of forced logins that came by another path, by [`Transport`].
+    pub forced_refused: [Cell; Transport::ALL.len()],
     /// Allocations that began, by [`Transport`].
     pub allocations_began: [Cell; Transport::ALL.len()],
     /// Allocations that ended, by [`EndReason`].

@@ -2,7 +2,7 @@
 //!
 //! A time-limited credential is a username `expiry[:userid]` and the password `base64(HMAC-SHA1(secret, username))`
 //! (draft-uberti-behave-turn-rest-00 §2.2), so whoever shares a secret with the server can let clients in without telling
-//! it. Several secrets are good at once, or none could ever be changed. Static users (RFC 8489 §9.2) stand beside them.
+//! it. `expiry+forced[:userid]` is good on the forced path only (`turn::forced`). Several secrets are good at once, or none could ever be changed. Static users (RFC 8489 §9.2) stand beside them.
 //!
 //! Not here: nonces and the order of checks (`auth`), who may mint (the credentials API).
 
@@ -49,10 +49,21 @@ impl Secret {
     /// # Errors
     /// When `expiry` or `userid` would make a username this server refuses.
     pub fn mint(&self, expiry: UnixTime, userid: Option<&str>) -> Result<MintedCredential, MintError> {
-        let username = username::time_limited(expiry, userid)?;
+        username::time_limited(expiry, userid, false).map(|username| self.sign(username))
+    }
+
+    /// The same, good on the forced path only.
+    ///
+    /// # Errors
+    /// See [`Self::mint`].
+    pub fn mint_forced(&self, expiry: UnixTime, userid: Option<&str>) -> Result<MintedCredential, MintError> {
+        username::time_limited(expiry, userid, true).map(|username| self.sign(username))
+    }
+
+    fn sign(&self, username: String) -> MintedCredential {
         let password = self.password(username.as_bytes());
         let password = String::from_utf8_lossy(&password[..]).into_owned();
-        Ok(MintedCredential { username, password })
+        MintedCredential { username, password }
     }
 
     fn password(&self, username: &[u8]) -> Zeroizing<[u8; PASSWORD_LEN]> {
@@ -78,6 +89,8 @@ pub struct StaticUser {
     pub name: String,
     /// Long-term password.
     pub password: Zeroizing<String>,
+    /// May allocate on the forced path only.
+    pub forced: bool,
 }
 
 impl fmt::Debug for StaticUser {
@@ -152,7 +165,7 @@ impl core::error::Error for CredentialError {}
 /// A username and its password, ready for a client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MintedCredential {
-    /// `expiry[:userid]`.
+    /// `expiry["+forced"][:userid]`.
     pub username: String,
     /// For the client only.
     pub password: String,
@@ -237,16 +250,41 @@ impl Credentials {
         self.secrets.is_empty() && !self.users.is_empty()
     }
 
+    /// Whether any static user is bound to the forced path.
+    pub fn has_forced_users(&self) -> bool {
+        self.users.any_forced()
+    }
+
     /// Mints a credential with the newest secret, good for `ttl` from `now`.
     ///
     /// # Errors
     /// See [`MintError`]; a `ttl` over [`CredentialsConfig::max_ttl`] is not shortened here.
     pub fn mint(&self, now: UnixTime, ttl: Duration, userid: Option<&str>) -> Result<MintedCredential, MintError> {
+        let (secret, expiry) = self.minting(now, ttl)?;
+        secret.mint(expiry, userid)
+    }
+
+    /// The same, good on the forced path only.
+    ///
+    /// # Errors
+    /// See [`Self::mint`].
+    pub fn mint_forced(
+        &self,
+        now: UnixTime,
+        ttl: Duration,
+        userid: Option<&str>,
+    ) -> Result<MintedCredential, MintError> {
+        let (secret, expiry) = self.minting(now, ttl)?;
+        secret.mint_forced(expiry, userid)
+    }
+
+    /// The secret that mints, and when what it mints now expires.
+    fn minting(&self, now: UnixTime, ttl: Duration) -> Result<(&Secret, UnixTime), MintError> {
         let secret = self.secrets.first().ok_or(MintError::NoSecret)?;
         if ttl.as_secs() == 0 || ttl > self.max_ttl {
             return Err(MintError::Lifetime);
         }
-        secret.mint(UnixTime(now.0.saturating_add(ttl.as_secs())), userid)
+        Ok((secret, UnixTime(now.0.saturating_add(ttl.as_secs()))))
     }
 
     /// Whether a username may expire at `expiry` if it is used at `now`.

@@ -37,6 +37,7 @@ pub(super) use flow::Flow;
 use flow::{CLOSED, Channel, Checked};
 
 use super::counters::Counters;
+use super::forced::Path;
 use super::output::{DataRange, DropReason, Frame, Traffic, Verdict};
 use super::policy::{PeerClass, PeerPolicy};
 use super::rng::Rng;
@@ -187,7 +188,7 @@ impl ForwardTable {
         };
         flow.traffic.up_packets += 1;
         flow.traffic.up_bytes += data.len() as u64;
-        let counters = &self.counters.up[flow.client.five_tuple.transport as usize];
+        let counters = &self.counters.up[flow.path as usize][flow.client.five_tuple.transport as usize];
         counters.packets.add(1);
         counters.bytes.add(data.len() as u64);
         verdict
@@ -247,7 +248,7 @@ impl ForwardTable {
         }
         flow.traffic.down_packets += 1;
         flow.traffic.down_bytes += len as u64;
-        let counters = &self.counters.down[flow.client.five_tuple.transport as usize];
+        let counters = &self.counters.down[flow.path as usize][flow.client.five_tuple.transport as usize];
         counters.packets.add(1);
         counters.bytes.add(len as u64);
         Verdict::ToClient {
@@ -355,7 +356,7 @@ impl ForwardTable {
     }
 
     /// Adds an allocation of a client that has none. Nothing is relayed before [`Self::open`].
-    pub(super) fn insert(&mut self, client: Client) -> AllocationId {
+    pub(super) fn insert(&mut self, client: Client, path: Path) -> AllocationId {
         debug_assert!(
             self.allocation_of(&client.five_tuple).is_none(),
             "one allocation per five-tuple"
@@ -365,6 +366,7 @@ impl ForwardTable {
             id,
             client,
             away: false,
+            path,
             relayed: [None; 2],
             until: [CLOSED; 2],
             traffic: Traffic::default(),

@@ -12,6 +12,7 @@ mod connect;
 pub mod counters;
 pub mod credential;
 pub mod discovery;
+pub mod forced;
 mod forward;
 mod icmp;
 mod indication;

@@ -14,6 +14,9 @@ use crate::wire::integrity::{Integrity, Key};
 use crate::wire::message::{Class, Message, Method, TransactionId, UnknownAttributes};
 use crate::wire::writer::{MessageWriter, WriteError};
 
+/// The reason phrase of [`Reject::ForcedPath`], for logs of clients. Chromium shows the code alone (`icecandidateerror`).
+const FORCED_PATH: &str = "Forbidden: not on this port (forced relay)";
+
 /// Room for the largest response: a Binding response with the longest PADDING.
 const CAPACITY: usize = 2048;
 
@@ -75,7 +78,13 @@ impl Response {
         self.write(Class::Error, reply, |writer| {
             // Reason phrases would only make reflection over UDP worth more.
             let code = reject.code();
-            writer.error_code(code, if reply.verbose { error_code::reason(code) } else { "" });
+            let reason = match reject {
+                // Only who has logged in is told this, so no victim of a forged address is.
+                Reject::ForcedPath => FORCED_PATH,
+                _ if reply.verbose => error_code::reason(code),
+                _ => "",
+            };
+            writer.error_code(code, reason);
             match reject {
                 Reject::UnknownAttributes(unknown) => {
                     writer.unknown_attributes(unknown);
@@ -234,6 +243,8 @@ pub(super) enum Reject {
     BadRequest,
     /// 403: policy forbids this peer, or this client.
     Forbidden,
+    /// 403: the login is good on other listeners only.
+    ForcedPath,
     /// 405: mobility is switched off.
     MobilityForbidden,
     /// 420: comprehension-required attributes this server does not know.
@@ -265,7 +276,7 @@ impl Reject {
             Self::TryAlternate(_) => 300,
             Self::Challenge(challenge) => challenge.code(),
             Self::BadRequest => 400,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::ForcedPath => 403,
             Self::MobilityForbidden => 405,
             Self::UnknownAttributes(_) => 420,
             Self::AllocationMismatch => 437,

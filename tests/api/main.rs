@@ -1,6 +1,7 @@
 //! The credentials API, through its router and over the front door's TLS.
 
 mod access;
+mod forced;
 mod forms;
 mod front_door;
 
@@ -26,6 +27,7 @@ use tower::ServiceExt;
 const SECRET: &[u8] = b"c5b6a1f2e7d84930b1c2d3e4f5061728";
 const NOW: u64 = 1_893_456_000;
 const KEY: &str = "app-key-0123456789abcdef";
+const FORCED_KEY: &str = "forced-key-0123456789abcdef";
 const NAMING_KEY: &str = "naming-key-0123456789abcdef";
 
 fn settings() -> ApiSettings {
@@ -33,6 +35,7 @@ fn settings() -> ApiSettings {
         name: name.into(),
         key: key.into(),
         choose_username,
+        forced: name == "forced",
     };
     ApiSettings {
         enabled: true,
@@ -41,9 +44,15 @@ fn settings() -> ApiSettings {
             "turns:turn.example.org:443?transport=tcp".into(),
             "turn:turn.example.org:3478?transport=udp".into(),
         ],
+        forced_uris: vec!["turns:turn.example.org:443?transport=tcp".into()],
         uris_from_listeners: false,
+        forced: false,
         relay_only: true,
-        keys: vec![key("app", KEY, false), key("naming", NAMING_KEY, true)],
+        keys: vec![
+            key("app", KEY, false),
+            key("naming", NAMING_KEY, true),
+            key("forced", FORCED_KEY, true),
+        ],
         open: false,
         query_key: false,
         cors_origins: vec!["https://app.example.org".into()],

@@ -89,7 +89,7 @@ fn a_rotated_out_secret_is_refused_after_a_reload_and_calls_go_on() {
 }
 
 /// Sends an HTTP/1.1 request over TLS to the front door.
-fn https(server: &Server, request: &str) -> (u16, String, String) {
+pub(crate) fn https(server: &Server, request: &str) -> (u16, String, String) {
     let name = ServerName::try_from("relay.test").expect("a name");
     let connection = ClientConnection::new(tls_config(&[b"http/1.1"]), name).expect("a client");
     let socket = TcpStream::connect(server.door).expect("the front door accepts");
@@ -115,7 +115,7 @@ fn https(server: &Server, request: &str) -> (u16, String, String) {
     )
 }
 
-fn post(path: &str, headers: &str, body: &str) -> String {
+pub(crate) fn post(path: &str, headers: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: relay.test\r\nConnection: close\r\n{headers}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()

@@ -63,7 +63,8 @@ impl Server {
         Self::launch(&format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}"), "::1")
     }
 
-    /// Starts with everything but listeners, relay addresses and admin listener in `sections`.
+    /// Starts with everything but listeners, relay addresses and admin listener in `sections`, where `@DOOR@` stands for the
+    /// port of the front door.
     pub(crate) fn start_custom(sections: &str) -> Self {
         Self::launch(sections, "off")
     }
@@ -109,6 +110,7 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
 {sections}"#,
             state = dir.join("state").display()
         );
+        let config = config.replace("@DOOR@", &door.port().to_string());
         std::fs::write(dir.join("relay.toml"), config).expect("the configuration is written");
         let child = spawn(&dir);
         let mut server = Self {

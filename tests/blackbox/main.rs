@@ -8,6 +8,7 @@ mod discovery;
 mod drain;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
+mod forced;
 mod harness;
 mod hostile;
 mod mobility;

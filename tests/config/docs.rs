@@ -215,6 +215,10 @@ fn the_worked_example_of_a_credential_is_right() {
     let minted = relay::turn::credential::mint(b"north", expiry, Some("alice")).expect("a credential");
     assert!(CREDENTIALS.contains(&format!("| username | `{}` (good until 2030-01-01", minted.username)));
     assert!(CREDENTIALS.contains(&format!("| password | `{}` |", minted.password)));
+    let secret = relay::turn::credential::Secret::new(b"north");
+    let forced = secret.mint_forced(expiry, Some("alice")).expect("a credential");
+    assert!(CREDENTIALS.contains(&format!("| username | `{}` |", forced.username)));
+    assert!(CREDENTIALS.contains(&format!("| password | `{}` |", forced.password)));
 }
 
 #[test]

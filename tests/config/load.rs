@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relay::service::config::{Loaded, Purpose, uris};
+use relay::service::config::offer::uris;
+use relay::service::config::{Loaded, Purpose};
 use relay::service::tls_store::CertificateFiles;
 use relay::turn::config::RelayAddress;
 use relay::turn::credential::{MintedCredential, mint};

@@ -7,6 +7,7 @@ mod command;
 mod docs;
 mod environment;
 mod first_run;
+mod forced;
 mod load;
 mod machine;
 mod properties;

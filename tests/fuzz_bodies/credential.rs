@@ -2,20 +2,22 @@
 
 use core::time::Duration;
 
-use relay::turn::credential::{TimeLimited, mint, quota_key};
+use relay::turn::credential::{Secret, TimeLimited, quota_key};
 use relay::turn::nonce::{Features, Nonces};
 use relay::turn::time::UnixTime;
 use relay::turn::types::{FiveTuple, Transport};
 
 use super::Bytes;
 
-/// What the grammar says, the plain way: `None`, or expiry and userid.
-fn by_the_book(username: &[u8]) -> Option<(u64, &str)> {
+/// What the grammar says, the plain way: `None`, or expiry, whether it is forced, and userid.
+fn by_the_book(username: &[u8]) -> Option<(u64, bool, &str)> {
     let text = std::str::from_utf8(username).ok()?;
-    let (digits, userid) = match text.find(':') {
+    let (head, userid) = match text.find(':') {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, ""),
     };
+    let forced = head.ends_with("+forced");
+    let digits = if forced { &head[..head.len() - 7] } else { head };
     if digits.is_empty() || digits.len() > 12 || userid.len() > 128 {
         return None;
     }
@@ -26,25 +28,26 @@ fn by_the_book(username: &[u8]) -> Option<(u64, &str)> {
         }
         expiry = expiry * 10 + u64::from(digit as u32 - '0' as u32);
     }
-    (!userid.chars().any(char::is_control)).then_some((expiry, userid))
+    (!userid.chars().any(char::is_control)).then_some((expiry, forced, userid))
 }
 
 /// F8: any bytes as a username.
 pub(crate) fn rest_username(input: &[u8]) {
     let expected = by_the_book(input);
-    let parsed = TimeLimited::parse(input).map(|parsed| (parsed.expiry.0, parsed.userid));
+    let parsed = TimeLimited::parse(input).map(|parsed| (parsed.expiry.0, parsed.forced, parsed.userid));
     assert_eq!(parsed, expected);
     if let Ok(text) = std::str::from_utf8(input) {
-        assert_eq!(quota_key(text), expected.map_or(text, |(_, userid)| userid));
+        assert_eq!(quota_key(text), expected.map_or(text, |(_, _, userid)| userid));
     }
-    if let Some((expiry, userid)) = expected {
+    if let Some((expiry, forced, userid)) = expected {
+        let mint = if forced { Secret::mint_forced } else { Secret::mint };
         let minted = mint(
-            b"secret",
+            &Secret::new(b"secret"),
             UnixTime(expiry),
             Some(userid).filter(|userid| !userid.is_empty()),
         );
         let username = minted.expect("what can be read can be minted").username;
-        assert_eq!(by_the_book(username.as_bytes()), Some((expiry, userid)));
+        assert_eq!(by_the_book(username.as_bytes()), Some((expiry, forced, userid)));
     }
 }
 

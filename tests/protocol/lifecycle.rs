@@ -1,5 +1,6 @@
 //! How allocations end, what the operator hears of them, reload and shutdown.
 
+use relay::turn::forced::Path;
 use relay::turn::types::{Link, Transport};
 use relay::turn::{DropReason, EndReason, Event};
 
@@ -105,11 +106,12 @@ fn the_operator_hears_of_both_ends_with_the_traffic_between() {
     assert_eq!((traffic.down_packets, traffic.down_bytes), (2, 2000));
     let counters = &world.counters[0];
     let udp = Transport::Udp as usize;
-    assert_eq!((counters.up[udp].packets.get(), counters.up[udp].bytes.get()), (4, 310));
-    assert_eq!(
-        (counters.down[udp].packets.get(), counters.down[udp].bytes.get()),
-        (2, 2000)
+    let (up, down) = (
+        &counters.up[Path::Other as usize][udp],
+        &counters.down[Path::Other as usize][udp],
     );
+    assert_eq!((up.packets.get(), up.bytes.get()), (4, 310));
+    assert_eq!((down.packets.get(), down.bytes.get()), (2, 2000));
     assert_eq!(counters.allocations_ended[EndReason::Released as usize].get(), 1);
     assert_eq!(
         (

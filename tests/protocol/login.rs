@@ -264,6 +264,7 @@ fn a_userhash_stands_for_a_known_user_where_all_users_are_known() {
         let user = StaticUser {
             name: "alice".into(),
             password: "wonderland".to_owned().into(),
+            forced: false,
         };
         let credentials = CredentialsConfig {
             realm: REALM.into(),

@@ -19,6 +19,7 @@ mod discovery;
 mod even_port;
 mod every;
 mod family;
+mod forced;
 mod hairpin;
 mod icmp;
 mod lifecycle;

@@ -86,6 +86,7 @@ fn credentials_of(realm: &str) -> Arc<Credentials> {
     let user = |name: &str, password: &str| StaticUser {
         name: name.to_owned(),
         password: password.to_owned().into(),
+        forced: false,
     };
     let credentials = CredentialsConfig {
         realm: realm.to_owned(),

@@ -77,6 +77,25 @@ fn another_users_connection_is_not_to_be_had() {
     assert_eq!(data.request(&mut world, &connection_bind(id)), Answer::Bound(id));
 }
 
+//= FORCED-02
+#[test]
+fn the_data_connection_of_a_forced_login_comes_by_the_forced_path_too() {
+    let mut world = World::with(|config| {
+        switched_on(config);
+        config.forced.everyone = true;
+    });
+    let at = |n: u16, port: u16| {
+        let mut client = client_over(n, Transport::Tcp);
+        client.client.five_tuple.server.set_port(port);
+        client
+    };
+    let mut client = at(1, 443);
+    let relayed = client.request(&mut world, &tcp_allocate()).relayed()[0];
+    let id = Owner { client, relayed }.connected(&mut world, addr(PEER));
+    assert_eq!(at(2, 3478).request(&mut world, &connection_bind(id)).code(), 403);
+    assert_eq!(at(3, 443).request(&mut world, &connection_bind(id)), Answer::Bound(id));
+}
+
 //= TCP-ALLOC-09
 #[test]
 fn a_connection_that_nobody_binds_is_closed_after_thirty_seconds() {

@@ -4,6 +4,7 @@
 mod any_certificate;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
+mod forced;
 mod support;
 
 use std::io::Write as _;

@@ -54,6 +54,7 @@ pub fn turn_config() -> Config {
         users: vec![StaticUser {
             name: USER.into(),
             password: PASSWORD.to_owned().into(),
+            forced: false,
         }],
         ..CredentialsConfig::default()
     })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use relay::turn::counters::{Cell, Counters, ERROR_CODES};
+use relay::turn::counters::{Cell, Counters, Direction, ERROR_CODES};
 use relay::turn::types::Transport;
 use relay::turn::{EndReason, Verdict};
 
@@ -85,9 +85,13 @@ impl Ledger {
             );
         }
         for (directions, flows) in [(&counters.up, &self.up), (&counters.down, &self.down)] {
-            for (counted, flow) in directions.iter().zip(flows) {
+            for (transport, flow) in flows.iter().enumerate() {
+                let sum = |cell: fn(&Direction) -> &Cell| {
+                    let counted = directions.iter().map(|path| cell(&path[transport]).get());
+                    counted.sum::<u64>()
+                };
                 assert_eq!(
-                    [counted.packets.get(), counted.bytes.get()],
+                    [sum(|direction| &direction.packets), sum(|direction| &direction.bytes)],
                     [flow.packets, flow.bytes],
                     "relayed data"
                 );

@@ -218,6 +218,7 @@ impl Setup {
             Some(StaticUser {
                 name: user.name.clone(),
                 password,
+                forced: false,
             })
         });
         Credentials::new(CredentialsConfig {

@@ -16,6 +16,7 @@ struct Key {
     name: String,
     digest: [u8; 32],
     choose_username: bool,
+    forced: bool,
     limit: PerKey,
 }
 
@@ -29,6 +30,11 @@ impl Grant<'_> {
     /// The userid is the caller's to choose.
     pub(super) fn may_choose_username(self) -> bool {
         self.key.is_some_and(|key| key.choose_username)
+    }
+
+    /// Whatever it mints is forced.
+    pub(super) fn is_forced(self) -> bool {
+        self.key.is_some_and(|key| key.forced)
     }
 
     /// The name the operator gave the key, for the log.
@@ -49,6 +55,7 @@ impl Keys {
             name: key.name.clone(),
             digest: Sha256::digest(key.key.as_bytes()).into(),
             choose_username: key.choose_username,
+            forced: key.forced,
             limit: PerKey::new(
                 settings.mints_per_minute_per_key,
                 governor::clock::DefaultClock::default(),

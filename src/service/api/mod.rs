@@ -23,8 +23,8 @@ use governor::clock::DefaultClock;
 use self::access::{Grant, Keys};
 use self::counters::{ApiCounters, Route};
 use self::limit::PerAddress;
-pub use self::reply::RtcConfiguration;
 use self::reply::{Minted, Refusal};
+pub use self::reply::{RtcConfiguration, turn_uris};
 use super::config::settings::ApiSettings;
 use crate::turn::credential::{Credentials, MintError};
 use crate::turn::time::UnixTime;
@@ -121,24 +121,39 @@ impl Api {
         self.routes(scheme).merge(not_found)
     }
 
-    fn mint(&self, policy: &Policy, ttl: Option<Duration>, userid: &str) -> Result<Minted, Refusal> {
+    /// `forced`: the caller wishes it; the key and the configuration may say so as well.
+    fn mint(
+        &self,
+        policy: &Policy,
+        grant: Grant<'_>,
+        ttl: Option<Duration>,
+        userid: &str,
+        forced: bool,
+    ) -> Result<Minted, Refusal> {
+        let forced = forced || grant.is_forced() || policy.settings.forced;
+        if forced && policy.settings.forced_uris.is_empty() {
+            return Err(Refusal::Unavailable("no listener is there for forced relay"));
+        }
+        let mint = if forced {
+            Credentials::mint_forced
+        } else {
+            Credentials::mint
+        };
         let ttl = ttl.unwrap_or(policy.settings.default_ttl).min(policy.settings.max_ttl);
         let now = (self.clock)();
-        let credential = policy
-            .credentials
-            .mint(now, ttl, Some(userid))
-            .map_err(|error| match error {
-                MintError::NoSecret => Refusal::Unavailable("no shared secret is configured to mint credentials with"),
-                MintError::Lifetime => {
-                    Refusal::Unavailable("the configured lifetimes do not fit the server's own bound")
-                }
-                MintError::Userid => Refusal::BadRequest("username cannot be a userid"),
-            })?;
-        Ok(Minted {
+        let credential = mint(&policy.credentials, now, ttl, Some(userid)).map_err(|error| match error {
+            MintError::NoSecret => Refusal::Unavailable("no shared secret is configured to mint credentials with"),
+            MintError::Lifetime => Refusal::Unavailable("the configured lifetimes do not fit the server's own bound"),
+            MintError::Userid => Refusal::BadRequest("username cannot be a userid"),
+        })?;
+        let minted = Minted {
             credential,
             ttl,
             expiry: UnixTime(now.0.saturating_add(ttl.as_secs())),
-        })
+            forced,
+        };
+        log_mint(grant, &minted);
+        Ok(minted)
     }
 }
 
@@ -170,10 +185,10 @@ async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Ref
         return Err(Refusal::BadRequest("service=turn is required"));
     }
     let ttl = wish.ttl.as_deref().map(request::ttl).transpose()?;
+    let forced = wish.forced.as_deref().map_or(Ok(false), request::forced)?;
     let userid = choose_userid(grant, wish.username)?;
     grant.take()?;
-    let minted = api.mint(&policy, ttl, &userid)?;
-    log_mint(grant, &minted);
+    let minted = api.mint(&policy, grant, ttl, &userid, forced)?;
     Ok(minted.draft(&policy.settings))
 }
 
@@ -191,8 +206,7 @@ async fn modern(State(api): State<Api>, request: Request) -> Result<Response, Re
     let wish = request::Modern::parse(&body)?;
     let userid = choose_userid(grant, wish.username)?;
     grant.take()?;
-    let minted = api.mint(&policy, wish.ttl, &userid)?;
-    log_mint(grant, &minted);
+    let minted = api.mint(&policy, grant, wish.ttl, &userid, wish.forced)?;
     Ok(minted.modern(&policy.settings))
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Minted {
     pub(super) ttl: Duration,
     /// When it ends.
     pub(super) expiry: UnixTime,
+    /// It is good on the forced path only.
+    pub(super) forced: bool,
 }
 
 /// The TURN REST draft's answer.
@@ -56,9 +58,10 @@ struct IceServer {
 }
 
 impl RtcConfiguration {
-    /// The configured URIs with `credential`. STUN URIs stand in an entry of their own: some clients refuse a mixed one.
-    pub fn new(settings: &ApiSettings, credential: &MintedCredential) -> Self {
-        let (stun, turn): (Vec<_>, Vec<_>) = settings.uris.iter().cloned().partition(|uri| is_stun(uri));
+    /// The configured URIs with `credential`, or those for a `forced` one. STUN URIs stand in an entry of their own: some
+    /// clients refuse a mixed one.
+    pub fn new(settings: &ApiSettings, credential: &MintedCredential, forced: bool) -> Self {
+        let (stun, turn): (Vec<_>, Vec<_>) = uris(settings, forced).iter().cloned().partition(|uri| is_stun(uri));
         let mut ice_servers = vec![IceServer {
             urls: turn,
             username: Some(credential.username.clone()),
@@ -73,9 +76,19 @@ impl RtcConfiguration {
         }
         Self {
             ice_servers,
-            ice_transport_policy: settings.relay_only.then_some("relay"),
+            ice_transport_policy: (forced || settings.relay_only).then_some("relay"),
         }
     }
+}
+
+fn uris(settings: &ApiSettings, forced: bool) -> &[String] {
+    if forced { &settings.forced_uris } else { &settings.uris }
+}
+
+/// The TURN URIs for a credential, without STUN URIs.
+pub fn turn_uris(settings: &ApiSettings, forced: bool) -> Vec<&str> {
+    let uris = uris(settings, forced).iter().map(String::as_str);
+    uris.filter(|uri| !is_stun(uri)).collect()
 }
 
 fn is_stun(uri: &str) -> bool {
@@ -85,18 +98,12 @@ fn is_stun(uri: &str) -> bool {
 impl Minted {
     /// In the TURN REST draft's form. Its `uris` are TURN URIs alone.
     pub(super) fn draft(&self, settings: &ApiSettings) -> Response {
-        let uris = settings
-            .uris
-            .iter()
-            .map(String::as_str)
-            .filter(|uri| !is_stun(uri))
-            .collect();
         let (username, password) = (&self.credential.username, &self.credential.password);
         Json(DraftReply {
             username,
             password,
             ttl: self.ttl.as_secs(),
-            uris,
+            uris: turn_uris(settings, self.forced),
         })
         .into_response()
     }
@@ -109,7 +116,7 @@ impl Minted {
         ];
         (
             HeaderMap::from_iter(numbers),
-            Json(RtcConfiguration::new(settings, &self.credential)),
+            Json(RtcConfiguration::new(settings, &self.credential, self.forced)),
         )
             .into_response()
     }

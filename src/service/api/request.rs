@@ -19,6 +19,8 @@ pub(super) struct Draft {
     pub(super) username: Option<String>,
     /// Wished lifetime, seconds.
     pub(super) ttl: Option<String>,
+    /// `true`: a forced credential is wished.
+    pub(super) forced: Option<String>,
     /// `key` or `api` of the query string: it ends up in logs on the way here.
     pub(super) query_key: Option<String>,
     /// `key` or `api` of the form.
@@ -40,6 +42,7 @@ impl Draft {
                 "service" => &mut self.service,
                 "username" => &mut self.username,
                 "ttl" => &mut self.ttl,
+                "forced" => &mut self.forced,
                 "key" | "api" if query => &mut self.query_key,
                 "key" | "api" => &mut self.form_key,
                 _ => continue,
@@ -61,6 +64,8 @@ pub(super) struct Modern {
     pub(super) username: Option<String>,
     /// Wished lifetime.
     pub(super) ttl: Option<Duration>,
+    /// A forced credential is wished.
+    pub(super) forced: bool,
 }
 
 impl Modern {
@@ -88,13 +93,16 @@ impl Modern {
                 ("ttl", _) => return Err(Refusal::BadRequest(BAD_TTL)),
                 ("username", Value::String(s)) => modern.username = Some(s),
                 ("username", _) => return Err(Refusal::BadRequest("username must be a string")),
-                _ => return Err(Refusal::BadRequest("unknown member; known are: ttl, username")),
+                ("forced", Value::Bool(forced)) => modern.forced = forced,
+                ("forced", _) => return Err(Refusal::BadRequest(BAD_FORCED)),
+                _ => return Err(Refusal::BadRequest("unknown member; known are: forced, ttl, username")),
             }
         }
         Ok(modern)
     }
 }
 
+const BAD_FORCED: &str = "forced must be true or false";
 const BAD_TTL: &str = "ttl must be a whole number of seconds above 0";
 
 /// A lifetime in decimal digits. One too long to count is a long one: the cap decides.
@@ -106,6 +114,11 @@ pub(super) fn ttl(text: &str) -> Result<Duration, Refusal> {
         0 => Err(Refusal::BadRequest(BAD_TTL)),
         seconds => Ok(Duration::from_secs(seconds)),
     }
+}
+
+/// Reads `true` or `false`.
+pub(super) fn forced(text: &str) -> Result<bool, Refusal> {
+    text.parse().map_err(|_| Refusal::BadRequest(BAD_FORCED))
 }
 
 /// Checks a wished userid. It goes into log lines and STUN messages: no control characters, no text-direction tricks.
@@ -207,9 +220,11 @@ mod tests {
             wish,
             Modern {
                 username: Some("alice".into()),
-                ttl: Some(Duration::from_secs(600))
+                ttl: Some(Duration::from_secs(600)),
+                forced: false,
             }
         );
+        assert!(parse(r#"{"forced":true}"#).expect("forced").forced);
         for defaults in ["", "  \r\n", "{}", r#"{"ttl":null,"username":null}"#] {
             assert_eq!(parse(defaults).expect(defaults), Modern::default());
         }
@@ -223,6 +238,8 @@ mod tests {
             r#"{"ttl":"600"}"#,
             r#"{"ttl":1e400}"#,
             r#"{"username":7}"#,
+            r#"{"forced":1}"#,
+            r#"{"forced":"true"}"#,
             r#"{"tttl":7}"#,
             "{",
             "\u{feff}{}",

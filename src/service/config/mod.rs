@@ -5,6 +5,7 @@
 //! schema     tree → typed values, defaults, bounds   reader     … key by key; unknown keys
 //! check      sense of the whole, no I/O              build      files, names, addresses → Settings
 //! diagnostic every mistake with its place            effective  what is in force, as TOML
+//! offer      the URIs clients are told
 //! ```
 //!
 //! Every mistake is found before anything is bound, and all are told at once. Deliberately absent: including other
@@ -16,6 +17,7 @@ pub mod diagnostic;
 mod document;
 mod effective;
 pub mod env;
+pub mod offer;
 mod overrides;
 mod reader;
 mod schema;
@@ -27,14 +29,13 @@ use core::time::Duration;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use self::build::Context;
 use self::diagnostic::{Diagnostic, Diagnostics, Place};
 use self::document::Table;
 use self::env::Env;
-use self::settings::{ListenerSettings, Settings};
+use self::settings::Settings;
 
 /// Holds the whole configuration where a file is not handy.
 const BODY_VARIABLE: &str = "RELAY_CONFIG";
@@ -145,57 +146,6 @@ pub fn keys() -> Vec<String> {
 /// Reads a duration as it stands in the configuration: `90s`, `1h30m`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     value::parse_duration(text)
-}
-
-/// The TURN URIs of `listeners`, for clients that reach the server as `host`: few, because a client tries every one of
-/// them. UDP first, as media likes it best, on two ports; TLS, plain TCP and DTLS on 443 if that is served. With
-/// `relay_only` first what gets through firewalls: port 443, TLS before UDP. DTLS comes last: browsers do not know it.
-pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec<String> {
-    let in_uri = match host.parse::<Ipv6Addr>() {
-        Ok(ip) => format!("[{ip}]"),
-        Err(_) => host.to_owned(),
-    };
-    // A listener that only this machine reaches is of no use to others.
-    let local_host = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let ports = |speaks: fn(&ListenerSettings) -> bool| {
-        let mut ports: Vec<u16> = Vec::new();
-        for listener in listeners.iter().filter(|listener| speaks(listener)) {
-            let reached = listener
-                .addresses
-                .iter()
-                .find(|address| local_host || !address.ip().is_loopback());
-            ports.extend(
-                reached
-                    .map(|address| address.port())
-                    .filter(|port| !ports.contains(port)),
-            );
-        }
-        ports
-    };
-    let best = |ports: Vec<u16>| {
-        ports
-            .iter()
-            .copied()
-            .find(|port| *port == 443)
-            .or(ports.first().copied())
-    };
-    let uri = |scheme: &str, transport: &str, port: u16| format!("{scheme}:{in_uri}:{port}?transport={transport}");
-
-    let mut udp = ports(|listener| listener.udp);
-    if let Some(web) = udp.iter().position(|port| *port == 443) {
-        let web = udp.remove(web);
-        udp.insert(usize::from(!relay_only).min(udp.len()), web);
-    }
-    udp.truncate(2);
-    let udp = udp.into_iter().map(|port| uri("turn", "udp", port));
-    let tls = best(ports(|listener| listener.tls)).map(|port| uri("turns", "tcp", port));
-    let tcp = best(ports(|listener| listener.tcp)).map(|port| uri("turn", "tcp", port));
-    let dtls = best(ports(|listener| listener.dtls)).map(|port| uri("turns", "udp", port));
-    if relay_only {
-        tls.into_iter().chain(udp).chain(tcp).chain(dtls).collect()
-    } else {
-        udp.chain(tls).chain(tcp).chain(dtls).collect()
-    }
 }
 
 /// The text of the configuration and what is known about it.

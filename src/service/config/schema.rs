@@ -1,6 +1,8 @@
 //! Every key there is, with its type, default and bounds. `config/relay.toml` and `docs/configuration.md` list the same
 //! keys; tests hold the three together.
 
+mod choices;
+mod forced_relay;
 mod tcp;
 
 use core::time::Duration;
@@ -76,6 +78,7 @@ pub(super) struct Raw {
     pub(super) peers: RawPeers,
     pub(super) turn: RawTurn,
     pub(super) nat_discovery: RawNatDiscovery,
+    pub(super) forced_relay: forced_relay::RawForcedRelay,
     pub(super) limits: RawLimits,
     pub(super) udp: RawUdp,
     pub(super) dtls: RawDtls,
@@ -98,6 +101,7 @@ pub(super) struct RawUser {
     pub(super) name: Located<String>,
     /// `None`: missing or wrong, and reported.
     pub(super) password: Option<SecretOrFile>,
+    pub(super) forced: Located<bool>,
 }
 
 /// A secret written down, or the file that holds it.
@@ -238,6 +242,7 @@ pub(super) struct RawKey {
     /// `None`: missing or wrong, and reported.
     pub(super) key: Option<SecretOrFile>,
     pub(super) choose_username: Located<bool>,
+    pub(super) forced: Located<bool>,
 }
 
 pub(super) struct RawAdmin {
@@ -274,41 +279,6 @@ pub(super) enum Protocol {
     Tcp,
     Tls,
     Https,
-}
-
-impl Choice for Format {
-    const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
-}
-
-impl Choice for Protocol {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("udp", Self::Udp),
-        ("dtls", Self::Dtls),
-        ("tcp", Self::Tcp),
-        ("tls", Self::Tls),
-        ("https", Self::Https),
-    ];
-}
-
-impl Choice for ClientIp {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("full", Self::Full), ("truncated", Self::Truncated), ("off", Self::Off)];
-}
-
-impl Choice for ProxyProtocol {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("off", Self::Off),
-        ("optional", Self::Optional),
-        ("required", Self::Required),
-    ];
-}
-
-impl Choice for Challenge {
-    const ALL: &'static [(&'static str, Self)] = &[
-        ("full", Self::Full),
-        ("compact_udp", Self::CompactUdp),
-        ("compact", Self::Compact),
-    ];
 }
 
 /// What reading gives: the values, the effective configuration, and the name of every key.
@@ -363,6 +333,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             ports: s.value("ports", vec![Port(3478), Port(3479)]),
             max_padding: s.number("max_padding", 1500, 0..=1500),
         }),
+        forced_relay: top.section("forced_relay", forced_relay::read),
         limits: top.section("limits", read_limits),
         udp: top.section("udp", |s| RawUdp {
             receive_buffer: s.within("receive_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
@@ -425,7 +396,12 @@ fn read_credentials(s: &mut Section<'_, '_>) -> RawCredentials {
             .tables("users", Vec::new(), |user, place| {
                 let name = user.required("name", "\"alice\"", place);
                 let password = secret_or_file(user, "password", "password_file", place);
-                Some(RawUser { name: name?, password })
+                let forced = user.value("forced", false);
+                Some(RawUser {
+                    name: name?,
+                    password,
+                    forced,
+                })
             })
             .value,
     }
@@ -562,10 +538,12 @@ fn read_api(s: &mut Section<'_, '_>) -> RawApi {
             let name = key.required("name", "\"app\"", place);
             let secret = secret_or_file(key, "key", "key_file", place);
             let choose_username = key.value("choose_username", false);
+            let forced = key.value("forced", false);
             Some(RawKey {
                 name: name?,
                 key: secret,
                 choose_username,
+                forced,
             })
         }),
     }

@@ -42,6 +42,15 @@ pub struct Settings {
     pub first_run: FirstRun,
 }
 
+impl Settings {
+    /// Whether the configuration binds anybody to the forced path.
+    pub fn forces_somebody(&self) -> bool {
+        self.turn.forced.everyone
+            || self.turn.credentials.has_forced_users()
+            || (self.api.enabled && self.api.keys.iter().any(|key| key.forced))
+    }
+}
+
 /// One address with the protocols accepted there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerSettings {
@@ -77,6 +86,29 @@ pub enum ProxyProtocol {
     Optional,
     /// Proxies alone, each connection with a PROXY header. Anybody else is refused.
     Required,
+}
+
+impl ListenerSettings {
+    /// Whether TURN is spoken here over any transport.
+    pub const fn carries_turn(&self) -> bool {
+        self.udp || self.tcp || self.tls || self.dtls
+    }
+
+    /// For messages: `*:443 (udp, tls)`.
+    pub fn describe(&self) -> String {
+        let all = [
+            (self.udp, "udp"),
+            (self.tcp, "tcp"),
+            (self.tls, "tls"),
+            (self.dtls, "dtls"),
+            (self.https, "https"),
+        ];
+        let spoken: Vec<_> = all
+            .into_iter()
+            .filter_map(|(speaks, name)| speaks.then_some(name))
+            .collect();
+        format!("{} ({})", self.label, spoken.join(", "))
+    }
 }
 
 /// Where certificates come from.
@@ -174,8 +206,12 @@ pub struct ApiSettings {
     pub host: String,
     /// URIs handed out, in order of preference.
     pub uris: Vec<String>,
-    /// `uris` was made from the listeners (`config::uris`): to be made again where some could not be bound.
+    /// URIs for forced logins: those of the forced path.
+    pub forced_uris: Vec<String>,
+    /// The URIs were made from the listeners (`config::offer`): to be made again where some could not be bound.
     pub uris_from_listeners: bool,
+    /// Whatever is minted is forced (`forced_relay.everyone`).
+    pub forced: bool,
     /// `iceTransportPolicy: "relay"` in the modern form.
     pub relay_only: bool,
     /// Keys that may mint. Empty and not `open`: nobody may.
@@ -205,6 +241,8 @@ pub struct ApiKey {
     pub key: String,
     /// May choose the userid; otherwise the server does.
     pub choose_username: bool,
+    /// Whatever it mints is forced.
+    pub forced: bool,
 }
 
 impl core::fmt::Debug for ApiKey {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::exposition::{Exposition, Sample};
 use crate::turn::counters::{Cell, Counters, Direction, ERROR_CODES, METHODS};
+use crate::turn::forced::Path;
 use crate::turn::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use crate::turn::types::Transport;
 
@@ -28,6 +29,16 @@ pub(super) fn collect(shards: &[Arc<Counters>], out: &mut Exposition) {
             .iter()
             .enumerate()
             .map(|(i, code)| Sample::with([("code", &code.to_string())], sum(&|c| &c.errors[i]))),
+    );
+    out.counter(
+        "relay_forced_refused_total",
+        "Allocate requests of forced logins refused because they came by another path, by the client's transport.",
+        Transport::ALL.iter().map(|transport| {
+            Sample::with(
+                [("transport", transport.as_str())],
+                sum(&|c| &c.forced_refused[*transport as usize]),
+            )
+        }),
     );
     allocations(&sum, out);
     tcp(&sum, out);
@@ -73,24 +84,32 @@ fn packets(sum: &Sum<'_>, out: &mut Exposition) {
 
 fn traffic(sum: &Sum<'_>, out: &mut Exposition) {
     let samples = |pick: fn(&Direction) -> &Cell| {
-        let up = Transport::ALL.iter().enumerate().map(move |(i, transport)| {
-            let labels = [("direction", "up"), ("transport", transport.as_str())];
-            Sample::with(labels, sum(&|c| pick(&c.up[i])))
-        });
-        let down = Transport::ALL.iter().enumerate().map(move |(i, transport)| {
-            let labels = [("direction", "down"), ("transport", transport.as_str())];
-            Sample::with(labels, sum(&|c| pick(&c.down[i])))
-        });
-        up.chain(down)
+        let legs = Path::ALL
+            .into_iter()
+            .flat_map(|path| Transport::ALL.map(|transport| (path, transport)));
+        legs.flat_map(move |(path, transport)| {
+            let labels = |direction| {
+                [
+                    ("direction", direction),
+                    ("path", path.as_str()),
+                    ("transport", transport.as_str()),
+                ]
+            };
+            let (path, transport) = (path as usize, transport as usize);
+            [
+                Sample::with(labels("up"), sum(&|c| pick(&c.up[path][transport]))),
+                Sample::with(labels("down"), sum(&|c| pick(&c.down[path][transport]))),
+            ]
+        })
     };
     out.counter(
         "relay_traffic_packets_total",
-        "Packets relayed: up is client to peer, down is peer to client; by the client's transport.",
+        "Packets relayed: up is client to peer, down is peer to client; by the client's path and transport.",
         samples(|direction| &direction.packets),
     );
     out.counter(
         "relay_traffic_bytes_total",
-        "Bytes of application data relayed: up is client to peer, down is peer to client; by the client's transport.",
+        "Bytes of application data relayed: up is client to peer, down is peer to client; by the client's path and transport.",
         samples(|direction| &direction.bytes),
     );
 }

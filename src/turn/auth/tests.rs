@@ -25,6 +25,7 @@ fn config(secrets: Vec<Secret>, users: &[(&str, &str)]) -> Config {
     let users = users.iter().map(|(name, password)| StaticUser {
         name: (*name).to_owned(),
         password: (*password).to_owned().into(),
+        forced: false,
     });
     let credentials = CredentialsConfig {
         realm: REALM.to_owned(),

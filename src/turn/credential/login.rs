@@ -25,6 +25,8 @@ pub struct Login {
     pub quota_key: Arc<str>,
     /// The key that verified.
     pub key: Key,
+    /// May allocate on the forced path only.
+    pub forced: bool,
 }
 
 impl Credentials {
@@ -58,6 +60,7 @@ impl Credentials {
                 username: Arc::from(username),
                 quota_key: Arc::from(quota_key(username)),
                 key,
+                forced: parts.is_some_and(|parts| parts.forced),
             })
         });
         self.users.login(&self.realm, name, algorithm, verify).or(by_secret)
@@ -78,6 +81,7 @@ struct User {
     name: Arc<str>,
     md5: Key,
     sha256: Key,
+    forced: bool,
 }
 
 impl User {
@@ -119,6 +123,7 @@ impl StaticTable {
             name: Arc::from(name.as_str()),
             md5: key(PasswordAlgorithm::Md5),
             sha256: key(PasswordAlgorithm::Sha256),
+            forced: user.forced,
         })
     }
 
@@ -128,6 +133,10 @@ impl StaticTable {
 
     pub(super) fn is_empty(&self) -> bool {
         self.users.is_empty()
+    }
+
+    pub(super) fn any_forced(&self) -> bool {
+        self.users.iter().any(|user| user.forced)
     }
 
     fn find(&self, hash: &[u8; 32]) -> Option<&User> {
@@ -155,6 +164,7 @@ impl StaticTable {
             username: Arc::clone(&user.name),
             quota_key: Arc::clone(&user.name),
             key: key.clone(),
+            forced: user.forced,
         })
     }
 }

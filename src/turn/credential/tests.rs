@@ -12,6 +12,7 @@ fn user(name: &str, password: &str) -> StaticUser {
     StaticUser {
         name: name.into(),
         password: Zeroizing::new(password.into()),
+        forced: false,
     }
 }
 
@@ -81,6 +82,7 @@ fn usernames_are_read_strictly() {
     for (username, expiry, userid) in good {
         let expected = TimeLimited {
             expiry: UnixTime(expiry),
+            forced: false,
             userid,
         };
         assert_eq!(TimeLimited::parse(username.as_bytes()), Some(expected), "{username}");
@@ -112,6 +114,61 @@ fn usernames_are_read_strictly() {
     let longest = format!("1:{}", "u".repeat(TimeLimited::MAX_USERID));
     assert!(TimeLimited::parse(longest.as_bytes()).is_some());
     assert!(TimeLimited::parse(format!("{longest}u").as_bytes()).is_none());
+}
+
+//= FORCED-01
+#[test]
+fn forced_stands_behind_the_expiry_and_no_userid_is_taken_for_it() {
+    let forced =
+        |username: &str| TimeLimited::parse(username.as_bytes()).map(|parts| (parts.forced, parts.userid.to_owned()));
+    for (username, is_forced, userid) in [
+        ("1893456000+forced:alice", true, "alice"),
+        ("1893456000+forced", true, ""),
+        ("1893456000+forced:", true, ""),
+        ("1893456000+forced:+forced:a", true, "+forced:a"),
+        ("1893456000:+forced", false, "+forced"),
+        ("1893456000:forced", false, "forced"),
+        ("1893456000:a+forced:b", false, "a+forced:b"),
+    ] {
+        assert_eq!(forced(username), Some((is_forced, userid.to_owned())), "{username}");
+    }
+    for username in [
+        "1893456000+:a",
+        "1893456000+Forced:a",
+        "1893456000+force:a",
+        "1893456000+forced+forced:a",
+        "1893456000 +forced:a",
+        "1893456000+forced :a",
+        "1893456000+forced;a",
+        "+forced:a",
+        "forced+1893456000:a",
+        "1000000000000+forced:a",
+    ] {
+        assert_eq!(forced(username), None, "{username}");
+    }
+}
+
+//= FORCED-01
+//= FORCED-03
+#[test]
+fn a_forced_credential_is_signed_as_such_and_is_the_same_user() {
+    let credentials = credentials(&["north"], &[]);
+    let hour = Duration::from_secs(3600);
+    let minted = credentials.mint_forced(NOW, hour, Some("alice")).unwrap();
+    assert_eq!(minted.username, format!("{}+forced:alice", NOW.0 + 3600));
+    assert_eq!(minted.password, self::minted("north", &minted.username));
+    let login_of = |username: &str| login(&credentials, username, &minted.password, Some(NOW));
+    let login = login_of(&minted.username).unwrap();
+    assert!(login.forced && &*login.quota_key == "alice");
+    assert!(
+        login_of(&minted.username.replace("+forced", "")).is_none(),
+        "the mark is signed"
+    );
+    let free = credentials.mint(NOW, hour, Some("alice")).unwrap();
+    let free = self::login(&credentials, &free.username, &free.password, Some(NOW)).unwrap();
+    assert!(!free.forced && free.quota_key == login.quota_key);
+    let bare = credentials.mint_forced(NOW, hour, None).unwrap();
+    assert_eq!(bare.username, format!("{}+forced", NOW.0 + 3600));
 }
 
 //= REST-05

@@ -6,11 +6,14 @@ use super::MintError;
 use crate::turn::time::UnixTime;
 use crate::wire::opaque_string;
 
-/// A username `expiry[:userid]`, taken apart.
+/// A username `expiry["+forced"][:userid]`, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeLimited<'a> {
     /// When it ceases to be good.
     pub expiry: UnixTime,
+    /// Good on the forced path only (`turn::forced`). Stands before the colon, where others that mint write digits and
+    /// nothing else: no userid of theirs can be taken for it.
+    pub forced: bool,
     /// Who it is for; empty if it does not say. May hold further colons.
     pub userid: &'a str,
 }
@@ -20,18 +23,23 @@ impl<'a> TimeLimited<'a> {
     pub const MAX_USERID: usize = 128;
     /// Most digits of an expiry: enough for 30,000 years, too few to overflow.
     const MAX_DIGITS: usize = 12;
+    /// What stands behind the expiry of a forced credential.
+    const FORCED: &'static str = "+forced";
 
-    /// Reads `username`: 1 to 12 ASCII digits, and behind the first colon a userid of UTF-8 without control characters.
-    /// No sign, no space, no other order.
+    /// Reads `username`: 1 to 12 ASCII digits, maybe `+forced`, and behind the first colon a userid of UTF-8 without
+    /// control characters. No sign, no space, no other word, no other order.
     pub fn parse(username: &'a [u8]) -> Option<Self> {
         let username = core::str::from_utf8(username).ok()?;
-        let (digits, userid) = username.split_once(':').unwrap_or((username, ""));
+        let (head, userid) = username.split_once(':').unwrap_or((username, ""));
+        let marked = head.strip_suffix(Self::FORCED);
+        let digits = marked.unwrap_or(head);
         let decimal = digits.bytes().all(|b| b.is_ascii_digit()) && digits.len() <= Self::MAX_DIGITS;
         if !decimal || !is_userid(userid) {
             return None;
         }
         Some(Self {
             expiry: UnixTime(digits.parse().ok()?),
+            forced: marked.is_some(),
             userid,
         })
     }
@@ -42,10 +50,11 @@ fn is_userid(userid: &str) -> bool {
 }
 
 /// Writes the username for `expiry` and `userid`.
-pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>) -> Result<String, MintError> {
+pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>, forced: bool) -> Result<String, MintError> {
+    let head = format!("{}{}", expiry.0, if forced { TimeLimited::FORCED } else { "" });
     let username = match userid {
-        None => expiry.0.to_string(),
-        Some(userid) if !userid.is_empty() && is_userid(userid) => format!("{}:{userid}", expiry.0),
+        None => head,
+        Some(userid) if !userid.is_empty() && is_userid(userid) => format!("{head}:{userid}"),
         Some(_) => return Err(MintError::Userid),
     };
     // Only a year in five digits is left to go wrong.
@@ -54,7 +63,8 @@ pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>) -> Result<Str
 }
 
 /// What quotas tell users apart by: the userid of a time-limited username, or whoever asks for a new expiry would be a new
-/// user; the whole name of a static one. All usernames without a userid are one user.
+/// user; the whole name of a static one. All usernames without a userid are one user, and so are forced and other ones of
+/// a userid.
 pub fn quota_key(username: &str) -> &str {
     TimeLimited::parse(username.as_bytes()).map_or(username, |parts| parts.userid)
 }

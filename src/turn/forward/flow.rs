@@ -1,6 +1,7 @@
 //! One allocation as the forward table sees it: small sorted arrays, written by the table alone.
 
 use super::address::PeerIp;
+use crate::turn::forced::Path;
 use crate::turn::output::{DropReason, Traffic, Verdict};
 use crate::turn::policy::{PeerClass, PeerPolicy};
 use crate::turn::time::Instant;
@@ -19,6 +20,8 @@ pub(in crate::turn) struct Flow {
     pub(super) client: Client,
     /// That client is gone, and the allocation waits for it to come back (RFC 8016).
     pub(super) away: bool,
+    /// How the client has come: its traffic counts there.
+    pub(super) path: Path,
     pub(super) relayed: [Option<RelayedAddr>; 2],
     /// Expiry of each relayed transport address; [`CLOSED`] before it is bound and after it is gone.
     pub(super) until: [Instant; 2],

@@ -2,6 +2,7 @@
 
 use super::flow::{Checked, Flow};
 use super::{Client, ForwardTable};
+use crate::turn::forced::Path;
 use crate::turn::types::{AllocationId, Family};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -34,12 +35,17 @@ impl ForwardTable {
     }
 
     /// Puts an allocation of another table in, under a new name. Without a `client` it waits for one.
-    pub(in crate::turn) fn adopt(&mut self, mut flow: Box<Flow>, client: Option<Client>, shard: usize) -> AllocationId {
+    pub(in crate::turn) fn adopt(
+        &mut self,
+        mut flow: Box<Flow>,
+        client: Option<(Client, Path)>,
+        shard: usize,
+    ) -> AllocationId {
         let id = self.next_id();
         flow.id = id;
         flow.away = client.is_none();
-        if let Some(client) = client {
-            flow.client = client;
+        if let Some((client, path)) = client {
+            (flow.client, flow.path) = (client, path);
         }
         // What the other table's policy said has no meaning here.
         flow.channels

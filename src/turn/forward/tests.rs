@@ -158,7 +158,7 @@ impl Pair {
         let now = at(self.now);
         match op {
             Op::Insert(c) if !self.ids.contains_key(&c) => {
-                self.ids.insert(c, self.table.insert(client(c)));
+                self.ids.insert(c, self.table.insert(client(c), Path::Other));
                 self.model.insert(c, Model::default());
             }
             Op::Remove(c) => {
@@ -407,7 +407,7 @@ proptest! {
 /// One client with a relayed IPv4 address, open for 600 s from second 0.
 fn one() -> (ForwardTable, AllocationId) {
     let mut table = table(&[]);
-    let id = table.insert(client(0));
+    let id = table.insert(client(0), Path::Other);
     table.open(id, 3, relayed(0, Family::V4), at(600));
     (table, id)
 }
@@ -458,7 +458,7 @@ fn all_4096_channels_can_be_bound_in_any_order() {
 fn a_stale_allocation_id_names_nothing_after_its_slot_was_reused() {
     let (mut table, old) = one();
     table.remove(old);
-    let new = table.insert(client(0));
+    let new = table.insert(client(0), Path::Other);
     table.open(new, 0, relayed(0, Family::V4), at(600));
     assert_eq!(new.index, old.index);
     let relay = RelayId {

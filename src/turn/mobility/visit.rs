@@ -154,7 +154,7 @@ impl Server {
             }
         }
         let (ticket, home) = home.ok_or(Reject::AllocationMismatch)?;
-        self.check_client(client)?;
+        self.check_newcomer(client, session)?;
         self.withdraw(&client.five_tuple);
         let visit = self.visitors.begin(self.shard.index, client, session, message);
         let username = Arc::clone(&session.username);
@@ -356,7 +356,11 @@ impl Server {
         let visitor = self.visitors.remove(&visit);
         let (was, from) = (flow.client().five_tuple, (home, allocation.id));
         let client = visitor.as_ref().map(|visitor| visitor.visit.client);
-        let id = self.forward.adopt(flow, client, self.shard.index);
+        let id = self.forward.adopt(
+            flow,
+            client.map(|client| (client, self.path(&client))),
+            self.shard.index,
+        );
         allocation.id = id;
         if let Some(mobile) = allocation.mobile.as_deref_mut() {
             if let Some(visitor) = &visitor {

@@ -1,5 +1,8 @@
 //! Old path and new path: which of them carries what, and for how long.
 
+use relay::turn::credential::Secret;
+use relay::turn::forced::Path;
+use relay::turn::time::UnixTime;
 use relay::turn::{Event, Verdict};
 
 use super::*;
@@ -328,4 +331,56 @@ fn the_operator_hears_of_a_move_and_the_counters_know_it() {
         _ => None,
     });
     assert_eq!(ended, Some((new.client.five_tuple, 2)), "traffic of its whole life");
+}
+
+//= FORCED-02
+#[test]
+fn a_forced_login_moves_along_the_forced_path_alone() {
+    let minted = Secret::new(SECRET)
+        .mint_forced(UnixTime(START + 1000), Some("u"))
+        .unwrap();
+    let at = |mut client: Client, port| {
+        client.client.five_tuple.server.set_port(port);
+        client.user(&minted.username, &minted.password)
+    };
+    for shard in [0, 1] {
+        let mut world = mobile(2);
+        let mut old = at(client(1), 443);
+        let (relayed, ticket) = settled(&mut world, &mut old);
+        let mut off = at(udp(2, shard), 3478);
+        assert_eq!(off.request(&mut world, &with_ticket(&ticket)).code(), 403);
+        assert_eq!(off.channel_data(&mut world, NUMBER, b"x"), NO_ALLOCATION);
+        assert_reached(&mut world, relayed, &old);
+        let mut on = at(tcp(3, shard), 443);
+        resumed(&mut world, &mut on, &ticket);
+        assert_sends(&mut world, &mut on, relayed);
+        let refused: u64 = world
+            .counters
+            .iter()
+            .map(|c| c.forced_refused[Transport::Udp as usize].get())
+            .sum();
+        assert_eq!(refused, 1);
+    }
+}
+
+#[test]
+fn traffic_counts_by_the_path_the_client_has_moved_to() {
+    let mut world = mobile(1);
+    let mut old = client(1);
+    let (relayed, ticket) = settled(&mut world, &mut old);
+    assert_sends(&mut world, &mut old, relayed);
+    let mut new = tcp(2, 0);
+    new.client.five_tuple.server.set_port(443);
+    resumed(&mut world, &mut new, &ticket);
+    assert_sends(&mut world, &mut new, relayed);
+    assert_reached(&mut world, relayed, &new);
+    let up = |path: Path, transport: Transport| world.counters[0].up[path as usize][transport as usize].packets.get();
+    assert_eq!(
+        (up(Path::Other, Transport::Udp), up(Path::Forced, Transport::Tcp)),
+        (1, 1)
+    );
+    assert_eq!(
+        (up(Path::Forced, Transport::Udp), up(Path::Other, Transport::Tcp)),
+        (0, 0)
+    );
 }

@@ -62,6 +62,7 @@ pub(crate) fn config() -> Config {
     let user = |name: &str, password: &str| StaticUser {
         name: name.to_owned(),
         password: password.to_owned().into(),
+        forced: false,
     };
     let credentials = CredentialsConfig {
         realm: REALM.to_owned(),

@@ -13,21 +13,24 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::Purpose;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::effective::Effective;
 use super::env::Env;
+use super::offer::offer;
 use super::schema::{Format, Raw, RawTcp};
 use super::settings::{
     AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Settings,
     StreamSettings, UdpSettings,
 };
-use super::value::{Auto, Network, Placed, is_host_name};
+use super::value::{Auto, Network, OneOf, Placed, is_host_name};
+use super::{Purpose, check};
 use crate::service::first_run;
 use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
 use crate::turn::credential::Credentials;
 use crate::turn::discovery::Discovery;
+use crate::turn::forced::ForcedRelay;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
+use crate::turn::types::Transport;
 
 /// Descriptors for everything that is neither an allocation nor a client's connection.
 const SPARE_FILES: u64 = 512;
@@ -74,13 +77,14 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     listeners::check_overlaps(raw, &resolved, relay, cx);
     redirect::check(&raw.turn.redirect, &resolved, relay, cx);
     let discovery = discovery::build(&raw.nat_discovery, &resolved, cx);
+    let listeners: Vec<ListenerSettings> = resolved.into_iter().map(|(_, listener)| listener).collect();
+    let forced = forced_relay(raw, &listeners, cx);
     // With mistakes nothing is made: the server will not start.
     if cx.d.has_errors() {
         return None;
     }
     let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
     let found = found.unwrap_or_else(|| addresses::Found::none(raw));
-    let listeners: Vec<ListenerSettings> = resolved.into_iter().map(|(_, listener)| listener).collect();
     let policy = policy(raw, cx, &listeners, &found)?;
     let (secret_file, secret_is_new) = secrets.first_run.unzip();
     Some(Settings {
@@ -88,7 +92,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         // Only where nothing is kept there can it be missing.
         state_dir: state_dir.unwrap_or_default(),
         workers: workers(raw, cx),
-        api: api_settings(raw, secrets.api_keys, &found, &listeners, cx),
+        api: api_settings(raw, secrets.api_keys, &found, &listeners, &forced, cx),
         turn: turn_config(
             raw,
             limits(raw, cx),
@@ -96,6 +100,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
             policy,
             found.relay,
             discovery,
+            forced,
         ),
         tls: tls?,
         stream: stream_settings(raw),
@@ -114,10 +119,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
             mailbox: raw.udp.mailbox.value.0,
             pause: Duration::from_micros(u64::from(raw.udp.pause_micros.value)),
         },
-        admin: AdminSettings {
-            address: raw.admin.address.value.0,
-            api: raw.admin.api.value,
-        },
+        admin: admin_settings(raw),
         log: LogSettings {
             level: raw.log.level.value.clone(),
             json: raw.log.format.value.0 == Format::Json,
@@ -210,23 +212,22 @@ fn api_settings(
     keys: Vec<ApiKey>,
     found: &addresses::Found,
     listeners: &[ListenerSettings],
+    forced: &ForcedRelay,
     cx: &mut Context<'_>,
 ) -> ApiSettings {
     let api = &raw.api;
     let host = api_host(raw, found, cx);
     let uris = match &api.uris.value {
         Auto::Given(uris) => uris.iter().map(|uri| uri.value.clone()).collect(),
-        Auto::Auto => {
-            let uris = super::uris(&host, listeners, api.relay_only.value);
-            cx.effective.note("api.uris", uris.join(" "));
-            uris
-        }
+        Auto::Auto => Vec::new(),
     };
-    ApiSettings {
+    let mut settings = ApiSettings {
         enabled: api.enabled.value,
         host,
         uris,
+        forced_uris: Vec::new(),
         uris_from_listeners: matches!(api.uris.value, Auto::Auto),
+        forced: forced.everyone,
         relay_only: api.relay_only.value,
         keys,
         open: api.open.value,
@@ -241,7 +242,12 @@ fn api_settings(
         max_ttl: api.max_ttl.value,
         mints_per_minute_per_key: api.mints_per_minute_per_key.value,
         mints_per_minute_per_ip: api.mints_per_minute_per_ip.value,
+    };
+    offer(&mut settings, listeners, forced);
+    if settings.uris_from_listeners || forced.everyone {
+        cx.effective.note("api.uris", settings.uris.join(" "));
     }
+    settings
 }
 
 fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> String {
@@ -324,6 +330,7 @@ fn turn_config(
     policy: Arc<PeerPolicy>,
     relay: RelayConfig,
     discovery: Option<Arc<Discovery>>,
+    forced: ForcedRelay,
 ) -> Config {
     Config {
         realm: raw.realm.value.clone(),
@@ -333,6 +340,7 @@ fn turn_config(
         relay,
         binding: raw.turn.binding.value,
         rfc3489_binding: raw.turn.compat.rfc3489_binding.value,
+        forced,
         challenge: raw.turn.challenge.value.0,
         nonce_lifetime: raw.turn.nonce_lifetime.value,
         default_lifetime: raw.turn.default_lifetime.value,
@@ -361,6 +369,25 @@ fn tcp_config(raw: &RawTcp) -> Option<TcpConfig> {
             .as_ref()
             .and_then(|bytes| u64::try_from(bytes.0).ok()),
     })
+}
+
+fn forced_relay(raw: &Raw, listeners: &[ListenerSettings], cx: &mut Context<'_>) -> ForcedRelay {
+    let section = &raw.forced_relay;
+    let forced = ForcedRelay {
+        everyone: section.everyone.value,
+        ports: section.ports.value.iter().map(|port| port.0).collect(),
+        transports: Transport::ALL.map(|transport| section.transports.value.contains(&OneOf(transport))),
+        binding: section.binding.value,
+    };
+    check::forced_against_listeners(raw, &forced, listeners, cx.d);
+    forced
+}
+
+fn admin_settings(raw: &Raw) -> AdminSettings {
+    AdminSettings {
+        address: raw.admin.address.value.0,
+        api: raw.admin.api.value,
+    }
 }
 
 fn stream_settings(raw: &Raw) -> StreamSettings {

@@ -195,7 +195,11 @@ fn users(raw: &Raw, cx: &mut Context<'_>) -> Vec<StaticUser> {
                 text
             }
         };
-        users.push(StaticUser { name, password });
+        users.push(StaticUser {
+            name,
+            password,
+            forced: user.forced.value,
+        });
     }
     users
 }
@@ -227,6 +231,7 @@ fn api_keys(raw: &Raw, cx: &mut Context<'_>) -> Vec<ApiKey> {
             name,
             key: text,
             choose_username: key.choose_username.value,
+            forced: key.forced.value,
         });
     }
     keys

@@ -4,6 +4,7 @@ use super::super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::super::schema::{RawCredentials, SecretOrFile};
 use super::super::strength::{API_KEY_BYTES, SECRET_BYTES, Strength, is_sample, judge};
 use super::DAY;
+use crate::turn::credential::TimeLimited;
 
 /// How to get a good one.
 const MAKE_SECRET: &str = "make one: head -c 32 /dev/urandom | base64";
@@ -64,7 +65,7 @@ fn user_name(name: &str, place: Option<Place>, d: &mut Diagnostics) {
             format!("the user name {name:?} holds a control character"),
             "use letters and digits",
         )
-    } else if expiry.bytes().all(|b| b.is_ascii_digit()) {
+    } else if expiry.bytes().all(|b| b.is_ascii_digit()) || TimeLimited::parse(name.as_bytes()).is_some() {
         let message = format!("the user name {name:?} reads like a time-limited credential (`expiry:id`)");
         (message, "begin it with a letter")
     } else {

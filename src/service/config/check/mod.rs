@@ -4,6 +4,7 @@
 mod acme;
 mod api;
 mod credentials;
+mod forced;
 mod front_door;
 
 use core::time::Duration;
@@ -18,6 +19,7 @@ use super::value::{Auto, Bytes, External, OffOr, OneOf, is_host_name};
 use crate::service::external::is_private;
 
 pub(super) use credentials::{api_key, password, secret};
+pub(super) use forced::against_listeners as forced_against_listeners;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -33,6 +35,7 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     turn(&raw.turn, d);
     redirect(&raw.turn.redirect, d);
     tcp_allocations(raw, d);
+    forced::check(raw, d);
     limits(&raw.limits, d);
     listeners(raw, d);
     front_door::check(raw, d);

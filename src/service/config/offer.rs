@@ -1,0 +1,145 @@
+//! Which URIs clients are told, and which of them a forced login is good for (RFC 7064, RFC 7065).
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::settings::{ApiSettings, ListenerSettings, ProxyProtocol};
+use crate::turn::forced::ForcedRelay;
+use crate::turn::types::Transport;
+
+/// Sets the URIs of `api`: made from `listeners` unless the operator wrote them. Where everyone is forced, no other than
+/// those of the forced path are left.
+pub fn offer(api: &mut ApiSettings, listeners: &[ListenerSettings], forced: &ForcedRelay) {
+    if api.uris_from_listeners {
+        let on_path: Vec<_> = listeners.iter().map(|listener| on_path(listener, forced)).collect();
+        api.uris = uris(&api.host, listeners, api.relay_only);
+        api.forced_uris = uris(&api.host, &on_path, true);
+    } else {
+        api.forced_uris = api.uris.iter().filter(|uri| is_on_path(uri, forced)).cloned().collect();
+    }
+    if forced.everyone {
+        api.uris.clone_from(&api.forced_uris);
+    }
+}
+
+/// The part of `listener` that forced logins are good on.
+fn on_path(listener: &ListenerSettings, forced: &ForcedRelay) -> ListenerSettings {
+    // All addresses of a listener have its one port.
+    let port = listener
+        .addresses
+        .iter()
+        .any(|address| forced.ports.contains(&address.port()));
+    let has = |transport: Transport| port && forced.transports[transport as usize];
+    ListenerSettings {
+        udp: listener.udp && has(Transport::Udp),
+        tcp: listener.tcp && has(Transport::Tcp),
+        tls: listener.tls && has(Transport::Tls),
+        dtls: listener.dtls && has(Transport::Dtls),
+        https: false,
+        ..listener.clone()
+    }
+}
+
+/// Whether forced clients can come by `listener`: on its own port, or on that of a proxy that tells which one it was.
+pub fn serves_path(listener: &ListenerSettings, forced: &ForcedRelay) -> bool {
+    let proxied = through_proxy(listener);
+    on_path(listener, forced).carries_turn()
+        || (proxied.tcp && forced.transports[Transport::Tcp as usize])
+        || (proxied.tls && forced.transports[Transport::Tls as usize])
+}
+
+/// The part of `listener` that carries TURN beside the forced path. What comes through a proxy is judged by the proxy's port.
+pub fn beside_path(listener: &ListenerSettings, forced: &ForcedRelay) -> ListenerSettings {
+    let (on_path, proxied) = (on_path(listener, forced), through_proxy(listener));
+    ListenerSettings {
+        udp: listener.udp && !on_path.udp,
+        tcp: listener.tcp && !on_path.tcp && !proxied.tcp,
+        tls: listener.tls && !on_path.tls && !proxied.tls,
+        dtls: listener.dtls && !on_path.dtls,
+        https: false,
+        ..listener.clone()
+    }
+}
+
+/// The part of `listener` that clients reach through proxies that tell where they were connected to.
+fn through_proxy(listener: &ListenerSettings) -> ListenerSettings {
+    let proxied = listener.proxy_protocol != ProxyProtocol::Off;
+    ListenerSettings {
+        udp: false,
+        tcp: listener.tcp && proxied,
+        tls: listener.tls && proxied,
+        dtls: false,
+        https: false,
+        ..listener.clone()
+    }
+}
+
+/// Whether `uri` leads a TURN client to the forced path.
+pub fn is_on_path(uri: &str, forced: &ForcedRelay) -> bool {
+    let Some((scheme, rest)) = uri.split_once(':') else {
+        return false;
+    };
+    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (transport, usual) = match (scheme, query) {
+        ("turn", "transport=tcp") => (Transport::Tcp, 3478),
+        ("turn", _) => (Transport::Udp, 3478),
+        ("turns", "transport=udp") => (Transport::Dtls, 5349),
+        ("turns", _) => (Transport::Tls, 5349),
+        _ => return false,
+    };
+    let port = match address.rsplit_once(':') {
+        Some((_, port)) if !address.ends_with(']') => port.parse().unwrap_or(usual),
+        _ => usual,
+    };
+    forced.transports[transport as usize] && forced.ports.contains(&port)
+}
+
+/// The TURN URIs of `listeners`, for clients that reach the server as `host`: few, because a client tries every one of
+/// them. UDP first, as media likes it best, on two ports; TLS, plain TCP and DTLS on 443 if that is served. With
+/// `relay_only` first what gets through firewalls: port 443, TLS before UDP. DTLS comes last: browsers do not know it.
+pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec<String> {
+    let in_uri = match host.parse::<Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]"),
+        Err(_) => host.to_owned(),
+    };
+    // A listener that only this machine reaches is of no use to others.
+    let local_host = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let ports = |speaks: fn(&ListenerSettings) -> bool| {
+        let mut ports: Vec<u16> = Vec::new();
+        for listener in listeners.iter().filter(|listener| speaks(listener)) {
+            let reached = listener
+                .addresses
+                .iter()
+                .find(|address| local_host || !address.ip().is_loopback());
+            ports.extend(
+                reached
+                    .map(|address| address.port())
+                    .filter(|port| !ports.contains(port)),
+            );
+        }
+        ports
+    };
+    let best = |ports: Vec<u16>| {
+        ports
+            .iter()
+            .copied()
+            .find(|port| *port == 443)
+            .or(ports.first().copied())
+    };
+    let uri = |scheme: &str, transport: &str, port: u16| format!("{scheme}:{in_uri}:{port}?transport={transport}");
+
+    let mut udp = ports(|listener| listener.udp);
+    if let Some(web) = udp.iter().position(|port| *port == 443) {
+        let web = udp.remove(web);
+        udp.insert(usize::from(!relay_only).min(udp.len()), web);
+    }
+    udp.truncate(2);
+    let udp = udp.into_iter().map(|port| uri("turn", "udp", port));
+    let tls = best(ports(|listener| listener.tls)).map(|port| uri("turns", "tcp", port));
+    let tcp = best(ports(|listener| listener.tcp)).map(|port| uri("turn", "tcp", port));
+    let dtls = best(ports(|listener| listener.dtls)).map(|port| uri("turns", "udp", port));
+    if relay_only {
+        tls.into_iter().chain(udp).chain(tcp).chain(dtls).collect()
+    } else {
+        udp.chain(tls).chain(tcp).chain(dtls).collect()
+    }
+}

@@ -1,0 +1,158 @@
+//! Forced relay: what is minted names the forced path alone, and is good there alone. The front door stands for port 443.
+
+use relay::turn::types::Transport;
+use relay::wire::attribute::AttributeType;
+use relay::wire::message::Method;
+use serde_json::Value;
+
+use crate::client::{Client, Login};
+use crate::credentials::{https, post};
+use crate::harness::{API_KEY, SECRET, Server, minted};
+
+const FORCED_KEY: &str = "f-7Wq2Lx9Tz4Vb8Nm3Rc6Yh1Kd5Js0Pg";
+const EVERYWHERE: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];
+
+/// A server with two keys, one of them forced, and two static users.
+fn server(forced_relay: &str) -> Server {
+    Server::start_custom(&format!(
+        r#"[credentials]
+secrets = ["{SECRET}"]
+users = [
+    {{ name = "guard", password = "a long enough password", forced = true }},
+    {{ name = "guest", password = "a long enough password" }},
+]
+
+[api]
+host = "127.0.0.1"
+keys = [
+    {{ name = "some", key = "{API_KEY}" }},
+    {{ name = "forced", key = "{FORCED_KEY}", forced = true }},
+]
+
+[forced_relay]
+ports = [@DOOR@]
+{forced_relay}"#
+    ))
+}
+
+/// `Err` holds the error code.
+type Outcome = Result<(), u16>;
+
+/// What an Allocate with `login` comes to, everywhere but at the front door, and there.
+fn outcomes(server: &Server, login: &Login) -> ([Outcome; 4], [Outcome; 3]) {
+    let beside = [
+        (Transport::Udp, server.plain),
+        (Transport::Tcp, server.plain),
+        (Transport::Tls, server.tls),
+        (Transport::Tcp, server.tls),
+    ];
+    let allocate = |(transport, address)| {
+        let mut client = Client::over_transport(transport, address).with_login(login);
+        let outcome = client.allocate().map(drop);
+        client.refresh(0);
+        outcome
+    };
+    (
+        beside.map(allocate),
+        EVERYWHERE.map(|transport| allocate((transport, server.door))),
+    )
+}
+
+/// Mints over HTTPS, and checks that the answer tells of nothing but the front door.
+fn mint_forced(server: &Server, key: &str, body: &str) -> Login {
+    let bearer = format!("Authorization: Bearer {key}\r\n");
+    let (status, _, body) = https(server, &post("/v1/ice-servers", &bearer, body));
+    assert_eq!(status, 200, "{body}");
+    let config: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(config["iceTransportPolicy"], "relay");
+    let [ice] = &config["iceServers"].as_array().expect("a list")[..] else {
+        panic!("one entry: {body}");
+    };
+    let port = server.door.port();
+    let expected = [
+        format!("turns:127.0.0.1:{port}?transport=tcp"),
+        format!("turn:127.0.0.1:{port}?transport=udp"),
+        format!("turn:127.0.0.1:{port}?transport=tcp"),
+        format!("turns:127.0.0.1:{port}?transport=udp"),
+    ];
+    assert_eq!(ice["urls"], serde_json::json!(expected));
+    let text = |name: &str| ice[name].as_str().expect("text").to_owned();
+    Login {
+        username: text("username"),
+        password: text("credential"),
+    }
+}
+
+//= FORCED-02
+//= FORCED-04
+#[test]
+fn a_forced_credential_is_told_one_port_and_good_on_one_port() {
+    let server = server("");
+    let key = mint_forced(&server, FORCED_KEY, "{}");
+    let wish = mint_forced(&server, API_KEY, r#"{"forced":true}"#);
+    let user = Login::new("guard", "a long enough password");
+    for (n, login) in (1..).zip([key, wish, user]) {
+        let (beside, door) = outcomes(&server, &login);
+        assert_eq!(beside, [Err(403); 4], "{login:?}");
+        assert_eq!(door, [Ok(()); 3], "{login:?}");
+        assert_eq!(server.metric("relay_forced_refused_total", ""), f64::from(4 * n));
+    }
+    for login in [
+        minted(SECRET, 600, "alice"),
+        Login::new("guest", "a long enough password"),
+    ] {
+        let (beside, door) = outcomes(&server, &login);
+        assert_eq!((beside, door), ([Ok(()); 4], [Ok(()); 3]), "{login:?}");
+    }
+    // Taken off, the mark is missed.
+    let login = mint_forced(&server, FORCED_KEY, "{}");
+    let bare = Login::new(&login.username.replace("+forced", ""), &login.password);
+    assert_eq!(outcomes(&server, &bare), ([Err(401); 4], [Err(401); 3]));
+}
+
+//= FORCED-02
+#[test]
+fn the_refusal_says_why() {
+    let server = server("");
+    for (transport, address) in [
+        (Transport::Udp, server.plain),
+        (Transport::Tcp, server.plain),
+        (Transport::Tls, server.tls),
+    ] {
+        let mut client = Client::over_transport(transport, address).with_login(&mint_forced(&server, FORCED_KEY, "{}"));
+        let answer = client.request(Method::Allocate, |w| {
+            w.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        });
+        let value = answer
+            .message()
+            .attribute(AttributeType::ERROR_CODE)
+            .expect("an error")
+            .to_vec();
+        let reason = String::from_utf8_lossy(&value[4..]).into_owned();
+        assert_eq!(reason, "Forbidden: not on this port (forced relay)", "{transport}");
+    }
+}
+
+//= FORCED-02
+//= FORCED-04
+//= FORCED-05
+#[test]
+fn where_everyone_is_forced_nobody_allocates_elsewhere_and_no_binding_is_answered() {
+    let server = server("everyone = true\nbinding = false\n");
+    let forced = [
+        mint_forced(&server, API_KEY, "{}"),
+        // By an SFU that knows nothing of it.
+        minted(SECRET, 600, "alice"),
+        Login::new("guest", "a long enough password"),
+    ];
+    for login in forced {
+        assert_eq!(outcomes(&server, &login), ([Err(403); 4], [Ok(()); 3]), "{login:?}");
+    }
+    assert!(Client::udp(server.plain).binding().is_some());
+    let mut quiet = Client::udp(server.door);
+    quiet.send_raw(&[
+        0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+    ]);
+    assert_eq!(quiet.receive(crate::client::SILENCE), None);
+    server.wait_for_log("still open");
+}
