@@ -1,11 +1,17 @@
 //! Design invariant 2: once warm, a relayed packet costs no heap allocation, on any carrier and in any direction.
 //!
 //! Only the workers' threads are counted; clients and peers of this test may allocate as they like. TLS is not here: the
-//! TLS library allocates once per record, not per packet.
+//! TLS library allocates once per record, not per packet. What OpenSSL does for DTLS is not seen: it does not ask Rust.
 
 #![expect(unsafe_code, reason = "a global allocator that counts")]
 #![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
 
+#[path = "support/dtls_client.rs"]
+#[cfg(feature = "dtls")]
+mod dtls_client;
+#[path = "support/dtls_shard.rs"]
+#[cfg(feature = "dtls")]
+mod dtls_shard;
 mod shard_support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -68,12 +74,15 @@ fn allocations_of(mut relay_one: impl FnMut(usize)) -> u64 {
     ALLOCATIONS.load(SeqCst)
 }
 
-fn server(workers: usize) -> TestServer {
-    let config = ShardConfig {
+fn config() -> ShardConfig {
+    ShardConfig {
         on_thread_start: Some(Arc::new(|_| IS_WORKER.with(|flag| flag.set(true)))),
         ..ShardConfig::default()
-    };
-    TestServer::start_with(workers, "127.0.0.1:0", config, turn_config())
+    }
+}
+
+fn server(workers: usize) -> TestServer {
+    TestServer::start_with(workers, "127.0.0.1:0", config(), turn_config())
 }
 
 /// Sizes vary, so that batches, padding and GSO messages do.
@@ -170,6 +179,14 @@ fn a_relayed_packet_allocates_nothing_once_warm() {
     let (mut a, mut b) = (one.tcp_client(), one.client());
     let relayed = (a.allocate(), b.allocate());
     assert_eq!(between(&mut a, &mut b, relayed), 0, "TCP to UDP, one shard");
+
+    #[cfg(feature = "dtls")]
+    {
+        let dtls = Some(dtls_shard::config(|_| {}));
+        let one = dtls_shard::start_with(ShardConfig { dtls, ..config() }, true);
+        assert_eq!(over_channel(&mut dtls_shard::client(&one)), 0, "DTLS, channel");
+        assert_eq!(over_indications(&mut dtls_shard::client(&one)), 0, "DTLS, indications");
+    }
 
     let two = server(2);
     let mut a = two.client();

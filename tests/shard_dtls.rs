@@ -5,100 +5,21 @@
 
 #[path = "support/dtls_client.rs"]
 mod dtls_client;
+#[path = "support/dtls_shard.rs"]
+mod dtls_shard;
 mod shard_support;
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dtls_client::DtlsClient;
-use rcgen::{CertificateParams, KeyPair};
-use relay::net::dtls::{DtlsContext, Identity, SharedContext};
-use relay::net::udp::UdpSocket;
+use dtls_shard::{client, config, context, over, start, start_with};
+use relay::shard::ShardConfig;
 use relay::shard::counters::{DtlsClose, DtlsDrop};
-use relay::shard::{DtlsConfig, Listener, ShardConfig, Shards};
-use relay::turn::{DropReason, EndReason, Shared};
+use relay::turn::{DropReason, EndReason};
 use relay::wire::message::{Class, Message, Method};
 use shard_support::*;
-
-fn context(name: &str) -> DtlsContext {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new([name.to_owned()]).unwrap();
-    let certificate = certificate.self_signed(&key).unwrap();
-    let identity = Identity {
-        chain: &[&certificate.der()[..]],
-        private_key: &key.serialize_der(),
-    };
-    DtlsContext::new(&[identity], |_| 0).unwrap()
-}
-
-fn contexts() -> SharedContext {
-    context("relay.test").into_shared()
-}
-
-fn config(change: impl FnOnce(&mut DtlsConfig)) -> DtlsConfig {
-    let mut config = DtlsConfig {
-        quick_retransmission: true,
-        ..DtlsConfig::new(contexts())
-    };
-    change(&mut config);
-    config
-}
-
-/// One worker that speaks UDP and DTLS on one socket.
-fn start(dtls: DtlsConfig) -> TestServer {
-    start_with(
-        ShardConfig {
-            dtls: Some(dtls),
-            ..ShardConfig::default()
-        },
-        true,
-    )
-}
-
-fn start_with(config: ShardConfig, plain: bool) -> TestServer {
-    let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap();
-    let udp = socket.local_addr();
-    let listener = Listener {
-        socket,
-        plain,
-        dtls: true,
-    };
-    let shared = Arc::new(Shared::new([7; 32]));
-    let shards = Shards::start(config, Arc::new(turn_config()), shared, vec![vec![listener]]).unwrap();
-    TestServer { shards, udp }
-}
-
-/// An association that both the client and the test have a hand on.
-#[derive(Clone)]
-struct Hand(Rc<RefCell<DtlsClient>>);
-
-impl Messages for Hand {
-    fn send(&mut self, message: &[u8]) {
-        self.0.borrow_mut().send(message).unwrap();
-    }
-
-    fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; 65_536];
-        let len = self.0.borrow_mut().receive(&mut buffer, timeout).ok()?;
-        buffer.truncate(len);
-        Some(buffer)
-    }
-}
-
-fn over(association: DtlsClient) -> (Client, Rc<RefCell<DtlsClient>>) {
-    let association = Rc::new(RefCell::new(association));
-    (
-        Client::new(Pipe::Messages(Box::new(Hand(Rc::clone(&association))))),
-        association,
-    )
-}
-
-fn client(server: &TestServer) -> Client {
-    over(DtlsClient::connect(server.udp)).0
-}
 
 /// Its allocation is still there.
 #[track_caller]
