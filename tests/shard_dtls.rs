@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dtls_client::DtlsClient;
-use dtls_shard::{client, config, context, over, start, start_with};
+use dtls_shard::{client, config, context, over, start, start_under, start_with};
 use relay::shard::ShardConfig;
 use relay::shard::counters::{DtlsClose, DtlsDrop};
 use relay::turn::{DropReason, EndReason};
@@ -127,6 +127,48 @@ fn hellos_without_a_cookie_and_stray_records_leave_nothing() {
     // And from its own it is good.
     socket.send(&hello).unwrap();
     server.eventually("an association", |s| associations(s) == 1);
+}
+
+//= XPORT-14
+#[test]
+fn strangers_are_asked_for_cookies_no_more_often_than_they_are_challenged() {
+    let mut turn = turn_config();
+    (turn.limits.challenges_per_second, turn.limits.challenge_burst) = (1, 3);
+    let config = ShardConfig {
+        dtls: Some(config(|_| {})),
+        ..ShardConfig::default()
+    };
+    let server = start_under(config, true, turn);
+    let (socket, hello) = hello_with_cookie(server.udp);
+    let other = DtlsClient::socket(server.udp);
+    for _ in 0..100 {
+        other.send(&hello).unwrap();
+    }
+    server.eventually("all are counted", |s| {
+        s.stat(|s| s.dtls_asked.get()) + dropped(s, DtlsDrop::ChallengeLimited) == 101
+    });
+    assert!(dropped(&server, DtlsDrop::ChallengeLimited) >= 90);
+    // Who brings its cookie is let in.
+    socket.send(&hello).unwrap();
+    server.eventually("an association", |s| associations(s) == 1);
+}
+
+#[test]
+fn where_all_associations_are_used_up_a_stalled_handshake_gives_way_and_nobody_else_does() {
+    let server = start(config(|config| config.associations = 2));
+    let mut served = client(&server);
+    served.allocate();
+    let (stalled, hello) = hello_with_cookie(server.udp);
+    stalled.send(&hello).unwrap();
+    server.eventually("it takes the last place", |s| associations(s) == 2);
+    let mut newcomer = client(&server);
+    newcomer.allocate();
+    assert_eq!((associations(&server), closed(&server, DtlsClose::Displaced)), (2, 1));
+    let (socket, hello) = hello_with_cookie(server.udp);
+    socket.send(&hello).unwrap();
+    server.eventually("refused", |s| dropped(s, DtlsDrop::Limit) == 1);
+    assert_served(&mut served);
+    assert_served(&mut newcomer);
 }
 
 #[test]

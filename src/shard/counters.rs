@@ -64,6 +64,8 @@ closed_set! {
         BadHello => "bad_hello",
         /// Too many associations, in all or from its source.
         Limit => "limit",
+        /// Over the limits for challenges: not asked for a cookie.
+        ChallengeLimited => "challenge_limited",
         /// Too many datagrams of one handshake at a time.
         Queue => "queue",
         /// Records that do not prove to come from the client, or carry nothing.

@@ -20,7 +20,7 @@ use super::tcp::Connections;
 use super::time::{Instant, Now};
 use super::timers::Wheel;
 use super::transactions::Transactions;
-use super::types::{AllocationId, Client, Family, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use super::types::{AllocationId, Client, Family, FiveTuple, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use crate::wire::channel_data;
 use crate::wire::demux::{self, Kind};
 use crate::wire::message::{Message, ParseError};
@@ -187,6 +187,18 @@ impl Server {
     /// The client of a live allocation.
     pub fn client(&self, id: AllocationId) -> Option<&Client> {
         self.forward.client(id)
+    }
+
+    /// Whether `client`, which has proved nothing, may be asked for something by another layer than this: under the same
+    /// limits as a challenge over UDP.
+    ///
+    /// # Errors
+    /// Which limit it is over.
+    pub fn may_ask(&self, now: Now, client: &FiveTuple) -> Result<(), DropReason> {
+        let limits = &self.config.limits;
+        self.shared
+            .limiters
+            .admit_challenge(now.mono, client.client.ip(), limits)
     }
 
     /// Whether a client has an allocation, or is being given one: a new one, or its own from where it was before.

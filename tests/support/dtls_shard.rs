@@ -11,7 +11,7 @@ use rcgen::{CertificateParams, KeyPair};
 use relay::net::dtls::{DtlsContext, Identity, SharedContext};
 use relay::net::udp::UdpSocket;
 use relay::shard::{DtlsConfig, Listener, ShardConfig, Shards};
-use relay::turn::Shared;
+use relay::turn::{Config, Shared};
 
 use crate::dtls_client::DtlsClient;
 use crate::shard_support::{Client, Messages, Pipe, TestServer, UDP, turn_config};
@@ -52,6 +52,10 @@ pub(crate) fn start(dtls: DtlsConfig) -> TestServer {
 }
 
 pub(crate) fn start_with(config: ShardConfig, plain: bool) -> TestServer {
+    start_under(config, plain, turn_config())
+}
+
+pub(crate) fn start_under(config: ShardConfig, plain: bool, turn: Config) -> TestServer {
     let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap();
     let udp = socket.local_addr();
     let listener = Listener {
@@ -60,7 +64,7 @@ pub(crate) fn start_with(config: ShardConfig, plain: bool) -> TestServer {
         dtls: true,
     };
     let shared = Arc::new(Shared::new([7; 32]));
-    let shards = Shards::start(config, Arc::new(turn_config()), shared, vec![vec![listener]]).unwrap();
+    let shards = Shards::start(config, Arc::new(turn), shared, vec![vec![listener]]).unwrap();
     TestServer { shards, udp }
 }
 

@@ -6,7 +6,7 @@ use super::super::counters::{DtlsClose, DtlsDrop};
 use super::super::deliver::to_listener;
 use super::super::link::Name;
 use super::super::worker::Worker;
-use super::{Dtls, Newcomer, longest_message};
+use super::{Dtls, Newcomer, Unit, longest_message};
 use crate::net::dtls::{DtlsError, Listened, client_hello};
 use crate::net::udp::Datagram;
 use crate::turn::DropReason;
@@ -64,24 +64,27 @@ impl Worker {
                 if let Some(&old) = dtls.by_five_tuple.get(&five_tuple) {
                     self.remove_dtls(old, DtlsClose::Replaced);
                 }
-                self.make_room();
-                let Some(dtls) = &mut self.dtls else { return };
-                match dtls.caps.take(five_tuple.client.ip(), &dtls.config) {
-                    Some(unit) => {
-                        let newcomer = Newcomer {
-                            association,
-                            five_tuple,
-                            listener,
-                            random,
-                            rest,
-                            unit,
-                        };
-                        dtls.insert(self.now.mono, newcomer);
-                        self.stats.dtls_associations.add(1);
-                        self.stats.dtls_half_open.add(1);
-                    }
-                    None => self.stats.dtls_drop(DtlsDrop::Limit),
+                let Some(unit) = self.take_unit(&five_tuple) else {
+                    self.stats.dtls_drop(DtlsDrop::Limit);
+                    return;
+                };
+                let newcomer = Newcomer {
+                    association,
+                    five_tuple,
+                    listener,
+                    random,
+                    rest,
+                    unit,
+                };
+                if let Some(dtls) = &mut self.dtls {
+                    dtls.insert(self.now.mono, newcomer);
+                    self.stats.dtls_associations.add(1);
+                    self.stats.dtls_half_open.add(1);
                 }
+            }
+            Listened::Asked if self.server.may_ask(self.now, &five_tuple).is_err() => {
+                dtls.endpoint.drain(|_| {});
+                self.stats.dtls_drop(DtlsDrop::ChallengeLimited);
             }
             Listened::Asked => {
                 self.stats.dtls_asked.add(1);
@@ -92,14 +95,20 @@ impl Worker {
         }
     }
 
-    /// Where there are too many handshakes, or no association more is to be had, the oldest handshake gives way: its
-    /// client may never come back, the newcomer has just shown that it is there.
-    fn make_room(&mut self) {
-        let Some(dtls) = &self.dtls else { return };
-        let full = dtls.caps.is_full(&dtls.config) || dtls.half_open.len() >= dtls.config.handshakes;
+    /// A newcomer's share of all associations. Where they are used up, or too many handshakes are under way, the oldest
+    /// handshake gives way: its client may never come back, the newcomer has just shown that it is there.
+    fn take_unit(&mut self, client: &FiveTuple) -> Option<Unit> {
+        let take = |dtls: &Dtls| dtls.caps.take(client.client.ip(), &dtls.config);
+        let dtls = self.dtls.as_ref()?;
+        let unit = take(dtls);
+        let full = match &unit {
+            Some(_) => dtls.half_open.len() >= dtls.config.handshakes,
+            None => dtls.caps.is_full(&dtls.config),
+        };
         if let Some(&oldest) = dtls.half_open.front().filter(|_| full) {
             self.remove_dtls(oldest, DtlsClose::Displaced);
         }
+        unit.or_else(|| take(self.dtls.as_ref()?))
     }
 
     /// Hands every message of the datagram that the association in `slot` has just been given to the core.
