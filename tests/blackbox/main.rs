@@ -3,6 +3,7 @@
 #[path = "../support/any_certificate.rs"]
 mod any_certificate;
 mod client;
+mod compare;
 mod credentials;
 mod discovery;
 mod drain;
@@ -15,5 +16,7 @@ mod mobility;
 mod peers;
 mod programs;
 mod relaying;
+mod rules;
+mod story;
 mod tcp_allocations;
 mod tcp_client;
