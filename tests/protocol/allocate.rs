@@ -294,7 +294,7 @@ fn the_next_owner_of_a_port_hears_nothing_from_the_previous_owners_peers() {
 #[test]
 fn while_the_socket_is_opened_other_requests_find_no_allocation() {
     let mut world = World::new();
-    let mut client = client(1);
+    let mut client = client_over(1, Transport::Udp);
     client.request(&mut world, &refresh(600));
     world.hold = Some(Vec::new());
     let first = client.signed(&allocate());

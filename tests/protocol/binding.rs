@@ -144,7 +144,7 @@ fn where_it_is_switched_on_an_rfc_3489_client_learns_its_address_over_udp() {
             ],
         ),
     ] {
-        let mut client = client(1);
+        let mut client = client_over(1, Transport::Udp);
         client.client.five_tuple.client = addr(source);
         let len = value.len() as u8;
         let expected = [&[1, 1, 0, len + 4], &id[..], &[0, 1, 0, len], value].concat();
@@ -196,7 +196,7 @@ fn rfc_3489_clients_are_under_the_limit_and_the_switch_of_all_binding_requests()
         config.rfc3489_binding = true;
         config.limits.bindings_per_second = 2;
     });
-    let (mut client, packet) = (client(1), classic(b"sixteen bytes id", &[]));
+    let (mut client, packet) = (client_over(1, Transport::Udp), classic(b"sixteen bytes id", &[]));
     assert!(classic_answer(&mut world, &client, &packet).is_ok());
     assert_eq!(client.send_plain(&mut world, &binding()).code(), 0);
     assert_eq!(
@@ -289,11 +289,14 @@ fn what_is_not_for_us_is_dropped_for_a_reason_and_the_next_request_works() {
     let mut world = World::new();
     for (packet, reason) in cases {
         assert_eq!(
-            world.packet(&client(1), &packet),
+            world.packet(&client_over(1, Transport::Udp), &packet),
             Answer::Dropped(reason),
             "{packet:02x?}"
         );
-        assert_eq!(client(1).send_plain(&mut world, &binding()).code(), 0);
+        assert_eq!(
+            client_over(1, Transport::Udp).send_plain(&mut world, &binding()).code(),
+            0
+        );
     }
     assert!(world.closed_streams.is_empty());
 }

@@ -8,8 +8,12 @@ use relay::wire::message::{Class, Method};
 use crate::world::*;
 
 fn permitted() -> (World, Client, std::net::SocketAddr, std::net::SocketAddr) {
+    permitted_to(client(1))
+}
+
+fn permitted_to(mut client: Client) -> (World, Client, std::net::SocketAddr, std::net::SocketAddr) {
     let mut world = World::new();
-    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    let peer = addr("192.0.2.1:7000");
     let relayed = client.allocate(&mut world);
     client.permit(&mut world, &[peer]);
     (world, client, relayed, peer)
@@ -162,7 +166,7 @@ fn once_a_channel_is_bound_data_comes_by_it_and_a_send_still_works() {
 //= TURN-DATA-09
 #[test]
 fn datagrams_too_long_for_the_client_are_dropped() {
-    let (mut world, mut client, relayed, peer) = permitted();
+    let (mut world, mut client, relayed, peer) = permitted_to(client_over(1, Transport::Udp));
     let long = vec![0; 65_507];
     assert_eq!(
         world.peer(peer, relayed, &long),
@@ -194,12 +198,12 @@ fn a_stream_client_cannot_send_more_than_a_datagram_holds() {
 //= TURN-NET-07
 #[test]
 fn dont_fragment_is_for_one_datagram_of_the_clients_own_ip_version() {
-    let (mut world, mut client, _, peer) = permitted();
+    let (mut world, mut client, _, peer) = permitted_to(client_over(1, Transport::Udp));
     let message = send_indication(peer, b"x").with(AttributeType::DONT_FRAGMENT, []);
     assert!(client.send_plain(&mut world, &message).sent().dont_fragment);
     assert!(!client.send(&mut world, peer, b"x").sent().dont_fragment);
 
-    let mut v6 = super::world::client(2);
+    let mut v6 = client_over(2, Transport::Udp);
     v6.client.five_tuple.client = addr("[2001:db8:1::1]:5000");
     v6.allocate(&mut world);
     v6.permit(&mut world, &[peer]);

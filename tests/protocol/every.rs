@@ -21,15 +21,6 @@ pub(crate) fn every_client() -> impl Iterator<Item = Client> {
     versions.flat_map(|v6| Transport::ALL.map(|transport| client_of(1 + u16::from(v6), transport, v6)))
 }
 
-pub(crate) fn client_of(n: u16, transport: Transport, v6: bool) -> Client {
-    let mut client = client_over(n, transport);
-    if v6 {
-        client.client.five_tuple.client = SocketAddr::from((ip("2a00:1450:2::7"), 40_000 + n));
-        client.client.five_tuple.server = addr("[2a00:1450:1::1]:3478");
-    }
-    client
-}
-
 /// How a failing case is told apart.
 pub(crate) fn story(client: &Client) -> String {
     let version = if client.addr().is_ipv4() { 4 } else { 6 };

@@ -60,7 +60,7 @@ fn a_late_disconnect_of_an_old_connection_does_not_hit_the_new_one() {
 #[test]
 fn the_operator_hears_of_both_ends_with_the_traffic_between() {
     let mut world = World::new();
-    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    let (mut client, peer) = (client_over(1, Transport::Udp), addr("192.0.2.1:7000"));
     let relayed = client.allocate(&mut world);
     client.bind(&mut world, 0x4000, peer);
     for _ in 0..3 {
@@ -126,9 +126,9 @@ fn the_operator_hears_of_both_ends_with_the_traffic_between() {
 #[test]
 fn shutdown_ends_everything_and_closes_streams() {
     let mut world = World::new();
-    client(1).allocate(&mut world);
+    client_over(1, Transport::Udp).allocate(&mut world);
     client_over(2, Transport::Tls).allocate(&mut world);
-    let mut dual = client(3);
+    let mut dual = client_over(3, Transport::Udp);
     dual.request(&mut world, &allocate().also(2));
     let now = world.now();
     world.shards[0].shutdown(now);

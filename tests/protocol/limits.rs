@@ -85,8 +85,8 @@ fn challenges_over_udp_are_rate_limited_by_source() {
             })
             .count()
     };
-    assert_eq!(challenged(&client(1), 1000), 60);
-    assert_eq!(challenged(&client(2), 10), 10, "another source");
+    assert_eq!(challenged(&client_over(1, Transport::Udp), 1000), 60);
+    assert_eq!(challenged(&client_over(2, Transport::Udp), 10), 10, "another source");
     assert_eq!(
         challenged(&client_over(1, Transport::Tcp), 100),
         100,
@@ -137,8 +137,8 @@ fn binding_responses_over_udp_are_rate_limited_by_source() {
             })
             .count()
     };
-    assert_eq!(answered(&client(1)), 5);
-    assert_eq!(answered(&client(2)), 5);
+    assert_eq!(answered(&client_over(1, Transport::Udp)), 5);
+    assert_eq!(answered(&client_over(2, Transport::Udp)), 5);
     assert_eq!(answered(&client_over(1, Transport::Tls)), 100);
     assert_eq!(world.dropped(DropReason::BindingLimited), 190);
 }

@@ -5,6 +5,11 @@ use relay::wire::attribute::AttributeType;
 
 use crate::world::*;
 
+/// Copies are only where datagrams are: the whole of this file is about UDP.
+fn client(n: u16) -> Client {
+    client_over(n, Transport::Udp)
+}
+
 //= TURN-ALLOC-03
 //= TURN-GEN-05
 #[test]

@@ -13,7 +13,7 @@ fn every_move(mut story: impl FnMut(World, Client, Client)) {
         for from in crate::every::every_client() {
             for to in Transport::ALL {
                 for v6 in [false, true] {
-                    let to = crate::every::client_of(100, to, v6).at_shard(visited);
+                    let to = client_of(100, to, v6).at_shard(visited);
                     story(mobile(count), from.clone().at_shard(home), to);
                 }
             }

@@ -23,7 +23,7 @@ fn who_asks_with_an_empty_ticket_gets_one_and_nobody_else() {
 #[test]
 fn a_retransmitted_allocate_is_told_the_same_ticket() {
     let mut world = mobile(1);
-    let mut client = client(1);
+    let mut client = client_over(1, Transport::Udp);
     client.request(&mut world, &refresh(600));
     let packet = client.signed(&wanting_ticket());
     let (first, again) = (world.packet(&client, &packet), world.packet(&client, &packet));
@@ -47,7 +47,7 @@ fn a_ticket_with_something_in_it_is_no_request_for_one() {
 #[test]
 fn switched_off_who_asks_is_told_so_and_can_go_on_without() {
     let mut world = World::new();
-    let mut client = client(1);
+    let mut client = client_over(1, Transport::Udp);
     let answer = client.request(&mut world, &wanting_ticket());
     assert_eq!(answer.code(), 405);
     assert_eq!(

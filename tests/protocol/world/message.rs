@@ -9,7 +9,7 @@ use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
 
-use super::{Answer, REALM, World, five_tuple};
+use super::{Answer, REALM, World, addr, five_tuple};
 
 /// A client: its addresses, its login, and the nonce it was given.
 #[derive(Clone)]
@@ -28,9 +28,21 @@ pub(crate) struct Client {
     next_id: u64,
 }
 
-/// Client `n`, over UDP, user alice.
+/// Client `n`, user alice: over UDP and IPv4, unless the whole run is over something else (`over.rs`).
 pub(crate) fn client(n: u16) -> Client {
-    client_over(n, Transport::Udp)
+    let (transport, v6) = super::over::way();
+    client_of(n, transport, v6)
+}
+
+/// Client `n` over `transport` and IPv6 or IPv4, user alice.
+pub(crate) fn client_of(n: u16, transport: Transport, v6: bool) -> Client {
+    let mut client = client_over(n, transport);
+    if v6 {
+        let host = std::net::Ipv6Addr::new(0x2A00, 0x1450, 2, n % 250, 0, 0, 0, 7);
+        client.client.five_tuple.client = SocketAddr::from((host, 40_000 + n));
+        client.client.five_tuple.server = addr("[2a00:1450:1::1]:3478");
+    }
+    client
 }
 
 /// Client `n` over `transport`, user alice.

@@ -2,6 +2,7 @@
 
 mod answer;
 mod message;
+mod over;
 mod tcp;
 
 use std::collections::{HashMap, VecDeque};
