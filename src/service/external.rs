@@ -1,13 +1,18 @@
 //! Which address clients are told, and which one relay sockets are bound to, per family: fixed, found on this machine,
 //! or asked from a STUN server (a Binding request over UDP, RFC 8489 §12). The two differ behind a 1:1 NAT.
 //!
-//! Not here: following an address that changes while the server runs.
+//! When to look again is for `super::follow`.
+
+mod source;
 
 use core::time::Duration;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
+pub use self::source::{Found, Local, NotFound, Plan, Source, key};
+use super::config::env::Env;
+use crate::turn::config::RelayConfig;
 use crate::turn::types::Family;
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method, TransactionId};
@@ -47,6 +52,18 @@ pub fn interfaces() -> Vec<Interface> {
             }
         })
         .collect()
+}
+
+/// Addresses of this machine, and the broadcast addresses of its networks: for the peer policy.
+pub fn local_ips(env: &dyn Env) -> Vec<IpAddr> {
+    let all = env.interfaces().into_iter().flat_map(|it| [Some(it.ip), it.broadcast]);
+    all.flatten().collect()
+}
+
+/// What clients can reach the server by where it has no name.
+pub fn announced_host(relay: &RelayConfig) -> String {
+    let address = relay.ipv4.or(relay.ipv6);
+    address.map_or_else(|| "localhost".to_owned(), |address| address.announced.to_string())
 }
 
 /// The address packets to the Internet leave from: a UDP socket is connected, and asked. Sends nothing.

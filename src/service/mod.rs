@@ -11,6 +11,7 @@ pub mod config;
 mod dtls;
 pub mod external;
 pub mod first_run;
+pub mod follow;
 pub mod front_door;
 pub mod health;
 pub mod http_server;

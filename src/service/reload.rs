@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::config::settings::Settings;
+use super::follow::keep_former;
 
 /// A configuration that a running server can take.
 #[derive(Debug)]
@@ -37,8 +38,9 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
         addresses |= old.admin.address != new.admin.address;
         new.admin.clone_from(&old.admin);
     }
-    if keep("relay.ports", old.turn.relay.ports != new.turn.relay.ports) {
-        new.turn.relay.ports = old.turn.relay.ports.clone();
+    let ports = |settings: &Settings| (settings.turn.relay.ports.clone(), settings.turn.relay.port_shift);
+    if keep("relay.ports, external.ports", ports(old) != ports(&new)) {
+        (new.turn.relay.ports, new.turn.relay.port_shift) = ports(old);
         addresses = true;
     }
     if addresses && keep("[nat_discovery]", old.turn.discovery != new.turn.discovery) {
@@ -46,7 +48,12 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     }
     if addresses {
         new.turn.policy = Arc::clone(&old.turn.policy);
+        new.peers.clone_from(&old.peers);
         keep("[peers]", true);
+    }
+
+    if !addresses && old.peers.relay_ips.iter().any(|ip| !new.peers.relay_ips.contains(ip)) {
+        keep_former(&mut new, &old.peers.relay_ips);
     }
 
     if keep("workers", old.workers != new.workers) {

@@ -22,6 +22,7 @@ use super::config::diagnostic::Diagnostics;
 use super::config::env::ProcessEnv;
 use super::config::settings::Settings;
 use super::config::{self, Loaded};
+use super::follow::{Follower, Looked};
 use super::health::{Health, Phase};
 use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
@@ -176,6 +177,7 @@ impl Server {
         let mut files = ticks(WATCH_INTERVAL);
         let mut days = ticks(DAY);
         days.reset();
+        let mut follower = Follower::new(&self.settings.external);
         let mut reloading: Option<Reloading> = None;
         let mut reload_again = false;
         loop {
@@ -190,6 +192,7 @@ impl Server {
                 }
                 loaded = outcome(&mut reloading) => {
                     self.end_reload(loaded);
+                    follower = Follower::new(&self.settings.external);
                     reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload());
                 }
                 _ = heartbeat.tick() => {
@@ -201,6 +204,7 @@ impl Server {
                 _ = files.tick() => self.certificates(TlsStore::look),
                 // Whoever reads the log is told each day that one is about to end; one of our own making is renewed.
                 _ = days.tick() => self.certificates(TlsStore::reload),
+                looked = follower.looked(&self.settings.external) => self.follow(&mut follower, looked),
                 Some(ended) = self.doors.join_next() => {
                     let error = ended.err().map(|error| error.to_string()).unwrap_or_default();
                     tracing::error!(error, "a listener ended; this is a bug, and the process ends");
@@ -271,6 +275,18 @@ impl Server {
         self.health.set_allocations_limit(settings.turn.limits.allocations);
         self.settings = settings;
         true
+    }
+
+    /// New allocations get the address that is the external one now.
+    fn follow(&mut self, follower: &mut Follower, looked: Looked) {
+        let process = &self.process;
+        if !follower.take(looked, &mut self.settings, |outcome| process.looked(outcome)) {
+            return;
+        }
+        offer_only_what_is_bound(&mut self.settings, &self.places);
+        self.shards.set_config(Arc::new(self.settings.turn.clone()));
+        let credentials = Arc::clone(&self.settings.turn.credentials);
+        self.api.set_config(self.settings.api.clone(), credentials);
     }
 
     fn certificates(&self, check: fn(&TlsStore, UnixTime) -> Vec<Result<tls_store::Loaded, TlsError>>) {

@@ -299,13 +299,8 @@ impl Server {
             port: port.port | 1,
             ..port
         });
-        Ok((
-            Socket::Opening {
-                port,
-                announced: relay.announced,
-            },
-            reserved,
-        ))
+        let relayed = RelayedAddr(self.config.relay.announced(relay, port.port));
+        Ok((Socket::Opening { port, relayed }, reserved))
     }
 
     fn put_back(&mut self, taken: Taken) {
@@ -332,7 +327,7 @@ impl Server {
         };
         taken.sockets[port.family as usize] = Socket::Opening {
             port,
-            announced: relay.announced,
+            relayed: RelayedAddr(self.config.relay.announced(relay, port.port)),
         };
         Ok(())
     }
@@ -366,11 +361,11 @@ impl Server {
         let allocation = self.allocations.get_mut(id)?;
         let opening = allocation.opening.as_deref_mut()?;
         let socket = &mut allocation.sockets[family as usize];
-        let Socket::Opening { port, announced } = *socket else {
+        let Socket::Opening { port, relayed } = *socket else {
             return None;
         };
         match result {
-            Ok(()) => *socket = Socket::Open { port, announced },
+            Ok(()) => *socket = Socket::Open { port, relayed },
             Err(error) => {
                 *socket = Socket::Absent;
                 opening.failed.push(port);

@@ -4,7 +4,6 @@
 //! there is to it. Nothing here is touched by a relayed packet.
 
 use core::time::Duration;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::auth::Session;
@@ -63,9 +62,9 @@ pub(super) enum Socket {
     /// Not wanted, could not be had, or gone.
     Absent,
     /// Being opened.
-    Opening { port: OwnedPort, announced: IpAddr },
+    Opening { port: OwnedPort, relayed: RelayedAddr },
     /// Bound.
-    Open { port: OwnedPort, announced: IpAddr },
+    Open { port: OwnedPort, relayed: RelayedAddr },
 }
 
 impl Socket {
@@ -168,8 +167,7 @@ impl Server {
             return;
         };
         for family in FAMILIES {
-            if let Socket::Open { port, announced } = allocation.sockets[family as usize] {
-                let relayed = RelayedAddr((announced, port.port).into());
+            if let Socket::Open { relayed, .. } = allocation.sockets[family as usize] {
                 allocation.relayed[family as usize] = Some(relayed);
                 if allocation.tcp.is_some() {
                     self.forward.open_tcp(id, family, now + lifetime);
@@ -258,9 +256,8 @@ impl Server {
         let socket = core::mem::replace(&mut allocation.sockets[family as usize], Socket::Absent);
         let Some(port) = socket.port() else { return };
         if allocation.tcp.is_some()
-            && let Socket::Open { port, announced } = socket
+            && let Socket::Open { relayed, .. } = socket
         {
-            let relayed = RelayedAddr((announced, port.port).into());
             self.shared.directory.set_tcp(relayed, false);
         }
         self.forward.close(id, family);

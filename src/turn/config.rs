@@ -160,9 +160,49 @@ pub struct RelayConfig {
     pub ipv6: Option<RelayAddress>,
     /// Ports to draw from; never below 1024.
     pub ports: RangeInclusive<u16>,
+    /// How far the ports that clients and peers are told lie above the bound ones, where a NAT maps ports as well. Even, for
+    /// EVEN-PORT's sake, and such that all of them are port numbers.
+    pub port_shift: i32,
 }
 
 impl RelayConfig {
+    /// What clients and peers are told of the relay socket bound to `port`, which is one of `ports`.
+    pub fn announced(&self, address: RelayAddress, port: u16) -> SocketAddr {
+        SocketAddr::new(address.announced, self.shifted(port))
+    }
+
+    /// IP addresses on which `announced_ports` are relayed transport addresses: those announced, and, where ports are not
+    /// mapped, those bound. 0.0.0.0 stands for none.
+    pub fn own_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let mapped = self.port_shift != 0;
+        let addresses = [self.ipv4, self.ipv6].into_iter().flatten();
+        let ips = addresses.flat_map(move |address| [Some(address.announced), Some(address.bind).filter(|_| !mapped)]);
+        ips.flatten().filter(|ip| !ip.is_unspecified())
+    }
+
+    /// Sets the address of `family`.
+    pub const fn set(&mut self, family: Family, address: Option<RelayAddress>) {
+        match family {
+            Family::V4 => self.ipv4 = address,
+            Family::V6 => self.ipv6 = address,
+        }
+    }
+
+    /// The port a relay socket is bound to that is announced with `port`.
+    pub fn bound_port(&self, port: u16) -> u16 {
+        u16::try_from(i32::from(port) - self.port_shift).unwrap_or(port)
+    }
+
+    /// All ports that are announced.
+    pub fn announced_ports(&self) -> RangeInclusive<u16> {
+        self.shifted(*self.ports.start())..=self.shifted(*self.ports.end())
+    }
+
+    fn shifted(&self, port: u16) -> u16 {
+        // That it is a port is what `port_shift` promises.
+        u16::try_from(i32::from(port) + self.port_shift).unwrap_or(port)
+    }
+
     /// The address of `family`, if served.
     pub fn of(&self, family: Family) -> Option<RelayAddress> {
         match family {

@@ -48,7 +48,7 @@ impl Server {
         let to = match class {
             PeerClass::Peer => peer.0,
             // Another client of this server. Where only a router knows our address, the way there begins here.
-            PeerClass::Relayed => SocketAddr::new(inside(bind.ip()), peer.0.port()),
+            PeerClass::Relayed => SocketAddr::new(inside(bind.ip()), self.config.relay.bound_port(peer.0.port())),
         };
         let asked = Asked {
             transaction_id: message.transaction_id(),
@@ -172,11 +172,11 @@ impl Server {
     fn seen_from_outside(&self, relay: RelayId, from: SocketAddr) -> PeerAddr {
         let tcp = self.allocations.get(relay.allocation).and_then(|it| it.tcp.as_deref());
         let bind = tcp.and_then(|tcp| tcp.binds[relay.family as usize]);
-        let announced = self.config.relay.of(relay.family).map(|it| it.announced);
-        if let (Some(bind), Some(announced)) = (bind, announced)
+        let config = &self.config.relay;
+        if let (Some(bind), Some(address)) = (bind, config.of(relay.family))
             && from.ip() == inside(bind.ip())
         {
-            let relayed = SocketAddr::new(announced, from.port());
+            let relayed = config.announced(address, from.port());
             if self.shared.directory.is_tcp(RelayedAddr(relayed)) {
                 return PeerAddr(relayed);
             }

@@ -39,6 +39,7 @@ fn settings() -> ApiSettings {
     };
     ApiSettings {
         enabled: true,
+        host_from_address: false,
         host: "turn.example.org".into(),
         uris: vec![
             "turns:turn.example.org:443?transport=tcp".into(),

@@ -156,6 +156,7 @@ fn documented_machine() -> Machine {
         std::fs::copy(machine.dir.join(file), machine.dir.join(copy)).expect("copy");
     }
     machine.names.push(("stun.example.org", vec!["198.51.100.3"]));
+    machine.names.push(("fly-global-services", vec!["10.0.8.2"]));
     machine.stun.push(("198.51.100.3:3478", "203.0.113.10"));
     machine.interfaces.push(("eth0", "203.0.113.11"));
     machine

@@ -2,6 +2,7 @@
 
 #![expect(unreachable_pub, reason = "the modules of this test share their helpers")]
 
+mod addresses;
 mod broken;
 mod command;
 mod docs;

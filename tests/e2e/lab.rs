@@ -140,24 +140,26 @@ impl Lab {
 
     /// What has passed the router so far.
     pub(crate) fn passed(&self) -> Passed {
+        Passed {
+            tcp_443: self.counter("passed_tcp_443"),
+            udp_443: self.counter("passed_udp_443"),
+            other: self.counter("passed_other"),
+            refused: self.counter("refused"),
+        }
+    }
+
+    /// Packets that a named counter of the router's rules has seen.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
         let text = run(self.router.command("nft").args(["--json", "list", "counters"]));
         let json: Value = serde_json::from_str(&text).expect("nft prints JSON when asked to");
-        let count = |name: &str| {
-            let entries = json["nftables"].as_array().into_iter().flatten();
-            let mut counters = entries
-                .map(|entry| &entry["counter"])
-                .filter(|counter| counter["name"] == name);
-            counters
-                .next()
-                .and_then(|counter| counter["packets"].as_u64())
-                .expect("the rule set has this counter")
-        };
-        Passed {
-            tcp_443: count("passed_tcp_443"),
-            udp_443: count("passed_udp_443"),
-            other: count("passed_other"),
-            refused: count("refused"),
-        }
+        let entries = json["nftables"].as_array().into_iter().flatten();
+        let mut counters = entries
+            .map(|entry| &entry["counter"])
+            .filter(|counter| counter["name"] == name);
+        counters
+            .next()
+            .and_then(|counter| counter["packets"].as_u64())
+            .expect("the rule set has this counter")
     }
 
     /// Two chains: one decides, the other, behind it, only counts what came through, so that the count does not
@@ -201,7 +203,12 @@ impl Lab {
                }}
              }}"
         );
-        let file = self.folder.join("firewall.nft");
+        self.add_rules("firewall", &rules);
+    }
+
+    /// Adds `rules` to the router's; `name` is for the file they are written to.
+    pub(crate) fn add_rules(&self, name: &str, rules: &str) {
+        let file = self.folder.join(format!("{name}.nft"));
         fs::write(&file, rules).expect("the lab's folder is writable");
         run(self.router.command("nft").arg("--file").arg(file));
     }

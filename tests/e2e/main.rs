@@ -15,6 +15,7 @@ mod firefox;
 mod http;
 mod janus;
 mod lab;
+mod mapping;
 mod messages;
 mod page;
 mod pebble;

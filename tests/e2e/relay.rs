@@ -37,10 +37,16 @@ impl Relay {
 
     /// The same with `tls` for the section of that name.
     pub(crate) fn start_with_tls(lab: &Lab, tls: &str, settings: &str) -> Self {
+        Self::start_with(lab, tls, settings, &[])
+    }
+
+    /// The same with `environment`, which stands above what is written.
+    pub(crate) fn start_with(lab: &Lab, tls: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
         let configuration = write_configuration(lab, tls, settings);
         let namespace = lab.relay().clone();
         let mut command = namespace.command(PROGRAM);
         command.arg("--config").arg(&configuration).env_remove("RELAY_CONFIG");
+        command.envs(environment.iter().copied());
         let mut process = Process::start("relay", lab.folder(), command, Output::Log);
         process.wait_until("is ready", Duration::from_secs(30), |_| {
             let answer = http::request(&namespace, ADMIN, "GET", "/readyz", &[], None);

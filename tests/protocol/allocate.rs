@@ -392,3 +392,20 @@ fn a_session_is_not_refreshed_beyond_its_cap() {
     world.pass(secs(500));
     world.assert_empty();
 }
+
+/// A NAT that maps ports as well as the address: clients and peers know the outside, the socket is bound to the inside.
+//= TURN-ALLOC-31
+#[test]
+fn where_a_nat_maps_ports_the_client_is_told_the_port_outside() {
+    let mut world = World::with(|config| config.relay.port_shift = -30_000);
+    let mut client = client(1);
+    let relayed = client.allocate(&mut world);
+    assert!((20_000..=20_399).contains(&relayed.port()), "{relayed}");
+    assert_eq!(world.binds, [(ip("10.1.2.3"), relayed.port() + 30_000).into()]);
+    let peer = addr("192.0.2.9:7000");
+    client.permit(&mut world, &[peer]);
+    let inside = (relayed.ip(), relayed.port() + 30_000).into();
+    assert!(world.peer(peer, inside, b"in").is_data(peer, b"in"));
+    client.request(&mut world, &refresh(0));
+    world.assert_empty();
+}

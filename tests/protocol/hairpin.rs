@@ -1,6 +1,9 @@
 //! Two clients of one server: what one sends to the other's relayed address is delivered in memory.
 
 use relay::turn::DropReason;
+use relay::turn::config::Config;
+use relay::turn::policy::Denied;
+use relay::turn::types::PeerAddr;
 
 use crate::world::*;
 
@@ -13,7 +16,11 @@ struct Two {
 }
 
 fn two(shards: usize) -> Two {
-    let mut world = World::sharded(shards, |_| {});
+    two_with(shards, |_| {})
+}
+
+fn two_with(shards: usize, alter: impl FnOnce(&mut Config)) -> Two {
+    let mut world = World::sharded(shards, alter);
     let (mut a, mut b) = (client(1), client(2).at_shard(shards - 1));
     let (relayed_a, relayed_b) = (a.allocate(&mut world), b.allocate(&mut world));
     Two {
@@ -148,10 +155,42 @@ fn a_packet_that_comes_too_late_to_the_other_shard_is_dropped() {
     b.permit(&mut world, &[relayed_a]);
     b.request(&mut world, &refresh(0));
     let now = world.now();
-    let (to, from) = (
-        relay::turn::types::RelayedAddr(relayed_b),
-        relay::turn::types::PeerAddr(relayed_a),
-    );
+    let (to, from) = (relay::turn::types::RelayedAddr(relayed_b), PeerAddr(relayed_a));
     let verdict = world.shards[1].handle_relayed(now, to, from, 10);
     assert_eq!(verdict, relay::turn::Verdict::Drop(DropReason::NoSuchRelay));
+}
+
+/// By the announced ports, which are the only ones clients know. The bound ones are no second way in.
+#[test]
+fn where_a_nat_maps_ports_clients_reach_each_other_by_the_ports_outside() {
+    for shards in [1, 3] {
+        let Two {
+            mut world,
+            mut a,
+            mut b,
+            relayed_a,
+            relayed_b,
+        } = two_with(shards, map_ports);
+        a.permit(&mut world, &[relayed_b]);
+        b.permit(&mut world, &[relayed_a]);
+        assert!(
+            a.send(&mut world, relayed_b, b"ping")
+                .delivered()
+                .is_data(relayed_a, b"ping")
+        );
+        let policy = &world.config.policy;
+        let bound = PeerAddr((ip("10.1.2.3"), relayed_b.port() + 30_000).into());
+        assert_eq!(
+            policy.peer(bound),
+            Err(Denied::OwnAddress),
+            "the inside of a relayed address"
+        );
+        for listener in ["10.1.2.3:3478".to_owned(), format!("{RELAY_V4}:3478")] {
+            assert_eq!(
+                policy.peer(PeerAddr(addr(&listener))),
+                Err(Denied::OwnListener),
+                "{listener}"
+            );
+        }
+    }
 }

@@ -308,6 +308,24 @@ fn two_clients_of_one_server_connect_to_each_other() {
 }
 
 #[test]
+fn where_a_nat_maps_ports_two_clients_connect_by_the_ports_outside() {
+    let mut world = World::sharded(2, |config| {
+        switched_on(config);
+        map_ports(config);
+    });
+    let mut a = owner(&mut world, 1);
+    let mut client = client_over(2, Transport::Tcp).at_shard(1);
+    let relayed = client.request(&mut world, &tcp_allocate()).relayed()[0];
+    client.permit(&mut world, &[a.relayed]);
+    assert_eq!(a.client.request(&mut world, &connect(relayed)), Answer::Waiting);
+    let connecting = world.peer_answers(true);
+    let inside = SocketAddr::new(ip("10.1.2.3"), relayed.port() + 30_000);
+    assert_eq!(connecting.to, inside);
+    let attempt = world.peer_connects(connecting.from, inside).unwrap();
+    assert_eq!(attempt.peer, a.relayed, "known by its relayed address");
+}
+
+#[test]
 fn a_time_limited_login_binds_as_long_as_its_allocation_lives() {
     let mut world = world();
     let mut client = minted(client_over(5, Transport::Tcp), SECRET, START + 20, Some("u"));

@@ -2,6 +2,7 @@
 
 #[path = "../support/any_certificate.rs"]
 mod any_certificate;
+mod changes;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
 mod forced;
@@ -12,7 +13,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use dtls_client::DtlsClient;
 use nix::sys::signal::Signal;
 use support::{
     Client as _, Dir, Outcome, REALM, Server, Stream, Udp, connect, credential, free_ports, get, http, local,
@@ -520,62 +520,4 @@ fn a_json_log_is_json_to_the_last_line_and_standard_output_stays_empty() {
     // What a first run offers is here too.
     let offered = ready["rtc_configuration"].as_str().expect("an RTCConfiguration");
     serde_json::from_str::<serde_json::Value>(offered).expect("JSON");
-}
-
-#[test]
-fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
-    let setup = Setup::new();
-    let put = |name: &str| {
-        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("certificate");
-        let certificate = setup.dir.file("cert.pem", &made.cert.pem());
-        (
-            certificate,
-            setup.dir.file("key.pem", &made.signing_key.serialize_pem()),
-        )
-    };
-    let (certificate, key) = put("old.example.org");
-    let tls = format!(
-        "[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n",
-        certificate.display(),
-        key.display()
-    );
-    let mut server = Server::start(&setup.write(&format!("{}{tls}", setup.with_secret_file())));
-    let (username, password) = credential(SECRET);
-    let mut live = Stream(support::tls(connect(local(setup.tls))));
-    assert!(matches!(live.allocate(&username, &password), Outcome::Allocated(_)));
-    // Whatever it is answered: the connection carries a request and its response.
-    let mut still_alive = || live.allocate(&username, &password) == Outcome::Refused(437);
-
-    // Looked at every five seconds, and tried when it has been at rest for one look.
-    let patience = Duration::from_secs(40);
-    setup.dir.file("key.pem", "no key at all");
-    server.wait_for_log_within("a certificate cannot be used", patience);
-    assert!(still_alive());
-    assert_eq!(support::name_shown(local(setup.tls)), "old.example.org");
-    let over_dtls = || DtlsClient::connect(local(setup.tls)).certificate_names();
-    assert_eq!(over_dtls(), ["old.example.org"]);
-
-    put("new.example.org");
-    server.wait_for_log_within("new.example.org", patience);
-    assert!(still_alive());
-    assert_eq!(support::name_shown(local(setup.tls)), "new.example.org");
-    let deadline = Instant::now() + patience;
-    while over_dtls() != ["new.example.org"] {
-        assert!(Instant::now() < deadline, "DTLS shows {:?}", over_dtls());
-    }
-    assert_eq!(setup.metric("relay_allocations{transport=\"tls\"}"), 1.0);
-    assert_eq!(
-        setup.metric("relay_certificate_updates_total{outcome=\"failure\"}"),
-        1.0
-    );
-    assert_eq!(
-        setup.metric("relay_certificate_updates_total{outcome=\"success\"}"),
-        1.0
-    );
-    let log = server.errors();
-    let said: Vec<&str> = log.lines().filter(|line| line.contains("cannot be used")).collect();
-    assert!(
-        said.len() == 1 && said[0].contains("key.pem") && said[0].contains("PRIVATE KEY"),
-        "{said:?}"
-    );
 }

@@ -80,6 +80,7 @@ pub fn turn_config() -> Config {
             announced: v6,
         }),
         ports,
+        port_shift: 0,
     };
     Config {
         challenge: Challenge::Compact,

@@ -153,7 +153,9 @@ impl World {
                     port,
                 ));
                 if free && self.dice.percent(share) {
-                    self.site.foreign.insert(SocketAddr::new(ip, port));
+                    self.site
+                        .foreign
+                        .insert(SocketAddr::new(ip, port - places::PORTS_APART));
                 }
             }
         }

@@ -32,10 +32,14 @@ pub(crate) const fn announced(family: Family) -> IpAddr {
     }
 }
 
+/// The NAT maps ports as well: a relay socket is announced with a port so much higher than the one it is bound to. A
+/// multiple of what keeps ports with their shards, of which there are three at most: everybody speaks of announced ports.
+pub(crate) const PORTS_APART: u16 = 4008;
+
 /// The address peers see for a relay socket bound to `bind`.
 pub(crate) const fn announced_for(bind: SocketAddr) -> SocketAddr {
     let family = Family::of(bind.ip());
-    SocketAddr::new(announced(family), bind.port())
+    SocketAddr::new(announced(family), bind.port() + PORTS_APART)
 }
 
 pub(crate) const fn server(family: Family) -> SocketAddr {

@@ -194,7 +194,8 @@ impl Setup {
         let relay = RelayConfig {
             ipv4: address(places::BOUND_V4, places::ANNOUNCED_V4),
             ipv6: address(places::RELAY_V6, places::RELAY_V6).filter(|_| rules.ipv6),
-            ports: rules.ports.clone(),
+            port_shift: i32::from(places::PORTS_APART),
+            ports: rules.ports.start() - places::PORTS_APART..=rules.ports.end() - places::PORTS_APART,
         };
         let credentials = Arc::new(self.credentials(rules));
         let policy = Arc::new(self.policy(rules));

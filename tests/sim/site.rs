@@ -492,7 +492,7 @@ impl World {
             .of_mut(&client)
             .and_then(|held| held.opening.as_mut())
             .expect("an Allocate waits for it");
-        tried.push((family(bind), bind.port()));
+        tried.push((family(relayed), relayed.port()));
         assert!(
             !self.site.sockets.contains_key(&relayed),
             "{bind} is bound already, by this server"

@@ -15,7 +15,7 @@ use super::effective::Effective;
 use super::reader::{Located, Reader, Section};
 use super::settings::{ClientIp, ProxyProtocol};
 use super::value::{
-    Auto, Bind, Bytes, Choice, External, Hidden, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
+    Auto, Bind, Bytes, Choice, External, Hidden, Host, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
 };
 use crate::turn::config::{Challenge, Limits};
 use crate::turn::policy::REFLECTOR_PORTS;
@@ -132,12 +132,14 @@ pub(super) struct RawCertificate {
 pub(super) struct RawExternal {
     pub(super) ipv4: Located<External>,
     pub(super) ipv6: Located<External>,
+    pub(super) ports: Located<Auto<Ports>>,
+    pub(super) recheck: Located<OffOr<Duration>>,
     pub(super) stun_timeout: Located<Duration>,
 }
 
 pub(super) struct RawRelay {
-    pub(super) ipv4: Located<Auto<IpAddr>>,
-    pub(super) ipv6: Located<Auto<IpAddr>>,
+    pub(super) ipv4: Located<Auto<Host>>,
+    pub(super) ipv6: Located<Auto<Host>>,
     pub(super) ports: Located<Ports>,
 }
 
@@ -315,6 +317,8 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         external: top.section("external", |s| RawExternal {
             ipv4: s.value("ipv4", External::Auto),
             ipv6: s.value("ipv6", External::Auto),
+            ports: s.value("ports", Auto::Auto),
+            recheck: s.value("recheck", OffOr(Some(MINUTE))),
             stun_timeout: s.within("stun_timeout", 3 * SECOND, SECOND..=MINUTE),
         }),
         relay: top.section("relay", |s| RawRelay {

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::service::external::Plan;
 use crate::service::tls_store::CertificateFiles;
 use crate::turn;
+use crate::turn::policy::PolicyConfig;
 
 /// The whole effective configuration.
 #[derive(Clone, Debug)]
@@ -22,6 +24,10 @@ pub struct Settings {
     pub listeners: Vec<ListenerSettings>,
     /// The core's part. Its `credentials` and `policy` are built from this file as well.
     pub turn: turn::config::Config,
+    /// How the external addresses in `turn.relay` were found, and are looked for again.
+    pub external: ExternalSettings,
+    /// What `turn.policy` was made from, to be made again for other addresses.
+    pub peers: PolicyConfig,
     /// Certificates for TLS listeners and the front door.
     pub tls: TlsSettings,
     /// Bounds on what strangers can make the server hold open.
@@ -109,6 +115,15 @@ impl ListenerSettings {
             .collect();
         format!("{} ({})", self.label, spoken.join(", "))
     }
+}
+
+/// How external addresses are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalSettings {
+    /// One for each family that is not off.
+    pub plans: Vec<Plan>,
+    /// How often to look again. `None`: at a reload only.
+    pub recheck: Option<Duration>,
 }
 
 /// Where certificates come from.
@@ -204,6 +219,8 @@ pub struct ApiSettings {
     pub enabled: bool,
     /// Host name or address in minted URIs.
     pub host: String,
+    /// `host` is the external address, since nothing else is known: to be another one when that is.
+    pub host_from_address: bool,
     /// URIs handed out, in order of preference.
     pub uris: Vec<String>,
     /// URIs for forced logins: those of the forced path.

@@ -15,6 +15,7 @@ use prometheus::{Registry, TextEncoder};
 use self::exposition::{Exposition, Sample};
 use super::acme::Acme;
 use super::api::counters::{ApiCounters, CODES, Route};
+use super::follow;
 use super::front_door::FrontDoor;
 use super::health::Health;
 use super::process;
@@ -56,6 +57,7 @@ pub struct Sources {
 pub struct ProcessCounters {
     started: UnixTime,
     reloads: [AtomicU64; 2],
+    looks: [AtomicU64; 3],
     last_reload: AtomicU64,
     last_reload_failed: AtomicU64,
 }
@@ -66,9 +68,15 @@ impl ProcessCounters {
         Self {
             started,
             reloads: [AtomicU64::new(0), AtomicU64::new(0)],
+            looks: [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)],
             last_reload: AtomicU64::new(started.0),
             last_reload_failed: AtomicU64::new(0),
         }
+    }
+
+    /// An external address was looked for again.
+    pub fn looked(&self, outcome: follow::Outcome) {
+        self.looks[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// A reload ended.
@@ -215,6 +223,17 @@ fn service(sources: &Sources, out: &mut Exposition) {
         "relay_config_loaded_timestamp_seconds",
         "When the configuration in force was loaded, Unix time.",
         Sample::plain(sources.process.last_reload.load(Relaxed)),
+    );
+    let looks = follow::Outcome::ALL.map(|it| {
+        Sample::with(
+            [("outcome", it.as_str())],
+            sources.process.looks[it as usize].load(Relaxed),
+        )
+    });
+    out.counter(
+        "relay_external_address_checks_total",
+        "External addresses looked for again, by what was found.",
+        looks,
     );
     out.counter(
         "relay_log_lines_lost_total",

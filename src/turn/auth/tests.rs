@@ -37,6 +37,7 @@ fn config(secrets: Vec<Secret>, users: &[(&str, &str)]) -> Config {
         ipv4: None,
         ipv6: None,
         ports: 49_152..=65_535,
+        port_shift: 0,
     };
     let policy = PeerPolicy::new(PolicyConfig::default()).unwrap();
     let credentials = Credentials::new(credentials).unwrap();

@@ -83,6 +83,7 @@ pub(crate) fn config() -> Config {
         ipv4: Some(v4),
         ipv6: Some(v6),
         ports: 50_000..=50_399,
+        port_shift: 0,
     };
     let credentials = Arc::new(Credentials::new(credentials).unwrap());
     Config {
@@ -113,6 +114,19 @@ pub(crate) fn policy(denied: &[&str]) -> Arc<PeerPolicy> {
         ..PolicyConfig::default()
     };
     Arc::new(PeerPolicy::new(config).unwrap())
+}
+
+/// Has a NAT announce relay ports 30,000 lower than they are bound.
+pub(crate) fn map_ports(config: &mut Config) {
+    config.relay.port_shift = -30_000;
+    let policy = PolicyConfig {
+        own: vec![addr("0.0.0.0:3478")],
+        local_ips: vec![ip("10.1.2.3")],
+        relay_ips: config.relay.own_ips().collect(),
+        relay_ports: config.relay.announced_ports(),
+        ..PolicyConfig::default()
+    };
+    config.policy = Arc::new(PeerPolicy::new(policy).unwrap());
 }
 
 pub(crate) fn addr(text: &str) -> SocketAddr {

@@ -1,13 +1,14 @@
-//! Per family: where relay sockets are bound, and which address is announced for them.
+//! Per family: where relay sockets are bound, and which address and ports are announced for them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::super::diagnostic::Diagnostic;
 use super::super::reader::Located;
 use super::super::schema::Raw;
-use super::super::value::{Auto, External};
+use super::super::settings::ExternalSettings;
+use super::super::value::{Auto, External, Host, OffOr, Ports};
 use super::Context;
-use crate::service::external::is_private;
+use crate::service::external::{Local, Plan, Source, key};
 use crate::turn::config::{RelayAddress, RelayConfig};
 use crate::turn::types::Family;
 
@@ -16,19 +17,17 @@ pub(super) struct Found {
     pub(super) relay: RelayConfig,
     /// Each address with how it was found, for the log.
     pub(super) told: Vec<(IpAddr, String)>,
+    /// How to look again.
+    pub(super) settings: ExternalSettings,
 }
 
 impl Found {
     /// Where a configuration is only looked at, on a machine it is not for.
     pub(super) fn none(raw: &Raw) -> Self {
-        let relay = RelayConfig {
-            ipv4: None,
-            ipv6: None,
-            ports: raw.relay.ports.value.0.clone(),
-        };
         Self {
-            relay,
+            relay: relay_config(raw),
             told: Vec::new(),
+            settings: settings(raw),
         }
     }
 }
@@ -36,55 +35,105 @@ impl Found {
 /// One family's keys.
 struct Keys<'a> {
     family: Family,
-    /// `ipv4`.
-    key: &'static str,
-    /// `IPv4`.
-    name: &'static str,
     external: &'a Located<External>,
-    relay: &'a Located<Auto<IpAddr>>,
+    relay: &'a Located<Auto<Host>>,
+}
+
+impl Keys<'_> {
+    fn of(raw: &Raw) -> [Keys<'_>; 2] {
+        [
+            Keys {
+                family: Family::V4,
+                external: &raw.external.ipv4,
+                relay: &raw.relay.ipv4,
+            },
+            Keys {
+                family: Family::V6,
+                external: &raw.external.ipv6,
+                relay: &raw.relay.ipv6,
+            },
+        ]
+    }
+
+    /// What is written as `relay.ipv4`; of the wrong family is reported by the checks already.
+    fn bind(&self) -> Option<Local> {
+        match &self.relay.value {
+            Auto::Given(Host::Ip(ip)) => Some(Local::Ip(*ip)).filter(|_| Family::of(*ip) == self.family),
+            Auto::Given(Host::Name(name)) => Some(Local::Name(name.clone())),
+            Auto::Auto => None,
+        }
+    }
+
+    /// `None`: the family is off, or what is written cannot be, and is reported by the checks already.
+    fn plan(&self, raw: &Raw) -> Option<Plan> {
+        let source = match &self.external.value {
+            External::Off => return None,
+            External::Auto => Source::Auto,
+            External::Fixed(ip) if Family::of(*ip) != self.family => return None,
+            External::Fixed(ip) => Source::Fixed(*ip),
+            External::Interface(name) => Source::Interface(name.clone()),
+            External::Name(name) => Source::Name(name.clone()),
+            External::Stun { host, port } => Source::Stun {
+                host: host.clone(),
+                port: *port,
+            },
+        };
+        Some(Plan {
+            family: self.family,
+            source,
+            bind: self.bind(),
+            stun_timeout: raw.external.stun_timeout.value,
+        })
+    }
+}
+
+/// No address yet.
+fn relay_config(raw: &Raw) -> RelayConfig {
+    let ports = &raw.relay.ports.value.0;
+    let port_shift = match &raw.external.ports.value {
+        Auto::Given(Ports(announced)) => i32::from(*announced.start()) - i32::from(*ports.start()),
+        Auto::Auto => 0,
+    };
+    RelayConfig {
+        ipv4: None,
+        ipv6: None,
+        ports: ports.clone(),
+        port_shift,
+    }
+}
+
+fn settings(raw: &Raw) -> ExternalSettings {
+    let OffOr(recheck) = raw.external.recheck.value;
+    ExternalSettings {
+        plans: Keys::of(raw).iter().filter_map(|keys| keys.plan(raw)).collect(),
+        recheck,
+    }
 }
 
 /// `None` if something is wrong.
 pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<Found> {
-    let ipv4 = Keys {
-        family: Family::V4,
-        key: "ipv4",
-        name: "IPv4",
-        external: &raw.external.ipv4,
-        relay: &raw.relay.ipv4,
-    };
-    let ipv6 = Keys {
-        family: Family::V6,
-        key: "ipv6",
-        name: "IPv6",
-        external: &raw.external.ipv6,
-        relay: &raw.relay.ipv6,
-    };
     let before = cx.d.counts().0;
-    let mut told = Vec::new();
-    let mut one = |keys: &Keys<'_>, cx: &mut Context<'_>| {
-        let (address, how) = one_family(keys, raw, cx)?;
-        cx.effective.note(
-            &format!("external.{}", keys.key),
-            format!("{}, {how}", address.announced),
-        );
+    let mut found = Found::none(raw);
+    for keys in Keys::of(raw) {
+        let Some((address, how)) = one_family(&keys, raw, cx) else {
+            continue;
+        };
+        let key = key(keys.family);
+        let announced = address.announced;
         cx.effective
-            .note(&format!("relay.{}", keys.key), address.bind.to_string());
-        told.push((address.announced, how));
-        Some(address)
-    };
-    let mut relay = RelayConfig {
-        ipv4: one(&ipv4, cx),
-        ipv6: one(&ipv6, cx),
-        ports: raw.relay.ports.value.0.clone(),
-    };
+            .note(&format!("external.{key}"), format!("{announced}, {how}"));
+        cx.effective.note(&format!("relay.{key}"), address.bind.to_string());
+        found.told.push((announced, how));
+        found.relay.set(keys.family, Some(address));
+    }
     if cx.d.counts().0 > before {
         return None;
     }
     // Both off is reported by the checks already.
-    let off = |keys: &Keys<'_>| keys.external.value == External::Off;
-    if relay.ipv4.is_none() && relay.ipv6.is_none() && !(off(&ipv4) && off(&ipv6)) {
-        if ipv4.external.value != External::Auto {
+    let off = |external: &Located<External>| external.value == External::Off;
+    let all_off = off(&raw.external.ipv4) && off(&raw.external.ipv6);
+    if found.relay.ipv4.is_none() && found.relay.ipv6.is_none() && !all_off {
+        if raw.external.ipv4.value != External::Auto {
             let diagnostic = cx.here("this machine has no address to relay from");
             cx.d.push(
                 diagnostic
@@ -94,151 +143,58 @@ pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<Found> {
             return None;
         }
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        relay.ipv4 = Some(RelayAddress {
+        found.relay.ipv4 = Some(RelayAddress {
             bind: ip,
             announced: ip,
         });
-        told.push((ip, "loopback: this machine has no other".into()));
+        found.told.push((ip, "loopback: this machine has no other".into()));
         let diagnostic = Diagnostic::warning("this machine has no address but loopback: nobody else can be relayed");
         cx.d.push(diagnostic.help("connect it to a network, or set `external.ipv4`"));
     }
-    Some(Found { relay, told })
+    Some(found)
 }
 
 /// The address, and how it was found; `None` if the family is not served, or something is wrong.
 fn one_family(keys: &Keys<'_>, raw: &Raw, cx: &mut Context<'_>) -> Option<(RelayAddress, String)> {
-    let of_family = |ip: &IpAddr| Family::of(*ip) == keys.family;
-    let given = match keys.relay.value {
-        Auto::Given(ip) if of_family(&ip) => Some(ip),
-        Auto::Given(_) | Auto::Auto => None,
-    };
-    if let Some(ip) =
-        given.filter(|ip| keys.external.value != External::Off && !ip.is_multicast() && !cx.env.can_bind(*ip))
+    let key = key(keys.family);
+    if let Some(Local::Ip(ip)) = keys.bind()
+        && keys.external.value != External::Off
+        && !ip.is_multicast()
+        && !cx.env.can_bind(ip)
     {
-        let diagnostic = cx.here(format!("`relay.{}`: {ip} is not an address of this machine", keys.key));
-        cx.d.push(diagnostic.at(keys.relay.place).maybe_help(own_addresses(keys, cx)));
+        let diagnostic = cx.here(format!("`relay.{key}`: {ip} is not an address of this machine"));
+        cx.d.push(
+            diagnostic
+                .at(keys.relay.place)
+                .maybe_help(own_addresses(keys.family, cx)),
+        );
     }
-    match &keys.external.value {
-        External::Off => None,
-        External::Fixed(ip) if of_family(ip) => {
-            let here = cx.env.interfaces().iter().any(|interface| interface.ip == *ip);
-            let bind = given
-                .or_else(|| here.then_some(*ip))
-                .or_else(|| own(keys, cx).map(|own| own.0));
-            let Some(bind) = bind else {
-                let message = format!(
-                    "`external.{}` is set, but this machine has no {} address",
-                    keys.key, keys.name
-                );
-                let diagnostic = cx.here(message).at(keys.external.place);
-                cx.d.push(diagnostic.help(format!("set `relay.{}` to the local address to relay from", keys.key)));
-                return None;
-            };
-            Some((RelayAddress { bind, announced: *ip }, "as configured".into()))
+    let found = match keys.plan(raw)?.find(cx.env) {
+        Ok(found) => found?,
+        Err(error) => {
+            let place = keys.external.place.or(keys.relay.place);
+            let diagnostic = cx.here(error.message).at(place);
+            cx.d.push(diagnostic.help(error.help));
+            return None;
         }
-        // Reported by the checks already.
-        External::Fixed(_) => None,
-        External::Auto => auto(keys, given, cx),
-        External::Stun { host, port } => stun(keys, given, host, *port, raw, cx),
-    }
-}
-
-fn auto(keys: &Keys<'_>, given: Option<IpAddr>, cx: &mut Context<'_>) -> Option<(RelayAddress, String)> {
-    let specific = given.filter(|ip| !ip.is_unspecified());
-    let (announced, how) = match specific {
-        Some(ip) => (ip, format!("as `relay.{}`", keys.key)),
-        None => own(keys, cx)?,
     };
-    if is_private(announced) {
+    if found.private {
         let message = format!(
-            "`external.{} = \"auto\"` found only {announced}, an address without meaning on the Internet",
-            keys.key
+            "`external.{key} = \"auto\"` found only {}, an address without meaning on the Internet",
+            found.address.announced
         );
         let diagnostic = Diagnostic::warning(message).at(keys.external.place);
         cx.d.push(diagnostic.help(format!(
-            "within that network all is well; else set `external.{0}` to the public address, to \"stun:host:port\", or to \"off\"",
-            keys.key
+            "within that network all is well; else set `external.{key}` to the public address, to \"stun:host:port\", or to \"off\""
         )));
     }
-    Some((
-        RelayAddress {
-            bind: given.unwrap_or(announced),
-            announced,
-        },
-        how,
-    ))
+    Some((found.address, found.how))
 }
 
-/// This machine's own address: where the default route leaves, else that of any interface.
-fn own(keys: &Keys<'_>, cx: &Context<'_>) -> Option<(IpAddr, String)> {
-    let interfaces = cx.env.interfaces();
-    let usable = |ip: IpAddr| {
-        let link_local = match ip {
-            IpAddr::V4(ip) => ip.is_link_local(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        Family::of(ip) == keys.family && !ip.is_loopback() && !ip.is_unspecified() && !link_local
-    };
-    if let Some(ip) = cx.env.route_source(keys.family).filter(|ip| usable(*ip)) {
-        let name = interfaces
-            .iter()
-            .find(|interface| interface.ip == ip)
-            .map_or("", |interface| &interface.name);
-        return Some((
-            ip,
-            format!("address of the default route's interface {name}")
-                .trim_end()
-                .to_owned(),
-        ));
-    }
-    let interface = interfaces.into_iter().find(|interface| usable(interface.ip))?;
-    Some((
-        interface.ip,
-        format!("address of {}; there is no default route", interface.name),
-    ))
-}
-
-fn stun(
-    keys: &Keys<'_>,
-    given: Option<IpAddr>,
-    host: &str,
-    port: u16,
-    raw: &Raw,
-    cx: &mut Context<'_>,
-) -> Option<(RelayAddress, String)> {
-    let fail = |cx: &mut Context<'_>, why: String| {
-        let diagnostic = cx
-            .here(format!("`external.{}`: {why}", keys.key))
-            .at(keys.external.place);
-        cx.d.push(
-            diagnostic.help("check the server's name and that UDP to it is let through, or set the address itself"),
-        );
-        None
-    };
-    let server = match cx.env.resolve(host, port) {
-        Ok(all) => all.into_iter().find(|address| Family::of(address.ip()) == keys.family),
-        Err(error) => return fail(cx, format!("cannot look up {host}: {error}")),
-    };
-    let Some(server) = server else {
-        return fail(cx, format!("{host} has no {} address", keys.name));
-    };
-    let Some(bind) = given.or_else(|| own(keys, cx).map(|own| own.0)) else {
-        return fail(cx, format!("this machine has no {} address to ask from", keys.name));
-    };
-    match cx.env.ask_stun(server, bind, raw.external.stun_timeout.value) {
-        Ok(announced) if Family::of(announced) == keys.family => Some((
-            RelayAddress { bind, announced },
-            format!("as the STUN server {host}:{port} sees it"),
-        )),
-        Ok(other) => fail(cx, format!("{host} answered with {other}")),
-        Err(error) => fail(cx, format!("the STUN server {host}:{port} ({server}): {error}")),
-    }
-}
-
-fn own_addresses(keys: &Keys<'_>, cx: &Context<'_>) -> Option<String> {
+fn own_addresses(family: Family, cx: &Context<'_>) -> Option<String> {
     let all = cx.env.interfaces().into_iter().map(|interface| interface.ip);
     let all: Vec<String> = all
-        .filter(|ip| Family::of(*ip) == keys.family)
+        .filter(|ip| Family::of(*ip) == family)
         .map(|ip| ip.to_string())
         .collect();
     (!all.is_empty()).then(|| format!("it has {}", all.join(", ")))

@@ -17,13 +17,14 @@ use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::effective::Effective;
 use super::env::Env;
 use super::offer::offer;
-use super::schema::{Format, Raw, RawTcp};
+use super::schema::{Format, Raw, RawTcp, RawUdp};
 use super::settings::{
     AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Settings,
     StreamSettings, UdpSettings,
 };
 use super::value::{Auto, Network, OneOf, Placed, is_host_name};
 use super::{Purpose, check};
+use crate::service::external::{announced_host, local_ips};
 use crate::service::first_run;
 use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
 use crate::turn::credential::Credentials;
@@ -85,7 +86,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     }
     let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
     let found = found.unwrap_or_else(|| addresses::Found::none(raw));
-    let policy = policy(raw, cx, &listeners, &found)?;
+    let (peers, policy) = policy(raw, cx, &listeners, &found.relay)?;
     let (secret_file, secret_is_new) = secrets.first_run.unzip();
     Some(Settings {
         realm: raw.realm.value.clone(),
@@ -102,6 +103,8 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
             discovery,
             forced,
         ),
+        external: found.settings,
+        peers,
         tls: tls?,
         stream: stream_settings(raw),
         dtls: DtlsSettings {
@@ -110,15 +113,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
             associations_per_ip: raw.dtls.associations_per_ip.value,
             handshakes: raw.dtls.handshakes.value,
         },
-        udp: UdpSettings {
-            receive_buffer: raw.udp.receive_buffer.value.0,
-            send_buffer: raw.udp.send_buffer.value.0,
-            relay_buffer: raw.udp.relay_buffer.value.0,
-            offload: raw.udp.offload.value,
-            slots: raw.udp.slots.value,
-            mailbox: raw.udp.mailbox.value.0,
-            pause: Duration::from_micros(u64::from(raw.udp.pause_micros.value)),
-        },
+        udp: udp_settings(&raw.udp),
         admin: admin_settings(raw),
         log: LogSettings {
             level: raw.log.level.value.clone(),
@@ -216,7 +211,7 @@ fn api_settings(
     cx: &mut Context<'_>,
 ) -> ApiSettings {
     let api = &raw.api;
-    let host = api_host(raw, found, cx);
+    let (host, host_from_address) = api_host(raw, found, cx);
     let uris = match &api.uris.value {
         Auto::Given(uris) => uris.iter().map(|uri| uri.value.clone()).collect(),
         Auto::Auto => Vec::new(),
@@ -224,6 +219,7 @@ fn api_settings(
     let mut settings = ApiSettings {
         enabled: api.enabled.value,
         host,
+        host_from_address,
         uris,
         forced_uris: Vec::new(),
         uris_from_listeners: matches!(api.uris.value, Auto::Auto),
@@ -250,20 +246,17 @@ fn api_settings(
     settings
 }
 
-fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> String {
+/// The host in minted URIs, and whether it is the external address.
+fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> (String, bool) {
     match &raw.api.host.value {
-        Auto::Given(host) => host.clone(),
+        Auto::Given(host) => (host.clone(), false),
         Auto::Auto => {
-            let announced = found
-                .relay
-                .ipv4
-                .or(found.relay.ipv6)
-                .map(|address| address.announced.to_string());
             // A name without a dot means nothing to clients elsewhere.
             let realm = Some(&raw.realm.value).filter(|realm| is_host_name(realm) && realm.contains('.'));
-            let host = realm.cloned().or(announced).unwrap_or_else(|| "localhost".into());
+            let (host, from_address) =
+                realm.map_or_else(|| (announced_host(&found.relay), true), |realm| (realm.clone(), false));
             cx.effective.note("api.host", host.clone());
-            host
+            (host, from_address)
         }
     }
 }
@@ -272,10 +265,9 @@ fn policy(
     raw: &Raw,
     cx: &mut Context<'_>,
     listeners: &[ListenerSettings],
-    found: &addresses::Found,
-) -> Option<Arc<PeerPolicy>> {
+    relay: &RelayConfig,
+) -> Option<(PolicyConfig, Arc<PeerPolicy>)> {
     let nets = |list: &[Placed<Network>]| list.iter().map(|net| net.value.0).collect();
-    let addresses = [found.relay.ipv4, found.relay.ipv6].into_iter().flatten();
     let config = PolicyConfig {
         allow: nets(&raw.peers.allow.value),
         deny: nets(&raw.peers.deny.value),
@@ -285,19 +277,9 @@ fn policy(
             .flat_map(|l| l.addresses.clone())
             .chain(raw.admin.address.value.0)
             .collect(),
-        local_ips: cx
-            .env
-            .interfaces()
-            .into_iter()
-            .flat_map(|i| [Some(i.ip), i.broadcast])
-            .flatten()
-            .collect(),
-        // 0.0.0.0 stands for no address a peer could have.
-        relay_ips: addresses
-            .flat_map(|a| [a.bind, a.announced])
-            .filter(|ip| !ip.is_unspecified())
-            .collect(),
-        relay_ports: raw.relay.ports.value.0.clone(),
+        local_ips: local_ips(cx.env),
+        relay_ips: relay.own_ips().collect(),
+        relay_ports: relay.announced_ports(),
         nat64: nets(&raw.peers.nat64.value).into_iter().filter_map(ipv6_net).collect(),
         denied_ports: raw
             .peers
@@ -307,8 +289,8 @@ fn policy(
             .map(|ports| ports.0.clone())
             .collect(),
     };
-    match PeerPolicy::new(config) {
-        Ok(policy) => Some(Arc::new(policy)),
+    match PeerPolicy::new(config.clone()) {
+        Ok(policy) => Some((config, Arc::new(policy))),
         Err(error) => {
             cx.d.push(Diagnostic::error(format!("`peers`: {error}")).at(raw.peers.nat64.place));
             None
@@ -387,6 +369,18 @@ fn admin_settings(raw: &Raw) -> AdminSettings {
     AdminSettings {
         address: raw.admin.address.value.0,
         api: raw.admin.api.value,
+    }
+}
+
+fn udp_settings(udp: &RawUdp) -> UdpSettings {
+    UdpSettings {
+        receive_buffer: udp.receive_buffer.value.0,
+        send_buffer: udp.send_buffer.value.0,
+        relay_buffer: udp.relay_buffer.value.0,
+        offload: udp.offload.value,
+        slots: udp.slots.value,
+        mailbox: udp.mailbox.value.0,
+        pause: Duration::from_micros(u64::from(udp.pause_micros.value)),
     }
 }
 

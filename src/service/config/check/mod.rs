@@ -4,6 +4,7 @@
 mod acme;
 mod api;
 mod credentials;
+mod external;
 mod forced;
 mod front_door;
 
@@ -15,7 +16,7 @@ use ipnet::IpNet;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::Located;
 use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn};
-use super::value::{Auto, Bytes, External, OffOr, OneOf, is_host_name};
+use super::value::{Auto, Bytes, External, Host, OffOr, OneOf, is_host_name};
 use crate::service::external::is_private;
 
 pub(super) use credentials::{api_key, password, secret};
@@ -31,6 +32,7 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     acme::check(raw, d);
     addresses(raw, d);
     ports(raw, d);
+    external::check(raw, d);
     peers(&raw.peers, d);
     turn(&raw.turn, d);
     redirect(&raw.turn.redirect, d);
@@ -117,8 +119,8 @@ fn addresses(raw: &Raw, d: &mut Diagnostics) {
             _ => {}
         }
         match relay.value {
-            Auto::Given(ip) if !is_family(&ip) => wrong(d, "relay", ip, relay.place),
-            Auto::Given(ip) if ip.is_multicast() => {
+            Auto::Given(Host::Ip(ip)) if !is_family(&ip) => wrong(d, "relay", ip, relay.place),
+            Auto::Given(Host::Ip(ip)) if ip.is_multicast() => {
                 let diagnostic = Diagnostic::error(format!("`relay.{key}`: {ip} is a multicast address"));
                 d.push(
                     diagnostic

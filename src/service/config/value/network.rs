@@ -127,6 +127,31 @@ impl Setting for IpAddr {
     }
 }
 
+/// An address of this machine, or a name for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl Setting for Host {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("").trim();
+        match text.parse() {
+            Ok(ip) => Ok(Self::Ip(ip)),
+            Err(_) if is_host_name(text) => Ok(Self::Name(text.to_owned())),
+            Err(_) => expected(node, "an IP address or a host name", "\"192.0.2.1\""),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Ip(ip) => ip.show(),
+            Self::Name(name) => quoted(name),
+        }
+    }
+}
+
 /// Where a listener binds: `*:443`, `name:3478`, `[::1]:3478`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Bind {
@@ -210,6 +235,10 @@ pub(in super::super) enum External {
     /// That of the interface the default route uses.
     Auto,
     Fixed(IpAddr),
+    /// That of this network interface.
+    Interface(String),
+    /// That of this host name.
+    Name(String),
     /// What this STUN server sees.
     Stun {
         host: String,
@@ -230,7 +259,17 @@ impl Setting for External {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(Self::Fixed(ip));
         }
-        let what = "\"auto\", an IP address, \"stun:host:port\" or \"off\"";
+        if let Some(name) = text.strip_prefix("interface:").filter(|name| is_interface_name(name)) {
+            return Ok(Self::Interface(name.to_owned()));
+        }
+        // Without a dot it is a word misspelt, sooner than a name.
+        let name = text
+            .strip_prefix("dns:")
+            .or(Some(text).filter(|text| text.contains('.')));
+        if let Some(name) = name.filter(|name| is_host_name(name)) {
+            return Ok(Self::Name(name.to_owned()));
+        }
+        let what = "\"auto\", an IP address, \"interface:name\", a host name, \"stun:host:port\" or \"off\"";
         let Some(server) = text.strip_prefix("stun:") else {
             return expected(node, what, "\"203.0.113.5\"");
         };
@@ -256,10 +295,17 @@ impl Setting for External {
             Self::Auto => "auto".into(),
             Self::Off => "off".into(),
             Self::Fixed(ip) => ip.to_string(),
+            Self::Interface(name) => format!("interface:{name}"),
+            Self::Name(name) => format!("dns:{name}"),
             Self::Stun { host, port } if host.contains(':') => format!("stun:[{host}]:{port}"),
             Self::Stun { host, port } => format!("stun:{host}:{port}"),
         })
     }
+}
+
+/// As Linux allows them (IFNAMSIZ).
+fn is_interface_name(text: &str) -> bool {
+    (1..16).contains(&text.len()) && !text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
 }
 
 /// One port, or `"first-last"`.
@@ -298,6 +344,9 @@ mod tests {
             "off",
             "203.0.113.5",
             "2001:db8::5",
+            "interface:eth0.7",
+            "dns:turn.example.org",
+            "dns:localhost",
             "stun:stun.example.org:3478",
             "stun:[2001:db8::1]:3479",
         ] {
@@ -350,6 +399,12 @@ mod tests {
             "stun:host:x",
             "1.2.3",
             "stun:a b",
+            "interface:",
+            "interface:a b",
+            "interface:sixteen-letters-",
+            "dns:",
+            "dns:a b",
+            "automatic",
         ] {
             assert_eq!(read_text::<External>(text), None, "{text:?}");
         }

@@ -1,0 +1,272 @@
+//! Where the external address of a family comes from, and what it is now. Asked at start, at every reload, and every so
+//! often in between: addresses of machines, names and NATs change.
+
+use core::time::Duration;
+use std::net::IpAddr;
+
+use super::is_private;
+use crate::service::config::env::Env;
+use crate::turn::config::RelayAddress;
+use crate::turn::types::Family;
+
+/// Where an address comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This machine's, as its routes and interfaces tell.
+    Auto,
+    /// Written down.
+    Fixed(IpAddr),
+    /// That of a network interface.
+    Interface(String),
+    /// That of a host name.
+    Name(String),
+    /// What this STUN server sees.
+    Stun {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+}
+
+/// A local address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// Written down.
+    Ip(IpAddr),
+    /// That of a host name, such as Fly.io's `fly-global-services`.
+    Name(String),
+}
+
+/// How the address of one family is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Which family.
+    pub family: Family,
+    /// Where its address comes from.
+    pub source: Source,
+    /// What relay sockets are bound to, where that is written down.
+    pub bind: Option<Local>,
+    /// How long a STUN server may take.
+    pub stun_timeout: Duration,
+}
+
+/// An address, and how it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Bound, and announced.
+    pub address: RelayAddress,
+    /// For the log: "as configured".
+    pub how: String,
+    /// An address without meaning on the Internet was found, and nobody wrote it down.
+    pub private: bool,
+}
+
+/// Why there is none, and what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotFound {
+    /// The key is named in it: "`external.ipv4`: …".
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+impl core::fmt::Display for NotFound {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}; {}", self.message, self.help)
+    }
+}
+
+impl Plan {
+    /// Whether it can come to another address while the server runs.
+    pub fn follows(&self) -> bool {
+        !matches!(self.source, Source::Fixed(_)) || matches!(self.bind, Some(Local::Name(_)))
+    }
+
+    /// Asks. `Ok(None)`: this machine does not have this family, and nobody said that it has.
+    ///
+    /// # Errors
+    /// When what is configured gives no address.
+    pub fn find(&self, env: &dyn Env) -> Result<Option<Found>, NotFound> {
+        let bind = self.bind(env)?;
+        match &self.source {
+            Source::Auto => Ok(self.auto(bind, env)),
+            Source::Fixed(ip) => {
+                let here = env.interfaces().iter().any(|interface| interface.ip == *ip);
+                let local = bind.or_else(|| here.then_some(*ip));
+                let bind = local.or_else(|| own(self.family, env).map(|own| own.0));
+                let help = format!("set `relay.{}` to the local address to relay from", key(self.family));
+                let message = || {
+                    format!(
+                        "`external.{}` is set, but this machine has no {} address",
+                        key(self.family),
+                        name(self.family)
+                    )
+                };
+                let bind = bind.ok_or_else(|| NotFound {
+                    message: message(),
+                    help,
+                })?;
+                Ok(Some(found(bind, *ip, "as configured".into())))
+            }
+            Source::Interface(interface) => self.interface(interface, bind, env).map(Some),
+            Source::Name(host) => self.name(host, bind, env).map(Some),
+            Source::Stun { host, port } => self.stun(host, *port, bind, env).map(Some),
+        }
+    }
+
+    /// What relay sockets are to be bound to, if anybody says so.
+    fn bind(&self, env: &dyn Env) -> Result<Option<IpAddr>, NotFound> {
+        let host = match &self.bind {
+            None => return Ok(None),
+            Some(Local::Ip(ip)) => return Ok(Some(*ip)),
+            Some(Local::Name(host)) => host,
+        };
+        let none = |why: String| NotFound {
+            message: format!("`relay.{}`: {why}", key(self.family)),
+            help: "correct the name, or write an address of this machine".to_owned(),
+        };
+        let all = env.resolve(host, 0);
+        let all = all.map_err(|error| none(format!("cannot look up {host}: {error}")))?;
+        let ip = all
+            .iter()
+            .map(|it| it.ip())
+            .filter(|ip| Family::of(*ip) == self.family)
+            .min();
+        let ip = ip.ok_or_else(|| none(format!("{host} has no {} address", name(self.family))))?;
+        Some(ip)
+            .filter(|ip| env.can_bind(*ip))
+            .ok_or_else(|| none(format!("{host} is {ip}, which is not an address of this machine")))
+            .map(Some)
+    }
+
+    fn auto(&self, bind: Option<IpAddr>, env: &dyn Env) -> Option<Found> {
+        let specific = bind.filter(|ip| !ip.is_unspecified());
+        let (announced, how) = match specific {
+            Some(ip) => (ip, format!("as `relay.{}`", key(self.family))),
+            None => own(self.family, env)?,
+        };
+        Some(Found {
+            private: is_private(announced),
+            ..found(bind.unwrap_or(announced), announced, how)
+        })
+    }
+
+    fn interface(&self, wanted: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<Found, NotFound> {
+        let all = env.interfaces();
+        let mut of_it = all.iter().filter(|interface| interface.name == wanted);
+        if let Some(one) = of_it.find(|interface| usable(self.family, interface.ip)) {
+            return Ok(found(bind.unwrap_or(one.ip), one.ip, format!("address of {wanted}")));
+        }
+        let mut names: Vec<&str> = all.iter().map(|interface| interface.name.as_str()).collect();
+        names.dedup();
+        let help = if names.contains(&wanted) {
+            format!("set it to \"off\" if {wanted} is not to have one")
+        } else {
+            format!("this machine has {}", names.join(", "))
+        };
+        Err(self.fail(
+            format!("the interface {wanted} has no {} address", name(self.family)),
+            &help,
+        ))
+    }
+
+    fn name(&self, host: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<Found, NotFound> {
+        let help = "check the name's A and AAAA records, or set the address itself";
+        let all = env.resolve(host, 0);
+        let all = all.map_err(|error| self.fail(format!("cannot look up {host}: {error}"), help))?;
+        // A name may have several; the same of them each time.
+        let of_family = all.iter().map(|it| it.ip()).filter(|ip| Family::of(*ip) == self.family);
+        let Some(announced) = of_family.min() else {
+            return Err(self.fail(format!("{host} has no {} address", name(self.family)), help));
+        };
+        let here = env.interfaces().iter().any(|interface| interface.ip == announced);
+        let local = bind.or_else(|| here.then_some(announced));
+        let bind = local.or_else(|| own(self.family, env).map(|own| own.0));
+        let none = || {
+            self.fail(
+                format!("this machine has no {} address to relay from", name(self.family)),
+                help,
+            )
+        };
+        Ok(found(bind.ok_or_else(none)?, announced, format!("address of {host}")))
+    }
+
+    fn stun(&self, host: &str, port: u16, bind: Option<IpAddr>, env: &dyn Env) -> Result<Found, NotFound> {
+        let help = "check the server's name and that UDP to it is let through, or set the address itself";
+        let fail = |why: String| self.fail(why, help);
+        let all = env.resolve(host, port);
+        let all = all.map_err(|error| fail(format!("cannot look up {host}: {error}")))?;
+        let Some(server) = all.into_iter().find(|address| Family::of(address.ip()) == self.family) else {
+            return Err(fail(format!("{host} has no {} address", name(self.family))));
+        };
+        let Some(bind) = bind.or_else(|| own(self.family, env).map(|own| own.0)) else {
+            return Err(fail(format!(
+                "this machine has no {} address to ask from",
+                name(self.family)
+            )));
+        };
+        match env.ask_stun(server, bind, self.stun_timeout) {
+            Ok(announced) if Family::of(announced) == self.family => Ok(found(
+                bind,
+                announced,
+                format!("as the STUN server {host}:{port} sees it"),
+            )),
+            Ok(other) => Err(fail(format!("{host} answered with {other}"))),
+            Err(error) => Err(fail(format!("the STUN server {host}:{port} ({server}): {error}"))),
+        }
+    }
+
+    fn fail(&self, why: String, help: &str) -> NotFound {
+        NotFound {
+            message: format!("`external.{}`: {why}", key(self.family)),
+            help: help.to_owned(),
+        }
+    }
+}
+
+fn found(bind: IpAddr, announced: IpAddr, how: String) -> Found {
+    Found {
+        address: RelayAddress { bind, announced },
+        how,
+        private: false,
+    }
+}
+
+/// As the keys are called.
+pub const fn key(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+/// For people.
+const fn name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+fn usable(family: Family, ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    Family::of(ip) == family && !ip.is_loopback() && !ip.is_unspecified() && !link_local
+}
+
+/// This machine's own address: where the default route leaves, else that of any interface.
+fn own(family: Family, env: &dyn Env) -> Option<(IpAddr, String)> {
+    let interfaces = env.interfaces();
+    if let Some(ip) = env.route_source(family).filter(|ip| usable(family, *ip)) {
+        let name = interfaces.iter().find(|interface| interface.ip == ip);
+        let name = name.map_or("", |interface| &interface.name);
+        let how = format!("address of the default route's interface {name}");
+        return Some((ip, how.trim_end().to_owned()));
+    }
+    let interface = interfaces.into_iter().find(|interface| usable(family, interface.ip))?;
+    let how = format!("address of {}; there is no default route", interface.name);
+    Some((interface.ip, how))
+}

@@ -1,0 +1,310 @@
+//! Follows external addresses that change while the server runs: looks again every so often, and has new allocations
+//! use what is found. Live allocations keep theirs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::config::env::{Env, ProcessEnv};
+use super::config::settings::{ExternalSettings, Settings};
+use super::external::{Found, NotFound, Plan, announced_host, key, local_ips};
+use crate::turn::config::RelayConfig;
+use crate::turn::policy::PeerPolicy;
+
+/// Where nothing is to be looked for.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// Addresses that were announced before, at most, and that may still be those of live allocations.
+const FORMER: usize = 16;
+
+/// What a look brought.
+pub(super) type Looked = Vec<(Plan, Result<Option<Found>, NotFound>)>;
+
+/// What became of a look, for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The same address as before.
+    Same,
+    /// Another one; new allocations get it.
+    Changed,
+    /// None; the last one stays.
+    Failed,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Same, Self::Changed, Self::Failed];
+
+    /// As metrics call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Changed => "changed",
+            Self::Failed => "failure",
+        }
+    }
+}
+
+/// When to look again, and what was last found missing.
+pub(super) struct Follower {
+    next: Instant,
+    looking: Option<JoinHandle<Looked>>,
+    /// Said once, not at every look.
+    told: Vec<NotFound>,
+}
+
+impl Follower {
+    pub(super) fn new(settings: &ExternalSettings) -> Self {
+        Self {
+            next: Instant::now() + pause(settings),
+            looking: None,
+            told: Vec::new(),
+        }
+    }
+
+    /// Waits for the time to look again, and looks: names are resolved and servers asked on a thread that may wait. Can be
+    /// dropped and begun again at any time.
+    pub(super) async fn looked(&mut self, settings: &ExternalSettings) -> Looked {
+        let looking = match &mut self.looking {
+            Some(looking) => looking,
+            none => {
+                sleep_until(self.next).await;
+                let plans: Vec<Plan> = settings.plans.iter().filter(|plan| plan.follows()).cloned().collect();
+                none.insert(spawn_blocking(move || look(plans, &ProcessEnv)))
+            }
+        };
+        let looked = looking.await;
+        self.looking = None;
+        self.next = Instant::now() + pause(settings);
+        looked.unwrap_or_default()
+    }
+
+    /// Takes up what was found; tells what each look came to. `true`: an address of `settings` is another one now.
+    pub(super) fn take(&mut self, looked: Looked, settings: &mut Settings, mut count: impl FnMut(Outcome)) -> bool {
+        let mut relay = settings.turn.relay.clone();
+        for (plan, outcome) in looked {
+            // A reload came in between, and has looked itself.
+            if !settings.external.plans.contains(&plan) {
+                continue;
+            }
+            let before = relay.of(plan.family);
+            match outcome {
+                Ok(Some(found)) if before != Some(found.address) => {
+                    tracing::info!(
+                        key = format!("external.{}", key(plan.family)),
+                        ip = %found.address.announced,
+                        how = found.how,
+                        before = before.map(|before| before.announced.to_string()),
+                        "another external address: new allocations get it, live ones keep theirs"
+                    );
+                    relay.set(plan.family, Some(found.address));
+                    count(Outcome::Changed);
+                }
+                Ok(None) if before.is_some() => {
+                    let why = NotFound {
+                        message: format!("`external.{}`: this machine has no address any more", key(plan.family)),
+                        help: "bring its network up again, or set the address itself".to_owned(),
+                    };
+                    self.missed(why);
+                    count(Outcome::Failed);
+                }
+                Ok(_) => {
+                    let told = self.told.len();
+                    self.told.retain(|told| !told.message.contains(key(plan.family)));
+                    if self.told.len() < told {
+                        tracing::info!("`external.{}` is found again, and is the same", key(plan.family));
+                    }
+                    count(Outcome::Same);
+                }
+                Err(why) => {
+                    self.missed(why);
+                    count(Outcome::Failed);
+                }
+            }
+        }
+        let (now, before) = (&relay, &settings.turn.relay);
+        let moved = (now.ipv4, now.ipv6) != (before.ipv4, before.ipv6);
+        moved && announce(settings, relay, &ProcessEnv)
+    }
+
+    fn missed(&mut self, why: NotFound) {
+        if !self.told.contains(&why) {
+            tracing::warn!("{why}. The address before stays in use");
+            self.told.push(why);
+        }
+    }
+}
+
+fn pause(settings: &ExternalSettings) -> Duration {
+    let follows = settings.plans.iter().any(Plan::follows);
+    settings.recheck.filter(|_| follows).unwrap_or(NEVER)
+}
+
+fn look(plans: Vec<Plan>, env: &dyn Env) -> Looked {
+    let all = plans.into_iter();
+    all.map(|plan| {
+        let found = plan.find(env);
+        (plan, found)
+    })
+    .collect()
+}
+
+/// Has `settings` announce the addresses of `relay`.
+fn announce(settings: &mut Settings, relay: RelayConfig, env: &dyn Env) -> bool {
+    let former = settings.peers.relay_ips.clone();
+    settings.peers.relay_ips = relay.own_ips().collect();
+    settings.peers.local_ips = local_ips(env);
+    if !keep_former(settings, &former) {
+        return false;
+    }
+    if settings.api.host_from_address {
+        settings.api.host = announced_host(&relay);
+    }
+    settings.turn.relay = relay;
+    true
+}
+
+/// Has the peer policy know addresses that were announced before: allocations that live there are still reached in
+/// memory, and the server's own ports behind them stay closed.
+pub(super) fn keep_former(settings: &mut Settings, former: &[IpAddr]) -> bool {
+    for ip in former {
+        if !settings.peers.relay_ips.contains(ip) {
+            settings.peers.relay_ips.push(*ip);
+        }
+    }
+    settings.peers.relay_ips.truncate(FORMER);
+    match PeerPolicy::new(settings.peers.clone()) {
+        Ok(policy) => {
+            settings.turn.policy = Arc::new(policy);
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "the peer policy cannot be made for another address; this is a bug");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::config::{Purpose, load_for};
+    use crate::service::external::Source;
+    use crate::turn::config::RelayAddress;
+    use crate::turn::policy::PeerClass;
+    use crate::turn::types::{Family, PeerAddr};
+
+    /// Announces 192.0.2.1, which a STUN server is to be asked for from now on.
+    fn settings() -> (Settings, Plan) {
+        let text = "realm = \"relay\"\nexternal = { ipv4 = \"192.0.2.1\", ipv6 = \"off\" }\nrelay.ipv4 = \"127.0.0.1\"\n\
+                    credentials.secrets = [\"5f2c9e1b7a8d4036925814703fb6cade\"]\n\
+                    listener = [{ bind = \"127.0.0.1:3478\", protocols = [\"udp\"] }]\n";
+        let name = format!(
+            "relay-follow-{}-{:?}.toml",
+            std::process::id(),
+            std::thread::current().id()
+        );
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).expect("write");
+        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv);
+        std::fs::remove_file(&path).expect("remove");
+        let mut settings = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).settings;
+        let source = Source::Name("turn.example.org".to_owned());
+        settings.external.plans[0].source = source;
+        let plan = settings.external.plans[0].clone();
+        (settings, plan)
+    }
+
+    fn found(announced: &str) -> Result<Option<Found>, NotFound> {
+        Ok(Some(Found {
+            address: RelayAddress {
+                bind: IpAddr::from([127, 0, 0, 1]),
+                announced: announced.parse().expect("an address"),
+            },
+            how: "as told".to_owned(),
+            private: false,
+        }))
+    }
+
+    fn missing() -> Result<Option<Found>, NotFound> {
+        Err(NotFound {
+            message: "`external.ipv4`: cannot look up turn.example.org".to_owned(),
+            help: "correct it".to_owned(),
+        })
+    }
+
+    fn announced(settings: &Settings) -> Option<String> {
+        settings.turn.relay.of(Family::V4).map(|it| it.announced.to_string())
+    }
+
+    #[tokio::test]
+    async fn another_address_is_announced_and_the_policy_knows_the_one_before() {
+        let (mut settings, plan) = settings();
+        assert!(settings.api.host_from_address);
+        let mut follower = Follower::new(&settings.external);
+        let mut outcomes = Vec::new();
+        let mut take = |outcome, settings: &mut Settings| {
+            follower.take(vec![(plan.clone(), outcome)], settings, |outcome| {
+                outcomes.push(outcome)
+            })
+        };
+        assert!(!take(found("192.0.2.1"), &mut settings));
+        assert!(take(found("192.0.2.2"), &mut settings));
+        assert_eq!(announced(&settings).as_deref(), Some("192.0.2.2"));
+        assert_eq!(settings.api.host, "192.0.2.2");
+        for ip in ["192.0.2.1", "192.0.2.2"] {
+            let peer = |port: u16| {
+                settings
+                    .turn
+                    .policy
+                    .peer(PeerAddr((ip.parse::<IpAddr>().expect("an address"), port).into()))
+            };
+            assert_eq!(peer(50_000), Ok(PeerClass::Relayed), "{ip}");
+            assert!(peer(3478).is_err(), "the listener behind {ip}");
+        }
+        assert_eq!(outcomes, [Outcome::Same, Outcome::Changed]);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_found_again_stays() {
+        let (mut settings, plan) = settings();
+        let mut follower = Follower::new(&settings.external);
+        let mut outcomes = Vec::new();
+        for outcome in [missing(), missing(), Ok(None), found("192.0.2.1")] {
+            let moved = follower.take(vec![(plan.clone(), outcome)], &mut settings, |outcome| {
+                outcomes.push(outcome)
+            });
+            assert!(!moved);
+            assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
+        }
+        assert_eq!(
+            outcomes,
+            [Outcome::Failed, Outcome::Failed, Outcome::Failed, Outcome::Same]
+        );
+        assert!(follower.told.is_empty(), "found again");
+    }
+
+    #[tokio::test]
+    async fn what_was_looked_for_before_a_reload_changed_the_question_is_not_taken() {
+        let (mut settings, plan) = settings();
+        let mut follower = Follower::new(&settings.external);
+        settings.external.plans[0].source = Source::Auto;
+        assert!(
+            !follower.take(vec![(plan, found("192.0.2.9"))], &mut settings, |_| panic!(
+                "not counted"
+            ))
+        );
+        assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
+    }
+
+    #[test]
+    fn former_addresses_are_kept_within_a_bound_and_the_present_one_first() {
+        let (mut settings, _) = settings();
+        let former: Vec<IpAddr> = (0..100).map(|n| IpAddr::from([198, 18, 0, n])).collect();
+        let present = settings.peers.relay_ips.clone();
+        assert!(keep_former(&mut settings, &former));
+        assert_eq!(settings.peers.relay_ips.len(), FORMER);
+        assert!(settings.peers.relay_ips.starts_with(&present));
+    }
+}
