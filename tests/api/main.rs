@@ -1,6 +1,7 @@
 //! The credentials API, through its router and over the front door's TLS.
 
 mod access;
+mod elsewhere;
 mod forced;
 mod forms;
 mod front_door;

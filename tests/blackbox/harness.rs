@@ -1,8 +1,9 @@
 //! Starts the program with a configuration of the test, on free ports, and stops it by pid.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,15 +70,62 @@ impl Server {
         Self::launch(sections, "off")
     }
 
+    /// A folder with `toml`, the configuration of a recipe, and what it names in /etc/relay.
+    pub(crate) fn recipe_files(toml: &str) -> PathBuf {
+        let dir = new_folder();
+        let write = |name: &str, text: String| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect("a file of this test");
+            std::fs::set_permissions(path, Permissions::from_mode(0o600)).expect("its mode");
+        };
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = vec!["turn.example.org".to_owned()];
+        let certificate = rcgen::CertificateParams::new(names).expect("a name").self_signed(&key);
+        write("fullchain.pem", certificate.expect("a certificate").pem());
+        write("privkey.pem", key.serialize_pem());
+        write("secret", format!("{SECRET}\n"));
+        write("api-key", format!("{API_KEY}\n"));
+        write("relay.toml", toml.replace("/etc/relay", &dir.display().to_string()));
+        dir
+    }
+
+    /// Starts with the configuration of a recipe. Its listeners are on loopback and share one port, the front door's;
+    /// without any there is one for everything.
+    pub(crate) fn start_recipe(toml: &str) -> Self {
+        let dir = Self::recipe_files(toml);
+        let [door, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let table: toml::Table = toml.parse().expect("TOML");
+        let listeners = table
+            .get("listener")
+            .and_then(toml::Value::as_array)
+            .map_or(0, Vec::len);
+        let mut overrides = vec![
+            ("RELAY__STATE_DIR".to_owned(), dir.join("state").display().to_string()),
+            ("RELAY__WORKERS".to_owned(), "1".to_owned()),
+            ("RELAY__ADMIN__ADDRESS".to_owned(), admin.to_string()),
+            ("RELAY__EXTERNAL__IPV4".to_owned(), RELAY_IP.to_owned()),
+            ("RELAY__EXTERNAL__IPV6".to_owned(), "off".to_owned()),
+            ("RELAY__RELAY__IPV4".to_owned(), RELAY_IP.to_owned()),
+            ("RELAY__RELAY__PORTS".to_owned(), "20000-29999".to_owned()),
+        ];
+        for index in 0..listeners.max(1) {
+            overrides.push((format!("RELAY__LISTENER__{index}__BIND"), door.to_string()));
+        }
+        let child = spawn(&dir, &overrides);
+        let mut server = Self {
+            child,
+            dir,
+            plain: door,
+            tls: door,
+            door,
+            admin,
+        };
+        server.wait_until_ready();
+        server
+    }
+
     fn launch(sections: &str, ipv6: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "relay-blackbox-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        let dir = new_folder();
         let [plain, tls, door, admin] = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let config = format!(
             r#"realm = "relay.test"
@@ -112,7 +160,7 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
         );
         let config = config.replace("@DOOR@", &door.port().to_string());
         std::fs::write(dir.join("relay.toml"), config).expect("the configuration is written");
-        let child = spawn(&dir);
+        let child = spawn(&dir, &[]);
         let mut server = Self {
             child,
             dir,
@@ -220,7 +268,15 @@ pub(crate) fn parse_http(answer: &str) -> Option<(u16, String)> {
     Some((status, body.to_owned()))
 }
 
-fn spawn(dir: &Path) -> Child {
+fn new_folder() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("relay-blackbox-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a temporary folder");
+    dir
+}
+
+fn spawn(dir: &Path, overrides: &[(String, String)]) -> Child {
     let log = File::create(dir.join("log")).expect("a log file");
     Command::new(env!("CARGO_BIN_EXE_relay"))
         .arg("--config")
@@ -229,6 +285,7 @@ fn spawn(dir: &Path) -> Child {
         .env("RELAY__LIMITS__LOGIN_FAILURES_PER_SECOND", "10000")
         .env("RELAY__LIMITS__CHALLENGES_PER_SECOND", "10000")
         .env("RELAY__LIMITS__CHALLENGE_BURST", "10000")
+        .envs(overrides.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a second handle"))
         .stderr(log)

@@ -15,6 +15,7 @@ mod hostile;
 mod mobility;
 mod peers;
 mod programs;
+mod recipes;
 mod relaying;
 mod rules;
 mod story;

@@ -11,19 +11,31 @@ pub enum Route {
     Turn,
     /// The `RTCConfiguration` form.
     IceServers,
+    /// STUNner's form.
+    Ice,
+    /// Cloudflare's form.
+    GenerateIceServers,
     /// Anything else.
     Other,
 }
 
 impl Route {
     /// Every route, in declaration order.
-    pub const ALL: [Self; 3] = [Self::Turn, Self::IceServers, Self::Other];
+    pub const ALL: [Self; 5] = [
+        Self::Turn,
+        Self::IceServers,
+        Self::Ice,
+        Self::GenerateIceServers,
+        Self::Other,
+    ];
 
     /// The route of a path.
     pub(super) fn of(path: &str) -> Self {
         match path {
             "/turn" | "/" => Self::Turn,
             "/v1/ice-servers" => Self::IceServers,
+            "/ice" => Self::Ice,
+            _ if path.starts_with("/v1/turn/keys/") => Self::GenerateIceServers,
             _ => Self::Other,
         }
     }
@@ -33,13 +45,15 @@ impl Route {
         match self {
             Self::Turn => "turn",
             Self::IceServers => "ice_servers",
+            Self::Ice => "ice",
+            Self::GenerateIceServers => "generate_ice_servers",
             Self::Other => "other",
         }
     }
 }
 
 /// Every status code the API answers with.
-pub const CODES: [u16; 12] = [200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 503];
+pub const CODES: [u16; 13] = [200, 201, 204, 400, 401, 403, 404, 405, 408, 413, 415, 429, 503];
 
 /// Responses by route and status code.
 #[derive(Debug, Default)]

@@ -1,8 +1,9 @@
 //! The credentials API: hands out time-limited credentials over HTTP.
 //!
-//! Two forms of one thing: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`) for the software that
-//! speaks it, and `POST /v1/ice-servers`, whose answer goes straight into `new RTCPeerConnection()`. Errors, limits and
-//! examples: `docs/api.md`. Deliberately absent: sessions, revocation, any state but rate limits. A credential is made
+//! Forms of one thing: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`) for the software that
+//! speaks it, and `POST /v1/ice-servers`, whose answer goes straight into `new RTCPeerConnection()`; beside them, for
+//! applications that come from there, the forms of STUNner (`/ice?service=turn…`) and Cloudflare
+//! (`POST /v1/turn/keys/NAME/credentials/generate-ice-servers`). Errors, limits and examples: `docs/api.md`. Deliberately absent: sessions, revocation, any state but rate limits. A credential is made
 //! from the secret and the clock alone, so any server with that secret accepts it.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::{Bytes, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -108,6 +109,11 @@ impl Api {
             .route("/turn", get(draft).post(draft))
             .route("/", post(draft))
             .route("/v1/ice-servers", post(modern))
+            .route("/ice", get(stunner).post(stunner))
+            .route(
+                "/v1/turn/keys/{name}/credentials/generate-ice-servers",
+                post(generate_ice_servers),
+            )
             .method_not_allowed_fallback(async || Refusal::Method)
             .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
             .with_state(self.clone())
@@ -159,6 +165,18 @@ impl Api {
 
 /// `GET`/`POST /turn?service=turn&username=&ttl=&key=` and `POST /?service=turn&username=`.
 async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let (minted, policy) = mint_for_parameters(&api, request).await?;
+    Ok(minted.draft(&policy.settings))
+}
+
+/// `GET`/`POST /ice?service=turn&username=&ttl=&key=`: the draft's parameters, an `RTCConfiguration` in return. Other
+/// parameters (`namespace`, `gateway`, …) choose among gateways; here there is one.
+async fn stunner(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let (minted, policy) = mint_for_parameters(&api, request).await?;
+    Ok(minted.stunner(&policy.settings))
+}
+
+async fn mint_for_parameters(api: &Api, request: Request) -> Result<(Minted, Arc<Policy>), Refusal> {
     let policy = api.policy.load_full();
     policy.per_address.take(client_ip(&request))?;
     let (parts, body) = request.into_parts();
@@ -189,15 +207,36 @@ async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Ref
     let userid = choose_userid(grant, wish.username)?;
     grant.take()?;
     let minted = api.mint(&policy, grant, ttl, &userid, forced)?;
-    Ok(minted.draft(&policy.settings))
+    Ok((minted, policy))
 }
 
 /// `POST /v1/ice-servers`.
 async fn modern(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let (minted, policy) = mint_for_json(&api, request, None).await?;
+    Ok(minted.modern(&policy.settings))
+}
+
+/// `POST /v1/turn/keys/NAME/credentials/generate-ice-servers`, NAME being that of the key.
+async fn generate_ice_servers(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (minted, policy) = mint_for_json(&api, request, Some(&name)).await?;
+    Ok((StatusCode::CREATED, minted.modern(&policy.settings)).into_response())
+}
+
+/// Mints what a JSON body asks for, with the key of this name if one is named.
+async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Result<(Minted, Arc<Policy>), Refusal> {
     let policy = api.policy.load_full();
     policy.per_address.take(client_ip(&request))?;
     let (parts, body) = request.into_parts();
     let grant = policy.keys.grant(request::bearer(&parts.headers)?).ok_or(REFUSED)?;
+    if name.is_some() && grant.key_name() != name {
+        return Err(Refusal::Unauthorized(
+            "the path names another key than the Authorization header has",
+        ));
+    }
 
     let body = read(body).await?;
     if !body.is_empty() && !request::is_media_type(&parts.headers, "application/json") {
@@ -207,7 +246,7 @@ async fn modern(State(api): State<Api>, request: Request) -> Result<Response, Re
     let userid = choose_userid(grant, wish.username)?;
     grant.take()?;
     let minted = api.mint(&policy, grant, wish.ttl, &userid, wish.forced)?;
-    Ok(minted.modern(&policy.settings))
+    Ok((minted, policy))
 }
 
 const REFUSED: Refusal = Refusal::Unauthorized("a valid key is required: Authorization: Bearer KEY");

@@ -108,6 +108,13 @@ impl Minted {
         .into_response()
     }
 
+    /// As a W3C `RTCConfiguration` that always has its `iceTransportPolicy`.
+    pub(super) fn stunner(&self, settings: &ApiSettings) -> Response {
+        let mut configuration = RtcConfiguration::new(settings, &self.credential, self.forced);
+        configuration.ice_transport_policy.get_or_insert("all");
+        Json(configuration).into_response()
+    }
+
     /// As a W3C `RTCConfiguration`; the lifetime goes into headers, so that the body stays one.
     pub(super) fn modern(&self, settings: &ApiSettings) -> Response {
         let numbers = [

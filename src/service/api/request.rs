@@ -91,8 +91,9 @@ impl Modern {
                     modern.ttl = Some(Duration::from_secs(seconds));
                 }
                 ("ttl", _) => return Err(Refusal::BadRequest(BAD_TTL)),
-                ("username", Value::String(s)) => modern.username = Some(s),
-                ("username", _) => return Err(Refusal::BadRequest("username must be a string")),
+                // What Cloudflare's API calls the userid.
+                ("username" | "customIdentifier", Value::String(s)) => modern.username = Some(s),
+                ("username" | "customIdentifier", _) => return Err(Refusal::BadRequest("username must be a string")),
                 ("forced", Value::Bool(forced)) => modern.forced = forced,
                 ("forced", _) => return Err(Refusal::BadRequest(BAD_FORCED)),
                 _ => return Err(Refusal::BadRequest("unknown member; known are: forced, ttl, username")),

@@ -1,0 +1,563 @@
+//! `docs/recipes`: our side of each page is judged by `relay check` and served; theirs is parsed and compared with it, and
+//! a credential made their way, from what their block says, allocates on every listener.
+
+use std::path::Path;
+use std::process::Command;
+
+use relay::turn::types::Transport;
+use serde_json::Value;
+
+use crate::client::{Client, Login};
+use crate::credentials::{https, post};
+use crate::harness::{API_KEY, SECRET, Server, minted};
+
+/// A fenced block: ```` ```LANGUAGE NAME ````.
+struct Block {
+    language: String,
+    name: String,
+    text: String,
+}
+
+struct Page {
+    name: String,
+    blocks: Vec<Block>,
+}
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes")
+}
+
+fn page(name: &str) -> Page {
+    let text = std::fs::read_to_string(folder().join(format!("{name}.md"))).expect("the page");
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut open = false;
+    for line in text.lines() {
+        match line.strip_prefix("```") {
+            Some("") if open => open = false,
+            Some(info) => {
+                assert!(!open, "{name}: a block inside a block");
+                let (language, block) = info
+                    .split_once(' ')
+                    .unwrap_or_else(|| panic!("{name}: a block without a name: {info}"));
+                blocks.push(Block {
+                    language: language.to_owned(),
+                    name: block.to_owned(),
+                    text: String::new(),
+                });
+                open = true;
+            }
+            None if open => {
+                let block = blocks.last_mut().expect("an open block");
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            None => {}
+        }
+    }
+    Page {
+        name: name.to_owned(),
+        blocks,
+    }
+}
+
+/// Every page but the index.
+fn pages() -> Vec<Page> {
+    let entries = std::fs::read_dir(folder()).expect("the recipes");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
+    let names = names.filter_map(|name| name.strip_suffix(".md").map(ToOwned::to_owned));
+    names.filter(|name| name != "README").map(|name| page(&name)).collect()
+}
+
+impl Page {
+    fn block(&self, name: &str) -> &str {
+        let block = self.blocks.iter().find(|block| block.name == name);
+        &block
+            .unwrap_or_else(|| panic!("{} has no block {name}", self.name))
+            .text
+    }
+
+    fn relay(&self) -> &str {
+        self.block("relay.toml")
+    }
+
+    fn relay_toml(&self) -> toml::Table {
+        self.relay().parse().expect("TOML")
+    }
+
+    /// The value behind `key =`, `key:` or `key=`, without quotes; the first there is.
+    fn value(&self, block: &str, key: &str) -> String {
+        let text = self.block(block);
+        let found = text.match_indices(key).find_map(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            let rest = text[at + key.len()..].trim_start_matches(' ');
+            let rest = rest.strip_prefix(['=', ':'])?.trim_start();
+            let whole = before.is_none_or(|c| !c.is_alphanumeric() && c != '_');
+            whole.then(|| match rest.strip_prefix('"') {
+                Some(quoted) => quoted.split('"').next().unwrap_or_default(),
+                None => rest.split([',', ' ', '}', '\n']).next().unwrap_or_default(),
+            })
+        });
+        found
+            .unwrap_or_else(|| panic!("{}: no {key} in {block}", self.name))
+            .to_owned()
+    }
+
+    /// The URI is one that the relay of this page is reached by: its realm, and a listener for port and transport.
+    fn assert_served(&self, uri: &str, listeners: &[(u16, Vec<String>)]) {
+        let (scheme, rest) = uri.split_once(':').expect("a URI");
+        let (address, query) = rest.split_once("?transport=").expect("a transport");
+        let (host, port) = address.split_once(':').expect("a port");
+        assert_eq!(
+            host,
+            self.relay_toml()["realm"].as_str().expect("a realm"),
+            "{}: {uri}",
+            self.name
+        );
+        let wanted = match (scheme, query) {
+            ("turn", "udp") => "udp",
+            ("turn", "tcp") => "tcp",
+            ("turns", "tcp") => "tls",
+            other => panic!("{}: {other:?}", self.name),
+        };
+        let port: u16 = port.parse().expect("a port");
+        let served = listeners
+            .iter()
+            .any(|(bound, protocols)| *bound == port && protocols.iter().any(|p| p == wanted));
+        assert!(served, "{}: {uri} is not listened on: {listeners:?}", self.name);
+    }
+
+    /// Port and protocols of each listener.
+    fn listeners(&self) -> Vec<(u16, Vec<String>)> {
+        let defaults: toml::Table = include_str!("../../config/relay.toml").parse().expect("TOML");
+        let own = self.relay_toml();
+        let list = own
+            .get("listener")
+            .unwrap_or(&defaults["listener"])
+            .as_array()
+            .expect("a list");
+        let one = |listener: &toml::Value| {
+            let bind = listener["bind"].as_str().expect("bind");
+            let protocols = listener["protocols"].as_array().expect("protocols");
+            let protocols = protocols.iter().map(|p| p.as_str().expect("a word").to_owned());
+            let port = bind.rsplit_once(':').expect("a port").1;
+            (port.parse().expect("a port"), protocols.collect())
+        };
+        list.iter().map(one).collect()
+    }
+}
+
+/// `turn:` and `turns:` URIs of a text, in order.
+fn uris(text: &str) -> Vec<String> {
+    let parts = text.split(|c: char| c == '"' || c.is_whitespace());
+    parts
+        .filter(|part| part.starts_with("turn:") || part.starts_with("turns:"))
+        .map(|uri| uri.trim_end_matches(',').to_owned())
+        .collect()
+}
+
+/// What the other side's block says of the relay.
+struct Theirs {
+    page: &'static str,
+    uris: Vec<String>,
+    /// What it shares with the relay.
+    secret: String,
+    /// How long its credentials last, seconds.
+    ttl: i64,
+    /// Who it mints for.
+    id: &'static str,
+}
+
+fn livekit(name: &'static str) -> Theirs {
+    let page = page(name);
+    let text = page.block("livekit.yaml");
+    let entries: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- {"))
+        .collect();
+    assert!(!entries.is_empty());
+    let field = |entry: &str, key: &str| {
+        let (_, rest) = entry
+            .split_once(&format!("{key}: "))
+            .unwrap_or_else(|| panic!("{key} in {entry}"));
+        rest.split([',', ' ', '}'])
+            .next()
+            .unwrap_or_default()
+            .trim_matches('"')
+            .to_owned()
+    };
+    let uri = |entry: &&str| {
+        let (host, port) = (field(entry, "host"), field(entry, "port"));
+        match field(entry, "protocol").as_str() {
+            "tls" => format!("turns:{host}:{port}?transport=tcp"),
+            "tcp" => format!("turn:{host}:{port}?transport=tcp"),
+            "udp" => format!("turn:{host}:{port}?transport=udp"),
+            other => panic!("protocol {other}"),
+        }
+    };
+    let secrets: Vec<String> = entries.iter().map(|entry| field(entry, "secret")).collect();
+    assert!(secrets.iter().all(|secret| *secret == secrets[0]));
+    Theirs {
+        page: name,
+        uris: entries.iter().map(uri).collect(),
+        secret: secrets[0].clone(),
+        ttl: field(entries[0], "ttl").parse().expect("seconds"),
+        id: "PA_hR7mJk2vXq9T",
+    }
+}
+
+fn mattermost() -> Theirs {
+    let page = page("mattermost");
+    let config: toml::Table = page.block("config.toml").parse().expect("TOML");
+    let rtc = &config["rtc"];
+    let listed = |urls: &toml::Value| {
+        urls.as_array()
+            .expect("a list")
+            .iter()
+            .map(|uri| uri.as_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let urls = listed(&rtc["ice_servers"][0]["urls"]);
+    let console: Value = serde_json::from_str(page.block("ice-servers.json")).expect("JSON");
+    assert_eq!(console[0]["urls"], serde_json::json!(urls), "both say the same");
+    Theirs {
+        page: "mattermost",
+        uris: urls,
+        secret: rtc["turn"]["static_auth_secret"].as_str().expect("text").to_owned(),
+        ttl: 60
+            * rtc["turn"]["credentials_expiration_minutes"]
+                .as_integer()
+                .expect("minutes"),
+        id: "jane.doe",
+    }
+}
+
+/// All systems that mint with the shared secret.
+fn minting() -> Vec<Theirs> {
+    let (jitsi, synapse, talk) = (page("jitsi"), page("synapse"), page("nextcloud-talk"));
+    let env = |key| jitsi.value(".env", key);
+    let lua = |key| jitsi.value("prosody.cfg.lua", key);
+    assert_eq!(
+        (
+            env("TURN_CREDENTIALS"),
+            env("TURNS_HOST"),
+            env("TURNS_PORT"),
+            env("TURN_TTL")
+        ),
+        (lua("external_service_secret"), lua("host"), lua("port"), lua("ttl"))
+    );
+    assert_eq!(
+        (
+            lua("type").as_str(),
+            lua("transport").as_str(),
+            lua("algorithm").as_str()
+        ),
+        ("turns", "tcp", "turn")
+    );
+    assert_eq!(synapse.value("homeserver.yaml", "turn_user_lifetime"), "1h");
+    assert_eq!(
+        (
+            talk.value("talk.ini", "schemes").as_str(),
+            talk.value("talk.ini", "protocols").as_str()
+        ),
+        ("turn", "udp")
+    );
+    let server = talk.value("talk.ini", "server");
+    vec![
+        livekit("livekit"),
+        livekit("openvidu"),
+        mattermost(),
+        Theirs {
+            page: "jitsi",
+            uris: vec![format!(
+                "turns:{}:{}?transport=tcp",
+                env("TURNS_HOST"),
+                env("TURNS_PORT")
+            )],
+            secret: env("TURN_CREDENTIALS"),
+            ttl: env("TURN_TTL").parse().expect("seconds"),
+            id: "",
+        },
+        Theirs {
+            page: "synapse",
+            uris: uris(synapse.block("homeserver.yaml")),
+            secret: synapse.value("homeserver.yaml", "turn_shared_secret"),
+            ttl: 3600,
+            id: "@alice:example.org",
+        },
+        Theirs {
+            page: "nextcloud-talk",
+            uris: vec![
+                format!("turn:{server}?transport=udp"),
+                format!("turn:{server}?transport=tcp"),
+                format!("turns:{server}?transport=tcp"),
+            ],
+            secret: talk.value("talk.ini", "secret"),
+            ttl: 86_400,
+            id: "hT3jM8wQz0",
+        },
+    ]
+}
+
+fn transport_of(uri: &str) -> Transport {
+    match (uri.starts_with("turns:"), uri.ends_with("udp")) {
+        (true, _) => Transport::Tls,
+        (false, true) => Transport::Udp,
+        (false, false) => Transport::Tcp,
+    }
+}
+
+#[test]
+fn every_page_has_our_side_and_relay_check_likes_it() {
+    let mut pages = pages();
+    pages.sort_by(|a, b| a.name.cmp(&b.name));
+    assert!(pages.len() >= 11, "{}", pages.len());
+    let index = std::fs::read_to_string(folder().join("README.md")).expect("the index");
+    for page in pages {
+        assert!(
+            index.contains(&format!("({}.md)", page.name)),
+            "{} is not in the index",
+            page.name
+        );
+        for block in &page.blocks {
+            match block.language.as_str() {
+                "toml" => drop(
+                    block
+                        .text
+                        .parse::<toml::Table>()
+                        .unwrap_or_else(|e| panic!("{} {}: {e}", page.name, block.name)),
+                ),
+                "json" => drop(
+                    serde_json::from_str::<Value>(&block.text)
+                        .unwrap_or_else(|e| panic!("{} {}: {e}", page.name, block.name)),
+                ),
+                "yaml" => assert!(!block.text.contains('\t'), "{} {}", page.name, block.name),
+                "sh" | "lua" | "nginx" | "elixir" | "text" | "ini" => {}
+                other => panic!("{}: what is {other}?", page.name),
+            }
+        }
+        let files = Server::recipe_files(page.relay());
+        let checked = Command::new(env!("CARGO_BIN_EXE_relay"))
+            .args(["check", "--config"])
+            .arg(files.join("relay.toml"))
+            // Not of this machine.
+            .envs([
+                ("RELAY__EXTERNAL__IPV4", "203.0.113.5"),
+                ("RELAY__EXTERNAL__IPV6", "off"),
+            ])
+            .env("RELAY__STATE_DIR", &files)
+            .output()
+            .expect("the program runs");
+        let told = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success(), "{}: {told}", page.name);
+        // A name of Fly.io's network, and the key in the query string, are what those pages are about; the secret is the
+        // tests' own.
+        let known = [
+            "fly-global-services",
+            "api.query_key",
+            "holds less than 32 random bytes",
+        ];
+        let unknown: Vec<&str> = told
+            .lines()
+            .filter(|line| line.starts_with("warning") && !known.iter().any(|known| line.contains(known)))
+            .collect();
+        assert!(unknown.is_empty(), "{}: {told}", page.name);
+        std::fs::remove_dir_all(files).expect("the files are there");
+    }
+}
+
+//= REST-08
+#[test]
+fn what_an_sfu_mints_by_its_own_configuration_allocates() {
+    for theirs in minting() {
+        let page = page(theirs.page);
+        assert_eq!(theirs.secret, "SECRET", "{}", theirs.page);
+        let secret_file = &page.relay_toml()["credentials"]["secret_file"];
+        assert_eq!(secret_file.as_str(), Some("/etc/relay/secret"), "{}", theirs.page);
+        assert!(!theirs.uris.is_empty(), "{}", theirs.page);
+        let behind_proxy = theirs.page == "openvidu";
+        for uri in &theirs.uris {
+            if behind_proxy {
+                // nginx ends TLS on 443 and hands plain TCP on to the port its map names.
+                assert_eq!(uri, "turns:turn.example.org:443?transport=tcp");
+                assert!(
+                    page.block("nginx.conf")
+                        .contains("turn.example.org     127.0.0.1:5349;")
+                );
+                page.assert_served("turn:turn.example.org:5349?transport=tcp", &page.listeners());
+            } else {
+                page.assert_served(uri, &page.listeners());
+            }
+        }
+        let server = Server::start_recipe(page.relay());
+        let mut login = minted(SECRET, theirs.ttl, theirs.id);
+        if theirs.id.is_empty() {
+            login = bare(theirs.ttl);
+        }
+        for uri in &theirs.uris {
+            let transport = if behind_proxy {
+                Transport::Tcp
+            } else {
+                transport_of(uri)
+            };
+            let mut client = Client::over_transport(transport, server.door).with_login(&login);
+            assert!(client.allocate().is_ok(), "{} {uri}", theirs.page);
+        }
+        let mut client = Client::tcp(server.door).with_login(&Login::new(&login.username, "another"));
+        assert_eq!(client.allocate(), Err(401), "{}", theirs.page);
+    }
+}
+
+/// A username that is nothing but its expiry, as Prosody makes them.
+fn bare(ttl: i64) -> Login {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let expiry = relay::turn::time::UnixTime(now.checked_add_signed(ttl).expect("in range"));
+    let minted = relay::turn::credential::mint(SECRET.as_bytes(), expiry, None).expect("minted");
+    Login::new(&minted.username, &minted.password)
+}
+
+/// Asks as the page's block asks, and gives back status and answer.
+fn ask(server: &Server, method: &str, target: &str, authorization: bool, body: &str) -> (u16, Value) {
+    let bearer = format!("Authorization: Bearer {API_KEY}\r\n");
+    let headers = if authorization { bearer.as_str() } else { "" };
+    let request = match method {
+        "POST" => post(target, headers, body),
+        _ => format!("GET {target} HTTP/1.1\r\nHost: relay.test\r\nConnection: close\r\n{headers}\r\n"),
+    };
+    let (status, _, body) = https(server, &request);
+    (
+        status,
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")),
+    )
+}
+
+/// The path and query behind the host in a block's address.
+fn target(text: &str) -> String {
+    let (_, rest) = text.split_once("https://turn.example.org").expect("our address");
+    rest.split(['"', ' ', '\n']).next().unwrap_or_default().to_owned()
+}
+
+fn members(value: &Value) -> Vec<&str> {
+    let mut members: Vec<&str> = value
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect();
+    members.sort_unstable();
+    members
+}
+
+fn assert_allocates(server: &Server, username: &Value, password: &Value) {
+    let login = Login::new(username.as_str().expect("text"), password.as_str().expect("text"));
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
+        assert!(
+            Client::over_transport(transport, server.door)
+                .with_login(&login)
+                .allocate()
+                .is_ok(),
+            "{transport}"
+        );
+    }
+}
+
+//= REST-03
+#[test]
+fn who_asks_our_api_in_the_form_of_another_gets_that_form_and_allocates() {
+    // Janus: key in the query string under both names.
+    let janus = page("janus");
+    assert_eq!(janus.value("janus.jcfg", "turn_rest_api_key"), "KEY");
+    assert_eq!(janus.value("janus.jcfg", "turn_rest_api_method"), "GET");
+    let server = Server::start_recipe(janus.relay());
+    let query = format!(
+        "{}?service=turn&api={API_KEY}&key={API_KEY}&username=janus-1",
+        target(janus.block("janus.jcfg"))
+    );
+    let (status, answer) = ask(&server, "GET", &query, false, "");
+    assert_eq!(
+        (status, members(&answer)),
+        (200, vec!["password", "ttl", "uris", "username"])
+    );
+    assert!(
+        answer["username"]
+            .as_str()
+            .is_some_and(|name| name.ends_with(":janus-1"))
+    );
+    assert_allocates(&server, &answer["username"], &answer["password"]);
+    drop(server);
+
+    // Rel.
+    let elixir = page("elixir-webrtc");
+    for uri in uris(elixir.block("peer.ex")) {
+        elixir.assert_served(&uri, &elixir.listeners());
+    }
+    let server = Server::start_recipe(elixir.relay());
+    let (status, answer) = ask(&server, "POST", &target(elixir.block("curl.sh")), true, "");
+    assert_eq!(
+        (status, members(&answer)),
+        (200, vec!["password", "ttl", "uris", "username"])
+    );
+    assert!(
+        answer["username"]
+            .as_str()
+            .is_some_and(|name| name.ends_with(":johnsmith"))
+    );
+    assert_allocates(&server, &answer["username"], &answer["password"]);
+    drop(server);
+
+    // STUNner and Cloudflare: the members of the printed answers, and no others.
+    for (name, method, status, id) in [
+        ("stunner", "GET", 200, ":my-user"),
+        ("cloudflare", "POST", 201, ":user4"),
+    ] {
+        let page = page(name);
+        let printed: Value = serde_json::from_str(page.block("answer.json")).expect("JSON");
+        let server = Server::start_recipe(page.relay());
+        let command = page.block("curl.sh");
+        let body = command
+            .split("-d '")
+            .nth(1)
+            .and_then(|rest| rest.split('\'').next())
+            .unwrap_or_default();
+        let (answered, answer) = ask(&server, method, &target(command), true, body);
+        assert_eq!(answered, status, "{answer:#}");
+        assert_eq!(members(&answer), members(&printed), "{name}");
+        let (entry, like) = (&answer["iceServers"][0], &printed["iceServers"][0]);
+        assert_eq!(members(entry), members(like), "{name}");
+        assert!(
+            entry["username"].as_str().is_some_and(|name| name.ends_with(id)),
+            "{answer:#}"
+        );
+        assert_eq!(
+            answer.get("iceTransportPolicy"),
+            printed.get("iceTransportPolicy"),
+            "{name}"
+        );
+        assert_allocates(&server, &entry["username"], &entry["credential"]);
+    }
+}
+
+#[test]
+fn on_fly_the_two_halves_of_443_serve_one_credential() {
+    let page = page("fishjam-fly");
+    let fly: toml::Table = page.block("fly.toml").parse().expect("TOML");
+    let services = fly["services"].as_array().expect("a list");
+    for (service, (port, protocols)) in services.iter().zip(page.listeners()) {
+        assert_eq!(service["internal_port"].as_integer(), Some(i64::from(port)));
+        assert_eq!(
+            service["ports"][0]["port"].as_integer(),
+            Some(i64::from(port)),
+            "the public port is the bound one"
+        );
+        assert!(service["ports"][0].get("handlers").is_none());
+        let protocol = service["protocol"].as_str().expect("text");
+        assert!(protocols.iter().any(|p| p == protocol), "{protocol}: {protocols:?}");
+    }
+    let server = Server::start_recipe(page.relay());
+    let (status, answer) = ask(&server, "POST", "/v1/ice-servers", true, "{}");
+    assert_eq!(status, 200);
+    let entry = &answer["iceServers"][0];
+    assert_allocates(&server, &entry["username"], &entry["credential"]);
+}
