@@ -12,6 +12,8 @@ mod clients;
 mod coturn;
 mod dns;
 mod firefox;
+mod forced;
+mod host_firewall;
 mod http;
 mod janus;
 mod lab;
