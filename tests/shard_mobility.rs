@@ -12,7 +12,7 @@ use relay::turn::config::Mobility;
 use relay::turn::{Config, DropReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
-use shard_support::{Client, Incoming, PATIENCE, Peer, TestServer, turn_config};
+use shard_support::{Client, Incoming, PATIENCE, Peer, Pipe, TestServer, turn_config};
 
 const CHANNEL: u16 = 0x4000;
 
@@ -251,4 +251,52 @@ fn a_server_that_stops_while_allocations_move_stops_in_time() {
         }
         assert!(server.shards.shutdown(PATIENCE));
     }
+}
+
+#[test]
+fn what_another_client_sends_during_moves_arrives_or_is_counted() {
+    const MOVES: usize = 12;
+    let server = server(2);
+    let peer = Peer::new();
+    let mut clients = vec![server.client()];
+    let (relayed, mut ticket) = settled(&mut clients[0], &peer);
+    let (mut other, others) = server.client_elsewhere(relayed);
+    clients[0].permit(others);
+    other.bind(CHANNEL, relayed);
+    let Pipe::Udp(socket) = &other.pipe else {
+        panic!("a UDP client")
+    };
+    let (socket, frame) = (socket.try_clone().unwrap(), other.channel_frame(CHANNEL, b"hello"));
+    let (stop, moved) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let mut sent = 0_u32;
+        while !stop_requested(&moved) {
+            socket.send(&frame).unwrap();
+            sent += 1;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        sent
+    });
+    for n in 1..=MOVES {
+        let mut new = elsewhere(&server, n);
+        ticket = resumed(&mut new, &ticket);
+        std::thread::sleep(Duration::from_millis(10));
+        new.send_channel(CHANNEL, b"here I am");
+        assert_eq!(peer.recv().0, b"here I am");
+        clients.push(new);
+    }
+    drop(stop);
+    let sent = thread.join().unwrap();
+    let dropped = || server.count(|counters| counters.dropped[DropReason::NoSuchRelay as usize].get());
+    let mut heard = 0;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while heard + dropped() < u64::from(sent) && std::time::Instant::now() < deadline {
+        for client in &mut clients {
+            while let Some(Incoming::Data { .. }) = client.next(Duration::from_millis(1)) {
+                heard += 1;
+            }
+        }
+    }
+    assert_eq!(heard + dropped(), u64::from(sent), "heard and counted");
+    assert!(dropped() <= MOVES as u64 * 2, "{} of {sent} dropped", dropped());
 }

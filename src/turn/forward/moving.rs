@@ -5,8 +5,6 @@ use super::{Client, ForwardTable};
 use crate::turn::forced::Path;
 use crate::turn::types::{AllocationId, Family};
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
 impl ForwardTable {
     /// The client is gone, its allocation stays: what peers send meanwhile is dropped. `false`: there is no such allocation.
     pub(in crate::turn) fn leave(&mut self, id: AllocationId) -> bool {
@@ -21,12 +19,12 @@ impl ForwardTable {
         self.flow(id).is_some_and(Flow::is_away)
     }
 
-    /// Takes an allocation out, to be put into another table. The directory goes on naming this shard until it arrives
-    /// there: one that names the other already would send packets where there is nothing yet.
-    pub(in crate::turn) fn take(&mut self, id: AllocationId) -> Option<Box<Flow>> {
-        self.flow(id)?;
-        for family in FAMILIES {
-            self.unindex_relayed(id.index, family);
+    /// Takes an allocation out, to be put into the table of shard `to`. Packets of other allocations go there from now on.
+    pub(in crate::turn) fn take(&mut self, id: AllocationId, to: usize) -> Option<Box<Flow>> {
+        let relayed = self.flow(id)?.relayed;
+        for relayed in relayed.into_iter().flatten() {
+            self.unindex_relayed(id.index, Family::of(relayed.0.ip()));
+            self.directory.set(relayed, Some(to));
         }
         self.unindex_client(id.index);
         let flow = self.flows.remove(id.index as usize);
@@ -34,13 +32,8 @@ impl ForwardTable {
         Some(flow)
     }
 
-    /// Puts an allocation of another table in, under a new name. Without a `client` it waits for one.
-    pub(in crate::turn) fn adopt(
-        &mut self,
-        mut flow: Box<Flow>,
-        client: Option<(Client, Path)>,
-        shard: usize,
-    ) -> AllocationId {
+    /// Puts an allocation in that another table has given up for this one, under a new name. Without a `client` it waits for one.
+    pub(in crate::turn) fn adopt(&mut self, mut flow: Box<Flow>, client: Option<(Client, Path)>) -> AllocationId {
         let id = self.next_id();
         flow.id = id;
         flow.away = client.is_none();
@@ -58,7 +51,6 @@ impl ForwardTable {
         self.flows.insert(flow);
         for relayed in relayed.into_iter().flatten() {
             self.index_relayed(id.index, relayed);
-            self.directory.set(relayed, Some(shard));
         }
         if client.is_some() {
             self.index_client(id.index);

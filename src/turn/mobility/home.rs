@@ -156,7 +156,8 @@ impl Server {
         for name in core::iter::once(&mobile.current).chain(&mobile.next) {
             self.shared.tickets.move_to(name, visit.shard);
         }
-        let (Some(mut allocation), Some(flow)) = (self.allocations.remove(id), self.forward.take(id)) else {
+        let (Some(mut allocation), Some(flow)) = (self.allocations.remove(id), self.forward.take(id, visit.shard))
+        else {
             return;
         };
         self.timers.cancel(id.index);

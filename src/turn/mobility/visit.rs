@@ -16,7 +16,7 @@ use crate::turn::response::{Reject, Reply, Response};
 use crate::turn::server::{Server, take_first};
 use crate::turn::time::Instant;
 use crate::turn::transactions::RETRANSMISSION;
-use crate::turn::types::{AllocationId, Client, FiveTuple, RelayId};
+use crate::turn::types::{AllocationId, Client, FiveTuple, RelayId, Transport};
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method, TransactionId};
 
@@ -91,9 +91,9 @@ impl Visitors {
 }
 
 impl Visitor {
-    /// A stream with the same addresses is another client.
+    /// Another connection with the same addresses is another client.
     fn is(&self, client: &Client) -> bool {
-        !client.five_tuple.transport.is_stream() || self.visit.client.link == client.link
+        client.five_tuple.transport == Transport::Udp || self.visit.client.link == client.link
     }
 
     const fn grant(&self) -> Option<&Grant> {
@@ -143,13 +143,16 @@ impl Server {
         let name = self.shared.tickets.read(ticket);
         let home = name.and_then(|name| Some((name, self.shared.tickets.find(&name)?)));
         if let Some(visitor) = self.visitors.at(client) {
+            if visitor.session.username != session.username {
+                return Err(Reject::AllocationMismatch);
+            }
             match visitor.state {
                 State::Granted(grant) | State::Fetching(grant) if visitor.transaction_id == transaction_id => {
                     return Ok(self.granted(grant.until - now, &grant.ticket));
                 }
                 State::Asked | State::Fetching(_) => return Ok(Outcome::Silent(DropReason::Retransmission)),
                 // The client has given up on the first request: its allocation is asked for anew.
-                State::Granted(grant) if home.is_some_and(|(_, home)| home.id == grant.id) => {}
+                State::Granted(grant) if home.is_some_and(|(_, at)| (at.shard, at.id) == (grant.home, grant.id)) => {}
                 State::Granted(_) => return Err(Reject::AllocationMismatch),
             }
         }
@@ -356,11 +359,9 @@ impl Server {
         let visitor = self.visitors.remove(&visit);
         let (was, from) = (flow.client().five_tuple, (home, allocation.id));
         let client = visitor.as_ref().map(|visitor| visitor.visit.client);
-        let id = self.forward.adopt(
-            flow,
-            client.map(|client| (client, self.path(&client))),
-            self.shard.index,
-        );
+        let id = self
+            .forward
+            .adopt(flow, client.map(|client| (client, self.path(&client))));
         allocation.id = id;
         if let Some(mobile) = allocation.mobile.as_deref_mut() {
             if let Some(visitor) = &visitor {

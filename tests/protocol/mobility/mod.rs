@@ -2,6 +2,7 @@
 
 mod paths;
 mod races;
+mod random;
 mod tickets;
 
 use std::net::SocketAddr;

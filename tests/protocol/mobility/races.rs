@@ -341,6 +341,41 @@ fn a_new_path_that_closes_before_it_is_used_leaves_the_old_one_as_it_was() {
 
 //= D11
 #[test]
+fn a_move_whose_client_left_before_the_answer_is_not_pending_any_more() {
+    let Leaving {
+        mut world,
+        mut old,
+        mut new,
+        relayed,
+        refresh,
+        ..
+    } = leaving_over(Transport::Tcp, Transport::Tcp);
+    world.hold_handoffs = true;
+    world.packet(&new, &refresh);
+    new.disconnect(&mut world);
+    world.hold_handoffs = false;
+    assert!(world.carry().is_none(), "there is nobody to answer");
+    old.disconnect(&mut world);
+    assert_eq!((world.shards[0].allocations(), world.shards[1].allocations()), (1, 0));
+    assert_eq!(world.peer(peer(), relayed, b"x"), AWAY);
+}
+
+//= TURN-ALLOC-05
+#[test]
+fn a_late_copy_of_the_allocate_makes_no_second_allocation_where_the_first_has_left() {
+    let mut world = mobile(2);
+    let (mut old, mut new) = (udp(1, 0), udp(2, 1));
+    old.request(&mut world, &refresh(600));
+    let packet = old.signed(&wanting_ticket());
+    let ticket = ticket_of(&world.packet(&old, &packet));
+    resumed(&mut world, &mut new, &ticket);
+    new.permit(&mut world, &[peer()]);
+    assert_eq!(world.packet(&old, &packet).code(), 437);
+    assert_eq!(allocations(&world), 1);
+}
+
+//= D11
+#[test]
 fn an_allocation_that_arrives_after_its_client_left_again_waits_for_it_there() {
     let Leaving {
         mut world,

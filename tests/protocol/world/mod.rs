@@ -34,6 +34,7 @@ pub(crate) const RELAY_V6: &str = "2a00:1450:1::9";
 /// One process: shards, time, and what has left them.
 pub(crate) struct World {
     pub(crate) shards: Vec<Server>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) config: Config,
     pub(crate) now: Duration,
@@ -51,7 +52,7 @@ pub(crate) struct World {
     pub(crate) handoffs: VecDeque<(usize, Handoff)>,
     pub(crate) hold_handoffs: bool,
     /// Relay sockets on their way.
-    detached: HashMap<(usize, RelayId), SocketAddr>,
+    pub(crate) detached: HashMap<(usize, RelayId), SocketAddr>,
     /// What became of packets that were held until their allocation came.
     pub(crate) released: Vec<(Vec<u8>, Answer)>,
     pub(crate) tcp: Tcp,
@@ -174,6 +175,7 @@ impl World {
         };
         Self {
             shards: counters.iter().enumerate().map(server).collect(),
+            shared: Arc::clone(&shared),
             counters,
             config,
             // Clocks do not begin at zero.
