@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use relay::turn::types::Transport;
@@ -430,4 +431,41 @@ fn relay_ports_listen_only_where_there_is_a_tcp_allocation() {
     let relayed = client.allocate().expect("allocated");
     assert_eq!(relayed.ip().to_string(), RELAY_IP);
     assert!(TcpStream::connect_timeout(&relayed, SILENCE).is_err());
+}
+
+//= TCP-ALLOC-06
+//= TCP-ALLOC-07
+#[test]
+fn coturns_client_relays_over_tcp_between_two_allocations_of_its_own() {
+    for tls in [false, true] {
+        let server = serving();
+        let login = minted(SECRET, 600, "coturn");
+        let address = if tls { server.tls } else { server.plain };
+        // Two clients, twenty messages each; a hung one is ended.
+        let mut command = Command::new("timeout");
+        command.args(["60", "turnutils_uclient", "-T", "-m", "2", "-n", "20", "-l", "400"]);
+        command.args([
+            "-u",
+            &login.username,
+            "-w",
+            &login.password,
+            "-p",
+            &address.port().to_string(),
+        ]);
+        if tls {
+            command.arg("-S");
+        }
+        let output = command.arg(address.ip().to_string()).output().expect("timeout");
+        if output.status.code() == Some(127) && std::env::var_os("CI").is_none() {
+            eprintln!("NOT TESTED: turnutils_uclient cannot be run; install Debian's `coturn`");
+            return;
+        }
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            told.contains("tot_send_msgs=40, tot_recv_msgs=40"),
+            "TLS: {tls}\n{told}"
+        );
+        assert_eq!(server.metric("relay_tcp_peer_connections_bound_total", ""), 2.0);
+        assert_eq!(server.metric("relay_tcp_bytes_total", "up"), 16_000.0);
+    }
 }
