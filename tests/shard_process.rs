@@ -19,6 +19,29 @@ static DESCRIPTORS: Mutex<()> = Mutex::new(());
 /// Set in the child process that [`a_worker_that_panics_ends_the_process_with_a_reason`] starts.
 const CHILD: &str = "RELAY_TEST_PANICKING_WORKER";
 
+/// Every descriptor up to a limit, until dropped.
+struct Hoard {
+    limit: Rlimit,
+    files: Vec<std::fs::File>,
+}
+
+impl Hoard {
+    fn take() -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        let current = Some(limit.current.map_or(128, |current| current.min(128)));
+        setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
+        let files = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        Self { limit, files }
+    }
+}
+
+impl Drop for Hoard {
+    fn drop(&mut self) {
+        self.files.clear();
+        setrlimit(Resource::Nofile, self.limit).unwrap();
+    }
+}
+
 #[test]
 fn without_descriptors_an_allocate_gets_508_and_later_ones_are_served_again() {
     let _alone = DESCRIPTORS.lock();
@@ -30,19 +53,11 @@ fn without_descriptors_an_allocate_gets_508_and_later_ones_are_served_again() {
     let mut second = server.client();
     second.request(Method::Refresh, &|_| {});
 
-    // Every descriptor up to the limit is taken.
-    let limit = getrlimit(Resource::Nofile);
-    let current = Some(limit.current.map_or(128, |current| current.min(128)));
-    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
-    let mut hoard = Vec::new();
-    while let Ok(file) = std::fs::File::open("/dev/null") {
-        hoard.push(file);
-    }
+    let hoard = Hoard::take();
     let response = second.request(Method::Allocate, &|writer| {
         writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
     });
     drop(hoard);
-    setrlimit(Resource::Nofile, limit).unwrap();
     assert_eq!(error_code(&Message::parse(&response).unwrap()), Some(508));
     assert!(server.stat(|s| s.relay_exhausted.get()) >= 1);
 
@@ -62,20 +77,13 @@ fn without_descriptors_peers_wait_to_be_accepted_and_the_worker_does_not_turn_fo
     peer.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
         .unwrap();
 
-    let limit = getrlimit(Resource::Nofile);
-    let current = Some(limit.current.map_or(128, |current| current.min(128)));
-    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
-    let mut hoard = Vec::new();
-    while let Ok(file) = std::fs::File::open("/dev/null") {
-        hoard.push(file);
-    }
+    let hoard = Hoard::take();
     peer.connect(&relayed.into()).unwrap();
     let turns = server.stat(|s| s.turns.get());
     std::thread::sleep(std::time::Duration::from_secs(1));
     let turns = server.stat(|s| s.turns.get()) - turns;
     let exhausted = server.stat(|s| s.relay_exhausted.get());
     drop(hoard);
-    setrlimit(Resource::Nofile, limit).unwrap();
     assert!(exhausted >= 1, "there was a descriptor left");
     assert!(turns < 100, "{turns} turns in a second");
     let told = client.incoming();

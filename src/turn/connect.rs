@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::auth::{AuthError, Session};
+use super::auth::Session;
 use super::output::{Command, ConnectionEnd, PeerRefusal, Verdict};
 use super::policy::PeerClass;
 use super::request::Outcome;
@@ -200,13 +200,9 @@ impl Server {
         let config = Arc::clone(&self.config);
         let stream = client.five_tuple.transport.is_stream();
         let reply = Reply::to(message, Method::ConnectionBind, stream, config.software.as_deref());
-        let session = match self.authenticate(now, client, allocation, message, Method::ConnectionBind) {
+        let session = match self.log_in(now, client, allocation, message, &reply, response) {
             Ok(session) => session,
-            Err(AuthError::Silent(reason)) => return Verdict::Drop(reason),
-            Err(AuthError::Challenge(challenge)) => {
-                return self.answer_error(&reply, &Reject::Challenge(challenge), response);
-            }
-            Err(AuthError::BadRequest) => return self.answer_error(&reply, &Reject::BadRequest, response),
+            Err(verdict) => return verdict,
         };
         let reply = reply.signed(&session);
         match self.bindable(now, client, &session, message, id) {

@@ -82,13 +82,9 @@ impl Server {
         let config = Arc::clone(&self.config);
         let stream = client.five_tuple.transport.is_stream();
         let reply = Reply::to(message, method, stream, config.software.as_deref());
-        let session = match self.authenticate(now, client, live, message, method) {
+        let session = match self.log_in(now, client, live, message, &reply, response) {
             Ok(session) => session,
-            Err(AuthError::Silent(reason)) => return Verdict::Drop(reason),
-            Err(AuthError::Challenge(challenge)) => {
-                return self.answer_error(&reply, &Reject::Challenge(challenge), response);
-            }
-            Err(AuthError::BadRequest) => return self.answer_error(&reply, &Reject::BadRequest, response),
+            Err(verdict) => return verdict,
         };
         let reply = reply.signed(&session);
         let written = match self.perform(now, client, live, &session, message, method) {
@@ -108,7 +104,26 @@ impl Server {
         Verdict::Respond
     }
 
-    pub(super) fn authenticate(
+    /// Whose request it is; `live` is the allocation it is about, as far as there is one. The error is the verdict on a
+    /// request that is nobody's, with what it is answered in `response`.
+    pub(super) fn log_in(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        message: &Message<'_>,
+        reply: &Reply<'_>,
+        response: &mut Response,
+    ) -> Result<Arc<Session>, Verdict> {
+        self.authenticate(now, client, live, message, reply.method)
+            .map_err(|error| match error {
+                AuthError::Silent(reason) => Verdict::Drop(reason),
+                AuthError::Challenge(challenge) => self.answer_error(reply, &Reject::Challenge(challenge), response),
+                AuthError::BadRequest => self.answer_error(reply, &Reject::BadRequest, response),
+            })
+    }
+
+    fn authenticate(
         &mut self,
         now: Now,
         client: &Client,

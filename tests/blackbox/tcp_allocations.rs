@@ -45,6 +45,12 @@ fn owner(server: &Server, transport: Transport) -> Owner {
 }
 
 impl Owner {
+    /// Connects to a peer that listens.
+    fn connect(&mut self, listener: &TcpListener) -> u32 {
+        let peer = listener.local_addr().expect("bound");
+        self.client.connect(peer).expect("connected")
+    }
+
     fn bind(&self, id: u32) -> Data {
         Client::data(self.transport, self.server, &self.login, id)
     }
@@ -115,10 +121,7 @@ fn a_client_connects_to_a_peer_from_its_relayed_address_and_bytes_pass_unchanged
         let listener = listen();
         // More than once: the second connection of a client lands at either worker.
         for round in 0..6 {
-            let id = owner
-                .client
-                .connect(listener.local_addr().expect("bound"))
-                .expect("connected");
+            let id = owner.connect(&listener);
             let (mut peer, from) = accept(&listener);
             assert_eq!(from, owner.relayed, "{transport}");
             peer.write_all(b"before the bind").expect("write");
@@ -200,10 +203,7 @@ fn a_connection_is_its_users_alone() {
     let server = serving();
     let mut owner = owner(&server, Transport::Tcp);
     let listener = listen();
-    let id = owner
-        .client
-        .connect(listener.local_addr().expect("bound"))
-        .expect("connected");
+    let id = owner.connect(&listener);
     let mut peer = accept(&listener).0;
     // At either worker.
     for i in 0..4 {
@@ -234,10 +234,7 @@ fn the_end_of_the_allocation_closes_every_connection_of_it() {
             0
         );
         let listener = listen();
-        let id = owner
-            .client
-            .connect(listener.local_addr().expect("bound"))
-            .expect("connected");
+        let id = owner.connect(&listener);
         let mut bound_peer = accept(&listener).0;
         let mut data = owner.bind(id);
         exchange(&mut data, &mut bound_peer, b"hello");
@@ -264,10 +261,7 @@ fn a_client_that_does_not_read_stops_its_peer_and_costs_no_memory() {
     let server = serving();
     let mut owner = owner(&server, Transport::Tls);
     let listener = listen();
-    let id = owner
-        .client
-        .connect(listener.local_addr().expect("bound"))
-        .expect("connected");
+    let id = owner.connect(&listener);
     let peer = accept(&listener).0;
     let mut data = owner.bind(id);
     let before = resident_kib(&server);
@@ -407,10 +401,7 @@ fn descriptors_are_given_back() {
     for _ in 0..3 {
         let mut owner = owner(&server, Transport::Tcp);
         let listener = listen();
-        let id = owner
-            .client
-            .connect(listener.local_addr().expect("bound"))
-            .expect("connected");
+        let id = owner.connect(&listener);
         let mut peer = accept(&listener).0;
         let mut data = owner.bind(id);
         exchange(&mut data, &mut peer, b"x");
