@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::service::run;
 
+mod bench;
 mod check;
 mod credentials;
 
@@ -32,6 +33,8 @@ enum Command {
     Check(check::Arguments),
     /// Time-limited credentials
     Credentials(credentials::Arguments),
+    /// Measure a TURN server of your own
+    Bench(bench::Arguments),
 }
 
 /// Does what the command line says.
@@ -42,5 +45,6 @@ pub fn main() -> ExitCode {
         None => run::serve(config),
         Some(Command::Check(arguments)) => check::run(config, &arguments),
         Some(Command::Credentials(arguments)) => credentials::run(config, &arguments),
+        Some(Command::Bench(arguments)) => bench::run(config, &arguments),
     }
 }

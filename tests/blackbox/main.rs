@@ -2,6 +2,7 @@
 
 #[path = "../support/any_certificate.rs"]
 mod any_certificate;
+mod bench;
 mod client;
 mod compare;
 mod credentials;
