@@ -145,11 +145,10 @@ impl Allocation {
         }
         // An IPv4-mapped address, which is refused below, is in the way of the IPv4 address it stands for.
         let peer = SocketAddr::new(wire.ip().to_canonical(), wire.port());
-        let live = self.channels.iter().filter(|(_, (_, until))| *until > now);
-        if live
-            .into_iter()
-            .any(|(&other, &(to, _))| (other == number) != (to == peer))
-        {
+        // A channel ends with its binding, and with the relayed address of its family.
+        let is_live = |to: SocketAddr, until| until > now && self.has(now, family(to.ip()));
+        let mut live = self.channels.iter().filter(|(_, (to, until))| is_live(*to, *until));
+        if live.any(|(&other, &(to, _))| (other == number) != (to == peer)) {
             return 400;
         }
         if let Err(code) = self.check_family(now, wire.ip()) {
