@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
 use super::client::{Client, Link, UDP};
+use super::flow::{Direction, Flow};
+use super::packet::{CHANNEL, Stamp, unwrap, wrap};
 use super::process::Usage;
 use super::report::{Latencies, Progress, Report};
 use super::target::Target;
@@ -14,13 +16,8 @@ use crate::net::sys::epoll::{Epoll, Interest};
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
 use crate::shard::clock::Clock;
 use crate::turn::time::Instant;
-use crate::wire::attribute::AttributeType;
-use crate::wire::channel_data;
-use crate::wire::demux::{self, Kind};
-use crate::wire::message::{Class, Message, Method, TransactionId, message_type};
-use crate::wire::writer;
+use crate::wire::message::Message;
 
-const CHANNEL: u16 = 0x4000;
 /// Before anything is counted: caches, offload probes and the server's pauses settle.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// After the last packet was sent: what is still on its way arrives.
@@ -31,113 +28,6 @@ const STALL: Duration = Duration::from_millis(100);
 const RENEW: Duration = Duration::from_secs(120);
 /// A stream client with so many bytes unsent is not given more.
 const MOST_UNSENT: usize = 256 * 1024;
-/// When sent, sequence number, flow.
-const STAMP: usize = 16;
-
-/// What the traffic looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Shape {
-    /// 160 bytes every 20 ms for each allocation
-    Audio,
-    /// 12 packets of 1200 bytes at once, 30 times a second, for each allocation
-    Video,
-    /// Lone packets of 160 bytes as fast as they arrive
-    Flood,
-}
-
-impl Shape {
-    pub(super) const fn size(self) -> usize {
-        match self {
-            Self::Audio | Self::Flood => 160,
-            Self::Video => 1200,
-        }
-    }
-
-    /// Packets of a flow in a row.
-    const fn burst(self) -> u32 {
-        match self {
-            Self::Audio | Self::Flood => 1,
-            Self::Video => 12,
-        }
-    }
-
-    /// Packets a second of one flow.
-    const fn rate(self) -> Option<f64> {
-        match self {
-            Self::Audio => Some(50.0),
-            Self::Video => Some(360.0),
-            Self::Flood => None,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Audio => "audio",
-            Self::Video => "video",
-            Self::Flood => "flood",
-        }
-    }
-}
-
-/// Which way packets go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Direction {
-    /// From clients to the peer
-    Up,
-    /// From the peer to clients
-    Down,
-    /// From client to client, through an allocation of each
-    #[value(skip)]
-    Pair,
-}
-
-impl Direction {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Pair => "pair",
-        }
-    }
-}
-
-/// Stream clients that read too slowly.
-pub(super) struct Slow {
-    /// Bytes a second of each client.
-    read: f64,
-    receive_buffer: usize,
-}
-
-/// One kind of traffic.
-pub(super) struct Flow {
-    pub(super) shape: Shape,
-    pub(super) direction: Direction,
-    pub(super) indications: bool,
-    /// Bytes of application data in a packet.
-    pub(super) size: usize,
-    /// Packets a second in all; `None`: the shape's.
-    pub(super) rate: Option<f64>,
-    /// Packets under way where there is no rate.
-    pub(super) window: u64,
-    pub(super) slow: Option<Slow>,
-}
-
-/// Video for clients that read `read` bits a second of the `offered`.
-pub(super) fn slow_reader(wish: &Common, offered: u32, read: u32, receive_buffer: u32) -> Flow {
-    let size = Shape::Video.size();
-    Flow {
-        shape: Shape::Flood,
-        direction: Direction::Down,
-        indications: false,
-        size,
-        rate: Some(f64::from(offered) / 8.0 / size as f64 * f64::from(wish.allocations)),
-        window: 0,
-        slow: Some(Slow {
-            read: f64::from(read) / 8.0,
-            receive_buffer: receive_buffer as usize,
-        }),
-    }
-}
 
 /// Sets up the allocations, sends for the time asked for, and counts what arrives.
 pub(super) fn measure(target: &Target, wish: &Common, flow: &Flow) -> Result<Report, Failure> {
@@ -598,52 +488,4 @@ fn register(epoll: &mut Epoll, clients: &[Client], peer: &UdpSocket, flow: &Flow
         }
     }
     epoll.add(peer.as_fd(), clients.len() as u64, Interest::Read)
-}
-
-/// Writes what stands in front of the application data; gives its length, and the padding behind the data.
-fn wrap(flow: &Flow, peer: SocketAddr, header: &mut [u8; 48]) -> (usize, usize) {
-    if !flow.indications {
-        channel_data::emit_header(CHANNEL, flow.size, header);
-        return (channel_data::HEADER_LEN, 0);
-    }
-    // A Send indication has the very layout of a Data indication (RFC 8656 §11.1, §11.3).
-    let length = writer::emit_data_indication_header(TransactionId([7; 12]), peer, flow.size, header);
-    let [first, second] = message_type(Class::Indication, Method::Send).to_be_bytes();
-    (header[0], header[1]) = (first, second);
-    (length, flow.size.next_multiple_of(4) - flow.size)
-}
-
-/// The application data in a message from the server.
-fn unwrap(message: &[u8]) -> Option<&[u8]> {
-    match demux::classify(*message.first()?) {
-        Kind::ChannelData => {
-            let (_, data) = channel_data::parse(message).ok()?;
-            message.get(data)
-        }
-        Kind::Stun => {
-            let message = Message::parse(message).ok()?;
-            (message.method() == Some(Method::Data)).then(|| message.attribute(AttributeType::DATA))?
-        }
-        _ => None,
-    }
-}
-
-/// What a packet tells of itself.
-#[derive(Clone, Copy)]
-struct Stamp {
-    sent_at: Instant,
-    number: u32,
-    lane: u32,
-}
-
-impl Stamp {
-    fn of(data: &[u8]) -> Option<Self> {
-        let (nanos, rest) = data.get(..STAMP)?.split_first_chunk()?;
-        let (number, lane) = rest.split_first_chunk()?;
-        Some(Self {
-            sent_at: Instant::from_nanos(u64::from_be_bytes(*nanos)),
-            number: u32::from_be_bytes(*number),
-            lane: u32::from_be_bytes(*lane.first_chunk()?),
-        })
-    }
 }

@@ -7,7 +7,9 @@
 //! ```text
 //! target       which server, which login, whose machine
 //! client       a TURN client over UDP, TCP or TLS: requests, frames
+//! flow         shapes of traffic
 //! media        packets through allocations: rates, shapes, slow readers
+//! packet       framing and time stamps
 //! allocations  handshakes a second, and what an idle allocation takes
 //! process      CPU time, memory and descriptors of the server
 //! report       figures as a table or as JSON
@@ -16,7 +18,9 @@
 mod allocations;
 mod certificate;
 mod client;
+mod flow;
 mod media;
+mod packet;
 mod process;
 mod report;
 mod target;
@@ -28,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use self::client::ClientError;
-use self::media::{Direction, Flow, Shape};
+use self::flow::{Direction, Flow, Shape};
 use self::report::Report;
 use self::target::Target;
 
@@ -254,7 +258,7 @@ fn measure(config: Option<&Path>, measurement: &Measurement) -> Result<Report, F
             media::measure(
                 &target,
                 &slow.common,
-                &media::slow_reader(&slow.common, slow.offered, slow.read, slow.receive_buffer),
+                &flow::slow_reader(&slow.common, slow.offered, slow.read, slow.receive_buffer),
             )
         }
         Measurement::Allocations(wish) => allocations::rate(&target, &wish.common, wish.at_once),
