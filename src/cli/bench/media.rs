@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
-use super::client::{Client, Link, UDP};
+use super::client::{Client, ClientError, Link, UDP};
 use super::flow::{Direction, Flow};
 use super::packet::{CHANNEL, Stamp, unwrap, wrap};
 use super::process::Usage;
@@ -130,11 +130,7 @@ impl<'f> Engine<'f> {
                 continue;
             };
             let peer = if pairs { other } else { peer.local_addr() };
-            if flow.indications {
-                client.create_permission(peer)?;
-            } else {
-                client.channel_bind(CHANNEL, peer)?;
-            }
+            permit(client, flow, peer)?;
             if !pairs || index % 2 == 0 {
                 lanes.push(Lane {
                     client: index,
@@ -477,6 +473,15 @@ impl<'f> Engine<'f> {
         for client in &mut self.clients {
             let _ = client.release();
         }
+    }
+}
+
+/// Lets packets to and from `peer` pass.
+fn permit(client: &mut Client, flow: &Flow, peer: SocketAddr) -> Result<(), ClientError> {
+    if flow.indications {
+        client.create_permission(peer)
+    } else {
+        client.channel_bind(CHANNEL, peer)
     }
 }
 
