@@ -198,11 +198,11 @@ fn traffic_counts_by_the_path_its_client_came_by() {
         client.send(&mut world, peer, b"up").sent();
         assert!(world.peer(peer, relayed, b"down").is_data(peer, b"down"));
     }
-    let udp = Transport::Udp as usize;
+    let carrier = client(1).client.five_tuple.transport as usize;
     for (path, packets) in [(Path::Forced, 2), (Path::Other, 1)] {
         let (up, down) = (
-            &world.counters[0].up[path as usize][udp],
-            &world.counters[0].down[path as usize][udp],
+            &world.counters[0].up[path as usize][carrier],
+            &world.counters[0].down[path as usize][carrier],
         );
         assert_eq!((up.packets.get(), up.bytes.get()), (packets, 2 * packets), "{path:?}");
         assert_eq!(

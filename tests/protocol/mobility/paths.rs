@@ -376,7 +376,10 @@ fn traffic_counts_by_the_path_the_client_has_moved_to() {
     assert_reached(&mut world, relayed, &new);
     let up = |path: Path, transport: Transport| world.counters[0].up[path as usize][transport as usize].packets.get();
     assert_eq!(
-        (up(Path::Other, Transport::Udp), up(Path::Forced, Transport::Tcp)),
+        (
+            up(Path::Other, old.client.five_tuple.transport),
+            up(Path::Forced, Transport::Tcp)
+        ),
         (1, 1)
     );
     assert_eq!(
