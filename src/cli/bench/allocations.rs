@@ -121,21 +121,27 @@ fn handshake(settings: &Settings, target: &Target, index: usize, peer: SocketAdd
     Ok(())
 }
 
+/// A client with an allocation and a channel.
+fn hold_one(settings: &Settings, target: &Target, index: usize, peer: SocketAddr) -> Result<Client, Failure> {
+    let mut client = Client::connect(settings, target.credential(index)?)?;
+    client.allocate()?;
+    client.channel_bind(CHANNEL, peer)?;
+    Ok(client)
+}
+
 /// Holds `-n` allocations with a channel each for the time of the measurement, and ends them.
 pub(super) fn hold(target: &Target, wish: &Common) -> Result<Report, Failure> {
     let settings = settings(target, wish)?;
     let peer = SocketAddr::new(target.local, PEER_PORT);
     let usage = || wish.server_pid.map(Usage::of).transpose();
-    // What the server takes for its first client is not what it takes for each.
-    handshake(&settings, target, 0, peer)?;
+    // What the server takes for its first client is not what it takes for each. That client stays until the end:
+    // the server closes a relay socket after it has answered, and would be caught with one too many.
+    let mut first = hold_one(&settings, target, 0, peer)?;
     let before = usage()?;
     let progress = Progress::new("allocating", wish.allocations.into());
     let mut clients = Vec::with_capacity(wish.count());
     for index in 0..wish.count() {
-        let mut client = Client::connect(&settings, target.credential(index)?)?;
-        client.allocate()?;
-        client.channel_bind(CHANNEL, peer)?;
-        clients.push(client);
+        clients.push(hold_one(&settings, target, index, peer)?);
         progress.at(index as u64);
     }
     drop(progress);
@@ -147,12 +153,14 @@ pub(super) fn hold(target: &Target, wish: &Common) -> Result<Report, Failure> {
         client.release()?;
     }
     drop(clients);
+    let after = usage()?;
+    first.release()?;
     let mut report = Report::new();
     report
         .text("mode", "hold")
         .text("transport", wish.transport.as_str())
         .count("allocations", wish.allocations.into());
-    if let (Some(before), Some(held), Some(idled), Some(after)) = (before, held, idled, usage()?) {
+    if let (Some(before), Some(held), Some(idled), Some(after)) = (before, held, idled, after) {
         let each = |now: u64, then: u64| now.saturating_sub(then) as f64 / f64::from(wish.allocations);
         report
             .number("rss_bytes_per_allocation", each(held.resident, before.resident), 0)
