@@ -6,7 +6,7 @@
 #[cfg(feature = "dtls")]
 pub mod dtls;
 pub mod stream;
-pub(crate) mod sys;
+pub mod sys;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

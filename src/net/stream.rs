@@ -11,6 +11,7 @@
 pub(super) mod buffers;
 mod inbox;
 mod outbox;
+mod path;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,8 @@ use std::io::{self, Read, Write};
 use self::inbox::Inbox;
 pub use self::outbox::Dropped;
 use self::outbox::Outbox;
+use self::path::Path;
+pub use self::path::PathState;
 use super::tls::TlsSession;
 use crate::turn::time::Instant;
 use crate::wire::framing::{self, Framing, FramingError};
@@ -55,7 +58,7 @@ pub struct StreamLimits {
     pub write_timeout: Duration,
     /// Most bytes of application data queued.
     pub queue_bytes: usize,
-    /// Application data queued longer than this is dropped.
+    /// Application data is dropped that would be older than this when the client gets it, as far as can be told.
     pub queue_age: Duration,
     /// Most bytes of responses queued: beyond it the client sends requests without reading.
     pub control_bytes: usize,
@@ -108,6 +111,9 @@ pub enum Flushed {
     Done,
     /// Something is: flush again when the socket is writable, not before.
     Blocked,
+    /// Something is, and the socket would take it, but the queues behind it are long already: flush again at this
+    /// time, not before.
+    Held(Instant),
 }
 
 /// Why a stream is to be closed. All of them final.
@@ -207,6 +213,8 @@ pub struct StreamConn {
     blocked_since: Option<Instant>,
     /// Portion by which a backlog is worked off.
     portion: usize,
+    /// The way behind the socket.
+    path: Path,
     /// close_notify is to be sent.
     closing: bool,
 }
@@ -233,6 +241,7 @@ impl StreamConn {
             barren_reads: 0,
             blocked_since: None,
             portion: SMALLEST_CHUNK,
+            path: Path::default(),
             closing: false,
         }
     }
@@ -364,6 +373,16 @@ impl StreamConn {
         }
     }
 
+    /// Whether [`Self::observe`] is worth its price before the next [`Self::flush`].
+    pub fn wants_observation(&self, now: Instant) -> bool {
+        self.blocked_since.is_some() || self.path.is_due(now)
+    }
+
+    /// Tells what the socket knows of the way to the client.
+    pub fn observe(&mut self, now: Instant, state: PathState) {
+        self.path.observe(now, state);
+    }
+
     /// Writes what is queued, many frames at a time, less what is too old.
     ///
     /// After [`Flushed::Blocked`] the next call writes one portion only, so that the socket's own idea of "writable"
@@ -372,14 +391,36 @@ impl StreamConn {
     /// # Errors
     /// The socket failed, or the connection's keys are used up.
     pub fn flush(&mut self, now: Instant, io: &mut impl Write) -> Result<Flushed, StreamError> {
-        self.outbox.expire(now, self.limits.queue_age);
+        self.outbox.expire(now, self.age_limit());
+        if !self.outbox.is_empty()
+            && let Some(wait) = self.path.wait(now, self.limits.queue_age / 2)
+        {
+            self.blocked_since.get_or_insert(now);
+            return Ok(Flushed::Held(now + wait));
+        }
         if self.write_all(now, io)? {
             self.blocked_since = None;
             self.outbox.release();
             return Ok(Flushed::Done);
         }
-        self.blocked_since.get_or_insert(now);
+        if self.blocked_since.is_none() {
+            self.blocked_since = Some(now);
+            self.path.measure_anew();
+        }
         Ok(Flushed::Blocked)
+    }
+
+    /// How old application data may be when it is written, to be younger than [`StreamLimits::queue_age`] when it is
+    /// read: less by what the way takes, and by something for what cannot be told. Never nothing: behind a long way,
+    /// too, the newest is better than nothing.
+    fn age_limit(&self) -> Duration {
+        let age = self.limits.queue_age;
+        if self.blocked_since.is_none() {
+            return age;
+        }
+        let sealed = self.tls.as_ref().map_or(0, TlsSession::unwritten);
+        let way = self.path.time(self.portion + sealed, age / 2);
+        way.map_or(age, |way| age - age / 4 - way)
     }
 
     /// Writes until nothing is left (`true`), the socket is full, or in a backlog one portion is out.

@@ -15,6 +15,8 @@ pub const MAX_PLAINTEXT: usize = 16 * 1024;
 /// The record layer of one client.
 pub struct TlsSession {
     connection: Box<ServerConnection>,
+    /// Plaintext sealed, less ciphertext written since all of it was.
+    unwritten: usize,
 }
 
 /// What a run of ciphertext held.
@@ -31,7 +33,10 @@ impl TlsSession {
     pub fn new(mut connection: Box<ServerConnection>) -> Self {
         // What is sealed is bounded by the caller, who seals only what is about to be written.
         connection.set_buffer_limit(None);
-        Self { connection }
+        Self {
+            connection,
+            unwritten: 0,
+        }
     }
 
     /// Opens the records in `ciphertext`, all of it, and passes the plaintext on. An incomplete record is kept.
@@ -76,7 +81,10 @@ impl TlsSession {
     pub fn seal(&mut self, plaintext: &[IoSlice<'_>]) -> Result<(), rustls::Error> {
         let len = plaintext.iter().map(|slice| slice.len()).sum::<usize>();
         match self.connection.writer().write_vectored(plaintext) {
-            Ok(written) if written == len => Ok(()),
+            Ok(written) if written == len => {
+                self.unwritten += len;
+                Ok(())
+            }
             Ok(_) => Err(rustls::Error::EncryptError),
             Err(error) => Err(rustls::Error::General(format!("TLS output refused: {error}"))),
         }
@@ -104,7 +112,18 @@ impl TlsSession {
     /// # Errors
     /// Those of `io`.
     pub fn write(&mut self, io: &mut dyn Write) -> io::Result<usize> {
-        self.connection.write_tls(io)
+        let written = self.connection.write_tls(io)?;
+        self.unwritten = if self.wants_write() {
+            self.unwritten.saturating_sub(written)
+        } else {
+            0
+        };
+        Ok(written)
+    }
+
+    /// About how many bytes of what was sealed wait to be written.
+    pub fn unwritten(&self) -> usize {
+        self.unwritten
     }
 
     /// Adds close_notify to the ciphertext, once.

@@ -166,6 +166,8 @@ pub struct ShardCounters {
     pub stream_flushes: Cell,
     /// Flushes that ended with the socket full.
     pub stream_blocked: Cell,
+    /// Flushes put off because the queues behind the socket were long already.
+    pub stream_held: Cell,
     /// Frames dropped because they had waited too long.
     pub stream_dropped_aged: Cell,
     /// Frames dropped because the queue was full.

@@ -421,6 +421,8 @@ impl Seed {
             idle_timeout: config.idle_timeout,
             log_client: config.log_client,
             packets: 0,
+            turn: Duration::ZERO,
+            visits: 0,
             relay_batch: 0,
             next_scan: now.mono,
             scan_part: 0,

@@ -7,7 +7,10 @@
 //! - idle or slow: no pause. A lone packet is relayed as soon as the kernel has it.
 //! - moderate: at least [`GATHER`] packets are expected within a pause, by the rate of the last millisecond. Instead of
 //!   waiting for the next packet, sleep for the configured time, then drain.
-//! - busy: there is always something ready, so the worker never gets to the point of falling asleep, nor of pausing.
+//! - busy: something is ready again as soon as a turn is over, and the next turn follows at once. Only where streams were
+//!   visited for a packet or two each is there a pause first: a read, and a write, of three frames costs hardly more than of
+//!   one. A datagram gains nothing from that. Nor is there a pause after a long turn, so that a worker that needs all its
+//!   time has it.
 
 use core::time::Duration;
 
@@ -15,6 +18,10 @@ use crate::turn::time::Instant;
 
 /// A pause must be expected to gather this many packets.
 const GATHER: u64 = 3;
+/// A stream visited for fewer packets than this might have had more a little later.
+const WELL_FILLED: u64 = 4;
+/// A turn of so many pauses has gathered enough by itself.
+const LONG_TURN: u32 = 4;
 /// The rate is measured over at least this long.
 const WINDOW: Duration = Duration::from_millis(1);
 
@@ -54,6 +61,13 @@ impl Pace {
     /// How long to sleep instead of waiting for the next packet.
     pub(super) fn pause(&self) -> Option<Duration> {
         (self.moderate && !self.length.is_zero()).then_some(self.length)
+    }
+
+    /// How long to sleep although something is ready, after a turn of `turn` that visited streams, to read or to write,
+    /// `visits` times and handled `packets`.
+    pub(super) fn rest(&self, turn: Duration, visits: u64, packets: u64) -> Option<Duration> {
+        let pause = self.pause()?;
+        (packets < visits * WELL_FILLED && turn < pause * LONG_TURN).then_some(pause)
     }
 }
 
@@ -95,8 +109,27 @@ mod tests {
     }
 
     #[test]
+    fn a_busy_worker_pauses_only_for_streams_that_bring_little_at_a_time() {
+        let mut pace = Pace::new(LENGTH);
+        let short = Duration::from_micros(50);
+        assert_eq!(pace.rest(short, 10, 10), None, "idle");
+        steady(&mut pace, Instant::ZERO, Duration::from_micros(10), 1);
+        assert_eq!(pace.rest(short, 10, 10), Some(LENGTH));
+        assert_eq!(pace.rest(short, 10, 39), Some(LENGTH));
+        assert_eq!(pace.rest(short, 10, 40), None, "well filled");
+        assert_eq!(pace.rest(short, 0, 10), None, "datagrams only");
+        assert_eq!(pace.rest(Duration::from_micros(399), 10, 10), Some(LENGTH));
+        assert_eq!(
+            pace.rest(Duration::from_micros(400), 10, 10),
+            None,
+            "needs all its time"
+        );
+    }
+
+    #[test]
     fn zero_switches_it_off() {
         let mut pace = Pace::new(Duration::ZERO);
         assert_eq!(steady(&mut pace, Instant::ZERO, Duration::from_micros(1), 1), None);
+        assert_eq!(pace.rest(Duration::ZERO, 1, 1), None);
     }
 }

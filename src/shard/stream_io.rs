@@ -38,9 +38,8 @@ impl Worker {
             self.remove_stream(slot, "client");
             return;
         }
-        if event.writable && stream.blocked {
-            self.stats.stream_queue_age.record(stream.conn.backlog(self.now.mono).1);
-            self.flush_stream(slot);
+        if event.writable && stream.blocked && stream.held_until.is_none() {
+            self.flush_slow_stream(slot);
         }
         if !closing && (event.readable || event.error || event.hangup) {
             self.read_stream(slot);
@@ -50,6 +49,7 @@ impl Worker {
     fn read_stream(&mut self, slot: u32) {
         let now = self.now.mono;
         let Some(stream) = self.streams.at(slot) else { return };
+        self.visits += 1;
         match stream.receive(now) {
             Ok(received) => {
                 self.stats.stream_bytes_received.add(received.bytes as u64);
@@ -142,9 +142,24 @@ impl Worker {
         }
     }
 
+    /// Flushes what was held until now.
+    pub(super) fn resume_streams(&mut self) {
+        while let Some(slot) = self.streams.next_due(self.now.mono) {
+            self.flush_slow_stream(slot);
+        }
+    }
+
+    fn flush_slow_stream(&mut self, slot: u32) {
+        if let Some(stream) = self.streams.at(slot) {
+            self.stats.stream_queue_age.record(stream.conn.backlog(self.now.mono).1);
+            self.flush_stream(slot);
+        }
+    }
+
     fn flush_stream(&mut self, slot: u32) {
         let Some(stream) = self.streams.at(slot) else { return };
         self.stats.stream_flushes.add(1);
+        self.visits += 1;
         let flushed = stream.flush(self.now.mono);
         let closing = stream.closing;
         self.count_dropped(slot);
@@ -152,6 +167,11 @@ impl Worker {
             Ok(Flushed::Done) => closing,
             Ok(Flushed::Blocked) => {
                 self.stats.stream_blocked.add(1);
+                None
+            }
+            Ok(Flushed::Held(until)) => {
+                self.stats.stream_held.add(1);
+                self.streams.hold(slot, until);
                 None
             }
             Err(error) => Some(error.reason()),

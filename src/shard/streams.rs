@@ -9,6 +9,7 @@ use super::handover::StreamHandover;
 use super::link::{Name, next_generation};
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
 use crate::net::sys::epoll::{Epoll, Interest};
+use crate::net::sys::tcp_info;
 use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple};
 
@@ -26,6 +27,8 @@ pub(super) struct Stream {
     pub(super) closing: Option<&'static str>,
     /// The last flush left something.
     pub(super) blocked: bool,
+    /// It is to be flushed again at this time, whatever the socket says.
+    pub(super) held_until: Option<Instant>,
     socket: TcpStream,
     interest: Interest,
     dirty: bool,
@@ -40,8 +43,18 @@ impl Stream {
 
     /// Writes what is queued, as far as the socket takes it.
     pub(super) fn flush(&mut self, now: Instant) -> Result<Flushed, StreamError> {
+        // A kernel that does not tell leaves the queue's own age to go by.
+        if self.conn.wants_observation(now)
+            && let Ok(state) = tcp_info::path_state(self.socket.as_fd())
+        {
+            self.conn.observe(now, state);
+        }
         let flushed = self.conn.flush(now, &mut &self.socket)?;
-        self.blocked = flushed == Flushed::Blocked;
+        self.blocked = flushed != Flushed::Done;
+        self.held_until = match flushed {
+            Flushed::Held(until) => Some(until),
+            Flushed::Done | Flushed::Blocked => None,
+        };
         Ok(flushed)
     }
 
@@ -51,7 +64,7 @@ impl Stream {
     }
 
     const fn wanted_interest(&self) -> Interest {
-        match (self.closing.is_some(), self.blocked) {
+        match (self.closing.is_some(), self.blocked && self.held_until.is_none()) {
             (false, false) => Interest::Read,
             (false, true) => Interest::ReadWrite,
             (true, true) => Interest::Write,
@@ -72,6 +85,11 @@ pub(super) struct Streams {
     free: Vec<u32>,
     /// Slots with something new to flush.
     dirty: Vec<u32>,
+    /// Slots to be flushed at a time of their own, and the first of those times.
+    held: Vec<u32>,
+    resume_at: Option<Instant>,
+    /// How many of them [`Self::next_due`] has found not to be due.
+    looked_at: usize,
     limits: StreamLimits,
     open: usize,
 }
@@ -83,6 +101,9 @@ impl Streams {
             entries: Vec::new(),
             free: Vec::new(),
             dirty: Vec::new(),
+            held: Vec::new(),
+            resume_at: None,
+            looked_at: 0,
             limits,
             open: 0,
         }
@@ -144,6 +165,7 @@ impl Streams {
             idle_since: now,
             closing: None,
             blocked: false,
+            held_until: None,
             socket,
             interest: Interest::Read,
             dirty: false,
@@ -188,6 +210,36 @@ impl Streams {
             stream.dirty = false;
         }
         Some(slot)
+    }
+
+    /// Notes that a stream is to be flushed at `until`.
+    pub(super) fn hold(&mut self, slot: u32, until: Instant) {
+        self.held.push(slot);
+        self.resume_at = Some(self.resume_at.map_or(until, |at| at.min(until)));
+    }
+
+    /// When [`Self::next_due`] has something.
+    pub(super) fn resume_at(&self) -> Option<Instant> {
+        self.resume_at
+    }
+
+    /// Takes one slot off the list of those held whose time has come. Call until `None`.
+    pub(super) fn next_due(&mut self, now: Instant) -> Option<u32> {
+        if self.resume_at.is_none_or(|at| at > now) {
+            return None;
+        }
+        while let Some(&slot) = self.held.get(self.looked_at) {
+            // A stream that has ended meanwhile is due, so that it leaves the list.
+            match self.at(slot).and_then(|stream| stream.held_until) {
+                Some(until) if until > now => self.looked_at += 1,
+                _ => return Some(self.held.swap_remove(self.looked_at)),
+            }
+        }
+        self.looked_at = 0;
+        let entries = &self.entries;
+        let until = |&slot: &u32| entries[slot as usize].stream.as_ref()?.held_until;
+        self.resume_at = self.held.iter().filter_map(until).min();
+        None
     }
 
     /// Tells epoll what the stream waits for, if that has changed.
@@ -238,6 +290,7 @@ mod tests {
     use crate::turn::types::Transport;
     use std::net::TcpListener;
     use std::sync::Arc;
+    use std::time::Duration;
 
     fn handover(guard: Arc<()>) -> (TcpStream, StreamHandover) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -294,5 +347,29 @@ mod tests {
         assert_eq!(streams.next_dirty(), None);
         streams.mark_dirty(slot);
         assert_eq!(streams.next_dirty(), Some(slot));
+    }
+
+    #[test]
+    fn a_stream_held_comes_up_when_its_time_has_come_and_one_that_has_ended_holds_nobody_up() {
+        let epoll = Epoll::new(4).unwrap();
+        let mut streams = Streams::new(StreamLimits::default());
+        let at = |millis| Instant::ZERO + Duration::from_millis(millis);
+        let mut clients = Vec::new();
+        let [early, late, ended] = [5, 9, 7].map(|until| {
+            let (client, handover) = handover(Arc::new(()));
+            clients.push(client);
+            let slot = streams.adopt(at(0), &epoll, handover).unwrap();
+            streams.at(slot).unwrap().held_until = Some(at(until));
+            streams.hold(slot, at(until));
+            slot
+        });
+        assert!(streams.remove(ended).is_some());
+        assert_eq!((streams.resume_at(), streams.next_due(at(4))), (Some(at(5)), None));
+        let mut due: Vec<_> = std::iter::from_fn(|| streams.next_due(at(5))).collect();
+        due.sort_unstable();
+        assert_eq!(due, [early, ended]);
+        assert_eq!((streams.resume_at(), streams.next_due(at(8))), (Some(at(9)), None));
+        assert_eq!(streams.next_due(at(9)), Some(late));
+        assert_eq!((streams.next_due(at(9)), streams.resume_at()), (None, None));
     }
 }

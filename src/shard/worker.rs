@@ -100,6 +100,10 @@ pub(super) struct Worker {
     pub(super) log_client: LogClient,
     /// Packets handled in this turn.
     pub(super) packets: u64,
+    /// How long the last turn took.
+    pub(super) turn: Duration,
+    /// Reads and writes of streams in this turn.
+    pub(super) visits: u64,
     /// Messages taken from a relay socket in this turn.
     pub(super) relay_batch: usize,
     pub(super) next_scan: Instant,
@@ -135,9 +139,8 @@ impl Worker {
             self.handle_timers();
             self.settle();
             self.stats.turns.add(1);
-            self.stats
-                .busy_nanos
-                .add((self.clock.mono() - self.now.mono).as_nanos() as u64);
+            self.turn = self.clock.mono() - self.now.mono;
+            self.stats.busy_nanos.add(self.turn.as_nanos() as u64);
             self.pace.count(self.now.mono, self.packets);
         }
         Ok(())
@@ -146,11 +149,13 @@ impl Worker {
     /// Waits until something is ready, or due. Returns how many events there are.
     fn wait(&mut self) -> io::Result<usize> {
         if let Some(pause) = self.pace.pause() {
-            // A pause stands in for falling asleep. With something ready there is nothing to stand in for.
             let ready = self.epoll.wait(Some(Duration::ZERO))?;
-            if ready > 0 {
-                return Ok(ready);
-            }
+            let pause = if ready == 0 {
+                Some(pause)
+            } else {
+                self.pace.rest(self.turn, self.visits, self.packets)
+            };
+            let Some(pause) = pause else { return Ok(ready) };
             self.stats.pauses.add(1);
             std::thread::sleep(pause);
         }
@@ -174,6 +179,9 @@ impl Worker {
         if let Some(at) = self.dtls.as_ref().and_then(|dtls| dtls.next_due(now)) {
             wait = wait.min(at - now);
         }
+        if let Some(at) = self.streams.resume_at() {
+            wait = wait.min(at - now);
+        }
         wait
     }
 
@@ -186,6 +194,7 @@ impl Worker {
     fn tick(&mut self) {
         self.now = self.clock.now();
         self.packets = 0;
+        self.visits = 0;
         self.stats.heartbeat.set(self.now.mono.as_nanos());
     }
 
@@ -361,6 +370,7 @@ impl Worker {
         if self.server.poll_timeout().is_some_and(|at| at <= self.now.mono) {
             self.server.handle_timeout(self.now);
         }
+        self.resume_streams();
         if self.now.mono >= self.next_scan {
             self.next_scan = self.now.mono + SCAN;
             self.scan_part = (self.scan_part + 1) % SCAN_PARTS;

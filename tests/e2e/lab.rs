@@ -41,7 +41,7 @@ pub(crate) const SFU_NETWORK: &str = "203.0.113.0/24";
 /// How the name of everything begins that a lab makes on the machine.
 pub(crate) const PREFIX: &str = "relay-e2e-";
 const LOCKS: &str = "/run/lock";
-const PROGRAMS: &[&str] = &["ip", "nft", "setpriv"];
+const PROGRAMS: &[&str] = &["ip", "nft", "setpriv", "tc"];
 
 /// What the router lets pass between clients and the rest. Relay and SFU always reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +138,24 @@ impl Lab {
         &self.folder
     }
 
+    /// Makes the wire to a client narrow (`rate` as `tc` takes it), with a queue of half a second, as home routers have.
+    pub(crate) fn narrow_client(&self, index: usize, rate: &str) {
+        let device = router_side(self.client(index));
+        let mut tc = self.router.command("tc");
+        run(tc
+            .args(["qdisc", "replace", "dev", &device, "root", "tbf", "rate", rate])
+            .args(["burst", "4kb", "latency", "500ms"]));
+    }
+
+    /// How often the wire to a narrowed client was asked for more than it carries.
+    pub(crate) fn overruns(&self, index: usize) -> u64 {
+        let device = router_side(self.client(index));
+        let mut tc = self.router.command("tc");
+        let text = run(tc.args(["-json", "-statistics", "qdisc", "show", "dev", &device]));
+        let json: Value = serde_json::from_str(&text).expect("tc prints JSON when asked to");
+        json[0]["overlimits"].as_u64().expect("a narrowed wire counts")
+    }
+
     /// What has passed the router so far.
     pub(crate) fn passed(&self) -> Passed {
         Passed {
@@ -215,7 +233,7 @@ impl Lab {
 
     /// Joins a namespace to the router; the router is `.1` of the same network (`.129` for the upper half).
     fn wire(&self, namespace: &Namespace, address: Ipv4Addr, prefix: u8) {
-        let router_side = format!("to-{}", namespace.role);
+        let router_side = router_side(namespace);
         let mut gateway = address.octets();
         gateway[3] = (gateway[3] & if prefix == 25 { 0x80 } else { 0 }) + 1;
         let gateway = Ipv4Addr::from(gateway);
@@ -261,6 +279,11 @@ impl Drop for Lab {
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// The router's end of the wire to `namespace`.
+fn router_side(namespace: &Namespace) -> String {
+    format!("to-{}", namespace.role)
 }
 
 /// One network namespace.

@@ -181,15 +181,18 @@ fn streams(shards: &[Arc<ShardCounters>], sum: &Sum<'_>, out: &mut Exposition) {
         "Bytes read from streams.",
         Sample::plain(sum(&|c| &c.stream_bytes_received)),
     );
+    let [flushes, blocked, held] = [
+        sum(&|c| &c.stream_flushes),
+        sum(&|c| &c.stream_blocked),
+        sum(&|c| &c.stream_held),
+    ];
     out.counter(
         "relay_stream_flushes_total",
-        "Flushes of streams: done, or blocked by a client that reads too slowly.",
+        "Flushes of streams: done, blocked by a client that reads too slowly, or held because the way to it is full.",
         [
-            Sample::with([("outcome", "blocked")], sum(&|c| &c.stream_blocked)),
-            Sample::with(
-                [("outcome", "done")],
-                sum(&|c| &c.stream_flushes).saturating_sub(sum(&|c| &c.stream_blocked)),
-            ),
+            Sample::with([("outcome", "blocked")], blocked),
+            Sample::with([("outcome", "held")], held),
+            Sample::with([("outcome", "done")], flushes.saturating_sub(blocked + held)),
         ],
     );
     out.counter(

@@ -237,3 +237,85 @@ fn backlog_tells_bytes_and_age() {
     data(&mut conn, at(20), 2, 1000);
     assert_eq!(conn.backlog(at(50)), (2008, Duration::from_millis(40)));
 }
+
+/// What a socket tells at `millis` whose client takes 250 bytes a millisecond, with `outstanding` bytes on their way.
+fn path(millis: u64, outstanding: u64) -> PathState {
+    PathState {
+        acknowledged: 250 * millis,
+        outstanding,
+        window: 64 * 1024,
+        round_trip: Duration::from_millis(100),
+        shortest_round_trip: Duration::from_millis(20),
+    }
+}
+
+//= XPORT-18
+#[test]
+fn what_would_be_too_old_when_the_client_reads_it_is_dropped() {
+    // Beside what is outstanding, the portion about to be written: 4 KiB, 16 ms.
+    for (outstanding, limit) in [(0, 96), (5_000, 76), (12_500, 46), (1_000_000, 37)] {
+        for (age, delivered) in [(limit, 1), (limit + 1, 0)] {
+            let mut conn = conn(StreamLimits::default());
+            let mut socket = Socket {
+                window: 0,
+                ..Socket::open()
+            };
+            data(&mut conn, at(0), 0, 1000);
+            assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
+            let sent_at = 200;
+            for millis in [100, 150] {
+                conn.observe(at(millis), path(millis, outstanding));
+            }
+            data(&mut conn, at(sent_at - age), 1, 1000);
+            socket.window = usize::MAX;
+            while conn.flush(at(sent_at), &mut socket).unwrap() == Flushed::Blocked {}
+            let taken = sequences(&split(&socket.outgoing));
+            assert_eq!(
+                taken.len(),
+                delivered,
+                "{outstanding} bytes ahead, {age} ms old: {taken:?}"
+            );
+        }
+    }
+}
+
+//= XPORT-18
+#[test]
+fn while_the_way_is_full_nothing_is_written_and_no_response_is_lost() {
+    let mut conn = conn(StreamLimits::default());
+    let mut socket = Socket::open();
+    assert!(conn.wants_observation(at(0)));
+    conn.observe(at(0), path(0, 40_000));
+    assert!(!conn.wants_observation(at(49)));
+    conn.observe(at(50), path(50, 40_000));
+    data(&mut conn, at(50), 1, 1000);
+    conn.queue(at(50), QueueKind::Control, &stun(7, 0), &[], 0).unwrap();
+    // 160 ms of bytes on a way of 20 ms: 65 ms more than may be, of which 50 are waited for before the next look.
+    assert_eq!(conn.flush(at(50), &mut socket).unwrap(), Flushed::Held(at(100)));
+    assert!(socket.outgoing.is_empty());
+    assert!(conn.wants_observation(at(51)));
+    data(&mut conn, at(100), 2, 1000);
+    conn.observe(at(100), path(100, 27_500));
+    assert_eq!(conn.flush(at(100), &mut socket).unwrap(), Flushed::Held(at(115)));
+    conn.observe(at(115), path(115, 23_500));
+    while conn.flush(at(115), &mut socket).unwrap() != Flushed::Done {}
+    let frames = split(&socket.outgoing);
+    assert_eq!(frames[0], stun(7, 0));
+    assert_eq!(sequences(&frames), [2], "the first has become too old");
+}
+
+#[test]
+fn a_client_behind_a_full_way_that_takes_nothing_is_given_up() {
+    let mut conn = conn(StreamLimits::default());
+    let mut socket = Socket::open();
+    data(&mut conn, at(50), 1, 1000);
+    for millis in [0, 50] {
+        conn.observe(at(millis), path(0, 40_000));
+    }
+    assert_eq!(conn.flush(at(50), &mut socket).unwrap(), Flushed::Held(at(100)));
+    assert!(conn.handle_timeout(at(30_049)).is_ok());
+    assert!(matches!(
+        conn.handle_timeout(at(30_050)),
+        Err(StreamError::WriteTimeout)
+    ));
+}
