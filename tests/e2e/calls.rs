@@ -53,7 +53,7 @@ fn the_apis_answer_as_it_is_finds_the_open_port_when_only_tcp_443_is_open() {
 fn two_chromiums_call_each_other_relay_to_relay_when_only_tcp_443_is_open() {
     let _turn = one_at_a_time();
     let lab = Lab::new(Firewall::OnlyTcp443, BROWSER_PROGRAMS);
-    call_each_other(&lab);
+    call_each_other(&lab, 1);
     let passed = lab.passed();
     assert!(
         passed.tcp_443 > 2000 && passed.udp_443 == 0 && passed.other == 0,
@@ -61,20 +61,21 @@ fn two_chromiums_call_each_other_relay_to_relay_when_only_tcp_443_is_open() {
     );
 }
 
-// The picture of the lab's camera, 320 x 240, takes about 600 kbit/s where there is room.
+// The picture of the lab's camera, 320 x 240, takes about 400 kbit/s where there is room: less than half of it fits
+// beside the sound, so the relay must drop until the sender has understood.
 //= XPORT-18
 #[test]
 fn a_chromium_behind_a_narrow_link_keeps_its_picture_over_tls() {
     let _turn = one_at_a_time();
     let lab = Lab::new(Firewall::OnlyTcp443, BROWSER_PROGRAMS);
-    lab.narrow_client(1, "400kbit");
-    call_each_other(&lab);
+    lab.narrow_client(1, "250kbit");
+    call_each_other(&lab, 2);
     let overruns = lab.overruns(1);
     assert!(overruns > 100, "the wire was narrow: {overruns} times too much");
 }
 
-/// Two browsers call each other over TLS until both see a smooth picture.
-fn call_each_other(lab: &Lab) {
+/// Two browsers call each other over TLS until both have seen a smooth picture so many times in a row.
+fn call_each_other(lab: &Lab, times: usize) {
     let certs = Certs::make(lab.folder(), RELAY_HOST);
     let server = Server::start(lab, &certs);
     let mut caller = Chromium::start(lab, 0, &certs);
@@ -87,6 +88,9 @@ fn call_each_other(lab: &Lab) {
     let answer = callee.call_page("answer", &[&configuration, &offer]);
     caller.call_page("accept", &[&answer]);
 
+    for _ in 1..times {
+        watch(&mut [&mut caller, &mut callee]);
+    }
     let samples = watch(&mut [&mut caller, &mut callee]);
 
     for sample in &samples {
