@@ -91,6 +91,26 @@ fn without_descriptors_peers_wait_to_be_accepted_and_the_worker_does_not_turn_fo
 }
 
 #[test]
+fn without_descriptors_a_connect_fails_alone_and_the_next_succeeds() {
+    let _alone = DESCRIPTORS.lock();
+    let server = TestServer::start(1);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = listener.local_addr().unwrap();
+    let mut client = server.tcp_client();
+    client.allocate_tcp();
+    client.permit(peer);
+
+    let hoard = Hoard::take();
+    let response = client.request(Method::Connect, &|writer| {
+        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+    });
+    drop(hoard);
+    assert_eq!(error_code(&Message::parse(&response).unwrap()), Some(447));
+    assert!(server.stat(|s| s.relay_exhausted.get()) >= 1);
+    client.connect(peer);
+}
+
+#[test]
 fn a_worker_that_panics_ends_the_process_with_a_reason() {
     if std::env::var_os(CHILD).is_some() {
         let config = ShardConfig {

@@ -274,6 +274,25 @@ fn two_clients_of_different_shards_reach_each_other_through_the_mailbox() {
     assert_eq!(server.stat(|s| s.mailbox_full.get()), 0);
 }
 
+/// Errors that nobody takes off a socket leave it ready for ever.
+#[test]
+fn peers_that_refuse_everything_are_counted_and_no_reason_to_turn() {
+    let server = TestServer::start(1);
+    let closed = Peer::new().addr();
+    let mut client = server.client();
+    client.allocate();
+    client.bind(0x4000, closed);
+    for _ in 0..500 {
+        client.send_channel(0x4000, b"?");
+    }
+    server.eventually("refused", |server| server.stat(|s| s.icmp_errors.get()) >= 1);
+    while !client.hears_nothing() {}
+    let turns = server.stat(|s| s.turns.get());
+    std::thread::sleep(Duration::from_secs(1));
+    let turns = server.stat(|s| s.turns.get()) - turns;
+    assert!(turns < 100, "{turns} turns in a second without traffic");
+}
+
 //= TURN-NET-01
 //= TURN-NET-05
 #[test]

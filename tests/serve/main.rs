@@ -5,6 +5,7 @@ mod any_certificate;
 mod changes;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
+mod files;
 mod forced;
 mod support;
 

@@ -173,6 +173,10 @@ impl Server {
         }
     }
 
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("pid");
         signal::kill(Pid::from_raw(pid), signal).expect("signal");

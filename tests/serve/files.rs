@@ -1,0 +1,63 @@
+//! What the server does when it may open no more files.
+
+use std::io::{ErrorKind, Read as _};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+use super::*;
+
+/// As many connections as a moderate burst brings.
+const BURST: usize = 40;
+
+/// The lowest number that none of a process's open files has: the next one would get it.
+fn next_file(pid: Pid) -> u64 {
+    let folder = format!("/proc/{}/fd", pid.as_raw_nonzero());
+    (0..)
+        .find(|number| std::fs::symlink_metadata(format!("{folder}/{number}")).is_err())
+        .expect("numbers do not end")
+}
+
+/// Processor time a process has used.
+fn time_used(pid: Pid) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).expect("a process of ours");
+    // The name before it may hold anything; `utime` and `stime` are the 14th and 15th field, in hundredths of a second.
+    let (_, rest) = stat.rsplit_once(')').expect("a name in brackets");
+    let ticks = rest.split_whitespace().skip(11).take(2);
+    Duration::from_millis(10) * ticks.map(|ticks| ticks.parse::<u32>().expect("a number")).sum::<u32>()
+}
+
+#[test]
+fn without_files_new_connections_are_turned_away_and_the_rest_is_served() {
+    let setup = Setup::new();
+    let server = setup.start();
+    let limit = Rlimit {
+        current: Some(next_file(server.pid())),
+        ..getrlimit(Resource::Nofile)
+    };
+    let former = prlimit(Some(server.pid()), Resource::Nofile, limit).expect("a process of ours");
+
+    let clients = [(); BURST].map(|()| connect(local(setup.turn)));
+    for mut client in clients {
+        let read = client.read(&mut [0; 16]);
+        let is_closed = read.map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |len| len == 0);
+        assert!(is_closed, "rather than left to wait");
+    }
+
+    let before = time_used(server.pid());
+    std::thread::sleep(Duration::from_secs(1));
+    let used = time_used(server.pid()) - before;
+    assert!(
+        used < Duration::from_millis(500),
+        "{used:?} of processor time in an idle second"
+    );
+    assert_eq!(
+        setup.allocate(SECRET),
+        Outcome::Refused(508),
+        "served over UDP, but for a socket"
+    );
+
+    prlimit(Some(server.pid()), Resource::Nofile, former).expect("as it was");
+    assert!(setup.metric("relay_accept_errors_total{reason=\"exhausted\"}") >= 1.0);
+    assert_eq!(setup.metric("relay_connections_shed_total"), BURST as f64);
+    assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)));
+}
