@@ -12,7 +12,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
 use relay::service::admin;
 use relay::service::api::counters::ApiCounters;
-use relay::service::front_door::{FrontDoor, Limits};
+use relay::service::front_door::{Behind, FrontDoor, Limits};
 use relay::service::health::{Health, Phase};
 use relay::service::metrics::{Metrics, ProcessCounters, Sources};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
@@ -74,7 +74,7 @@ fn admin() -> Admin {
     let metrics = Metrics::new(Sources {
         turn: shards.clone(),
         shards: workers.clone(),
-        front_door: FrontDoor::new(limits, None, Router::new(), |_| {}),
+        front_door: FrontDoor::new(limits, None, Router::new(), Behind::default(), |_| {}),
         api: Arc::new(ApiCounters::default()),
         health: Arc::clone(&health),
         process: Arc::clone(&process),

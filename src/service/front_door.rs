@@ -1,8 +1,9 @@
 //! The TCP side of every listener: who connects, and what for.
 //!
 //! ```text
-//! accept -> admission -> [PROXY header] -> first byte --0x16--> TLS handshake -> first plaintext --STUN--> shard
-//!                                              |                                     '----------HTTP--> credentials API
+//! accept -> admission -> [PROXY header] -> first byte --0x16--> ClientHello --its name--> backend, still encrypted
+//!                                              |                    '--> TLS handshake -> first plaintext --STUN--> shard
+//!                                              |                                 credentials API, upstream <--HTTP--'
 //!                                              '--STUN, ChannelData--> shard
 //! ```
 //!
@@ -10,18 +11,20 @@
 //! not shown yet what it wants holds a place that a newer one may take: half-open connections cannot shut others out.
 //! First bytes are handed on with the connection, never lost. HTTP is not tried on bytes that failed as
 //! TURN, nor the other way round, and ALPN binds a client to what it asked for.
-//!
-//! Deliberately absent, with their place marked: routes by server name and ACME (between ClientHello and handshake).
 
 mod accept;
 mod admission;
 mod arrival;
+mod behind;
 mod connection;
 mod counters;
 mod http;
 pub mod proxy;
 mod recognise;
+mod routes;
 mod seldom;
+mod splice;
+mod upstream;
 
 use core::time::Duration;
 use std::io;
@@ -31,8 +34,11 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use self::admission::Admission;
+pub use self::behind::{Behind, BehindCounters};
 pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
 use self::seldom::Seldom;
+pub use self::splice::SpliceEnd;
+pub use self::upstream::Forwarded;
 use super::config::settings::{ListenerSettings, StreamSettings};
 use super::tls_store::TlsStore;
 use crate::shard::handover::StreamHandover;
@@ -102,6 +108,7 @@ pub struct FrontDoor {
     limits: Limits,
     tls: Option<Arc<TlsStore>>,
     http: axum::Router,
+    behind: Behind,
     streams: Box<dyn Fn(StreamHandover) + Send + Sync>,
     admission: Admission,
     counters: Arc<FrontDoorCounters>,
@@ -112,11 +119,13 @@ pub struct FrontDoor {
 
 impl FrontDoor {
     /// `tls` is needed where a listener serves TLS or HTTPS. `http` answers requests; it finds the client's address as
-    /// `axum::extract::ConnectInfo<SocketAddr>`. `streams` takes TURN clients and must not block.
+    /// `axum::extract::ConnectInfo<SocketAddr>`. `behind` are the servers that others are passed on to. `streams` takes
+    /// TURN clients and must not block.
     pub fn new(
         limits: Limits,
         tls: Option<Arc<TlsStore>>,
         http: axum::Router,
+        behind: Behind,
         streams: impl Fn(StreamHandover) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let counters = Arc::new(FrontDoorCounters::default());
@@ -125,6 +134,7 @@ impl FrontDoor {
             limits,
             tls,
             http,
+            behind,
             streams: Box::new(streams),
             admission,
             counters,
@@ -136,6 +146,11 @@ impl FrontDoor {
     /// What became of connections so far.
     pub fn counters(&self) -> &Arc<FrontDoorCounters> {
         &self.counters
+    }
+
+    /// The servers behind it.
+    pub const fn behind(&self) -> &Behind {
+        &self.behind
     }
 
     /// Connections open now, those in the shards included.

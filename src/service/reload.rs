@@ -68,6 +68,9 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     if keep("[dtls]", old.dtls != new.dtls) {
         new.dtls.clone_from(&old.dtls);
     }
+    if keep("[front_door]", old.front_door != new.front_door) {
+        new.front_door.clone_from(&old.front_door);
+    }
     if keep("[log]", old.log != new.log) {
         new.log.clone_from(&old.log);
     }

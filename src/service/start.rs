@@ -19,7 +19,7 @@ use super::config::Loaded;
 use super::config::offer::{offer, serves_path};
 use super::config::settings::{ClientIp, ListenerSettings, Settings};
 use super::front_door::proxy::Proxies;
-use super::front_door::{Accepts, FrontDoor, Limits};
+use super::front_door::{Accepts, Behind, FrontDoor, Limits};
 use super::health::{Health, Phase};
 use super::log::LogGuard;
 use super::metrics::{Metrics, ProcessCounters, Sources};
@@ -220,15 +220,16 @@ fn serve(
 ) -> Result<Server, Vec<String>> {
     let shards = start_workers(&settings, tls.as_ref(), bound.udp)?;
     let api = Api::new(settings.api.clone(), Arc::clone(&settings.turn.credentials), unix_now);
-    let https = if settings.api.enabled {
-        api.router(Scheme::Https)
-    } else {
-        axum::Router::new()
+    let behind = Behind::new(&settings.front_door);
+    let https = match (behind.http(), settings.api.enabled) {
+        (None, true) => api.router(Scheme::Https),
+        (Some(rest), true) => api.router_before(Scheme::Https, rest),
+        (Some(rest), false) => rest,
+        (None, false) => axum::Router::new(),
     };
     let adopting = Arc::clone(&shards);
-    let door = FrontDoor::new(Limits::from(&settings.stream), tls.clone(), https, move |stream| {
-        adopting.adopt(stream)
-    });
+    let limits = Limits::from(&settings.stream);
+    let door = FrontDoor::new(limits, tls.clone(), https, behind, move |stream| adopting.adopt(stream));
 
     let (stop_doors, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();

@@ -238,3 +238,44 @@ impl axum::body::HttpBody for NeverEnding {
         std::task::Poll::Pending
     }
 }
+
+#[tokio::test]
+async fn in_front_of_a_web_server_the_apis_paths_stay_ours_and_the_rest_is_its() {
+    let api = api(settings());
+    let send = |call: Call| {
+        let site = Router::new().fallback(async |request: Request<Body>| {
+            (
+                StatusCode::IM_A_TEAPOT,
+                format!("{} {}", request.method(), request.uri()),
+            )
+        });
+        call.send_to(api.router_before(Scheme::Https, site))
+    };
+    for ours in [
+        post("/v1/ice-servers").key(KEY),
+        get("/turn?service=turn").key(KEY),
+        post("/").form(&format!("service=turn&key={KEY}")),
+    ] {
+        let answer = send(ours).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        assert!(answer.header("cache-control").is_some());
+    }
+    assert_eq!(send(post("/v1/ice-servers")).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        send(get("/v1/ice-servers")).await.status,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    for its in ["/", "/index.html?x=1", "/turn/", "/v1/ice-servers/x", "/v1"] {
+        let answer = send(get(its)).await;
+        assert_eq!(
+            (answer.status, answer.text),
+            (StatusCode::IM_A_TEAPOT, format!("GET {its}"))
+        );
+        assert_eq!(
+            answer.headers.get("cache-control"),
+            None,
+            "its answers are left as they are"
+        );
+    }
+    assert_eq!(send(call(Method::PUT, "/")).await.text, "PUT /");
+}

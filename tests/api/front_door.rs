@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
 use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, FrontDoor, Limits};
+use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -50,9 +50,15 @@ impl Door {
             http_lifetime: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(1),
         };
-        let door = FrontDoor::new(limits, Some(Arc::new(store)), api.router(Scheme::Https), |_| {
-            panic!("no TURN client is expected here");
-        });
+        let door = FrontDoor::new(
+            limits,
+            Some(Arc::new(store)),
+            api.router(Scheme::Https),
+            Behind::default(),
+            |_| {
+                panic!("no TURN client is expected here");
+            },
+        );
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
         let address = listener.local_addr().expect("address");
         let (stop, stopping) = watch::channel(false);

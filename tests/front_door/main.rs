@@ -8,6 +8,8 @@ mod caps;
 mod exhaustion;
 mod http;
 mod proxied;
+mod routed;
 mod stages;
 mod support;
 mod turn;
+mod upstream;

@@ -10,8 +10,9 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use relay::net::stream::{StreamConn, StreamLimits};
+use relay::service::config::settings::{BackendAddress, FrontDoorSettings};
 use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, FrontDoor, Limits, Outcome, bind};
+use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits, Outcome, bind};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::handover::StreamHandover;
 use relay::turn::time::{Instant, UnixTime};
@@ -71,15 +72,20 @@ impl Drop for Door {
 impl Door {
     /// Clients connect to it themselves.
     pub(crate) fn open(accepts: Accepts, limits: Limits) -> Self {
-        Self::with(accepts, Proxies::default(), limits)
+        Self::with(accepts, Proxies::default(), limits, &FrontDoorSettings::default())
+    }
+
+    /// Serves everything, with other servers behind it.
+    pub(crate) fn before(limits: Limits, settings: &FrontDoorSettings) -> Self {
+        Self::with(ALL, Proxies::default(), limits, settings)
     }
 
     /// Serves everything, to clients of `proxies`.
     pub(crate) fn behind(proxies: Proxies, limits: Limits) -> Self {
-        Self::with(ALL, proxies, limits)
+        Self::with(ALL, proxies, limits, &FrontDoorSettings::default())
     }
 
-    fn with(accepts: Accepts, proxies: Proxies, limits: Limits) -> Self {
+    pub(crate) fn with(accepts: Accepts, proxies: Proxies, limits: Limits, settings: &FrontDoorSettings) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "relay-door-{}-{}",
@@ -121,8 +127,13 @@ impl Door {
                     core::future::pending::<()>().await;
                 })
             });
+        let behind = Behind::new(settings);
+        let router = match behind.http() {
+            Some(rest) => router.fallback_service(rest),
+            None => router,
+        };
         let (sender, handovers) = mpsc::unbounded_channel();
-        let door = FrontDoor::new(limits, Some(Arc::new(store)), router, move |stream| {
+        let door = FrontDoor::new(limits, Some(Arc::new(store)), router, behind, move |stream| {
             let _ = sender.send(stream);
         });
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -229,9 +240,23 @@ pub(crate) fn channel_data(data: &[u8; 4]) -> Vec<u8> {
     [&[0x40, 0x00, 0x00, 0x04][..], data].concat()
 }
 
+/// Where a server of a test listens.
+pub(crate) fn address_of(listener: &TcpListener) -> BackendAddress {
+    let address = listener.local_addr().unwrap();
+    BackendAddress {
+        host: address.ip().to_string(),
+        port: address.port(),
+    }
+}
+
 /// Bytes as a TLS client sends them first, without a connection.
 pub(crate) fn client_hello() -> Vec<u8> {
-    let name = ServerName::try_from("relay.test").unwrap();
+    client_hello_for("relay.test")
+}
+
+/// The same, for a server of that name; for an address without one.
+pub(crate) fn client_hello_for(name: &str) -> Vec<u8> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = rustls::ClientConnection::new(connector(&[]).config().clone(), name).unwrap();
     let mut bytes = Vec::new();
     client.write_tls(&mut bytes).unwrap();

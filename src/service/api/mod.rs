@@ -105,9 +105,11 @@ impl Api {
 
     /// The API's own routes, to be merged into another router.
     pub fn routes(&self, scheme: Scheme) -> Router {
-        Router::new()
-            .route("/turn", get(draft).post(draft))
-            .route("/", post(draft))
+        self.paths(scheme, Router::new().route("/", post(draft)))
+    }
+
+    fn paths(&self, scheme: Scheme, more: Router<Self>) -> Router {
+        more.route("/turn", get(draft).post(draft))
             .route("/v1/ice-servers", post(modern))
             .route("/ice", get(stunner).post(stunner))
             .route(
@@ -117,6 +119,16 @@ impl Api {
             .method_not_allowed_fallback(async || Refusal::Method)
             .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
             .with_state(self.clone())
+    }
+
+    /// The whole router of a listener where all the rest is somebody else's: other paths, and on `/` everything but POST.
+    pub fn router_before(&self, scheme: Scheme, rest: Router) -> Router {
+        let root = post(draft)
+            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
+            .with_state(self.clone())
+            .fallback_service(rest.clone());
+        let rest = Router::new().route("/", root).fallback_service(rest);
+        self.paths(scheme, Router::new()).merge(rest)
     }
 
     /// The whole router of a listener that serves nothing else.

@@ -3,6 +3,7 @@
 
 mod choices;
 mod forced_relay;
+mod front_door;
 mod tcp;
 
 use core::time::Duration;
@@ -80,6 +81,7 @@ pub(super) struct Raw {
     pub(super) nat_discovery: RawNatDiscovery,
     pub(super) forced_relay: forced_relay::RawForcedRelay,
     pub(super) limits: RawLimits,
+    pub(super) front_door: front_door::RawFrontDoor,
     pub(super) udp: RawUdp,
     pub(super) dtls: RawDtls,
     pub(super) api: RawApi,
@@ -339,6 +341,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         }),
         forced_relay: top.section("forced_relay", forced_relay::read),
         limits: top.section("limits", read_limits),
+        front_door: top.section("front_door", front_door::read),
         udp: top.section("udp", |s| RawUdp {
             receive_buffer: s.within("receive_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
             send_buffer: s.within("send_buffer", Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),

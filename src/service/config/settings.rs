@@ -32,6 +32,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// Bounds on what strangers can make the server hold open.
     pub stream: StreamSettings,
+    /// What is passed on to other servers.
+    pub front_door: FrontDoorSettings,
     /// Receive and send buffers of UDP sockets and batch sizes.
     pub udp: UdpSettings,
     /// DTLS associations.
@@ -178,6 +180,68 @@ pub struct StreamSettings {
     pub queue_bytes: usize,
     /// Queued application data older than this is dropped, oldest first.
     pub queue_age: Duration,
+}
+
+/// Other servers behind the front door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontDoorSettings {
+    /// Server names that are passed on still encrypted.
+    pub routes: Vec<RouteSettings>,
+    /// Names of this server, which no wildcard of a route takes away; lower case.
+    pub own_names: Vec<String>,
+    /// Where HTTP goes that is not ours.
+    pub http_upstream: Option<BackendAddress>,
+    /// Connections and requests that may be with backends at a time.
+    pub connections: usize,
+    /// For connecting to a backend, looking up its name included.
+    pub connect_timeout: Duration,
+    /// For the first byte of an answer over HTTP.
+    pub answer_timeout: Duration,
+    /// A connection to a backend on which nothing moves is closed after this.
+    pub idle_timeout: Duration,
+}
+
+impl Default for FrontDoorSettings {
+    fn default() -> Self {
+        Self {
+            routes: Vec::new(),
+            own_names: Vec::new(),
+            http_upstream: None,
+            connections: 4096,
+            connect_timeout: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Names that lead to another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// Lower case; `*.example.org` stands for every name one label below.
+    pub names: Vec<String>,
+    /// The server.
+    pub backend: BackendAddress,
+    /// It is told the client's address in a PROXY header, version 2.
+    pub proxy_header: bool,
+}
+
+/// Where a server behind this one is; a name is looked up for each connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendAddress {
+    /// Host name, or IP address without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl core::fmt::Display for BackendAddress {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
 }
 
 /// UDP sockets.

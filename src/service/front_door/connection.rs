@@ -15,9 +15,12 @@ use tokio_rustls::server::TlsStream;
 use super::accept::stopped;
 use super::admission::ConnectionGuard;
 use super::arrival::{Arrival, HeaderError};
+use super::http::Visit;
 use super::proxy::Ends;
 use super::recognise::{Opening, recognise};
-use super::{Accepts, FrontDoor, Outcome, http};
+use super::routes::Route;
+use super::splice::Activity;
+use super::{Accepts, Behind, FrontDoor, Outcome, http};
 use crate::net::stream::KERNEL_UNSENT;
 use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
 use crate::shard::handover::StreamHandover;
@@ -38,6 +41,10 @@ enum Destination {
     Http {
         tls: Box<TlsStream<TcpStream>>,
         early: Vec<u8>,
+    },
+    Backend {
+        route: Arc<Route>,
+        arrival: Arrival,
     },
 }
 
@@ -66,11 +73,7 @@ impl FrontDoor {
             () = stopped(&mut stop) => Err(Outcome::Stopped),
         };
         drop(place);
-        let Party {
-            ends: Ends { client, server },
-            guard,
-            ..
-        } = party;
+        let Ends { client, server } = party.ends;
         match told_apart {
             Ok(Destination::Shard { socket, tls, early }) => {
                 let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
@@ -80,7 +83,7 @@ impl FrontDoor {
                 };
                 self.counters
                     .count(if tls.is_some() { Outcome::Tls } else { Outcome::Tcp });
-                let guard = Box::new(guard);
+                let guard = Box::new(party.guard);
                 (self.streams)(StreamHandover {
                     socket,
                     tls,
@@ -93,8 +96,23 @@ impl FrontDoor {
             }
             Ok(Destination::Http { tls, early }) => {
                 self.counters.count(Outcome::Https);
-                http::serve(*tls, early, client, self.http.clone(), &self.limits, stop).await;
-                drop(guard);
+                let visit = Visit {
+                    activity: Activity::default(),
+                    guard: Arc::new(party.guard),
+                    stop,
+                };
+                let patience = self.behind.http_patience();
+                http::serve(*tls, early, client, visit, self.http.clone(), &self.limits, patience).await;
+            }
+            Ok(Destination::Backend { route, arrival }) => {
+                let Behind { bounds, counters, .. } = &self.behind;
+                match route.take(arrival, party.ends, bounds).await {
+                    Ok(routed) => {
+                        self.counters.count(Outcome::Routed);
+                        routed.carry(bounds, counters, stop).await;
+                    }
+                    Err(outcome) => self.counters.count(outcome),
+                }
             }
             Err(outcome) => {
                 self.counters.count(outcome);
@@ -177,7 +195,7 @@ impl FrontDoor {
         }
     }
 
-    /// Ends TLS, then looks at the first plaintext.
+    /// Leaves alone what is a backend's. Of the rest, ends TLS, then looks at the first plaintext.
     async fn accept_tls(
         &self,
         mut arrival: Arrival,
@@ -188,8 +206,14 @@ impl FrontDoor {
             return Err(Outcome::NotServed);
         };
         let accepted = arrival.client_hello(deadline).await?;
-        // The ClientHello is here, unanswered: routes by server name would leave from here.
-        let config = store.answer(&accepted.client_hello(), accepts.https);
+        let hello = accepted.client_hello();
+        if accepts.https
+            && let Some(route) = hello.server_name().and_then(|name| self.behind.routes.find(name))
+        {
+            let route = Arc::clone(route);
+            return Ok(Destination::Backend { route, arrival });
+        }
+        let config = store.answer(&hello, accepts.https);
         let handshake = StartHandshake::from_parts(accepted, arrival.socket);
         let mut tls = in_time(deadline, handshake.into_stream(config)).await?;
 
@@ -266,7 +290,7 @@ fn into_shard(tls: TlsStream<TcpStream>, mut early: Vec<u8>) -> Destination {
 }
 
 /// Socket options. None is worth losing a client for.
-fn prepare(socket: &TcpStream) {
+pub(super) fn prepare(socket: &TcpStream) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)

@@ -11,6 +11,12 @@ pub enum Outcome {
     Tls,
     /// HTTPS: served.
     Https,
+    /// Passed on to a backend by its name, still encrypted.
+    Routed,
+    /// Its name is a backend's, which could not be reached.
+    BackendDown,
+    /// Its name is a backend's, and too much is with backends already.
+    TooManyRouted,
     /// Refused: too many connections in all.
     TooManyConnections,
     /// Refused: too many connections from one source.
@@ -45,10 +51,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome: `ALL[x as usize] == x`.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Tcp,
         Self::Tls,
         Self::Https,
+        Self::Routed,
+        Self::BackendDown,
+        Self::TooManyRouted,
         Self::TooManyConnections,
         Self::TooManyFromSource,
         Self::TooFast,
@@ -72,6 +81,9 @@ impl Outcome {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
             Self::Https => "https",
+            Self::Routed => "routed",
+            Self::BackendDown => "backend_down",
+            Self::TooManyRouted => "too_many_routed",
             Self::TooManyConnections => "too_many_connections",
             Self::TooManyFromSource => "too_many_from_source",
             Self::TooFast => "too_fast",

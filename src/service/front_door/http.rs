@@ -1,9 +1,10 @@
-//! HTTP/1.1 inside TLS: a short conversation with the credentials API.
+//! HTTP/1.1 inside TLS: a short conversation with the credentials API, or a longer one with a web server behind us.
 
 use core::convert::Infallible;
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
@@ -14,12 +15,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Duration, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use super::Limits;
 use super::accept::stopped;
+use super::admission::ConnectionGuard;
+use super::splice::{Activity, Watched};
 
 /// Most bytes of a request's head; more is answered with 431.
 const MAX_HEAD: usize = 8192;
@@ -29,19 +32,33 @@ const MAX_LINGER: u64 = 64 * 1024;
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\n\
     Connection: close\r\n\r\nThis port speaks HTTPS and TURN. Use https://.\r\n";
 
-/// Serves requests of one client until it is done, its time is up, or the server stops. `early` was read already.
+/// The connection a request came by, in its extensions.
+#[derive(Clone)]
+pub(super) struct Visit {
+    pub(super) activity: Activity,
+    /// Counts the connection for as long as anybody holds it.
+    pub(super) guard: Arc<ConnectionGuard>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// Serves requests of one client until it is done, its time is up, or the server stops. `early` was read already. With
+/// `patience`, the last request may take as long as nothing rests for longer than that.
 pub(super) async fn serve(
     tls: TlsStream<TcpStream>,
     early: Vec<u8>,
     client: SocketAddr,
+    visit: Visit,
     router: axum::Router,
     limits: &Limits,
-    mut stop: watch::Receiver<bool>,
+    patience: Option<Duration>,
 ) {
+    let Visit { activity, mut stop, .. } = visit.clone();
     let (reader, writer) = tokio::io::split(tls);
-    let io = TokioIo::new(tokio::io::join(Cursor::new(early).chain(reader), writer));
+    let both = tokio::io::join(Cursor::new(early).chain(reader), writer);
+    let io = TokioIo::new(Watched::new(both, activity.clone()));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(client));
+        request.extensions_mut().insert(visit.clone());
         let router = router.clone();
         async move {
             match router.oneshot(request.map(Body::new)).await {
@@ -56,6 +73,7 @@ pub(super) async fn serve(
             .header_read_timeout(limits.http_header_timeout)
             .max_buf_size(MAX_HEAD)
             .serve_connection(io, service)
+            .with_upgrades()
     );
     tokio::select! {
         _ = connection.as_mut() => return,
@@ -63,6 +81,13 @@ pub(super) async fn serve(
         () = stopped(&mut stop) => {}
     }
     connection.as_mut().graceful_shutdown();
+    if let Some(patience) = patience {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = activity.rests_for(patience) => return,
+            () = stopped(&mut stop) => {}
+        }
+    }
     let _ = timeout(limits.stop_timeout, connection).await;
 }
 

@@ -173,6 +173,25 @@ fn complete(len: usize, client: (IpAddr, u16), server: (IpAddr, u16)) -> ProxyHe
     ProxyHeader::Complete { len, ends: Some(ends) }
 }
 
+/// A header of version 2 that tells `client` and `server` to a backend.
+pub(super) fn header(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+    // Ends of different families cannot be told in one header; then the backend learns that it does not know.
+    let built = if client.is_ipv4() == server.is_ipv4() {
+        v2::Builder::with_addresses(
+            v2::Version::Two | v2::Command::Proxy,
+            v2::Protocol::Stream,
+            (client, server),
+        )
+    } else {
+        v2::Builder::new(
+            v2::Version::Two | v2::Command::Local,
+            v2::AddressFamily::Unspecified | v2::Protocol::Unspecified,
+        )
+    };
+    // It fails only where TLVs make it longer than 64 KiB.
+    built.build().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,5 +344,15 @@ mod tests {
         ] {
             assert!(matches!(parse(&bytes), ProxyHeader::Malformed(_)), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn what_is_told_to_a_backend_reads_back() {
+        let bytes = header(at("192.0.2.7:49153"), at("198.51.100.1:443"));
+        assert_eq!(parse(&bytes), told(28, "192.0.2.7:49153", "198.51.100.1:443"));
+        let bytes = header(at("[2001:db8::7]:5"), at("[2001:db8::1]:443"));
+        assert_eq!(parse(&bytes), told(52, "[2001:db8::7]:5", "[2001:db8::1]:443"));
+        let bytes = header(at("192.0.2.7:49153"), at("[2001:db8::1]:443"));
+        assert_eq!(parse(&bytes), ProxyHeader::Complete { len: 16, ends: None });
     }
 }

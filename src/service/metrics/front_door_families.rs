@@ -1,7 +1,7 @@
 //! Families of the front door: connections and what became of them.
 
 use super::exposition::{Exposition, Sample};
-use crate::service::front_door::{AcceptError, FrontDoor, Outcome};
+use crate::service::front_door::{AcceptError, Forwarded, FrontDoor, Outcome, SpliceEnd};
 
 /// Adds them to `out`.
 pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
@@ -35,5 +35,22 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
         "relay_connections_shed_total",
         "Connections closed unseen because no file descriptor was left for them.",
         Sample::plain(counters.shed()),
+    );
+    let behind = door.behind();
+    out.gauge(
+        "relay_backend_connections",
+        "Connections and requests that are with a backend of the front door.",
+        Sample::plain(behind.open()),
+    );
+    out.counter(
+        "relay_backend_connections_ended_total",
+        "Spliced connections to backends that ended, WebSocket included, by how.",
+        SpliceEnd::ALL.map(|end| Sample::with([("reason", end.as_str())], behind.counters().ends(end))),
+    );
+    out.counter(
+        "relay_upstream_requests_total",
+        "HTTP requests that are not ours, by what became of them.",
+        Forwarded::ALL
+            .map(|outcome| Sample::with([("outcome", outcome.as_str())], behind.counters().forwarded(outcome))),
     );
 }

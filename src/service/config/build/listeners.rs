@@ -143,7 +143,7 @@ const fn is_udp(listener: &ListenerSettings) -> bool {
     listener.udp || listener.dtls
 }
 
-const fn is_stream(listener: &ListenerSettings) -> bool {
+pub(super) const fn is_stream(listener: &ListenerSettings) -> bool {
     listener.tcp || listener.tls || listener.https
 }
 

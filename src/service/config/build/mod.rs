@@ -2,6 +2,7 @@
 
 mod addresses;
 mod discovery;
+mod front_door;
 mod listeners;
 mod redirect;
 mod secrets;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 
+pub(super) use self::front_door::own_names;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::effective::Effective;
 use super::env::Env;
@@ -77,6 +79,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     let relay = found.as_ref().map(|found| &found.relay);
     listeners::check_overlaps(raw, &resolved, relay, cx);
     redirect::check(&raw.turn.redirect, &resolved, relay, cx);
+    front_door::check(raw, &resolved, cx);
     let discovery = discovery::build(&raw.nat_discovery, &resolved, cx);
     let listeners: Vec<ListenerSettings> = resolved.into_iter().map(|(_, listener)| listener).collect();
     let forced = forced_relay(raw, &listeners, cx);
@@ -107,6 +110,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         peers,
         tls: tls?,
         stream: stream_settings(raw),
+        front_door: front_door::settings(raw),
         dtls: DtlsSettings {
             mtu: raw.dtls.mtu.value,
             associations: raw.dtls.associations.value,

@@ -1,12 +1,72 @@
-//! Who may stand in front of the server.
+//! Who may stand in front of the server, and which servers behind it.
 
+use super::super::build::own_names;
 use super::super::diagnostic::{Diagnostic, Diagnostics};
 use super::super::schema::{Protocol, Raw, RawListener};
 use super::super::settings::ProxyProtocol;
+use super::super::value::{Placed, ServerName};
 
 pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     for listener in &raw.listeners.value {
         proxies(listener, d);
+    }
+    names(raw, d);
+    served(raw, d);
+}
+
+fn names(raw: &Raw, d: &mut Diagnostics) {
+    let own = own_names(raw);
+    let mut before: Vec<&Placed<ServerName>> = Vec::new();
+    for route in &raw.front_door.routes.value {
+        if route.names.value.is_empty() {
+            let message = format!("the route to {} has no names", route.backend.value);
+            let diagnostic = Diagnostic::error(message).at(route.names.place);
+            d.push(diagnostic.help("list the host names of that server: `names = [\"www.example.org\"]`"));
+        }
+        for name in &route.names.value {
+            let text = &name.value.0;
+            if own.contains(text) {
+                let message = format!("`front_door.route.names`: {text} is the name of this server");
+                let diagnostic = Diagnostic::error(message).at(name.place);
+                d.push(
+                    diagnostic.help("give the other server another name; HTTP can share this one by `http_upstream`"),
+                );
+            }
+            if let Some(other) = before.iter().find(|other| other.value == name.value) {
+                let diagnostic = Diagnostic::error(format!("`front_door.route.names`: {text} is there twice"));
+                let diagnostic = diagnostic.at(name.place).also(other.place, "the other");
+                d.push(diagnostic.help("a name leads to one server; remove one of them"));
+            }
+            before.push(name);
+        }
+    }
+}
+
+fn served(raw: &Raw, d: &mut Diagnostics) {
+    let https = |listener: &RawListener| {
+        let protocols = &listener.protocols.value;
+        protocols.iter().any(|protocol| protocol.0 == Protocol::Https)
+    };
+    if raw.listeners.value.is_empty() || raw.listeners.value.iter().any(https) {
+        return;
+    }
+    let front_door = &raw.front_door;
+    let upstream = front_door.http_upstream.value.0.as_ref();
+    let keys = [
+        (
+            "front_door.route",
+            (!front_door.routes.value.is_empty()).then_some(front_door.routes.place),
+        ),
+        (
+            "front_door.http_upstream",
+            upstream.map(|_| front_door.http_upstream.place),
+        ),
+    ];
+    for (key, place) in keys {
+        if let Some(place) = place {
+            let diagnostic = Diagnostic::error(format!("`{key}` is set, but no listener speaks HTTPS")).at(place);
+            d.push(diagnostic.help("add \"https\" to the protocols of the listener on 443"));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::diagnostic::Place;
 use super::document::{Node, Value};
 
-pub(super) use network::{Bind, BindHost, External, Host, Network, Port, PortOrPorts, Ports, is_host_name};
+pub(super) use network::{Bind, BindHost, External, Host, Network, Port, PortOrPorts, Ports, ServerName, is_host_name};
 pub(super) use quantity::{Bytes, parse_duration};
 
 /// What is wrong with a value; the key is named by the caller.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::super::document::{Node, Value};
+use super::super::settings::BackendAddress;
 use super::{Mistake, Setting, expected, quoted, text_of};
 
 /// An IP network; a bare address is a network of one.
@@ -210,6 +211,53 @@ impl core::fmt::Display for Bind {
             BindHost::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
             BindHost::Name(name) => write!(f, "{name}:{}", self.port),
         }
+    }
+}
+
+/// A server behind this one: `127.0.0.1:8443`, `web.internal:443`.
+impl Setting for BackendAddress {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let (host, port) = match Bind::read(node) {
+            Ok(Bind {
+                host: BindHost::Ip(ip),
+                port,
+            }) if !ip.is_unspecified() => (ip.to_string(), port),
+            Ok(Bind {
+                host: BindHost::Name(name),
+                port,
+            }) => (name, port),
+            _ => {
+                return expected(
+                    node,
+                    "host and port of one server",
+                    "\"127.0.0.1:8443\" or \"web.internal:443\"",
+                );
+            }
+        };
+        Ok(Self { host, port })
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+/// A name in a ClientHello, in lower case; `*.` stands for one label in front.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct ServerName(pub(in super::super) String);
+
+impl Setting for ServerName {
+    fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
+        let text = text_of(node).unwrap_or("").trim().to_ascii_lowercase();
+        let name = text.strip_prefix("*.").unwrap_or(&text);
+        if is_host_name(name) && !name.ends_with('.') {
+            return Ok(Self(text));
+        }
+        expected(node, "a host name", "\"www.example.org\" or \"*.example.org\"")
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.0)
     }
 }
 

@@ -1,0 +1,94 @@
+//! Servers behind the front door, and that none of them is this one.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::super::diagnostic::{Diagnostic, Place};
+use super::super::schema::Raw;
+use super::super::settings::{BackendAddress, FrontDoorSettings, RouteSettings};
+use super::super::value::{Auto, is_host_name};
+use super::Context;
+use super::listeners::{Resolved, is_stream};
+
+pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
+    let front_door = &raw.front_door;
+    FrontDoorSettings {
+        routes: front_door
+            .routes
+            .value
+            .iter()
+            .map(|route| RouteSettings {
+                names: route.names.value.iter().map(|name| name.value.0.clone()).collect(),
+                backend: route.backend.value.clone(),
+                proxy_header: route.proxy_header.value,
+            })
+            .collect(),
+        // Without routes nobody asks for them, and they are nothing a reload would have to wait for.
+        own_names: if front_door.routes.value.is_empty() {
+            Vec::new()
+        } else {
+            own_names(raw)
+        },
+        http_upstream: front_door.http_upstream.value.0.clone(),
+        connections: front_door.connections.value,
+        connect_timeout: front_door.connect_timeout.value,
+        answer_timeout: front_door.answer_timeout.value,
+        idle_timeout: front_door.idle_timeout.value,
+    }
+}
+
+/// Names that clients find in minted URIs, as far as they are written down, and those a certificate is obtained for: the
+/// authority asks for it by them.
+pub(in super::super) fn own_names(raw: &Raw) -> Vec<String> {
+    let host = match &raw.api.host.value {
+        Auto::Given(host) => Some(host),
+        Auto::Auto => None,
+    };
+    let obtained = raw.tls.acme.domains.value.iter().map(|name| &name.value);
+    let names = host.into_iter().chain([&raw.realm.value]).chain(obtained);
+    names
+        .filter(|name| is_host_name(name) && name.contains('.'))
+        .map(|name| name.to_ascii_lowercase())
+        .collect()
+}
+
+/// What is passed on to this server itself would come back for ever, or show strangers what is for operators.
+pub(super) fn check(raw: &Raw, all: &[Resolved<'_>], cx: &mut Context<'_>) {
+    let routes = raw.front_door.routes.value.iter();
+    let backends = routes.map(|route| ("front_door.route.backend", &route.backend.value, route.backend.place));
+    let upstream = &raw.front_door.http_upstream;
+    let upstream = upstream
+        .value
+        .0
+        .as_ref()
+        .map(|address| ("front_door.http_upstream", address, upstream.place));
+    for (key, backend, place) in backends.chain(upstream) {
+        if let Some(what) = own(raw, all, backend, cx) {
+            report(key, backend, place, what, cx);
+        }
+    }
+}
+
+fn report(key: &str, backend: &BackendAddress, place: Option<Place>, what: &str, cx: &mut Context<'_>) {
+    let diagnostic = Diagnostic::error(format!("`{key}`: {backend} is {what}")).at(place);
+    cx.d.push(diagnostic.help("write the address of the other server"));
+}
+
+fn own(raw: &Raw, all: &[Resolved<'_>], backend: &BackendAddress, cx: &Context<'_>) -> Option<&'static str> {
+    let ip = match backend.host.as_str() {
+        "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        host => host.parse().ok()?,
+    };
+    let here = ip.is_loopback() || cx.env.interfaces().iter().any(|interface| interface.ip == ip);
+    let leads_to = |bound: &SocketAddr| {
+        let same = bound.ip() == ip || (here && bound.ip().is_unspecified() && bound.is_ipv4() == ip.is_ipv4());
+        same && bound.port() == backend.port
+    };
+    let listener = |resolved: &Resolved<'_>| is_stream(&resolved.1) && resolved.1.addresses.iter().any(leads_to);
+    if raw.admin.address.value.0.as_ref().is_some_and(leads_to) {
+        Some("the admin listener, which is not for clients")
+    } else if all.iter().any(listener) {
+        Some("a listener of this server itself")
+    } else {
+        None
+    }
+}

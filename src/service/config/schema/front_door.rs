@@ -1,0 +1,44 @@
+//! `[front_door]`.
+
+use core::time::Duration;
+
+use super::super::reader::{Located, Section};
+use super::super::settings::{BackendAddress, FrontDoorSettings};
+use super::super::value::{OffOr, Placed, ServerName};
+use super::{DAY, HOUR, MINUTE, SECOND};
+
+pub(in super::super) struct RawFrontDoor {
+    pub(in super::super) http_upstream: Located<OffOr<BackendAddress>>,
+    pub(in super::super) connections: Located<usize>,
+    pub(in super::super) connect_timeout: Located<Duration>,
+    pub(in super::super) answer_timeout: Located<Duration>,
+    pub(in super::super) idle_timeout: Located<Duration>,
+    pub(in super::super) routes: Located<Vec<RawRoute>>,
+}
+
+pub(in super::super) struct RawRoute {
+    pub(in super::super) names: Located<Vec<Placed<ServerName>>>,
+    pub(in super::super) backend: Located<BackendAddress>,
+    pub(in super::super) proxy_header: Located<bool>,
+}
+
+pub(super) fn read(s: &mut Section<'_, '_>) -> RawFrontDoor {
+    let d = FrontDoorSettings::default();
+    RawFrontDoor {
+        http_upstream: s.value("http_upstream", OffOr(d.http_upstream)),
+        connections: s.number("connections", d.connections, 1..=16_777_216),
+        connect_timeout: s.within("connect_timeout", d.connect_timeout, SECOND..=MINUTE),
+        answer_timeout: s.within("answer_timeout", d.answer_timeout, SECOND..=HOUR),
+        idle_timeout: s.within("idle_timeout", d.idle_timeout, SECOND..=DAY),
+        routes: s.tables("route", Vec::new(), |route, place| {
+            let names = route.required("names", "[\"www.example.org\"]", place);
+            let backend = route.required("backend", "\"127.0.0.1:8443\"", place);
+            let proxy_header = route.value("proxy_header", false);
+            Some(RawRoute {
+                names: names?,
+                backend: backend?,
+                proxy_header,
+            })
+        }),
+    }
+}

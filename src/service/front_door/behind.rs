@@ -1,0 +1,174 @@
+//! Servers behind the front door: what is passed on to them, and how much of it.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::routes::Routes;
+use super::seldom::Seldom;
+use super::splice::SpliceEnd;
+use super::upstream::{Forwarded, Upstream};
+use crate::service::config::settings::{BackendAddress, FrontDoorSettings};
+
+/// All of them. By default there are none.
+#[derive(Debug)]
+pub struct Behind {
+    pub(super) routes: Routes,
+    pub(super) bounds: Bounds,
+    upstream: Option<Arc<Upstream>>,
+    pub(super) counters: Arc<BehindCounters>,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self::new(&FrontDoorSettings::default())
+    }
+}
+
+impl Behind {
+    /// As configured.
+    pub fn new(settings: &FrontDoorSettings) -> Self {
+        let bounds = Bounds::new(settings);
+        let counters = Arc::new(BehindCounters::default());
+        let upstream = settings
+            .http_upstream
+            .clone()
+            .map(|address| Arc::new(Upstream::new(address, bounds.clone(), Arc::clone(&counters))));
+        Self {
+            routes: Routes::new(&settings.routes, &settings.own_names),
+            bounds,
+            upstream,
+            counters,
+        }
+    }
+
+    /// Whatever HTTP is not ours, where there is a web server for it.
+    pub fn http(&self) -> Option<axum::Router> {
+        let upstream = Arc::clone(self.upstream.as_ref()?);
+        let answer = move |request| {
+            let upstream = Arc::clone(&upstream);
+            async move { upstream.answer(request).await }
+        };
+        Some(axum::Router::new().fallback(answer))
+    }
+
+    /// HTTP may take as long as something moves: how long it may rest.
+    pub(super) fn http_patience(&self) -> Option<Duration> {
+        self.upstream.as_ref().map(|_| self.bounds.idle_timeout)
+    }
+
+    /// What became of what was passed on.
+    pub fn counters(&self) -> &Arc<BehindCounters> {
+        &self.counters
+    }
+
+    /// Connections and requests that are with a backend now.
+    pub fn open(&self) -> usize {
+        self.bounds.most - self.bounds.places.available_permits()
+    }
+}
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+pub struct BehindCounters {
+    ends: [AtomicU64; SpliceEnd::ALL.len()],
+    forwarded: [AtomicU64; Forwarded::ALL.len()],
+}
+
+impl BehindCounters {
+    pub(super) fn count_end(&self, end: SpliceEnd) {
+        self.ends[end as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_forwarded(&self, forwarded: Forwarded) {
+        self.forwarded[forwarded as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Spliced connections that ended so.
+    pub fn ends(&self, end: SpliceEnd) -> u64 {
+        self.ends[end as usize].load(Relaxed)
+    }
+
+    /// Requests for the web server that ended so.
+    pub fn forwarded(&self, forwarded: Forwarded) -> u64 {
+        self.forwarded[forwarded as usize].load(Relaxed)
+    }
+}
+
+/// Bounds on what is passed on, shared by all backends.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds {
+    most: usize,
+    places: Arc<Semaphore>,
+    /// For looking up the backend's name and connecting to it.
+    pub(super) connect_timeout: Duration,
+    /// For the first byte of an answer over HTTP.
+    pub(super) answer_timeout: Duration,
+    /// A connection on which nothing moves is closed after this.
+    pub(super) idle_timeout: Duration,
+}
+
+impl Bounds {
+    pub(super) fn new(settings: &FrontDoorSettings) -> Self {
+        let most = settings.connections.min(Semaphore::MAX_PERMITS);
+        Self {
+            most,
+            places: Arc::new(Semaphore::new(most)),
+            connect_timeout: settings.connect_timeout,
+            answer_timeout: settings.answer_timeout,
+            idle_timeout: settings.idle_timeout,
+        }
+    }
+
+    /// A place for one more, until it is dropped.
+    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+}
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub(super) address: BackendAddress,
+    failures: Seldom,
+}
+
+impl Backend {
+    pub(super) fn new(address: BackendAddress) -> Self {
+        Self {
+            address,
+            failures: Seldom::default(),
+        }
+    }
+
+    /// Connects to the first of its addresses that answers.
+    pub(super) async fn connect(&self, bounds: &Bounds) -> Option<TcpStream> {
+        let address = (self.address.host.as_str(), self.address.port);
+        match timeout(bounds.connect_timeout, TcpStream::connect(address)).await {
+            Ok(Ok(socket)) => Some(socket),
+            Ok(Err(error)) => {
+                self.tell_failure(&error.to_string());
+                None
+            }
+            Err(_) => {
+                self.tell_failure("no answer in time");
+                None
+            }
+        }
+    }
+
+    /// One line for the operator, however many clients ask.
+    pub(super) fn tell_failure(&self, error: &str) {
+        if self.failures.may() {
+            tracing::warn!(
+                backend = %self.address,
+                error,
+                "a backend of the front door cannot be reached, so its clients are turned away; is it running there?"
+            );
+        }
+    }
+}

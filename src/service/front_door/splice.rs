@@ -1,0 +1,183 @@
+//! Two connections become one: bytes are carried both ways until both ends have said so, or nothing moves any more.
+
+use core::pin::Pin;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
+
+/// How finely an idle time is measured: its part by which a connection may live too long.
+const FINENESS: u32 = 8;
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpliceEnd {
+    /// Both ends closed.
+    Closed,
+    /// One end reset the connection or is gone.
+    Broken,
+    /// Nothing moved for too long.
+    Idle,
+    /// The server stopped first.
+    Stopped,
+}
+
+impl SpliceEnd {
+    /// Every end: `ALL[x as usize] == x`.
+    pub const ALL: [Self; 4] = [Self::Closed, Self::Broken, Self::Idle, Self::Stopped];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Broken => "broken",
+            Self::Idle => "idle",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Carries bytes between a client and a backend, in both directions. The end of one is passed on, and the other goes on.
+pub(super) async fn splice(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    backend: impl AsyncRead + AsyncWrite + Unpin,
+    idle: Duration,
+    stop: impl Future<Output = ()>,
+) -> SpliceEnd {
+    let moved = Activity::default();
+    // Every byte passes here, whichever way it goes.
+    let mut backend = Watched::new(backend, moved.clone());
+    tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut client, &mut backend) => match copied {
+            Ok(_) => SpliceEnd::Closed,
+            Err(_) => SpliceEnd::Broken,
+        },
+        () = moved.rests_for(idle) => SpliceEnd::Idle,
+        () = stop => SpliceEnd::Stopped,
+    }
+}
+
+/// Whether anything moves.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Activity(Arc<AtomicU64>);
+
+impl Activity {
+    fn note(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// Returns when nothing has moved for `idle`, at most an eighth of it later.
+    pub(super) async fn rests_for(&self, idle: Duration) {
+        let mut last = self.0.load(Relaxed);
+        let mut quiet = 0;
+        // One more than needed: the first part may have begun just before the last byte.
+        while quiet <= FINENESS {
+            sleep(idle / FINENESS).await;
+            let now = self.0.load(Relaxed);
+            quiet = if now == last { quiet + 1 } else { 0 };
+            last = now;
+        }
+    }
+}
+
+/// A stream that notes when something moves.
+pub(super) struct Watched<S> {
+    stream: S,
+    activity: Activity,
+}
+
+impl<S> Watched<S> {
+    pub(super) const fn new(stream: S, activity: Activity) -> Self {
+        Self { stream, activity }
+    }
+
+    fn noting<T>(&self, polled: Poll<T>) -> Poll<T> {
+        if polled.is_ready() {
+            self.activity.note();
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.noting(polled)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.noting(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(80);
+
+    #[tokio::test(start_paused = true)]
+    async fn one_end_may_stop_sending_and_still_receive() {
+        let (mut client, near) = duplex(64);
+        let (far, mut backend) = duplex(64);
+        let spliced = tokio::spawn(splice(near, far, IDLE, core::future::pending()));
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut question = Vec::new();
+        backend.read_to_end(&mut question).await.unwrap();
+        backend.write_all(b"answer").await.unwrap();
+        backend.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!((&question[..], &answer[..]), (&b"question"[..], &b"answer"[..]));
+        assert_eq!(spliced.await.unwrap(), SpliceEnd::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_rests_too_long_ends_and_what_moves_does_not() {
+        let (mut client, near) = duplex(64);
+        let (far, mut backend) = duplex(64);
+        let spliced = tokio::spawn(splice(near, far, IDLE, core::future::pending()));
+        // Either way keeps it alive, over many times its idle time.
+        for round in 0..10 {
+            sleep(IDLE - Duration::from_secs(1)).await;
+            let (from, to) = if round % 2 == 0 {
+                (&mut client, &mut backend)
+            } else {
+                (&mut backend, &mut client)
+            };
+            from.write_all(b"x").await.unwrap();
+            assert_eq!(to.read_u8().await.unwrap(), b'x');
+        }
+        let begun = tokio::time::Instant::now();
+        assert_eq!(spliced.await.unwrap(), SpliceEnd::Idle);
+        let rested = begun.elapsed();
+        assert!(rested >= IDLE && rested <= IDLE + IDLE / 4, "{rested:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_closed_connection_that_rests_ends_too() {
+        let (mut client, near) = duplex(64);
+        let (far, _backend) = duplex(64);
+        let spliced = tokio::spawn(splice(near, far, IDLE, core::future::pending()));
+        client.shutdown().await.unwrap();
+        assert_eq!(spliced.await.unwrap(), SpliceEnd::Idle);
+    }
+}

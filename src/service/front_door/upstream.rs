@@ -1,0 +1,316 @@
+//! HTTP that is not ours goes to a web server behind us, request by request.
+//!
+//! A request is read by hyper and written anew by hyper, so both servers see the same one: where it ends cannot be argued
+//! about. What the client claims about itself or earlier proxies is replaced, headers for one hop are not passed on, and
+//! of upgrades only WebSocket is: `h2c` would carry requests past these rules.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, StatusCode, Uri, Version};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::behind::{Backend, BehindCounters, Bounds};
+use super::http::Visit;
+use super::splice::splice;
+use crate::service::config::settings::BackendAddress;
+
+/// Idle connections kept for the next request.
+const KEPT: usize = 32;
+/// How long: shorter than servers keep theirs (Node.js: 5 s), so that none is closed under a request.
+const KEPT_FOR: core::time::Duration = core::time::Duration::from_secs(4);
+
+/// Headers that are for one connection (RFC 9110 §7.6.1), and `Expect`, which is answered here.
+const ONE_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What became of a request that is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// The web server answered.
+    Answered,
+    /// It agreed to WebSocket.
+    Upgraded,
+    /// Not passed on: no single Host, CONNECT, or no path.
+    Refused,
+    /// Not passed on: too much is with backends already.
+    Busy,
+    /// The web server cannot be connected to.
+    Unreachable,
+    /// It answered with something that is not HTTP, or closed.
+    Unusable,
+    /// It did not answer in time.
+    Late,
+}
+
+impl Forwarded {
+    /// Every one: `ALL[x as usize] == x`.
+    pub const ALL: [Self; 7] = [
+        Self::Answered,
+        Self::Upgraded,
+        Self::Refused,
+        Self::Busy,
+        Self::Unreachable,
+        Self::Unusable,
+        Self::Late,
+    ];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Upgraded => "upgraded",
+            Self::Refused => "refused",
+            Self::Busy => "busy",
+            Self::Unreachable => "unreachable",
+            Self::Unusable => "unusable",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// The web server behind us.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    backend: Backend,
+    client: Client<HttpConnector, Body>,
+    bounds: Bounds,
+    counters: Arc<BehindCounters>,
+}
+
+impl Upstream {
+    pub(super) fn new(address: BackendAddress, bounds: Bounds, counters: Arc<BehindCounters>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(bounds.connect_timeout));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(KEPT_FOR)
+            .pool_max_idle_per_host(KEPT)
+            .build(connector);
+        Self {
+            backend: Backend::new(address),
+            client,
+            bounds,
+            counters,
+        }
+    }
+
+    /// Answers a request with what the web server says.
+    pub(super) async fn answer(&self, request: Request<Body>) -> Response {
+        match self.forward(request).await {
+            Ok(response) => response,
+            Err(refused) => {
+                self.counters.count_forwarded(refused);
+                refused.into_response()
+            }
+        }
+    }
+
+    async fn forward(&self, mut request: Request<Body>) -> Result<Response, Forwarded> {
+        let visit = request.extensions_mut().remove::<Visit>();
+        let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+        let (Some(visit), Some(client)) = (visit, client) else {
+            return Err(Forwarded::Refused);
+        };
+        let place = self.bounds.place().ok_or(Forwarded::Busy)?;
+        let upgrade = request
+            .extensions_mut()
+            .remove::<OnUpgrade>()
+            .filter(|_| wants_websocket(request.headers()));
+        let request = rewrite(request, &self.backend.address, client, upgrade.is_some())?;
+
+        let response = tokio::select! {
+            response = self.client.request(request) => response.map_err(|error| self.failed(&error))?,
+            // A body that is still on its way keeps it alive.
+            () = visit.activity.rests_for(self.bounds.answer_timeout) => return Err(Forwarded::Late),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(upgrade) = upgrade else {
+                return Err(Forwarded::Unusable);
+            };
+            self.counters.count_forwarded(Forwarded::Upgraded);
+            return Ok(self.switch(response, upgrade, visit, place));
+        }
+        self.counters.count_forwarded(Forwarded::Answered);
+        let (mut parts, body) = response.into_parts();
+        drop_one_hop(&mut parts.headers);
+        // The place is held as long as the body takes.
+        let body = body.map_frame(move |frame| {
+            let _held = &place;
+            frame
+        });
+        Ok(Response::from_parts(parts, Body::new(body)))
+    }
+
+    fn failed(&self, error: &hyper_util::client::legacy::Error) -> Forwarded {
+        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        if error.is_connect() {
+            self.backend.tell_failure(&cause);
+            Forwarded::Unreachable
+        } else {
+            tracing::debug!(backend = %self.backend.address, error = cause, "the answer of a backend is of no use");
+            Forwarded::Unusable
+        }
+    }
+
+    /// Both sides have agreed on WebSocket: from here on they talk to each other.
+    fn switch(
+        &self,
+        mut response: Response<hyper::body::Incoming>,
+        client: OnUpgrade,
+        visit: Visit,
+        place: OwnedSemaphorePermit,
+    ) -> Response {
+        let backend = hyper::upgrade::on(&mut response);
+        let counters = Arc::clone(&self.counters);
+        let idle = self.bounds.idle_timeout;
+        tokio::spawn(async move {
+            let Visit { guard, mut stop, .. } = visit;
+            let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else {
+                return;
+            };
+            let stop = super::accept::stopped(&mut stop);
+            let end = splice(TokioIo::new(client), TokioIo::new(backend), idle, stop).await;
+            counters.count_end(end);
+            drop((guard, place));
+        });
+        let (mut parts, _) = response.into_parts();
+        drop_one_hop(&mut parts.headers);
+        upgrade_to_websocket(&mut parts.headers);
+        Response::from_parts(parts, Body::empty())
+    }
+}
+
+impl IntoResponse for Forwarded {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Self::Answered | Self::Upgraded => (StatusCode::OK, ""),
+            Self::Refused => (StatusCode::BAD_REQUEST, "This request cannot be passed on.\n"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at a time.\n"),
+            Self::Unreachable => (
+                StatusCode::BAD_GATEWAY,
+                "The server behind this one cannot be reached.\n",
+            ),
+            Self::Unusable => (
+                StatusCode::BAD_GATEWAY,
+                "The server behind this one gave no usable answer.\n",
+            ),
+            Self::Late => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "The server behind this one did not answer in time.\n",
+            ),
+        };
+        (status, text).into_response()
+    }
+}
+
+/// The request as the web server is to see it.
+fn rewrite(
+    request: Request<Body>,
+    backend: &BackendAddress,
+    client: SocketAddr,
+    websocket: bool,
+) -> Result<Request<Body>, Forwarded> {
+    let (mut parts, body) = request.into_parts();
+    let host = host(&parts.uri, &parts.headers).ok_or(Forwarded::Refused)?;
+    if parts.method == Method::CONNECT {
+        return Err(Forwarded::Refused);
+    }
+    let path = parts.uri.path_and_query().ok_or(Forwarded::Refused)?;
+    parts.uri = Uri::builder()
+        .scheme("http")
+        .authority(backend.to_string())
+        .path_and_query(path.clone())
+        .build()
+        .map_err(|_| Forwarded::Refused)?;
+    parts.version = Version::HTTP_11;
+
+    drop_one_hop(&mut parts.headers);
+    parts.headers.remove(header::EXPECT);
+    drop_claims(&mut parts.headers);
+    let text = |text: &str| HeaderValue::from_str(text).map_err(|_| Forwarded::Refused);
+    parts.headers.insert(FORWARDED_FOR, text(&client.ip().to_string())?);
+    parts.headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+    parts.headers.insert(FORWARDED_HOST, host.clone());
+    parts.headers.insert(header::HOST, host);
+    if websocket {
+        upgrade_to_websocket(&mut parts.headers);
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Whom the request is for: the one Host header, or the name in the URI, which goes before it (RFC 9112 §3.2.2).
+fn host(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return None;
+    };
+    match uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => Some(host.clone()),
+    }
+}
+
+/// Removes what was meant for this connection alone, by its nature or because `Connection` says so.
+fn drop_one_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter_map(|token| token.parse().ok())
+        .collect();
+    for name in named.iter().chain(&ONE_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Removes what only a proxy in front may say, and names that many servers take for other ones (`x_forwarded_for`).
+fn drop_claims(headers: &mut HeaderMap) {
+    let claims = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip" || name.contains('_')
+    };
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| claims(name)).cloned().collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+}
+
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+        && tokens(headers, &header::UPGRADE).eq(["websocket"])
+}
+
+fn upgrade_to_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// The comma-separated parts of all headers of a name.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}

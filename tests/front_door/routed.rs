@@ -1,0 +1,187 @@
+//! Names that are another server's: spliced there as they came, still encrypted.
+
+use std::time::Duration;
+
+use relay::service::config::settings::{FrontDoorSettings, RouteSettings};
+use relay::service::front_door::proxy::Proxies;
+use relay::service::front_door::{Accepts, Outcome, SpliceEnd};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::support::*;
+
+/// A server that names lead to.
+struct Backend {
+    listener: TcpListener,
+    settings: FrontDoorSettings,
+}
+
+impl Backend {
+    async fn start(proxy_header: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = FrontDoorSettings {
+            routes: vec![RouteSettings {
+                names: vec!["www.example.org".into(), "*.app.example.org".into()],
+                backend: address_of(&listener),
+                proxy_header,
+            }],
+            own_names: vec!["relay.app.example.org".into()],
+            ..FrontDoorSettings::default()
+        };
+        Self { listener, settings }
+    }
+
+    async fn accept(&self) -> TcpStream {
+        timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap().0
+    }
+}
+
+async fn expect(socket: &mut TcpStream, bytes: &[u8]) {
+    let mut read = vec![0; bytes.len()];
+    timeout(PATIENCE, socket.read_exact(&mut read)).await.unwrap().unwrap();
+    assert_eq!(read, bytes);
+}
+
+#[tokio::test]
+async fn a_backend_gets_every_byte_as_it_came_and_its_own_go_back() {
+    let backend = Backend::start(false).await;
+    let door = Door::before(limits(), &backend.settings);
+    for name in ["www.example.org", "one.app.example.org"] {
+        let hello = client_hello_for(name);
+        let mut client = door.connect().await;
+        // What follows the ClientHello in the same packet is not lost either.
+        client.write_all(&[&hello[..], b"early"].concat()).await.unwrap();
+        let mut far = backend.accept().await;
+        expect(&mut far, &[&hello[..], b"early"].concat()).await;
+        far.write_all(b"ServerHello").await.unwrap();
+        expect(&mut client, b"ServerHello").await;
+        // One side may be done while the other still talks.
+        client.write_all(b"last").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"last");
+        assert_eq!(door.door.behind().open(), 1);
+        far.write_all(b"answer").await.unwrap();
+        drop(far);
+        assert_eq!(until_closed(&mut client).await, b"answer");
+    }
+    door.empties().await;
+    assert_eq!(door.door.counters().outcome(Outcome::Routed), 2);
+    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Closed), 2);
+    assert_eq!(door.door.behind().open(), 0);
+}
+
+#[tokio::test]
+async fn a_client_hello_in_pieces_finds_its_backend() {
+    let backend = Backend::start(false).await;
+    let door = Door::before(limits(), &backend.settings);
+    let hello = client_hello_for("www.example.org");
+    let mut client = door.connect().await;
+    client.set_nodelay(true).unwrap();
+    for byte in &hello {
+        client.write_all(&[*byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    expect(&mut backend.accept().await, &hello).await;
+}
+
+#[tokio::test]
+async fn a_backend_is_told_the_client_where_it_wants_to_be() {
+    let backend = Backend::start(true).await;
+    let door = Door::before(limits(), &backend.settings);
+    let hello = client_hello_for("www.example.org");
+    let mut client = door.connect().await;
+    client.write_all(&hello).await.unwrap();
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\x7F\0\0\x01\x7F\0\0\x01".to_vec();
+    header.extend(client.local_addr().unwrap().port().to_be_bytes());
+    header.extend(door.address.port().to_be_bytes());
+    let mut far = backend.accept().await;
+    expect(&mut far, &[header, hello].concat()).await;
+}
+
+#[tokio::test]
+async fn other_names_and_none_are_ours() {
+    let backend = Backend::start(false).await;
+    let mut door = Door::before(limits(), &backend.settings);
+    for name in [
+        "example.org",
+        "a.b.app.example.org",
+        "relay.app.example.org",
+        "127.0.0.1",
+    ] {
+        let name = rustls::pki_types::ServerName::try_from(name).unwrap();
+        let mut client = connector(&[]).connect(name, door.connect().await).await.unwrap();
+        client.write_all(&stun(1)).await.unwrap();
+        door.handover().await;
+    }
+    assert_eq!(door.door.counters().outcome(Outcome::Routed), 0);
+    // A listener without HTTPS is no front door: whoever comes there wants TURN.
+    let turn = Accepts { https: false, ..ALL };
+    let mut door = Door::with(turn, Proxies::default(), limits(), &backend.settings);
+    let name = rustls::pki_types::ServerName::try_from("www.example.org").unwrap();
+    let mut client = connector(&[]).connect(name, door.connect().await).await.unwrap();
+    client.write_all(&stun(2)).await.unwrap();
+    door.handover().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_is_down_is_counted_and_harms_nobody() {
+    let backend = Backend::start(false).await;
+    let mut door = Door::before(limits(), &backend.settings);
+    drop(backend.listener);
+    let mut client = door.connect().await;
+    client.write_all(&client_hello_for("www.example.org")).await.unwrap();
+    assert_eq!(until_closed(&mut client).await, b"");
+    door.reaches(Outcome::BackendDown, 1).await;
+    let mut client = door.connect_tls(&[]).await.unwrap();
+    client.write_all(&stun(1)).await.unwrap();
+    drop(door.handover().await);
+    drop(client);
+    door.empties().await;
+}
+
+#[tokio::test]
+async fn backends_take_no_more_than_their_share() {
+    let mut backend = Backend::start(false).await;
+    backend.settings.connections = 1;
+    let door = Door::before(limits(), &backend.settings);
+    let hello = client_hello_for("www.example.org");
+    let mut first = door.connect().await;
+    first.write_all(&hello).await.unwrap();
+    let mut far = backend.accept().await;
+    expect(&mut far, &hello).await;
+    let mut second = door.connect().await;
+    second.write_all(&hello).await.unwrap();
+    assert_eq!(until_closed(&mut second).await, b"");
+    door.reaches(Outcome::TooManyRouted, 1).await;
+    drop((first, far));
+    door.empties().await;
+    let mut third = door.connect().await;
+    third.write_all(&hello).await.unwrap();
+    expect(&mut backend.accept().await, &hello).await;
+}
+
+#[tokio::test]
+async fn what_rests_too_long_is_closed_and_a_stop_waits_for_none() {
+    let mut backend = Backend::start(false).await;
+    backend.settings.idle_timeout = Duration::from_millis(300);
+    let door = Door::before(limits(), &backend.settings);
+    let mut client = door.connect().await;
+    client.write_all(&client_hello_for("www.example.org")).await.unwrap();
+    let _far = backend.accept().await;
+    assert_eq!(until_closed(&mut client).await, b"");
+    door.empties().await;
+    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Idle), 1);
+
+    let backend = Backend::start(false).await;
+    let mut door = Door::before(limits(), &backend.settings);
+    let mut client = door.connect().await;
+    client.write_all(&client_hello_for("www.example.org")).await.unwrap();
+    let _far = backend.accept().await;
+    door.reaches(Outcome::Routed, 1).await;
+    door.stop.send(true).unwrap();
+    timeout(PATIENCE, &mut door.served).await.unwrap().unwrap();
+    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Stopped), 1);
+}
