@@ -14,7 +14,7 @@ use crate::page::Page;
 use crate::server::{RELAY_PORTS, Server};
 
 const BROWSER_PROGRAMS: &[&str] = &["chromium", "certutil"];
-const SFU_PROGRAMS: &[&str] = &["chromium", "certutil", "janus"];
+pub(crate) const SFU_PROGRAMS: &[&str] = &["chromium", "certutil", "janus"];
 const FRAMES_PER_SECOND: f64 = 15.0;
 const MEASURED: Duration = Duration::from_secs(5);
 
@@ -123,18 +123,22 @@ fn echo_call(firewall: Firewall, login: &Login, relay_protocols: &[&str]) -> Pas
         Login::Minted(uri) => only(uri, &server.mint_configuration()),
     };
 
-    let offer = browser.call_page("offer", &[&configuration]);
-    let answer = janus.answer(offer.as_str().expect("an offer is text"));
-    browser.call_page("accept", &[&Value::from(answer)]);
-    let samples = watch(&mut [&mut browser]);
-
-    assert_relayed(&samples[0], relay_protocols);
-    assert_eq!(samples[0]["remote"]["address"], SFU.to_string(), "{:#}", samples[0]);
+    call_echo(&mut browser, &mut janus, &configuration, relay_protocols);
     let passed = lab.passed();
     assert_eq!(passed.other, 0, "something else than port 443 came through: {passed:?}");
     // The call is still on: a stop does not wait for clients.
     server.stop();
     passed
+}
+
+/// Sets a call to the echo test up, watches it until it is smooth, and leaves it on.
+pub(crate) fn call_echo(browser: &mut Chromium, janus: &mut Janus, configuration: &Value, relay_protocols: &[&str]) {
+    let offer = browser.call_page("offer", &[configuration]);
+    let answer = janus.answer(offer.as_str().expect("an offer is text"));
+    browser.call_page("accept", &[&Value::from(answer)]);
+    let samples = watch(&mut [browser]);
+    assert_relayed(&samples[0], relay_protocols);
+    assert_eq!(samples[0]["remote"]["address"], SFU.to_string(), "{:#}", samples[0]);
 }
 
 /// The entry of `configuration` that offers `uri`, reduced to it.

@@ -25,26 +25,42 @@ use crate::process::{run, write_private};
 pub(crate) struct Certs {
     /// The authority's certificate.
     pub(crate) authority: PathBuf,
-    /// The relay's certificate.
+    /// The certificate of the relay, or of another server.
     pub(crate) certificate: PathBuf,
     /// Its private key.
     pub(crate) private_key: PathBuf,
 }
 
-impl Certs {
-    /// Makes them in `folder`, for a server called `name`.
-    pub(crate) fn make(folder: &Path, name: &str) -> Self {
+/// Signs certificates.
+pub(crate) struct Authority {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: PathBuf,
+}
+
+impl Authority {
+    /// Makes one that keeps its files in `folder`.
+    pub(crate) fn make(folder: &Path) -> Self {
         fs::create_dir_all(folder).expect("the lab's folder is writable");
-        let authority_key = KeyPair::generate().expect("a P-256 key can be made");
-        let mut authority = CertificateParams::default();
-        authority
+        let key = KeyPair::generate().expect("a P-256 key can be made");
+        let mut parameters = CertificateParams::default();
+        parameters
             .distinguished_name
             .push(DnType::CommonName, "relay end-to-end tests");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let authority_certificate = authority.self_signed(&authority_key).expect("the parameters are sound");
-        let issuer = Issuer::new(authority, authority_key);
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let own = parameters.self_signed(&key).expect("the parameters are sound");
+        let certificate = folder.join("authority.pem");
+        write_private(&certificate, &own.pem());
+        Self {
+            folder: folder.to_owned(),
+            issuer: Issuer::new(parameters, key),
+            certificate,
+        }
+    }
 
+    /// A certificate for a server called `name`.
+    pub(crate) fn certify(&self, name: &str) -> Certs {
         let key = KeyPair::generate().expect("a P-256 key can be made");
         let mut leaf = CertificateParams::new([name.to_owned()]).expect("the name is ASCII");
         leaf.distinguished_name.push(DnType::CommonName, name);
@@ -54,18 +70,25 @@ impl Certs {
         // A lifetime of the kind public authorities give; one of centuries is refused by browsers.
         leaf.not_before = (SystemTime::now() - Duration::from_hours(24)).into();
         leaf.not_after = (SystemTime::now() + Duration::from_hours(30 * 24)).into();
-        let certificate = leaf.signed_by(&key, &issuer).expect("the parameters are sound");
+        let certificate = leaf.signed_by(&key, &self.issuer).expect("the parameters are sound");
 
-        let write = |name: &str, text: String| {
-            let path = folder.join(name);
+        let write = |kind: &str, text: String| {
+            let path = self.folder.join(format!("{name}-{kind}.pem"));
             write_private(&path, &text);
             path
         };
-        Self {
-            authority: write("authority.pem", authority_certificate.pem()),
-            certificate: write("certificate.pem", certificate.pem()),
-            private_key: write("private_key.pem", key.serialize_pem()),
+        Certs {
+            authority: self.certificate.clone(),
+            certificate: write("certificate", certificate.pem()),
+            private_key: write("private_key", key.serialize_pem()),
         }
+    }
+}
+
+impl Certs {
+    /// Makes an authority in `folder`, and a certificate for a server called `name`.
+    pub(crate) fn make(folder: &Path, name: &str) -> Self {
+        Authority::make(folder).certify(name)
     }
 
     /// What to write below `[tls]` to serve the certificate.

@@ -1,4 +1,4 @@
-//! A name server of one name, in a client's namespace: Chromium resolves the host of a TURN server over UDP by DNS
+//! A name server of one domain, in a client's namespace: Chromium resolves the host of a TURN server over UDP by DNS
 //! only, `/etc/hosts` does not count.
 
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ pub(crate) struct Dns {
 }
 
 impl Dns {
-    /// Starts it; `name` resolves to `address`, every other name does not exist.
+    /// Starts it; `name` and the names beside it (below the same domain) resolve to `address`, no other name exists.
     pub(crate) fn start(namespace: &Namespace, name: &str, address: Ipv4Addr) -> Self {
         let socket = namespace
             .within(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)))
@@ -27,13 +27,13 @@ impl Dns {
             .expect("a timeout that is not zero");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let name = wire_name(name);
+        let domain = wire_name(name.split_once('.').map_or(name, |(_, domain)| domain));
         let thread = thread::spawn(move || {
             let mut query = [0; 512];
             while !stopped.load(Ordering::Relaxed) {
                 match socket.recv_from(&mut query) {
                     Ok((length, client)) => {
-                        if let Some(answer) = answer(&query[..length], &name, address) {
+                        if let Some(answer) = answer(&query[..length], &domain, address) {
                             let _ = socket.send_to(&answer, client);
                         }
                     }
@@ -70,7 +70,7 @@ fn wire_name(name: &str) -> Vec<u8> {
 }
 
 /// The answer to one question; `None` for what is no query. Only A records exist (RFC 1035 §4.1).
-fn answer(query: &[u8], name: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+fn answer(query: &[u8], domain: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     const TYPE_A: u16 = 1;
     const HEADER: usize = 12;
     if query.len() < HEADER || query[2] & 0x80 != 0 || query[4..6] != [0, 1] {
@@ -78,7 +78,8 @@ fn answer(query: &[u8], name: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     }
     let name_length = query[HEADER..].iter().position(|&byte| byte == 0)? + 1;
     let question = query.get(HEADER..HEADER + name_length + 4)?;
-    let known = question[..name_length].eq_ignore_ascii_case(name);
+    let below = question[..name_length].len().checked_sub(domain.len());
+    let known = below.is_some_and(|at| question[at..name_length].eq_ignore_ascii_case(domain));
     let wanted = u16::from_be_bytes([question[name_length], question[name_length + 1]]);
     let answers = u8::from(known && wanted == TYPE_A);
     let code = if known { 0 } else { 3 };

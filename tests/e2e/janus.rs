@@ -43,10 +43,15 @@ impl Janus {
                 let answer = http::request(&namespace, API, "GET", "/janus/info", &[], None);
                 answer.is_ok_and(|answer| answer.status == 200)
             });
-        janus.session = id_of(&janus.post("/janus", json!({"janus": "create"})));
-        let attach = json!({"janus": "attach", "plugin": "janus.plugin.echotest"});
-        janus.handle = id_of(&janus.post(&format!("/janus/{}", janus.session), attach));
+        janus.attach();
         janus
+    }
+
+    /// Begins another session with the echo test, for another call beside the one before.
+    pub(crate) fn attach(&mut self) {
+        self.session = id_of(&self.post("/janus", json!({"janus": "create"})));
+        let attach = json!({"janus": "attach", "plugin": "janus.plugin.echotest"});
+        self.handle = id_of(&self.post(&format!("/janus/{}", self.session), attach));
     }
 
     /// Hands over an offer with all its candidates and gives back the answer with all of Janus'.

@@ -86,6 +86,11 @@ impl Relay {
         metrics.lines().filter(told).collect::<Vec<_>>().join("\n")
     }
 
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// One value of its metrics.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let answer = http::request(&self.namespace, ADMIN, "GET", "/metrics", &[], None).expect("metrics");
