@@ -17,6 +17,7 @@ mod mobility;
 mod peers;
 mod programs;
 mod recipes;
+mod recipes_front;
 mod relaying;
 mod rules;
 mod story;

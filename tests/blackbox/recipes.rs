@@ -18,7 +18,7 @@ struct Block {
     text: String,
 }
 
-struct Page {
+pub(crate) struct Page {
     name: String,
     blocks: Vec<Block>,
 }
@@ -27,7 +27,7 @@ fn folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes")
 }
 
-fn page(name: &str) -> Page {
+pub(crate) fn page(name: &str) -> Page {
     let text = std::fs::read_to_string(folder().join(format!("{name}.md"))).expect("the page");
     let mut blocks: Vec<Block> = Vec::new();
     let mut open = false;
@@ -69,7 +69,7 @@ fn pages() -> Vec<Page> {
 }
 
 impl Page {
-    fn block(&self, name: &str) -> &str {
+    pub(crate) fn block(&self, name: &str) -> &str {
         let block = self.blocks.iter().find(|block| block.name == name);
         &block
             .unwrap_or_else(|| panic!("{} has no block {name}", self.name))
@@ -82,6 +82,12 @@ impl Page {
 
     fn relay_toml(&self) -> toml::Table {
         self.relay().parse().expect("TOML")
+    }
+
+    /// Whole configurations of the relay: `relay.toml`, and `relay-….toml` for other arrangements.
+    fn relays(&self) -> impl Iterator<Item = &Block> {
+        let whole = |block: &&Block| block.name.starts_with("relay") && block.name.ends_with(".toml");
+        self.blocks.iter().filter(whole)
     }
 
     /// The value behind `key =`, `key:` or `key=`, without quotes; the first there is.
@@ -335,34 +341,41 @@ fn every_page_has_our_side_and_relay_check_likes_it() {
                 other => panic!("{}: what is {other}?", page.name),
             }
         }
-        let files = Server::recipe_files(page.relay());
-        let checked = Command::new(env!("CARGO_BIN_EXE_relay"))
-            .args(["check", "--config"])
-            .arg(files.join("relay.toml"))
-            // Not of this machine.
-            .envs([
-                ("RELAY__EXTERNAL__IPV4", "203.0.113.5"),
-                ("RELAY__EXTERNAL__IPV6", "off"),
-            ])
-            .env("RELAY__STATE_DIR", &files)
-            .output()
-            .expect("the program runs");
-        let told = String::from_utf8_lossy(&checked.stderr);
-        assert!(checked.status.success(), "{}: {told}", page.name);
-        // A name of Fly.io's network, and the key in the query string, are what those pages are about; the secret is the
-        // tests' own.
-        let known = [
-            "fly-global-services",
-            "api.query_key",
-            "holds less than 32 random bytes",
-        ];
-        let unknown: Vec<&str> = told
-            .lines()
-            .filter(|line| line.starts_with("warning") && !known.iter().any(|known| line.contains(known)))
-            .collect();
-        assert!(unknown.is_empty(), "{}: {told}", page.name);
-        std::fs::remove_dir_all(files).expect("the files are there");
+        assert!(page.relays().next().is_some(), "{} has no block of ours", page.name);
+        for ours in page.relays() {
+            assert_check_likes(&format!("{} {}", page.name, ours.name), &ours.text);
+        }
     }
+}
+
+fn assert_check_likes(name: &str, toml: &str) {
+    let files = Server::recipe_files(toml);
+    let checked = Command::new(env!("CARGO_BIN_EXE_relay"))
+        .args(["check", "--config"])
+        .arg(files.join("relay.toml"))
+        // Not of this machine.
+        .envs([
+            ("RELAY__EXTERNAL__IPV4", "203.0.113.5"),
+            ("RELAY__EXTERNAL__IPV6", "off"),
+        ])
+        .env("RELAY__STATE_DIR", &files)
+        .output()
+        .expect("the program runs");
+    let told = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{name}: {told}");
+    // A name of Fly.io's network, and the key in the query string, are what those pages are about; the secret is the
+    // tests' own.
+    let known = [
+        "fly-global-services",
+        "api.query_key",
+        "holds less than 32 random bytes",
+    ];
+    let unknown: Vec<&str> = told
+        .lines()
+        .filter(|line| line.starts_with("warning") && !known.iter().any(|known| line.contains(known)))
+        .collect();
+    assert!(unknown.is_empty(), "{name}: {told}");
+    std::fs::remove_dir_all(files).expect("the files are there");
 }
 
 //= REST-08
