@@ -23,6 +23,8 @@ const CALL: Duration = Duration::from_secs(40);
 pub(crate) enum Stack {
     /// aiortc and aioice, in Python.
     Aiortc,
+    /// GStreamer's webrtcbin on libnice.
+    GStreamer,
 }
 
 impl Stack {
@@ -30,21 +32,24 @@ impl Stack {
     pub(crate) const fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Aiortc => &["janus"],
+            Self::GStreamer => &["janus", "/usr/bin/python3"],
         }
     }
 
     const fn script(self) -> &'static str {
         match self {
             Self::Aiortc => "aiortc_agent.py",
+            Self::GStreamer => "gstreamer_agent.py",
         }
     }
 
-    /// aiortc comes as a wheel (tests/install-wheels).
+    /// aiortc comes as a wheel (tests/install-wheels), GStreamer's bindings belong to the distribution's own Python.
     fn python(self) -> PathBuf {
         let wheels = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/python");
         match self {
             Self::Aiortc if wheels.exists() => wheels,
             Self::Aiortc => panic!("{} is missing: `tests/install-wheels` makes it", wheels.display()),
+            Self::GStreamer => "/usr/bin/python3".into(),
         }
     }
 }

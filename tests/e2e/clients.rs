@@ -54,6 +54,26 @@ fn aiortc_reaches_the_sfu_over_udp() {
     agent_calls(Stack::Aiortc, Firewall::OnlyUdp443, "turn", "udp");
 }
 
+// libnice asked for TLS sends plain STUN over TCP: the same port must take both.
+//= VEC-07
+//= COMPAT-01
+#[test]
+fn gstreamer_reaches_the_sfu_with_what_it_takes_for_tls() {
+    agent_calls(Stack::GStreamer, Firewall::OnlyTcp443, "turns", "tcp");
+}
+
+//= VEC-07
+#[test]
+fn gstreamer_reaches_the_sfu_over_tcp() {
+    agent_calls(Stack::GStreamer, Firewall::OnlyTcp443, "turn", "tcp");
+}
+
+//= VEC-07
+#[test]
+fn gstreamer_reaches_the_sfu_over_udp() {
+    agent_calls(Stack::GStreamer, Firewall::OnlyUdp443, "turn", "udp");
+}
+
 fn firefox_calls(firewall: Firewall, scheme: &str, transport: &str, relay_protocol: &str) {
     let _turn = one_at_a_time();
     let lab = Lab::new(firewall, &["firefox-esr", "certutil", "janus"]);

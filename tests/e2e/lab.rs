@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
 use nix::sched::{CloneFlags, setns};
@@ -113,6 +114,9 @@ impl Lab {
             (&lab.sfu, SFU, 24),
         ] {
             lab.wire(namespace, address, prefix);
+        }
+        for namespace in lab.clients.iter().chain([&lab.relay, &lab.sfu]) {
+            namespace.wait_until_wired();
         }
         lab.set_firewall(firewall);
         lab
@@ -319,6 +323,16 @@ impl Namespace {
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Waits until the kernel calls the wire running. It passes packets at once, but the kernel tells of new wires once a
+    /// second, and until then libnice finds no address here and gathers nothing, for ever.
+    fn wait_until_wired(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !run(Command::new("ip").args(["-n", &self.name, "link", "show", "dev", "eth0"])).contains("state UP") {
+            assert!(Instant::now() < deadline, "the wire to {} stays down", self.role);
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn create(&self) {

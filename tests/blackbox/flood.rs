@@ -1,0 +1,125 @@
+//! A flood of strangers from everywhere: 127.0.0.0/8 has an address for each. What the server keeps of them is measured
+//! from outside, on the whole process. `FLOOD_REQUESTS=1000000` makes it as large as one likes.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use relay::wire::attribute::AttributeType;
+use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+use relay::wire::message::{Class, Method, TransactionId};
+use relay::wire::writer::MessageWriter;
+
+use crate::client::Client;
+use crate::harness::{SECRET, Server, minted};
+
+const SOURCES: u32 = 100_000;
+/// Sent between two looks at what the server has taken.
+const BURST: u32 = 500;
+const MAY_GROW: usize = 10 << 20;
+
+/// Each sends once and is gone.
+struct Strangers {
+    server: SocketAddr,
+    packets: [Vec<u8>; 4],
+    sent: u32,
+}
+
+impl Strangers {
+    fn new(server: SocketAddr) -> Self {
+        Self {
+            server,
+            packets: [
+                request(Method::Allocate, false),
+                request(Method::Allocate, true),
+                request(Method::Refresh, true),
+                request(Method::Binding, false),
+            ],
+            sent: 0,
+        }
+    }
+
+    /// The next of so many, each from the next source.
+    fn send(&mut self, requests: u32) {
+        for _ in 0..requests {
+            let source = Ipv4Addr::from_bits(0x7F10_0000 + self.sent % SOURCES);
+            let packet = &self.packets[(self.sent / 7 % 4) as usize];
+            let socket = UdpSocket::bind((source, 0)).expect("an address of this machine");
+            assert_eq!(
+                socket.send_to(packet, self.server).expect("loopback takes it"),
+                packet.len()
+            );
+            self.sent += 1;
+        }
+    }
+
+    /// Sends until the server has taken `requests` more; what its buffers had no room for is sent again.
+    fn flood(&mut self, server: &Server, requests: u32) {
+        let taken = || server.metric("relay_requests_total", "");
+        let goal = taken() + f64::from(requests);
+        let deadline = Instant::now() + Duration::from_secs(60 + u64::from(requests) / 1000);
+        while taken() < goal {
+            assert!(
+                Instant::now() < deadline,
+                "{} sent, {} of {goal} taken",
+                self.sent,
+                taken()
+            );
+            self.send(BURST);
+        }
+    }
+}
+
+/// One without a login, or one with a guess and a nonce that never was.
+fn request(method: Method, signed: bool) -> Vec<u8> {
+    let mut buf = [0; 512];
+    let mut writer = MessageWriter::new(&mut buf, Class::Request, method, TransactionId([7; 12]));
+    if method == Method::Allocate {
+        writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    }
+    if signed {
+        writer.attribute(AttributeType::USERNAME, b"1900000000:x");
+        writer.attribute(AttributeType::REALM, b"relay.test");
+        writer.attribute(AttributeType::NONCE, b"0123456789abcdef0123456789abcdef");
+        let key = Key::long_term(b"1900000000:x", "relay.test", b"guess", PasswordAlgorithm::Md5);
+        writer.integrity(&key, Integrity::Sha1);
+    }
+    let len = writer.finish().expect("the request fits");
+    buf[..len].to_vec()
+}
+
+/// Resident memory of a process, in bytes.
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the server is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .expect("VmRSS in kB");
+    kib.parse::<usize>().expect("a number") << 10
+}
+
+//= STUN-AUTH-24
+#[test]
+fn a_flood_from_a_hundred_thousand_sources_leaves_the_server_as_small_as_it_was() {
+    let requests = std::env::var("FLOOD_REQUESTS").map_or(SOURCES, |text| text.parse().expect("a number"));
+    let mut server = Server::start();
+    let login = minted(SECRET, 600, "honest");
+    let mut honest = Client::udp(server.plain).with_login(&login);
+    honest.allocate().expect("allocated");
+    let before = resident(server.pid());
+    let mut strangers = Strangers::new(server.plain);
+    let started = Instant::now();
+    strangers.flood(&server, requests);
+    let grown = resident(server.pid()).saturating_sub(before);
+    eprintln!(
+        "{requests} requests from {} sources in {:.1?}: {} KiB more than {} KiB",
+        strangers.sent.min(SOURCES),
+        started.elapsed(),
+        grown >> 10,
+        before >> 10
+    );
+    assert!(grown < MAY_GROW, "{grown} bytes more than {before}");
+    assert_eq!(honest.refresh(600), 0);
+    assert!(Client::udp(server.plain).with_login(&login).allocate().is_ok());
+    assert_eq!(server.metric("relay_allocations", ""), 2.0);
+    server.assert_healthy();
+}
