@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use relay::net::path_state;
 use relay::net::stream::{Dropped, Flushed, KERNEL_UNSENT, QueueKind, StreamConn, StreamLimits};
-use relay::net::sys::tcp_info::path_state;
 use relay::turn::time::Instant as CoreInstant;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -194,13 +194,13 @@ fn judge(name: &str, read: (Vec<(Duration, u64)>, u64), served: &Served) {
         served.most_held,
     );
     assert_eq!(responses, served.responses, "every response comes");
-    assert!(frames.len() > 50, "the client is served");
-    assert!(dropped.aged > 50, "what it cannot take is dropped");
+    assert!(frames.len() > 200, "the client is served at its own pace");
+    assert!(dropped.aged > 200, "what it cannot take is dropped");
     assert!(served.most_queued <= 128 * 1024 && served.most_held <= 256 * 1024);
     // Idle machines have 110 ms and 140 ms here, and a queue that only fills has a second and rises: the bounds leave room
     // for a busy machine, whose reader is late itself. The exact ones are held in virtual time (`net::stream::tests`).
     assert!(at(0.5) < Duration::from_millis(400), "p50 {:?}", at(0.5));
-    assert!(at(0.99) < Duration::from_millis(900), "p99 {:?}", at(0.99));
+    assert!(at(0.99) < Duration::from_millis(600), "p99 {:?}", at(0.99));
 }
 
 //= XPORT-18

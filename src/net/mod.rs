@@ -6,7 +6,9 @@
 #[cfg(feature = "dtls")]
 pub mod dtls;
 pub mod stream;
-pub mod sys;
+pub(crate) mod sys;
 pub mod tcp;
 pub mod tls;
 pub mod udp;
+
+pub use self::sys::tcp_info::path_state;

@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 
 use super::handover::StreamHandover;
 use super::link::{Name, next_generation};
+use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
 use crate::net::sys::epoll::{Epoll, Interest};
-use crate::net::sys::tcp_info;
 use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple};
 
@@ -45,7 +45,7 @@ impl Stream {
     pub(super) fn flush(&mut self, now: Instant) -> Result<Flushed, StreamError> {
         // A kernel that does not tell leaves the queue's own age to go by.
         if self.conn.wants_observation(now)
-            && let Ok(state) = tcp_info::path_state(self.socket.as_fd())
+            && let Ok(state) = path_state(self.socket.as_fd())
         {
             self.conn.observe(now, state);
         }

@@ -1,6 +1,6 @@
 //! The real program on loopback, seen from outside: clients over UDP, TCP, TLS and DTLS, peers, and strangers.
 
-#[path = "../support/any_certificate.rs"]
+#[path = "../../src/cli/bench/any_certificate.rs"]
 mod any_certificate;
 mod bench;
 mod client;

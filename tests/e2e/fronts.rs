@@ -159,8 +159,8 @@ fn is_refused(namespace: &crate::lab::Namespace) -> bool {
     };
     match namespace.within(attempt) {
         Ok(read) => read == 0,
-        // A connection may be reset before it is noticed that it was made. Silence would be neither answer nor refusal.
-        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        // It may be closed before the header is out. That nobody listens, or that nothing is said, would be no refusal.
+        Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
     }
 }
 
@@ -239,7 +239,6 @@ fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
     let before = running.call_page("sample", &[]);
 
     let attack = Attack::start(&lab);
-    // What a busy machine does to one call is not the relay's; what these connections do would be done to each.
     let setups: Vec<Duration> = (0..3)
         .map(|_| {
             janus.attach();
@@ -255,18 +254,18 @@ fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
 
     let sample = running.call_page("sample", &[]);
     assert_eq!(sample["state"], "connected", "{sample:#}");
-    // A machine this busy may lose one on the way to the relay; a thousand connections that cost media anything lose many.
-    let lost = |sample: &Value| sample["packetsLost"].as_i64().expect("a number");
-    assert!(
-        lost(&sample) <= lost(&before) + 1,
-        "{before:#} {sample:#}\n{}",
+    assert_eq!(
+        sample["packetsLost"],
+        before["packetsLost"],
+        "{sample:#}
+{}",
         relay.losses()
     );
     assert!(opened >= 1000, "{opened} connections are no attack");
     let evicted = relay.metric("relay_connections_total{outcome=\"evicted\"}");
     assert!(evicted > 0.0, "none had to give way");
     assert!(
-        setups.iter().any(|&setup| setup < SETUP),
+        setups.iter().all(|&setup| setup < SETUP),
         "calls took {setups:?} to set up"
     );
     eprintln!("calls set up in {setups:?} while {opened} connections were opened, {evicted} of them evicted");

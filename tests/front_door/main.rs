@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper that fails is a test that fails")]
 
-#[path = "../support/any_certificate.rs"]
+#[path = "../../src/cli/bench/any_certificate.rs"]
 mod any_certificate;
 mod caps;
 mod exhaustion;

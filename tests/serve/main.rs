@@ -1,6 +1,6 @@
 //! The real program on loopback: start, service, reload, end.
 
-#[path = "../support/any_certificate.rs"]
+#[path = "../../src/cli/bench/any_certificate.rs"]
 mod any_certificate;
 mod changes;
 #[path = "../support/dtls_client.rs"]

@@ -11,11 +11,13 @@
 //! media        packets through allocations: rates, shapes, slow readers
 //! packet       framing and time stamps
 //! allocations  handshakes a second, and what an idle allocation takes
+//! certificate  a TLS client that takes any server (any_certificate)
 //! process      CPU time, memory and descriptors of the server
 //! report       figures as a table or as JSON
 //! ```
 
 mod allocations;
+mod any_certificate;
 mod certificate;
 mod client;
 mod flow;

@@ -11,7 +11,7 @@ pub(crate) mod dtls;
 pub(crate) mod epoll;
 pub(crate) mod message;
 pub(crate) mod options;
-pub mod tcp_info;
+pub(crate) mod tcp_info;
 
 use std::io;
 

@@ -1,5 +1,4 @@
-//! A TLS client's verifier for servers that made their certificate themselves: what the certificate says is tested where
-//! certificates are.
+//! A TLS verifier for servers that made their certificate themselves. The tests that are TLS clients include this file, too.
 
 use std::sync::Arc;
 
