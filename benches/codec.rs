@@ -2,13 +2,14 @@
 
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use relay::wire::attribute::{self, AttributeType};
+use relay::wire::channel_data;
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::{self, MessageWriter};
-use relay::wire::{channel_data, framing};
 
 const ID: TransactionId = TransactionId(*b"transaction!");
 const REALM: &str = "turn.example.org";
@@ -134,22 +135,9 @@ fn data_carriers(c: &mut Criterion) {
     });
 }
 
-fn stream(c: &mut Criterion) {
-    let mut frame = vec![0; 1204];
-    channel_data::emit_header(0x4001, 1200, &mut frame);
-    let stream = frame.repeat(50);
-    let mut group = c.benchmark_group("framing");
-    group.throughput(Throughput::Elements(50));
-    group.bench_function("fifty_channel_data", |b| {
-        b.iter(|| {
-            let mut rest = black_box(&stream[..]);
-            while let Ok(framing::Framing::Message(len)) = framing::next_frame(rest) {
-                rest = &rest[len..];
-            }
-            rest.len()
-        });
-    });
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(1));
+    targets = binding, refresh, data_carriers
 }
-
-criterion_group!(benches, binding, refresh, data_carriers, stream);
 criterion_main!(benches);

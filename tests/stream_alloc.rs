@@ -10,71 +10,15 @@
 
 #[path = "support/counting_allocator.rs"]
 mod counting_allocator;
+#[path = "support/stream_rounds.rs"]
+mod stream_rounds;
 
-use std::io::{self, IoSlice, Read, Write};
-use std::sync::Arc;
+use std::io::Write as _;
 
 use counting_allocator::allocations;
-use relay::net::stream::{Flushed, QueueKind, StreamConn, StreamLimits};
+use relay::net::stream::{StreamConn, StreamLimits};
 use relay::turn::time::Instant;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-
-/// Application data of one frame.
-const DATA: [u8; 1200] = [7; 1200];
-const HEADER: [u8; 4] = [0x40, 0x00, 0x04, 0xB0];
-/// Frames of one round.
-const FRAMES: usize = 50;
-
-/// Bytes to be read, in pieces as a socket would give them; what is written is thrown away, and taken in pieces too.
-struct Socket<'a> {
-    incoming: &'a [u8],
-    per_read: usize,
-    per_write: usize,
-}
-
-impl Read for Socket<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = self.incoming.len().min(self.per_read).min(buf.len());
-        let (now, later) = self.incoming.split_at(len);
-        buf[..len].copy_from_slice(now);
-        self.incoming = later;
-        if len == 0 {
-            Err(io::ErrorKind::WouldBlock.into())
-        } else {
-            Ok(len)
-        }
-    }
-}
-
-impl Write for Socket<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        Ok(buf.len().min(self.per_write))
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(bufs.iter().map(|buf| buf.len()).sum::<usize>().min(self.per_write))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// One round: everything in, everything out. Returns messages taken.
-fn relay(conn: &mut StreamConn, socket: &mut Socket<'_>) -> usize {
-    let mut messages = 0;
-    while conn.receive(Instant::ZERO, socket).unwrap().bytes > 0 {
-        while conn.next_message().unwrap().is_some() {
-            messages += 1;
-        }
-    }
-    for _ in 0..FRAMES {
-        conn.queue(Instant::ZERO, QueueKind::Data, &HEADER, &DATA, 0).unwrap();
-    }
-    while conn.flush(Instant::ZERO, socket).unwrap() == Flushed::Blocked {}
-    messages
-}
+use stream_rounds::{DATA, FRAMES, HEADER, Socket, relay, tls_pair};
 
 #[test]
 fn the_counter_counts() {
@@ -169,47 +113,4 @@ fn relaying_over_tls_costs_one_allocation_per_record() {
         );
         assert!(count <= records + 5, "{count} allocations for {records} records");
     }
-}
-
-/// A client and a server after their handshake.
-fn tls_pair() -> (ClientConnection, Box<ServerConnection>) {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let certified = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(certified.cert.der().clone()).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let server = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("relay.test").unwrap()).unwrap();
-    let mut server = Box::new(ServerConnection::new(Arc::new(server)).unwrap());
-    while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
-        let mut bytes = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut bytes).unwrap();
-        }
-        let mut bytes = &bytes[..];
-        while !bytes.is_empty() {
-            server.read_tls(&mut bytes).unwrap();
-            server.process_new_packets().unwrap();
-        }
-        let mut bytes = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut bytes).unwrap();
-        }
-        let mut bytes = &bytes[..];
-        while !bytes.is_empty() {
-            client.read_tls(&mut bytes).unwrap();
-            client.process_new_packets().unwrap();
-        }
-    }
-    (client, server)
 }
