@@ -93,7 +93,9 @@ fn media_goes_from_client_to_client_in_bursts_and_in_indications() {
     let flood = figures(
         &server,
         server.plain,
-        &["media", "--shape", "flood", "-n", "2", "--window", "8"],
+        &[
+            "media", "--shape", "flood", "-n", "2", "--window", "8", "--burst", "4", "--spin",
+        ],
     );
     assert_relayed(&flood, 100);
 }
@@ -108,6 +110,8 @@ fn handshakes_and_idle_allocations_are_counted() {
         rate["server_cpu_us_per_handshake"].as_f64().is_some_and(|us| us > 0.0),
         "{rate}"
     );
+    let among_themselves = figures(&server, server.plain, &["allocations", "--pair"]);
+    assert_eq!(among_themselves["failed"], 0, "{among_themselves}");
     let hold = figures(&server, server.plain, &["hold", "-n", "50"]);
     assert_eq!(hold["fds_per_allocation"], 1.0, "a relay socket each: {hold}");
 }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
 
@@ -27,79 +27,102 @@ pub(super) fn settings(target: &Target, wish: &Common) -> Result<Settings, Failu
     })
 }
 
-/// What the clients of one thread have done.
+/// What some clients have done.
 struct Tally {
+    done: u64,
     latencies: Latencies,
     failures: BTreeMap<String, u64>,
 }
 
-/// As many handshakes as `at_once` clients can do one after the other.
-pub(super) fn rate(target: &Target, wish: &Common, at_once: u32) -> Result<Report, Failure> {
-    let settings = settings(target, wish)?;
-    let peer = SocketAddr::new(target.local, PEER_PORT);
-    // One whole handshake first: a mistake is told at once, and not once for each client.
-    handshake(&settings, target, 0, peer)?;
-    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
-    let before = wish.server_pid.map(Usage::of).transpose()?;
-    let start = Instant::now();
-    let work = |index: usize| {
-        let mut tally = Tally {
+impl Tally {
+    fn new() -> Self {
+        Self {
+            done: 0,
             latencies: Latencies::new(),
             failures: BTreeMap::new(),
-        };
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.latencies.merge(&other.latencies);
+        for (why, count) in other.failures {
+            *self.failures.entry(why).or_default() += count;
+        }
+    }
+}
+
+/// As many handshakes as `at_once` clients can do one after the other. With `pair` the peer is another allocation of the
+/// server.
+pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> Result<Report, Failure> {
+    let settings = settings(target, wish)?;
+    let mut peer = SocketAddr::new(target.local, PEER_PORT);
+    let mut other = None;
+    if pair {
+        let mut client = Client::connect(&settings, target.credential(at_once as usize)?)?;
+        peer = client.allocate()?;
+        other = Some(client);
+    }
+    // One whole handshake first: a mistake is told at once, and not once for each client.
+    handshake(&settings, target, 0, peer)?;
+    let before = Usage::of(&wish.server_pids)?;
+    let start = Instant::now();
+    let tally = together(at_once, wish.duration(), |index| {
+        handshake(&settings, target, index, peer)
+    });
+    let (elapsed, after) = (start.elapsed(), Usage::of(&wish.server_pids)?);
+    if let Some(client) = &mut other {
+        client.release()?;
+    }
+    let mut report = Report::new();
+    report
+        .text("mode", "allocations")
+        .text("transport", wish.transport.as_str())
+        .number("seconds", elapsed.as_secs_f64(), 2)
+        .count("handshakes", tally.done)
+        .number("handshakes_per_s", tally.done as f64 / elapsed.as_secs_f64(), 0)
+        .count("failed", tally.failures.values().sum())
+        .latencies(&tally.latencies);
+    if let Some((why, _)) = tally.failures.iter().max_by_key(|(_, count)| **count) {
+        report.text("most_failed_with", why);
+    }
+    if let (Some(before), Some(after)) = (before, after) {
+        let unit = Duration::from_micros(1);
+        report.usage("server_cpu_us_per_handshake", before, after, tally.done, unit);
+    }
+    Ok(report)
+}
+
+/// Has `at_once` clients do `work` again and again for `duration`.
+fn together(at_once: u32, duration: Duration, work: impl Fn(usize) -> Result<(), Failure> + Sync) -> Tally {
+    let stop = AtomicBool::new(false);
+    let client = |index| {
+        let mut tally = Tally::new();
         while !stop.load(Relaxed) {
             let begun = Instant::now();
-            match handshake(&settings, target, index, peer) {
+            match work(index) {
                 Ok(()) => {
                     tally.latencies.record(begun.elapsed());
-                    done.fetch_add(1, Relaxed);
+                    tally.done += 1;
                 }
                 Err(error) => *tally.failures.entry(error.to_string()).or_default() += 1,
             }
         }
         tally
     };
-    let tallies: Vec<Tally> = thread::scope(|scope| {
-        let work = &work;
+    let mut all = Tally::new();
+    thread::scope(|scope| {
+        let client = &client;
         let threads: Vec<_> = (0..at_once as usize)
-            .map(|index| scope.spawn(move || work(index)))
+            .map(|index| scope.spawn(move || client(index)))
             .collect();
-        wait("allocations", wish.duration());
+        wait("allocations", duration);
         stop.store(true, Relaxed);
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    });
-    let elapsed = start.elapsed();
-    let mut latencies = Latencies::new();
-    let mut failures: BTreeMap<String, u64> = BTreeMap::new();
-    for tally in tallies {
-        latencies.merge(&tally.latencies);
-        for (why, count) in tally.failures {
-            *failures.entry(why).or_default() += count;
+        for tally in threads.into_iter().filter_map(|thread| thread.join().ok()) {
+            all.add(tally);
         }
-    }
-    let done = done.into_inner();
-    let mut report = Report::new();
-    report
-        .text("mode", "allocations")
-        .text("transport", wish.transport.as_str())
-        .number("seconds", elapsed.as_secs_f64(), 2)
-        .count("handshakes", done)
-        .number("handshakes_per_s", done as f64 / elapsed.as_secs_f64(), 0)
-        .count("failed", failures.values().sum())
-        .latencies(&latencies);
-    if let Some((why, _)) = failures.iter().max_by_key(|(_, count)| **count) {
-        report.text("most_failed_with", why);
-    }
-    if let (Some(pid), Some(before)) = (wish.server_pid, before) {
-        report.usage(
-            "server_cpu_us_per_handshake",
-            before,
-            Usage::of(pid)?,
-            done,
-            Duration::from_micros(1),
-        );
-    }
-    Ok(report)
+    });
+    all
 }
 
 /// Sleeps, and shows for how long still.
@@ -133,7 +156,7 @@ fn hold_one(settings: &Settings, target: &Target, index: usize, peer: SocketAddr
 pub(super) fn hold(target: &Target, wish: &Common) -> Result<Report, Failure> {
     let settings = settings(target, wish)?;
     let peer = SocketAddr::new(target.local, PEER_PORT);
-    let usage = || wish.server_pid.map(Usage::of).transpose();
+    let usage = || Usage::of(&wish.server_pids);
     // What the server takes for its first client is not what it takes for each. That client stays until the end:
     // the server closes a relay socket after it has answered, and would be caught with one too many.
     let mut first = hold_one(&settings, target, 0, peer)?;

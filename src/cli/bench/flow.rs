@@ -87,6 +87,10 @@ pub(super) struct Flow {
     pub(super) rate: Option<f64>,
     /// Packets under way where there is no rate.
     pub(super) window: u64,
+    /// Packets of a flow in a row.
+    pub(super) burst: u32,
+    /// Never sleep.
+    pub(super) spin: bool,
     pub(super) slow: Option<Slow>,
 }
 
@@ -100,6 +104,8 @@ pub(super) fn slow_reader(wish: &Common, offered: u32, read: u32, receive_buffer
         size,
         rate: Some(f64::from(offered) / 8.0 / size as f64 * f64::from(wish.allocations)),
         window: 0,
+        burst: 1,
+        spin: false,
         slow: Some(Slow {
             read: f64::from(read) / 8.0,
             receive_buffer: receive_buffer as usize,

@@ -32,7 +32,7 @@ const MOST_UNSENT: usize = 256 * 1024;
 /// Sets up the allocations, sends for the time asked for, and counts what arrives.
 pub(super) fn measure(target: &Target, wish: &Common, flow: &Flow) -> Result<Report, Failure> {
     let mut engine = Engine::set_up(target, wish, flow)?;
-    let usage = || wish.server_pid.map(Usage::of).transpose();
+    let usage = || Usage::of(&wish.server_pids);
     let idle = usage()?;
     let start = engine.clock.mono();
     engine.run(start + WARM_UP, None)?;
@@ -229,7 +229,7 @@ impl<'f> Engine<'f> {
 
     /// Sends what is due, and tells how long nothing more is.
     fn send_due(&mut self, now: Instant) -> Result<Duration, Failure> {
-        let burst = u64::from(self.flow.shape.burst());
+        let burst = u64::from(self.flow.burst);
         let lanes = self.lanes.len() as u64;
         let own = self.flow.shape.rate().map(|rate| rate * lanes as f64);
         let pause = if let Some(rate) = self.flow.rate.or(own) {
@@ -258,7 +258,7 @@ impl<'f> Engine<'f> {
     }
 
     fn send_burst(&mut self, now: Instant, lane: usize) {
-        for _ in 0..self.flow.shape.burst() {
+        for _ in 0..self.flow.burst {
             let start = self.slab.len();
             let Some(lane_now) = self.lanes.get_mut(lane) else {
                 return;
@@ -334,7 +334,7 @@ impl<'f> Engine<'f> {
         if self.flow.slow.is_some() {
             self.read_slowly(now)?;
         }
-        let wait = if pause >= Duration::from_millis(2) {
+        let wait = if pause >= Duration::from_millis(2) && !self.flow.spin {
             Duration::from_millis(1)
         } else {
             Duration::ZERO

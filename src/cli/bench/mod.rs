@@ -81,9 +81,10 @@ pub(crate) struct Common {
     /// How long to measure, in seconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
-    /// Process id of the server, if it runs here: reports its CPU time and memory
-    #[arg(long, value_name = "PID")]
-    server_pid: Option<u32>,
+    /// Process id of the server, if it runs here: reports its CPU time and memory. Give it again for each process that
+    /// works for it
+    #[arg(long = "server-pid", value_name = "PID")]
+    server_pids: Vec<u32>,
     /// One JSON object in place of the table
     #[arg(long)]
     json: bool,
@@ -138,6 +139,12 @@ struct Media {
     /// Packets under way at a time when there is no rate
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window: u32,
+    /// Packets of one flow in a row [default: the shape's]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    burst: Option<u32>,
+    /// Look for packets without a pause, so that no latency is our own waking up: wants a core of its own
+    #[arg(long)]
+    spin: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -147,6 +154,9 @@ struct Allocations {
     /// How many clients do so at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     at_once: u32,
+    /// With another allocation of the server as the peer, in place of an outside one
+    #[arg(long)]
+    pair: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -247,6 +257,8 @@ fn measure(config: Option<&Path>, measurement: &Measurement) -> Result<Report, F
                 size: media.size.map_or(media.shape.size(), usize::from),
                 rate: media.rate.map(f64::from),
                 window: media.window.into(),
+                burst: media.burst.unwrap_or(media.shape.burst()),
+                spin: media.spin,
                 slow: None,
             };
             media::measure(&target, &media.common, &flow)
@@ -263,7 +275,7 @@ fn measure(config: Option<&Path>, measurement: &Measurement) -> Result<Report, F
                 &flow::slow_reader(&slow.common, slow.offered, slow.read, slow.receive_buffer),
             )
         }
-        Measurement::Allocations(wish) => allocations::rate(&target, &wish.common, wish.at_once),
+        Measurement::Allocations(wish) => allocations::rate(&target, &wish.common, wish.at_once, wish.pair),
         Measurement::Hold(common) => allocations::hold(&target, common),
     }
 }

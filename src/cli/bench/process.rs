@@ -1,14 +1,14 @@
-//! What a process on this machine has used, from `/proc`.
+//! What processes on this machine have used, from `/proc`.
 
 use core::time::Duration;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-/// Readings of one process at one moment.
+/// Readings of some processes at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Usage {
-    /// CPU time of all its threads.
+    /// CPU time of all their threads.
     pub(super) cpu: Duration,
     /// Resident memory, in bytes.
     pub(super) resident: u64,
@@ -17,11 +17,24 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Reads process `pid`.
+    /// Reads the processes together; `None`: there are none to read.
     ///
     /// # Errors
-    /// It is gone, or not ours to look into.
-    pub(super) fn of(pid: u32) -> io::Result<Self> {
+    /// One is gone, or not ours to look into.
+    pub(super) fn of(pids: &[u32]) -> io::Result<Option<Self>> {
+        let mut all: Option<Self> = None;
+        for &pid in pids {
+            let one = Self::of_one(pid)?;
+            all = Some(all.map_or(one, |sum| Self {
+                cpu: sum.cpu + one.cpu,
+                resident: sum.resident + one.resident,
+                descriptors: sum.descriptors + one.descriptors,
+            }));
+        }
+        Ok(all)
+    }
+
+    fn of_one(pid: u32) -> io::Result<Self> {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let mut cpu = 0_u64;
         for thread in fs::read_dir(folder.join("task"))? {
@@ -54,8 +67,12 @@ mod tests {
 
     #[test]
     fn this_process_uses_something() {
-        let usage = Usage::of(std::process::id()).unwrap();
+        let this = std::process::id();
+        let usage = Usage::of(&[this]).unwrap().unwrap();
         assert!(usage.resident > 100_000 && usage.descriptors >= 3, "{usage:?}");
-        assert!(Usage::of(u32::MAX).is_err());
+        let twice = Usage::of(&[this, this]).unwrap().unwrap();
+        assert!(twice.resident > usage.resident + 100_000, "{twice:?}");
+        assert!(Usage::of(&[this, u32::MAX]).is_err());
+        assert!(Usage::of(&[]).unwrap().is_none());
     }
 }
