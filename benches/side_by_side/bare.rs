@@ -1,0 +1,288 @@
+//! What the kernel allows: packets go from socket to socket with the system calls the relay uses, and nothing is asked of
+//! them. No login, no permission, no deadline, no counter; requests are answered with what clients want to hear.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+
+use relay::net::udp::{Datagram, RecvBatch, SendBatch, UdpOptions, UdpSocket};
+use relay::turn::time::Instant;
+use relay::wire::attribute::AttributeType;
+use relay::wire::channel_data;
+use relay::wire::framing::{Framing, next_frame};
+use relay::wire::message::{Class, Message, Method};
+use relay::wire::writer::MessageWriter;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+
+/// The one channel clients of `relay bench` bind.
+const CHANNEL: u16 = 0x4000;
+const BATCH: usize = 64;
+const READ: usize = 64 * 1024;
+const OPTIONS: UdpOptions = UdpOptions {
+    receive_buffer: 4 << 20,
+    send_buffer: 4 << 20,
+    offload: true,
+    errors: false,
+    traffic_class: false,
+};
+/// Whose turn it is: sockets of clients are behind these two.
+const UDP: u64 = 0;
+const LISTENER: u64 = 1;
+const RELAYS: u64 = 1 << 20;
+const STREAMS: u64 = 2 << 20;
+/// The UDP listener among the sockets that send.
+const MAIN: u32 = 0;
+
+struct Client {
+    address: SocketAddr,
+    relay: UdpSocket,
+    peer: Option<SocketAddr>,
+    stream: Option<TcpStream>,
+    /// Read, and not whole yet.
+    incoming: Vec<u8>,
+}
+
+struct Bare {
+    udp: UdpSocket,
+    /// The same socket, for answers.
+    answers: std::net::UdpSocket,
+    listener: TcpListener,
+    epoll: rustix::fd::OwnedFd,
+    clients: Vec<Client>,
+    by_address: HashMap<SocketAddr, usize>,
+    recv: RecvBatch,
+    send: SendBatch,
+    outgoing: Vec<u8>,
+}
+
+/// Relays for ever.
+pub(crate) fn run(address: &str) -> io::Result<()> {
+    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+    let udp = UdpSocket::bind(address, &OPTIONS)?;
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let mut bare = Bare {
+        answers: udp.as_fd().try_clone_to_owned()?.into(),
+        udp,
+        listener,
+        epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        clients: Vec::new(),
+        by_address: HashMap::new(),
+        recv: RecvBatch::new(BATCH),
+        send: SendBatch::new(),
+        outgoing: Vec::new(),
+    };
+    bare.watch(&bare.udp, UDP)?;
+    bare.watch(&bare.listener, LISTENER)?;
+    let mut events = Vec::with_capacity(BATCH);
+    loop {
+        events.clear();
+        epoll::wait(&bare.epoll, spare_capacity(&mut events), None)?;
+        for event in &events {
+            match event.data.u64() {
+                UDP => bare.serve_clients()?,
+                LISTENER => bare.accept()?,
+                token if token < STREAMS => bare.serve_peer((token - RELAYS) as usize)?,
+                token => bare.serve_stream((token - STREAMS) as usize)?,
+            }
+        }
+    }
+}
+
+impl Bare {
+    fn watch(&self, socket: &impl std::os::fd::AsFd, token: u64) -> io::Result<()> {
+        let token = epoll::EventData::new_u64(token);
+        Ok(epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN)?)
+    }
+
+    fn add(&mut self, address: SocketAddr, stream: Option<TcpStream>) -> io::Result<usize> {
+        let index = self.clients.len();
+        let relay = UdpSocket::bind((self.udp.local_addr().ip(), 0).into(), &OPTIONS)?;
+        self.watch(&relay, RELAYS + index as u64)?;
+        if let Some(stream) = &stream {
+            self.watch(stream, STREAMS + index as u64)?;
+        }
+        self.send.reserve_egress(index + 2);
+        self.clients.push(Client {
+            address,
+            relay,
+            peer: None,
+            stream,
+            incoming: Vec::with_capacity(2 * READ),
+        });
+        Ok(index)
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let (stream, address) = self.listener.accept()?;
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        self.add(address, Some(stream)).map(drop)
+    }
+
+    fn serve_clients(&mut self) -> io::Result<()> {
+        self.recv.clear();
+        for index in self.recv.receive(&self.udp, BATCH)? {
+            let Some(slot) = self.recv.slot(index) else { continue };
+            let known = self.by_address.get(&slot.source).copied();
+            for range in slot.datagrams() {
+                let bytes = self.recv.slab().get(range.clone()).unwrap_or_default();
+                if let (Some(peer), Ok((_, data))) = (
+                    known.and_then(|client| self.clients[client].peer),
+                    channel_data::parse(bytes),
+                ) {
+                    let data = range.start + data.start..range.start + data.end;
+                    push(&mut self.send, known.map_or(MAIN, egress), peer, &[], data);
+                } else {
+                    let request = bytes.to_vec();
+                    let client = match self.by_address.get(&slot.source) {
+                        Some(&client) => client,
+                        None => self.add(slot.source, None)?,
+                    };
+                    self.by_address.insert(slot.source, client);
+                    if let Some(answer) = self.clients[client].answer(&request) {
+                        self.answers.send_to(&answer, slot.source)?;
+                    }
+                }
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+
+    fn serve_peer(&mut self, index: usize) -> io::Result<()> {
+        let client = &mut self.clients[index];
+        self.recv.clear();
+        self.outgoing.clear();
+        let mut header = [0; channel_data::HEADER_LEN];
+        for slot in self.recv.receive(&client.relay, BATCH)? {
+            let Some(slot) = self.recv.slot(slot) else { continue };
+            for range in slot.datagrams() {
+                channel_data::emit_header(CHANNEL, range.len(), &mut header);
+                if client.stream.is_some() {
+                    self.outgoing.extend_from_slice(&header);
+                    self.outgoing.extend_from_slice(&self.recv.slab()[range]);
+                    self.outgoing.resize(self.outgoing.len().next_multiple_of(4), 0);
+                } else {
+                    push(&mut self.send, MAIN, client.address, &header, range);
+                }
+            }
+        }
+        if let Some(stream) = &mut client.stream {
+            write(stream, &self.outgoing)?;
+        }
+        self.flush();
+        Ok(())
+    }
+
+    fn serve_stream(&mut self, index: usize) -> io::Result<()> {
+        let client = &mut self.clients[index];
+        let Some(stream) = &mut client.stream else {
+            return Ok(());
+        };
+        let kept = client.incoming.len();
+        client.incoming.resize(kept + READ, 0);
+        let read = match stream.read(&mut client.incoming[kept..]) {
+            Ok(0) => return Ok(epoll::delete(&self.epoll, &*stream)?),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        client.incoming.truncate(kept + read);
+        let mut taken = 0;
+        while let Ok(Framing::Message(length)) = next_frame(&client.incoming[taken..]) {
+            let Some(frame) = client.incoming.get(taken..taken + length) else {
+                break;
+            };
+            if let (Some(peer), Ok((_, data))) = (client.peer, channel_data::parse(frame)) {
+                push(
+                    &mut self.send,
+                    egress(index),
+                    peer,
+                    &[],
+                    taken + data.start..taken + data.end,
+                );
+            } else {
+                let request = frame.to_vec();
+                if let Some(answer) = client.answer(&request) {
+                    write(client.stream.as_mut().expect("just read from"), &answer)?;
+                }
+            }
+            taken += length;
+        }
+        let (clients, main) = (&self.clients, &self.udp);
+        self.send.flush(&clients[index].incoming, Instant::ZERO, |egress| {
+            socket(clients, main, egress)
+        });
+        self.clients[index].incoming.drain(..taken);
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        let (clients, main) = (&self.clients, &self.udp);
+        self.send
+            .flush(self.recv.slab(), Instant::ZERO, |egress| socket(clients, main, egress));
+    }
+}
+
+impl Client {
+    /// Success, whatever was asked.
+    fn answer(&mut self, request: &[u8]) -> Option<Vec<u8>> {
+        let message = Message::parse(request).ok()?;
+        let method = message.method()?;
+        if let Ok(Some(peer)) = message.xor_address(AttributeType::XOR_PEER_ADDRESS) {
+            self.peer = Some(peer);
+        }
+        let mut answer = vec![0; 256];
+        let mut writer = MessageWriter::new(&mut answer, Class::Success, method, message.transaction_id());
+        if method == Method::Allocate {
+            writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, self.relay.local_addr());
+            writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, self.address);
+            writer.u32(AttributeType::LIFETIME, 600);
+        }
+        let length = writer.finish().ok()?;
+        answer.truncate(length);
+        Some(answer)
+    }
+}
+
+/// Which socket of the batch a client's relay socket is.
+fn egress(client: usize) -> u32 {
+    u32::try_from(client + 1).unwrap_or(u32::MAX)
+}
+
+fn socket<'a>(clients: &'a [Client], main: &'a UdpSocket, egress: u32) -> Option<&'a UdpSocket> {
+    match egress {
+        MAIN => Some(main),
+        other => clients.get(other as usize - 1).map(|client| &client.relay),
+    }
+}
+
+/// The batch takes more than one round of receiving brings.
+fn push(send: &mut SendBatch, egress: u32, destination: SocketAddr, header: &[u8], data: std::ops::Range<usize>) {
+    let full = send.push(&Datagram {
+        egress,
+        destination,
+        source: None,
+        tos: 0,
+        dont_fragment: false,
+        header,
+        data,
+        padding: 0,
+    });
+    debug_assert!(full.is_ok(), "a round of receiving fits");
+}
+
+/// Waits where the client does not read: the generator does.
+fn write(stream: &mut TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

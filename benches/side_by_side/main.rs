@@ -1,0 +1,40 @@
+//! The relay beside other TURN servers, with the same traffic, by turns: `benches/run`.
+//!
+//! `relay bench` is the generator, so that anybody can repeat it with what is in this repository. The server has core 0
+//! for itself and the generator core 1; every server is started anew for each measurement; the order changes from run
+//! to run. What counts is the server's CPU time per packet, which other load on the machine hardly moves.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that talks to whoever started it"
+)]
+
+mod bare;
+mod suite;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // Cargo adds `--bench`.
+    let words: Vec<String> = std::env::args().filter(|word| word != "--bench").collect();
+    let result = match words.get(1).map(String::as_str) {
+        None => {
+            println!("side_by_side takes minutes and wants a quiet machine: start it with benches/run");
+            Ok(())
+        }
+        Some(suite::BARE) => {
+            bare::run(words.get(2).map_or("127.0.0.1:3478", String::as_str)).map_err(|e| e.to_string())
+        }
+        Some(_) => suite::run(&suite::Options::parse_from(words.get(1..).unwrap_or_default())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("side_by_side: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
