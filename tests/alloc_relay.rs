@@ -12,6 +12,8 @@ mod dtls_client;
 #[path = "support/dtls_shard.rs"]
 #[cfg(feature = "dtls")]
 mod dtls_shard;
+#[path = "support/http3_shard.rs"]
+mod http3_shard;
 mod shard_support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -150,6 +152,29 @@ fn between(a: &mut Client, b: &mut Client, (relayed_a, relayed_b): (SocketAddr, 
     })
 }
 
+/// A flow of QUIC; what a connection ID is does not matter once the client has named one.
+fn over_http3() -> u64 {
+    let (backend, client) = (Peer::new(), Peer::new());
+    let http3 = Some(http3_shard::passed_to(backend.addr(), |_| {}));
+    let server = http3_shard::start_http3_with(1, "127.0.0.1:0", ShardConfig { http3, ..config() });
+    let mut long = [&[0xC0, 0, 0, 0, 1, 8][..], b"whatever", &[8], b"whatever"].concat();
+    long.resize(1200, 0);
+    client.send(server.udp, &long);
+    let (_, flow) = backend.recv();
+    backend.send(flow, &long);
+    client.recv();
+    allocations_of(|i| {
+        let data = [&[0x40][..], b"whatever", &pattern(size(i), i)].concat();
+        for _ in 0..3 {
+            client.send(server.udp, &data);
+            backend.send(flow, &data);
+        }
+        for _ in 0..3 {
+            assert_eq!((backend.recv().0, client.recv().0), (data.clone(), data.clone()));
+        }
+    })
+}
+
 /// The counter itself: an allocation of a thread that counts is seen, one of another is not.
 fn check_the_counter() {
     let allocate = || drop(std::hint::black_box(vec![1u8; 100]));
@@ -187,6 +212,8 @@ fn a_relayed_packet_allocates_nothing_once_warm() {
         assert_eq!(over_channel(&mut dtls_shard::client(&one)), 0, "DTLS, channel");
         assert_eq!(over_indications(&mut dtls_shard::client(&one)), 0, "DTLS, indications");
     }
+
+    assert_eq!(over_http3(), 0, "QUIC");
 
     let two = server(2);
     let mut a = two.client();

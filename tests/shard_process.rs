@@ -2,12 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
 
+#[path = "support/http3_shard.rs"]
+mod http3_shard;
 mod shard_support;
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use relay::shard::ShardConfig;
+use http3_shard::{passed_to, start_http3};
+use relay::shard::counters::{Http3Drop, Http3End};
+use relay::shard::{Http3Config, ShardConfig};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -40,6 +45,40 @@ impl Drop for Hoard {
         self.files.clear();
         setrlimit(Resource::Nofile, self.limit).unwrap();
     }
+}
+
+/// Of this process.
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn without_descriptors_no_http3_flow_begins_and_one_that_ends_gives_its_own_back() {
+    let _alone = DESCRIPTORS.lock();
+    let backend = Peer::new();
+    let soon = |config: &mut Http3Config| config.handshake_timeout = Duration::from_secs(1);
+    let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), soon)));
+    let udp = server.udp;
+    let client = Peer::new();
+    let mut initial = vec![0xC0, 0, 0, 0, 1, 8];
+    initial.resize(1200, 0);
+
+    let hoard = Hoard::take();
+    client.send(udp, &initial);
+    server.eventually("there is no socket", |s| {
+        s.stat(|c| c.http3_dropped[Http3Drop::NoSocket as usize].get()) == 1
+    });
+    drop(hoard);
+    assert_eq!(server.stat(|s| s.http3_flows.get()), 0);
+
+    let before = open_files();
+    client.send(udp, &initial);
+    assert_eq!(backend.recv().0, initial);
+    server.eventually("it is forgotten", |s| {
+        s.stat(|c| c.http3_ended[Http3End::Unproven as usize].get()) == 1
+    });
+    // Another test may have some of its own for a moment.
+    server.eventually("its descriptor is back", |_| open_files() <= before);
 }
 
 #[test]
@@ -80,7 +119,7 @@ fn without_descriptors_peers_wait_to_be_accepted_and_the_worker_does_not_turn_fo
     let hoard = Hoard::take();
     peer.connect(&relayed.into()).unwrap();
     let turns = server.stat(|s| s.turns.get());
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     let turns = server.stat(|s| s.turns.get()) - turns;
     let exhausted = server.stat(|s| s.relay_exhausted.get());
     drop(hoard);

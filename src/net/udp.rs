@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub use self::receive::{Datagrams, RecvBatch, Slot};
 pub use self::send::{Datagram, Full, SendBatch, SendError, SendStats};
@@ -96,7 +96,32 @@ impl UdpSocket {
         (0..count).map(|_| Self::open(addr, options, true)).collect()
     }
 
+    /// Binds any port of this machine and hears `peer` alone from then on. What others have sent in between, the caller
+    /// has to tell by its source.
+    ///
+    /// # Errors
+    /// As [`Self::bind`], and where no route leads to `peer`.
+    pub fn connect(peer: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
+        let socket = Self::prepare(peer, options)?;
+        socket.connect(&peer.into())?;
+        Self::finish(socket, None, options)
+    }
+
     fn open(addr: SocketAddr, wanted: &UdpOptions, shared: bool) -> io::Result<Self> {
+        let socket = Self::prepare(addr, wanted)?;
+        if shared {
+            socket.set_reuse_port(true)?;
+        }
+        if addr.ip().is_unspecified() {
+            options::set_packet_info(socket.as_fd(), addr.is_ipv6())?;
+        }
+        socket.bind(&addr.into())?;
+        // A port given is the port bound; asking the kernel again would be one more system call per allocation.
+        Self::finish(socket, (addr.port() != 0).then_some(addr), wanted)
+    }
+
+    /// A socket for the family of `addr`, neither bound nor connected.
+    fn prepare(addr: SocketAddr, wanted: &UdpOptions) -> io::Result<Socket> {
         let ipv6 = addr.is_ipv6();
         let socket = Socket::new(
             Domain::for_address(addr),
@@ -106,9 +131,6 @@ impl UdpSocket {
         if ipv6 {
             socket.set_only_v6(true)?;
         }
-        if shared {
-            socket.set_reuse_port(true)?;
-        }
         // The system's maximum may cut these; the effective size is no reason not to serve.
         if wanted.receive_buffer > 0 {
             let _ = socket.set_recv_buffer_size(wanted.receive_buffer);
@@ -117,24 +139,23 @@ impl UdpSocket {
             let _ = socket.set_send_buffer_size(wanted.send_buffer);
         }
         options::set_dont_fragment(socket.as_fd(), ipv6, false)?;
-        if addr.ip().is_unspecified() {
-            options::set_packet_info(socket.as_fd(), ipv6)?;
-        }
         if wanted.errors {
             options::set_receive_errors(socket.as_fd(), ipv6)?;
         }
         if wanted.traffic_class {
             options::set_receive_traffic_class(socket.as_fd(), ipv6)?;
         }
-        socket.bind(&addr.into())?;
-        // A port given is the port bound; asking the kernel again would be one more system call per allocation.
-        let local = if addr.port() == 0 {
-            socket
+        Ok(socket)
+    }
+
+    /// `local` is where it is bound, if that is known.
+    fn finish(socket: Socket, local: Option<SocketAddr>, wanted: &UdpOptions) -> io::Result<Self> {
+        let local = match local {
+            Some(local) => local,
+            None => socket
                 .local_addr()?
                 .as_socket()
-                .ok_or_else(|| io::Error::other("no IP socket"))?
-        } else {
-            addr
+                .ok_or_else(|| io::Error::other("no IP socket"))?,
         };
         let gro = wanted.offload && options::set_gro(socket.as_fd()).is_ok();
         // The same for every socket, so the kernel is asked once, not once per allocation.
@@ -166,6 +187,11 @@ impl UdpSocket {
     /// Whether several datagrams may leave as one.
     pub fn uses_gso(&self) -> bool {
         self.gso.get().limit > 0
+    }
+
+    /// Takes the error pending on a socket that does not queue them; `None` when there is none.
+    pub fn take_pending(&self) -> Option<io::Error> {
+        SockRef::from(&self.fd).take_error().ok()?
     }
 
     /// Takes one ICMP error off the queue; `None` when there is none.

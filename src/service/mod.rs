@@ -14,6 +14,7 @@ pub mod first_run;
 pub mod follow;
 pub mod front_door;
 pub mod health;
+mod http3;
 pub mod http_server;
 pub mod log;
 pub mod metrics;

@@ -312,6 +312,7 @@ fn shard_config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<Shar
             ..StreamLimits::default()
         },
         idle_timeout: stream.idle_timeout,
+        http3: super::http3::config(settings),
         relay: UdpOptions {
             receive_buffer: settings.udp.relay_buffer,
             send_buffer: settings.udp.relay_buffer,

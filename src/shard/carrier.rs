@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::counters::ShardCounters;
+use super::link::Name;
 use super::sockets::Sockets;
 use crate::net::sys::epoll::Epoll;
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
@@ -137,6 +138,20 @@ impl Carrier {
         let socket = self.sockets.detach(epoll, id)?;
         self.stats.relay_sockets.sub(1);
         Some(socket)
+    }
+
+    /// Opens the socket of an HTTP/3 flow, to be known by `name`.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Name, backend: SocketAddr) -> io::Result<()> {
+        self.sockets.open_flow(epoll, slot, name, backend)
+    }
+
+    /// Closes the socket of an HTTP/3 flow, as [`Self::close`] does a relay socket.
+    pub(super) fn close_flow(&mut self, now: Instant, slot: u32) {
+        self.flush(now);
+        self.sockets.close_flow(slot);
     }
 
     /// Closes a relay socket, after sending what it still has to send: the batch names sockets by number, and the next

@@ -73,6 +73,44 @@ closed_set! {
     }
 }
 
+closed_set! {
+    /// Why an HTTP/3 flow ended.
+    Http3End {
+        /// Nothing came for too long.
+        Idle => "idle",
+        /// Its client did not show in time that it hears the backend: forged, gone, or the backend does not answer.
+        Unproven => "unproven",
+        /// Too many flows: the oldest without proof gave way.
+        Displaced => "displaced",
+        /// Its client has an allocation now.
+        Allocation => "allocation",
+        /// There was no socket for it.
+        Failed => "failed",
+        /// The server is stopping.
+        Shutdown => "shutdown",
+    }
+}
+
+closed_set! {
+    /// Why a datagram of QUIC went nowhere.
+    Http3Drop {
+        /// Would begin a flow: there are too many.
+        TooMany => "too_many",
+        /// The same, from its source.
+        TooManyFromSource => "too_many_from_source",
+        /// Would begin a flow: too many begin.
+        TooFast => "too_fast",
+        /// Would begin a flow: the backend's name leads nowhere.
+        NoBackend => "no_backend",
+        /// Would begin a flow: there is no socket for it.
+        NoSocket => "no_socket",
+        /// From the backend: too much for a client that has proved nothing (RFC 9000 §8.1).
+        Unproven => "unproven",
+        /// At a flow's socket, and not from the backend.
+        Stranger => "stranger",
+    }
+}
+
 /// Upper bounds of [`Histogram`]'s buckets, in milliseconds; one bucket more holds the rest.
 pub const AGE_BUCKETS_MS: [u64; 10] = [1, 5, 10, 25, 50, 75, 100, 150, 250, 500];
 
@@ -184,6 +222,22 @@ pub struct ShardCounters {
     pub dtls_closed: [Cell; DtlsClose::ALL.len()],
     /// Datagrams of DTLS that went nowhere, by [`DtlsDrop`].
     pub dtls_dropped: [Cell; DtlsDrop::ALL.len()],
+    /// HTTP/3 flows (gauge).
+    pub http3_flows: Cell,
+    /// Of these, those whose client has not shown that it hears the backend (gauge).
+    pub http3_unproven: Cell,
+    /// HTTP/3 flows that began.
+    pub http3_began: Cell,
+    /// HTTP/3 flows that ended, by [`Http3End`].
+    pub http3_ended: [Cell; Http3End::ALL.len()],
+    /// Datagrams passed on to the HTTP/3 backend, and to clients.
+    pub http3_datagrams: [Cell; 2],
+    /// Bytes in them.
+    pub http3_bytes: [Cell; 2],
+    /// Datagrams that went nowhere, by [`Http3Drop`].
+    pub http3_dropped: [Cell; Http3Drop::ALL.len()],
+    /// ICMP errors from where the HTTP/3 backend should be.
+    pub http3_backend_errors: Cell,
     /// Age of the oldest application data whenever a slow stream can be written again.
     pub stream_queue_age: Histogram,
 }
@@ -215,6 +269,11 @@ impl ShardCounters {
     #[cfg(feature = "dtls")]
     pub(super) fn dtls_drop(&self, reason: DtlsDrop) {
         self.dtls_dropped[reason as usize].add(1);
+    }
+
+    /// Counts a datagram of QUIC that went nowhere.
+    pub(super) fn http3_drop(&self, reason: Http3Drop) {
+        self.http3_dropped[reason as usize].add(1);
     }
 
     /// Counts a stream nobody took.

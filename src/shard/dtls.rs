@@ -8,20 +8,18 @@ mod io;
 
 use std::collections::VecDeque;
 use std::io as std_io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
+use super::caps::{Caps, Unit};
 use super::link::{Name, next_generation};
 use crate::net::dtls::{Association, Endpoint, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext};
-use crate::turn::limits::Source;
-use crate::turn::quota::CountMap;
 use crate::turn::time::Instant;
-use crate::turn::types::{Client, FiveTuple};
+use crate::turn::types::{Client, FiveTuple, Transport};
 
 /// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that again.
 const PENDING: usize = 16;
@@ -60,62 +58,6 @@ impl DtlsConfig {
             handshake_timeout: Duration::from_secs(10),
             quick_retransmission: false,
         }
-    }
-}
-
-/// How many associations all shards have.
-#[derive(Debug)]
-struct Counts {
-    total: AtomicU32,
-    sources: CountMap<Source>,
-}
-
-/// Associations of all shards, counted when one begins or ends.
-#[derive(Clone, Debug)]
-pub(super) struct Caps(Arc<Counts>);
-
-impl Caps {
-    /// `seed` is not to be guessed.
-    pub(super) fn new(seed: u64) -> Self {
-        Self(Arc::new(Counts {
-            total: AtomicU32::new(0),
-            sources: CountMap::new(seed),
-        }))
-    }
-
-    fn take(&self, client: IpAddr, config: &DtlsConfig) -> Option<Unit> {
-        let below = |n| (n < config.associations).then_some(n + 1);
-        self.0.total.fetch_update(Relaxed, Relaxed, below).ok()?;
-        let mut unit = Unit {
-            counts: Arc::clone(&self.0),
-            source: None,
-        };
-        let source = Source::from(client);
-        if !self.0.sources.take(&source, config.associations_per_ip) {
-            return None;
-        }
-        unit.source = Some(source);
-        Some(unit)
-    }
-
-    fn is_full(&self, config: &DtlsConfig) -> bool {
-        self.0.total.load(Relaxed) >= config.associations
-    }
-}
-
-/// One association's share; goes back when dropped.
-#[derive(Debug)]
-struct Unit {
-    counts: Arc<Counts>,
-    source: Option<Source>,
-}
-
-impl Drop for Unit {
-    fn drop(&mut self) {
-        if let Some(source) = &self.source {
-            self.counts.sources.give_back(source);
-        }
-        self.counts.total.fetch_sub(1, Relaxed);
     }
 }
 
@@ -200,6 +142,11 @@ impl Dtls {
     /// Whether there is no association at all.
     pub(super) fn is_empty(&self) -> bool {
         self.by_five_tuple.is_empty()
+    }
+
+    /// Whether a client has an association, over UDP as `five_tuple` has it.
+    pub(super) fn knows(&self, five_tuple: &FiveTuple) -> bool {
+        self.by_five_tuple.contains_key(&over_dtls(five_tuple))
     }
 
     /// Slots are below this.
@@ -303,6 +250,14 @@ impl Dtls {
         peer.retransmit_at = peer.association.timeout().map(|left| now + left);
         let at = peer.retransmit_at;
         self.next_timer = self.next_timer.into_iter().chain(at).min();
+    }
+}
+
+/// The same client, by what it speaks.
+fn over_dtls(five_tuple: &FiveTuple) -> FiveTuple {
+    FiveTuple {
+        transport: Transport::Dtls,
+        ..*five_tuple
     }
 }
 

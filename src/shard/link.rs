@@ -1,15 +1,16 @@
 //! How a shard names its sockets: in `turn::types::Link`, and in what epoll hands back.
 //!
 //! ```text
-//! 63..61 kind | 60..32 generation | 31..0 slot
+//! 63..60 kind | 59..32 generation | 31..0 slot
 //! ```
 //! A slot is reused; its generation tells whether a name still means what it meant when it was given out. What belongs to
 //! a peer connection is named by its CONNECTION-ID, which is never reused while anything remembers it.
 
 use crate::turn::types::{AllocationId, ConnectionId, Family, Link, RelayId};
 
-const GENERATION_BITS: u32 = 29;
+const GENERATION_BITS: u32 = 28;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+const KIND_SHIFT: u32 = 32 + GENERATION_BITS;
 
 /// Something with a file descriptor, or behind one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,13 @@ pub(super) enum Name {
     Peer(ConnectionId),
     /// The client's side of one.
     PeerClient(ConnectionId),
+    /// The socket of an HTTP/3 flow that leads to the backend.
+    Http3 {
+        /// Slot.
+        slot: u32,
+        /// Generation.
+        generation: u32,
+    },
 }
 
 impl Name {
@@ -64,15 +72,16 @@ impl Name {
             Self::TcpRelay { slot, generation } => (5, generation, slot),
             Self::Peer(ConnectionId(id)) => (6, 0, id),
             Self::PeerClient(ConnectionId(id)) => (7, 0, id),
+            Self::Http3 { slot, generation } => (8, generation, slot),
         };
-        (kind << 61) | (((generation & GENERATION_MASK) as u64) << 32) | slot as u64
+        (kind << KIND_SHIFT) | (((generation & GENERATION_MASK) as u64) << 32) | slot as u64
     }
 
     /// From an epoll token.
     pub(super) const fn from_token(token: u64) -> Self {
         let slot = token as u32;
         let generation = (token >> 32) as u32 & GENERATION_MASK;
-        match token >> 61 {
+        match token >> KIND_SHIFT {
             0 => Self::Listener(slot),
             1 => Self::Relay { slot, generation },
             2 => Self::Stream { slot, generation },
@@ -80,6 +89,7 @@ impl Name {
             5 => Self::TcpRelay { slot, generation },
             6 => Self::Peer(ConnectionId(slot)),
             7 => Self::PeerClient(ConnectionId(slot)),
+            8 => Self::Http3 { slot, generation },
             _ => Self::Waker,
         }
     }
@@ -145,6 +155,10 @@ mod tests {
             },
             Name::Peer(ConnectionId(u32::MAX)),
             Name::PeerClient(ConnectionId(0)),
+            Name::Http3 {
+                slot: 1,
+                generation: GENERATION_MASK,
+            },
         ] {
             assert_eq!(Name::from_token(name.token()), name);
             assert_eq!(Name::from_link(name.link()), name);

@@ -2,8 +2,10 @@
 
 use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use crate::turn::output::Event;
+use crate::turn::time::Instant;
 use crate::turn::types::RelayedAddr;
 
 /// How much of a client's address a log line shows.
@@ -19,12 +21,12 @@ pub enum LogClient {
 }
 
 impl LogClient {
-    const fn show(self, addr: SocketAddr) -> Shown {
+    pub(super) const fn show(self, addr: SocketAddr) -> Shown {
         Shown { addr, how: self }
     }
 }
 
-struct Shown {
+pub(super) struct Shown {
     addr: SocketAddr,
     how: LogClient,
 }
@@ -41,6 +43,24 @@ impl fmt::Display for Shown {
             }
             (LogClient::Off, _) => f.write_str("-"),
         }
+    }
+}
+
+/// Time between two lines of a kind that strangers, or their number, can cause.
+const APART: Duration = Duration::from_secs(60);
+
+/// Lets one line a minute through.
+#[derive(Debug, Default)]
+pub(super) struct Seldom(Option<Instant>);
+
+impl Seldom {
+    /// Whether this one may be told.
+    pub(super) fn may(&mut self, now: Instant) -> bool {
+        let may = self.0.is_none_or(|at| now - at >= APART);
+        if may {
+            self.0 = Some(now);
+        }
+        may
     }
 }
 

@@ -12,8 +12,10 @@
 //! link       names of sockets              clock      the only place that reads one
 //! handoff    allocations between shards    handover   streams that change hands
 //! log        lines for the operator        counters   what is counted
+//! http3      QUIC for a web server         caps       how many of a kind all shards may have
 //! ```
 
+mod caps;
 mod carrier;
 pub mod clock;
 pub mod counters;
@@ -22,6 +24,7 @@ mod deliver;
 mod dtls;
 mod handoff;
 pub mod handover;
+mod http3;
 mod link;
 mod log;
 mod mailbox;
@@ -40,6 +43,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+#[cfg(feature = "dtls")]
+use self::caps::Caps;
 use self::carrier::Carrier;
 use self::clock::Clock;
 pub use self::counters::ShardCounters;
@@ -49,6 +54,9 @@ use self::dtls::Dtls;
 pub use self::dtls::DtlsConfig;
 use self::handover::HandoverSender;
 pub use self::handover::StreamHandover;
+use self::http3::{Http3, Http3Shared};
+pub use self::http3::{Http3Config, SharedBackend};
+use self::log::Seldom;
 pub use self::log::{LogClient, log as log_event};
 use self::pace::Pace;
 pub use self::sockets::Listener;
@@ -78,6 +86,8 @@ pub struct ShardConfig {
     /// TURN over DTLS; `None`: not served.
     #[cfg(feature = "dtls")]
     pub dtls: Option<DtlsConfig>,
+    /// QUIC for a web server behind this one; `None`: there is none.
+    pub http3: Option<Http3Config>,
     /// How relay sockets are set up.
     pub relay: UdpOptions,
     /// Receive slots of a shard, 64 KiB each: what it takes in before it sends.
@@ -99,6 +109,7 @@ impl Default for ShardConfig {
             idle_timeout: Duration::from_secs(10),
             #[cfg(feature = "dtls")]
             dtls: None,
+            http3: None,
             relay: UdpOptions {
                 // The memory is used only while packets wait in it; the system's maximum may be lower.
                 receive_buffer: 1 << 20,
@@ -180,7 +191,8 @@ impl Shards {
         let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
         let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
         #[cfg(feature = "dtls")]
-        let dtls_caps = dtls::Caps::new(u64::from_ne_bytes(random_seed()?));
+        let dtls_caps = Caps::new(u64::from_ne_bytes(random_seed()?));
+        let http3_shared = Http3Shared::new(u64::from_ne_bytes(random_seed()?));
         let (handover_to, handovers) = handover::channels(HANDOVERS, &wakers);
         let mut all = Self {
             shards: Vec::new(),
@@ -204,6 +216,7 @@ impl Shards {
                 random: random_seed()?,
                 #[cfg(feature = "dtls")]
                 dtls_caps: dtls_caps.clone(),
+                http3_shared: http3_shared.clone(),
                 listeners: listeners.into_iter().map(Into::into).collect(),
                 inlets: Inlets {
                     control: control_rx,
@@ -323,7 +336,8 @@ struct Seed {
     shared: Arc<Shared>,
     random: [u8; 32],
     #[cfg(feature = "dtls")]
-    dtls_caps: dtls::Caps,
+    dtls_caps: Caps,
+    http3_shared: Http3Shared,
     listeners: Vec<Listener>,
     inlets: Inlets,
     mail_to: Vec<Option<mailbox::Sender>>,
@@ -379,6 +393,7 @@ impl Seed {
             random,
             #[cfg(feature = "dtls")]
             dtls_caps,
+            http3_shared,
             listeners,
             inlets,
             mail_to,
@@ -395,7 +410,12 @@ impl Seed {
         #[cfg(not(feature = "dtls"))]
         let dtls = None;
         let server = Server::new(turn, shared, index, random, Arc::clone(&counters));
-        let sockets = Sockets::new(listeners, config.relay);
+        let http3 = match config.http3 {
+            Some(config) => Some(Http3::new(config, http3_shared, u64::from_ne_bytes(random_seed()?))),
+            None => None,
+        };
+        let most_flows = http3.as_ref().map_or(0, Http3::most_flows);
+        let sockets = Sockets::new(listeners, most_flows, config.relay);
         let now = clock.now();
         stats.heartbeat.set(now.mono.as_nanos());
         Ok(Worker {
@@ -409,6 +429,7 @@ impl Seed {
             tcp: TcpRelays::new(config.stream.write_timeout),
             streams: Streams::new(config.stream),
             dtls,
+            http3,
             departed: Vec::new(),
             inlets,
             mail_to,
@@ -423,10 +444,11 @@ impl Seed {
             packets: 0,
             turn: Duration::ZERO,
             visits: 0,
+            backends_wait: false,
             relay_batch: 0,
             next_scan: now.mono,
             scan_part: 0,
-            warned_at: None,
+            no_relay_socket: Seldom::default(),
             stop_at: None,
         })
     }

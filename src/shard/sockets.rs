@@ -18,6 +18,8 @@ pub struct Listener {
     pub plain: bool,
     /// TURN over DTLS.
     pub dtls: bool,
+    /// QUIC, for the HTTP/3 backend if there is one.
+    pub http3: bool,
 }
 
 impl From<UdpSocket> for Listener {
@@ -27,6 +29,7 @@ impl From<UdpSocket> for Listener {
             socket,
             plain: true,
             dtls: false,
+            http3: false,
         }
     }
 }
@@ -38,22 +41,28 @@ struct Relay {
     id: RelayId,
 }
 
-/// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, relay sockets behind.
+/// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, those of HTTP/3 flows, relay sockets behind.
 #[derive(Debug)]
 pub(super) struct Sockets {
     listeners: Vec<Listener>,
-    /// How many there were at the start: the numbers behind them are those of relay sockets, for ever.
+    /// How many there were at the start: the numbers behind them are those of flows, for ever.
     listener_count: usize,
+    /// By slot of the flow.
+    flows: Vec<Option<UdpSocket>>,
+    /// As many as there may ever be: the numbers behind them are those of relay sockets.
+    most_flows: usize,
     relays: Vec<Option<Relay>>,
     options: UdpOptions,
 }
 
 impl Sockets {
-    /// `options` are those of relay sockets.
-    pub(super) fn new(listeners: Vec<Listener>, options: UdpOptions) -> Self {
+    /// `options` are those of relay sockets; slots of HTTP/3 flows are below `most_flows`.
+    pub(super) fn new(listeners: Vec<Listener>, most_flows: usize, options: UdpOptions) -> Self {
         Self {
             listener_count: listeners.len(),
             listeners,
+            flows: Vec::new(),
+            most_flows,
             relays: Vec::new(),
             options,
         }
@@ -78,20 +87,32 @@ impl Sockets {
 
     /// Numbers in use are below this.
     pub(super) fn egress_count(&self) -> usize {
-        self.listener_count + self.relays.len()
+        self.first_relay() + self.relays.len()
+    }
+
+    fn first_relay(&self) -> usize {
+        self.listener_count + self.most_flows
     }
 
     /// The number of a relay socket, open or not.
     pub(super) fn relay_egress(&self, id: RelayId) -> u32 {
-        self.listener_count as u32 + relay_slot(id)
+        self.first_relay() as u32 + relay_slot(id)
+    }
+
+    /// The number of an HTTP/3 flow's socket, open or not.
+    pub(super) fn flow_egress(&self, slot: u32) -> u32 {
+        self.listener_count as u32 + slot
     }
 
     /// The socket with this number.
     pub(super) fn by_egress(&self, egress: u32) -> Option<&UdpSocket> {
         let egress = egress as usize;
-        match egress.checked_sub(self.listener_count) {
-            None => self.listeners.get(egress).map(|listener| &listener.socket),
-            Some(slot) => self.relays.get(slot)?.as_ref().map(|relay| &relay.socket),
+        if let Some(slot) = egress.checked_sub(self.first_relay()) {
+            self.relays.get(slot)?.as_ref().map(|relay| &relay.socket)
+        } else if let Some(slot) = egress.checked_sub(self.listener_count) {
+            self.flows.get(slot)?.as_ref()
+        } else {
+            self.listeners.get(egress).map(|listener| &listener.socket)
         }
     }
 
@@ -118,6 +139,38 @@ impl Sockets {
     /// The socket of listener `index`.
     pub(super) fn udp_listener(&self, index: u32) -> Option<&UdpSocket> {
         self.listener(index).map(|listener| &listener.socket)
+    }
+
+    /// The socket of the HTTP/3 flow in `slot`.
+    pub(super) fn flow(&self, slot: u32) -> Option<&UdpSocket> {
+        self.flows.get(slot as usize)?.as_ref()
+    }
+
+    /// Opens, connects and watches the socket of an HTTP/3 flow.
+    ///
+    /// # Errors
+    /// Those of the system; nothing stays open then.
+    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Name, backend: SocketAddr) -> io::Result<()> {
+        let options = UdpOptions {
+            // What is pending is asked for where it matters (`UdpSocket::take_pending`).
+            errors: false,
+            ..self.options
+        };
+        let socket = UdpSocket::connect(backend, &options)?;
+        epoll.add(socket.as_fd(), name.token(), Interest::Read)?;
+        let slot = slot as usize;
+        if self.flows.len() <= slot {
+            self.flows.resize_with(slot + 1, || None);
+        }
+        self.flows[slot] = Some(socket);
+        Ok(())
+    }
+
+    /// Closes the socket of an HTTP/3 flow.
+    pub(super) fn close_flow(&mut self, slot: u32) {
+        if let Some(socket) = self.flows.get_mut(slot as usize) {
+            *socket = None;
+        }
     }
 
     /// The relay socket in `slot`, if its generation still is `generation`.
@@ -213,17 +266,23 @@ mod tests {
 
     fn sockets() -> (Sockets, Epoll) {
         let listener = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
-        (Sockets::new(vec![listener.into()], OPTIONS), Epoll::new(8).unwrap())
+        (Sockets::new(vec![listener.into()], 3, OPTIONS), Epoll::new(8).unwrap())
     }
 
     #[test]
-    fn numbers_name_listeners_first_and_relays_behind() {
+    fn numbers_name_listeners_first_then_flows_and_relays_behind() {
         let (mut sockets, epoll) = sockets();
+        let backend = sockets.udp_listener(0).unwrap().local_addr();
+        let name = Name::Http3 { slot: 1, generation: 0 };
+        sockets.open_flow(&epoll, 1, name, backend).unwrap();
         sockets.open(&epoll, id(3, 1), "127.0.0.1:0".parse().unwrap()).unwrap();
-        assert_eq!(sockets.relay_egress(id(3, 1)), 7);
-        assert_eq!(sockets.egress_count(), 8);
-        assert!(sockets.by_egress(0).is_some() && sockets.by_egress(7).is_some());
-        assert!(sockets.by_egress(1).is_none() && sockets.by_egress(8).is_none());
+        assert_eq!((sockets.flow_egress(1), sockets.relay_egress(id(3, 1))), (2, 10));
+        assert_eq!(sockets.egress_count(), 11);
+        let open = |sockets: &Sockets| (0..12).filter(|&n| sockets.by_egress(n).is_some()).collect::<Vec<_>>();
+        assert_eq!(open(&sockets), [0, 2, 10]);
+        sockets.close_flow(1);
+        assert_eq!(open(&sockets), [0, 10]);
+        assert!(sockets.flow(1).is_none() && sockets.flow(9).is_none());
     }
 
     #[test]
@@ -249,7 +308,7 @@ mod tests {
         let taken = sockets.udp_listener(0).unwrap().local_addr();
         let error = sockets.open(&epoll, id(0, 1), taken).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(sockets.egress_count(), 1);
+        assert_eq!(sockets.egress_count(), 4);
     }
 
     #[test]

@@ -18,8 +18,9 @@ use super::counters::ShardCounters;
 use super::dtls::Dtls;
 use super::handoff::Parcel;
 use super::handover::{HandoverSender, StreamHandover};
+use super::http3::Http3;
 use super::link::Name;
-use super::log::{self, LogClient};
+use super::log::{self, LogClient, Seldom};
 use super::mailbox;
 use super::pace::Pace;
 use super::streams::Streams;
@@ -47,8 +48,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often some of the streams are looked at for passed deadlines; all of them within [`SCAN_PARTS`] of it.
 const SCAN: Duration = Duration::from_millis(250);
 const SCAN_PARTS: u32 = 4;
-/// A relay socket that cannot be opened is worth a line in the log, but not every time.
-const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What the rest of the process tells a shard.
 #[derive(Debug)]
@@ -81,6 +80,8 @@ pub(super) struct Worker {
     pub(super) streams: Streams,
     /// `None`: not served.
     pub(super) dtls: Option<Dtls>,
+    /// `None`: there is no backend for it.
+    pub(super) http3: Option<Http3>,
     pub(super) tcp: TcpRelays,
     /// Streams whose clients are gone; the core has yet to hear of it.
     pub(super) departed: Vec<Client>,
@@ -104,11 +105,14 @@ pub(super) struct Worker {
     pub(super) turn: Duration,
     /// Reads and writes of streams in this turn.
     pub(super) visits: u64,
+    /// Something has come from an HTTP/3 backend; it waits for everything else of this turn.
+    pub(super) backends_wait: bool,
     /// Messages taken from a relay socket in this turn.
     pub(super) relay_batch: usize,
     pub(super) next_scan: Instant,
     pub(super) scan_part: u32,
-    pub(super) warned_at: Option<Instant>,
+    /// Lines about sockets for peers that cannot be had.
+    pub(super) no_relay_socket: Seldom,
     /// When a shutdown must be over.
     pub(super) stop_at: Option<Instant>,
 }
@@ -135,6 +139,9 @@ impl Worker {
                 if let Some(event) = self.epoll.event(i) {
                     self.handle_event(event);
                 }
+            }
+            if std::mem::take(&mut self.backends_wait) {
+                self.receive_backends(ready);
             }
             self.handle_timers();
             self.settle();
@@ -187,7 +194,10 @@ impl Worker {
 
     /// Whether anybody has a deadline that is looked for by scanning.
     fn has_connections(&self) -> bool {
-        self.streams.len() > 0 || !self.tcp.is_empty() || self.dtls.as_ref().is_some_and(|dtls| !dtls.is_empty())
+        self.streams.len() > 0
+            || !self.tcp.is_empty()
+            || self.dtls.as_ref().is_some_and(|dtls| !dtls.is_empty())
+            || self.http3.as_ref().is_some_and(|http3| !http3.is_empty())
     }
 
     /// Reads the clock, once per turn.
@@ -218,6 +228,7 @@ impl Worker {
             Name::Peer(id) => self.handle_peer_socket(id, event),
             Name::PeerClient(id) => self.handle_peer_client(id, event),
             name @ Name::TcpRelay { .. } => self.accept_peers(name),
+            Name::Http3 { .. } => self.backends_wait = true,
         }
     }
 
@@ -227,6 +238,7 @@ impl Worker {
         };
         let local = listener.socket.local_addr();
         let (plain, dtls) = (listener.plain, listener.dtls && self.dtls.is_some());
+        let http3 = listener.http3 && self.http3.is_some();
         for i in self
             .carrier
             .receive(|sockets| sockets.udp_listener(index), LISTENER_BATCH)
@@ -247,8 +259,12 @@ impl Worker {
                 five_tuple,
                 link: Name::Listener(index).link(),
             };
+            let mut owner = None;
             for packet in slot.datagrams() {
                 self.count_datagram();
+                if http3 && self.pass_on(&client, &packet, slot.tos, &mut owner) {
+                    continue;
+                }
                 if dtls && self.is_dtls(&packet) {
                     self.receive_dtls(index, &five_tuple, packet, slot.tos);
                 } else if plain {
@@ -295,7 +311,7 @@ impl Worker {
         }
     }
 
-    fn count_datagram(&mut self) {
+    pub(super) fn count_datagram(&mut self) {
         self.packets += 1;
         self.stats.received_datagrams.add(1);
     }
@@ -360,6 +376,7 @@ impl Worker {
             self.end_stream(slot, "shutdown");
         }
         self.end_dtls();
+        self.end_flows();
         self.settle();
         self.carrier.sockets.close_listeners();
         self.stop_at = Some(self.now.mono + timeout);
@@ -380,6 +397,10 @@ impl Worker {
             let associations = self.dtls.as_ref().map_or(0, Dtls::slots);
             for slot in (self.scan_part..associations).step_by(SCAN_PARTS as usize) {
                 self.check_dtls_deadline(slot);
+            }
+            let flows = self.http3.as_ref().map_or(0, Http3::slots);
+            for slot in (self.scan_part..flows).step_by(SCAN_PARTS as usize) {
+                self.check_flow(slot);
             }
             if self.scan_part == 0 && !self.tcp.is_empty() {
                 self.check_peers();
@@ -471,8 +492,7 @@ impl Worker {
         } else {
             self.stats.relay_open_failed.add(1);
         }
-        if self.warned_at.is_none_or(|at| self.now.mono - at >= WARN_EVERY) {
-            self.warned_at = Some(self.now.mono);
+        if self.no_relay_socket.may(self.now.mono) {
             tracing::warn!(target: "relay::shard", shard = self.index, %bind, %error, "cannot open a relay socket");
         }
     }

@@ -282,7 +282,8 @@ impl ForwardTable {
         })
     }
 
-    fn find(&mut self, five_tuple: &FiveTuple) -> Option<u32> {
+    /// The allocation of a client that has sent something, by index; remembered for its next packet.
+    pub(super) fn find(&mut self, five_tuple: &FiveTuple) -> Option<u32> {
         let same = |&index: &u32| {
             self.flows
                 .get(index as usize)

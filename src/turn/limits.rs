@@ -94,7 +94,7 @@ impl From<IpAddr> for Source {
 /// Token buckets for all sources there are, in half a megabyte.
 #[derive(Debug)]
 pub struct RateTable {
-    buckets: Box<[AtomicU64]>,
+    buckets: Box<[SharedBucket]>,
     hasher: FixedState,
 }
 
@@ -105,38 +105,44 @@ impl RateTable {
     /// Every budget whole. `seed` makes it unforeseeable which sources share a bucket.
     pub fn new(seed: u64) -> Self {
         Self {
-            buckets: (0..Self::BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            buckets: (0..Self::BUCKETS).map(|_| SharedBucket::default()).collect(),
             hasher: FixedState::with_seed(seed),
         }
     }
 
     /// Takes one token of `source`. `false`: there is none.
     pub fn admit(&self, now: Instant, source: Source, rate: Rate) -> bool {
-        admit(self.bucket(source), now, rate)
+        self.bucket(source).admit(now, rate)
     }
 
     /// Whether [`Self::admit`] would refuse.
     pub fn is_exhausted(&self, now: Instant, source: Source, rate: Rate) -> bool {
-        rate.admit(self.bucket(source).load(Relaxed), now).is_none()
+        rate.admit(self.bucket(source).0.load(Relaxed), now).is_none()
     }
 
-    fn bucket(&self, source: Source) -> &AtomicU64 {
+    fn bucket(&self, source: Source) -> &SharedBucket {
         &self.buckets[self.hasher.hash_one(source) as usize % Self::BUCKETS]
     }
 }
 
-/// Takes one token of a bucket that several shards use.
-fn admit(bucket: &AtomicU64, now: Instant, rate: Rate) -> bool {
-    bucket
-        .fetch_update(Relaxed, Relaxed, |until| rate.admit(until, now))
-        .is_ok()
+/// A token bucket that several shards use.
+#[derive(Debug, Default)]
+pub struct SharedBucket(AtomicU64);
+
+impl SharedBucket {
+    /// Takes one token. `false`: there is none.
+    pub fn admit(&self, now: Instant, rate: Rate) -> bool {
+        self.0
+            .fetch_update(Relaxed, Relaxed, |until| rate.admit(until, now))
+            .is_ok()
+    }
 }
 
 /// The limits that hold across allocations, one set per process.
 #[derive(Debug)]
 pub struct Limiters {
     challenges: RateTable,
-    all_challenges: AtomicU64,
+    all_challenges: SharedBucket,
     bindings: RateTable,
     logins: RateTable,
 }
@@ -147,7 +153,7 @@ impl Limiters {
         let mut table = || RateTable::new(rng.next_u64());
         Self {
             challenges: table(),
-            all_challenges: AtomicU64::new(0),
+            all_challenges: SharedBucket::default(),
             bindings: table(),
             logins: table(),
         }
@@ -164,7 +170,7 @@ impl Limiters {
         }
         // Second, so that no source can use up more of it than its own share.
         let rate = Rate::per_second(limits.all_challenges_per_second);
-        if admit(&self.all_challenges, now, rate) {
+        if self.all_challenges.admit(now, rate) {
             Ok(())
         } else {
             Err(DropReason::AllChallengesLimited)

@@ -206,6 +206,11 @@ impl Server {
         self.forward.allocation_of(&client.five_tuple).is_some() || self.visitors.contains(client)
     }
 
+    /// The same of a client that has sent something: looking it up is saved to what is done with that next.
+    pub fn serves(&mut self, client: &Client) -> bool {
+        self.forward.find(&client.five_tuple).is_some() || self.visitors.contains(client)
+    }
+
     /// Number of allocations, those being made included.
     pub fn allocations(&self) -> usize {
         self.forward.len()

@@ -38,4 +38,5 @@ pub mod framing;
 pub mod integrity;
 pub mod message;
 pub mod opaque_string;
+pub mod quic;
 pub mod writer;

@@ -14,6 +14,9 @@ mod flood;
 mod forced;
 mod harness;
 mod hostile;
+mod http3;
+#[path = "../support/http3_site.rs"]
+mod http3_site;
 mod mobility;
 mod peers;
 mod programs;

@@ -22,7 +22,6 @@ const FLAGS: &[&str] = &[
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
-    "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
@@ -47,6 +46,15 @@ pub(crate) struct Chromium {
 impl Chromium {
     /// Starts a browser for client `index` that trusts the authority of `certs`, and opens the page.
     pub(crate) fn start(lab: &Lab, index: usize, certs: &Certs) -> Self {
+        Self::start_with(lab, index, certs, "--disable-quic")
+    }
+
+    /// The same, and it asks `host` over HTTP/3 and in no other way.
+    pub(crate) fn start_over_http3(lab: &Lab, index: usize, certs: &Certs, host: &str) -> Self {
+        Self::start_with(lab, index, certs, &format!("--origin-to-force-quic-on={host}:443"))
+    }
+
+    fn start_with(lab: &Lab, index: usize, certs: &Certs, flag: &str) -> Self {
         let namespace = lab.client(index);
         let home = lab.folder().join(format!("chromium{index}"));
         let temporary = home.join("tmp");
@@ -59,7 +67,8 @@ impl Chromium {
         let mut command = namespace.command("sh");
         command
             .args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh", "chromium"])
-            .args(FLAGS);
+            .args(FLAGS)
+            .arg(flag);
         command
             .arg(format!("--user-data-dir={}", home.join("profile").display()))
             .arg("about:blank");

@@ -1,17 +1,20 @@
 //! One port 443 and several servers: the relay behind other people's proxies, and other people's servers behind the relay.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 use crate::calls::{SFU_PROGRAMS, call_echo, only};
 use crate::certs::{Authority, Certs};
 use crate::chromium::Chromium;
+use crate::http3_site::{GREETING, Site};
 use crate::janus::Janus;
 use crate::lab::{CLIENTS, Firewall, Lab, RELAY, RELAY_HOST};
 use crate::one_at_a_time;
@@ -219,6 +222,50 @@ fn one_port_serves_a_web_site_by_name_the_api_and_media() {
     );
     assert!(relay.metric("relay_connections_total{outcome=\"routed\"}") >= 1.0);
     nginx.assert_running();
+    relay.stop();
+}
+
+/// With nothing open but UDP 443: a web site over HTTP/3, and media beside it, from one process.
+#[test]
+fn one_udp_port_serves_a_web_site_over_http3_and_media() {
+    const LEN: usize = 2_000_000;
+    let _turn = one_at_a_time();
+    let lab = Lab::new(Firewall::OnlyUdp443, SFU_PROGRAMS);
+    let authority = Authority::make(lab.folder());
+    let (certs, web) = (authority.certify(RELAY_HOST), authority.certify(WEB_HOST));
+    let socket = lab
+        .relay()
+        .within(|| UdpSocket::bind("127.0.0.1:8443").expect("nobody is there"));
+    let chain = CertificateDer::pem_file_iter(&web.certificate)
+        .expect("PEM")
+        .map(|one| one.expect("a certificate"));
+    let key = PrivateKeyDer::from_pem_file(&web.private_key).expect("a key");
+    let _site = Site::start(socket, chain.collect(), key, false);
+    let relay = Relay::start(&lab, &certs, "\n[front_door.http3]\nbackend = \"127.0.0.1:8443\"\n");
+    let mut janus = Janus::start(&lab);
+    let mut browser = Chromium::start_over_http3(&lab, 0, &certs, WEB_HOST);
+
+    let greeting = browser.call_page("fetchText", &[&format!("https://{WEB_HOST}/").into()]);
+    assert_eq!(greeting, format!("{GREETING}127.0.0.1"));
+    let uri = format!("turn:{RELAY_HOST}:443?transport=udp");
+    let configuration = only(&uri, &relay.mint_configuration());
+    call_echo(&mut browser, &mut janus, &configuration, &["udp"]);
+    // A download while the call goes on.
+    let url = format!("https://{WEB_HOST}/{LEN}");
+    let download = format!("fetch('{url}').then(response => response.arrayBuffer()).then(body => body.byteLength)");
+    assert_eq!(browser.evaluate(&download), LEN);
+    let protocol = format!("performance.getEntriesByName('{url}')[0].nextHopProtocol");
+    assert_eq!(browser.evaluate(&protocol), "h3");
+    let sample = browser.call_page("sample", &[]);
+    assert_eq!(sample["state"], "connected", "{sample:#}");
+
+    let passed = lab.passed();
+    assert!(
+        passed.udp_443 > 1000 && passed.tcp_443 == 0 && passed.other == 0,
+        "{passed:?}"
+    );
+    assert!(relay.metric("relay_http3_bytes_total{direction=\"to_client\"}") > LEN as f64);
+    assert_eq!(relay.metric("relay_http3_flows_unproven"), 0.0);
     relay.stop();
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn start_under(config: ShardConfig, plain: bool, turn: Config) -> Tes
         socket,
         plain,
         dtls: true,
+        http3: false,
     };
     let shared = Arc::new(Shared::new([7; 32]));
     let shards = Shards::start(config, Arc::new(turn), shared, vec![vec![listener]]).unwrap();

@@ -267,6 +267,5 @@ fn joins(message: &Message, datagram: &Datagram<'_>) -> bool {
         && message.destination == datagram.destination
         && message.source == datagram.source
         && message.tos == datagram.tos
-        && !message.dont_fragment
-        && !datagram.dont_fragment
+        && message.dont_fragment == datagram.dont_fragment
 }

@@ -214,7 +214,7 @@ impl SendBatch {
     /// Sends as much of a group as one call takes and returns where to go on.
     fn send_some(&mut self, socket: &UdpSocket, slab: &[u8], now: Instant, from: Cursor) -> Option<Cursor> {
         let dont_fragment = self.queue.message(from.message).dont_fragment;
-        let limit = if dont_fragment { 0 } else { socket.gso_limit(now) };
+        let limit = socket.gso_limit(now);
         let ipv6 = socket.local_addr().is_ipv6();
         self.units.clear();
         let mut list = self.call.compose();

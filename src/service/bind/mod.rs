@@ -128,6 +128,7 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
                                 socket,
                                 plain: listener.udp,
                                 dtls: listener.dtls,
+                                http3: listener.https && settings.front_door.http3.backend.is_some(),
                             })
                         });
                         bound.places.udp.extend(listener.udp.then_some(address));

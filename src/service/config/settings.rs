@@ -191,6 +191,8 @@ pub struct FrontDoorSettings {
     pub own_names: Vec<String>,
     /// Where HTTP goes that is not ours.
     pub http_upstream: Option<BackendAddress>,
+    /// Where QUIC goes, which is never ours.
+    pub http3: Http3Settings,
     /// Connections and requests that may be with backends at a time.
     pub connections: usize,
     /// For connecting to a backend, looking up its name included.
@@ -207,10 +209,39 @@ impl Default for FrontDoorSettings {
             routes: Vec::new(),
             own_names: Vec::new(),
             http_upstream: None,
+            http3: Http3Settings::default(),
             connections: 4096,
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// HTTP/3, for a web server behind this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http3Settings {
+    /// `None`: QUIC is not passed on.
+    pub backend: Option<BackendAddress>,
+    /// Flows at a time.
+    pub flows: u32,
+    /// Flows at a time per source (IPv4 address, IPv6 /64).
+    pub flows_per_ip: u32,
+    /// Flows that may begin in a second.
+    pub new_flows_per_second: u32,
+    /// A flow on which nothing comes is forgotten after this.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Http3Settings {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            flows: 4096,
+            flows_per_ip: 256,
+            new_flows_per_second: 200,
+            // Either end of a QUIC connection gives up sooner: browsers after 30 s, web servers after 75 s at most.
+            idle_timeout: Duration::from_secs(120),
         }
     }
 }
@@ -226,7 +257,7 @@ pub struct RouteSettings {
     pub proxy_header: bool,
 }
 
-/// Where a server behind this one is; a name is looked up for each connection.
+/// Where a server behind this one is; a name is looked up for each connection (that of [`Http3Settings`], now and then).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendAddress {
     /// Host name, or IP address without brackets.

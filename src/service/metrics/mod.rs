@@ -28,6 +28,7 @@ mod core_families;
 mod dtls_families;
 mod exposition;
 mod front_door_families;
+mod http3_families;
 mod shard_families;
 
 /// Everything that counts.

@@ -3,8 +3,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::dtls_families;
 use super::exposition::{Exposition, Sample};
+use super::{dtls_families, http3_families};
 use crate::net::udp::SendError;
 use crate::shard::counters::{AGE_BUCKETS_MS, STREAM_CLOSE_REASONS, ShardCounters};
 use crate::turn::counters::Cell;
@@ -45,6 +45,7 @@ pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
     relay_sockets(&sum, out);
     streams(shards, &sum, out);
     dtls_families::collect(&sum, out);
+    http3_families::collect(&sum, out);
 }
 
 fn received(sum: &Sum<'_>, out: &mut Exposition) {

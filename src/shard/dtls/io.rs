@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
+use super::super::caps::{Over, Unit};
 use super::super::counters::{DtlsClose, DtlsDrop};
 use super::super::deliver::to_listener;
 use super::super::link::Name;
 use super::super::worker::Worker;
-use super::{Dtls, Newcomer, Unit, longest_message};
+use super::{Dtls, Newcomer, longest_message, over_dtls};
 use crate::net::dtls::{DtlsError, Listened, client_hello};
 use crate::net::udp::Datagram;
 use crate::turn::DropReason;
-use crate::turn::types::{Client, FiveTuple, Transport};
+use crate::turn::types::{Client, FiveTuple};
 
 /// Where the messages of a datagram are put for the core.
 enum Room {
@@ -23,10 +24,7 @@ enum Room {
 impl Worker {
     /// A datagram that begins like a DTLS record, at `packet` in the slab.
     pub(in crate::shard) fn receive_dtls(&mut self, listener: u32, client: &FiveTuple, packet: Range<usize>, tos: u8) {
-        let five_tuple = FiveTuple {
-            transport: Transport::Dtls,
-            ..*client
-        };
+        let five_tuple = over_dtls(client);
         let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
         let Some(dtls) = &mut self.dtls else { return };
         let hello = client_hello(bytes);
@@ -98,17 +96,21 @@ impl Worker {
     /// A newcomer's share of all associations. Where they are used up, or too many handshakes are under way, the oldest
     /// handshake gives way: its client may never come back, the newcomer has just shown that it is there.
     fn take_unit(&mut self, client: &FiveTuple) -> Option<Unit> {
-        let take = |dtls: &Dtls| dtls.caps.take(client.client.ip(), &dtls.config);
+        let take = |dtls: &Dtls| {
+            let config = &dtls.config;
+            dtls.caps
+                .take(client.client.ip(), config.associations, config.associations_per_ip)
+        };
         let dtls = self.dtls.as_ref()?;
         let unit = take(dtls);
         let full = match &unit {
-            Some(_) => dtls.half_open.len() >= dtls.config.handshakes,
-            None => dtls.caps.is_full(&dtls.config),
+            Ok(_) => dtls.half_open.len() >= dtls.config.handshakes,
+            Err(over) => matches!(over, Over::All(_)),
         };
         if let Some(&oldest) = dtls.half_open.front().filter(|_| full) {
             self.remove_dtls(oldest, DtlsClose::Displaced);
         }
-        unit.or_else(|| take(self.dtls.as_ref()?))
+        unit.ok().or_else(|| take(self.dtls.as_ref()?).ok())
     }
 
     /// Hands every message of the datagram that the association in `slot` has just been given to the core.

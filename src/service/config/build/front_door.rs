@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::schema::Raw;
-use super::super::settings::{BackendAddress, FrontDoorSettings, RouteSettings};
+use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, ListenerSettings, RouteSettings};
 use super::super::value::{Auto, is_host_name};
 use super::Context;
-use super::listeners::{Resolved, is_stream};
+use super::listeners::{Resolved, is_stream, is_udp};
 
 pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
     let front_door = &raw.front_door;
@@ -29,6 +29,13 @@ pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
             own_names(raw)
         },
         http_upstream: front_door.http_upstream.value.0.clone(),
+        http3: Http3Settings {
+            backend: front_door.http3.backend.value.0.clone(),
+            flows: front_door.http3.flows.value,
+            flows_per_ip: front_door.http3.flows_per_ip.value,
+            new_flows_per_second: front_door.http3.new_flows_per_second.value,
+            idle_timeout: front_door.http3.idle_timeout.value,
+        },
         connections: front_door.connections.value,
         connect_timeout: front_door.connect_timeout.value,
         answer_timeout: front_door.answer_timeout.value,
@@ -62,9 +69,15 @@ pub(super) fn check(raw: &Raw, all: &[Resolved<'_>], cx: &mut Context<'_>) {
         .as_ref()
         .map(|address| ("front_door.http_upstream", address, upstream.place));
     for (key, backend, place) in backends.chain(upstream) {
-        if let Some(what) = own(raw, all, backend, cx) {
+        if let Some(what) = own(raw.admin.address.value.0, all, is_stream, backend, cx) {
             report(key, backend, place, what, cx);
         }
+    }
+    let http3 = &raw.front_door.http3.backend;
+    if let Some(backend) = &http3.value.0
+        && let Some(what) = own(None, all, is_udp, backend, cx)
+    {
+        report("front_door.http3.backend", backend, http3.place, what, cx);
     }
 }
 
@@ -73,7 +86,14 @@ fn report(key: &str, backend: &BackendAddress, place: Option<Place>, what: &str,
     cx.d.push(diagnostic.help("write the address of the other server"));
 }
 
-fn own(raw: &Raw, all: &[Resolved<'_>], backend: &BackendAddress, cx: &Context<'_>) -> Option<&'static str> {
+/// Which of our own `backend` is: `admin`, or one of the listeners that are `alike`.
+fn own(
+    admin: Option<SocketAddr>,
+    all: &[Resolved<'_>],
+    alike: fn(&ListenerSettings) -> bool,
+    backend: &BackendAddress,
+    cx: &Context<'_>,
+) -> Option<&'static str> {
     let ip = match backend.host.as_str() {
         "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
         host => host.parse().ok()?,
@@ -83,8 +103,8 @@ fn own(raw: &Raw, all: &[Resolved<'_>], backend: &BackendAddress, cx: &Context<'
         let same = bound.ip() == ip || (here && bound.ip().is_unspecified() && bound.is_ipv4() == ip.is_ipv4());
         same && bound.port() == backend.port
     };
-    let listener = |resolved: &Resolved<'_>| is_stream(&resolved.1) && resolved.1.addresses.iter().any(leads_to);
-    if raw.admin.address.value.0.as_ref().is_some_and(leads_to) {
+    let listener = |resolved: &Resolved<'_>| alike(&resolved.1) && resolved.1.addresses.iter().any(leads_to);
+    if admin.as_ref().is_some_and(leads_to) {
         Some("the admin listener, which is not for clients")
     } else if all.iter().any(listener) {
         Some("a listener of this server itself")

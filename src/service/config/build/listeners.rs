@@ -139,7 +139,7 @@ fn relay_ports(
     }
 }
 
-const fn is_udp(listener: &ListenerSettings) -> bool {
+pub(super) const fn is_udp(listener: &ListenerSettings) -> bool {
     listener.udp || listener.dtls
 }
 

@@ -43,14 +43,23 @@ fn names(raw: &Raw, d: &mut Diagnostics) {
 }
 
 fn served(raw: &Raw, d: &mut Diagnostics) {
-    let https = |listener: &RawListener| {
+    let listeners = &raw.listeners.value;
+    let speaks = |listener: &RawListener, one: &[Protocol]| {
         let protocols = &listener.protocols.value;
-        protocols.iter().any(|protocol| protocol.0 == Protocol::Https)
+        protocols.iter().any(|protocol| one.contains(&protocol.0))
     };
-    if raw.listeners.value.is_empty() || raw.listeners.value.iter().any(https) {
+    let https = |listener: &RawListener| speaks(listener, &[Protocol::Https]);
+    let http3 = |listener: &RawListener| https(listener) && speaks(listener, &[Protocol::Udp, Protocol::Dtls]);
+    let front_door = &raw.front_door;
+    let backend = &front_door.http3.backend;
+    if backend.value.0.is_some() && !listeners.is_empty() && !listeners.iter().any(http3) {
+        let message = "`front_door.http3.backend` is set, but no listener speaks HTTPS and has a UDP socket";
+        let diagnostic = Diagnostic::error(message).at(backend.place);
+        d.push(diagnostic.help("add \"https\" and \"udp\" to the protocols of the listener on 443"));
+    }
+    if listeners.is_empty() || listeners.iter().any(https) {
         return;
     }
-    let front_door = &raw.front_door;
     let upstream = front_door.http_upstream.value.0.as_ref();
     let keys = [
         (

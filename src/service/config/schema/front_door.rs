@@ -6,6 +6,7 @@ use super::super::reader::{Located, Section};
 use super::super::settings::{BackendAddress, FrontDoorSettings};
 use super::super::value::{OffOr, Placed, ServerName};
 use super::{DAY, HOUR, MINUTE, SECOND};
+use crate::shard::Http3Config;
 
 pub(in super::super) struct RawFrontDoor {
     pub(in super::super) http_upstream: Located<OffOr<BackendAddress>>,
@@ -14,6 +15,15 @@ pub(in super::super) struct RawFrontDoor {
     pub(in super::super) answer_timeout: Located<Duration>,
     pub(in super::super) idle_timeout: Located<Duration>,
     pub(in super::super) routes: Located<Vec<RawRoute>>,
+    pub(in super::super) http3: RawHttp3,
+}
+
+pub(in super::super) struct RawHttp3 {
+    pub(in super::super) backend: Located<OffOr<BackendAddress>>,
+    pub(in super::super) flows: Located<u32>,
+    pub(in super::super) flows_per_ip: Located<u32>,
+    pub(in super::super) new_flows_per_second: Located<u32>,
+    pub(in super::super) idle_timeout: Located<Duration>,
 }
 
 pub(in super::super) struct RawRoute {
@@ -39,6 +49,13 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawFrontDoor {
                 backend: backend?,
                 proxy_header,
             })
+        }),
+        http3: s.section("http3", |s| RawHttp3 {
+            backend: s.value("backend", OffOr(d.http3.backend)),
+            flows: s.number("flows", d.http3.flows, 1..=Http3Config::MOST_FLOWS),
+            flows_per_ip: s.number("flows_per_ip", d.http3.flows_per_ip, 1..=Http3Config::MOST_FLOWS),
+            new_flows_per_second: s.number("new_flows_per_second", d.http3.new_flows_per_second, 1..=1_000_000),
+            idle_timeout: s.within("idle_timeout", d.http3.idle_timeout, SECOND..=HOUR),
         }),
     }
 }

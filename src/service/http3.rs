@@ -1,0 +1,154 @@
+//! HTTP/3 as the workers pass it on: its bounds, and where the backend is.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
+
+use super::config::settings::{BackendAddress, Settings};
+use crate::shard::{Http3Config, SharedBackend};
+
+/// How often the backend's name is looked up again: no packet waits for it, and flows begun stay where they are.
+const AGAIN: Duration = Duration::from_secs(60);
+/// The same while it leads nowhere.
+const SOON: Duration = Duration::from_secs(5);
+
+/// `None`: there is no backend. From here on, workers know by themselves where its name leads.
+pub(super) fn config(settings: &Settings) -> Option<Http3Config> {
+    let http3 = &settings.front_door.http3;
+    let address = http3.backend.as_ref()?;
+    let backend = SharedBackend::default();
+    match address.host.parse() {
+        Ok(ip) => backend.store(Some(Arc::new(SocketAddr::new(ip, address.port)))),
+        Err(_) => {
+            let follow = Follow {
+                address: address.clone(),
+                patience: settings.front_door.connect_timeout,
+                ours: Ours::new(settings),
+                backend: Arc::clone(&backend),
+            };
+            tokio::spawn(follow.run());
+        }
+    }
+    Some(Http3Config {
+        flows: http3.flows,
+        flows_per_ip: http3.flows_per_ip,
+        new_flows_per_second: http3.new_flows_per_second,
+        handshake_timeout: settings.stream.handshake_timeout,
+        idle_timeout: http3.idle_timeout,
+        ..Http3Config::new(backend)
+    })
+}
+
+/// Looks up the backend's name, for ever.
+struct Follow {
+    address: BackendAddress,
+    patience: Duration,
+    ours: Ours,
+    backend: SharedBackend,
+}
+
+impl Follow {
+    async fn run(self) {
+        let mut told = None;
+        loop {
+            let found = self.look_up().await;
+            // Told once, until it changes.
+            match &found {
+                Ok(address) if self.backend.load().as_deref() != Some(address) => {
+                    tracing::info!(backend = %self.address, %address, "HTTP/3 is passed on");
+                    self.backend.store(Some(Arc::new(*address)));
+                    told = None;
+                }
+                Ok(_) => told = None,
+                Err(error) if told.as_ref() != Some(error) => {
+                    tracing::warn!(
+                        backend = %self.address,
+                        error,
+                        "the name of the HTTP/3 backend leads nowhere; what it led to before stays"
+                    );
+                    told = Some(error.clone());
+                }
+                Err(_) => {}
+            }
+            sleep(if found.is_ok() { AGAIN } else { SOON }).await;
+        }
+    }
+
+    async fn look_up(&self) -> Result<SocketAddr, String> {
+        let address = (self.address.host.as_str(), self.address.port);
+        let found = timeout(self.patience, lookup_host(address)).await;
+        let mut found = found
+            .map_err(|_| "no answer in time")?
+            .map_err(|error| error.to_string())?;
+        let first = found.next().ok_or("it has no address")?;
+        if self.ours.contains(first) {
+            return Err(format!("{first} is this server itself"));
+        }
+        Ok(first)
+    }
+}
+
+/// Where datagrams for this server itself go: passed on there, they would come back for ever.
+struct Ours(Vec<SocketAddr>);
+
+impl Ours {
+    fn new(settings: &Settings) -> Self {
+        let listeners = settings
+            .listeners
+            .iter()
+            .filter(|listener| listener.udp || listener.dtls);
+        let relay = [settings.turn.relay.ipv4, settings.turn.relay.ipv6];
+        let mut all = Vec::new();
+        for bound in listeners.flat_map(|listener| &listener.addresses) {
+            let at = |ip| SocketAddr::new(ip, bound.port());
+            all.push(*bound);
+            all.extend(relay.iter().flatten().map(|relay| at(relay.announced)));
+            if bound.ip().is_unspecified() {
+                let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+                all.extend(interfaces.iter().map(|interface| at(interface.ip())));
+            }
+        }
+        Self(all)
+    }
+
+    fn contains(&self, address: SocketAddr) -> bool {
+        self.0
+            .contains(&SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_leads_to_its_address_unless_that_is_this_server() {
+        let leads_to = async |port, ours: &[&str]| {
+            let follow = Follow {
+                address: BackendAddress {
+                    host: "localhost".into(),
+                    port,
+                },
+                patience: Duration::from_secs(10),
+                ours: Ours(ours.iter().map(|address| address.parse().unwrap()).collect()),
+                backend: SharedBackend::default(),
+            };
+            follow.look_up().await
+        };
+        let ours = ["127.0.0.1:443", "[::1]:443"];
+        assert!(
+            leads_to(8443, &ours)
+                .await
+                .is_ok_and(|address| address.ip().is_loopback())
+        );
+        assert!(
+            leads_to(443, &ours)
+                .await
+                .unwrap_err()
+                .ends_with("is this server itself")
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! QUIC for a web server behind the front door: which clients speak it, and how many may.
+//!
+//! QUIC's short headers begin with the bytes of ChannelData (0x40–0x4F), so no byte decides, but who has sent it:
+//!
+//! ```text
+//! datagram -> the five-tuple has an allocation ----------------------------------> TURN
+//!             it has a flow ----> STUN (magic cookie), DTLS (record version) ----> TURN
+//!                            '--> anything else --> the flow's own socket -------> backend
+//!             neither ----------> a client's first Initial: a flow begins, if it may
+//!                            '--> anything else ---------------------------------> TURN (DTLS, or a counted drop)
+//! ```
+//!
+//! The backend sees one address of ours for each flow and not the client's, so what it knows of a client's address it knows of
+//! ours: a token it has given to one client is good for all. Hence the rule against amplification (RFC 9000 §8.1) is kept here,
+//! for each flow: until its client has named a connection ID that only the backend's answer tells, three times as many bytes go
+//! to the client as have come from it, the flow ends soon, and at the limit it gives way to newer ones. Nothing of that needs a
+//! key: [`crate::wire::quic`].
+//!
+//! This part knows no socket and reads no clock; `io` does what it says.
+
+mod io;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
+
+use super::caps::{Caps, Over, Unit};
+use super::counters::{Http3Drop, Http3End};
+use super::link::next_generation;
+use super::log::Seldom;
+use crate::turn::limits::{Rate, SharedBucket};
+use crate::turn::time::Instant;
+use crate::turn::types::{Client, FiveTuple};
+use crate::wire::quic::ServerId;
+
+/// Bytes to a client that has proved nothing, for each byte from it (RFC 9000 §8.1).
+const AMPLIFICATION: u64 = 3;
+
+/// Where the backend is; `None` while that is not known.
+pub type SharedBackend = Arc<ArcSwapOption<SocketAddr>>;
+
+/// How HTTP/3 is passed on.
+#[derive(Clone, Debug)]
+pub struct Http3Config {
+    /// To be swapped when its name leads elsewhere; flows stay with the one they began with.
+    pub backend: SharedBackend,
+    /// Flows of all shards together, at most [`Self::MOST_FLOWS`].
+    pub flows: u32,
+    /// Of these, from one source (IPv4 address, IPv6 /64).
+    pub flows_per_ip: u32,
+    /// Flows that may begin in a second, in all shards together.
+    pub new_flows_per_second: u32,
+    /// The client must have shown within this that it hears the backend.
+    pub handshake_timeout: Duration,
+    /// A flow on which nothing comes is forgotten after this.
+    pub idle_timeout: Duration,
+}
+
+impl Http3Config {
+    /// Bound on [`Self::flows`].
+    pub const MOST_FLOWS: u32 = 65_536;
+
+    /// With `backend`, and the defaults of the configuration file.
+    pub fn new(backend: SharedBackend) -> Self {
+        Self {
+            backend,
+            flows: 4096,
+            flows_per_ip: 256,
+            new_flows_per_second: 200,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What the shards share of it.
+#[derive(Clone, Debug)]
+pub(super) struct Http3Shared {
+    caps: Caps,
+    begun: Arc<SharedBucket>,
+}
+
+impl Http3Shared {
+    /// `seed` is not to be guessed.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            caps: Caps::new(seed),
+            begun: Arc::default(),
+        }
+    }
+}
+
+/// What is known of a client's address.
+#[derive(Clone, Copy, Debug)]
+enum Proof {
+    /// It may be forged.
+    None {
+        /// The connection ID to be named.
+        chosen: Option<ServerId>,
+        /// Bytes that may still go to it.
+        credit: u64,
+    },
+    /// It has heard the backend.
+    Given,
+}
+
+/// One client.
+#[derive(Debug)]
+struct Flow {
+    client: Client,
+    backend: SocketAddr,
+    proof: Proof,
+    begun: Instant,
+    /// When something last came, from either side.
+    last: Instant,
+    to_backend: u64,
+    to_client: u64,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    generation: u32,
+    flow: Option<Box<Flow>>,
+    unit: Option<Unit>,
+}
+
+/// A flow that has just begun.
+#[derive(Debug)]
+struct Begun {
+    slot: u32,
+    generation: u32,
+    /// The flow that has ended for it, and its slot, which may be the same.
+    displaced: Option<(u32, Box<Flow>)>,
+}
+
+/// All flows of a shard.
+#[derive(Debug)]
+pub(super) struct Http3 {
+    config: Http3Config,
+    shared: Http3Shared,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
+    /// Slot and generation of flows that began without proof, the oldest first; some have given it since, or have ended.
+    unproven: VecDeque<(u32, u32)>,
+    /// Lines about sockets that cannot be had, and about a backend that cannot be reached.
+    no_socket: Seldom,
+    unreachable: Seldom,
+}
+
+impl Http3 {
+    /// No flows. `seed` is from the system's generator.
+    pub(super) fn new(config: Http3Config, shared: Http3Shared, seed: u64) -> Self {
+        Self {
+            config,
+            shared,
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_five_tuple: HashMap::with_hasher(FixedState::with_seed(seed)),
+            unproven: VecDeque::new(),
+            no_socket: Seldom::default(),
+            unreachable: Seldom::default(),
+        }
+    }
+
+    /// No slot is as high: none is new while another is free, and no shard has more flows than all may have.
+    pub(super) fn most_flows(&self) -> usize {
+        self.config.flows.min(Http3Config::MOST_FLOWS) as usize
+    }
+
+    /// Whether there is no flow at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_five_tuple.is_empty()
+    }
+
+    /// Slots are below this.
+    pub(super) fn slots(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    fn find(&self, client: &FiveTuple) -> Option<u32> {
+        self.by_five_tuple.get(client).copied()
+    }
+
+    fn at(&mut self, slot: u32) -> Option<&mut Flow> {
+        self.entries.get_mut(slot as usize)?.flow.as_deref_mut()
+    }
+
+    fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Flow> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        (entry.generation == generation).then_some(entry.flow.as_deref_mut()?)
+    }
+
+    /// The oldest flow without proof.
+    fn oldest_unproven(&mut self) -> Option<u32> {
+        while let Some(&(slot, generation)) = self.unproven.front() {
+            if self.by_name(slot, generation).is_some_and(|flow| !flow.is_proven()) {
+                return Some(slot);
+            }
+            self.unproven.pop_front();
+        }
+        None
+    }
+
+    /// Begins the flow of a client that has none. Where they are used up, the oldest of those that have proved nothing ends.
+    ///
+    /// # Errors
+    /// Why it may not begin.
+    fn begin(&mut self, now: Instant, client: Client, backend: SocketAddr) -> Result<Begun, Http3Drop> {
+        let ip = client.five_tuple.client.ip();
+        let unit = match self.shared.caps.take(ip, self.config.flows, self.config.flows_per_ip) {
+            Ok(unit) => Ok(unit),
+            Err(Over::All(share)) => Err(share),
+            Err(Over::Source) => return Err(Http3Drop::TooManyFromSource),
+        };
+        // Second, so that no source can use up more of it than its own share.
+        let rate = Rate::per_second(self.config.new_flows_per_second);
+        if !self.shared.begun.admit(now, rate) {
+            return Err(Http3Drop::TooFast);
+        }
+        let (unit, displaced) = match unit {
+            Ok(unit) => (unit, None),
+            Err(share) => {
+                let slot = self.oldest_unproven().ok_or(Http3Drop::TooMany)?;
+                let (flow, unit) = self.remove(slot).ok_or(Http3Drop::TooMany)?;
+                (unit.hand_over(share), Some((slot, flow)))
+            }
+        };
+        Ok(Begun {
+            displaced,
+            ..self.insert(now, client, backend, unit)
+        })
+    }
+
+    /// Keeps a new flow. The five-tuple is free.
+    fn insert(&mut self, now: Instant, client: Client, backend: SocketAddr, unit: Unit) -> Begun {
+        // What is stale in front goes, so that the queue is no longer than flows begin within a handshake's time.
+        self.oldest_unproven();
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry::default());
+            self.entries.len() as u32 - 1
+        });
+        let entry = &mut self.entries[slot as usize];
+        let generation = entry.generation;
+        entry.flow = Some(Box::new(Flow {
+            client,
+            backend,
+            proof: Proof::None {
+                chosen: None,
+                credit: 0,
+            },
+            begun: now,
+            last: now,
+            to_backend: 0,
+            to_client: 0,
+        }));
+        entry.unit = Some(unit);
+        self.by_five_tuple.insert(client.five_tuple, slot);
+        self.unproven.push_back((slot, generation));
+        Begun {
+            slot,
+            generation,
+            displaced: None,
+        }
+    }
+
+    /// Forgets a flow.
+    fn remove(&mut self, slot: u32) -> Option<(Box<Flow>, Unit)> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        let (flow, unit) = (entry.flow.take()?, entry.unit.take()?);
+        entry.generation = next_generation(entry.generation);
+        self.free.push(slot);
+        self.by_five_tuple.remove(&flow.client.five_tuple);
+        Some((flow, unit))
+    }
+
+    /// Why the time of the flow in `slot` is up, if it is.
+    fn expired(&mut self, now: Instant, slot: u32) -> Option<Http3End> {
+        let (handshake, idle) = (self.config.handshake_timeout, self.config.idle_timeout);
+        let flow = self.at(slot)?;
+        match flow.proof {
+            Proof::None { .. } => (now - flow.begun >= handshake).then_some(Http3End::Unproven),
+            Proof::Given => (now - flow.last >= idle).then_some(Http3End::Idle),
+        }
+    }
+}
+
+impl Flow {
+    fn is_proven(&self) -> bool {
+        matches!(self.proof, Proof::Given)
+    }
+
+    /// Takes note of a datagram from the client. `true`: it has proved its address just now.
+    fn hear_client(&mut self, now: Instant, datagram: &[u8]) -> bool {
+        self.last = now;
+        self.to_backend += datagram.len() as u64;
+        if let Proof::None { chosen, credit } = &mut self.proof {
+            if chosen.is_some_and(|id| id.is_named_by(datagram)) {
+                self.proof = Proof::Given;
+                return true;
+            }
+            *credit = credit.saturating_add(AMPLIFICATION * datagram.len() as u64);
+        }
+        false
+    }
+
+    /// Takes note of a datagram from the backend. `false`: it may not go to the client.
+    fn hear_backend(&mut self, now: Instant, datagram: &[u8]) -> bool {
+        if let Proof::None { chosen, credit } = &mut self.proof {
+            *chosen = ServerId::of(datagram).or(*chosen);
+            let Some(left) = credit.checked_sub(datagram.len() as u64) else {
+                return false;
+            };
+            *credit = left;
+        }
+        self.last = now;
+        self.to_client += datagram.len() as u64;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
