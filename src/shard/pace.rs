@@ -7,9 +7,10 @@
 //! - idle or slow: no pause. A lone packet is relayed as soon as the kernel has it.
 //! - moderate: at least [`GATHER`] packets are expected within a pause, by the rate of the last millisecond. Instead of
 //!   waiting for the next packet, sleep for the configured time, then drain.
-//! - busy: something is ready again as soon as a turn is over, and the next turn follows at once. Only where streams were
-//!   visited for a packet or two each is there a pause first: a read, and a write, of three frames costs hardly more than of
-//!   one. A datagram gains nothing from that. Nor is there a pause after a long turn, so that a worker that needs all its
+//! - busy: something is ready again as soon as a turn is over, and the next turn follows at once. There is a pause first in
+//!   two cases. After a short turn of a worker that has half of its time to spare, since what has come in meanwhile is
+//!   little, and a turn for little is dear. And where streams were visited for a packet or two each: a read, and a write, of
+//!   three frames costs hardly more than of one. That is not done after a long turn, so that a worker that needs all its
 //!   time has it.
 
 use core::time::Duration;
@@ -18,6 +19,8 @@ use crate::turn::time::Instant;
 
 /// A pause must be expected to gather this many packets.
 const GATHER: u64 = 3;
+/// A turn of less than this part of a pause is short.
+const SHORT_TURN: u32 = 2;
 /// A stream visited for fewer packets than this might have had more a little later.
 const WELL_FILLED: u64 = 4;
 /// A turn of so many pauses has gathered enough by itself.
@@ -25,13 +28,28 @@ const LONG_TURN: u32 = 4;
 /// The rate is measured over at least this long.
 const WINDOW: Duration = Duration::from_millis(1);
 
-/// Decides about pauses from the rate it is told. Reads no clock.
+/// One turn of the loop.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    /// How long it took.
+    pub(super) length: Duration,
+    /// Packets handled.
+    pub(super) packets: u64,
+    /// Reads and writes of streams.
+    pub(super) visits: u64,
+}
+
+/// Decides about pauses from the turns it is told. Reads no clock.
 #[derive(Debug)]
 pub(super) struct Pace {
     length: Duration,
     window_start: Instant,
     packets: u64,
+    busy: Duration,
+    last: Turn,
     moderate: bool,
+    /// Half of the time was spent waiting or pausing.
+    spare: bool,
 }
 
 impl Pace {
@@ -41,20 +59,27 @@ impl Pace {
             length,
             window_start: Instant::ZERO,
             packets: 0,
+            busy: Duration::ZERO,
+            last: Turn::default(),
             moderate: false,
+            spare: false,
         }
     }
 
-    /// Takes note of a turn that began at `began` and handled `packets`.
-    pub(super) fn count(&mut self, began: Instant, packets: u64) {
-        self.packets += packets;
+    /// Takes note of a turn that began at `began`.
+    pub(super) fn count(&mut self, began: Instant, turn: Turn) {
+        self.last = turn;
+        self.packets += turn.packets;
+        self.busy += turn.length;
         let elapsed = began - self.window_start;
         if elapsed >= WINDOW {
             // expected = rate * length, compared without dividing.
             let expected = u128::from(self.packets) * self.length.as_nanos();
             self.moderate = expected >= u128::from(GATHER) * elapsed.as_nanos();
+            self.spare = self.busy * 2 <= elapsed;
             self.window_start = began;
             self.packets = 0;
+            self.busy = Duration::ZERO;
         }
     }
 
@@ -63,11 +88,11 @@ impl Pace {
         (self.moderate && !self.length.is_zero()).then_some(self.length)
     }
 
-    /// How long to sleep although something is ready, after a turn of `turn` that visited streams, to read or to write,
-    /// `visits` times and handled `packets`.
-    pub(super) fn rest(&self, turn: Duration, visits: u64, packets: u64) -> Option<Duration> {
-        let pause = self.pause()?;
-        (packets < visits * WELL_FILLED && turn < pause * LONG_TURN).then_some(pause)
+    /// Whether that sleep comes first even if something is ready.
+    pub(super) fn insists(&self) -> bool {
+        let turn = self.last;
+        (self.spare && turn.length < self.length / SHORT_TURN)
+            || (turn.packets < turn.visits * WELL_FILLED && turn.length < self.length * LONG_TURN)
     }
 }
 
@@ -77,12 +102,21 @@ mod tests {
 
     const LENGTH: Duration = Duration::from_micros(100);
 
+    /// A turn of datagrams.
+    fn turn(micros: u64, packets: u64) -> Turn {
+        Turn {
+            length: Duration::from_micros(micros),
+            packets,
+            visits: 0,
+        }
+    }
+
     /// Runs turns of `packets` every `gap` for 10 ms and returns the last decision.
     fn steady(pace: &mut Pace, start: Instant, gap: Duration, packets: u64) -> Option<Duration> {
         let mut now = start;
         while now - start < Duration::from_millis(10) {
             now = now + gap;
-            pace.count(now, packets);
+            pace.count(now, turn(0, packets));
         }
         pace.pause()
     }
@@ -103,33 +137,54 @@ mod tests {
         let mut pace = Pace::new(LENGTH);
         steady(&mut pace, Instant::ZERO, Duration::from_micros(10), 1);
         for millis in [30, 50] {
-            pace.count(Instant::ZERO + Duration::from_millis(millis), 1);
+            pace.count(Instant::ZERO + Duration::from_millis(millis), turn(0, 1));
             assert_eq!(pace.pause(), None, "it is handled at once, and no pause is behind it");
         }
     }
 
     #[test]
+    fn a_short_turn_is_followed_by_a_pause_while_half_of_the_time_is_left() {
+        let mut pace = Pace::new(LENGTH);
+        let mut now = Instant::ZERO;
+        for (busy, insists) in [(45, true), (50, false), (120, false)] {
+            for _ in 0..20 {
+                now = now + Duration::from_micros(200);
+                pace.count(now, turn(busy, 14));
+            }
+            assert_eq!(
+                (pace.pause(), pace.insists()),
+                (Some(LENGTH), insists),
+                "{busy} of 200 µs"
+            );
+        }
+        pace.count(now, turn(10, 2));
+        assert!(!pace.insists(), "120 of 200 µs were spent until now");
+    }
+
+    #[test]
     fn a_busy_worker_pauses_only_for_streams_that_bring_little_at_a_time() {
         let mut pace = Pace::new(LENGTH);
-        let short = Duration::from_micros(50);
-        assert_eq!(pace.rest(short, 10, 10), None, "idle");
-        steady(&mut pace, Instant::ZERO, Duration::from_micros(10), 1);
-        assert_eq!(pace.rest(short, 10, 10), Some(LENGTH));
-        assert_eq!(pace.rest(short, 10, 39), Some(LENGTH));
-        assert_eq!(pace.rest(short, 10, 40), None, "well filled");
-        assert_eq!(pace.rest(short, 0, 10), None, "datagrams only");
-        assert_eq!(pace.rest(Duration::from_micros(399), 10, 10), Some(LENGTH));
-        assert_eq!(
-            pace.rest(Duration::from_micros(400), 10, 10),
-            None,
-            "needs all its time"
-        );
+        let mut insists = |micros, visits, packets| {
+            pace.count(
+                Instant::ZERO,
+                Turn {
+                    visits,
+                    ..turn(micros, packets)
+                },
+            );
+            pace.insists()
+        };
+        assert!(insists(50, 10, 10));
+        assert!(insists(50, 10, 39));
+        assert!(!insists(50, 10, 40), "well filled");
+        assert!(!insists(50, 0, 10), "datagrams only");
+        assert!(insists(399, 10, 10));
+        assert!(!insists(400, 10, 10), "needs all its time");
     }
 
     #[test]
     fn zero_switches_it_off() {
         let mut pace = Pace::new(Duration::ZERO);
         assert_eq!(steady(&mut pace, Instant::ZERO, Duration::from_micros(1), 1), None);
-        assert_eq!(pace.rest(Duration::ZERO, 1, 1), None);
     }
 }

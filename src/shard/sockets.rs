@@ -39,6 +39,8 @@ impl From<UdpSocket> for Listener {
 struct Relay {
     socket: UdpSocket,
     id: RelayId,
+    /// The turn it was last read in.
+    read_in: Option<u64>,
 }
 
 /// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, those of HTTP/3 flows, relay sockets behind.
@@ -179,6 +181,16 @@ impl Sockets {
         (Name::relay(relay.id) == Name::Relay { slot, generation }).then_some((&relay.socket, relay.id))
     }
 
+    /// Takes note that a relay socket is read in `turn`. Returns whose it is, and whether it was read in the turn before.
+    pub(super) fn visit(&mut self, slot: u32, generation: u32, turn: u64) -> Option<(RelayId, bool)> {
+        let relay = self.relays.get_mut(slot as usize)?.as_mut()?;
+        if Name::relay(relay.id) != (Name::Relay { slot, generation }) {
+            return None;
+        }
+        let last = relay.read_in.replace(turn);
+        Some((relay.id, last.is_some_and(|last| last + 1 == turn)))
+    }
+
     /// Whether the relay socket named `id` is open.
     pub(super) fn is_open(&self, id: RelayId) -> bool {
         self.relays
@@ -205,7 +217,11 @@ impl Sockets {
         if self.relays.len() <= slot {
             self.relays.resize_with(slot + 1, || None);
         }
-        self.relays[slot] = Some(Relay { socket, id });
+        self.relays[slot] = Some(Relay {
+            socket,
+            id,
+            read_in: None,
+        });
         Ok(())
     }
 
@@ -300,6 +316,15 @@ mod tests {
             "a late close of the old one leaves the new one open"
         );
         assert!(sockets.is_open(id(0, 2)));
+    }
+
+    #[test]
+    fn a_relay_socket_read_in_two_turns_running_is_known_to_have_more() {
+        let (mut sockets, epoll) = sockets();
+        sockets.open(&epoll, id(0, 1), "127.0.0.1:0".parse().unwrap()).unwrap();
+        let reads = [0, 1, 2, 4].map(|turn| sockets.visit(0, 1, turn).map(|(_, again)| again));
+        assert_eq!(reads, [Some(false), Some(true), Some(true), Some(false)]);
+        assert_eq!(sockets.visit(0, 2, 5), None, "a stale name");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::http3::Http3;
 use super::link::Name;
 use super::log::{self, LogClient, Seldom};
 use super::mailbox;
-use super::pace::Pace;
+use super::pace::{Pace, Turn};
 use super::streams::Streams;
 use super::tcp::{TcpRelays, is_exhausted};
 use crate::net::sys::epoll::{Epoll, Event, Interest, Waker};
@@ -35,7 +35,7 @@ use crate::wire::demux::{self, Kind};
 
 /// Messages taken from a listener in one turn; also the most taken from a relay socket.
 const LISTENER_BATCH: usize = 32;
-/// Messages taken from a relay socket when many are ready: a flood on one must not make the others wait.
+/// Messages taken from a relay socket that stays ready when many are: a flood on one must not make the others wait.
 const RELAY_BATCH: usize = 8;
 /// Packets taken from another shard in one turn.
 const MAIL_BATCH: usize = 256;
@@ -99,10 +99,10 @@ pub(super) struct Worker {
     pub(super) pace: Pace,
     pub(super) idle_timeout: Duration,
     pub(super) log_client: LogClient,
+    /// Turns so far.
+    pub(super) turns: u64,
     /// Packets handled in this turn.
     pub(super) packets: u64,
-    /// How long the last turn took.
-    pub(super) turn: Duration,
     /// Reads and writes of streams in this turn.
     pub(super) visits: u64,
     /// Something has come from an HTTP/3 backend; it waits for everything else of this turn.
@@ -145,10 +145,15 @@ impl Worker {
             }
             self.handle_timers();
             self.settle();
-            self.stats.turns.add(1);
-            self.turn = self.clock.mono() - self.now.mono;
-            self.stats.busy_nanos.add(self.turn.as_nanos() as u64);
-            self.pace.count(self.now.mono, self.packets);
+            self.turns += 1;
+            self.stats.turns.set(self.turns);
+            let turn = Turn {
+                length: self.clock.mono() - self.now.mono,
+                packets: self.packets,
+                visits: self.visits,
+            };
+            self.stats.busy_nanos.add(turn.length.as_nanos() as u64);
+            self.pace.count(self.now.mono, turn);
         }
         Ok(())
     }
@@ -156,13 +161,12 @@ impl Worker {
     /// Waits until something is ready, or due. Returns how many events there are.
     fn wait(&mut self) -> io::Result<usize> {
         if let Some(pause) = self.pace.pause() {
-            let ready = self.epoll.wait(Some(Duration::ZERO))?;
-            let pause = if ready == 0 {
-                Some(pause)
-            } else {
-                self.pace.rest(self.turn, self.visits, self.packets)
-            };
-            let Some(pause) = pause else { return Ok(ready) };
+            if !self.pace.insists() {
+                let ready = self.epoll.wait(Some(Duration::ZERO))?;
+                if ready > 0 {
+                    return Ok(ready);
+                }
+            }
             self.stats.pauses.add(1);
             std::thread::sleep(pause);
         }
@@ -291,12 +295,15 @@ impl Worker {
     }
 
     fn receive_peers(&mut self, slot: u32, generation: u32) {
-        let Some((_, id)) = self.carrier.sockets.relay(slot, generation) else {
+        let Some((id, again)) = self.carrier.sockets.visit(slot, generation, self.turns) else {
             return;
         };
+        // Mostly there is one message, and asking for more costs the kernel a second look. One that has more is ready
+        // again in the next turn.
+        let most = if again { self.relay_batch } else { 1 };
         let slots = self
             .carrier
-            .receive(|sockets| sockets.relay(slot, generation).map(|(s, _)| s), RELAY_BATCH);
+            .receive(|sockets| sockets.relay(slot, generation).map(|(s, _)| s), most);
         for i in slots {
             let Some(slot) = self.carrier.recv.slot(i) else {
                 continue;

@@ -84,6 +84,26 @@ fn sending_can_go_on_behind_a_message_that_failed() {
 }
 
 #[test]
+fn one_message_at_a_time_comes_as_several_do() {
+    let (a, b) = pair("127.0.0.1:0");
+    for body in [&b"first"[..], b"", b"third"] {
+        a.send_to(body, b.local_addr().unwrap()).unwrap();
+    }
+    let (mut call, mut slot) = (ReceiveCall::new(4), [0; 2048]);
+    for body in [&b"first"[..], b"", b"third"] {
+        assert_eq!(call.receive(b.as_fd(), [&mut slot[..]].into_iter()).unwrap(), 1);
+        let message = call.message(0);
+        assert_eq!((&slot[..message.len], message.truncated), (body, false));
+        assert_eq!(message.source, Some(a.local_addr().unwrap()));
+    }
+    let error = call.receive(b.as_fd(), [&mut slot[..]].into_iter()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    a.send_to(b"too long", b.local_addr().unwrap()).unwrap();
+    assert_eq!(call.receive(b.as_fd(), [&mut slot[..4]].into_iter()).unwrap(), 1);
+    assert!(call.message(0).truncated);
+}
+
+#[test]
 fn nothing_to_receive_is_would_block_and_a_small_slot_is_reported_truncated() {
     let (a, b) = pair("127.0.0.1:0");
     let mut call = ReceiveCall::new(2);
