@@ -54,6 +54,8 @@ impl Worker {
             Ok(received) => {
                 self.stats.stream_bytes_received.add(received.bytes as u64);
                 self.take_messages(slot);
+                // At once, while it is in the nearest cache: the next stream's data goes to other relay sockets anyway.
+                self.settle_datagrams();
                 if received.closed {
                     self.end_stream(slot, "client");
                 }
@@ -69,7 +71,7 @@ impl Worker {
     }
 
     /// Hands every whole message to the core. Each is copied into the slab, so that what is relayed of it can leave
-    /// with everything else of this turn.
+    /// together.
     fn take_messages(&mut self, slot: u32) {
         loop {
             if self.carrier.recv.free() == 0 {
