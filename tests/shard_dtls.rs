@@ -7,6 +7,8 @@
 mod dtls_client;
 #[path = "support/dtls_shard.rs"]
 mod dtls_shard;
+#[path = "support/http3_shard.rs"]
+mod http3_shard;
 mod shard_support;
 
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use dtls_client::DtlsClient;
 use dtls_shard::{client, config, context, over, start, start_under, start_with};
+use http3_shard::{passed_to, start_http3_with};
 use relay::shard::ShardConfig;
 use relay::shard::counters::{DtlsClose, DtlsDrop};
 use relay::turn::{DropReason, EndReason};
@@ -309,4 +312,33 @@ fn a_stopping_server_says_goodbye() {
     assert!(server.shards.shutdown(PATIENCE));
     assert_eq!(client.receive(&mut [0; 64], PATIENCE).unwrap(), 0);
     assert_eq!((associations(&server), closed(&server, DtlsClose::Shutdown)), (0, 1));
+}
+
+//= XPORT-13
+#[test]
+fn a_client_with_an_association_begins_no_flow_of_quic_and_one_with_a_flow_may_shake_hands() {
+    let backend = Peer::new();
+    let config = ShardConfig {
+        dtls: Some(config(|_| {})),
+        http3: Some(passed_to(backend.addr(), |_| {})),
+        ..ShardConfig::default()
+    };
+    let server = start_http3_with(1, "127.0.0.1:0", config);
+    let mut initial = vec![0xC0, 0, 0, 0, 1, 8];
+    initial.resize(1200, 0);
+
+    let (socket, hello) = hello_with_cookie(server.udp);
+    socket.send(&hello).unwrap();
+    server.eventually("it has one", |s| associations(s) == 1);
+    socket.send(&initial).unwrap();
+    let not_turn = |s: &TestServer| s.count(|c| c.dropped[DropReason::NotTurn as usize].get());
+    server.eventually("it is dropped", |s| not_turn(s) == 1);
+    assert!(backend.hears_nothing());
+
+    let socket = DtlsClient::socket(server.udp);
+    socket.send(&initial).unwrap();
+    assert_eq!(backend.recv().0, initial);
+    let _association = DtlsClient::on(socket, 1200).expect("a handshake");
+    server.eventually("it has one as well", |s| associations(s) == 2);
+    assert_eq!(server.stat(|s| s.http3_flows.get()), 1);
 }

@@ -277,11 +277,11 @@ fn an_allocation_takes_its_five_tuple_from_a_flow() {
     let flow = quic.connect(&backend);
     let mut turn = Client::new(Pipe::Udp(quic.socket.try_clone().unwrap()));
     let relayed = turn.allocate();
+    backend.send(flow, &short(0x40, b"late"));
     let peer = Peer::new();
     turn.bind(0x4000, peer.addr());
     turn.send_channel(0x4000, b"media");
     assert_eq!(peer.recv(), (b"media".to_vec(), relayed));
-    backend.send(flow, &short(0x40, b"late"));
     peer.send(relayed, b"answer");
     let data = b"answer".to_vec();
     assert_eq!(turn.incoming(), Incoming::Channel { number: 0x4000, data });

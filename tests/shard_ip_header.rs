@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[path = "support/http3_shard.rs"]
+mod http3_shard;
 mod shard_support;
 
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use http3_shard::{passed_to, start_http3};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
@@ -71,6 +74,25 @@ fn traffic_class_is_copied_between_udp_and_udp() {
             (tos as u8, false),
             "{tos:#04x}"
         );
+    }
+}
+
+/// QUIC looks for the path's MTU by itself (RFC 9000 §14) and uses ECN (§13.4): a flow takes nothing of either away.
+#[test]
+fn quic_keeps_its_traffic_class_and_is_never_fragmented() {
+    let Some(mut wire) = Sniffer::new() else { return };
+    let (backend, client) = (Peer::new(), Peer::new());
+    let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), |_| {})));
+    let mut long = vec![0xC0, 0, 0, 0, 1, 8];
+    long.resize(1200, 0);
+    for tos in [MEDIA, 0, 0x03] {
+        SockRef::from(&client.socket).set_tos_v4(tos).unwrap();
+        client.send(server.udp, &long);
+        let (_, flow) = backend.recv();
+        assert_eq!(wire.next(flow, backend.addr()), (tos as u8, true), "{tos:#04x}");
+        SockRef::from(&backend.socket).set_tos_v4(tos).unwrap();
+        backend.send(flow, b"back");
+        assert_eq!(wire.next(server.udp, client.addr()), (tos as u8, true), "{tos:#04x}");
     }
 }
 

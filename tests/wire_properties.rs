@@ -9,7 +9,7 @@ use relay::wire::framing::{self, Framing, FramingError};
 use relay::wire::integrity::{Integrity, Key};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
-use relay::wire::{address, channel_data, error_code};
+use relay::wire::{address, channel_data, error_code, quic};
 
 const ID: TransactionId = TransactionId([3; 12]);
 
@@ -277,6 +277,53 @@ proptest! {
         let refused = (0..=stream.len()).find(|&len| first_error(&stream[..len]).is_some());
         if let Some(len) = refused {
             prop_assert_eq!(first_error(&stream), first_error(&stream[..len]));
+        }
+    }
+}
+
+/// What begins as a packet of QUIC with a long header, its connection IDs, and how much of it is the header.
+fn nearly_quic() -> impl Strategy<Value = (Vec<u8>, [Vec<u8>; 2], usize)> {
+    let version = prop_oneof![0u32..3, Just(0x6b33_43cf), any::<u32>()];
+    let id = || prop_oneof![vec(any::<u8>(), 0..=24), vec(any::<u8>(), 0..=255)];
+    let tail = prop_oneof![Just(1200), 0usize..1500];
+    (any::<u8>(), version, id(), id(), tail).prop_map(|(first, version, to, from, tail)| {
+        let mut bytes = vec![first];
+        bytes.extend(version.to_be_bytes());
+        for id in [&to, &from] {
+            bytes.push(id.len() as u8);
+            bytes.extend(id);
+        }
+        let header = bytes.len();
+        bytes.resize(header + tail, 0x5A);
+        (bytes, [to, from], header)
+    })
+}
+
+proptest! {
+    //= XPORT-13
+    #[test]
+    fn what_begins_a_flow_of_quic_is_neither_stun_nor_dtls_nor_short((bytes, [to, _], _) in nearly_quic()) {
+        if quic::may_begin(&bytes) {
+            prop_assert!(bytes[0] >= 0xC0 && bytes[1..5] != [0; 4] && bytes.len() >= 1200 && to.len() >= 8);
+            prop_assert!(!quic::is_stun_or_dtls(&bytes));
+            prop_assert!(!quic::may_begin(&bytes[..1199]));
+        }
+    }
+
+    #[test]
+    fn only_who_names_the_servers_connection_id_has_heard_it((bytes, [to, from], header) in nearly_quic()) {
+        let is_long = bytes[0] >= 0x80 && bytes[1..5] != [0; 4];
+        let id = quic::ServerId::of(&bytes);
+        prop_assert_eq!(id.is_some(), is_long && (4..=20).contains(&from.len()));
+        // However it is cut, a header that is not whole has none.
+        prop_assert!((0..header).all(|len| quic::ServerId::of(&bytes[..len]).is_none()));
+        if let Some(id) = id {
+            let short = |id: &[u8]| [&[0x40], id, b"rest"].concat();
+            prop_assert!(id.is_named_by(&short(&from)) && !id.is_named_by(&short(&from)[..from.len()]));
+            prop_assert_eq!(id.is_named_by(&bytes), to == from);
+            let mut other = from.clone();
+            other[from.len() - 1] ^= 1;
+            prop_assert!(!id.is_named_by(&short(&other)));
         }
     }
 }

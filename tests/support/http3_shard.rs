@@ -24,6 +24,7 @@ pub(crate) fn start_http3_with(workers: usize, listen: &str, config: ShardConfig
     let udp = group[0].local_addr();
     let listener = |socket| Listener {
         http3: true,
+        dtls: true,
         ..Listener::from(socket)
     };
     let sockets: Vec<_> = group.into_iter().map(|socket| vec![listener(socket)]).collect();
