@@ -133,7 +133,7 @@ impl Worker {
 
     /// What backends have to say, of the first `ready` events. Not always the same begins, since not all may be heard.
     pub(in crate::shard) fn receive_backends(&mut self, ready: usize) {
-        let begin = self.stats.turns.get() as usize % ready.max(1);
+        let begin = self.turns as usize % ready.max(1);
         let end = self.packets + TURN_DATAGRAMS;
         for i in (begin..ready).chain(0..begin) {
             if self.packets >= end {
