@@ -316,6 +316,8 @@ impl Worker {
                 self.apply(verdict, None, packet, slot.tos);
             }
         }
+        // At once, while it is in the nearest cache: what the next relay socket has is mostly for another stream.
+        self.flush_streams();
     }
 
     pub(super) fn count_datagram(&mut self) {
