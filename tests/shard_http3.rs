@@ -380,7 +380,8 @@ fn a_flow_whose_time_is_up_is_forgotten_and_its_client_may_come_again() {
 
 #[test]
 fn a_backend_that_is_gone_harms_nobody_and_is_served_when_it_is_back() {
-    let backend = Peer::new();
+    // An address of its own: nobody takes its port while it is away.
+    let backend = Peer::on("127.0.0.77:0");
     let address = backend.addr();
     let server = start(&backend);
     let mut quic = Quic::new(server.udp);
