@@ -36,6 +36,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use self::admission::Admission;
 pub use self::behind::{Behind, BehindCounters};
 pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
+pub use self::routes::{Hidden, hidden};
 use self::seldom::Seldom;
 pub use self::splice::SpliceEnd;
 pub use self::upstream::Forwarded;

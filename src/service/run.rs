@@ -23,6 +23,7 @@ use super::config::env::ProcessEnv;
 use super::config::settings::Settings;
 use super::config::{self, Loaded};
 use super::follow::{Follower, Looked};
+use super::front_door::hidden;
 use super::health::{Health, Phase};
 use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
@@ -290,9 +291,15 @@ impl Server {
     }
 
     fn certificates(&self, check: fn(&TlsStore, UnixTime) -> Vec<Result<tls_store::Loaded, TlsError>>) {
-        if let Some(tls) = &self.tls {
-            tell_of(check(tls, unix_now()));
+        let Some(tls) = &self.tls else { return };
+        let outcomes = check(tls, unix_now());
+        // At start and at a reload the configuration's own checks tell of it.
+        for loaded in outcomes.iter().flatten() {
+            for hidden in hidden(&self.settings.front_door, &loaded.info) {
+                tracing::warn!("{hidden}");
+            }
         }
+        tell_of(outcomes);
     }
 
     /// No new clients, every allocation ends, and all of it within the configured time.

@@ -368,6 +368,26 @@ fn a_certificate_is_checked_when_it_is_configured() {
 }
 
 #[test]
+fn a_certificate_that_routes_keep_from_clients_is_warned_of() {
+    let machine = Machine::new();
+    machine.certificate("turn.example.org");
+    let warnings = |realm: &str, name: &str| {
+        let loaded = machine.good(&format!(
+            "realm = \"{realm}\"\n[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n\
+             [[front_door.route]]\nnames = [\"{name}\"]\nbackend = \"192.0.2.1:443\"\n"
+        ));
+        summary(&loaded.warnings, &machine.dir.join("relay.toml"))
+    };
+    let told = "3:15 warning: `front_door.route` leads every name of a certificate of this server elsewhere: \
+                turn.example.org | Leave one to its clients: take it out of `front_door.route.names`, or write it as \
+                `api.host`, which goes before wildcards";
+    assert_eq!(warnings("example.org", "*.example.org"), [told]);
+    assert_eq!(warnings("example.org", "turn.example.org"), [told]);
+    assert_eq!(warnings("turn.example.org", "*.example.org"), [""; 0]);
+    assert_eq!(warnings("example.org", "www.example.org"), [""; 0]);
+}
+
+#[test]
 fn secrets_are_hidden_wherever_the_configuration_is_shown() {
     let machine = Machine::new();
     let password = "kX8sQ2vL5nR9tB3wY7zC";

@@ -10,23 +10,22 @@ use relay::wire::writer::MessageWriter;
 use super::*;
 use crate::dtls_client::DtlsClient;
 
-#[test]
-fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
-    let setup = Setup::new();
-    let put = |name: &str| {
-        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("certificate");
-        let certificate = setup.dir.file("cert.pem", &made.cert.pem());
-        (
-            certificate,
-            setup.dir.file("key.pem", &made.signing_key.serialize_pem()),
-        )
-    };
-    let (certificate, key) = put("old.example.org");
-    let tls = format!(
+/// `[tls]` with a certificate for `name`, which is put in place of the one before.
+fn put(setup: &Setup, name: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("certificate");
+    let certificate = setup.dir.file("cert.pem", &made.cert.pem());
+    let key = setup.dir.file("key.pem", &made.signing_key.serialize_pem());
+    format!(
         "[tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n",
         certificate.display(),
         key.display()
-    );
+    )
+}
+
+#[test]
+fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
+    let setup = Setup::new();
+    let tls = put(&setup, "old.example.org");
     let mut server = Server::start(&setup.write(&format!("{}{tls}", setup.with_secret_file())));
     let (username, password) = credential(SECRET);
     let mut live = Stream(support::tls(connect(local(setup.tls))));
@@ -43,7 +42,7 @@ fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
     let over_dtls = || DtlsClient::connect(local(setup.tls)).certificate_names();
     assert_eq!(over_dtls(), ["old.example.org"]);
 
-    put("new.example.org");
+    put(&setup, "new.example.org");
     server.wait_for_log_within("new.example.org", patience);
     assert!(still_alive());
     assert_eq!(support::name_shown(local(setup.tls)), "new.example.org");
@@ -66,6 +65,24 @@ fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
         said.len() == 1 && said[0].contains("key.pem") && said[0].contains("PRIVATE KEY"),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_certificate_whose_name_is_routed_to_another_server_is_told_of_at_start_and_when_it_comes_later() {
+    let setup = Setup::new();
+    let route = "[[front_door.route]]\nnames = [\"www.example.org\"]\nbackend = \"192.0.2.1:443\"\n";
+    let told = "leads every name of a certificate of this server elsewhere: www.example.org";
+    let config = |tls: &str| setup.write(&format!("{}{tls}{route}", setup.with_secret_file()));
+
+    let mut server = Server::start(&config(&put(&setup, "turn.example.org")));
+    assert!(!server.errors().contains(told), "{}", server.errors());
+    put(&setup, "www.example.org");
+    // Looked at every five seconds, and tried when it has been at rest for one look.
+    server.wait_for_log_within(told, Duration::from_secs(40));
+    drop(server);
+
+    let server = Server::start(&config(&put(&setup, "www.example.org")));
+    assert_eq!(server.errors().matches(told).count(), 1, "{}", server.errors());
 }
 
 /// A STUN server that says what it is told to; nothing while that is `None`.

@@ -1,5 +1,6 @@
 //! Connections for other servers, told by the name in their ClientHello and passed on still encrypted.
 
+use core::fmt;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use super::arrival::Arrival;
 use super::behind::{Backend, BehindCounters, Bounds};
 use super::proxy::{self, Ends};
 use super::splice::splice;
-use crate::service::config::settings::RouteSettings;
+use crate::service::config::settings::{FrontDoorSettings, RouteSettings};
+use crate::service::tls_store::CertificateInfo;
 
 /// Server names that are somebody else's.
 #[derive(Debug, Default)]
@@ -69,6 +71,59 @@ impl Routes {
             .get(&name)
             .or_else(|| parent().and_then(|parent| self.below.get(parent)))
     }
+
+    /// Whether no client that asks for this name of a certificate is ours.
+    fn take_away(&self, name: &str) -> bool {
+        let below = |parent: &str| {
+            let mut own = self.own.iter().filter_map(|own| own.split_once('.'));
+            own.any(|(_, of)| of.eq_ignore_ascii_case(parent))
+        };
+        // A wildcard goes only to the same one, and not as a whole where a name of ours is below it.
+        self.find(name).is_some() && !name.strip_prefix("*.").is_some_and(below)
+    }
+}
+
+/// Names of a certificate of ours that routes lead elsewhere, most likely by mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// All that it has: whoever asks for one of them is passed on.
+    All(Vec<String>),
+    /// One, which no route names: a wildcard takes it.
+    ByWildcard(String),
+}
+
+/// What `front_door` hides of a certificate. That a route names what the certificate names as well is no mistake: one
+/// certificate often serves a web site and its relay.
+pub fn hidden(front_door: &FrontDoorSettings, certificate: &CertificateInfo) -> Vec<Hidden> {
+    let routes = Routes::new(&front_door.routes, &front_door.own_names);
+    let names = &certificate.names;
+    if !names.is_empty() && names.iter().all(|name| routes.take_away(name)) {
+        return vec![Hidden::All(names.clone())];
+    }
+    let by_wildcard = |name: &&String| {
+        let named = name.starts_with("*.") || routes.names.contains_key(&name.to_ascii_lowercase());
+        !named && routes.take_away(name)
+    };
+    let names = names.iter().filter(by_wildcard);
+    names.cloned().map(Hidden::ByWildcard).collect()
+}
+
+impl fmt::Display for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All(names) => write!(
+                f,
+                "`front_door.route` leads every name of a certificate of this server elsewhere: {}. Leave one to \
+                 its clients: take it out of `front_door.route.names`, or write it as `api.host`, which goes before wildcards",
+                names.join(", ")
+            ),
+            Self::ByWildcard(name) => write!(
+                f,
+                "a wildcard in `front_door.route.names` leads {name} elsewhere, which is in a certificate of this server. \
+                 Write {name} there as well if that is meant, else names instead of the wildcard"
+            ),
+        }
+    }
 }
 
 /// A connection with its backend: everything that is needed to go on.
@@ -112,6 +167,7 @@ impl Routed {
 mod tests {
     use super::*;
     use crate::service::config::settings::BackendAddress;
+    use crate::turn::time::UnixTime;
 
     #[test]
     fn names_lead_to_their_route_and_others_are_ours() {
@@ -148,5 +204,51 @@ mod tests {
             assert_eq!(port(name), None, "{name}");
         }
         assert!(Routes::new(&[], &[]).find("www.example.org").is_none());
+    }
+
+    #[test]
+    fn a_certificate_whose_names_lead_elsewhere_is_told_of_and_one_that_is_shared_is_not() {
+        let front_door = |routed: &[&str], own: &[&str]| FrontDoorSettings {
+            routes: vec![RouteSettings {
+                names: routed.iter().map(|&name| name.to_owned()).collect(),
+                backend: BackendAddress {
+                    host: "127.0.0.1".into(),
+                    port: 1,
+                },
+                proxy_header: false,
+            }],
+            own_names: own.iter().map(|&name| name.to_owned()).collect(),
+            ..FrontDoorSettings::default()
+        };
+        let told = |routed: &[&str], own: &[&str], names: &[&str]| {
+            let certificate = CertificateInfo {
+                names: names.iter().map(|&name| name.to_owned()).collect(),
+                not_before: UnixTime(0),
+                not_after: UnixTime(0),
+                fingerprint: String::new(),
+                self_signed: false,
+            };
+            hidden(&front_door(routed, own), &certificate)
+        };
+        let all = |names: &[&str]| vec![Hidden::All(names.iter().map(|&name| name.to_owned()).collect())];
+        let (www, turn, any) = ("www.example.org", "turn.example.org", "*.example.org");
+
+        assert_eq!(told(&[www], &[], &[www]), all(&[www]));
+        assert_eq!(told(&[www], &[], &["WWW.example.org"]), all(&["WWW.example.org"]));
+        assert_eq!(told(&[any], &[], &[www, turn]), all(&[www, turn]));
+        assert_eq!(told(&[any], &[], &[any]), all(&[any]));
+        let by_wildcard = |name: &str| vec![Hidden::ByWildcard(name.into())];
+        assert_eq!(told(&[any], &[turn], &[www, turn]), by_wildcard(www));
+        assert_eq!(told(&[any], &[], &["example.org", turn]), by_wildcard(turn));
+
+        // One certificate for the web site and the relay.
+        assert_eq!(told(&[www], &[], &[www, turn]), []);
+        assert_eq!(told(&[www], &[], &[any]), []);
+        assert_eq!(told(&[any, www], &[turn], &[www, turn]), []);
+        assert_eq!(told(&[any], &[turn], &[any]), []);
+        assert_eq!(told(&[any], &[], &["example.org", any]), []);
+        // Clients that come by an address send no name.
+        assert_eq!(told(&[www], &[], &[www, "192.0.2.1"]), []);
+        assert_eq!(told(&[www], &[], &[]), []);
     }
 }

@@ -10,9 +10,10 @@ use super::super::Purpose;
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::reader::Located;
 use super::super::schema::{Protocol, Raw};
-use super::super::settings::{AcmeSettings, TlsSettings};
-use super::Context;
+use super::super::settings::{AcmeSettings, FrontDoorSettings, TlsSettings};
+use super::{Context, front_door};
 use crate::service::acme::trusted_roots;
+use crate::service::front_door::hidden;
 use crate::service::tls_store::{CertificateFiles, CertificateSource, TlsStore};
 
 /// Where the self-signed certificate is kept, below the state directory.
@@ -33,10 +34,11 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
     let more = raw.tls.certificates.value.iter();
     pairs.extend(more.map(|one| [path(&one.certificate, cx), path(&one.private_key, cx)]));
 
+    let front_door = front_door::settings(raw);
     let mut certificates = Vec::new();
     let mut good = true;
     for [certificate, key] in pairs {
-        good &= cx.purpose == Purpose::Mint || can_be_served(&certificate, &key, cx);
+        good &= cx.purpose == Purpose::Mint || can_be_served(&certificate, &key, &front_door, cx);
         certificates.push(CertificateFiles {
             certificate: certificate.0,
             private_key: key.0,
@@ -95,7 +97,7 @@ fn acme(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Acm
     })
 }
 
-fn can_be_served(certificate: &Written, key: &Written, cx: &mut Context<'_>) -> bool {
+fn can_be_served(certificate: &Written, key: &Written, front_door: &FrontDoorSettings, cx: &mut Context<'_>) -> bool {
     // Both are tried before the pair is, so that two unreadable files are told of at once.
     let readable = [
         readable(certificate, "certificate", ONE_IS_MADE, cx),
@@ -110,9 +112,13 @@ fn can_be_served(certificate: &Written, key: &Written, cx: &mut Context<'_>) -> 
     };
     match TlsStore::open(vec![CertificateSource::Files(files)], cx.env.now()) {
         Ok((_, loaded)) => {
-            for warning in loaded.into_iter().flat_map(|loaded| loaded.warnings) {
-                let (message, help) = split(&warning.to_string());
-                cx.d.push(Diagnostic::warning(message).at(certificate.1).maybe_help(help));
+            for loaded in loaded {
+                let hidden = hidden(front_door, &loaded.info);
+                let warnings = loaded.warnings.iter().map(ToString::to_string);
+                for warning in warnings.chain(hidden.iter().map(ToString::to_string)) {
+                    let (message, help) = split(&warning);
+                    cx.d.push(Diagnostic::warning(message).at(certificate.1).maybe_help(help));
+                }
             }
             true
         }
