@@ -1,12 +1,13 @@
 //! Names that are another server's: spliced there as they came, still encrypted.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use relay::service::config::settings::{FrontDoorSettings, RouteSettings};
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, Outcome, SpliceEnd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::*;
@@ -35,12 +36,28 @@ impl Backend {
     async fn accept(&self) -> TcpStream {
         timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap().0
     }
+
+    /// Both ends of a connection that leads to it: the client's and its own.
+    async fn route(&self, mut client: TcpStream) -> (TcpStream, TcpStream) {
+        let hello = client_hello_for("www.example.org");
+        client.write_all(&hello).await.unwrap();
+        let mut far = self.accept().await;
+        expect(&mut far, &hello).await;
+        (client, far)
+    }
 }
 
 async fn expect(socket: &mut TcpStream, bytes: &[u8]) {
     let mut read = vec![0; bytes.len()];
     timeout(PATIENCE, socket.read_exact(&mut read)).await.unwrap().unwrap();
     assert_eq!(read, bytes);
+}
+
+/// Everything until the other end is done, or how else it ends.
+async fn until_end(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut all)).await.unwrap()?;
+    Ok(all)
 }
 
 #[tokio::test]
@@ -71,6 +88,72 @@ async fn a_backend_gets_every_byte_as_it_came_and_its_own_go_back() {
     assert_eq!(door.door.counters().outcome(Outcome::Routed), 2);
     assert_eq!(door.door.behind().counters().ends(SpliceEnd::Closed), 2);
     assert_eq!(door.door.behind().open(), 0);
+}
+
+#[tokio::test]
+async fn a_backend_may_be_done_while_its_client_goes_on() {
+    let backend = Backend::start(false).await;
+    let door = Door::before(limits(), &backend.settings);
+    let (mut client, mut far) = backend.route(door.connect().await).await;
+    far.write_all(b"answer").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(until_end(&mut client).await.unwrap(), b"answer");
+    client.write_all(b"the rest of the upload").await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(until_end(&mut far).await.unwrap(), b"the rest of the upload");
+    door.empties().await;
+    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Closed), 1);
+}
+
+/// A download without its end must not look whole.
+#[tokio::test]
+async fn a_reset_of_one_end_reaches_the_other_as_a_reset() {
+    let backend = Backend::start(false).await;
+    let door = Door::before(limits(), &backend.settings);
+    for backend_resets in [true, false] {
+        let (mut client, mut far) = backend.route(door.connect().await).await;
+        let (resetting, other) = if backend_resets {
+            (&mut far, &mut client)
+        } else {
+            (&mut client, &mut far)
+        };
+        resetting.write_all(b"beginning").await.unwrap();
+        expect(other, b"beginning").await;
+        resetting.set_zero_linger().unwrap();
+        let other = if backend_resets {
+            drop(far);
+            &mut client
+        } else {
+            drop(client);
+            &mut far
+        };
+        assert_eq!(until_end(other).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        door.empties().await;
+    }
+    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Broken), 2);
+}
+
+#[tokio::test]
+async fn an_answer_whose_end_was_passed_on_arrives_whole_however_the_rest_ends() {
+    // Less than the front door lets wait there unsent: its end is passed on.
+    const ANSWER: [u8; 6000] = [b'a'; 6000];
+    let mut backend = Backend::start(false).await;
+    backend.settings.idle_timeout = Duration::from_millis(300);
+    let door = Door::before(limits(), &backend.settings);
+    // What the client does not read yet waits in the front door's socket.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(2048).unwrap();
+    let client = timeout(PATIENCE, socket.connect(door.address)).await.unwrap();
+    let (mut client, mut far) = backend.route(client.unwrap()).await;
+    far.write_all(&ANSWER).await.unwrap();
+    far.shutdown().await.unwrap();
+    door.empties().await;
+    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Idle), 1);
+    assert_eq!(until_end(&mut client).await.unwrap(), ANSWER);
+    assert_eq!(
+        until_end(&mut far).await.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
 }
 
 #[tokio::test]
@@ -171,7 +254,10 @@ async fn what_rests_too_long_is_closed_and_a_stop_waits_for_none() {
     let mut client = door.connect().await;
     client.write_all(&client_hello_for("www.example.org")).await.unwrap();
     let _far = backend.accept().await;
-    assert_eq!(until_closed(&mut client).await, b"");
+    assert_eq!(
+        until_end(&mut client).await.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
     door.empties().await;
     assert_eq!(door.door.behind().counters().ends(SpliceEnd::Idle), 1);
 

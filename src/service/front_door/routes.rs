@@ -157,9 +157,16 @@ impl Route {
 
 impl Routed {
     /// Carries bytes both ways until it ends.
-    pub(super) async fn carry(self, bounds: &Bounds, counters: &BehindCounters, mut stop: watch::Receiver<bool>) {
-        let end = splice(self.client, self.backend, bounds.idle_timeout, stopped(&mut stop)).await;
-        counters.count_end(end);
+    pub(super) async fn carry(mut self, bounds: &Bounds, counters: &BehindCounters, mut stop: watch::Receiver<bool>) {
+        let stop = stopped(&mut stop);
+        let spliced = splice(&mut self.client, &mut self.backend, bounds.idle_timeout, stop).await;
+        for (socket, cut) in [(&self.client, spliced.client_cut), (&self.backend, spliced.backend_cut)] {
+            if cut {
+                // Closed with a reset. It fails only where the connection is gone already.
+                let _ = socket.set_zero_linger();
+            }
+        }
+        counters.count_end(spliced.end);
     }
 }
 

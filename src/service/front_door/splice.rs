@@ -1,4 +1,5 @@
-//! Two connections become one: bytes are carried both ways until both ends have said so, or nothing moves any more.
+//! Two connections become one: bytes are carried both ways until both ends have said so, or nothing moves any more. What
+//! ends otherwise must not look whole at either end.
 
 use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -41,23 +42,37 @@ impl SpliceEnd {
     }
 }
 
+/// Two connections that are one no more.
+pub(super) struct Spliced {
+    pub(super) end: SpliceEnd,
+    /// The client was not told that the backend is done: a close would tell it so, and what it got would look whole.
+    pub(super) client_cut: bool,
+    /// The same the other way round.
+    pub(super) backend_cut: bool,
+}
+
 /// Carries bytes between a client and a backend, in both directions. The end of one is passed on, and the other goes on.
 pub(super) async fn splice(
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    client: impl AsyncRead + AsyncWrite + Unpin,
     backend: impl AsyncRead + AsyncWrite + Unpin,
     idle: Duration,
     stop: impl Future<Output = ()>,
-) -> SpliceEnd {
+) -> Spliced {
     let moved = Activity::default();
-    // Every byte passes here, whichever way it goes.
+    let mut client = Watched::new(client, moved.clone());
     let mut backend = Watched::new(backend, moved.clone());
-    tokio::select! {
+    let end = tokio::select! {
         copied = tokio::io::copy_bidirectional(&mut client, &mut backend) => match copied {
             Ok(_) => SpliceEnd::Closed,
             Err(_) => SpliceEnd::Broken,
         },
         () = moved.rests_for(idle) => SpliceEnd::Idle,
         () = stop => SpliceEnd::Stopped,
+    };
+    Spliced {
+        end,
+        client_cut: !client.told_end,
+        backend_cut: !backend.told_end,
     }
 }
 
@@ -88,11 +103,17 @@ impl Activity {
 pub(super) struct Watched<S> {
     stream: S,
     activity: Activity,
+    /// Its peer was told that no more will come.
+    told_end: bool,
 }
 
 impl<S> Watched<S> {
     pub(super) const fn new(stream: S, activity: Activity) -> Self {
-        Self { stream, activity }
+        Self {
+            stream,
+            activity,
+            told_end: false,
+        }
     }
 
     fn noting<T>(&self, polled: Poll<T>) -> Poll<T> {
@@ -121,7 +142,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.told_end |= matches!(polled, Poll::Ready(Ok(())));
+        polled
     }
 }
 
@@ -147,7 +170,7 @@ mod tests {
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!((&question[..], &answer[..]), (&b"question"[..], &b"answer"[..]));
-        assert_eq!(spliced.await.unwrap(), SpliceEnd::Closed);
+        assert_eq!(spliced.await.unwrap().end, SpliceEnd::Closed);
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,7 +190,7 @@ mod tests {
             assert_eq!(to.read_u8().await.unwrap(), b'x');
         }
         let begun = tokio::time::Instant::now();
-        assert_eq!(spliced.await.unwrap(), SpliceEnd::Idle);
+        assert_eq!(spliced.await.unwrap().end, SpliceEnd::Idle);
         let rested = begun.elapsed();
         assert!(rested >= IDLE && rested <= IDLE + IDLE / 4, "{rested:?}");
     }
@@ -178,6 +201,6 @@ mod tests {
         let (far, _backend) = duplex(64);
         let spliced = tokio::spawn(splice(near, far, IDLE, core::future::pending()));
         client.shutdown().await.unwrap();
-        assert_eq!(spliced.await.unwrap(), SpliceEnd::Idle);
+        assert_eq!(spliced.await.unwrap().end, SpliceEnd::Idle);
     }
 }

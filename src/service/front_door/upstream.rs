@@ -192,8 +192,9 @@ impl Upstream {
                 return;
             };
             let stop = super::accept::stopped(&mut stop);
-            let end = splice(TokioIo::new(client), TokioIo::new(backend), idle, stop).await;
-            counters.count_end(end);
+            // Cut off is what has no close frame (RFC 6455 §7.1.5), and at the client's no end of TLS either.
+            let spliced = splice(TokioIo::new(client), TokioIo::new(backend), idle, stop).await;
+            counters.count_end(spliced.end);
             drop((guard, place));
         });
         let (mut parts, _) = response.into_parts();
