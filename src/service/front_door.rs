@@ -39,7 +39,7 @@ pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
 pub use self::routes::{Hidden, hidden};
 use self::seldom::Seldom;
 pub use self::splice::SpliceEnd;
-pub use self::upstream::Forwarded;
+pub use self::upstream::{Failure, Forwarded};
 use super::config::settings::{ListenerSettings, StreamSettings};
 use super::tls_store::TlsStore;
 use crate::shard::handover::StreamHandover;

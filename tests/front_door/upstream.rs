@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay::service::config::settings::FrontDoorSettings;
-use relay::service::front_door::{Forwarded, Limits, SpliceEnd};
+use relay::service::front_door::{Failure, Forwarded, Limits, SpliceEnd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -305,8 +305,8 @@ async fn a_web_server_that_is_down_silent_or_busy_costs_its_own_requests() {
     let mut ours = send(&door, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(until_closed(&mut ours).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
     let counters = door.door.behind().counters();
-    for outcome in [Forwarded::Busy, Forwarded::Late, Forwarded::Unreachable] {
-        assert_eq!(counters.forwarded(outcome), 1, "{outcome:?}");
+    for why in [Failure::Busy, Failure::Late, Failure::Unreachable] {
+        assert_eq!(counters.forwarded(Forwarded::Failed(why)), 1, "{why:?}");
     }
     drop((late, busy, down));
     door.empties().await;

@@ -85,7 +85,7 @@ impl BehindCounters {
     }
 
     pub(super) fn count_forwarded(&self, forwarded: Forwarded) {
-        self.forwarded[forwarded as usize].fetch_add(1, Relaxed);
+        self.forwarded[forwarded.index()].fetch_add(1, Relaxed);
     }
 
     /// Spliced connections that ended so.
@@ -95,7 +95,7 @@ impl BehindCounters {
 
     /// Requests for the web server that ended so.
     pub fn forwarded(&self, forwarded: Forwarded) -> u64 {
-        self.forwarded[forwarded as usize].load(Relaxed)
+        self.forwarded[forwarded.index()].load(Relaxed)
     }
 }
 

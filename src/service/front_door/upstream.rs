@@ -51,6 +51,13 @@ pub enum Forwarded {
     Answered,
     /// It agreed to WebSocket.
     Upgraded,
+    /// It did neither, and the client is told why.
+    Failed(Failure),
+}
+
+/// Why a request has no answer of the web server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
     /// Not passed on: no single Host, CONNECT, or no path.
     Refused,
     /// Not passed on: too much is with backends already.
@@ -64,27 +71,35 @@ pub enum Forwarded {
 }
 
 impl Forwarded {
-    /// Every one: `ALL[x as usize] == x`.
+    /// Every one: `ALL[x.index()] == x`.
     pub const ALL: [Self; 7] = [
         Self::Answered,
         Self::Upgraded,
-        Self::Refused,
-        Self::Busy,
-        Self::Unreachable,
-        Self::Unusable,
-        Self::Late,
+        Self::Failed(Failure::Refused),
+        Self::Failed(Failure::Busy),
+        Self::Failed(Failure::Unreachable),
+        Self::Failed(Failure::Unusable),
+        Self::Failed(Failure::Late),
     ];
+
+    pub(super) const fn index(self) -> usize {
+        match self {
+            Self::Answered => 0,
+            Self::Upgraded => 1,
+            Self::Failed(why) => 2 + why as usize,
+        }
+    }
 
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Upgraded => "upgraded",
-            Self::Refused => "refused",
-            Self::Busy => "busy",
-            Self::Unreachable => "unreachable",
-            Self::Unusable => "unusable",
-            Self::Late => "late",
+            Self::Failed(Failure::Refused) => "refused",
+            Self::Failed(Failure::Busy) => "busy",
+            Self::Failed(Failure::Unreachable) => "unreachable",
+            Self::Failed(Failure::Unusable) => "unusable",
+            Self::Failed(Failure::Late) => "late",
         }
     }
 }
@@ -121,20 +136,20 @@ impl Upstream {
     pub(super) async fn answer(&self, request: Request<Body>) -> Response {
         match self.forward(request).await {
             Ok(response) => response,
-            Err(refused) => {
-                self.counters.count_forwarded(refused);
-                refused.into_response()
+            Err(why) => {
+                self.counters.count_forwarded(Forwarded::Failed(why));
+                why.into_response()
             }
         }
     }
 
-    async fn forward(&self, mut request: Request<Body>) -> Result<Response, Forwarded> {
+    async fn forward(&self, mut request: Request<Body>) -> Result<Response, Failure> {
         let visit = request.extensions_mut().remove::<Visit>();
         let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
         let (Some(visit), Some(client)) = (visit, client) else {
-            return Err(Forwarded::Refused);
+            return Err(Failure::Refused);
         };
-        let place = self.bounds.place().ok_or(Forwarded::Busy)?;
+        let place = self.bounds.place().ok_or(Failure::Busy)?;
         let upgrade = request
             .extensions_mut()
             .remove::<OnUpgrade>()
@@ -144,11 +159,11 @@ impl Upstream {
         let response = tokio::select! {
             response = self.client.request(request) => response.map_err(|error| self.failed(&error))?,
             // A body that is still on its way keeps it alive.
-            () = visit.activity.rests_for(self.bounds.answer_timeout) => return Err(Forwarded::Late),
+            () = visit.activity.rests_for(self.bounds.answer_timeout) => return Err(Failure::Late),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(upgrade) = upgrade else {
-                return Err(Forwarded::Unusable);
+                return Err(Failure::Unusable);
             };
             self.counters.count_forwarded(Forwarded::Upgraded);
             return Ok(self.switch(response, upgrade, visit, place));
@@ -164,14 +179,14 @@ impl Upstream {
         Ok(Response::from_parts(parts, Body::new(body)))
     }
 
-    fn failed(&self, error: &hyper_util::client::legacy::Error) -> Forwarded {
+    fn failed(&self, error: &hyper_util::client::legacy::Error) -> Failure {
         let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
         if error.is_connect() {
             self.backend.tell_failure(&cause);
-            Forwarded::Unreachable
+            Failure::Unreachable
         } else {
             tracing::debug!(backend = %self.backend.address, error = cause, "the answer of a backend is of no use");
-            Forwarded::Unusable
+            Failure::Unusable
         }
     }
 
@@ -204,10 +219,9 @@ impl Upstream {
     }
 }
 
-impl IntoResponse for Forwarded {
+impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let (status, text) = match self {
-            Self::Answered | Self::Upgraded => (StatusCode::OK, ""),
             Self::Refused => (StatusCode::BAD_REQUEST, "This request cannot be passed on.\n"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at a time.\n"),
             Self::Unreachable => (
@@ -233,25 +247,25 @@ fn rewrite(
     backend: &BackendAddress,
     client: SocketAddr,
     websocket: bool,
-) -> Result<Request<Body>, Forwarded> {
+) -> Result<Request<Body>, Failure> {
     let (mut parts, body) = request.into_parts();
-    let host = host(&parts.uri, &parts.headers).ok_or(Forwarded::Refused)?;
+    let host = host(&parts.uri, &parts.headers).ok_or(Failure::Refused)?;
     if parts.method == Method::CONNECT {
-        return Err(Forwarded::Refused);
+        return Err(Failure::Refused);
     }
-    let path = parts.uri.path_and_query().ok_or(Forwarded::Refused)?;
+    let path = parts.uri.path_and_query().ok_or(Failure::Refused)?;
     parts.uri = Uri::builder()
         .scheme("http")
         .authority(backend.to_string())
         .path_and_query(path.clone())
         .build()
-        .map_err(|_| Forwarded::Refused)?;
+        .map_err(|_| Failure::Refused)?;
     parts.version = Version::HTTP_11;
 
     drop_one_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);
     drop_claims(&mut parts.headers);
-    let text = |text: &str| HeaderValue::from_str(text).map_err(|_| Forwarded::Refused);
+    let text = |text: &str| HeaderValue::from_str(text).map_err(|_| Failure::Refused);
     parts.headers.insert(FORWARDED_FOR, text(&client.ip().to_string())?);
     parts.headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
     parts.headers.insert(FORWARDED_HOST, host.clone());
@@ -314,4 +328,18 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_requests_is_counted_apart() {
+        for (index, forwarded) in Forwarded::ALL.into_iter().enumerate() {
+            assert_eq!(forwarded.index(), index);
+            let label = forwarded.as_str();
+            assert_eq!(Forwarded::ALL.iter().filter(|other| other.as_str() == label).count(), 1);
+        }
+    }
 }
