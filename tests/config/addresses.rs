@@ -30,6 +30,19 @@ fn behind_one_to_one_nat_the_announced_address_is_not_the_bound_one() {
 }
 
 #[test]
+fn an_external_address_of_this_machine_is_bound_whichever_way_the_default_route_leads() {
+    let mut machine = Machine::new();
+    machine.interfaces = vec![("lo", "127.0.0.1"), ("eth0", "10.0.0.5"), ("eth1", "10.0.8.2")];
+    (machine.route_v4, machine.route_v6) = (Some("10.0.0.5"), None);
+    // No interface lists the rest of 127/8.
+    for own in ["10.0.8.2", "127.0.0.1", "127.77.0.1"] {
+        let relay = machine.good(&format!("[external]\nipv4 = \"{own}\"\n"));
+        let relay = relay.settings.turn.relay.ipv4.expect("IPv4");
+        assert_eq!((relay.bind, relay.announced), (ip(own), ip(own)));
+    }
+}
+
+#[test]
 fn an_interface_or_a_name_gives_the_external_address() {
     let mut machine = Machine::new();
     machine.interfaces.push(("eth1", "192.0.2.77"));

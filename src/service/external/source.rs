@@ -92,8 +92,7 @@ impl Plan {
         match &self.source {
             Source::Auto => Ok(self.auto(bind, env)),
             Source::Fixed(ip) => {
-                let here = env.interfaces().iter().any(|interface| interface.ip == *ip);
-                let local = bind.or_else(|| here.then_some(*ip));
+                let local = bind.or_else(|| is_here(*ip, env).then_some(*ip));
                 let bind = local.or_else(|| own(self.family, env).map(|own| own.0));
                 let help = format!("set `relay.{}` to the local address to relay from", key(self.family));
                 let message = || {
@@ -180,8 +179,7 @@ impl Plan {
         let Some(announced) = of_family.min() else {
             return Err(self.fail(format!("{host} has no {} address", name(self.family)), help));
         };
-        let here = env.interfaces().iter().any(|interface| interface.ip == announced);
-        let local = bind.or_else(|| here.then_some(announced));
+        let local = bind.or_else(|| is_here(announced, env).then_some(announced));
         let bind = local.or_else(|| own(self.family, env).map(|own| own.0));
         let none = || {
             self.fail(
@@ -255,6 +253,11 @@ fn usable(family: Family, ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     Family::of(ip) == family && !ip.is_loopback() && !ip.is_unspecified() && !link_local
+}
+
+/// Whether this machine has it. All of 127/8 is its own, and no interface lists it.
+fn is_here(ip: IpAddr, env: &dyn Env) -> bool {
+    ip.is_loopback() || env.interfaces().iter().any(|interface| interface.ip == ip)
 }
 
 /// This machine's own address: where the default route leaves, else that of any interface.
