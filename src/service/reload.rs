@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::config::settings::Settings;
 use super::follow::keep_former;
+use crate::turn::policy::PolicyConfig;
 
 /// A configuration that a running server can take.
 #[derive(Debug)]
@@ -48,11 +49,14 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     }
     if addresses {
         new.turn.policy = Arc::clone(&old.turn.policy);
-        new.peers.clone_from(&old.peers);
+        // External addresses do not wait, and the policy must know them.
+        new.peers = PolicyConfig {
+            relay_ips: core::mem::take(&mut new.peers.relay_ips),
+            ..old.peers.clone()
+        };
         keep("[peers]", true);
     }
-
-    if !addresses && old.peers.relay_ips.iter().any(|ip| !new.peers.relay_ips.contains(ip)) {
+    if new.peers.relay_ips != old.peers.relay_ips {
         keep_former(&mut new, &old.peers.relay_ips);
     }
 
@@ -91,6 +95,8 @@ mod tests {
     use super::*;
     use crate::service::config::env::ProcessEnv;
     use crate::service::config::{Purpose, load_for};
+    use crate::turn::policy::PeerClass;
+    use crate::turn::types::PeerAddr;
 
     const BASE: &str = r#"
 realm = "one.example.org"
@@ -165,6 +171,27 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
             assert_eq!(merged.settings.turn.relay.ports, old.turn.relay.ports);
             assert!(Arc::ptr_eq(&merged.settings.turn.policy, &old.turn.policy));
             assert!(merged.waiting.contains(&"[peers]"), "{:?}", merged.waiting);
+        }
+    }
+
+    /// Its clients reach each other in memory, and nobody reaches the server itself by it.
+    #[test]
+    fn with_other_listeners_the_policy_that_stays_learns_of_another_external_address() {
+        let old = settings("external-old", BASE);
+        let text = BASE.replace("3478", "3479").replace("192.0.2.1", "192.0.2.2");
+        let new = settings(
+            "external-new",
+            &format!("{text}\npeers.allow = [\"127.0.0.0/8\", \"192.0.2.0/24\"]\n"),
+        );
+        let now = merge(&old, new).settings;
+        let announced = now.turn.relay.ipv4.map(|address| address.announced.to_string());
+        assert_eq!(announced.as_deref(), Some("192.0.2.2"));
+        let peer = |text: &str| now.turn.policy.peer(PeerAddr(text.parse().expect("an address")));
+        for relayed in ["192.0.2.1:30100", "192.0.2.2:30100"] {
+            assert_eq!(peer(relayed), Ok(PeerClass::Relayed), "{relayed}");
+        }
+        for closed in ["192.0.2.2:3478", "127.0.0.1:3478", "127.0.0.1:9", "192.0.2.9:9"] {
+            assert!(peer(closed).is_err(), "{closed}");
         }
     }
 
