@@ -140,6 +140,7 @@ fn what_a_peer_sends_during_moves_arrives_by_the_old_path_or_the_new_one_and_non
     for n in 1..=MOVES {
         let mut new = elsewhere(&server, n);
         ticket = resumed(&mut new, &ticket);
+        // Some packets come by each path: the sender has a pace in real time.
         std::thread::sleep(Duration::from_millis(10));
         new.send_channel(CHANNEL, b"here I am");
         assert_eq!(peer.recv(), (b"here I am".to_vec(), relayed));
@@ -280,6 +281,7 @@ fn what_another_client_sends_during_moves_arrives_or_is_counted() {
     for n in 1..=MOVES {
         let mut new = elsewhere(&server, n);
         ticket = resumed(&mut new, &ticket);
+        // Some packets come by each path: the sender has a pace in real time.
         std::thread::sleep(Duration::from_millis(10));
         new.send_channel(CHANNEL, b"here I am");
         assert_eq!(peer.recv().0, b"here I am");

@@ -287,10 +287,8 @@ fn peers_that_refuse_everything_are_counted_and_no_reason_to_turn() {
     }
     server.eventually("refused", |server| server.stat(|s| s.icmp_errors.get()) >= 1);
     while !client.hears_nothing() {}
-    let turns = server.stat(|s| s.turns.get());
-    std::thread::sleep(Duration::from_secs(1));
-    let turns = server.stat(|s| s.turns.get()) - turns;
-    assert!(turns < 100, "{turns} turns in a second without traffic");
+    let turns = server.turns_per_second();
+    assert!(turns < 100.0, "{turns} turns a second without traffic");
 }
 
 //= TURN-NET-01
@@ -524,12 +522,11 @@ fn a_new_configuration_applies_to_new_packets_and_spares_allocations() {
 #[test]
 fn an_idle_worker_shows_that_it_lives() {
     let server = TestServer::start(2);
-    std::thread::sleep(Duration::from_millis(1500));
+    // Every worker's heartbeat has to move for it, though nothing comes.
+    let turns = server.turns_per_second();
+    assert!(turns < 4.0, "and does not spin: {turns} turns a second");
     let ages = server.shards.heartbeat_ages();
-    assert_eq!(ages.len(), 2);
-    assert!(ages.iter().all(|&age| age < Duration::from_millis(1400)), "{ages:?}");
-    let turns = server.stat(|s| s.turns.get());
-    assert!(turns <= 8, "and does not spin: {turns} turns");
+    assert!(ages.len() == 2 && ages.iter().all(|&age| age < PATIENCE), "{ages:?}");
 }
 
 #[test]

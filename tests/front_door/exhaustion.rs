@@ -33,18 +33,24 @@ async fn inside() {
     let ballast = std::fs::File::open("/dev/null").unwrap();
     // Each connection takes two descriptors here, ours and the server's: connect until none is left.
     let mut clients = Vec::new();
+    let counters = door.door.counters().clone();
     while let Ok(client) = TcpStream::connect(door.address).await {
         clients.push(client);
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        let taken = async {
+            while counters.accepted() + counters.shed() < clients.len() as u64 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, taken).await.expect("accepted or shed");
     }
     assert!(clients.len() > 5);
     // One descriptor for us, none for the server.
     drop(ballast);
     let mut unserved = TcpStream::connect(door.address).await.unwrap();
     assert_eq!(until_closed(&mut unserved).await, b"", "closed, not left hanging");
-    let counters = door.door.counters().clone();
     assert!(counters.shed() > 0);
     let errors = counters.accept_errors(AcceptError::Exhausted);
+    // A span in which a loop would have gone round thousands of times.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(
         counters.accept_errors(AcceptError::Exhausted) < errors + 10,

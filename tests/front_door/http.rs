@@ -42,6 +42,7 @@ async fn a_request_in_pieces_is_still_a_request() {
     ] {
         client.write_all(piece).await.unwrap();
         client.flush().await.unwrap();
+        // So that each comes alone.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(until_closed(&mut client).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
@@ -149,6 +150,8 @@ async fn stopping_lets_a_request_finish() {
         .unwrap();
     timeout(PATIENCE, door.started.notified()).await.unwrap();
     door.stop.send(true).unwrap();
+    door.refuses().await;
+    door.finish.notify_one();
     assert!(until_closed(&mut client).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
     timeout(PATIENCE, &mut door.served).await.unwrap().unwrap();
 }

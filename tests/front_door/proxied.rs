@@ -101,6 +101,7 @@ async fn a_header_may_come_byte_by_byte_but_not_for_ever() {
     proxy.set_nodelay(true).unwrap();
     for byte in [&v2(&[])[..], &stun(4)].concat() {
         proxy.write_all(&[byte]).await.unwrap();
+        // So that each comes alone.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let handover = door.handover().await;

@@ -60,6 +60,8 @@ pub(crate) struct Door {
     pub(crate) served: JoinHandle<()>,
     /// A slow request has reached its handler.
     pub(crate) started: Arc<Notify>,
+    /// And answers when this is told.
+    pub(crate) finish: Arc<Notify>,
     directory: PathBuf,
 }
 
@@ -107,17 +109,17 @@ impl Door {
             .unwrap()
             .as_secs();
         let (store, _) = TlsStore::open(vec![source], UnixTime(unix)).unwrap();
-        let started = Arc::new(Notify::new());
+        let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = Router::new()
             .route(
                 "/",
                 get(|ConnectInfo(client): ConnectInfo<SocketAddr>| async move { client.to_string() }),
             )
             .route("/slow", {
-                let started = started.clone();
+                let (started, finish) = (started.clone(), finish.clone());
                 get(async move || {
                     started.notify_one();
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    finish.notified().await;
                 })
             })
             .route("/endless", {
@@ -151,6 +153,7 @@ impl Door {
             stop,
             served,
             started,
+            finish,
             directory,
         }
     }
@@ -185,6 +188,16 @@ impl Door {
             );
         }
         assert_eq!(self.door.counters().outcome(outcome), count);
+    }
+
+    /// Waits until it takes no more connections.
+    pub(crate) async fn refuses(&self) {
+        let refused = async {
+            while TcpStream::connect(self.address).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, refused).await.expect("the listener is closed");
     }
 
     /// Waits until no connection is open.
@@ -302,7 +315,7 @@ pub(crate) async fn serve_as_shard(handover: StreamHandover, count: usize, answe
         .unwrap()
 }
 
-/// Sends byte by byte, with pauses, until the server no longer takes them.
+/// Sends byte by byte, with pauses so that each comes alone, until the server no longer takes them.
 pub(crate) async fn drip(mut stream: TcpStream, bytes: Vec<u8>, pause: Duration) -> usize {
     for (sent, byte) in bytes.into_iter().enumerate() {
         if stream.write_all(&[byte]).await.is_err() {

@@ -72,6 +72,7 @@ async fn a_client_that_sends_one_byte_at_a_time_loses_none() {
             for byte in &sent {
                 client.write_all(&[*byte]).await.unwrap();
                 client.flush().await.unwrap();
+                // So that each comes alone.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             serve_as_shard(door.handover().await, 2, stun(9)).await

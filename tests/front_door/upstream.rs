@@ -57,6 +57,15 @@ async fn send(door: &Door, request: &str) -> TlsStream<TcpStream> {
     client
 }
 
+/// Waits until a connection that is open now, and had to end with its lifetime, would be gone: three others live one after
+/// the other.
+async fn lifetimes_pass(door: &Door) {
+    for _ in 0..3 {
+        let mut other = send(door, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(until_closed(&mut other).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+}
+
 /// Lines of a head, sorted, without its first.
 fn fields(head: &str) -> Vec<String> {
     let mut fields: Vec<_> = head.trim_end().lines().skip(1).map(str::to_lowercase).collect();
@@ -130,7 +139,7 @@ async fn bodies_stream_both_ways_while_they_are_made() {
         .await
         .unwrap();
     read_to(&mut client, "1\r\na\r\n").await;
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    lifetimes_pass(&door).await;
     client.write_all(b"3\r\ntwo\r\n0\r\n\r\n").await.unwrap();
     read_to(&mut far, "3\r\ntwo\r\n0\r\n\r\n").await;
     far.write_all(b"1\r\nb\r\n0\r\n\r\n").await.unwrap();
@@ -251,7 +260,7 @@ async fn websocket_goes_through_and_counts_as_long_as_it_lives() {
         answer.starts_with("http/1.1 101 ") && answer.contains("sec-websocket-accept: x"),
         "{answer}"
     );
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    lifetimes_pass(&door).await;
     client.write_all(b"ping").await.unwrap();
     assert_eq!(read_to(&mut far, "ping").await, "ping");
     assert_eq!((door.door.open_connections(), door.door.behind().open()), (1, 1));

@@ -44,6 +44,7 @@ fn without_files_new_connections_are_turned_away_and_the_rest_is_served() {
     }
 
     let before = time_used(server.pid());
+    // Processor time is told against real time.
     std::thread::sleep(Duration::from_secs(1));
     let used = time_used(server.pid()) - before;
     assert!(

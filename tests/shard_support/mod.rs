@@ -159,6 +159,24 @@ impl TestServer {
         self.shards.counters().iter().map(|counters| of(counters)).sum()
     }
 
+    /// How often the busiest worker turns in a second, over more than one of them. A worker without traffic turns once.
+    pub fn turns_per_second(&self) -> f64 {
+        let seen = |stats: &relay::shard::ShardCounters| (stats.turns.get(), stats.heartbeat.get());
+        let all = || self.shards.shard_counters().iter();
+        let before: Vec<_> = all().map(|stats| seen(stats)).collect();
+        let nanos = |stats, before: &(u64, u64)| seen(stats).1 - before.1;
+        self.eventually("every worker turns", |_| {
+            all()
+                .zip(&before)
+                .all(|(stats, before)| nanos(stats, before) >= 1_500_000_000)
+        });
+        let rates = all().zip(&before).map(|(stats, before)| {
+            let turns = seen(stats).0 - before.0;
+            turns as f64 * 1e9 / nanos(stats, before) as f64
+        });
+        rates.fold(0.0, f64::max)
+    }
+
     /// Waits until `what` holds.
     pub fn eventually(&self, text: &str, what: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;

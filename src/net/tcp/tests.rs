@@ -161,7 +161,7 @@ fn an_end_in_the_last_read_of_a_turn_is_passed_on_in_that_turn() {
         } else {
             (peer, &near_peer, client)
         };
-        // All of it is to be there before the first read.
+        // All of it that fits is to be there before the first read.
         socket2::SockRef::from(near).set_recv_buffer_size(4 << 20).unwrap();
         from.set_write_timeout(Some(core::time::Duration::from_secs(10)))
             .unwrap();
@@ -172,6 +172,7 @@ fn an_end_in_the_last_read_of_a_turn_is_passed_on_in_that_turn() {
         });
         from.write_all(&bytes).unwrap();
         from.shutdown(Shutdown::Write).unwrap();
+        // Nothing tells when that is. Sooner, the test sees less, and does not fail.
         std::thread::sleep(core::time::Duration::from_millis(100));
         // Pumped only while it asks for something, as a worker does; the other direction stays open.
         let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);

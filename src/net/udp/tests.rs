@@ -15,6 +15,18 @@ fn bind(addr: &str, options: UdpOptions) -> UdpSocket {
     UdpSocket::bind(addr.parse().unwrap(), &options).unwrap()
 }
 
+/// Until the kernel holds an error against the socket; takes nothing away.
+fn wait_for_error(socket: &UdpSocket) {
+    let mut polled = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::empty())];
+    let patience = rustix::time::Timespec { tv_sec: 20, tv_nsec: 0 };
+    assert_eq!(
+        rustix::event::poll(&mut polled, Some(&patience)),
+        Ok(1),
+        "an error comes"
+    );
+    assert!(polled[0].revents().contains(rustix::event::PollFlags::ERR));
+}
+
 fn datagram(to: &UdpSocket, data: std::ops::Range<usize>) -> Datagram<'static> {
     Datagram {
         egress: 0,
@@ -347,7 +359,7 @@ fn an_icmp_error_costs_no_datagram_and_is_reported_once() {
             })
             .unwrap();
         batch.flush(b"data", NOW, |_| Some(&a));
-        std::thread::sleep(StdDuration::from_millis(20));
+        wait_for_error(&a);
         // The pending error would fail the next call, receiving or sending; neither may lose anything.
         batch.push(&datagram(&b, 0..4)).unwrap();
         batch.flush(b"data", NOW, |_| Some(&a));
@@ -381,7 +393,7 @@ fn a_pending_error_is_returned_by_receive_once() {
         })
         .unwrap();
     batch.flush(b"x", NOW, |_| Some(&a));
-    std::thread::sleep(StdDuration::from_millis(20));
+    wait_for_error(&a);
     let mut recv = RecvBatch::new(1);
     assert_eq!(
         recv.receive(&a, 1).unwrap_err().raw_os_error(),
