@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 use relay::net::udp::{Datagram, RecvBatch, SendBatch, UdpOptions, UdpSocket};
 use relay::turn::time::Instant;
@@ -57,8 +58,11 @@ struct Bare {
     outgoing: Vec<u8>,
 }
 
-/// Relays for ever.
-pub(crate) fn run(address: &str) -> io::Result<()> {
+/// As long as the relay lets packets gather.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// Relays for ever; `paused`: lets packets gather before it looks for them.
+pub(crate) fn run(address: &str, paused: bool) -> io::Result<()> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
     let udp = UdpSocket::bind(address, &OPTIONS)?;
     let listener = TcpListener::bind(address)?;
@@ -78,6 +82,9 @@ pub(crate) fn run(address: &str) -> io::Result<()> {
     bare.watch(&bare.listener, LISTENER)?;
     let mut events = Vec::with_capacity(BATCH);
     loop {
+        if paused {
+            std::thread::sleep(PAUSE);
+        }
         events.clear();
         epoll::wait(&bare.epoll, spare_capacity(&mut events), None)?;
         for event in &events {

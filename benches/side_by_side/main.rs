@@ -25,8 +25,9 @@ fn main() -> ExitCode {
             println!("side_by_side takes minutes and wants a quiet machine: start it with benches/run");
             Ok(())
         }
-        Some(suite::BARE) => {
-            bare::run(words.get(2).map_or("127.0.0.1:3478", String::as_str)).map_err(|e| e.to_string())
+        Some(word @ (suite::BARE | suite::PAUSED)) => {
+            let address = words.get(2).map_or("127.0.0.1:3478", String::as_str);
+            bare::run(address, word == suite::PAUSED).map_err(|e| e.to_string())
         }
         Some(_) => suite::run(&suite::Options::parse_from(words.get(1..).unwrap_or_default())),
     };

@@ -101,7 +101,7 @@ const fn media(name: &'static str, title: &'static str, arguments: &'static str)
         carrier: "udp",
         figure: Figure::Packet,
         arguments,
-        others: &[Server::Bare],
+        others: &[Server::Bare, Server::Paused],
     }
 }
 

@@ -28,8 +28,9 @@ use self::results::Results;
 pub(crate) use self::servers::Server;
 use self::servers::{Bench, Setup};
 
-/// The word that turns this program into the bare loop.
+/// The words that turn this program into the bare loop.
 pub(crate) const BARE: &str = "bare";
+pub(crate) const PAUSED: &str = "bare-paused";
 /// The relay in the profile of this build.
 const RELAY: &str = env!("CARGO_BIN_EXE_relay");
 /// Busier than this before anything was started, and figures are worth less.
@@ -48,12 +49,12 @@ pub(crate) struct Options {
     /// Cases whose name begins with one of these, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "CASE")]
     pub(crate) only: Vec<String>,
-    /// Servers: relay, coturn, turn-server, bare (a loop that relays and asks nothing)
+    /// Servers: relay, coturn, turn-server, bare (a loop that relays and asks nothing), bare-paused (it lets packets gather)
     #[arg(
         long,
         value_delimiter = ',',
         value_name = "SERVER",
-        default_value = "relay,coturn,bare"
+        default_value = "relay,coturn,bare,bare-paused"
     )]
     pub(crate) servers: Vec<Server>,
     /// The program of turn-server 4.1.5 (`cargo install turn-server --version 4.1.5`)

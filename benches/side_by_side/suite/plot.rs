@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::cases::{CASES, Figure};
 use super::results::Results;
-use super::servers::Server;
+use super::servers::{ALL, Server};
 
 const WIDTH: f64 = 860.0;
 /// Where bars begin: the names stand left of it.
@@ -45,7 +45,7 @@ pub(super) fn costs(results: &Results) -> String {
         .iter()
         .filter(|case| case.figure == Figure::Packet)
         .filter_map(|case| {
-            let bars: Vec<Bar> = [Server::Relay, Server::Coturn, Server::TurnRs, Server::Bare]
+            let bars: Vec<Bar> = ALL
                 .into_iter()
                 .filter_map(|server| {
                     let value = results.summary(case, server)?.median;
@@ -71,6 +71,7 @@ const fn color(server: Server) -> &'static str {
         Server::Coturn => "#d98836",
         Server::TurnRs => "#8a6bb1",
         Server::Bare => "#9aa5ad",
+        Server::Paused => "#c3cbd1",
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::cases::{CASES, Case, Figure};
 use super::plot;
-use super::servers::Server;
+use super::servers::{ALL, Server};
 
 const FILE: &str = "results.jsonl";
 
@@ -101,12 +101,11 @@ impl Results {
 
     fn table(&self) -> String {
         let mut table = String::from(
-            "| case | coturn ÷ relay | relay | coturn | turn-server | bare loop | loss | p50 / p99 µs: relay | coturn |\n\
-             |---|---|---|---|---|---|---|---|---|\n",
+            "| case | coturn ÷ relay | relay | coturn | turn-server | bare loop | with a pause | loss | p50 / p99 µs: relay | coturn |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
         );
         for case in CASES {
-            let all = [Server::Relay, Server::Coturn, Server::TurnRs, Server::Bare];
-            let [relay, coturn, turn_server, bare] = all.map(|server| self.summary(case, server));
+            let [relay, coturn, turn_server, bare, paused] = ALL.map(|server| self.summary(case, server));
             if relay.is_none() && coturn.is_none() {
                 continue;
             }
@@ -126,7 +125,7 @@ impl Results {
             // A String takes everything.
             let _ = writeln!(
                 table,
-                "| {} ({}) | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} ({}) | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 case.title,
                 case.figure.unit(),
                 ratio.map_or_else(|| "–".to_owned(), |r| format!("**{r:.2}**")),
@@ -134,6 +133,7 @@ impl Results {
                 figure(&coturn),
                 figure(&turn_server),
                 figure(&bare),
+                figure(&paused),
                 if case.figure == Figure::Memory {
                     "–".to_owned()
                 } else {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::cases::Case;
 use super::network::{AT_GENERATOR, AT_SERVER, Namespaces, SERVER_IP};
-use super::{BARE, Options, RELAY};
+use super::{BARE, Options, PAUSED, RELAY};
 
 pub(super) const SERVER_CORE: &str = "0";
 pub(super) const GENERATOR_CORE: &str = "1";
@@ -31,8 +31,21 @@ pub(crate) enum Server {
     /// turn-rs, whose program is called so.
     #[value(name = "turn-server")]
     TurnRs,
+    /// Relays and asks nothing.
     Bare,
+    /// The same with a pause before each drain, as long as the relay's.
+    #[value(name = "bare-paused")]
+    Paused,
 }
+
+/// Every one, in the order of table and plots.
+pub(super) const ALL: [Server; 5] = [
+    Server::Relay,
+    Server::Coturn,
+    Server::TurnRs,
+    Server::Bare,
+    Server::Paused,
+];
 
 impl Server {
     pub(crate) const fn name(self) -> &'static str {
@@ -41,6 +54,7 @@ impl Server {
             Self::Coturn => "coturn",
             Self::TurnRs => "turn-server",
             Self::Bare => BARE,
+            Self::Paused => PAUSED,
         }
     }
 }
@@ -163,9 +177,9 @@ impl Setup {
                 let config = self.file("turn-server.toml", &turn_server(ip))?;
                 (self.turn_server.clone(), vec![format!("--config={}", at(config))])
             }
-            Server::Bare => {
+            Server::Bare | Server::Paused => {
                 let own = std::env::current_exe().map_err(|error| error.to_string())?;
-                (own, vec![BARE.to_owned(), format!("{ip}:{PLAIN}")])
+                (own, vec![server.name().to_owned(), format!("{ip}:{PLAIN}")])
             }
         })
     }
