@@ -7,10 +7,12 @@
     reason = "tests, of which some tell what they measured"
 )]
 
+#[path = "support/tls_configs.rs"]
+mod tls_configs;
+
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,9 +20,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use relay::net::path_state;
 use relay::net::stream::{Dropped, Flushed, KERNEL_UNSENT, QueueKind, StreamConn, StreamLimits};
 use relay::turn::time::Instant as CoreInstant;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use socket2::{Domain, SockRef, Socket, Type};
+use tls_configs::tls_configs;
 
 /// Application data of one frame.
 const DATA: usize = 996;
@@ -227,7 +230,7 @@ fn over_tcp_a_slow_reader_gets_fresh_media() {
 #[test]
 fn over_tls_a_slow_reader_gets_fresh_media() {
     let (client, server) = connected();
-    let (client_tls, server_tls) = configs();
+    let (client_tls, server_tls) = tls_configs();
     let handshaken = thread::spawn(move || {
         let mut server = server;
         let mut tls = ServerConnection::new(server_tls).unwrap();
@@ -257,24 +260,4 @@ fn over_tls_a_slow_reader_gets_fresh_media() {
     let reader = thread::spawn(move || read(StreamOwned::new(tls, throttled), begun));
     let served = serve(server, conn, begun);
     judge("tls", reader.join().unwrap(), &served);
-}
-
-fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let certified = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(certified.cert.der().clone()).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let server = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    (Arc::new(client), Arc::new(server))
 }

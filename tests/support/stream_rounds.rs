@@ -1,12 +1,15 @@
 //! One stream of a client without a network: rounds of ChannelData in and out, plain or through TLS.
 
+#[path = "tls_configs.rs"]
+mod tls_configs;
+
 use std::io::{self, IoSlice, Read, Write};
-use std::sync::Arc;
 
 use relay::net::stream::{Flushed, QueueKind, StreamConn};
 use relay::turn::time::Instant;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ServerConnection};
+use tls_configs::tls_configs;
 
 /// Application data of one frame.
 pub(crate) const DATA: [u8; 1200] = [7; 1200];
@@ -66,24 +69,9 @@ pub(crate) fn relay(conn: &mut StreamConn, socket: &mut Socket<'_>) -> usize {
 
 /// A client and a server after their handshake.
 pub(crate) fn tls_pair() -> (ClientConnection, Box<ServerConnection>) {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let certified = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(certified.cert.der().clone()).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let server = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("relay.test").unwrap()).unwrap();
-    let mut server = Box::new(ServerConnection::new(Arc::new(server)).unwrap());
+    let (client, server) = tls_configs();
+    let mut client = ClientConnection::new(client, ServerName::try_from("relay.test").unwrap()).unwrap();
+    let mut server = Box::new(ServerConnection::new(server).unwrap());
     while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
         let mut bytes = Vec::new();
         while client.wants_write() {
