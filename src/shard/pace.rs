@@ -9,8 +9,8 @@
 //!   waiting for the next packet, sleep for the configured time, then drain.
 //! - busy: something is ready again as soon as a turn is over, and the next turn follows at once. There is a pause first in
 //!   two cases. After a short turn of a worker that has half of its time to spare, since what has come in meanwhile is
-//!   little, and a turn for little is dear. And where streams were visited for a packet or two each: a read, and a write, of
-//!   three frames costs hardly more than of one. That is not done after a long turn, so that a worker that needs all its
+//!   little, and a turn for little is dear. And where streams were visited for a few packets each: a read, and a write, of
+//!   six frames costs hardly more than of three. That is not done after a long turn, so that a worker that needs all its
 //!   time has it.
 
 use core::time::Duration;
@@ -22,7 +22,7 @@ const GATHER: u64 = 3;
 /// A turn of less than this part of a pause is short.
 const SHORT_TURN: u32 = 2;
 /// A stream visited for fewer packets than this might have had more a little later.
-const WELL_FILLED: u64 = 4;
+const WELL_FILLED: u64 = 8;
 /// A turn of so many pauses has gathered enough by itself.
 const LONG_TURN: u32 = 4;
 /// The rate is measured over at least this long.
@@ -175,8 +175,8 @@ mod tests {
             pace.insists()
         };
         assert!(insists(50, 10, 10));
-        assert!(insists(50, 10, 39));
-        assert!(!insists(50, 10, 40), "well filled");
+        assert!(insists(50, 10, 79));
+        assert!(!insists(50, 10, 80), "well filled");
         assert!(!insists(50, 0, 10), "datagrams only");
         assert!(insists(399, 10, 10));
         assert!(!insists(400, 10, 10), "needs all its time");

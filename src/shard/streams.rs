@@ -1,7 +1,7 @@
 //! The TCP and TLS clients of one shard: who they are, what is to be flushed, what epoll is to tell.
 
 use core::any::Any;
-use std::io;
+use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 
@@ -49,7 +49,7 @@ impl Stream {
         {
             self.conn.observe(now, state);
         }
-        let flushed = self.conn.flush(now, &mut &self.socket)?;
+        let flushed = self.conn.flush(now, &mut Outlet(&self.socket))?;
         self.blocked = flushed != Flushed::Done;
         self.held_until = match flushed {
             Flushed::Held(until) => Some(until),
@@ -70,6 +70,27 @@ impl Stream {
             (true, true) => Interest::Write,
             (true, false) => Interest::None,
         }
+    }
+}
+
+/// A socket as it is written to: what is in one piece, as nearly everything is, without a list of pieces, which the
+/// kernel would have to copy in and check.
+struct Outlet<'a>(&'a TcpStream);
+
+impl Write for Outlet<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match pieces {
+            [piece] => self.0.write(piece),
+            pieces => self.0.write_vectored(pieces),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
