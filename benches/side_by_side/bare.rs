@@ -1,10 +1,14 @@
 //! What the kernel allows: packets go from socket to socket with the system calls the relay uses, and nothing is asked of
 //! them. No login, no permission, no deadline, no counter; requests are answered with what clients want to hear.
 
+mod stream;
+
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay::net::udp::{Datagram, RecvBatch, SendBatch, UdpOptions, UdpSocket};
@@ -16,11 +20,13 @@ use relay::wire::message::{Class, Message, Method};
 use relay::wire::writer::MessageWriter;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
+use rustls::ServerConfig;
+
+use self::stream::Stream;
 
 /// The one channel clients of `relay bench` bind.
 const CHANNEL: u16 = 0x4000;
 const BATCH: usize = 64;
-const READ: usize = 64 * 1024;
 const OPTIONS: UdpOptions = UdpOptions {
     receive_buffer: 4 << 20,
     send_buffer: 4 << 20,
@@ -30,7 +36,8 @@ const OPTIONS: UdpOptions = UdpOptions {
 };
 /// Whose turn it is: sockets of clients are behind these two.
 const UDP: u64 = 0;
-const LISTENER: u64 = 1;
+const TCP: u64 = 1;
+const TLS: u64 = 2;
 const RELAYS: u64 = 1 << 20;
 const STREAMS: u64 = 2 << 20;
 /// The UDP listener among the sockets that send.
@@ -40,16 +47,16 @@ struct Client {
     address: SocketAddr,
     relay: UdpSocket,
     peer: Option<SocketAddr>,
-    stream: Option<TcpStream>,
-    /// Read, and not whole yet.
-    incoming: Vec<u8>,
+    stream: Option<Stream>,
 }
 
 struct Bare {
     udp: UdpSocket,
     /// The same socket, for answers.
     answers: std::net::UdpSocket,
-    listener: TcpListener,
+    tcp: TcpListener,
+    tls: TcpListener,
+    tls_config: Arc<ServerConfig>,
     epoll: rustix::fd::OwnedFd,
     clients: Vec<Client>,
     by_address: HashMap<SocketAddr, usize>,
@@ -61,16 +68,15 @@ struct Bare {
 /// As long as the relay lets packets gather.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// Relays for ever; `paused`: lets packets gather before it looks for them.
-pub(crate) fn run(address: &str, paused: bool) -> io::Result<()> {
-    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
-    let udp = UdpSocket::bind(address, &OPTIONS)?;
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+/// Relays for ever, UDP and TCP at `plain` and TLS at `tls`; `paused`: lets packets gather before it looks for them.
+pub(crate) fn run(plain: SocketAddr, tls: SocketAddr, paused: bool) -> io::Result<()> {
+    let udp = UdpSocket::bind(plain, &OPTIONS)?;
     let mut bare = Bare {
         answers: udp.as_fd().try_clone_to_owned()?.into(),
         udp,
-        listener,
+        tcp: TcpListener::bind(plain)?,
+        tls: TcpListener::bind(tls)?,
+        tls_config: stream::tls_config()?,
         epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         clients: Vec::new(),
         by_address: HashMap::new(),
@@ -79,7 +85,8 @@ pub(crate) fn run(address: &str, paused: bool) -> io::Result<()> {
         outgoing: Vec::new(),
     };
     bare.watch(&bare.udp, UDP)?;
-    bare.watch(&bare.listener, LISTENER)?;
+    bare.watch(&bare.tcp, TCP)?;
+    bare.watch(&bare.tls, TLS)?;
     let mut events = Vec::with_capacity(BATCH);
     loop {
         if paused {
@@ -90,7 +97,8 @@ pub(crate) fn run(address: &str, paused: bool) -> io::Result<()> {
         for event in &events {
             match event.data.u64() {
                 UDP => bare.serve_clients()?,
-                LISTENER => bare.accept()?,
+                TCP => bare.accept(false)?,
+                TLS => bare.accept(true)?,
                 token if token < STREAMS => bare.serve_peer((token - RELAYS) as usize)?,
                 token => bare.serve_stream((token - STREAMS) as usize)?,
             }
@@ -104,7 +112,7 @@ impl Bare {
         Ok(epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN)?)
     }
 
-    fn add(&mut self, address: SocketAddr, stream: Option<TcpStream>) -> io::Result<usize> {
+    fn add(&mut self, address: SocketAddr, stream: Option<Stream>) -> io::Result<usize> {
         let index = self.clients.len();
         let relay = UdpSocket::bind((self.udp.local_addr().ip(), 0).into(), &OPTIONS)?;
         self.watch(&relay, RELAYS + index as u64)?;
@@ -117,16 +125,18 @@ impl Bare {
             relay,
             peer: None,
             stream,
-            incoming: Vec::with_capacity(2 * READ),
         });
         Ok(index)
     }
 
-    fn accept(&mut self) -> io::Result<()> {
-        let (stream, address) = self.listener.accept()?;
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        self.add(address, Some(stream)).map(drop)
+    fn accept(&mut self, tls: bool) -> io::Result<()> {
+        let listener = if tls { &self.tls } else { &self.tcp };
+        let (socket, address) = listener.accept()?;
+        // Whoever only looked whether this listens is gone before the handshake.
+        match Stream::new(socket, tls.then_some(&self.tls_config)) {
+            Ok(stream) => self.add(address, Some(stream)).map(drop),
+            Err(_) => Ok(()),
+        }
     }
 
     fn serve_clients(&mut self) -> io::Result<()> {
@@ -178,7 +188,7 @@ impl Bare {
             }
         }
         if let Some(stream) = &mut client.stream {
-            write(stream, &self.outgoing)?;
+            stream.write(&self.outgoing)?;
         }
         self.flush();
         Ok(())
@@ -189,41 +199,30 @@ impl Bare {
         let Some(stream) = &mut client.stream else {
             return Ok(());
         };
-        let kept = client.incoming.len();
-        client.incoming.resize(kept + READ, 0);
-        let read = match stream.read(&mut client.incoming[kept..]) {
-            Ok(0) => return Ok(epoll::delete(&self.epoll, &*stream)?),
-            Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
-        client.incoming.truncate(kept + read);
+        if !stream.read()? {
+            return Ok(epoll::delete(&self.epoll, &*stream)?);
+        }
         let mut taken = 0;
-        while let Ok(Framing::Message(length)) = next_frame(&client.incoming[taken..]) {
-            let Some(frame) = client.incoming.get(taken..taken + length) else {
-                break;
-            };
-            if let (Some(peer), Ok((_, data))) = (client.peer, channel_data::parse(frame)) {
-                push(
-                    &mut self.send,
-                    egress(index),
-                    peer,
-                    &[],
-                    taken + data.start..taken + data.end,
-                );
+        while let Some(frame) = client.frame(taken) {
+            let bytes = client.bytes().get(frame.clone()).unwrap_or_default();
+            if let (Some(peer), Ok((_, data))) = (client.peer, channel_data::parse(bytes)) {
+                let data = taken + data.start..taken + data.end;
+                push(&mut self.send, egress(index), peer, &[], data);
             } else {
-                let request = frame.to_vec();
-                if let Some(answer) = client.answer(&request) {
-                    write(client.stream.as_mut().expect("just read from"), &answer)?;
+                let request = bytes.to_vec();
+                if let (Some(answer), Some(stream)) = (client.answer(&request), &mut client.stream) {
+                    stream.write(&answer)?;
                 }
             }
-            taken += length;
+            taken = frame.end;
         }
         let (clients, main) = (&self.clients, &self.udp);
-        self.send.flush(&clients[index].incoming, Instant::ZERO, |egress| {
+        self.send.flush(clients[index].bytes(), Instant::ZERO, |egress| {
             socket(clients, main, egress)
         });
-        self.clients[index].incoming.drain(..taken);
+        if let Some(stream) = &mut self.clients[index].stream {
+            stream.take(taken);
+        }
         Ok(())
     }
 
@@ -235,6 +234,19 @@ impl Bare {
 }
 
 impl Client {
+    /// What came over its stream and is not done with.
+    fn bytes(&self) -> &[u8] {
+        self.stream.as_ref().map(Stream::bytes).unwrap_or_default()
+    }
+
+    /// The message that begins at `start` of it, if it is whole.
+    fn frame(&self, start: usize) -> Option<Range<usize>> {
+        match next_frame(self.bytes().get(start..)?) {
+            Ok(Framing::Message(length)) => Some(start..start + length),
+            _ => None,
+        }
+    }
+
     /// Success, whatever was asked.
     fn answer(&mut self, request: &[u8]) -> Option<Vec<u8>> {
         let message = Message::parse(request).ok()?;
@@ -268,7 +280,7 @@ fn socket<'a>(clients: &'a [Client], main: &'a UdpSocket, egress: u32) -> Option
 }
 
 /// The batch takes more than one round of receiving brings.
-fn push(send: &mut SendBatch, egress: u32, destination: SocketAddr, header: &[u8], data: std::ops::Range<usize>) {
+fn push(send: &mut SendBatch, egress: u32, destination: SocketAddr, header: &[u8], data: Range<usize>) {
     let full = send.push(&Datagram {
         egress,
         destination,
@@ -280,16 +292,4 @@ fn push(send: &mut SendBatch, egress: u32, destination: SocketAddr, header: &[u8
         padding: 0,
     });
     debug_assert!(full.is_ok(), "a round of receiving fits");
-}
-
-/// Waits where the client does not read: the generator does.
-fn write(stream: &mut TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -26,8 +26,11 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some(word @ (suite::BARE | suite::PAUSED)) => {
-            let address = words.get(2).map_or("127.0.0.1:3478", String::as_str);
-            bare::run(address, word == suite::PAUSED).map_err(|e| e.to_string())
+            let address = |index, otherwise| words.get(index).map_or(otherwise, String::as_str).parse();
+            match (address(2, "127.0.0.1:3478"), address(3, "127.0.0.1:5349")) {
+                (Ok(plain), Ok(tls)) => bare::run(plain, tls, word == suite::PAUSED).map_err(|e| e.to_string()),
+                (Err(error), _) | (_, Err(error)) => Err(format!("an address for {word}: {error}")),
+            }
         }
         Some(_) => suite::run(&suite::Options::parse_from(words.get(1..).unwrap_or_default())),
     };

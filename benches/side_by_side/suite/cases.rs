@@ -172,14 +172,8 @@ pub(super) const CASES: &[Case] = &[
     },
     stream("tcp-up", "TCP, 1200 B, up", "tcp", LARGE_UP),
     stream("tcp-down", "TCP, 1200 B, down", "tcp", LARGE_DOWN),
-    Case {
-        others: &[],
-        ..stream("tls-up", "TLS, 1200 B, up", "tls", LARGE_UP)
-    },
-    Case {
-        others: &[],
-        ..stream("tls-down", "TLS, 1200 B, down", "tls", LARGE_DOWN)
-    },
+    stream("tls-up", "TLS, 1200 B, up", "tls", LARGE_UP),
+    stream("tls-down", "TLS, 1200 B, down", "tls", LARGE_DOWN),
     Case {
         figure: Figure::Handshake,
         others: &[Server::TurnRs],

@@ -179,7 +179,10 @@ impl Setup {
             }
             Server::Bare | Server::Paused => {
                 let own = std::env::current_exe().map_err(|error| error.to_string())?;
-                (own, vec![server.name().to_owned(), format!("{ip}:{PLAIN}")])
+                (
+                    own,
+                    vec![server.name().to_owned(), format!("{ip}:{PLAIN}"), format!("{ip}:{TLS}")],
+                )
             }
         })
     }
