@@ -72,10 +72,14 @@ impl Results {
         write("costs.svg", plot::costs(self))
     }
 
+    fn figures(&self, case: &Case, server: Server) -> impl Iterator<Item = &Value> {
+        let mine = move |line: &&Value| line["case"] == case.name && line["server"] == server.name();
+        self.lines.iter().filter(mine).map(|line| &line["figures"])
+    }
+
     /// What is known of a case and a server.
     pub(super) fn summary(&self, case: &Case, server: Server) -> Option<Summary> {
-        let mine = |line: &&Value| line["case"] == case.name && line["server"] == server.name();
-        let figures: Vec<&Value> = self.lines.iter().filter(mine).map(|line| &line["figures"]).collect();
+        let figures: Vec<&Value> = self.figures(case, server).collect();
         let of = |name: &str| median(figures.iter().filter_map(|f| f[name].as_f64()).collect()).unwrap_or(0.0);
         let values: Vec<f64> = figures.iter().filter_map(|f| case.figure_of(f)).collect();
         let (least, most) = values
@@ -93,10 +97,15 @@ impl Results {
         })
     }
 
-    /// How many times coturn's figure the relay's goes into it.
+    /// How many times the relay's figure goes into another server's: the median of the runs, in each of which the two were
+    /// measured within seconds of each other, so that the machine was mostly as fast for the one as for the other.
     pub(super) fn ratio(&self, case: &Case, server: Server) -> Option<f64> {
-        let other = self.summary(case, server)?.median;
-        Some(other / self.summary(case, Server::Relay)?.median)
+        let pairs = self.figures(case, server).zip(self.figures(case, Server::Relay));
+        median(
+            pairs
+                .filter_map(|(other, relay)| Some(case.figure_of(other)? / case.figure_of(relay)?))
+                .collect(),
+        )
     }
 
     fn table(&self) -> String {
