@@ -134,7 +134,10 @@ impl Bare {
         let (socket, address) = listener.accept()?;
         // Whoever only looked whether this listens is gone before the handshake.
         match Stream::new(socket, tls.then_some(&self.tls_config)) {
-            Ok(stream) => self.add(address, Some(stream)).map(drop),
+            Ok(stream) => {
+                let client = self.add(address, Some(stream))?;
+                self.serve_stream(client)
+            }
             Err(_) => Ok(()),
         }
     }

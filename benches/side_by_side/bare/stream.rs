@@ -38,24 +38,25 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Takes a connection over, after a handshake if it begins with one.
-    pub(super) fn new(mut socket: TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
+    pub(super) fn new(socket: TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
         socket.set_nodelay(true)?;
-        let tls = match tls {
-            Some(config) => {
-                let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-                connection.complete_io(&mut socket)?;
-                Some(TlsSession::new(Box::new(connection)))
-            }
-            None => None,
-        };
-        socket.set_nonblocking(true)?;
-        Ok(Self {
-            socket,
+        let mut stream = Self {
+            tls: None,
             buffer: vec![0; 3 * READ].into(),
             held: 0,
             ciphertext: vec![0; if tls.is_some() { READ } else { 0 }].into(),
-            tls,
-        })
+            socket,
+        };
+        if let Some(config) = tls {
+            let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+            connection.complete_io(&mut stream.socket)?;
+            let mut session = TlsSession::new(Box::new(connection));
+            // What came right behind the handshake.
+            session.drain(|plaintext| keep(&mut stream.buffer, &mut stream.held, plaintext));
+            stream.tls = Some(session);
+        }
+        stream.socket.set_nonblocking(true)?;
+        Ok(stream)
     }
 
     /// What is there and not done with.
@@ -75,10 +76,7 @@ impl Stream {
             return Ok(true);
         };
         let opened = tls
-            .open(&self.ciphertext[..read], |plaintext| {
-                buffer[*held..*held + plaintext.len()].copy_from_slice(plaintext);
-                *held += plaintext.len();
-            })
+            .open(&self.ciphertext[..read], |plaintext| keep(buffer, held, plaintext))
             .map_err(io::Error::other)?;
         Ok(read > 0 && !opened.closed)
     }
@@ -111,6 +109,11 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn keep(buffer: &mut [u8], held: &mut usize, bytes: &[u8]) {
+    buffer[*held..*held + bytes.len()].copy_from_slice(bytes);
+    *held += bytes.len();
 }
 
 /// `None`: there is nothing now.
