@@ -230,7 +230,7 @@ fn over_tcp_a_slow_reader_gets_fresh_media() {
 #[test]
 fn over_tls_a_slow_reader_gets_fresh_media() {
     let (client, server) = connected();
-    let (client_tls, server_tls) = tls_configs();
+    let (client_tls, server_tls) = tls_configs(rustls::DEFAULT_VERSIONS);
     let handshaken = thread::spawn(move || {
         let mut server = server;
         let mut tls = ServerConnection::new(server_tls).unwrap();

@@ -34,7 +34,7 @@ const OPTIONS: UdpOptions = UdpOptions {
     errors: false,
     traffic_class: false,
 };
-/// Whose turn it is: sockets of clients are behind these two.
+/// Whose turn it is: sockets of clients are behind these three.
 const UDP: u64 = 0;
 const TCP: u64 = 1;
 const TLS: u64 = 2;

@@ -69,7 +69,7 @@ pub(crate) fn relay(conn: &mut StreamConn, socket: &mut Socket<'_>) -> usize {
 
 /// A client and a server after their handshake.
 pub(crate) fn tls_pair() -> (ClientConnection, Box<ServerConnection>) {
-    let (client, server) = tls_configs();
+    let (client, server) = tls_configs(rustls::DEFAULT_VERSIONS);
     let mut client = ClientConnection::new(client, ServerName::try_from("relay.test").unwrap()).unwrap();
     let mut server = Box::new(ServerConnection::new(server).unwrap());
     while client.is_handshaking() || server.is_handshaking() || server.wants_write() {

@@ -114,8 +114,8 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
             if run % 2 == 1 {
                 servers.reverse();
             }
-            // Thrown away: for a second or two after other traffic the kernel hands out memory for packets that is in no cache
-            // of the server's core, to whichever server comes first then.
+            // Thrown away: after traffic of another kind, whichever server comes first copies to its sockets many times as
+            // slowly as the ones behind it, however long it is measured (docs/performance.md, "Noise").
             if let (Figure::Packet, Some(&first)) = (case.figure, servers.first()) {
                 measure(&setup, options, case, first, place)?;
             }

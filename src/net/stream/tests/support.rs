@@ -1,12 +1,15 @@
 //! An in-memory socket, frames by hand, and a TLS client.
 
+#[path = "../../../../tests/support/tls_configs.rs"]
+mod tls_configs;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
-use std::sync::Arc;
 
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ServerConnection};
 
+use self::tls_configs::tls_configs;
 use super::super::*;
 
 /// `millis` milliseconds after the origin of time.
@@ -147,26 +150,11 @@ impl TlsPair {
     }
 
     pub(super) fn with_version(version: &'static rustls::SupportedProtocolVersion) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let certified = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(certified.cert.der().clone()).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-        let server = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certified.cert.der().clone()], key)
-            .unwrap();
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let (client, server) = tls_configs(&[version]);
         let name = ServerName::try_from("relay.test").unwrap();
         let mut pair = Self {
-            client: ClientConnection::new(Arc::new(client), name).unwrap(),
-            server: Box::new(ServerConnection::new(Arc::new(server)).unwrap()),
+            client: ClientConnection::new(client, name).unwrap(),
+            server: Box::new(ServerConnection::new(server).unwrap()),
         };
         while pair.client.is_handshaking() || pair.server.is_handshaking() || pair.server.wants_write() {
             let mut bytes = Vec::new();
