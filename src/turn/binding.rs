@@ -66,10 +66,15 @@ impl Server {
         if client.five_tuple.transport == Transport::Dtls {
             return self.refuse_classic(packet, response);
         }
-        let served = self.config.rfc3489_binding && client.five_tuple.transport == Transport::Udp;
-        let Some(request) = served.then(|| ClassicBinding::parse(packet)).flatten() else {
+        if client.five_tuple.transport != Transport::Udp {
+            return Verdict::Drop(DropReason::NotTurn);
+        }
+        let Some(request) = ClassicBinding::parse(packet) else {
             return Verdict::Drop(DropReason::NotTurn);
         };
+        if !self.config.rfc3489_binding {
+            return Verdict::Drop(DropReason::Rfc3489);
+        }
         if let Err(reason) = self.admit_binding(now, client) {
             return Verdict::Drop(reason);
         }

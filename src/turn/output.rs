@@ -333,6 +333,8 @@ closed_set! {
     DropReason {
         /// Not STUN, ChannelData or DTLS by its first byte (RFC 7983).
         NotTurn => "not_turn",
+        /// A Binding request of RFC 3489 over UDP, which `turn.compat.rfc3489_binding` would answer.
+        Rfc3489 => "rfc3489",
         /// A STUN header or attribute that cannot be parsed.
         Malformed => "malformed",
         /// FINGERPRINT is wrong or not last.

@@ -288,3 +288,24 @@ async fn every_response_is_counted_by_route_and_code() {
     assert_eq!(count(Route::Turn, 200), 1);
     assert_eq!(count(Route::Other, 404), 1);
 }
+
+#[tokio::test]
+async fn the_page_of_a_web_view_reads_answers_under_a_scheme_of_its_own() {
+    const VIEWS: [&str; 3] = ["capacitor://localhost", "tauri://localhost", "app://."];
+    let api = api(ApiSettings {
+        cors_origins: VIEWS.map(String::from).to_vec(),
+        ..settings()
+    });
+    for origin in VIEWS {
+        let answer = post("/v1/ice-servers")
+            .key(KEY)
+            .header("origin", origin)
+            .send(&api)
+            .await;
+        assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
+    }
+    let other = post("/v1/ice-servers")
+        .key(KEY)
+        .header("origin", "capacitor://elsewhere");
+    assert_eq!(other.send(&api).await.header("access-control-allow-origin"), None);
+}

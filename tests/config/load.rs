@@ -476,3 +476,13 @@ fn comments_in_the_effective_configuration_cannot_be_broken_out_of() {
         1
     );
 }
+
+#[test]
+fn web_views_may_be_listed_as_origins() {
+    let machine = Machine::new();
+    let views =
+        "cors_origins = [\"capacitor://localhost\", \"ionic://localhost\", \"tauri://localhost\", \"app://-\"]\n";
+    let loaded = machine.good(&format!("[api]\n{views}"));
+    assert_eq!(loaded.settings.api.cors_origins.len(), 4);
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+}

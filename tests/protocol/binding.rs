@@ -209,7 +209,7 @@ fn rfc_3489_clients_are_under_the_limit_and_the_switch_of_all_binding_requests()
         Err(DropReason::BindingDisabled)
     );
     world.reload(|config| config.rfc3489_binding = false);
-    assert_eq!(classic_answer(&mut world, &client, &packet), Err(DropReason::NotTurn));
+    assert_eq!(classic_answer(&mut world, &client, &packet), Err(DropReason::Rfc3489));
 }
 
 //= STUN-MSG-23
@@ -246,7 +246,7 @@ fn software_is_said_on_streams_only_and_only_if_configured() {
 //= XPORT-13
 #[test]
 fn what_is_not_for_us_is_dropped_for_a_reason_and_the_next_request_works() {
-    use DropReason::{BadChannelData, Malformed, NotTurn, UnexpectedClass, UnknownMethod};
+    use DropReason::{BadChannelData, Malformed, NotTurn, Rfc3489, UnexpectedClass, UnknownMethod};
     let valid = binding().plain();
     let altered = |at: usize, byte: u8| {
         let mut packet = valid.clone();
@@ -266,7 +266,7 @@ fn what_is_not_for_us_is_dropped_for_a_reason_and_the_next_request_works() {
         (altered(0, 0x05), NotTurn),
         (altered(0, 20), NotTurn),
         (altered(0, 63), NotTurn),
-        (altered(4, 0x22), NotTurn),
+        (altered(4, 0x22), Rfc3489),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), BadChannelData),
         (with_body(1, &[]), Malformed),
         (with_body(8, &[0x80, 0x22, 0, 0]), Malformed),

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use super::super::diagnostic::{Diagnostic, Diagnostics};
 use super::super::schema::{Protocol, Raw, RawApi, SecretOrFile};
 use super::super::value::{Auto, is_host_name};
+use super::origin;
 
 pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     let api = &raw.api;
     keys(api, d);
     lifetimes(raw, d);
-    origins(api, d);
+    origin::check(api, d);
     uris(api, d);
     if let Auto::Given(host) = &api.host.value
         && !is_host_name(host)
@@ -110,41 +111,6 @@ fn lifetimes(raw: &Raw, d: &mut Diagnostics) {
                 .also(other, "what is accepted")
                 .help("make the two equal"),
         );
-    }
-}
-
-fn origins(api: &RawApi, d: &mut Diagnostics) {
-    for origin in &api.cors_origins.value {
-        let text = origin.value.as_str();
-        if text == "*" {
-            let diagnostic =
-                Diagnostic::error("`api.cors_origins`: \"*\" would let every web page mint").at(origin.place);
-            d.push(diagnostic.help("list the exact origins: \"https://app.example.org\""));
-            continue;
-        }
-        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let Some(rest) = rest.filter(|rest| !rest.is_empty()) else {
-            let diagnostic =
-                Diagnostic::error(format!("`api.cors_origins`: {text:?} is not an origin")).at(origin.place);
-            d.push(diagnostic.help("write scheme and host: \"https://app.example.org\""));
-            continue;
-        };
-        if let Some((authority, _)) = rest.split_once(['/', '?', '#']) {
-            let scheme = &text[..text.len() - rest.len()];
-            let diagnostic = Diagnostic::error(format!("`api.cors_origins`: {text:?} has a path; an origin has none"));
-            d.push(
-                diagnostic
-                    .at(origin.place)
-                    .help(format!("write \"{scheme}{authority}\"")),
-            );
-        } else if text.contains(char::is_uppercase) || !text.is_ascii() || text.contains(char::is_whitespace) {
-            let diagnostic =
-                Diagnostic::error(format!("`api.cors_origins`: no browser sends {text:?}")).at(origin.place);
-            d.push(diagnostic.help(format!(
-                "browsers write origins in small ASCII letters: {:?}",
-                text.to_lowercase()
-            )));
-        }
     }
 }
 

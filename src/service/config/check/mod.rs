@@ -7,6 +7,7 @@ mod credentials;
 mod external;
 mod forced;
 mod front_door;
+mod origin;
 
 use core::time::Duration;
 use std::net::IpAddr;
