@@ -1,7 +1,8 @@
 //! The first run: where the server keeps what it made for itself, and the secret it makes when it was given none.
 //!
-//! The secret is 32 random bytes in base64, in a file only the server's user may read. It is made once; two servers
-//! that start at the same moment end up with the same one. Not here: the self-signed certificate (`tls_store`).
+//! The secret is 32 random bytes in base64url, which needs no encoding anywhere, in a file only the server's user may
+//! read. It is made once; two servers that start at the same moment end up with the same one. Not here: the self-signed
+//! certificate (`tls_store`).
 
 use core::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -10,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::config::env::Env;
@@ -146,7 +147,7 @@ pub fn obtain_secret(state_dir: &Path) -> Result<Secret, FirstRunError> {
     let file = state_dir.join(SECRET_FILE);
     let mut random = Zeroizing::new([0; SECRET_BYTES]);
     getrandom::fill(&mut random[..]).map_err(|error| at(&file, "no random bytes for")(io::Error::other(error)))?;
-    let bytes = Zeroizing::new(BASE64_STANDARD.encode(&random[..]).into_bytes());
+    let bytes = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(&random[..]).into_bytes());
     write_whole(&file, &bytes, state_dir).map_err(at(&file, "cannot write"))?;
     Ok(Secret {
         bytes,

@@ -239,6 +239,32 @@ impl axum::body::HttpBody for NeverEnding {
     }
 }
 
+/// `curl -d key=$KEY` sends a `+` as it is, and a form has that for a space.
+#[tokio::test]
+async fn a_plus_in_a_key_need_not_be_encoded_in_a_form_or_a_query_string() {
+    const BASE64: &str = "q+Zx/0aB3+dE5fG7hI9jK1lM3nO5pQ7r+S9tU1vW3xY=";
+    let mut settings = settings();
+    settings.keys[0].key = BASE64.into();
+    settings.query_key = true;
+    let api = api(settings);
+    for written in [
+        BASE64.to_owned(),
+        BASE64.replace('+', "%2B"),
+        BASE64.replace('+', "%20"),
+    ] {
+        for parameter in ["key", "api"] {
+            let wish = format!("service=turn&{parameter}={written}");
+            let answer = post("/turn").form(&wish).send(&api).await;
+            assert_eq!(answer.status, StatusCode::OK, "form {wish}: {}", answer.text);
+            let answer = get(&format!("/turn?{wish}")).send(&api).await;
+            assert_eq!(answer.status, StatusCode::OK, "query {wish}: {}", answer.text);
+        }
+    }
+    // In a user's name a space stays one.
+    let named = post("/turn").key(NAMING_KEY).form("service=turn&username=a+b");
+    assert_eq!(named.send(&api).await.username().1, "a b");
+}
+
 #[tokio::test]
 async fn in_front_of_a_web_server_the_apis_paths_stay_ours_and_the_rest_is_its() {
     let api = api(settings());

@@ -93,7 +93,7 @@ error: `credentials.secrets`: the secret is weak: it is a sample out of a manual
 6 | secrets = ["*****"]
   |            ^^^^^^^
   |
-  = help: make one: head -c 32 /dev/urandom | base64
+  = help: make one: head -c 33 /dev/urandom | base64 | tr +/ -_
 
 "#;
     assert_eq!(shown, expected, "\n{shown}");

@@ -268,7 +268,7 @@ fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
     bytes.truncate(len);
     if bytes.is_empty() {
         let diagnostic = Diagnostic::error(format!("{} is empty", path.display())).at(place);
-        cx.d.push(diagnostic.help("put the secret into it: head -c 32 /dev/urandom | base64"));
+        cx.d.push(diagnostic.help("put the secret into it: head -c 33 /dev/urandom | base64 | tr +/ -_"));
         return None;
     }
     if bytes.contains(&b'\n') {
@@ -309,7 +309,7 @@ fn read_help(error: &io::Error, path: &Path, cx: &Context<'_>) -> Option<String>
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => Some(format!(
-            "make it: (umask 077; head -c 32 /dev/urandom | base64 > {path})"
+            "make it: (umask 077; head -c 33 /dev/urandom | base64 | tr +/ -_ > {path})"
         )),
         io::ErrorKind::PermissionDenied => {
             let user = cx.env.user_id();

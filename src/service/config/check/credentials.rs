@@ -7,7 +7,7 @@ use super::DAY;
 use crate::turn::credential::TimeLimited;
 
 /// How to get a good one.
-const MAKE_SECRET: &str = "make one: head -c 32 /dev/urandom | base64";
+const MAKE_SECRET: &str = "make one: head -c 33 /dev/urandom | base64 | tr +/ -_";
 
 pub(super) fn check(credentials: &RawCredentials, d: &mut Diagnostics) {
     for (index, written) in credentials.secrets.value.iter().enumerate() {
