@@ -12,7 +12,7 @@ ARG RUN_IMAGE=debian:bookworm-slim
 FROM ${BUILD_IMAGE} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends libssl-dev pkg-config && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends libcap2-bin libssl-dev pkg-config && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
@@ -20,6 +20,10 @@ COPY benches benches
 RUN cargo build --release --locked --bin relay \
     && strip --strip-debug target/release/relay \
     && install -D -m 0755 target/release/relay /out/usr/local/bin/relay
+# On the host's network ports below 1024 are closed to users, and engines give a user who is not root no capability but
+# this way. Permitted, not effective: the program takes it into effect itself, so that it also starts where
+# `--cap-drop ALL` or no-new-privileges withhold it.
+RUN setcap cap_net_bind_service=+p /out/usr/local/bin/relay
 COPY config/relay.toml /out/etc/relay/relay.toml
 # The state directory exists and belongs to the user the server runs as.
 RUN install -d -m 0700 -o 65532 -g 65532 /out/var/lib/relay
@@ -29,7 +33,7 @@ FROM ${RUN_IMAGE}
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends libssl3 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out /
-# No name, no shell, no home: ports below 1024 are open to any user inside a container network namespace.
+# No name, no shell, no home.
 USER 65532:65532
 ENV STATE_DIRECTORY=/var/lib/relay
 VOLUME ["/var/lib/relay"]

@@ -1,8 +1,9 @@
-//! What the operating system says of this process: file descriptors, memory, CPU time.
+//! What the operating system says of this process, and what it allows: file descriptors, memory, CPU time, low ports.
 
 use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Open file descriptors; `None` where `/proc` cannot be read.
@@ -37,6 +38,21 @@ pub fn raise_max_fds() -> io::Result<Option<u64>> {
         )?;
     }
     Ok(max_fds())
+}
+
+/// Uses the right to bind ports below 1024 where the program's file only permits it (`setcap cap_net_bind_service=+p`).
+/// Such a file can also be executed where the right is withheld; one with `+ep` cannot. Threads started later inherit it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn use_low_ports() -> io::Result<()> {
+    let right = CapabilitySet::NET_BIND_SERVICE;
+    let mut sets = capabilities(None)?;
+    if sets.permitted.contains(right) && !sets.effective.contains(right) {
+        sets.effective |= right;
+        set_capabilities(None, sets)?;
+    }
+    Ok(())
 }
 
 /// Resident memory in bytes; `None` where `/proc` cannot be read.

@@ -28,7 +28,7 @@ use super::health::{Health, Phase};
 use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
 use super::tls_store::{self, TlsError, TlsStore};
-use super::{log, reload, systemd};
+use super::{log, process, reload, systemd};
 use crate::shard::Shards;
 use crate::shard::clock::Clock;
 use crate::turn::time::UnixTime;
@@ -66,6 +66,8 @@ pub fn serve(path: Option<&Path>) -> ExitCode {
         }
     };
     log::catch_panics(loaded.settings.log.json);
+    // Before there is a second thread. Where it fails, so does binding, with advice.
+    let _ = process::use_low_ports();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("relay-control")
         .enable_all()
