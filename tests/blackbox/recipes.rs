@@ -1,5 +1,5 @@
-//! `docs/recipes`: our side of each page is judged by `relay check` and served; theirs is parsed and compared with it, and
-//! a credential made their way, from what their block says, allocates on every listener.
+//! `docs/recipes`: our side of each page is judged by `relay check` and served; theirs is parsed. Systems that ask our API
+//! ask it here as their block says; those that mint are in `recipes_minting`.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::client::{Client, Login};
 use crate::credentials::{https, post};
-use crate::harness::{API_KEY, SECRET, Server, minted};
+use crate::harness::{API_KEY, Server};
 
 /// A fenced block: ```` ```LANGUAGE NAME ````.
 struct Block {
@@ -76,11 +76,11 @@ impl Page {
             .text
     }
 
-    fn relay(&self) -> &str {
+    pub(crate) fn relay(&self) -> &str {
         self.block("relay.toml")
     }
 
-    fn relay_toml(&self) -> toml::Table {
+    pub(crate) fn relay_toml(&self) -> toml::Table {
         self.relay().parse().expect("TOML")
     }
 
@@ -91,7 +91,7 @@ impl Page {
     }
 
     /// The value behind `key =`, `key:` or `key=`, without quotes; the first there is.
-    fn value(&self, block: &str, key: &str) -> String {
+    pub(crate) fn value(&self, block: &str, key: &str) -> String {
         let text = self.block(block);
         let found = text.match_indices(key).find_map(|(at, _)| {
             let before = text[..at].chars().next_back();
@@ -109,7 +109,7 @@ impl Page {
     }
 
     /// The URI is one that the relay of this page is reached by: its realm, and a listener for port and transport.
-    fn assert_served(&self, uri: &str, listeners: &[(u16, Vec<String>)]) {
+    pub(crate) fn assert_served(&self, uri: &str, listeners: &[(u16, Vec<String>)]) {
         let (scheme, rest) = uri.split_once(':').expect("a URI");
         let (address, query) = rest.split_once("?transport=").expect("a transport");
         let (host, port) = address.split_once(':').expect("a port");
@@ -133,7 +133,7 @@ impl Page {
     }
 
     /// Port and protocols of each listener.
-    fn listeners(&self) -> Vec<(u16, Vec<String>)> {
+    pub(crate) fn listeners(&self) -> Vec<(u16, Vec<String>)> {
         let defaults: toml::Table = include_str!("../../config/relay.toml").parse().expect("TOML");
         let own = self.relay_toml();
         let list = own
@@ -153,7 +153,7 @@ impl Page {
 }
 
 /// `turn:` and `turns:` URIs of a text, in order.
-fn uris(text: &str) -> Vec<String> {
+pub(crate) fn uris(text: &str) -> Vec<String> {
     let parts = text.split(|c: char| c == '"' || c.is_whitespace());
     parts
         .filter(|part| part.starts_with("turn:") || part.starts_with("turns:"))
@@ -161,162 +161,11 @@ fn uris(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What the other side's block says of the relay.
-struct Theirs {
-    page: &'static str,
-    uris: Vec<String>,
-    /// What it shares with the relay.
-    secret: String,
-    /// How long its credentials last, seconds.
-    ttl: i64,
-    /// Who it mints for.
-    id: &'static str,
-}
-
-fn livekit(name: &'static str) -> Theirs {
-    let page = page(name);
-    let text = page.block("livekit.yaml");
-    let entries: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- {"))
-        .collect();
-    assert!(!entries.is_empty());
-    let field = |entry: &str, key: &str| {
-        let (_, rest) = entry
-            .split_once(&format!("{key}: "))
-            .unwrap_or_else(|| panic!("{key} in {entry}"));
-        rest.split([',', ' ', '}'])
-            .next()
-            .unwrap_or_default()
-            .trim_matches('"')
-            .to_owned()
-    };
-    let uri = |entry: &&str| {
-        let (host, port) = (field(entry, "host"), field(entry, "port"));
-        match field(entry, "protocol").as_str() {
-            "tls" => format!("turns:{host}:{port}?transport=tcp"),
-            "tcp" => format!("turn:{host}:{port}?transport=tcp"),
-            "udp" => format!("turn:{host}:{port}?transport=udp"),
-            other => panic!("protocol {other}"),
-        }
-    };
-    let secrets: Vec<String> = entries.iter().map(|entry| field(entry, "secret")).collect();
-    assert!(secrets.iter().all(|secret| *secret == secrets[0]));
-    Theirs {
-        page: name,
-        uris: entries.iter().map(uri).collect(),
-        secret: secrets[0].clone(),
-        ttl: field(entries[0], "ttl").parse().expect("seconds"),
-        id: "PA_hR7mJk2vXq9T",
-    }
-}
-
-fn mattermost() -> Theirs {
-    let page = page("mattermost");
-    let config: toml::Table = page.block("config.toml").parse().expect("TOML");
-    let rtc = &config["rtc"];
-    let listed = |urls: &toml::Value| {
-        urls.as_array()
-            .expect("a list")
-            .iter()
-            .map(|uri| uri.as_str().expect("text").to_owned())
-            .collect::<Vec<_>>()
-    };
-    let urls = listed(&rtc["ice_servers"][0]["urls"]);
-    let console: Value = serde_json::from_str(page.block("ice-servers.json")).expect("JSON");
-    assert_eq!(console[0]["urls"], serde_json::json!(urls), "both say the same");
-    Theirs {
-        page: "mattermost",
-        uris: urls,
-        secret: rtc["turn"]["static_auth_secret"].as_str().expect("text").to_owned(),
-        ttl: 60
-            * rtc["turn"]["credentials_expiration_minutes"]
-                .as_integer()
-                .expect("minutes"),
-        id: "jane.doe",
-    }
-}
-
-/// All systems that mint with the shared secret.
-fn minting() -> Vec<Theirs> {
-    let (jitsi, synapse, talk) = (page("jitsi"), page("synapse"), page("nextcloud-talk"));
-    let env = |key| jitsi.value(".env", key);
-    let lua = |key| jitsi.value("prosody.cfg.lua", key);
-    assert_eq!(
-        (
-            env("TURN_CREDENTIALS"),
-            env("TURNS_HOST"),
-            env("TURNS_PORT"),
-            env("TURN_TTL")
-        ),
-        (lua("external_service_secret"), lua("host"), lua("port"), lua("ttl"))
-    );
-    assert_eq!(
-        (
-            lua("type").as_str(),
-            lua("transport").as_str(),
-            lua("algorithm").as_str()
-        ),
-        ("turns", "tcp", "turn")
-    );
-    assert_eq!(synapse.value("homeserver.yaml", "turn_user_lifetime"), "1h");
-    assert_eq!(
-        (
-            talk.value("talk.ini", "schemes").as_str(),
-            talk.value("talk.ini", "protocols").as_str()
-        ),
-        ("turn", "udp")
-    );
-    let server = talk.value("talk.ini", "server");
-    vec![
-        livekit("livekit"),
-        livekit("openvidu"),
-        mattermost(),
-        Theirs {
-            page: "jitsi",
-            uris: vec![format!(
-                "turns:{}:{}?transport=tcp",
-                env("TURNS_HOST"),
-                env("TURNS_PORT")
-            )],
-            secret: env("TURN_CREDENTIALS"),
-            ttl: env("TURN_TTL").parse().expect("seconds"),
-            id: "",
-        },
-        Theirs {
-            page: "synapse",
-            uris: uris(synapse.block("homeserver.yaml")),
-            secret: synapse.value("homeserver.yaml", "turn_shared_secret"),
-            ttl: 3600,
-            id: "@alice:example.org",
-        },
-        Theirs {
-            page: "nextcloud-talk",
-            uris: vec![
-                format!("turn:{server}?transport=udp"),
-                format!("turn:{server}?transport=tcp"),
-                format!("turns:{server}?transport=tcp"),
-            ],
-            secret: talk.value("talk.ini", "secret"),
-            ttl: 86_400,
-            id: "hT3jM8wQz0",
-        },
-    ]
-}
-
-fn transport_of(uri: &str) -> Transport {
-    match (uri.starts_with("turns:"), uri.ends_with("udp")) {
-        (true, _) => Transport::Tls,
-        (false, true) => Transport::Udp,
-        (false, false) => Transport::Tcp,
-    }
-}
-
 #[test]
 fn every_page_has_our_side_and_relay_check_likes_it() {
     let mut pages = pages();
     pages.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(pages.len() >= 11, "{}", pages.len());
+    assert!(pages.len() >= 12, "{}", pages.len());
     let index = std::fs::read_to_string(folder().join("README.md")).expect("the index");
     for page in pages {
         assert!(
@@ -376,59 +225,6 @@ fn assert_check_likes(name: &str, toml: &str) {
         .collect();
     assert!(unknown.is_empty(), "{name}: {told}");
     std::fs::remove_dir_all(files).expect("the files are there");
-}
-
-//= REST-08
-#[test]
-fn what_an_sfu_mints_by_its_own_configuration_allocates() {
-    for theirs in minting() {
-        let page = page(theirs.page);
-        assert_eq!(theirs.secret, "SECRET", "{}", theirs.page);
-        let secret_file = &page.relay_toml()["credentials"]["secret_file"];
-        assert_eq!(secret_file.as_str(), Some("/etc/relay/secret"), "{}", theirs.page);
-        assert!(!theirs.uris.is_empty(), "{}", theirs.page);
-        let behind_proxy = theirs.page == "openvidu";
-        for uri in &theirs.uris {
-            if behind_proxy {
-                // nginx ends TLS on 443 and hands plain TCP on to the port its map names.
-                assert_eq!(uri, "turns:turn.example.org:443?transport=tcp");
-                assert!(
-                    page.block("nginx.conf")
-                        .contains("turn.example.org     127.0.0.1:5349;")
-                );
-                page.assert_served("turn:turn.example.org:5349?transport=tcp", &page.listeners());
-            } else {
-                page.assert_served(uri, &page.listeners());
-            }
-        }
-        let server = Server::start_recipe(page.relay());
-        let mut login = minted(SECRET, theirs.ttl, theirs.id);
-        if theirs.id.is_empty() {
-            login = bare(theirs.ttl);
-        }
-        for uri in &theirs.uris {
-            let transport = if behind_proxy {
-                Transport::Tcp
-            } else {
-                transport_of(uri)
-            };
-            let mut client = Client::over_transport(transport, server.door).with_login(&login);
-            assert!(client.allocate().is_ok(), "{} {uri}", theirs.page);
-        }
-        let mut client = Client::tcp(server.door).with_login(&Login::new(&login.username, "another"));
-        assert_eq!(client.allocate(), Err(401), "{}", theirs.page);
-    }
-}
-
-/// A username that is nothing but its expiry, as Prosody makes them.
-fn bare(ttl: i64) -> Login {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
-    let expiry = relay::turn::time::UnixTime(now.checked_add_signed(ttl).expect("in range"));
-    let minted = relay::turn::credential::mint(SECRET.as_bytes(), expiry, None).expect("minted");
-    Login::new(&minted.username, &minted.password)
 }
 
 /// Asks as the page's block asks, and gives back status and answer.

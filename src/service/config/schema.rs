@@ -397,7 +397,7 @@ fn read_credentials(s: &mut Section<'_, '_>) -> RawCredentials {
         secret_file: s.optional("secret_file"),
         secret_files: s.value("secret_files", Vec::new()),
         secrets: s.value("secrets", Vec::new()),
-        max_ttl: s.within("max_ttl", DAY, MINUTE..=365 * DAY),
+        max_ttl: s.within("max_ttl", 25 * HOUR, MINUTE..=365 * DAY),
         skew: s.within("skew", MINUTE, Duration::ZERO..=HOUR),
         users: s
             .tables("users", Vec::new(), |user, place| {
