@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::acme::Acme;
-use super::api::{Api, Scheme};
+use super::api::Api;
 use super::bind::{self, Bound, Places};
 use super::config::Loaded;
 use super::config::offer::{offer, serves_path};
@@ -221,12 +221,14 @@ fn serve(
     let shards = start_workers(&settings, tls.as_ref(), bound.udp)?;
     let api = Api::new(settings.api.clone(), Arc::clone(&settings.turn.credentials), unix_now);
     let behind = Behind::new(&settings.front_door);
-    let https = match (behind.http(), settings.api.enabled) {
-        (None, true) => api.router(Scheme::Https),
-        (Some(rest), true) => api.router_before(Scheme::Https, rest),
-        (Some(rest), false) => rest,
-        (None, false) => axum::Router::new(),
-    };
+    let alive = Arc::clone(&shards);
+    let health = Health::new(
+        shards.counters().to_vec(),
+        settings.turn.limits.allocations,
+        move || alive.heartbeat_ages().into_iter().max().unwrap_or_default(),
+    );
+    let health = Arc::new(health);
+    let https = api.front_door(Arc::clone(&health), behind.http());
     let adopting = Arc::clone(&shards);
     let limits = Limits::from(&settings.stream);
     let door = FrontDoor::new(limits, tls.clone(), https, behind, move |stream| adopting.adopt(stream));
@@ -239,13 +241,6 @@ fn serve(
     }
 
     let acme = start_acme(&settings, tls.as_ref())?;
-    let alive = Arc::clone(&shards);
-    let health = Health::new(
-        shards.counters().to_vec(),
-        settings.turn.limits.allocations,
-        move || alive.heartbeat_ages().into_iter().max().unwrap_or_default(),
-    );
-    let health = Arc::new(health);
     let process = Arc::new(ProcessCounters::new(unix_now()));
     let (stop_admin, admin_stopping) = watch::channel(false);
     if let Some(socket) = bound.admin {

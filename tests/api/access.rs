@@ -134,7 +134,7 @@ async fn strict_transport_security_is_for_tls_alone() {
             .header("strict-transport-security")
             .is_some()
     );
-    let plain = get("/").send_to(api.router(Scheme::Http)).await;
+    let plain = get("/turn").send_to(api.routes(Scheme::Http)).await;
     assert_eq!(plain.header("strict-transport-security"), None);
 }
 
@@ -257,7 +257,7 @@ async fn a_server_without_a_shared_secret_says_that_it_cannot_mint() {
 #[tokio::test]
 async fn a_reload_changes_keys_at_once() {
     let api = api(settings());
-    let router = api.router(Scheme::Https);
+    let router = front_door(&api);
     assert_eq!(
         post("/v1/ice-servers").key(KEY).send_to(router.clone()).await.status,
         StatusCode::OK

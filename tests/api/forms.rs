@@ -140,8 +140,9 @@ async fn every_mistake_has_its_status_one_line_of_json_and_never_quotes_the_call
     let big = format!(r#"{{"username":"{}"}}"#, "s3cr3t".repeat(1400));
     let cases = [
         (get("/s3cr3t"), StatusCode::NOT_FOUND),
-        (get("/"), StatusCode::METHOD_NOT_ALLOWED),
-        (get("/v1/ice-servers"), StatusCode::METHOD_NOT_ALLOWED),
+        (call(Method::PUT, "/"), StatusCode::METHOD_NOT_ALLOWED),
+        (call(Method::PUT, "/v1/ice-servers"), StatusCode::METHOD_NOT_ALLOWED),
+        (post("/healthz?s3cr3t"), StatusCode::METHOD_NOT_ALLOWED),
         (call(Method::DELETE, "/turn?key=s3cr3t"), StatusCode::METHOD_NOT_ALLOWED),
         (call(Method::OPTIONS, "/turn"), StatusCode::METHOD_NOT_ALLOWED),
         (get("/turn?service=s3cr3t").key(KEY), StatusCode::BAD_REQUEST),
@@ -188,13 +189,15 @@ async fn every_mistake_has_its_status_one_line_of_json_and_never_quotes_the_call
     }
     let answer = post("/v1/ice-servers").key(KEY).json("\n{\"ttl\":x}").send(&api).await;
     assert!(answer.text.contains("line 2, column 8"), "{}", answer.text);
-    assert!(
-        get("/v1/ice-servers")
-            .send(&api)
-            .await
-            .header("allow")
-            .is_some_and(|allow| allow.contains("POST"))
-    );
+    for (uri, allowed) in [
+        ("/", "GET,HEAD,POST"),
+        ("/turn", "GET,HEAD,POST"),
+        ("/v1/ice-servers", "GET,HEAD,POST"),
+        ("/healthz", "GET,HEAD"),
+    ] {
+        let answer = call(Method::DELETE, uri).send(&api).await;
+        assert_eq!(answer.header("allow"), Some(allowed), "{uri}");
+    }
 }
 
 #[tokio::test]
@@ -275,7 +278,7 @@ async fn in_front_of_a_web_server_the_apis_paths_stay_ours_and_the_rest_is_its()
                 format!("{} {}", request.method(), request.uri()),
             )
         });
-        call.send_to(api.router_before(Scheme::Https, site))
+        call.send_to(api.front_door(health(Duration::ZERO), Some(site)))
     };
     for ours in [
         post("/v1/ice-servers").key(KEY),
@@ -287,11 +290,8 @@ async fn in_front_of_a_web_server_the_apis_paths_stay_ours_and_the_rest_is_its()
         assert!(answer.header("cache-control").is_some());
     }
     assert_eq!(send(post("/v1/ice-servers")).await.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(
-        send(get("/v1/ice-servers")).await.status,
-        StatusCode::METHOD_NOT_ALLOWED
-    );
-    for its in ["/", "/index.html?x=1", "/turn/", "/v1/ice-servers/x", "/v1"] {
+    assert_eq!(send(get("/v1/ice-servers")).await.status, StatusCode::UNAUTHORIZED);
+    for its in ["/", "/healthz", "/index.html?x=1", "/turn/", "/v1/ice-servers/x", "/v1"] {
         let answer = send(get(its)).await;
         assert_eq!(
             (answer.status, answer.text),

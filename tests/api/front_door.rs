@@ -53,7 +53,7 @@ impl Door {
         let door = FrontDoor::new(
             limits,
             Some(Arc::new(store)),
-            api.router(Scheme::Https),
+            front_door(api),
             Behind::default(),
             |_| {
                 panic!("no TURN client is expected here");

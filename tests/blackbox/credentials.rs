@@ -197,3 +197,48 @@ fn without_keys_and_not_open_nobody_mints() {
     let (status, _, _) = https(&server, &post("/v1/ice-servers", "", "{}"));
     assert_eq!(status, 401);
 }
+
+/// What a stranger's page, a visitor and a balancer get from the front door of a public test server.
+#[test]
+fn a_public_test_server_answers_a_page_of_any_origin_a_visitor_and_a_balancer() {
+    let server = Server::start_with("[api]\nhost = \"127.0.0.1\"\nopen = true\nmints_per_minute_per_ip = 60\n");
+    let ask = |line: &str, headers: &str| {
+        let request = format!("{line} HTTP/1.1\r\nHost: relay.test\r\nConnection: close\r\n{headers}\r\n");
+        https(&server, &request)
+    };
+    let (status, head, body) = ask("GET /v1/ice-servers", "Origin: https://stranger.example\r\n");
+    assert_eq!(status, 200, "{body}");
+    assert!(head.contains("access-control-allow-origin: *"), "{head}");
+    assert!(head.contains("cache-control: no-store"), "{head}");
+    let configuration: Value = serde_json::from_str(&body).expect("JSON");
+    let ice = &configuration["iceServers"][0];
+    let text = |name: &str| ice[name].as_str().expect("text").to_owned();
+    let login = Login {
+        username: text("username"),
+        password: text("credential"),
+    };
+    outcome(&server, Transport::Tls, &login).expect("it may allocate");
+
+    let asks = "Origin: https://stranger.example\r\nAccess-Control-Request-Method: POST\r\n\
+                Access-Control-Request-Headers: content-type\r\n";
+    let (status, head, _) = ask("OPTIONS /v1/ice-servers", asks);
+    assert_eq!(status, 204, "{head}");
+    assert!(head.contains("access-control-allow-origin: *"), "{head}");
+
+    let (status, head, body) = ask("GET /", "");
+    assert_eq!(status, 200, "{body}");
+    assert!(head.contains("content-type: text/html"), "{head}");
+    assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
+    assert!(
+        body.contains("https://relay.test/v1/ice-servers") && !body.contains(SECRET),
+        "{body}"
+    );
+    assert_eq!(ask("HEAD /", "").0, 200);
+    assert_eq!(ask("GET /healthz", "").2, r#"{"alive":true}"#);
+    assert_eq!(ask("HEAD /healthz", "").0, 200);
+    assert_eq!(ask("GET /readyz", "").0, 404);
+    for route in ["page", "healthz"] {
+        let labels = format!("{{code=\"200\",route=\"{route}\"}}");
+        assert_eq!(server.metric("relay_api_responses_total", &labels), 2.0, "{route}");
+    }
+}

@@ -478,11 +478,18 @@ fn comments_in_the_effective_configuration_cannot_be_broken_out_of() {
 }
 
 #[test]
-fn web_views_may_be_listed_as_origins() {
+fn web_views_may_be_listed_as_origins_and_a_list_beside_an_open_api_is_told_of() {
     let machine = Machine::new();
     let views =
         "cors_origins = [\"capacitor://localhost\", \"ionic://localhost\", \"tauri://localhost\", \"app://-\"]\n";
     let loaded = machine.good(&format!("[api]\n{views}"));
     assert_eq!(loaded.settings.api.cors_origins.len(), 4);
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let open = machine.good(&format!("[api]\nopen = true\nmints_per_minute_per_ip = 10\n{views}"));
+    let told = summary(&open.warnings, &machine.dir.join("relay.toml"));
+    assert!(
+        told.iter()
+            .any(|line| line.starts_with("4:16 warning: `api.cors_origins` has no effect")),
+        "{told:?}"
+    );
 }

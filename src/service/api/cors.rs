@@ -1,12 +1,53 @@
-//! Cross-origin requests: an exact list of origins, never `*`, never the request's own origin unseen.
+//! Cross-origin requests. Where a key is needed: an exact list of origins, never `*`, never the request's own origin
+//! unseen. Where none is (`api.open`), there is nothing to protect from a page, so every origin may read the answers.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// Whether `origin` stands on the list, byte for byte.
-pub(super) fn is_allowed(origin: &HeaderValue, list: &[String]) -> bool {
-    list.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+use crate::service::config::settings::ApiSettings;
+
+/// Whose pages may read an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Readers {
+    Everyone,
+    /// Those of the origin that asks, which is on the list.
+    Origin(HeaderValue),
+    Nobody,
+}
+
+impl Readers {
+    /// Whose pages may read the answer to a request with these headers. Origins are compared byte for byte.
+    pub(super) fn of(request: &HeaderMap, settings: &ApiSettings) -> Self {
+        if settings.open {
+            return Self::Everyone;
+        }
+        let listed = |origin: &&HeaderValue| {
+            let mut list = settings.cors_origins.iter();
+            list.any(|allowed| allowed.as_bytes() == origin.as_bytes())
+        };
+        let origin = request.get(header::ORIGIN).filter(listed);
+        origin.cloned().map_or(Self::Nobody, Self::Origin)
+    }
+
+    /// Marks an answer for caches and, where its page may read it, for the browser.
+    pub(super) fn mark(self, headers: &mut HeaderMap) {
+        let allowed = match self {
+            // The same for every origin, and never with the browser's own credentials: `*` excludes them.
+            Self::Everyone => HeaderValue::from_static("*"),
+            Self::Origin(origin) => {
+                headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+                origin
+            }
+            Self::Nobody => {
+                headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+                return;
+            }
+        };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        let exposed = HeaderValue::from_static("retry-after, relay-credential-ttl, relay-credential-expires");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
 }
 
 /// Whether a browser asks if it may ask.
@@ -22,14 +63,4 @@ pub(super) fn preflight() -> Response {
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
-}
-
-/// Marks an answer for caches and, where its origin is allowed, for the browser.
-pub(super) fn mark(headers: &mut HeaderMap, allowed: Option<HeaderValue>) {
-    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = allowed {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = HeaderValue::from_static("retry-after, relay-credential-ttl, relay-credential-expires");
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-    }
 }

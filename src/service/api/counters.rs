@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 
 /// Which part of the API was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,26 +15,34 @@ pub enum Route {
     Ice,
     /// Cloudflare's form.
     GenerateIceServers,
+    /// The page for visitors.
+    Page,
+    /// Whether the process is alive, for balancers.
+    Healthz,
     /// Anything else.
     Other,
 }
 
 impl Route {
     /// Every route, in declaration order.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Turn,
         Self::IceServers,
         Self::Ice,
         Self::GenerateIceServers,
+        Self::Page,
+        Self::Healthz,
         Self::Other,
     ];
 
-    /// The route of a path.
-    pub(super) fn of(path: &str) -> Self {
+    /// The route of a request.
+    pub(super) fn of(method: &Method, path: &str) -> Self {
         match path {
+            "/" if [Method::GET, Method::HEAD].contains(method) => Self::Page,
             "/turn" | "/" => Self::Turn,
             "/v1/ice-servers" => Self::IceServers,
             "/ice" => Self::Ice,
+            "/healthz" => Self::Healthz,
             _ if path.starts_with("/v1/turn/keys/") => Self::GenerateIceServers,
             _ => Self::Other,
         }
@@ -47,6 +55,8 @@ impl Route {
             Self::IceServers => "ice_servers",
             Self::Ice => "ice",
             Self::GenerateIceServers => "generate_ice_servers",
+            Self::Page => "page",
+            Self::Healthz => "healthz",
             Self::Other => "other",
         }
     }

@@ -1,7 +1,7 @@
 //! The credentials API: hands out time-limited credentials over HTTP.
 //!
 //! Forms of one thing: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`) for the software that
-//! speaks it, and `POST /v1/ice-servers`, whose answer goes straight into `new RTCPeerConnection()`; beside them, for
+//! speaks it, and `GET`/`POST /v1/ice-servers`, whose answer goes straight into `new RTCPeerConnection()`; beside them, for
 //! applications that come from there, the forms of STUNner (`/ice?service=turn…`) and Cloudflare
 //! (`POST /v1/turn/keys/NAME/credentials/generate-ice-servers`). Errors, limits and examples: `docs/api.md`. Deliberately absent: sessions, revocation, any state but rate limits. A credential is made
 //! from the secret and the clock alone, so any server with that secret accepts it.
@@ -11,13 +11,13 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use base64::Engine;
 use governor::clock::DefaultClock;
 
@@ -27,6 +27,7 @@ use self::limit::PerAddress;
 use self::reply::{Minted, Refusal};
 pub use self::reply::{RtcConfiguration, turn_uris};
 use super::config::settings::ApiSettings;
+use super::health::Health;
 use crate::turn::credential::{Credentials, MintError};
 use crate::turn::time::UnixTime;
 
@@ -34,6 +35,7 @@ mod access;
 mod cors;
 pub mod counters;
 mod limit;
+mod page;
 mod reply;
 mod request;
 
@@ -105,38 +107,41 @@ impl Api {
 
     /// The API's own routes, to be merged into another router.
     pub fn routes(&self, scheme: Scheme) -> Router {
-        self.paths(scheme, Router::new().route("/", post(draft)))
+        self.dressed(scheme, paths().route("/", post(draft)))
     }
 
-    fn paths(&self, scheme: Scheme, more: Router<Self>) -> Router {
-        more.route("/turn", get(draft).post(draft))
-            .route("/v1/ice-servers", post(modern))
-            .route("/ice", get(stunner).post(stunner))
-            .route(
-                "/v1/turn/keys/{name}/credentials/generate-ice-servers",
-                post(generate_ice_servers),
-            )
-            .method_not_allowed_fallback(async || Refusal::Method)
-            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
-            .with_state(self.clone())
-    }
-
-    /// The whole router of a listener where all the rest is somebody else's: other paths, and on `/` everything but POST.
-    pub fn router_before(&self, scheme: Scheme, rest: Router) -> Router {
+    /// Everything a front door answers over HTTPS. `rest` is somebody else's, if there is anybody: every path that is not
+    /// the API's, and on `/` every method but POST. Without it a visitor finds a page, and a balancer `/healthz`.
+    pub fn front_door(&self, health: Arc<Health>, rest: Option<Router>) -> Router {
+        let scheme = Scheme::Https;
+        let enabled = self.policy.load().settings.enabled;
+        let Some(rest) = rest else {
+            let (paths, root) = if enabled {
+                (paths(), get(page).post(draft))
+            } else {
+                (Router::new(), get(page))
+            };
+            let healthz = get(async move || alive(&health));
+            let own = self.dressed(scheme, paths.route("/", root).route("/healthz", healthz));
+            let not_found = Router::new().fallback(async || Refusal::NotFound);
+            return own.merge(self.dressed(scheme, not_found));
+        };
+        if !enabled {
+            return rest;
+        }
         let root = post(draft)
             .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
             .with_state(self.clone())
             .fallback_service(rest.clone());
         let rest = Router::new().route("/", root).fallback_service(rest);
-        self.paths(scheme, Router::new()).merge(rest)
+        self.dressed(scheme, paths()).merge(rest)
     }
 
-    /// The whole router of a listener that serves nothing else.
-    pub fn router(&self, scheme: Scheme) -> Router {
-        let not_found = Router::new()
-            .fallback(async || Refusal::NotFound)
-            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress));
-        self.routes(scheme).merge(not_found)
+    fn dressed(&self, scheme: Scheme, router: Router<Self>) -> Router {
+        router
+            .method_not_allowed_fallback(async || Refusal::Method)
+            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
+            .with_state(self.clone())
     }
 
     /// `forced`: the caller wishes it; the key and the configuration may say so as well.
@@ -175,20 +180,63 @@ impl Api {
     }
 }
 
+/// The API's paths, but for `/`.
+fn paths() -> Router<Api> {
+    Router::new()
+        .route("/turn", get(draft).post(draft))
+        .route("/v1/ice-servers", get(modern_by_parameters).post(modern))
+        .route("/ice", get(stunner).post(stunner))
+        .route(
+            "/v1/turn/keys/{name}/credentials/generate-ice-servers",
+            post(generate_ice_servers),
+        )
+}
+
+/// `GET /`: what a visitor sees.
+async fn page(State(api): State<Api>, headers: HeaderMap) -> Response {
+    page::answer(&headers, &api.policy.load().settings)
+}
+
+/// `GET /healthz`: whether the process is alive, and no more. What it holds is for the admin listener alone.
+fn alive(health: &Health) -> Response {
+    let alive = health.liveness().alive;
+    let status = if alive {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(serde_json::json!({ "alive": alive }))).into_response()
+}
+
 /// `GET`/`POST /turn?service=turn&username=&ttl=&key=` and `POST /?service=turn&username=`.
 async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
-    let (minted, policy) = mint_for_parameters(&api, request).await?;
+    let (minted, policy) = mint_for_parameters(&api, request, Service::Named).await?;
     Ok(minted.draft(&policy.settings))
 }
 
 /// `GET`/`POST /ice?service=turn&username=&ttl=&key=`: the draft's parameters, an `RTCConfiguration` in return. Other
 /// parameters (`namespace`, `gateway`, …) choose among gateways; here there is one.
 async fn stunner(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
-    let (minted, policy) = mint_for_parameters(&api, request).await?;
+    let (minted, policy) = mint_for_parameters(&api, request, Service::Named).await?;
     Ok(minted.stunner(&policy.settings))
 }
 
-async fn mint_for_parameters(api: &Api, request: Request) -> Result<(Minted, Arc<Policy>), Refusal> {
+/// `GET /v1/ice-servers?username=&ttl=`: the answer of the POST, for those who would rather not send a body.
+async fn modern_by_parameters(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+    let (minted, policy) = mint_for_parameters(&api, request, Service::Understood).await?;
+    Ok(minted.modern(&policy.settings))
+}
+
+/// Whether the parameters say which service is wished.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Service {
+    /// `service=turn` is required.
+    Named,
+    /// There is but one.
+    Understood,
+}
+
+async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> Result<(Minted, Arc<Policy>), Refusal> {
     let policy = api.policy.load_full();
     policy.per_address.take(client_ip(&request))?;
     let (parts, body) = request.into_parts();
@@ -211,7 +259,7 @@ async fn mint_for_parameters(api: &Api, request: Request) -> Result<(Minted, Arc
         .filter(|_| policy.settings.query_key));
     let grant = policy.keys.grant(presented).ok_or(REFUSED)?;
 
-    if wish.service.as_deref() != Some("turn") {
+    if service == Service::Named && wish.service.as_deref() != Some("turn") {
         return Err(Refusal::BadRequest("service=turn is required"));
     }
     let ttl = wish.ttl.as_deref().map(request::ttl).transpose()?;
@@ -302,25 +350,25 @@ async fn read(body: axum::body::Body) -> Result<Bytes, Refusal> {
 /// What every answer wears: security headers, CORS, and its place in the counters.
 async fn dress(State((api, scheme)): State<(Api, Scheme)>, request: Request, next: Next) -> Response {
     let policy = api.policy.load_full();
-    let route = Route::of(request.uri().path());
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let allowed = origin.filter(|origin| cors::is_allowed(origin, &policy.settings.cors_origins));
+    let route = Route::of(request.method(), request.uri().path());
+    let readers = cors::Readers::of(request.headers(), &policy.settings);
 
     let mut response = if cors::is_preflight(&request) && route != Route::Other {
-        allowed
-            .as_ref()
-            .map_or_else(|| Refusal::Origin.into_response(), |_| cors::preflight())
+        match readers {
+            cors::Readers::Nobody => Refusal::Origin.into_response(),
+            _ => cors::preflight(),
+        }
     } else {
         next.run(request).await
     };
     let headers = response.headers_mut();
-    cors::mark(headers, allowed);
+    readers.mark(headers);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
-    );
+    // The page has one of its own.
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     if scheme == Scheme::Https {
         headers.insert(
             header::STRICT_TRANSPORT_SECURITY,

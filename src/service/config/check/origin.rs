@@ -16,6 +16,15 @@ pub(super) fn check(api: &RawApi, d: &mut Diagnostics) {
             d.push(diagnostic.at(origin.place).help(help));
         }
     }
+    if api.open.value && !api.cors_origins.value.is_empty() {
+        let diagnostic =
+            Diagnostic::warning("`api.cors_origins` has no effect: with `api.open` every web page may ask");
+        d.push(
+            diagnostic
+                .at(api.cors_origins.place)
+                .help("remove the list, or set `open = false` and give the pages' server a key"),
+        );
+    }
 }
 
 fn judge(text: &str) -> Result<(), Wrong> {
