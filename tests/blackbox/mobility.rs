@@ -6,6 +6,7 @@ use relay::wire::message::Method;
 
 use crate::client::{Answer, Client, PATIENCE};
 use crate::harness::{EchoPeer, SECRET, Server, minted};
+use crate::programs;
 
 const SWITCHED_ON: &str = "[peers]\nallow = [\"127.0.0.2/32\"]\n\n[turn.mobility]\nenabled = true\ngrace = \"30s\"\n";
 
@@ -115,4 +116,46 @@ fn tickets_are_for_those_who_may_have_them() {
     assert_eq!(refresh_with_ticket(&mut thief, &ticket).code(), 441);
     assert_eq!(refresh_with_ticket(&mut thief, &[7; 32]).code(), 437);
     assert_eq!(client.refresh(0), 0);
+}
+
+//= MOB-02
+#[test]
+fn coturns_client_which_keeps_tickets_as_c_strings_moves_every_time() {
+    /// A run takes one to six seconds: coturn's client waits between its steps.
+    const AT_A_TIME: usize = 8;
+    const RUNS: usize = 16;
+    let mut server = Server::start_with(SWITCHED_ON);
+    let peer = EchoPeer::start();
+    let one_run = |number: usize| {
+        let transport = ["-s", "-t"][number % 2];
+        let login = minted(SECRET, 600, &format!("coturn-{number}"));
+        let (ip, port) = (server.plain.ip().to_string(), server.plain.port().to_string());
+        let (peer_ip, peer_port) = (peer.address.ip().to_string(), peer.address.port().to_string());
+        // Mobile, verbose, without RTCP, two messages as Send indications to the peer and back.
+        let told = programs::run(
+            "turnutils_uclient",
+            &[
+                &["-M", "-v", "-c", "-s", transport, "-n", "2"][..],
+                &["-e", &peer_ip, "-r", &peer_port],
+                &["-u", &login.username, "-w", &login.password, "-p", &port, &ip],
+            ]
+            .concat(),
+        );
+        assert!(
+            told.contains("refresh sent") && told.contains("tot_send_msgs=2, tot_recv_msgs=2"),
+            "run {number} with {transport}:\n{told}"
+        );
+    };
+    for first in (0..RUNS).step_by(AT_A_TIME) {
+        std::thread::scope(|scope| {
+            for number in first..first + AT_A_TIME {
+                let one_run = &one_run;
+                scope.spawn(move || one_run(number));
+            }
+        });
+    }
+    // Each run takes two allocations along; 437 is what a ticket that was cut off gets.
+    assert!(server.metric("relay_mobility_granted_total", "") >= 2.0 * RUNS as f64);
+    assert_eq!(server.metric("relay_error_responses_total", "code=\"437\""), 0.0);
+    server.assert_healthy();
 }
