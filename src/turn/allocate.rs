@@ -202,7 +202,7 @@ impl Server {
             if even.is_some() || requested.is_some() || additional.is_some() {
                 return Err(Reject::BadRequest);
             }
-            let port = self.shared.reservations.peek(now, &token, &session.username);
+            let port = self.shared.reservations.peek(now, &token, session);
             let family = port.ok_or(Reject::InsufficientCapacity)?.family;
             let families = FAMILIES.map(|f| f == family);
             return Ok(Wanted {
@@ -314,7 +314,7 @@ impl Server {
         let port = self
             .shared
             .reservations
-            .redeem(now, token, &session.username)
+            .redeem(now, token, session)
             .ok_or(Reject::InsufficientCapacity)?;
         if port.shard == self.shard.index
             && let Some(pool) = &mut self.ports[port.family as usize]
@@ -444,7 +444,7 @@ impl Server {
     }
 
     /// Sets the port behind an even one aside, and gives back those that were tried in vain.
-    fn reserve(&mut self, now: Instant, session: &Session, opening: Opening) -> Option<Token> {
+    fn reserve(&mut self, now: Instant, session: &Arc<Session>, opening: Opening) -> Option<Token> {
         let Opening {
             failed,
             reserved,
@@ -457,12 +457,11 @@ impl Server {
         let (port, unit) = reserved.zip(reservation)?;
         let token = self.rng.array();
         let until = now + RESERVATION;
-        let user = Arc::clone(&session.username);
         self.shared.reservations.insert(
             token,
             Reservation {
                 port,
-                user,
+                owner: Arc::clone(session),
                 until,
                 _unit: unit,
             },

@@ -16,6 +16,7 @@ use super::nonce::{Features, NonceText, Nonces};
 use super::output::DropReason;
 use super::time::Now;
 use super::types::{FiveTuple, Transport};
+use super::user::UserId;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::integrity::{Integrity, Key, PasswordAlgorithm, userhash};
 use crate::wire::message::Message;
@@ -26,8 +27,8 @@ use crate::wire::writer::MessageWriter;
 pub struct Session {
     /// USERNAME, also if USERHASH was sent.
     pub username: Arc<str>,
-    /// Whom quotas count: the userid of a time-limited username.
-    pub user: Arc<str>,
+    /// Whose name it is: another expiry is another name of the same user.
+    pub user: UserId,
     /// Verifies requests and signs responses.
     pub key: Key,
     /// How responses are signed.
@@ -36,6 +37,20 @@ pub struct Session {
     pub forced: bool,
     /// What `key` was derived with.
     algorithm: PasswordAlgorithm,
+}
+
+impl Session {
+    /// Whether both are logins with the very same username: what RFC 8656 §5 asks of requests about an allocation. A
+    /// static user may be called what a time-limited username looks like; that is another.
+    pub fn is_same_login(&self, other: &Self) -> bool {
+        self.username == other.username && self.user.is_of_same_kind(&other.user)
+    }
+
+    /// Whether both are logins of one user, perhaps under names with different expiries. Where that is enough, the
+    /// expiry of the name that was shown must have been tested.
+    pub fn is_same_user(&self, other: &Self) -> bool {
+        self.is_same_login(other) || self.user.is_somebody() && self.user == other.user
+    }
 }
 
 /// 401 or 438: what a client needs to try again.
@@ -139,7 +154,7 @@ impl Authenticator<'_> {
         {
             Some(login) => Ok(Arc::new(Session {
                 username: login.username,
-                user: login.quota_key,
+                user: login.user,
                 key: login.key,
                 integrity,
                 forced: login.forced,

@@ -224,7 +224,7 @@ pub struct RelayAddress {
 /// Bounds; reaching one has an error code or a [`super::output::DropReason`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Allocations per user (486). Users are told apart by the userid part of a time-limited username.
+    /// Allocations per user (486). Users are told apart as in `user::UserId`.
     pub allocations_per_user: u32,
     /// Allocations per client IP address (486).
     pub allocations_per_ip: u32,

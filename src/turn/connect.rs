@@ -250,7 +250,7 @@ impl Server {
             return Err(Reject::BadRequest);
         }
         let allocation = self.allocations.get(connection.allocation).ok_or(Reject::BadRequest)?;
-        if allocation.session.username != session.username {
+        if !allocation.session.is_same_login(session) {
             return Err(Reject::WrongCredentials);
         }
         self.check_path(client, session)?;

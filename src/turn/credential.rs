@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::time::UnixTime;
 use login::StaticTable;
 pub use login::{Login, Name};
-pub use username::{TimeLimited, quota_key};
+pub use username::TimeLimited;
 
 /// A secret shared with those who mint credentials. Wiped from memory when dropped; never shown.
 #[derive(Clone)]

@@ -35,6 +35,7 @@ pub mod time;
 mod timers;
 mod transactions;
 pub mod types;
+pub mod user;
 
 pub use allocate::OpenError;
 pub use config::Config;

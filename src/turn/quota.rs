@@ -2,7 +2,7 @@
 //!
 //! A unit is taken by an Allocate and owned by what it paid for: dropping the [`QuotaUnit`] is the only way to give it
 //! back, so nothing else can release it early or forget it. Shared by all shards, touched by Allocate and the end of an
-//! allocation only. Users are told apart by their quota key (`credential::quota_key`), addresses as in [`Source`].
+//! allocation only. Users are told apart as in [`UserId`], addresses as in [`Source`].
 
 use core::hash::{BuildHasher, Hash};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -16,6 +16,7 @@ use hashbrown::hash_map::Entry;
 use super::config::Limits;
 use super::limits::Source;
 use super::rng::Rng;
+use super::user::UserId;
 
 /// Which limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +47,9 @@ pub struct Quotas(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
-    users: CountMap<Arc<str>>,
+    users: CountMap<UserId>,
     addresses: CountMap<Source>,
-    reservations: CountMap<Arc<str>>,
+    reservations: CountMap<UserId>,
     total: AtomicU32,
     connections: AtomicU32,
 }
@@ -69,7 +70,7 @@ impl Quotas {
     ///
     /// # Errors
     /// Which limit is in the way.
-    pub fn allocation(&self, user: &Arc<str>, client: IpAddr, limits: &Limits) -> Result<QuotaUnit, QuotaExceeded> {
+    pub fn allocation(&self, user: &UserId, client: IpAddr, limits: &Limits) -> Result<QuotaUnit, QuotaExceeded> {
         // A unit from the first step on: what was taken goes back when a later step fails.
         let below = |limit| move |n: u32| (n < limit).then_some(n + 1);
         let counts = &self.0;
@@ -85,7 +86,7 @@ impl Quotas {
         if !counts.users.take(user, limits.allocations_per_user) {
             return Err(QuotaExceeded::User);
         }
-        unit.user = Some(Arc::clone(user));
+        unit.user = Some(user.clone());
         unit.address = Some(self.address(client, limits)?);
         Ok(unit)
     }
@@ -109,13 +110,13 @@ impl Quotas {
     ///
     /// # Errors
     /// When `user` holds as many as allowed.
-    pub fn reservation(&self, user: &Arc<str>, limits: &Limits) -> Result<ReservationUnit, QuotaExceeded> {
+    pub fn reservation(&self, user: &UserId, limits: &Limits) -> Result<ReservationUnit, QuotaExceeded> {
         if !self.0.reservations.take(user, limits.reservations_per_user) {
             return Err(QuotaExceeded::Reservations);
         }
         Ok(ReservationUnit {
             counts: Arc::clone(&self.0),
-            user: Arc::clone(user),
+            user: user.clone(),
         })
     }
 
@@ -132,7 +133,7 @@ impl Quotas {
     }
 
     /// Allocations held by `user`.
-    pub fn allocations_of(&self, user: &Arc<str>) -> u32 {
+    pub fn allocations_of(&self, user: &UserId) -> u32 {
         self.0.users.count(user)
     }
 }
@@ -142,7 +143,7 @@ impl Quotas {
 #[must_use = "dropping it gives the share back"]
 pub struct QuotaUnit {
     counts: Arc<Counts>,
-    user: Option<Arc<str>>,
+    user: Option<UserId>,
     /// Missing only while the unit is being taken.
     address: Option<AddressUnit>,
 }
@@ -194,7 +195,7 @@ impl Drop for AddressUnit {
 #[must_use = "dropping it gives the share back"]
 pub struct ReservationUnit {
     counts: Arc<Counts>,
-    user: Arc<str>,
+    user: UserId,
 }
 
 impl Drop for ReservationUnit {
@@ -282,8 +283,8 @@ mod tests {
         Quotas::new(&mut Rng::new([5; 32]))
     }
 
-    fn user(name: &str) -> Arc<str> {
-        Arc::from(name)
+    fn user(name: &str) -> UserId {
+        UserId::of_time_limited(name)
     }
 
     fn ip(n: u8) -> IpAddr {

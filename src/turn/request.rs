@@ -175,7 +175,7 @@ impl Server {
             .get_mut(id)
             .filter(|allocation| allocation.opening.is_none());
         let allocation = allocation.ok_or(Reject::AllocationMismatch)?;
-        if allocation.session.username != session.username {
+        if !allocation.session.is_same_login(session) {
             return Err(Reject::WrongCredentials);
         }
         if method == Method::Refresh {

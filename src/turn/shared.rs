@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::auth::Session;
 use super::limits::Limiters;
 use super::mobility::ticket::Tickets;
 use super::quota::{Quotas, ReservationUnit};
@@ -121,16 +122,16 @@ pub(super) struct OwnedPort {
 #[derive(Debug)]
 pub(super) struct Reservation {
     pub(super) port: OwnedPort,
-    /// Only the user who reserved it may have it.
-    pub(super) user: Arc<str>,
+    /// The login that reserved it: only the same user may have it.
+    pub(super) owner: Arc<Session>,
     pub(super) until: Instant,
     /// Counts towards the user's reservations.
     pub(super) _unit: ReservationUnit,
 }
 
 impl Reservation {
-    fn is_for(&self, now: Instant, user: &str) -> bool {
-        self.until > now && *self.user == *user
+    fn is_for(&self, now: Instant, session: &Session) -> bool {
+        self.until > now && self.owner.is_same_user(session)
     }
 }
 
@@ -152,17 +153,17 @@ impl Reservations {
     }
 
     /// The port behind `token`, if it is still there for this user.
-    pub(super) fn peek(&self, now: Instant, token: &Token, user: &str) -> Option<OwnedPort> {
+    pub(super) fn peek(&self, now: Instant, token: &Token, session: &Session) -> Option<OwnedPort> {
         lock(&self.by_token)
             .get(token)
-            .filter(|it| it.is_for(now, user))
+            .filter(|it| it.is_for(now, session))
             .map(|it| it.port)
     }
 
     /// The same, and it is gone from here.
-    pub(super) fn redeem(&self, now: Instant, token: &Token, user: &str) -> Option<OwnedPort> {
+    pub(super) fn redeem(&self, now: Instant, token: &Token, session: &Session) -> Option<OwnedPort> {
         let mut by_token = lock(&self.by_token);
-        by_token.get(token).filter(|it| it.is_for(now, user))?;
+        by_token.get(token).filter(|it| it.is_for(now, session))?;
         by_token.remove(token).map(|it| it.port)
     }
 

@@ -39,3 +39,4 @@ mod signature;
 mod tcp_allocations;
 mod tcp_connections;
 mod time_limited;
+mod users;

@@ -119,13 +119,16 @@ impl World {
         };
         match user.password {
             Some(password) => Login::new(&user.name, &password, algorithm),
-            None => {
-                let expiry = self.now().unix.0 + self.dice.between(30, 7200);
-                let username = format!("{expiry}:{}", user.name);
-                let password = mint(&self.site.rules.secrets[0], &username);
-                Login::new(&username, &password, algorithm)
-            }
+            None => self.minted(&user.name, algorithm),
         }
+    }
+
+    /// A good time-limited login.
+    pub(crate) fn minted(&mut self, userid: &str, algorithm: PasswordAlgorithm) -> Rc<Login> {
+        let expiry = self.now().unix.0 + self.dice.between(30, 7200);
+        let username = format!("{expiry}:{userid}");
+        let password = mint(&self.site.rules.secrets[0], &username);
+        Login::new(&username, &password, algorithm)
     }
 
     pub(crate) fn transaction(&mut self) -> TransactionId {

@@ -11,6 +11,7 @@ use crate::message::{Ask, Flaw, Login, Request, Told, Wanted};
 use crate::network::most_in_a_datagram;
 use crate::oracle::{Held, Life, Oracle, Way, key};
 use crate::places::{Route, family};
+use crate::setup::user_of;
 
 /// Copies of an Allocate are recognised at least this long (RFC 8489 §6.2.1: 39.5 s of retransmission) ...
 const COPY_CERTAIN: Duration = Duration::from_millis(39_500);
@@ -226,7 +227,7 @@ impl Oracle {
             let reserved = self
                 .tokens
                 .get(&token)
-                .filter(|reserved| reserved.username == login.username);
+                .filter(|reserved| user_of(&reserved.username) == user_of(&login.username));
             let there = reserved.map_or(Life::No, |reserved| reserved.until.life(now.mono));
             answers.add(508, not(there));
             // Its family may not be served any more.

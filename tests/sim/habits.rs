@@ -125,7 +125,11 @@ impl World {
                 } else {
                     PasswordAlgorithm::Md5
                 };
-                self.clients[index].login = Login::new(&login.username, &login.password, algorithm);
+                self.clients[index].login = match login.username.split_once(':') {
+                    // Perhaps with a credential of its own.
+                    Some((_, userid)) if self.dice.percent(50) => self.minted(userid, algorithm),
+                    _ => Login::new(&login.username, &login.password, algorithm),
+                };
             }
         }
         self.ask(index, Ask::Allocate(wanted), 0);

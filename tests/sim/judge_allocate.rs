@@ -42,6 +42,13 @@ impl Oracle {
         if let Ask::Allocate(Wanted { token: Some(token), .. }) = &request.ask {
             let reserved = self.tokens.remove(token).expect("a token that was given out");
             self.mark("a reserved port");
+            if request
+                .login
+                .as_ref()
+                .is_some_and(|login| login.username != reserved.username)
+            {
+                self.mark("a reserved port under another name of its user");
+            }
             if usize::from(reserved.relayed.port() / 2) % self.setup.shards != deed.shard {
                 self.mark("a reserved port in another shard");
             }

@@ -59,6 +59,7 @@ const REACHED: &[&str] = &[
     "a copy of a Refresh",
     "a reserved port",
     "a reserved port in another shard",
+    "a reserved port under another name of its user",
     "another port was tried",
     "no relay socket could be opened",
     "an Allocate is given up",

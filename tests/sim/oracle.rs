@@ -17,7 +17,7 @@ use relay::turn::types::{Client, Family, FiveTuple, Transport};
 use crate::message::{Login, Request};
 use crate::network::most_in_a_datagram;
 use crate::places::{Route, family};
-use crate::setup::{Rules, Setup, quota_name};
+use crate::setup::{Rules, Setup, user_of};
 
 pub(crate) const PERMISSION: Duration = Duration::from_secs(300);
 pub(crate) const CHANNEL: Duration = Duration::from_secs(600);
@@ -325,7 +325,7 @@ impl Oracle {
         let mine = || {
             self.held
                 .values()
-                .filter(|held| quota_name(&held.login.username) == quota_name(username))
+                .filter(|held| user_of(&held.login.username) == user_of(username))
         };
         let certain = mine().filter(|held| held.life(now) == Life::Yes).count();
         (certain as u32, mine().count() as u32)
@@ -333,11 +333,11 @@ impl Oracle {
 
     /// Reservations of a user, in the same way.
     pub(crate) fn count_reserved(&self, username: &str, now: Instant) -> (u32, u32) {
-        let name = quota_name(username);
+        let user = user_of(username);
         let mine = || {
             self.tokens
                 .values()
-                .filter(|reserved| quota_name(&reserved.username) == name)
+                .filter(|reserved| user_of(&reserved.username) == user)
         };
         let certain = mine().filter(|reserved| reserved.until.life(now) == Life::Yes).count();
         let opening = self.held.values().filter(|held| held.opening.is_some()).count();

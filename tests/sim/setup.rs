@@ -312,8 +312,13 @@ impl Rules {
 
     /// Whether this is a user's password: `limits` also tests when a time-limited name expires (unix time).
     pub(crate) fn accepts(&self, setup: &Setup, login: &Login, at: Option<u64>) -> bool {
-        if let Some(user) = setup.users.iter().find(|user| user.name == login.username) {
-            return user.password.as_ref() == Some(&login.password);
+        let mut passwords = setup
+            .users
+            .iter()
+            .filter(|user| user.name == login.username)
+            .filter_map(|user| user.password.as_ref());
+        if let Some(password) = passwords.next() {
+            return *password == login.password;
         }
         let Some(expiry) = login
             .username
@@ -339,9 +344,11 @@ pub(crate) fn mint(secret: &str, username: &str) -> String {
     BASE64_STANDARD.encode(mac.finalize().into_bytes())
 }
 
-/// What quotas go by: the part behind the expiry.
-pub(crate) fn quota_name(username: &str) -> &str {
-    username.split_once(':').map_or(username, |(_, name)| name)
+/// Whose name it is: whether it is time-limited, and without its expiry.
+pub(crate) fn user_of(username: &str) -> (bool, &str) {
+    username
+        .split_once(':')
+        .map_or((false, username), |(_, userid)| (true, userid))
 }
 
 fn draw_users(dice: &mut Dice) -> Vec<User> {
@@ -363,6 +370,22 @@ fn draw_users(dice: &mut Dice) -> Vec<User> {
         })
         .collect();
     users[0].password = None;
+    if dice.percent(30) {
+        // Whoever mints does not know the names in the configuration.
+        let name = users[dice.index(users.len())].name.clone();
+        for password in [None, Some(format!("{name}'s password"))] {
+            if !users
+                .iter()
+                .any(|user| user.name == name && user.password.is_some() == password.is_some())
+            {
+                users.push(User {
+                    name: name.clone(),
+                    password,
+                    algorithm: PasswordAlgorithm::Md5,
+                });
+            }
+        }
+    }
     users
 }
 

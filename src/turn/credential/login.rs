@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::username::{TimeLimited, prepared};
-use super::{CredentialError, Credentials, StaticUser, quota_key};
+use super::{CredentialError, Credentials, StaticUser};
 use crate::turn::time::UnixTime;
+use crate::turn::user::UserId;
 use crate::wire::integrity::{Key, PasswordAlgorithm, userhash};
 
 /// How a request names its user.
@@ -21,8 +22,8 @@ pub enum Name<'a> {
 pub struct Login {
     /// USERNAME, also if USERHASH was sent.
     pub username: Arc<str>,
-    /// See [`quota_key`].
-    pub quota_key: Arc<str>,
+    /// Whose name it is.
+    pub user: UserId,
     /// The key that verified.
     pub key: Key,
     /// May allocate on the forced path only.
@@ -55,12 +56,12 @@ impl Credentials {
             }
         }
         let by_secret = found.and_then(|key| {
-            let username = core::str::from_utf8(bytes).ok()?;
+            let parts = parts?;
             Some(Login {
-                username: Arc::from(username),
-                quota_key: Arc::from(quota_key(username)),
+                username: Arc::from(core::str::from_utf8(bytes).ok()?),
+                user: UserId::of_time_limited(parts.userid),
                 key,
-                forced: parts.is_some_and(|parts| parts.forced),
+                forced: parts.forced,
             })
         });
         self.users.login(&self.realm, name, algorithm, verify).or(by_secret)
@@ -162,7 +163,7 @@ impl StaticTable {
         let user = user.filter(|_| verified)?;
         Some(Login {
             username: Arc::clone(&user.name),
-            quota_key: Arc::clone(&user.name),
+            user: UserId::of_static(Arc::clone(&user.name)),
             key: key.clone(),
             forced: user.forced,
         })

@@ -3,6 +3,7 @@ use core::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::turn::user::UserId;
 use crate::wire::integrity::{Key, PasswordAlgorithm, userhash};
 
 const REALM: &str = "example.org";
@@ -159,14 +160,14 @@ fn a_forced_credential_is_signed_as_such_and_is_the_same_user() {
     assert_eq!(minted.password, self::minted("north", &minted.username));
     let login_of = |username: &str| login(&credentials, username, &minted.password, Some(NOW));
     let login = login_of(&minted.username).unwrap();
-    assert!(login.forced && &*login.quota_key == "alice");
+    assert!(login.forced && login.user == UserId::of_time_limited("alice"));
     assert!(
         login_of(&minted.username.replace("+forced", "")).is_none(),
         "the mark is signed"
     );
     let free = credentials.mint(NOW, hour, Some("alice")).unwrap();
     let free = self::login(&credentials, &free.username, &free.password, Some(NOW)).unwrap();
-    assert!(!free.forced && free.quota_key == login.quota_key);
+    assert!(!free.forced && free.user == login.user);
     let bare = credentials.mint_forced(NOW, hour, None).unwrap();
     assert_eq!(bare.username, format!("{}+forced", NOW.0 + 3600));
 }
@@ -262,7 +263,7 @@ fn static_users_log_in_by_name_and_by_hash_with_either_algorithm() {
                 let found = credentials
                     .login(by, algorithm, Some(NOW), |tried| *tried == key)
                     .unwrap();
-                assert_eq!((&*found.username, &*found.quota_key), (name, name));
+                assert_eq!((&*found.username, found.user), (name, UserId::of_static(name.into())));
                 assert!(found.key == key);
             }
         }
@@ -336,17 +337,29 @@ fn hashed_names_are_offered_only_where_every_user_is_in_the_table() {
 }
 
 #[test]
-fn quotas_tell_users_apart_by_userid() {
-    assert_eq!(quota_key("1893456000:alice"), "alice");
-    assert_eq!(quota_key("1893456999:alice"), "alice");
-    assert_eq!(quota_key("1893456000:a:b"), "a:b");
-    assert_eq!(quota_key("1893456000"), quota_key("1893456001:"));
-    assert_eq!(quota_key("alice"), "alice");
-
-    let credentials = credentials(&["north"], &[]);
-    let username = format!("{}:alice", NOW.0 + 60);
-    let found = login(&credentials, &username, &minted("north", &username), Some(NOW)).unwrap();
-    assert_eq!((&*found.username, &*found.quota_key), (&*username, "alice"));
+fn a_user_is_the_userid_of_a_time_limited_name_or_a_name_of_the_table() {
+    // The table may hold names that look like the other kind.
+    let names = ["alice", "1000", "1893456000:alice"];
+    let credentials = credentials(&["north"], &names.map(|name| (name, "wonderland")));
+    let user = |name: &str, password: &str| login(&credentials, name, password, None).unwrap().user;
+    for (name, userid) in [
+        ("1893456000:alice", "alice"),
+        ("1893456999:alice", "alice"),
+        ("1893456000+forced:alice", "alice"),
+        ("1893456000:a:b", "a:b"),
+        ("1893456000:1893456000:alice", "1893456000:alice"),
+        ("1000", ""),
+        ("1893456001:", ""),
+    ] {
+        assert_eq!(
+            user(name, &minted("north", name)),
+            UserId::of_time_limited(userid),
+            "{name}"
+        );
+    }
+    for name in names {
+        assert_eq!(user(name, "wonderland"), UserId::of_static(name.into()), "{name}");
+    }
 }
 
 #[test]
@@ -398,8 +411,8 @@ proptest! {
         let minted = mint(b"north", UnixTime(expiry), Some(&userid)).unwrap();
         let parts = TimeLimited::parse(minted.username.as_bytes()).unwrap();
         prop_assert_eq!((parts.expiry.0, parts.userid), (expiry, &*userid));
-        prop_assert_eq!(quota_key(&minted.username), &*userid);
-        prop_assert!(login(&credentials(&["north"], &[]), &minted.username, &minted.password, None).is_some());
+        let found = login(&credentials(&["north"], &[]), &minted.username, &minted.password, None);
+        prop_assert_eq!(found.unwrap().user, UserId::of_time_limited(&userid));
     }
 
     #[test]

@@ -62,13 +62,6 @@ pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>, forced: bool)
     readable.then_some(username).ok_or(MintError::Lifetime)
 }
 
-/// What quotas tell users apart by: the userid of a time-limited username, or whoever asks for a new expiry would be a new
-/// user; the whole name of a static one. All usernames without a userid are one user, and so are forced and other ones of
-/// a userid.
-pub fn quota_key(username: &str) -> &str {
-    TimeLimited::parse(username.as_bytes()).map_or(username, |parts| parts.userid)
-}
-
 /// Prepares a static user's name or password as clients prepare theirs (RFC 8265 §4.2). `None` for what the OpaqueString
 /// profile forbids, as far as people type it: nothing, and control characters.
 pub(super) fn prepared(text: &str) -> Option<Zeroizing<String>> {

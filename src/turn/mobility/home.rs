@@ -45,7 +45,7 @@ impl Server {
         let limits = Arc::clone(&self.config);
         let limits = &limits.limits;
         let allocation = self.allocations.get_mut(id).ok_or(Reject::AllocationMismatch)?;
-        if allocation.session.username != ask.username {
+        if !allocation.session.is_same_login(&ask.session) {
             return Err(Reject::WrongCredentials);
         }
         let mobile = allocation.mobile.as_deref().ok_or(Reject::AllocationMismatch)?;

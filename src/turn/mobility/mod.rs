@@ -27,6 +27,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use super::allocation::{Allocation, FAMILIES, Socket};
+use super::auth::Session;
 use super::forward::Flow;
 use super::quota::AddressUnit;
 use super::response::{Reject, Response};
@@ -111,7 +112,7 @@ enum Note {
 struct Ask {
     visit: Visit,
     ticket: Name,
-    username: Arc<str>,
+    session: Arc<Session>,
     lifetime: Option<u32>,
     family: Option<u8>,
 }

@@ -143,7 +143,7 @@ impl Server {
         let name = self.shared.tickets.read(ticket);
         let home = name.and_then(|name| Some((name, self.shared.tickets.find(&name)?)));
         if let Some(visitor) = self.visitors.at(client) {
-            if visitor.session.username != session.username {
+            if !visitor.session.is_same_login(session) {
                 return Err(Reject::AllocationMismatch);
             }
             match visitor.state {
@@ -160,11 +160,10 @@ impl Server {
         self.check_newcomer(client, session)?;
         self.withdraw(&client.five_tuple);
         let visit = self.visitors.begin(self.shard.index, client, session, message);
-        let username = Arc::clone(&session.username);
         let ask = Ask {
             visit,
             ticket,
-            username,
+            session: Arc::clone(session),
             lifetime,
             family,
         };
@@ -184,7 +183,7 @@ impl Server {
         let mobile = allocation.mobile.as_deref();
         let mobile = mobile.filter(|mobile| {
             let by = mobile.moved_by.filter(|&(_, until)| now < until);
-            by.is_some_and(|(by, _)| by == transaction_id) && allocation.session.username == session.username
+            by.is_some_and(|(by, _)| by == transaction_id) && allocation.session.is_same_login(session)
         });
         let mobile = mobile.ok_or(Reject::AllocationMismatch)?;
         let until = FAMILIES.map(|family| self.forward.until(id, family)).into_iter().max();
@@ -299,7 +298,7 @@ impl Server {
         packet: &[u8],
     ) -> Option<Outcome> {
         let visitor = self.visitors.at(client)?;
-        if visitor.session.username != session.username {
+        if !visitor.session.is_same_login(session) {
             return None;
         }
         match self.hold(client, packet)? {

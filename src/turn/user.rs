@@ -1,0 +1,65 @@
+//! Who a user is, apart from the name of the moment.
+//!
+//! A time-limited username changes with every expiry, and a minting service may give out a userid that is also the name of a
+//! static user. So a user is told by the kind of its credential and an id. Which comparison goes by the user and which by the
+//! whole USERNAME: `docs/decisions`, "Who is the same user".
+
+use std::sync::Arc;
+
+/// What vouches for a user. Two users of different kinds are never the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Static,
+    TimeLimited,
+}
+
+/// A user: what quotas count by. The time-limited usernames without a userid have one count together, or a new expiry would
+/// be a new quota; but none of them is the same user as another ([`Self::is_somebody`]).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UserId {
+    kind: Kind,
+    id: Arc<str>,
+}
+
+impl UserId {
+    /// The user of the static table with this name.
+    pub fn of_static(name: Arc<str>) -> Self {
+        Self {
+            kind: Kind::Static,
+            id: name,
+        }
+    }
+
+    /// Whom a time-limited username is for: its userid, empty if it has none.
+    pub fn of_time_limited(userid: &str) -> Self {
+        Self {
+            kind: Kind::TimeLimited,
+            id: Arc::from(userid),
+        }
+    }
+
+    /// Whether it names anybody: all there is of a time-limited username without a userid is that somebody minted it.
+    pub fn is_somebody(&self) -> bool {
+        !self.id.is_empty()
+    }
+
+    /// Whether both are users of the static table, or both of time-limited credentials.
+    pub fn is_of_same_kind(&self, other: &Self) -> bool {
+        self.kind == other.kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_a_kind_and_an_id() {
+        let minted = UserId::of_time_limited("alice");
+        assert_eq!(minted, UserId::of_time_limited("alice"));
+        assert_ne!(minted, UserId::of_time_limited("alicE"));
+        assert_ne!(minted, UserId::of_static("alice".into()));
+        assert!(!minted.is_of_same_kind(&UserId::of_static("alice".into())));
+        assert!(minted.is_somebody() && !UserId::of_time_limited("").is_somebody());
+    }
+}
