@@ -28,7 +28,7 @@ const FAMILIES: [(&str, usize); 19] = [
     ("OAUTH", 4),
     ("MOB", 6),
     ("NATD", 5),
-    ("REST", 12),
+    ("REST", 13),
     ("FORCED", 5),
     ("VEC", 7),
     ("COMPAT", 8),

@@ -77,7 +77,7 @@ async fn without_relay_only_the_transport_policy_is_left_to_the_page() {
 #[tokio::test]
 async fn a_userid_that_cannot_be_one_is_refused_in_both_forms() {
     let api = api(settings());
-    let long = "x".repeat(129);
+    let long = "x".repeat(489);
     for (encoded, json) in [
         ("a%0Ab", "a\\nb"),
         ("a%00", "a\\u0000"),
@@ -94,8 +94,27 @@ async fn a_userid_that_cannot_be_one_is_refused_in_both_forms() {
         let answer = post("/v1/ice-servers").key(NAMING_KEY).json(&body).send(&api).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{json}");
     }
-    let fits = format!("/turn?service=turn&username={}", "x".repeat(128));
-    assert_eq!(get(&fits).key(NAMING_KEY).send(&api).await.status, StatusCode::OK);
+}
+
+//= REST-08
+#[tokio::test]
+async fn a_userid_may_be_as_long_as_a_matrix_id_and_longer_in_both_forms() {
+    let api = api(settings());
+    for len in [129, 255, 488] {
+        let userid = "x".repeat(len);
+        let query = format!("/turn?service=turn&username={userid}");
+        let answer = get(&query).key(NAMING_KEY).send(&api).await;
+        assert_eq!(answer.status, StatusCode::OK, "{len}");
+        assert!(
+            answer.json()["username"]
+                .as_str()
+                .expect("username")
+                .ends_with(&format!(":{userid}"))
+        );
+        let body = format!(r#"{{"username":"{userid}"}}"#);
+        let answer = post("/v1/ice-servers").key(NAMING_KEY).json(&body).send(&api).await;
+        assert_eq!(answer.status, StatusCode::OK, "{len}");
+    }
 }
 
 //= REST-04

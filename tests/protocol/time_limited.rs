@@ -25,6 +25,13 @@ pub(crate) fn minted(client: Client, secret: &[u8], expiry: u64, userid: Option<
     client.user(&credential.username, &credential.password)
 }
 
+/// What whoever knows the secret takes for the password of any username.
+fn password_of(username: &str) -> String {
+    let mac = <hmac::Hmac<sha1::Sha1> as hmac::KeyInit>::new_from_slice(SECRET).unwrap();
+    let tag = hmac::Mac::finalize(hmac::Mac::chain_update(mac, username.as_bytes())).into_bytes();
+    base64::Engine::encode(&base64::prelude::BASE64_STANDARD, tag)
+}
+
 //= REST-01
 //= REST-05
 //= REST-09
@@ -140,15 +147,13 @@ fn a_username_that_was_changed_or_written_otherwise_opens_nothing() {
         format!("0000{expiry}:a"),
         "99999999999999999999:a".into(),
         format!("{expiry}\0:a"),
-        format!("{expiry}:{}", "a".repeat(129)),
+        format!("{expiry}:{}", "a".repeat(509 - 11)),
         format!("{expiry}:a\nb"),
         String::new(),
         ":a".into(),
     ];
     for username in written {
-        let mac = <hmac::Hmac<sha1::Sha1> as hmac::KeyInit>::new_from_slice(SECRET).unwrap();
-        let tag = hmac::Mac::finalize(hmac::Mac::chain_update(mac, username.as_bytes())).into_bytes();
-        let password = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, tag);
+        let password = password_of(&username);
         let mut client = client(1).user(&username, &password);
         assert_eq!(
             client.request(&mut World::new(), &allocate()).code(),
@@ -176,4 +181,40 @@ fn quotas_go_by_userid_so_that_a_new_expiry_is_no_new_user() {
     minted(client(6), SECRET, START + 200, None).allocate(&mut world);
     let mut third = minted(client(7), SECRET, START + 300, None);
     assert_eq!(third.request(&mut world, &allocate()).code(), 486);
+}
+
+//= REST-08
+//= STUN-MSG-22
+#[test]
+fn a_username_may_be_as_long_as_the_rfc_lets_it_be() {
+    let credential = |len: usize| {
+        let head = format!("{}:@", START + 1000);
+        let username = format!("{head}{}", "u".repeat(len - head.len()));
+        let password = password_of(&username);
+        (username, password)
+    };
+    for client in every_client() {
+        // 129 bytes of userid were refused once; 255 is the most of a Matrix id.
+        for len in [11 + 128, 11 + 129, 11 + 255, 11 + 256, 508] {
+            let mut world = World::new();
+            let (username, password) = credential(len);
+            let mut client = client.clone().user(&username, &password);
+            let answer = client.request(&mut world, &allocate());
+            assert_eq!(answer.code(), 0, "{len} bytes, {}", story(&client));
+            for message in [create_permission(&[addr("192.0.2.1:7000")]), refresh(0)] {
+                assert_eq!(
+                    client.request(&mut world, &message).code(),
+                    0,
+                    "{len} bytes, {}",
+                    story(&client)
+                );
+            }
+        }
+        let (username, password) = credential(509);
+        let answer = client
+            .clone()
+            .user(&username, &password)
+            .request(&mut World::new(), &allocate());
+        assert_eq!(answer.code(), 401);
+    }
 }

@@ -6,9 +6,7 @@ use axum::http::{HeaderMap, header};
 use serde_json::Value;
 
 use super::reply::Refusal;
-
-/// Longest userid, in bytes: it becomes part of USERNAME, which STUN bounds at 508.
-const MAX_USERID: usize = 128;
+use crate::turn::credential::TimeLimited;
 
 /// Parameters of the TURN REST draft, from the query string and a form body.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -132,8 +130,8 @@ pub(super) fn userid(text: String) -> Result<Option<String>, Refusal> {
     let forbidden = |c: char| c.is_control() || is_format_control(c) || c == char::REPLACEMENT_CHARACTER;
     if text.is_empty() {
         Ok(None)
-    } else if text.len() > MAX_USERID {
-        Err(Refusal::BadRequest("username is longer than 128 bytes"))
+    } else if text.len() > TimeLimited::MAX_USERID {
+        Err(Refusal::BadRequest("username is longer than 488 bytes"))
     } else if text.chars().any(forbidden) {
         Err(Refusal::BadRequest("username has control characters or is not UTF-8"))
     } else {
@@ -198,11 +196,11 @@ mod tests {
 
     #[test]
     fn a_userid_may_hold_colons_and_at_signs_but_nothing_that_disturbs_a_log_line() {
-        let long = "x".repeat(128);
+        let long = "x".repeat(TimeLimited::MAX_USERID);
         for good in ["alice", "a:b:c", "alice@example.org", "é", long.as_str()] {
             assert_eq!(userid(good.to_owned()).expect("good"), Some(good.to_owned()));
         }
-        let longer = "x".repeat(129);
+        let longer = "x".repeat(TimeLimited::MAX_USERID + 1);
         for bad in [
             "a\nb",
             "\u{1b}[2J",
@@ -215,6 +213,10 @@ mod tests {
         ] {
             userid(bad.to_owned()).expect_err(bad);
         }
+        let Err(Refusal::BadRequest(text)) = userid(longer) else {
+            panic!("a bad request")
+        };
+        assert!(text.contains(&TimeLimited::MAX_USERID.to_string()), "{text}");
         assert_eq!(userid(String::new()).expect("empty"), None);
     }
 

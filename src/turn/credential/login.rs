@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::username::{TimeLimited, prepared};
+use super::username::{MAX_USERNAME, TimeLimited, prepared};
 use super::{CredentialError, Credentials, StaticUser};
 use crate::turn::time::UnixTime;
 use crate::turn::user::UserId;
@@ -95,8 +95,6 @@ impl User {
 }
 
 impl StaticTable {
-    const MAX_NAME: usize = 508;
-
     pub(super) fn new(realm: &str, users: &[StaticUser]) -> Result<Self, CredentialError> {
         let mut table = users
             .iter()
@@ -115,7 +113,7 @@ impl StaticTable {
 
     fn user(realm: &str, user: &StaticUser) -> Result<User, CredentialError> {
         let name = prepared(&user.name)
-            .filter(|name| name.len() <= Self::MAX_NAME)
+            .filter(|name| name.len() <= MAX_USERNAME)
             .ok_or_else(|| CredentialError::Name(user.name.clone()))?;
         let password = prepared(&user.password).ok_or_else(|| CredentialError::Password(user.name.clone()))?;
         let key = |algorithm| Key::long_term(name.as_bytes(), realm, password.as_bytes(), algorithm);

@@ -112,9 +112,12 @@ fn usernames_are_read_strictly() {
         assert_eq!(TimeLimited::parse(username.as_bytes()), None, "{username:?}");
     }
     assert_eq!(TimeLimited::parse(b"1893456000:\xff\xfe"), None);
-    let longest = format!("1:{}", "u".repeat(TimeLimited::MAX_USERID));
-    assert!(TimeLimited::parse(longest.as_bytes()).is_some());
-    assert!(TimeLimited::parse(format!("{longest}u").as_bytes()).is_none());
+    // RFC 8489 §14.3: less than 509 bytes in all, whatever they are.
+    for head in ["1:", "1893456000:", "999999999999+forced:"] {
+        let longest = format!("{head}{}", "u".repeat(508 - head.len()));
+        assert!(TimeLimited::parse(longest.as_bytes()).is_some(), "{head}");
+        assert!(TimeLimited::parse(format!("{longest}u").as_bytes()).is_none(), "{head}");
+    }
 }
 
 //= FORCED-01
@@ -243,7 +246,7 @@ fn minting_uses_the_newest_secret_and_keeps_to_the_lifetime() {
         both.mint(UnixTime(999_999_999_999), day, None),
         Err(MintError::Lifetime)
     );
-    for userid in ["", "a\nb", &"u".repeat(129)] {
+    for userid in ["", "a\nb", &"u".repeat(TimeLimited::MAX_USERID + 1)] {
         assert_eq!(both.mint(NOW, day, Some(userid)), Err(MintError::Userid), "{userid:?}");
     }
     assert_eq!(credentials(&[], &[]).mint(NOW, day, None), Err(MintError::NoSecret));
@@ -404,10 +407,27 @@ fn debug_output_shows_no_secret() {
     assert!(shown.contains("alice") && shown.contains(REALM));
 }
 
+//= REST-08
+#[test]
+fn a_userid_as_long_as_matrix_has_them_and_longer_is_minted_and_logs_in_whatever_marks_the_name_carries() {
+    let credentials = credentials(&["north"], &[]);
+    let matrix = format!("@{}:matrix.example.org", "u".repeat(255 - 20));
+    assert_eq!(matrix.len(), 255);
+    for userid in [matrix, "u".repeat(256), "\u{e9}".repeat(TimeLimited::MAX_USERID / 2)] {
+        // The longest expiry there can be.
+        for expiry in [NOW.0 + 60, 999_999_999_999] {
+            for mint in [Secret::mint, Secret::mint_forced] {
+                let minted = mint(&Secret::new(b"north"), UnixTime(expiry), Some(&userid)).unwrap();
+                let found = login(&credentials, &minted.username, &minted.password, None).unwrap();
+                assert_eq!(found.user, UserId::of_time_limited(&userid));
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
-    fn what_is_minted_is_read_back_and_logs_in(expiry in 0_u64..=999_999_999_999, userid in "\\PC{1,40}") {
-        prop_assume!(userid.len() <= TimeLimited::MAX_USERID);
+    fn what_is_minted_is_read_back_and_logs_in(expiry in 0_u64..=999_999_999_999, userid in "\\PC{1,120}") {
         let minted = mint(b"north", UnixTime(expiry), Some(&userid)).unwrap();
         let parts = TimeLimited::parse(minted.username.as_bytes()).unwrap();
         prop_assert_eq!((parts.expiry.0, parts.userid), (expiry, &*userid));

@@ -6,6 +6,12 @@ use super::MintError;
 use crate::turn::time::UnixTime;
 use crate::wire::opaque_string;
 
+/// Longest USERNAME, bytes: RFC 8489 §14.3 has less than 509.
+pub(super) const MAX_USERNAME: usize = 508;
+
+/// Matrix has the longest ids in use, 255 bytes.
+const _: () = assert!(TimeLimited::MAX_USERID >= 255);
+
 /// A username `expiry["+forced"][:userid]`, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeLimited<'a> {
@@ -19,16 +25,20 @@ pub struct TimeLimited<'a> {
 }
 
 impl<'a> TimeLimited<'a> {
-    /// Longest userid, bytes.
-    pub const MAX_USERID: usize = 128;
     /// Most digits of an expiry: enough for 30,000 years, too few to overflow.
     const MAX_DIGITS: usize = 12;
     /// What stands behind the expiry of a forced credential.
     const FORCED: &'static str = "+forced";
+    /// Longest userid to mint for, bytes: with every mark and the longest expiry it fits into a USERNAME. Others may
+    /// use all of the room there is.
+    pub const MAX_USERID: usize = MAX_USERNAME - Self::MAX_DIGITS - Self::FORCED.len() - 1;
 
     /// Reads `username`: 1 to 12 ASCII digits, maybe `+forced`, and behind the first colon a userid of UTF-8 without
-    /// control characters. No sign, no space, no other word, no other order.
+    /// control characters, as long as fits. No sign, no space, no other word, no other order.
     pub fn parse(username: &'a [u8]) -> Option<Self> {
+        if username.len() > MAX_USERNAME {
+            return None;
+        }
         let username = core::str::from_utf8(username).ok()?;
         let (head, userid) = username.split_once(':').unwrap_or((username, ""));
         let marked = head.strip_suffix(Self::FORCED);
@@ -46,7 +56,7 @@ impl<'a> TimeLimited<'a> {
 }
 
 fn is_userid(userid: &str) -> bool {
-    userid.len() <= TimeLimited::MAX_USERID && !userid.chars().any(char::is_control)
+    !userid.chars().any(char::is_control)
 }
 
 /// Writes the username for `expiry` and `userid`.
@@ -54,7 +64,9 @@ pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>, forced: bool)
     let head = format!("{}{}", expiry.0, if forced { TimeLimited::FORCED } else { "" });
     let username = match userid {
         None => head,
-        Some(userid) if !userid.is_empty() && is_userid(userid) => format!("{head}:{userid}"),
+        Some(userid) if (1..=TimeLimited::MAX_USERID).contains(&userid.len()) && is_userid(userid) => {
+            format!("{head}:{userid}")
+        }
         Some(_) => return Err(MintError::Userid),
     };
     // Only a year in five digits is left to go wrong.
