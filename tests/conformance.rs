@@ -23,7 +23,7 @@ const FAMILIES: [(&str, usize); 19] = [
     ("TURN-PERM", 13),
     ("TURN-DATA", 10),
     ("TURN-CHAN", 19),
-    ("TURN-NET", 7),
+    ("TURN-NET", 8),
     ("TCP-ALLOC", 12),
     ("OAUTH", 4),
     ("MOB", 6),

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use relay::net::udp::{Datagram, SendBatch, UdpOptions, UdpSocket};
 use relay::shard::ShardConfig;
+use relay::turn::config::IcmpReports;
 use relay::turn::time::Instant;
-use relay::turn::{DropReason, EndReason};
+use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::message::{Class, Message, Method};
 use shard_support::*;
 
@@ -296,7 +297,11 @@ fn peers_that_refuse_everything_are_counted_and_no_reason_to_turn() {
 #[test]
 fn an_icmp_error_is_told_to_the_client_and_harms_nothing() {
     for v6 in [false, true] {
-        let server = TestServer::start(1);
+        let turn = Config {
+            icmp: IcmpReports::Always,
+            ..turn_config()
+        };
+        let server = TestServer::start_with(1, "127.0.0.1:0", ShardConfig::default(), turn);
         let any = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
         let (closed, open) = (Peer::on(any).addr(), Peer::on(any));
         let mut client = server.client();

@@ -35,6 +35,8 @@ pub struct Session {
     pub integrity: Integrity,
     /// May allocate on the forced path only.
     pub forced: bool,
+    /// The client speaks RFC 8489: it sent PASSWORD-ALGORITHM or USERHASH.
+    pub rfc8489: bool,
     /// What `key` was derived with.
     algorithm: PasswordAlgorithm,
 }
@@ -135,6 +137,7 @@ impl Authenticator<'_> {
             return Err(self.bad_request(now, client));
         };
         let integrity = choice.response_integrity();
+        let rfc8489 = choice.explicit || matches!(claim.name, Name::Userhash(_));
         // A key is only ever bound to our own realm (STUN-AUTH-08).
         let ours = claim.realm == config.realm.as_bytes();
         if ours && let Some(session) = self.known(&claim, choice.algorithm, integrity, message, live) {
@@ -158,6 +161,7 @@ impl Authenticator<'_> {
                 key: login.key,
                 integrity,
                 forced: login.forced,
+                rfc8489,
                 algorithm: choice.algorithm,
             })),
             None => Err(self.refuse_login(now, client, source)),

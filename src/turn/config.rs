@@ -32,6 +32,8 @@ pub struct Config {
     pub forced: ForcedRelay,
     /// Offer PASSWORD-ALGORITHMS (SHA-256) in challenges; [`Challenge`] says on which transports.
     pub challenge: Challenge,
+    /// Which clients are sent ICMP messages about their relayed datagrams.
+    pub icmp: IcmpReports,
     /// How long a nonce is good.
     pub nonce_lifetime: Duration,
     /// LIFETIME given when none, or less, was asked for (RFC 8656 §7.2: 600 s).
@@ -67,6 +69,7 @@ impl Config {
             rfc3489_binding: false,
             forced: ForcedRelay::default(),
             challenge: Challenge::Full,
+            icmp: IcmpReports::Auto,
             nonce_lifetime: Duration::from_secs(600),
             default_lifetime: Duration::from_secs(600),
             max_lifetime: Duration::from_secs(3600),
@@ -149,6 +152,17 @@ pub enum Challenge {
     CompactUdp,
     /// RFC 5389 everywhere.
     Compact,
+}
+
+/// Who is sent Data indications with ICMP (RFC 8656 §11.5). RFC 5766 had none, and clients of that age may not survive one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpReports {
+    /// Clients whose login used PASSWORD-ALGORITHM or USERHASH.
+    Auto,
+    /// Every client.
+    Always,
+    /// Nobody.
+    Never,
 }
 
 /// Relayed transport addresses.

@@ -1,5 +1,9 @@
 //! ICMP messages about relayed datagrams (RFC 8656 §11.5): the client hears of them in a Data indication.
+//!
+//! That indication has no DATA, which RFC 5766 allowed for none. Clients that know RFC 5766 only may take it for a fatal
+//! error (pion stops reading), so by default it goes to those that showed RFC 8489 in their login.
 
+use super::config::IcmpReports;
 use super::limits::Rate;
 use super::response::Response;
 use super::server::Server;
@@ -56,6 +60,14 @@ impl Server {
             return None;
         }
         let allocation = self.allocations.get_mut(relay.allocation)?;
+        let wanted = match self.config.icmp {
+            IcmpReports::Auto => allocation.session.rfc8489,
+            IcmpReports::Always => true,
+            IcmpReports::Never => false,
+        };
+        if !wanted {
+            return None;
+        }
         if !allocation.reports.admit(now.mono, Rate::per_second(REPORTS_PER_SECOND)) {
             return None;
         }

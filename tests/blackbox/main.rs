@@ -19,6 +19,7 @@ mod http3;
 mod http3_site;
 mod mobility;
 mod peers;
+mod pion;
 mod programs;
 mod prosody;
 mod recipes;

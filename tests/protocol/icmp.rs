@@ -1,10 +1,16 @@
 //! ICMP about relayed datagrams (RFC 8656 §11.5).
 
+use std::sync::Arc;
+
+use relay::turn::config::{IcmpReports, Mobility};
+use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::types::{Family, PeerAddr, RelayId};
 use relay::turn::{DropReason, Icmp, Response};
 use relay::wire::attribute::{self, AttributeType};
+use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method};
 
+use crate::every::{challenge, every_client, md5_key, raw_allocate, story, userhash};
 use crate::world::*;
 
 fn report(world: &mut World, relay: RelayId, peer: std::net::SocketAddr, icmp: Icmp) -> Option<(Client, Vec<u8>)> {
@@ -22,6 +28,21 @@ fn relay_of(world: &World, family: Family) -> RelayId {
 
 const fn icmp(icmp_type: u8, code: u8, data: u32) -> Icmp {
     Icmp { icmp_type, code, data }
+}
+
+/// A client that logs in with PASSWORD-ALGORITHM.
+fn modern() -> Client {
+    choosing(client(1), PasswordAlgorithm::Sha256)
+}
+
+fn choosing(mut client: Client, algorithm: PasswordAlgorithm) -> Client {
+    (client.algorithm, client.integrity) = (Some(algorithm), Integrity::Sha256);
+    client
+}
+
+fn is_told(world: &mut World, peer: std::net::SocketAddr) -> bool {
+    let relay = relay_of(world, Family::V4);
+    report(world, relay, peer, icmp(3, 3, 0)).is_some()
 }
 
 //= TURN-NET-01
@@ -47,7 +68,7 @@ fn the_types_the_rfc_names_are_reported_with_their_data() {
     ];
     for (v6, message, told) in CASES {
         let mut world = World::new();
-        let mut client = client(1);
+        let mut client = modern();
         client.request(&mut world, &allocate().also(2));
         let peer = addr(if v6 { "[2001:db8::1]:7000" } else { "192.0.2.1:7000" });
         client.bind(&mut world, 0x4000, peer);
@@ -78,7 +99,7 @@ fn the_types_the_rfc_names_are_reported_with_their_data() {
 #[test]
 fn only_destinations_with_a_permission_are_reported_and_the_port_may_be_unknown() {
     let mut world = World::new();
-    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    let (mut client, peer) = (modern(), addr("192.0.2.1:7000"));
     client.allocate(&mut world);
     let relay = relay_of(&world, Family::V4);
     let unreachable = icmp(3, 3, 0);
@@ -95,7 +116,7 @@ fn only_destinations_with_a_permission_are_reported_and_the_port_may_be_unknown(
 #[test]
 fn reports_are_rate_limited_and_change_nothing_else() {
     let mut world = World::new();
-    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    let (mut client, peer) = (modern(), addr("192.0.2.1:7000"));
     let relayed = client.allocate(&mut world);
     client.permit(&mut world, &[peer]);
     let relay = relay_of(&world, Family::V4);
@@ -115,7 +136,7 @@ fn reports_are_rate_limited_and_change_nothing_else() {
 #[test]
 fn after_the_allocation_nothing_is_reported() {
     let mut world = World::new();
-    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    let (mut client, peer) = (modern(), addr("192.0.2.1:7000"));
     client.allocate(&mut world);
     client.permit(&mut world, &[peer]);
     let relay = relay_of(&world, Family::V4);
@@ -125,4 +146,85 @@ fn after_the_allocation_nothing_is_reported() {
         world.peer_at(0, relay, peer, b"x"),
         Delivered::Dropped(DropReason::Gone)
     );
+}
+
+//= TURN-NET-08
+#[test]
+fn only_clients_whose_login_shows_rfc_8489_are_told_unless_configured_otherwise() {
+    use PasswordAlgorithm::{Md5, Sha256};
+    let peer = addr("192.0.2.1:7000");
+    for icmp in [IcmpReports::Auto, IcmpReports::Always, IcmpReports::Never] {
+        for client in every_client() {
+            let logins = [
+                (client.clone(), icmp == IcmpReports::Always),
+                (choosing(client.clone(), Md5), icmp != IcmpReports::Never),
+                (choosing(client.clone(), Sha256), icmp != IcmpReports::Never),
+            ];
+            for (mut client, told) in logins {
+                let mut world = World::with(|config| config.icmp = icmp);
+                client.allocate(&mut world);
+                client.permit(&mut world, &[peer]);
+                let login = client.algorithm;
+                assert_eq!(
+                    is_told(&mut world, peer),
+                    told,
+                    "{icmp:?}, {login:?}, {}",
+                    story(&client)
+                );
+            }
+        }
+    }
+}
+
+//= TURN-NET-08
+#[test]
+fn a_user_named_by_userhash_alone_is_told() {
+    let mut world = World::with(|config| {
+        let user = StaticUser {
+            name: "alice".into(),
+            password: "wonderland".to_owned().into(),
+            forced: false,
+        };
+        let credentials = CredentialsConfig {
+            realm: REALM.into(),
+            users: vec![user],
+            ..CredentialsConfig::default()
+        };
+        config.credentials = Arc::new(Credentials::new(credentials).unwrap());
+    });
+    let (mut client, peer) = (client(1), addr("192.0.2.1:7000"));
+    challenge(&mut world, &mut client);
+    let allocate = raw_allocate()
+        .attribute(AttributeType::USERHASH, userhash(&client))
+        .attribute(AttributeType::REALM, REALM)
+        .attribute(AttributeType::NONCE, client.nonce.as_ref().unwrap());
+    let key = md5_key(&client);
+    assert_eq!(world.packet(&client, &allocate.sha1(&key).bytes()).code(), 0);
+    client.permit(&mut world, &[peer]);
+    assert!(is_told(&mut world, peer));
+}
+
+/// Later requests and other logins of the same user change nothing; who takes the allocation along brings its own.
+//= TURN-NET-08
+#[test]
+fn it_is_the_login_of_the_allocation_that_counts() {
+    let mut world = World::with(|config| config.mobility = Some(Mobility { grace: secs(60) }));
+    let (mut old, peer) = (client(1), addr("192.0.2.1:7000"));
+    let ticket = |answer: Answer| answer.attribute(AttributeType::MOBILITY_TICKET).expect("a ticket");
+    let first = ticket(old.request(&mut world, &allocate().with(AttributeType::MOBILITY_TICKET, [])));
+    old.permit(&mut world, &[peer]);
+    let mut same = choosing(old.clone(), PasswordAlgorithm::Sha256);
+    assert_eq!(same.request(&mut world, &refresh(600)).code(), 0);
+    assert!(!is_told(&mut world, peer));
+
+    let resume = |ticket: &[u8]| request(Method::Refresh).with(AttributeType::MOBILITY_TICKET, ticket);
+    let mut new = choosing(client(2), PasswordAlgorithm::Sha256);
+    let second = ticket(new.request(&mut world, &resume(&first)));
+    new.send(&mut world, peer, b"x").sent();
+    assert!(is_told(&mut world, peer));
+
+    let mut newest = client(3);
+    ticket(newest.request(&mut world, &resume(&second)));
+    newest.send(&mut world, peer, b"x").sent();
+    assert!(!is_told(&mut world, peer));
 }

@@ -3,9 +3,11 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
+use relay::turn::config::IcmpReports;
 use relay::turn::time::Now;
 use relay::turn::types::Client;
 use relay::turn::{DropReason, Verdict};
+use relay::wire::integrity::PasswordAlgorithm;
 
 use crate::oracle::{Life, Oracle};
 use crate::places::family;
@@ -92,6 +94,12 @@ impl Oracle {
                 Life::No
             };
             let permitted = permitted.min(held.half_life(family(peer), now.mono));
+            let wanted = match self.setup.icmp {
+                IcmpReports::Auto => held.login.algorithm == PasswordAlgorithm::Sha256,
+                IcmpReports::Always => true,
+                IcmpReports::Never => false,
+            };
+            let permitted = if wanted { permitted } else { Life::No };
             let rested = held.last_icmp.is_none_or(|last| now.mono > last + second);
             (held.client, if rested { permitted } else { permitted.min(Life::Maybe) })
         });
@@ -105,7 +113,7 @@ impl Oracle {
         let (owner, life) = found.expect("ICMP for a relayed address nobody has");
         assert!(
             life > Life::No && client == owner,
-            "ICMP about a peer that is not permitted"
+            "ICMP about a peer that is not permitted, or to a client that did not ask for it"
         );
         assert_eq!(frame, FromPeer::Icmp { peer });
         self.of_mut(&owner).expect("it is held").last_icmp = Some(now.mono);

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use relay::turn::Config;
-use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig};
+use relay::turn::config::{Challenge, IcmpReports, Limits, RelayAddress, RelayConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::types::Family;
@@ -37,6 +37,7 @@ pub(crate) struct Setup {
     pub(crate) max_lifetime: u64,
     pub(crate) max_session: Option<u64>,
     pub(crate) challenge: Challenge,
+    pub(crate) icmp: IcmpReports,
     /// Channel numbers up to 0x7FFF.
     pub(crate) rfc5766_channels: bool,
     pub(crate) users: Vec<User>,
@@ -131,6 +132,7 @@ impl Setup {
                 None
             },
             challenge: *dice.pick(&[Challenge::Full, Challenge::CompactUdp, Challenge::Compact]),
+            icmp: *dice.pick(&[IcmpReports::Auto, IcmpReports::Always, IcmpReports::Never]),
             rfc5766_channels: dice.percent(30),
             users: draw_users(dice),
             clients: 3 + dice.index(5),
@@ -164,6 +166,7 @@ impl Setup {
             max_lifetime: 3600,
             max_session: None,
             challenge: Challenge::Full,
+            icmp: IcmpReports::Auto,
             rfc5766_channels: false,
             users: vec![
                 user("alice"),
@@ -202,6 +205,7 @@ impl Setup {
         Arc::new(Config {
             software: Some("relay simulated".into()),
             challenge: self.challenge,
+            icmp: self.icmp,
             nonce_lifetime: Duration::from_secs(self.nonce_lifetime),
             max_lifetime: Duration::from_secs(self.max_lifetime),
             max_session: self.max_session.map(Duration::from_secs),

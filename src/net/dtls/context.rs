@@ -7,8 +7,8 @@ use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::pkey::PKey;
 use openssl::ssl::{
-    AlpnError, NameType, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode,
-    SslVersion, select_next_proto,
+    AlpnError, NameType, SniError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef,
+    SslSessionCacheMode, SslVersion, select_next_proto,
 };
 use openssl::x509::X509;
 
@@ -68,7 +68,9 @@ impl DtlsContext {
                 // It fails for want of memory only; then the first one is served.
                 let _ = ssl.set_ssl_context(context);
             }
-            Ok(())
+            // RFC 6066 §3 wants the name acknowledged by an empty extension; pion's DTLS 2 cannot read that and never
+            // completes. No client is known to miss it.
+            Err(SniError::NOACK)
         });
         Ok(Self {
             default: default.build(),

@@ -18,7 +18,7 @@ use super::settings::{ClientIp, ProxyProtocol};
 use super::value::{
     Auto, Bind, Bytes, Choice, External, Hidden, Host, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
 };
-use crate::turn::config::{Challenge, Limits};
+use crate::turn::config::{Challenge, IcmpReports, Limits};
 use crate::turn::policy::REFLECTOR_PORTS;
 
 pub(super) use tcp::RawTcp;
@@ -157,6 +157,7 @@ pub(super) struct RawTurn {
     pub(super) software: Located<String>,
     pub(super) binding: Located<bool>,
     pub(super) challenge: Located<OneOf<Challenge>>,
+    pub(super) icmp: Located<OneOf<IcmpReports>>,
     pub(super) nonce_lifetime: Located<Duration>,
     pub(super) default_lifetime: Located<Duration>,
     pub(super) max_lifetime: Located<Duration>,
@@ -455,6 +456,7 @@ fn read_turn(s: &mut Section<'_, '_>) -> RawTurn {
         software: s.value("software", "relay".to_owned()),
         binding: s.value("binding", true),
         challenge: s.value("challenge", OneOf(Challenge::Full)),
+        icmp: s.value("icmp", OneOf(IcmpReports::Auto)),
         nonce_lifetime: s.within("nonce_lifetime", 10 * MINUTE, MINUTE..=HOUR),
         default_lifetime: s.within("default_lifetime", 10 * MINUTE, 10 * MINUTE..=DAY),
         max_lifetime: s.within("max_lifetime", HOUR, 10 * MINUTE..=DAY),

@@ -328,6 +328,7 @@ fn turn_config(
         rfc3489_binding: raw.turn.compat.rfc3489_binding.value,
         forced,
         challenge: raw.turn.challenge.value.0,
+        icmp: raw.turn.icmp.value.0,
         nonce_lifetime: raw.turn.nonce_lifetime.value,
         default_lifetime: raw.turn.default_lifetime.value,
         max_lifetime: raw.turn.max_lifetime.value,

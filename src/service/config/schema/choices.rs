@@ -3,7 +3,7 @@
 use super::super::settings::{ClientIp, ProxyProtocol};
 use super::super::value::Choice;
 use super::{Format, Protocol};
-use crate::turn::config::Challenge;
+use crate::turn::config::{Challenge, IcmpReports};
 
 impl Choice for Format {
     const ALL: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
@@ -38,4 +38,9 @@ impl Choice for Challenge {
         ("compact_udp", Self::CompactUdp),
         ("compact", Self::Compact),
     ];
+}
+
+impl Choice for IcmpReports {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("always", Self::Always), ("never", Self::Never)];
 }

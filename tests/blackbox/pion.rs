@@ -1,0 +1,201 @@
+//! pion's TURN client (tests/pion), in the versions that are in use: what LiveKit, rtcd and every other program in Go has.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use relay::turn::types::Transport;
+use serde_json::Value;
+
+use crate::harness::{EchoPeer, SECRET, Server, minted};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Major versions: v2 and v3 speak DTLS by pion/dtls v2, the others by v3.
+pub(crate) const VERSIONS: [u8; 4] = [2, 3, 4, 5];
+
+/// One running client.
+pub(crate) struct Pion {
+    child: Child,
+    commands: ChildStdin,
+    lines: Receiver<String>,
+    /// Events that came while something else was waited for.
+    waiting: Vec<Value>,
+    name: String,
+}
+
+impl Pion {
+    /// Starts version `version` of pion/turn and connects to `server`; over TLS and DTLS it says `server_name`, if it is not
+    /// empty.
+    pub(crate) fn connect(version: u8, transport: Transport, server: SocketAddr, server_name: &str) -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/tools/pion/turn{version}"));
+        assert!(
+            program.exists(),
+            "{} is missing: `tests/install-pion` makes it",
+            program.display()
+        );
+        let transport = match transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Dtls => "dtls",
+        };
+        let login = minted(SECRET, 600, "pion");
+        let mut child = Command::new(&program)
+            .args(["-server", &server.to_string(), "-transport", transport])
+            .args(["-server-name", server_name, "-realm", "relay.test"])
+            .args(["-user", &login.username, "-password", &login.password])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        let commands = child.stdin.take().expect("piped");
+        let output = child.stdout.take().expect("piped");
+        let (sender, lines) = mpsc::channel();
+        // Ends with the program, which holds the other end of the pipe.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut pion = Self {
+            child,
+            commands,
+            lines,
+            waiting: Vec::new(),
+            name: format!("pion/turn v{version} over {transport}"),
+        };
+        pion.wait_for("a connection", |line| line["event"] == "connected");
+        pion
+    }
+
+    /// Obeys one command; panics if it fails.
+    pub(crate) fn call(&mut self, command: &str) -> Value {
+        writeln!(self.commands, "{command}").unwrap_or_else(|error| panic!("{}: {command}: {error}", self.name));
+        let word = command.split(' ').next();
+        let reply = self.wait_for(command, |line| line["reply"].as_str() == word);
+        assert!(reply["error"].is_null(), "{}: {command}: {}", self.name, reply["error"]);
+        reply
+    }
+
+    /// Allocates: the relayed transport address.
+    pub(crate) fn allocate(&mut self) -> SocketAddr {
+        relayed(&self.call("allocate"))
+    }
+
+    /// Permits `peer`, without a channel.
+    pub(crate) fn permit(&mut self, peer: SocketAddr) {
+        self.call(&format!("permit {peer}"));
+    }
+
+    /// Sends to a peer: pion makes a permission before, and a channel behind.
+    pub(crate) fn send(&mut self, peer: SocketAddr, data: &[u8]) {
+        self.call(&format!("send {peer} {}", hex(data)));
+    }
+
+    /// Waits for `data` from `peer`.
+    pub(crate) fn expect_data(&mut self, peer: SocketAddr, data: &[u8]) {
+        let (from, data) = (peer.to_string(), hex(data));
+        self.wait_for(&format!("{data} from {peer}"), |line| {
+            line["event"] == "data" && line["from"] == from && line["data"] == data
+        });
+    }
+
+    /// The first line that is `wanted`, among those passed over so far and those to come.
+    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        if let Some(index) = self.waiting.iter().position(&wanted) {
+            return self.waiting.remove(index);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|error| {
+                panic!("{}: waited for {what} ({error}); it said {:?}", self.name, self.waiting)
+            });
+            let line: Value = serde_json::from_str(&line).expect("it answers in JSON");
+            assert!(line["event"] != "failed", "{}: {line}", self.name);
+            if wanted(&line) {
+                return line;
+            }
+            self.waiting.push(line);
+        }
+    }
+}
+
+impl Drop for Pion {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn relayed(reply: &Value) -> SocketAddr {
+    let address = reply["relayed"].as_str().expect("an address");
+    address.parse().expect("an address")
+}
+
+fn hex(data: &[u8]) -> String {
+    data.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn address(server: &Server, transport: Transport) -> SocketAddr {
+    match transport {
+        Transport::Udp | Transport::Tcp => server.plain,
+        Transport::Tls | Transport::Dtls => server.tls,
+    }
+}
+
+/// A port of a peer nobody listens on: it answers with ICMP port unreachable.
+fn closed_port() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.2:0").expect("a free port");
+    socket.local_addr().expect("bound")
+}
+
+#[test]
+fn every_version_of_pion_relays_over_every_transport_with_and_without_a_server_name() {
+    let server = Server::start();
+    let echo = EchoPeer::start();
+    for version in VERSIONS {
+        for transport in [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls] {
+            for name in ["", "relay.test", "elsewhere.test"] {
+                let mut pion = Pion::connect(version, transport, address(&server, transport), name);
+                pion.allocate();
+                pion.send(echo.address, b"there, and back!");
+                pion.expect_data(echo.address, b"there, and back!");
+                pion.call("close");
+            }
+        }
+    }
+}
+
+//= TURN-NET-08
+#[test]
+fn a_peer_port_that_answers_with_icmp_leaves_pion_reading() {
+    let server = Server::start();
+    let peer = UdpSocket::bind("127.0.0.2:0").expect("a free port");
+    let errors = || server.metric("relay_icmp_errors_total", "");
+    for version in VERSIONS {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let mut pion = Pion::connect(version, transport, address(&server, transport), "");
+            let relayed = pion.allocate();
+            pion.permit(peer.local_addr().expect("bound"));
+            let before = errors();
+            pion.send(closed_port(), b"anybody there?");
+            let deadline = Instant::now() + PATIENCE;
+            while errors() == before {
+                assert!(Instant::now() < deadline, "{}: no ICMP error is counted", pion.name);
+                thread::sleep(Duration::from_millis(10));
+            }
+            peer.send_to(b"still here?", relayed).expect("loopback");
+            pion.expect_data(peer.local_addr().expect("bound"), b"still here?");
+            pion.call("close");
+        }
+    }
+}

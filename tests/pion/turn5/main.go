@@ -1,0 +1,42 @@
+// Package main is pion/turn v5 as a program, with pion/dtls v3.
+package main
+
+import (
+	"crypto/x509"
+	"net"
+
+	"github.com/pion/dtls/v3"
+	"github.com/pion/turn/v5"
+	"relay.test/pion/talk"
+)
+
+type client struct{ *turn.Client }
+
+func (c client) AllocateTCP() (talk.Streams, error) { return c.Client.AllocateTCP() }
+
+func main() {
+	talk.Run(talk.Stack{DTLS: handshake, Datagrams: datagrams, New: open})
+}
+
+func datagrams(conn net.Conn) net.PacketConn { return turn.NewSTUNConn(conn) }
+
+func open(login talk.Login, conn net.PacketConn) (talk.Client, error) {
+	made, err := turn.NewClient(&turn.ClientConfig{
+		STUNServerAddr: login.Server,
+		TURNServerAddr: login.Server,
+		Username:       login.Username,
+		Password:       login.Password,
+		Realm:          login.Realm,
+		Conn:           conn,
+	})
+	return client{made}, err
+}
+
+func handshake(network string, server *net.UDPAddr, serverName string, roots *x509.CertPool) (net.Conn, error) {
+	config := &dtls.Config{ServerName: serverName, RootCAs: roots, InsecureSkipVerify: roots == nil}
+	conn, err := dtls.Dial(network, server, config)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.Handshake()
+}
