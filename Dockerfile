@@ -13,6 +13,8 @@ FROM ${BUILD_IMAGE} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends libcap2-bin libssl-dev pkg-config && rm -rf /var/lib/apt/lists/*
+# The distribution's OpenSSL, so that the distribution's patches reach the image.
+ENV OPENSSL_NO_VENDOR=1
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src

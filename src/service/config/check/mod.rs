@@ -388,7 +388,7 @@ fn listeners(raw: &Raw, d: &mut Diagnostics) {
             d.push(
                 diagnostic
                     .at(protocols.place)
-                    .help("remove \"dtls\" here, or build with `--features dtls` (libssl-dev, pkg-config)"),
+                    .help("remove \"dtls\" here, or build with `--features dtls`"),
             );
         }
         for (index, protocol) in protocols.value.iter().enumerate() {
