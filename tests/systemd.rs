@@ -25,11 +25,22 @@ fn analyze(args: &[&str]) -> Option<(bool, String)> {
     }
 }
 
+/// The drop-in of docs/operations.md that hands over files which only root can read.
+fn drop_in() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let page = std::fs::read_to_string(page).expect("page");
+    let (_, rest) = page.split_once("```ini\n").expect("a drop-in");
+    let (block, _) = rest.split_once("```").expect("its end");
+    assert_eq!(block.matches("LoadCredential=").count(), 4, "{block}");
+    block.to_owned()
+}
+
 fn unit_for_this_machine(purpose: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/relay.service");
     let unit = std::fs::read_to_string(source).expect("unit");
     assert!(unit.contains("ExecStart=/usr/local/bin/relay "));
     let unit = unit.replace("/usr/local/bin/relay ", &format!("{} ", env!("CARGO_BIN_EXE_relay")));
+    let unit = unit + "\n" + &drop_in();
     let dir = std::env::temp_dir().join(format!("relay-unit-{purpose}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("directory");
     let path = dir.join("relay.service");

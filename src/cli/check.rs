@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::user::{Judged, judge_as};
 use crate::service::config::diagnostic::Diagnostics;
-use crate::service::config::env::{Env, ProcessEnv};
 use crate::service::config::{Purpose, load_for};
 
 /// What may follow `relay check`.
@@ -14,14 +14,25 @@ pub(super) struct Arguments {
     /// Say nothing but mistakes and warnings
     #[arg(long, short)]
     quiet: bool,
+    /// Judge what this user can read and write (name or number); only root may name another [default: for root, the
+    /// unit's user `relay` if it exists, else who asks]
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
 }
 
 /// Judges the configuration: exit status 0 if the server would start with it, else 1.
 pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
     let color = io::stderr().is_terminal();
+    let judged = match judge_as(arguments.user.as_deref()) {
+        Ok(judged) => judged,
+        Err(error) => {
+            let _ = writeln!(io::stderr().lock(), "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let good = judge(
         config,
-        &ProcessEnv,
+        &judged,
         arguments,
         color,
         &mut io::stdout().lock(),
@@ -39,7 +50,7 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
 /// warnings go to `err`.
 fn judge(
     config: Option<&Path>,
-    env: &dyn Env,
+    env: &Judged,
     arguments: &Arguments,
     color: bool,
     out: &mut impl Write,
@@ -51,8 +62,9 @@ fn judge(
             if !arguments.quiet {
                 writeln!(
                     out,
-                    "# {}: good{}. In force:",
+                    "# {}: good{}{}. In force:",
                     loaded.source,
+                    env.whom(),
                     tally(&loaded.warnings, ", ")
                 )?;
                 out.write_all(loaded.effective().as_bytes())?;
@@ -62,7 +74,12 @@ fn judge(
         }
         Err(mistakes) => {
             err.write_all(mistakes.render(color).as_bytes())?;
-            writeln!(err, "The server would not start:{}.", tally(&mistakes, " "))?;
+            writeln!(
+                err,
+                "The server would not start{}:{}.",
+                env.whom(),
+                tally(&mistakes, " ")
+            )?;
             Ok(false)
         }
     }

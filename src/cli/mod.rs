@@ -10,6 +10,7 @@ use crate::service::run;
 mod bench;
 mod check;
 mod credentials;
+mod user;
 
 /// A TURN/STUN server that gets real-time media through when nothing but port 443 is open.
 #[derive(Debug, Parser)]

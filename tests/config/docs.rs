@@ -159,6 +159,8 @@ fn documented_machine() -> Machine {
     machine.names.push(("fly-global-services", vec!["10.0.8.2"]));
     machine.stun.push(("198.51.100.3:3478", "203.0.113.10"));
     machine.interfaces.push(("eth0", "203.0.113.11"));
+    let handed = machine.dir.display().to_string();
+    machine.set("CREDENTIALS_DIRECTORY", &handed);
     machine
 }
 

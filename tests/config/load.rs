@@ -323,7 +323,7 @@ fn files_that_others_can_read_are_warned_of() {
     );
     assert_eq!(
         warnings,
-        ["2:15 warning: every user of this machine may read secret | chmod 600 secret"]
+        ["2:15 warning: every user of this machine may read secret | chmod o-r secret"]
     );
 
     let toml = format!("[credentials]\nsecrets = [\"{SECRET}\"]\n");

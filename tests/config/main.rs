@@ -5,6 +5,7 @@
 mod addresses;
 mod broken;
 mod command;
+mod credentials_directory;
 mod docs;
 mod environment;
 mod first_run;

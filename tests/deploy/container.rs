@@ -56,7 +56,7 @@ fn start(dir: &Dir, bounding_set: &str, flags: &[&str]) -> Process {
 }
 
 /// Whether port 443 takes TCP connections, and answers STUN over UDP.
-fn serves_443(process: &Process) -> [bool; 2] {
+pub(crate) fn serves_443(process: &Process) -> [bool; 2] {
     process.within(|| {
         let tcp = TcpStream::connect_timeout(&local(443), PATIENCE).is_ok();
         let udp = UdpSocket::bind(local(0)).expect("a socket");

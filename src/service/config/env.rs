@@ -72,7 +72,12 @@ impl Env for ProcessEnv {
     }
 
     fn default_file(&self) -> Option<PathBuf> {
-        Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists())
+        // One that may not be looked at is there: reading it tells.
+        let path = PathBuf::from(DEFAULT_FILE);
+        match path.metadata() {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => None,
+            _ => Some(path),
+        }
     }
 
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

@@ -5,12 +5,13 @@
 //! schema     tree → typed values, defaults, bounds   reader     … key by key; unknown keys
 //! check      sense of the whole, no I/O              build      files, names, addresses → Settings
 //! diagnostic every mistake with its place            effective  what is in force, as TOML
-//! offer      the URIs clients are told
+//! offer      the URIs clients are told               access     why a file cannot be read
 //! ```
 //!
 //! Every mistake is found before anything is bound, and all are told at once. Deliberately absent: including other
 //! files, and any state: [`load`] may be called again at any time (reload) and gives a new whole.
 
+mod access;
 mod build;
 mod check;
 pub mod diagnostic;
@@ -208,10 +209,7 @@ fn read_text(
                 io::ErrorKind::NotFound => {
                     Some("correct the path, or start without --config for the defaults".to_owned())
                 }
-                io::ErrorKind::PermissionDenied => Some(format!(
-                    "let the user the server runs as (now number {}) read it",
-                    env.user_id()
-                )),
+                io::ErrorKind::PermissionDenied => Some(access::help(path, env.user_id())),
                 _ => None,
             };
             let message = format!("cannot read the configuration {}: {error}", path.display());

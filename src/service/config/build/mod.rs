@@ -6,9 +6,11 @@ mod front_door;
 mod listeners;
 mod redirect;
 mod secrets;
+mod state_dir;
 mod tls;
 
 use core::time::Duration;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,15 +27,19 @@ use super::settings::{
     StreamSettings, UdpSettings,
 };
 use super::value::{Auto, Network, OneOf, Placed, is_host_name};
-use super::{Purpose, check};
+use super::{Purpose, access, check};
 use crate::service::external::{announced_host, local_ips};
-use crate::service::first_run;
 use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
 use crate::turn::credential::Credentials;
 use crate::turn::discovery::Discovery;
 use crate::turn::forced::ForcedRelay;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::types::Transport;
+
+/// Begins the name of a file that systemd hands to the service (LoadCredential=), in place of a path.
+const CREDENTIAL: &str = "credential:";
+/// Where systemd puts such files.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// Descriptors for everything that is neither an allocation nor a client's connection.
 const SPARE_FILES: u64 = 512;
@@ -59,6 +65,52 @@ impl Context<'_> {
             .map_or_else(|| path.to_owned(), |base| base.join(path))
     }
 
+    /// A file that the server reads: a path as above, or `credential:NAME`, a file that systemd hands to the service.
+    /// `None`: there is none, and the diagnostics say why.
+    fn file(&mut self, file: &Path, place: Option<Place>) -> Option<PathBuf> {
+        let Some(name) = file.to_str().and_then(|text| text.strip_prefix(CREDENTIAL)) else {
+            return Some(self.path(file, place));
+        };
+        if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
+            let message = format!("{name:?} is no name of a credential");
+            let help = "write the name that stands in LoadCredential=, for example `credential:secret`";
+            self.d.push(Diagnostic::error(message).at(place).help(help));
+            return None;
+        }
+        let Some(dir) = self.env.variable(CREDENTIALS_DIRECTORY) else {
+            let message = format!("`{CREDENTIAL}{name}` is not there: {CREDENTIALS_DIRECTORY} is not set");
+            let help = format!(
+                "systemd sets it for a unit with LoadCredential={name}:/path/of/the/file; by hand, as root while the unit \
+                 runs: {CREDENTIALS_DIRECTORY}=/run/credentials/relay.service"
+            );
+            let diagnostic = match self.purpose {
+                // By hand: systemd hands it over when the service starts.
+                Purpose::Check => Diagnostic::warning(message),
+                Purpose::Serve | Purpose::Mint => Diagnostic::error(message),
+            };
+            self.d.push(diagnostic.at(place).help(help));
+            return None;
+        };
+        Some(Path::new(&dir).join(name))
+    }
+
+    /// What to do about a file that cannot be read; `missing` is for one that is not there.
+    fn read_help(&self, error: &io::Error, path: &Path, missing: impl Into<String>) -> Option<String> {
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                let credentials = self.env.variable(CREDENTIALS_DIRECTORY);
+                let name = credentials.and_then(|dir| path.strip_prefix(dir).ok());
+                Some(name.map_or_else(
+                    || missing.into(),
+                    |name| format!("add to the unit: LoadCredential={}:/path/of/the/file", name.display()),
+                ))
+            }
+            io::ErrorKind::PermissionDenied => Some(access::help(path, self.env.user_id())),
+            io::ErrorKind::IsADirectory => Some("name the file in it".into()),
+            _ => None,
+        }
+    }
+
     /// What only matters where the server runs: an error there, a warning where the configuration is checked elsewhere.
     fn here(&self, message: impl Into<String>) -> Diagnostic {
         match self.purpose {
@@ -70,7 +122,7 @@ impl Context<'_> {
 
 /// Builds the settings. `None` if something went wrong; what, is in the diagnostics.
 pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
-    let state_dir = state_dir(raw, cx);
+    let state_dir = state_dir::find(raw, cx);
     secrets::warn_of_open_file(raw, cx);
     let files = secrets::read(raw, state_dir.as_deref(), cx);
     let tls = tls::check(raw, state_dir.as_deref(), cx);
@@ -132,19 +184,6 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         },
         listeners,
     })
-}
-
-fn state_dir(raw: &Raw, cx: &mut Context<'_>) -> Option<PathBuf> {
-    match &raw.state_dir.value {
-        Auto::Given(path) => Some(cx.path(path, raw.state_dir.place)),
-        Auto::Auto => {
-            let dir = first_run::default_state_dir(cx.env);
-            if let Some(dir) = &dir {
-                cx.effective.note("state_dir", dir.display().to_string());
-            }
-            dir
-        }
-    }
 }
 
 fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {

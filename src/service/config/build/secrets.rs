@@ -74,8 +74,12 @@ pub(super) fn read(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) ->
 
 /// Whether nobody could log in without a generated secret.
 fn needs_first_run(raw: &Raw) -> bool {
+    has_no_secret(raw) && raw.credentials.users.is_empty()
+}
+
+fn has_no_secret(raw: &Raw) -> bool {
     let credentials = &raw.credentials;
-    let written = credentials.secret_files.value.len() + credentials.secrets.value.len() + credentials.users.len();
+    let written = credentials.secret_files.value.len() + credentials.secrets.value.len();
     credentials.secret_file.is_none() && written == 0
 }
 
@@ -133,7 +137,7 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
         );
         secrets.extend(secret.as_ref().map(|secret| Secret::new(&secret.bytes)));
         first_run = secret.map(|secret| (secret.file, secret.is_new));
-    } else if secrets.is_empty() && raw.api.enabled.value && (raw.api.open.value || !api_keys.is_empty()) {
+    } else if has_no_secret(raw) && raw.api.enabled.value && (raw.api.open.value || !api_keys.is_empty()) {
         let message = "there are users but no secret: the credentials API has nothing to mint with";
         let place = raw.api.keys.place.or(raw.api.open.place);
         cx.d.push(
@@ -255,12 +259,18 @@ fn read_text(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
 
 /// The content of a secret file, without the line break at its end.
 fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<Vec<u8>>> {
-    let path = cx.path(file, place);
+    let path = cx.file(file, place)?;
     let mut bytes = match read_bounded(&path) {
         Ok(bytes) => bytes,
         Err(error) => {
+            let user = cx.env.user_id();
+            let make = format!(
+                "make it: head -c 33 /dev/urandom | base64 | tr +/ -_ | install -m 600 -o {user} /dev/stdin {}",
+                path.display()
+            );
+            let help = cx.read_help(&error, &path, make);
             let diagnostic = Diagnostic::error(format!("cannot read {}: {error}", path.display())).at(place);
-            cx.d.push(diagnostic.maybe_help(read_help(&error, &path, cx)));
+            cx.d.push(diagnostic.maybe_help(help));
             return None;
         }
     };
@@ -284,7 +294,7 @@ fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
     }
     if is_open(&path) {
         let diagnostic = Diagnostic::warning(format!("every user of this machine may read {}", path.display()));
-        cx.d.push(diagnostic.at(place).help(format!("chmod 600 {}", path.display())));
+        cx.d.push(diagnostic.at(place).help(format!("chmod o-r {}", path.display())));
     }
     Some(bytes)
 }
@@ -303,21 +313,4 @@ fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         ));
     }
     Ok(bytes)
-}
-
-fn read_help(error: &io::Error, path: &Path, cx: &Context<'_>) -> Option<String> {
-    let path = path.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => Some(format!(
-            "make it: (umask 077; head -c 33 /dev/urandom | base64 | tr +/ -_ > {path})"
-        )),
-        io::ErrorKind::PermissionDenied => {
-            let user = cx.env.user_id();
-            Some(format!(
-                "let the user the server runs as (now number {user}) read it: chown {user} {path}"
-            ))
-        }
-        io::ErrorKind::IsADirectory => Some("name the file in it".into()),
-        _ => None,
-    }
 }

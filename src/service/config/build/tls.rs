@@ -1,14 +1,12 @@
 //! Certificates: the configured ones are loaded once to see that they can be; else the place of the self-signed one.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
 use super::super::Purpose;
 use super::super::diagnostic::{Diagnostic, Place};
-use super::super::reader::Located;
 use super::super::schema::{Protocol, Raw};
 use super::super::settings::{AcmeSettings, FrontDoorSettings, TlsSettings};
 use super::{Context, front_door};
@@ -26,19 +24,27 @@ type Written = (PathBuf, Option<Place>);
 
 /// `None` if they cannot be served.
 pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<TlsSettings> {
-    let path = |file: &Located<PathBuf>, cx: &Context<'_>| (cx.path(&file.value, file.place), file.place);
-    let mut pairs: Vec<[Written; 2]> = Vec::new();
+    let mut pairs = Vec::new();
     if let (Some(certificate), Some(key)) = (&raw.tls.certificate, &raw.tls.private_key) {
-        pairs.push([path(certificate, cx), path(key, cx)]);
+        pairs.push([certificate, key]);
     }
     let more = raw.tls.certificates.value.iter();
-    pairs.extend(more.map(|one| [path(&one.certificate, cx), path(&one.private_key, cx)]));
+    pairs.extend(more.map(|one| [&one.certificate, &one.private_key]));
+    let none_written = pairs.is_empty();
 
     let front_door = front_door::settings(raw);
     let mut certificates = Vec::new();
     let mut good = true;
-    for [certificate, key] in pairs {
-        good &= cx.purpose == Purpose::Mint || can_be_served(&certificate, &key, &front_door, cx);
+    if cx.purpose == Purpose::Mint {
+        pairs.clear();
+    }
+    for pair in pairs {
+        let [certificate, key] = pair.map(|file| Some((cx.file(&file.value, file.place)?, file.place)));
+        // Why not, has been said.
+        let (Some(certificate), Some(key)) = (certificate, key) else {
+            continue;
+        };
+        good &= can_be_served(&certificate, &key, &front_door, cx);
         certificates.push(CertificateFiles {
             certificate: certificate.0,
             private_key: key.0,
@@ -49,7 +55,7 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
         false => Some(acme(raw, state_dir, cx)?),
     };
     let settings = TlsSettings {
-        self_signed: self_signed(raw, state_dir, certificates.is_empty() && acme.is_none(), cx)?,
+        self_signed: self_signed(raw, state_dir, none_written && acme.is_none(), cx)?,
         certificates,
         acme,
     };
@@ -63,10 +69,8 @@ fn acme(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Acm
         cx.d.push(Diagnostic::error(message).at(raw.domains.place).help("set `state_dir`"));
         return None;
     };
-    let root = raw
-        .root
-        .as_ref()
-        .map(|root| (cx.path(&root.value, root.place), root.place));
+    let root = raw.root.as_ref().filter(|_| cx.purpose != Purpose::Mint);
+    let root = root.and_then(|root| Some((cx.file(&root.value, root.place)?, root.place)));
     if let Some(root) = &root {
         if !readable(root, "root certificate", "the public authorities need none", cx) {
             return None;
@@ -136,14 +140,7 @@ fn can_be_served(certificate: &Written, key: &Written, front_door: &FrontDoorSet
 fn readable(file: &Written, what: &str, without: &str, cx: &mut Context<'_>) -> bool {
     let (path, place) = file;
     let Err(error) = File::open(path) else { return true };
-    let help = match error.kind() {
-        io::ErrorKind::NotFound => Some(format!("correct the path; {without}")),
-        io::ErrorKind::PermissionDenied => Some(format!(
-            "let the user the server runs as (now number {}) read it, and enter every directory above it",
-            cx.env.user_id()
-        )),
-        _ => None,
-    };
+    let help = cx.read_help(&error, path, format!("correct the path; {without}"));
     let message = format!("cannot read the {what} {}: {error}", path.display());
     cx.d.push(Diagnostic::error(message).at(*place).maybe_help(help));
     false
