@@ -99,7 +99,7 @@ fn data_goes_both_ways_and_close_notify_ends_the_allocation() {
     }
     association.borrow_mut().close();
     server.eventually("the association is gone", |s| associations(s) == 0);
-    assert_eq!(closed(&server, DtlsClose::Client), 1);
+    server.becomes("closed", 1, |s| closed(s, DtlsClose::Client));
     server.eventually("the allocation is gone", |s| {
         s.count(|c| c.allocations_ended[EndReason::Disconnected as usize].get()) == 1
     });
@@ -166,7 +166,9 @@ fn where_all_associations_are_used_up_a_stalled_handshake_gives_way_and_nobody_e
     server.eventually("it takes the last place", |s| associations(s) == 2);
     let mut newcomer = client(&server);
     newcomer.allocate();
-    assert_eq!((associations(&server), closed(&server, DtlsClose::Displaced)), (2, 1));
+    server.becomes("associations and closed", (2, 1), |s| {
+        (associations(s), closed(s, DtlsClose::Displaced))
+    });
     let (socket, hello) = hello_with_cookie(server.udp);
     socket.send(&hello).unwrap();
     server.eventually("refused", |s| dropped(s, DtlsDrop::Limit) == 1);
@@ -184,23 +186,24 @@ fn a_late_copy_of_the_hello_replaces_nothing_and_a_new_one_only_with_its_cookie(
     assert_eq!(associations(&server), 1);
     // The client has lost all memory, and begins anew at the same port.
     let mut second = over(DtlsClient::on(again, 1200).unwrap()).0;
-    assert_eq!((associations(&server), closed(&server, DtlsClose::Replaced)), (1, 1));
+    server.becomes("associations and closed", (1, 1), |s| {
+        (associations(s), closed(s, DtlsClose::Replaced))
+    });
     // Its transactions are others than those of the first.
     for _ in 0..10 {
         second.compose(Method::Binding, &|_| {});
     }
     second.allocate();
-    assert_eq!(
-        server.count(|c| c.allocations_ended[EndReason::Disconnected as usize].get()),
-        1
-    );
+    server.becomes("allocations ended", 1, |s| {
+        s.count(|c| c.allocations_ended[EndReason::Disconnected as usize].get())
+    });
 
     let (socket, hello) = hello_with_cookie(server.udp);
     for _ in 0..3 {
         socket.send(&hello).unwrap();
     }
     server.eventually("one association more", |s| associations(s) == 2);
-    assert_eq!(closed(&server, DtlsClose::Replaced), 1);
+    server.becomes("closed", 1, |s| closed(s, DtlsClose::Replaced));
 }
 
 #[test]
@@ -219,7 +222,7 @@ fn the_oldest_handshake_gives_way_and_no_established_association_does() {
             socket
         })
         .collect();
-    assert_eq!(closed(&server, DtlsClose::Displaced), 2);
+    server.becomes("closed", 2, |s| closed(s, DtlsClose::Displaced));
     assert_eq!(server.stat(|s| s.dtls_half_open.get()), 2);
     assert_served(&mut served);
     drop(stalled);
@@ -311,7 +314,9 @@ fn a_stopping_server_says_goodbye() {
     let mut client = DtlsClient::connect(server.udp);
     assert!(server.shards.shutdown(PATIENCE));
     assert_eq!(client.receive(&mut [0; 64], PATIENCE).unwrap(), 0);
-    assert_eq!((associations(&server), closed(&server, DtlsClose::Shutdown)), (0, 1));
+    server.becomes("associations and closed", (0, 1), |s| {
+        (associations(s), closed(s, DtlsClose::Shutdown))
+    });
 }
 
 //= XPORT-13

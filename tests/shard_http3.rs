@@ -313,7 +313,9 @@ fn until_a_client_has_heard_the_backend_three_times_what_it_sent_goes_to_it() {
     for _ in 0..10 {
         client.recv();
     }
-    assert_eq!((flows(&server), dropped(&server, Http3Drop::Unproven)), ((1, 0), 7));
+    server.becomes("flows and dropped", ((1, 0), 7), |s| {
+        (flows(s), dropped(s, Http3Drop::Unproven))
+    });
 }
 
 #[test]
@@ -331,7 +333,7 @@ fn every_limit_holds_and_who_has_heard_the_backend_stays() {
         })
         .collect();
     assert_eq!(flows(&server), (3, 2));
-    assert_eq!(ended(&server, Http3End::Displaced), 8);
+    server.becomes("ended", 8, |s| ended(s, Http3End::Displaced));
     let answer = long(b"client", &CHOSEN, 100);
     for (client, flow) in &clients[8..] {
         backend.send(*flow, &answer);

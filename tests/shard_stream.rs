@@ -67,11 +67,9 @@ fn a_reserved_channel_number_passes_where_it_is_allowed_and_costs_its_message_al
         } else {
             DropReason::BadChannelData
         };
-        assert_eq!(
-            server.count(|c| c.dropped[reason as usize].get()),
-            1,
-            "allowed: {allowed}"
-        );
+        server.becomes(&format!("dropped, allowed: {allowed}"), 1, |s| {
+            s.count(|c| c.dropped[reason as usize].get())
+        });
     }
 }
 
@@ -176,7 +174,7 @@ fn a_half_closed_stream_still_gets_its_pending_response() {
     assert!(client.pipe.recv(PATIENCE).is_none(), "and then the end");
     server.eventually("its allocation is gone", |s| ended(s, EndReason::Disconnected) == 1);
     server.eventually("its stream is gone", |s| s.stat(|c| c.streams.get()) == 0);
-    assert_eq!(closed(&server, "client"), 1);
+    server.becomes("closed", 1, |s| closed(s, "client"));
 }
 
 //= XPORT-07
@@ -307,7 +305,7 @@ fn a_stream_outlives_its_allocation_by_the_idle_time_out_and_may_allocate_again(
         waited >= Duration::from_millis(400) && waited < 4 * second,
         "{waited:?}"
     );
-    assert_eq!(closed(&server, "idle"), 1);
+    server.becomes("closed", 1, |s| closed(s, "idle"));
 }
 
 #[test]
@@ -553,7 +551,9 @@ fn a_tls_client_is_served_like_any_other() {
             "{size} bytes down"
         );
     }
-    assert_eq!(server.count(|c| c.allocations[Transport::Tls as usize].get()), 1);
+    server.becomes("allocations over TLS", 1, |s| {
+        s.count(|c| c.allocations[Transport::Tls as usize].get())
+    });
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn a_peer_that_resets_before_it_is_bound_is_forgotten() {
     socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
     drop(peer);
     server.eventually("it is over", |server| ended(server, ConnectionEnd::Closed) == 1);
-    assert_eq!(server.count(|c| c.tcp.connections.get()), 0);
+    server.becomes("connections", 0, |s| s.count(|c| c.tcp.connections.get()));
 }
 
 #[test]

@@ -106,7 +106,9 @@ fn a_peer_without_permission_is_not_heard() {
     client.send_indication(stranger.addr(), b"?");
     assert!(stranger.hears_nothing());
     assert!(client.hears_nothing());
-    assert_eq!(server.count(|c| c.dropped[DropReason::NoPermission as usize].get()), 2);
+    server.becomes("dropped without permission", 2, |s| {
+        s.count(|c| c.dropped[DropReason::NoPermission as usize].get())
+    });
 }
 
 //= STUN-MSG-09

@@ -239,6 +239,6 @@ fn a_public_test_server_answers_a_page_of_any_origin_a_visitor_and_a_balancer() 
     assert_eq!(ask("GET /readyz", "").0, 404);
     for route in ["page", "healthz"] {
         let labels = format!("{{code=\"200\",route=\"{route}\"}}");
-        assert_eq!(server.metric("relay_api_responses_total", &labels), 2.0, "{route}");
+        server.wait_for_metric("relay_api_responses_total", &labels, 2.0);
     }
 }

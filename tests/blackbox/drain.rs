@@ -83,6 +83,6 @@ fn a_drained_node_sends_new_clients_to_another_and_keeps_its_own() {
             Some((Ok(0x4000), b"still here".to_vec()))
         );
         assert_eq!(running.refresh(600), 0);
-        assert!(drained.metric("relay_error_responses_total", "code=\"300\"") >= 1.0);
+        drained.wait_for_metric_of_at_least("relay_error_responses_total", "code=\"300\"", 1.0);
     }
 }

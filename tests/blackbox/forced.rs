@@ -95,7 +95,7 @@ fn a_forced_credential_is_told_one_port_and_good_on_one_port() {
         let (beside, door) = outcomes(&server, &login);
         assert_eq!(beside, [Err(403); 4], "{login:?}");
         assert_eq!(door, [Ok(()); 3], "{login:?}");
-        assert_eq!(server.metric("relay_forced_refused_total", ""), f64::from(4 * n));
+        server.wait_for_metric("relay_forced_refused_total", "", f64::from(4 * n));
     }
     for login in [
         minted(SECRET, 600, "alice"),

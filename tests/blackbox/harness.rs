@@ -237,6 +237,31 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
             .sum()
     }
 
+    /// Waits until [`Self::metric`] is `expected`: workers count what they did after a client has seen it.
+    pub(crate) fn wait_for_metric(&self, name: &str, labels: &str, expected: f64) {
+        self.wait_until_metric(name, labels, &format!("{expected}"), |value| value == expected);
+    }
+
+    /// Waits until [`Self::metric`] is at least `least`.
+    pub(crate) fn wait_for_metric_of_at_least(&self, name: &str, labels: &str, least: f64) {
+        self.wait_until_metric(name, labels, &format!("at least {least}"), |value| value >= least);
+    }
+
+    fn wait_until_metric(&self, name: &str, labels: &str, text: &str, holds: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let value = self.metric(name, labels);
+            if holds(value) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited for {name} {labels} to be {text}, and it is {value}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Asserts that the server still serves and that nothing in it panicked.
     pub(crate) fn assert_healthy(&mut self) {
         assert!(

@@ -140,8 +140,8 @@ fn a_client_connects_to_a_peer_from_its_relayed_address_and_bytes_pass_unchanged
             drop(peer);
             assert!(data.is_closed());
         }
-        assert_eq!(server.metric("relay_tcp_peer_connections_bound_total", ""), 6.0);
-        assert_eq!(server.metric("relay_tcp_bytes_total", "up"), 3_050_000.0);
+        server.wait_for_metric("relay_tcp_peer_connections_bound_total", "", 6.0);
+        server.wait_for_metric("relay_tcp_bytes_total", "up", 3_050_000.0);
         server.assert_healthy();
     }
 }
@@ -175,7 +175,7 @@ fn a_peer_connects_to_a_client_that_permits_it_and_no_other() {
         assert_eq!(read_exactly(&mut peer, 6), b"answer");
         drop(data);
         assert!(is_closed(&mut peer));
-        assert_eq!(server.metric("relay_tcp_peers_refused_total", "no_permission"), 1.0);
+        server.wait_for_metric("relay_tcp_peers_refused_total", "no_permission", 1.0);
     }
 }
 
@@ -247,10 +247,7 @@ fn the_end_of_the_allocation_closes_every_connection_of_it() {
         }
         assert!(is_closed(&mut bound_peer) && is_closed(&mut pending_peer) && data.is_closed());
         assert!(TcpStream::connect(owner.relayed).is_err(), "nobody listens any more");
-        assert_eq!(
-            server.metric("relay_tcp_peer_connections_ended_total", "allocation"),
-            2.0
-        );
+        server.wait_for_metric("relay_tcp_peer_connections_ended_total", "allocation", 2.0);
         server.wait_for_log("up_bytes=5");
     }
 }
@@ -364,10 +361,7 @@ fn bounds_of_the_configuration_hold() {
     peer.write_all(b"12").expect("write");
     assert_eq!(data.receive(2), b"12", "what brings it to the bound still arrives");
     assert!(data.is_closed() && is_closed(&mut peer));
-    assert_eq!(
-        server.metric("relay_tcp_peer_connections_ended_total", "byte_limit"),
-        1.0
-    );
+    server.wait_for_metric("relay_tcp_peer_connections_ended_total", "byte_limit", 1.0);
     assert!(owner.client.connect(peers[2]).is_ok(), "and makes room");
 }
 
@@ -386,7 +380,7 @@ fn switched_off_it_is_as_if_it_were_not_there() {
         );
     });
     assert!(silent.is_none());
-    assert_eq!(server.metric("relay_dropped_packets_total", "unknown_method"), 1.0);
+    server.wait_for_metric("relay_dropped_packets_total", "unknown_method", 1.0);
 }
 
 #[test]
@@ -412,7 +406,7 @@ fn descriptors_are_given_back() {
         assert!(Instant::now() < deadline, "{} files, {before} before", files());
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(server.metric("relay_tcp_peer_connections", ""), 0.0);
+    server.wait_for_metric("relay_tcp_peer_connections", "", 0.0);
 }
 
 #[test]
@@ -456,7 +450,7 @@ fn coturns_client_relays_over_tcp_between_two_allocations_of_its_own() {
             told.contains("tot_send_msgs=40, tot_recv_msgs=40"),
             "TLS: {tls}\n{told}"
         );
-        assert_eq!(server.metric("relay_tcp_peer_connections_bound_total", ""), 2.0);
-        assert_eq!(server.metric("relay_tcp_bytes_total", "up"), 16_000.0);
+        server.wait_for_metric("relay_tcp_peer_connections_bound_total", "", 2.0);
+        server.wait_for_metric("relay_tcp_bytes_total", "up", 16_000.0);
     }
 }

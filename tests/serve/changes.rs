@@ -50,15 +50,9 @@ fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
     while over_dtls() != ["new.example.org"] {
         assert!(Instant::now() < deadline, "DTLS shows {:?}", over_dtls());
     }
-    assert_eq!(setup.metric("relay_allocations{transport=\"tls\"}"), 1.0);
-    assert_eq!(
-        setup.metric("relay_certificate_updates_total{outcome=\"failure\"}"),
-        1.0
-    );
-    assert_eq!(
-        setup.metric("relay_certificate_updates_total{outcome=\"success\"}"),
-        1.0
-    );
+    setup.wait_for_metric("relay_allocations{transport=\"tls\"}", 1.0);
+    setup.wait_for_metric("relay_certificate_updates_total{outcome=\"failure\"}", 1.0);
+    setup.wait_for_metric("relay_certificate_updates_total{outcome=\"success\"}", 1.0);
     let log = server.errors();
     let said: Vec<&str> = log.lines().filter(|line| line.contains("cannot be used")).collect();
     assert!(

@@ -110,6 +110,22 @@ key = "{KEY}"
         line.unwrap_or_else(|| panic!("no {series}")).parse().expect("number")
     }
 
+    /// Waits until [`Self::metric`] is `expected`: what is counted is counted after a client has seen it.
+    fn wait_for_metric(&self, series: &str, expected: f64) {
+        let begin = Instant::now();
+        loop {
+            let value = self.metric(series);
+            if value == expected {
+                return;
+            }
+            assert!(
+                begin.elapsed() < support::PATIENCE,
+                "waited for {series} to be {expected}, and it is {value}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Asks the credentials API on the admin listener.
     fn mint(&self) -> support::Answer {
         let request = format!(
@@ -148,7 +164,7 @@ fn it_starts_serves_over_every_transport_and_tells_of_it() {
     };
     assert_eq!(relayed.ip(), local(0).ip());
     assert!((30_000..=30_999).contains(&relayed.port()), "{relayed}");
-    assert_eq!(setup.metric("relay_allocations{transport=\"udp\"}"), 1.0);
+    setup.wait_for_metric("relay_allocations{transport=\"udp\"}", 1.0);
     server.wait_for_log("allocation began");
     assert_eq!(setup.allocate(NEXT_SECRET), Outcome::Refused(401));
 
@@ -164,8 +180,8 @@ fn it_starts_serves_over_every_transport_and_tells_of_it() {
     ] {
         assert!(matches!(outcome, Outcome::Allocated(_)), "{outcome:?}");
     }
-    assert_eq!(setup.metric("relay_allocations{transport=\"tcp\"}"), 2.0);
-    assert_eq!(setup.metric("relay_allocations{transport=\"tls\"}"), 1.0);
+    setup.wait_for_metric("relay_allocations{transport=\"tcp\"}", 2.0);
+    setup.wait_for_metric("relay_allocations{transport=\"tls\"}", 1.0);
     drop((plain, plain_on_the_tls_port));
     server.wait_for_log("why=\"disconnected\"");
 
@@ -286,7 +302,7 @@ fn a_rotated_out_secret_is_refused_after_a_reload_and_live_allocations_stay() {
     setup.wait_for_reload(RELOADED);
     assert_eq!(setup.allocate(SECRET), Outcome::Refused(401));
     assert!(matches!(setup.allocate(NEXT_SECRET), Outcome::Allocated(_)));
-    assert_eq!(setup.metric("relay_allocations{transport=\"udp\"}"), 2.0);
+    setup.wait_for_metric("relay_allocations{transport=\"udp\"}", 2.0);
 }
 
 #[test]
@@ -299,8 +315,8 @@ fn a_broken_configuration_is_not_taken_and_the_old_one_stays() {
     setup.write(&broken);
     server.signal(Signal::SIGHUP);
     server.wait_for_log("not reloaded");
-    assert_eq!(setup.metric(NOT_RELOADED), 1.0);
-    assert_eq!(setup.metric("relay_config_last_reload_successful"), 0.0);
+    setup.wait_for_metric(NOT_RELOADED, 1.0);
+    setup.wait_for_metric("relay_config_last_reload_successful", 0.0);
     assert!(server.errors().contains("realmm"), "{}", server.errors());
     assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)));
 }

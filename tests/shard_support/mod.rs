@@ -4,9 +4,11 @@
     dead_code,
     missing_docs,
     unreachable_pub,
+    unused_imports,
     reason = "helpers of tests; each test binary uses its part"
 )]
 
+mod peer;
 mod tcp;
 
 use std::collections::VecDeque;
@@ -15,6 +17,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket as StdUdpSo
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use peer::Peer;
 use relay::net::stream::KERNEL_UNSENT;
 use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::{ShardConfig, Shards, StreamHandover};
@@ -177,6 +180,22 @@ impl TestServer {
         rates.fold(0.0, f64::max)
     }
 
+    /// Waits until `what` is `expected`: a worker counts what it did after a client has seen it.
+    pub fn becomes<T: PartialEq + std::fmt::Debug>(&self, text: &str, expected: T, what: impl Fn(&Self) -> T) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let is = what(self);
+            if is == expected {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{text}: waited for {expected:?}, and it is {is:?}"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Waits until `what` holds.
     pub fn eventually(&self, text: &str, what: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -207,46 +226,6 @@ pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
         guard: Box::new(()),
     };
     (stream, handover)
-}
-
-/// A peer on loopback.
-pub struct Peer {
-    pub socket: StdUdpSocket,
-}
-
-impl Peer {
-    pub fn new() -> Self {
-        Self::on("127.0.0.1:0")
-    }
-
-    pub fn on(addr: &str) -> Self {
-        let socket = StdUdpSocket::bind(addr).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket }
-    }
-
-    pub fn addr(&self) -> SocketAddr {
-        self.socket.local_addr().unwrap()
-    }
-
-    pub fn send(&self, to: SocketAddr, data: &[u8]) {
-        self.socket.send_to(data, to).unwrap();
-    }
-
-    #[track_caller]
-    pub fn recv(&self) -> (Vec<u8>, SocketAddr) {
-        let mut buffer = vec![0; 65_536];
-        let (len, from) = self.socket.recv_from(&mut buffer).expect("a datagram at the peer");
-        buffer.truncate(len);
-        (buffer, from)
-    }
-
-    pub fn hears_nothing(&self) -> bool {
-        self.socket.set_read_timeout(Some(SILENCE)).unwrap();
-        let nothing = self.socket.recv_from(&mut [0; 2048]).is_err();
-        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        nothing
-    }
 }
 
 /// How a client reaches the server.
