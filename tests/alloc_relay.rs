@@ -218,7 +218,7 @@ fn a_relayed_packet_allocates_nothing_once_warm() {
     let two = server(2);
     let mut a = two.client();
     let relayed_a = a.allocate();
-    let (mut b, relayed_b) = two.client_elsewhere(relayed_a);
+    let (mut b, relayed_b) = two.client_elsewhere();
     assert_eq!(
         between(&mut a, &mut b, (relayed_a, relayed_b)),
         0,

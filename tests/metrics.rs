@@ -17,6 +17,7 @@ use relay::service::health::{Health, Phase};
 use relay::service::metrics::{Metrics, ProcessCounters, Sources};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::counters::ShardCounters;
+use relay::turn::PortGauges;
 use relay::turn::counters::Counters;
 use relay::turn::forced::Path;
 use relay::turn::output::{DropReason, EndReason};
@@ -26,6 +27,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 struct Admin {
+    ports: Arc<PortGauges>,
     shards: Vec<Arc<Counters>>,
     workers: Vec<Arc<ShardCounters>>,
     health: Arc<Health>,
@@ -54,9 +56,8 @@ fn certificates() -> TlsStore {
 
 fn admin() -> Admin {
     let shards = vec![Arc::new(Counters::default()), Arc::new(Counters::default())];
-    for shard in &shards {
-        shard.ports_total.set(100);
-    }
+    let ports = Arc::new(PortGauges::default());
+    ports.total.iter().for_each(|total| total.set(100));
     let workers = vec![Arc::new(ShardCounters::default()), Arc::new(ShardCounters::default())];
     let second = Duration::from_secs(1);
     let limits = Limits {
@@ -69,10 +70,13 @@ fn admin() -> Admin {
         http_lifetime: second,
         stop_timeout: second,
     };
-    let health = Arc::new(Health::new(shards.clone(), 1000, || Duration::from_millis(3)));
+    let health = Arc::new(Health::new(shards.clone(), Arc::clone(&ports), 1000, || {
+        Duration::from_millis(3)
+    }));
     let process = Arc::new(ProcessCounters::new(UnixTime(1_700_000_000)));
     let metrics = Metrics::new(Sources {
         turn: shards.clone(),
+        relay_ports: Arc::clone(&ports),
         shards: workers.clone(),
         front_door: FrontDoor::new(limits, None, Router::new(), Behind::default(), |_| {}),
         api: Arc::new(ApiCounters::default()),
@@ -84,6 +88,7 @@ fn admin() -> Admin {
     });
     let router = admin::router(Arc::new(metrics.expect("families")), Arc::clone(&health), None);
     Admin {
+        ports,
         shards,
         workers,
         health,
@@ -139,7 +144,7 @@ async fn the_counters_of_all_shards_are_added_up() {
         shard.forced_refused[Transport::Tcp as usize].add(i);
         shard.allocations[Transport::Tcp as usize].set(i);
         shard.allocations_ended[EndReason::Expired as usize].add(i);
-        shard.ports_used.set(i);
+        admin.ports.used[i as usize - 1].set(i);
     }
     for (i, worker) in (1..).zip(&admin.workers) {
         worker.send_failed[0].add(i);
@@ -356,7 +361,7 @@ async fn readiness_follows_the_phase_and_tells_the_capacity_while_liveness_does_
     );
     admin.health.set_phase(Phase::Serving);
     admin.shards[0].allocations[0].set(4);
-    admin.shards[0].ports_used.set(4);
+    admin.ports.used[0].set(4);
     let (status, json) = ready().await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(json["reasons"], serde_json::json!([]));

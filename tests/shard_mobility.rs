@@ -210,7 +210,7 @@ fn two_clients_of_the_server_go_on_talking_when_one_of_them_moves() {
     let peer = Peer::new();
     let mut moving = server.client();
     let (relayed, mut ticket) = settled(&mut moving, &peer);
-    let (mut other, others) = server.client_elsewhere(relayed);
+    let (mut other, others) = server.client_elsewhere();
     moving.permit(others);
     other.permit(relayed);
     for n in 0..20 {
@@ -261,7 +261,7 @@ fn what_another_client_sends_during_moves_arrives_or_is_counted() {
     let peer = Peer::new();
     let mut clients = vec![server.client()];
     let (relayed, mut ticket) = settled(&mut clients[0], &peer);
-    let (mut other, others) = server.client_elsewhere(relayed);
+    let (mut other, others) = server.client_elsewhere();
     clients[0].permit(others);
     other.bind(CHANNEL, relayed);
     let Pipe::Udp(socket) = &other.pipe else {

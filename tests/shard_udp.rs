@@ -269,7 +269,7 @@ fn two_clients_of_different_shards_reach_each_other_through_the_mailbox() {
     let server = TestServer::start(3);
     let mut a = server.client();
     let relayed_a = a.allocate();
-    let (mut b, relayed_b) = server.client_elsewhere(relayed_a);
+    let (mut b, relayed_b) = server.client_elsewhere();
     hairpin(&server, &mut a, &mut b, relayed_a, relayed_b);
     let sent = server.stat(|s| s.mailbox_sent.get());
     assert!(sent >= 11, "{sent}");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::process;
+use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
 
 /// A worker that has not come round for this long is stuck.
@@ -33,6 +34,7 @@ pub struct Health {
     phase: AtomicU8,
     slowest_heartbeat: Box<dyn Fn() -> Duration + Send + Sync>,
     shards: Vec<Arc<Counters>>,
+    relay_ports: Arc<PortGauges>,
     allocations_limit: AtomicU64,
 }
 
@@ -73,6 +75,7 @@ impl Health {
     /// Begins in [`Phase::Starting`]. `slowest_heartbeat` tells how long ago the slowest worker came round.
     pub fn new(
         shards: Vec<Arc<Counters>>,
+        relay_ports: Arc<PortGauges>,
         allocations_limit: u32,
         slowest_heartbeat: impl Fn() -> Duration + Send + Sync + 'static,
     ) -> Self {
@@ -80,6 +83,7 @@ impl Health {
             phase: AtomicU8::new(Phase::Starting as u8),
             slowest_heartbeat: Box::new(slowest_heartbeat),
             shards,
+            relay_ports,
             allocations_limit: AtomicU64::new(allocations_limit.into()),
         }
     }
@@ -126,9 +130,8 @@ impl Health {
         let phase = self.phase();
         let allocations = self.allocations();
         let allocations_limit = self.allocations_limit.load(Relaxed);
-        let relay_ports_limit = self.shards.iter().map(|shard| shard.ports_total.get()).sum::<u64>();
-        let used = self.shards.iter().map(|shard| shard.ports_used.get()).sum::<u64>();
-        let relay_ports_free = relay_ports_limit.saturating_sub(used);
+        let relay_ports_limit = self.relay_ports.total();
+        let relay_ports_free = relay_ports_limit.saturating_sub(self.relay_ports.used());
         let file_descriptors_free = process::max_fds()
             .zip(process::open_fds())
             .map(|(max, open)| max.saturating_sub(open));
@@ -168,8 +171,9 @@ mod tests {
 
     fn health(heartbeat: Duration) -> (Health, Arc<Counters>) {
         let shard = Arc::new(Counters::default());
-        shard.ports_total.set(2);
-        let health = Health::new(vec![Arc::clone(&shard)], 2, move || heartbeat);
+        let ports = PortGauges::default();
+        ports.total[0].set(2);
+        let health = Health::new(vec![Arc::clone(&shard)], Arc::new(ports), 2, move || heartbeat);
         health.set_phase(Phase::Serving);
         (health, shard)
     }
@@ -180,7 +184,7 @@ mod tests {
         assert!(health.readiness().ready, "{:?}", health.readiness());
         health.set_phase(Phase::Stopping);
         shard.allocations[0].set(2);
-        shard.ports_used.set(2);
+        health.relay_ports.used[0].set(2);
         let readiness = health.readiness();
         assert!(!readiness.ready);
         assert_eq!(
@@ -194,7 +198,7 @@ mod tests {
     fn one_allocation_below_the_limit_is_ready_and_at_the_limit_is_not() {
         let (health, shard) = health(Duration::ZERO);
         shard.allocations[1].set(1);
-        shard.ports_used.set(1);
+        health.relay_ports.used[0].set(1);
         assert!(health.readiness().ready);
         shard.allocations[2].set(1);
         assert!(!health.readiness().ready);

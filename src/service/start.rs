@@ -224,6 +224,7 @@ fn serve(
     let alive = Arc::clone(&shards);
     let health = Health::new(
         shards.counters().to_vec(),
+        shards.port_gauges(),
         settings.turn.limits.allocations,
         move || alive.heartbeat_ages().into_iter().max().unwrap_or_default(),
     );
@@ -339,6 +340,7 @@ fn sources(
     let lost = log.lost_lines();
     Sources {
         turn: shards.counters().to_vec(),
+        relay_ports: shards.port_gauges(),
         shards: shards.shard_counters().to_vec(),
         front_door: Arc::clone(door),
         api: api.counters(),

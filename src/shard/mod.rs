@@ -68,7 +68,7 @@ use crate::net::stream::StreamLimits;
 use crate::net::sys::epoll::{Epoll, Waker};
 use crate::net::udp::UdpOptions;
 use crate::turn::types::ShardIndex;
-use crate::turn::{Config, Counters, Response, Server, Shared};
+use crate::turn::{Config, Counters, PortGauges, Response, Server, Shared};
 
 /// Streams that may wait to be taken over by one shard.
 const HANDOVERS: usize = 1024;
@@ -154,6 +154,7 @@ pub struct Shards {
     shards: Vec<Shard>,
     counters: Vec<Arc<Counters>>,
     shard_counters: Vec<Arc<ShardCounters>>,
+    shared: Arc<Shared>,
     clock: Clock,
     /// Turns over ties between equally loaded shards.
     next: AtomicUsize,
@@ -180,10 +181,8 @@ impl Shards {
     ) -> io::Result<Self> {
         let count = sockets.len();
         if count == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "at least one worker is needed",
-            ));
+            let why = "at least one worker is needed";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let clock = Clock::start();
         let wakers = (0..count).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
@@ -198,6 +197,7 @@ impl Shards {
             shards: Vec::new(),
             counters: Vec::new(),
             shard_counters: Vec::new(),
+            shared: Arc::clone(&shared),
             clock,
             next: AtomicUsize::new(0),
         };
@@ -274,6 +274,11 @@ impl Shards {
     /// The workers' own counters, by shard.
     pub fn shard_counters(&self) -> &[Arc<ShardCounters>] {
         &self.shard_counters
+    }
+
+    /// Relay ports: of all shards together.
+    pub fn port_gauges(&self) -> Arc<PortGauges> {
+        self.shared.port_gauges()
     }
 
     /// How long ago each worker last turned. Beyond a few seconds it hangs: it turns once a second even when idle.

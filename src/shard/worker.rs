@@ -460,6 +460,7 @@ impl Worker {
                 Command::DetachRelay { id } => self.detach(id),
                 Command::ConnectPeer { connection, bind, peer } => self.connect_peer(connection, bind, peer),
                 Command::ClosePeer { connection } => self.close_peer(connection),
+                Command::FreePort { port } => drop(port),
                 Command::CloseStream { link } => self.close_stream(link),
             }
         }

@@ -9,11 +9,11 @@ use super::limits::Bucket;
 use super::mobility::Mobile;
 use super::output::{Command, DropReason, EndReason, Verdict};
 use super::policy::PeerClass;
-use super::ports::Want;
+use super::ports::{RelayPort, Want};
 use super::request::{Outcome, whole_seconds};
 use super::response::{Reject, Reply, Response};
 use super::server::Server;
-use super::shared::{OwnedPort, Reservation, Token};
+use super::shared::{Reservation, Token};
 use super::time::{Instant, Now};
 use super::transactions::RETRANSMISSION;
 use super::types::{AllocationId, Client, Family, PeerAddr, RelayId, RelayedAddr};
@@ -61,7 +61,7 @@ struct Wanted {
 #[derive(Debug)]
 struct Taken {
     sockets: [Socket; 2],
-    reserved: Option<OwnedPort>,
+    reserved: Option<RelayPort>,
     unavailable: Option<(Family, u16)>,
 }
 
@@ -89,17 +89,11 @@ impl Server {
             Want::EvenAndNext => Some(self.shared.quotas.reservation(&session.user, limits)?),
             Want::Any | Want::Even => None,
         };
-        self.collect_ports(now.mono);
+        self.end_reservations(now.mono);
         let mut taken = self.take_ports(&wanted)?;
         // RFC 8656 §7.2-10.
         let ip = client.five_tuple.client.ip();
-        let quota = match self.shared.quotas.allocation(&session.user, ip, limits) {
-            Ok(quota) => quota,
-            Err(exceeded) => {
-                self.put_back(taken);
-                return Err(exceeded.into());
-            }
-        };
+        let quota = self.shared.quotas.allocation(&session.user, ip, limits)?;
         if let Some(token) = wanted.token {
             self.redeem(now.mono, &token, session, &mut taken)?;
         }
@@ -131,7 +125,7 @@ impl Server {
         });
         self.await_sockets(now.mono, id);
         for family in FAMILIES {
-            self.open_socket(id, family, taken.sockets[family as usize]);
+            self.open_socket(id, family);
         }
         Ok(Outcome::Waiting)
     }
@@ -202,8 +196,8 @@ impl Server {
             if even.is_some() || requested.is_some() || additional.is_some() {
                 return Err(Reject::BadRequest);
             }
-            let port = self.shared.reservations.peek(now, &token, session);
-            let family = port.ok_or(Reject::InsufficientCapacity)?.family;
+            let family = self.shared.reservations.peek(now, &token, session);
+            let family = family.ok_or(Reject::InsufficientCapacity)?;
             let families = FAMILIES.map(|f| f == family);
             return Ok(Wanted {
                 families,
@@ -256,7 +250,7 @@ impl Server {
     /// Takes the ports `wanted` asks for: at least one, or none.
     fn take_ports(&mut self, wanted: &Wanted) -> Result<Taken, Reject> {
         let mut taken = Taken {
-            sockets: [Socket::Absent; 2],
+            sockets: Socket::NONE,
             reserved: None,
             unavailable: None,
         };
@@ -283,30 +277,12 @@ impl Server {
     }
 
     /// Takes one port, and with [`Want::EvenAndNext`] the one behind it.
-    fn take_port(&mut self, family: Family, want: Want) -> Result<(Socket, Option<OwnedPort>), Reject> {
+    fn take_port(&mut self, family: Family, want: Want) -> Result<(Socket, Option<RelayPort>), Reject> {
         let relay = self.config.relay.of(family).ok_or(Reject::FamilyNotSupported)?;
-        let pool = self.ports[family as usize]
-            .as_mut()
-            .ok_or(Reject::InsufficientCapacity)?;
-        let port = pool.take(want, &mut self.rng).ok_or(Reject::InsufficientCapacity)?;
-        self.count_ports();
-        let port = OwnedPort {
-            shard: self.shard.index,
-            family,
-            port,
-        };
-        let reserved = (want == Want::EvenAndNext).then_some(OwnedPort {
-            port: port.port | 1,
-            ..port
-        });
-        let relayed = RelayedAddr(self.config.relay.announced(relay, port.port));
+        let taken = self.shared.ports.take(family, want, &mut self.rng);
+        let (port, reserved) = taken.ok_or(Reject::InsufficientCapacity)?;
+        let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
         Ok((Socket::Opening { port, relayed }, reserved))
-    }
-
-    fn put_back(&mut self, taken: Taken) {
-        for port in taken.sockets.into_iter().filter_map(Socket::port).chain(taken.reserved) {
-            self.release(port);
-        }
     }
 
     /// Uses up a token. It may have been used at another shard since it was looked at.
@@ -316,29 +292,24 @@ impl Server {
             .reservations
             .redeem(now, token, session)
             .ok_or(Reject::InsufficientCapacity)?;
-        if port.shard == self.shard.index
-            && let Some(pool) = &mut self.ports[port.family as usize]
-        {
-            pool.redeem(port.port);
-        }
-        let Some(relay) = self.config.relay.of(port.family) else {
-            self.release(port);
-            return Err(Reject::InsufficientCapacity);
-        };
-        taken.sockets[port.family as usize] = Socket::Opening {
-            port,
-            relayed: RelayedAddr(self.config.relay.announced(relay, port.port)),
-        };
+        let family = port.family();
+        let relay = self.config.relay.of(family).ok_or(Reject::InsufficientCapacity)?;
+        let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
+        taken.sockets[family as usize] = Socket::Opening { port, relayed };
         Ok(())
     }
 
     /// Asks the shard to open a socket that is to be opened.
-    fn open_socket(&mut self, id: AllocationId, family: Family, socket: Socket) {
-        if let (Socket::Opening { port, .. }, Some(relay)) = (socket, self.config.relay.of(family)) {
-            let bind = (relay.bind, port.port).into();
-            let tcp = self.allocations.get_mut(id).and_then(|it| it.tcp.as_deref_mut());
+    fn open_socket(&mut self, id: AllocationId, family: Family) {
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
+        if let (Socket::Opening { port, .. }, Some(relay)) =
+            (&allocation.sockets[family as usize], self.config.relay.of(family))
+        {
+            let bind = (relay.bind, port.number()).into();
             let id = RelayId { allocation: id, family };
-            self.commands.push_back(match tcp {
+            self.commands.push_back(match allocation.tcp.as_deref_mut() {
                 None => Command::OpenRelay { id, bind },
                 Some(tcp) => {
                     tcp.binds[family as usize] = Some(bind);
@@ -361,13 +332,16 @@ impl Server {
         let allocation = self.allocations.get_mut(id)?;
         let opening = allocation.opening.as_deref_mut()?;
         let socket = &mut allocation.sockets[family as usize];
-        let Socket::Opening { port, relayed } = *socket else {
-            return None;
+        let (port, relayed) = match core::mem::replace(socket, Socket::Absent) {
+            Socket::Opening { port, relayed } => (port, relayed),
+            settled => {
+                *socket = settled;
+                return None;
+            }
         };
         match result {
             Ok(()) => *socket = Socket::Open { port, relayed },
             Err(error) => {
-                *socket = Socket::Absent;
                 opening.failed.push(port);
                 let again = error == OpenError::AddressInUse && opening.failed.len() < TRIES;
                 if again && self.try_another_port(id, family) {
@@ -400,7 +374,7 @@ impl Server {
                 .failed
                 .extend(core::mem::replace(&mut opening.reserved, reserved));
         }
-        self.open_socket(id, family, socket);
+        self.open_socket(id, family);
         true
     }
 
@@ -443,17 +417,11 @@ impl Server {
         Some(client)
     }
 
-    /// Sets the port behind an even one aside, and gives back those that were tried in vain.
+    /// Sets the port behind an even one aside; those that were tried in vain go back.
     fn reserve(&mut self, now: Instant, session: &Arc<Session>, opening: Opening) -> Option<Token> {
         let Opening {
-            failed,
-            reserved,
-            reservation,
-            ..
+            reserved, reservation, ..
         } = opening;
-        for port in failed {
-            self.release(port);
-        }
         let (port, unit) = reserved.zip(reservation)?;
         let token = self.rng.array();
         let until = now + RESERVATION;

@@ -10,10 +10,10 @@ use super::auth::Session;
 use super::limits::Bucket;
 use super::mobility::Mobile;
 use super::output::{Command, EndReason, Event};
-use super::ports::Want;
+use super::ports::{RelayPort, Want};
 use super::quota::{QuotaUnit, ReservationUnit};
 use super::server::Server;
-use super::shared::{OwnedPort, Token};
+use super::shared::Token;
 use super::tcp::TcpRelay;
 use super::time::{Instant, Now};
 use super::types::{AllocationId, Client, Family, RelayId, RelayedAddr};
@@ -57,24 +57,18 @@ pub(super) struct Allocation {
 }
 
 /// A relay socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Socket {
     /// Not wanted, could not be had, or gone.
     Absent,
     /// Being opened.
-    Opening { port: OwnedPort, relayed: RelayedAddr },
+    Opening { port: RelayPort, relayed: RelayedAddr },
     /// Bound.
-    Open { port: OwnedPort, relayed: RelayedAddr },
+    Open { port: RelayPort, relayed: RelayedAddr },
 }
 
 impl Socket {
-    /// Its port, whether bound yet or not.
-    pub(super) const fn port(self) -> Option<OwnedPort> {
-        match self {
-            Self::Absent => None,
-            Self::Opening { port, .. } | Self::Open { port, .. } => Some(port),
-        }
-    }
+    pub(super) const NONE: [Self; 2] = [Self::Absent, Self::Absent];
 }
 
 /// An Allocate whose relay sockets are being opened.
@@ -83,10 +77,10 @@ pub(super) struct Opening {
     /// What to take instead when a port turns out to be in use by someone else. `None`: only that one will do.
     pub(super) want: Option<Want>,
     /// Held on to, so that they are not tried twice.
-    pub(super) failed: Vec<OwnedPort>,
+    pub(super) failed: Vec<RelayPort>,
     pub(super) lifetime: Duration,
     /// The port behind an even one.
-    pub(super) reserved: Option<OwnedPort>,
+    pub(super) reserved: Option<RelayPort>,
     /// The user's share for it.
     pub(super) reservation: Option<ReservationUnit>,
     /// The request had a FINGERPRINT.
@@ -254,19 +248,23 @@ impl Server {
             return;
         };
         let socket = core::mem::replace(&mut allocation.sockets[family as usize], Socket::Absent);
-        let Some(port) = socket.port() else { return };
-        if allocation.tcp.is_some()
-            && let Socket::Open { relayed, .. } = socket
-        {
-            self.shared.directory.set_tcp(relayed, false);
-        }
+        let port = match socket {
+            Socket::Absent => return,
+            Socket::Opening { port, .. } => port,
+            Socket::Open { port, relayed } => {
+                if allocation.tcp.is_some() {
+                    self.shared.directory.set_tcp(relayed, false);
+                }
+                port
+            }
+        };
         self.forward.close(id, family);
         self.commands.push_back(Command::CloseRelay {
             id: RelayId { allocation: id, family },
         });
         // Only now, so that nobody connects again.
         self.close_connections(id, family);
-        self.release(port);
+        self.commands.push_back(Command::FreePort { port });
     }
 
     /// Ends an allocation: sockets, ports, routes, timer and quota go, and the operator is told.
@@ -285,9 +283,8 @@ impl Server {
         if let Some(mobile) = allocation.mobile {
             self.end_mobility(*mobile);
         }
-        if let Some(opening) = allocation.opening {
+        if allocation.opening.is_some() {
             // It never began: there is nothing to tell.
-            self.abandon(*opening);
             return;
         }
         let Client { five_tuple, link } = client;
@@ -310,35 +307,5 @@ impl Server {
             age: now - allocation.requested,
             why,
         });
-    }
-
-    /// Gives back what an Allocate held beside its sockets.
-    pub(super) fn abandon(&mut self, opening: Opening) {
-        for port in opening.failed.into_iter().chain(opening.reserved) {
-            self.release(port);
-        }
-    }
-
-    /// Gives a port back to the pool it is from, which may be another shard's.
-    pub(super) fn release(&mut self, port: OwnedPort) {
-        if port.shard == self.shard.index {
-            if let Some(pool) = &mut self.ports[port.family as usize] {
-                pool.release(port.port);
-            }
-            self.count_ports();
-        } else {
-            self.shared.reservations.give_back(port);
-        }
-    }
-
-    /// Brings the gauges of relay ports up to date.
-    pub(super) fn count_ports(&self) {
-        let pools = || self.ports.iter().flatten();
-        self.counters
-            .ports_used
-            .set(pools().map(|pool| pool.used()).sum::<usize>() as u64);
-        self.counters
-            .ports_total
-            .set(pools().map(|pool| pool.total()).sum::<usize>() as u64);
     }
 }

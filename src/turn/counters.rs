@@ -97,10 +97,6 @@ pub struct Counters {
     pub away: Cell,
     /// TCP connections with peers (RFC 6062).
     pub tcp: TcpCounters,
-    /// Relay ports in use or reserved (gauge).
-    pub ports_used: Cell,
-    /// Relay ports this shard may use (gauge).
-    pub ports_total: Cell,
 }
 
 /// TCP connections with peers (RFC 6062): those being made, waiting for their ConnectionBind, and bound.

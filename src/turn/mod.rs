@@ -43,6 +43,7 @@ pub use counters::Counters;
 pub use icmp::Icmp;
 pub use mobility::{Handled, Handoff};
 pub use output::{Command, DropReason, EndReason, Event, Frame, Verdict};
+pub use ports::{PortGauges, RelayPort};
 pub use response::{Response, Route};
 pub use server::Server;
 pub use shared::Shared;

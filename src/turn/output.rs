@@ -6,6 +6,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::ports::RelayPort;
 use super::types::{AllocationId, ChannelNumber, ConnectionId, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
 use crate::wire::{channel_data, message::TransactionId, writer};
 
@@ -143,7 +144,7 @@ impl Frame {
 }
 
 /// Work for the shard that is not about one packet. Drain with `Server::poll_command` after every call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Command {
     /// Open and bind a relay socket, then call `Server::handle_relay_opened`.
     OpenRelay {
@@ -184,6 +185,12 @@ pub enum Command {
     ClosePeer {
         /// Which.
         connection: ConnectionId,
+    },
+    /// Drop this. Until then no shard is given the port, and it comes behind the commands that close its sockets: so whoever
+    /// is given it next can bind it.
+    FreePort {
+        /// Goes back to the pool.
+        port: RelayPort,
     },
     /// Close a client's stream: its first bytes were no TURN, or its allocation ended by our decision.
     CloseStream {

@@ -5,14 +5,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::allocation::Allocations;
+use super::allocation::{Allocations, FAMILIES};
 use super::config::Config;
 use super::counters::Counters;
 use super::forward::ForwardTable;
 use super::mobility::{Handoff, Visitors};
 use super::nonce::Nonces;
 use super::output::{Command, DataRange, DropReason, EndReason, Event, Verdict};
-use super::ports::PortPool;
 use super::response::Response;
 use super::rng::Rng;
 use super::shared::{Shared, Token};
@@ -20,7 +19,7 @@ use super::tcp::Connections;
 use super::time::{Instant, Now};
 use super::timers::Wheel;
 use super::transactions::Transactions;
-use super::types::{AllocationId, Client, Family, FiveTuple, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use super::types::{AllocationId, Client, FiveTuple, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use crate::wire::channel_data;
 use crate::wire::demux::{self, Kind};
 use crate::wire::message::{Message, ParseError};
@@ -41,11 +40,9 @@ pub struct Server {
     pub(super) allocations: Allocations,
     /// TCP connections with peers.
     pub(super) connections: Connections,
-    /// By family; `None` where no relayed addresses are served.
-    pub(super) ports: [Option<PortPool>; 2],
     pub(super) timers: Wheel,
     pub(super) transactions: Transactions,
-    /// Our reserved ports, the oldest first: all are held equally long.
+    /// Ports reserved here, the oldest first: all are held equally long.
     pub(super) reserved: VecDeque<(Instant, Token)>,
     pub(super) commands: VecDeque<Command>,
     pub(super) events: VecDeque<Event>,
@@ -69,7 +66,7 @@ impl Server {
         let policy = Arc::clone(&config.policy);
         let directory = Arc::clone(&shared.directory);
         let forward = ForwardTable::new(rng.next_u64(), policy, directory, Arc::clone(&counters));
-        let mut server = Self {
+        let server = Self {
             nonces: Nonces::new(shared.nonce_key),
             config,
             shared,
@@ -78,7 +75,6 @@ impl Server {
             forward,
             allocations: Allocations::default(),
             connections: Connections::default(),
-            ports: [None, None],
             timers: Wheel::new(),
             transactions: Transactions::new(rng.next_u64()),
             reserved: VecDeque::new(),
@@ -90,7 +86,7 @@ impl Server {
             due: Vec::new(),
             rng,
         };
-        server.deal_ports();
+        server.set_ports();
         server
     }
 
@@ -159,7 +155,7 @@ impl Server {
         }
         due.shrink_to(64);
         self.due = due;
-        self.collect_ports(now.mono);
+        self.end_reservations(now.mono);
         self.transactions.forget(now.mono);
         self.expire_connections(now.mono);
     }
@@ -220,7 +216,7 @@ impl Server {
     pub fn set_config(&mut self, _now: Now, config: Arc<Config>) {
         self.forward.set_policy(Arc::clone(&config.policy));
         self.config = config;
-        self.deal_ports();
+        self.set_ports();
         self.judge_connections();
     }
 
@@ -267,32 +263,22 @@ impl Server {
         }
     }
 
-    /// Makes the pools of relay ports fit the configuration; ports in use stay in use.
-    fn deal_ports(&mut self) {
-        for family in [Family::V4, Family::V6] {
-            let pool = &mut self.ports[family as usize];
-            match (self.config.relay.of(family), &mut *pool) {
-                // A family that is no longer served keeps its pool: its allocations still live.
-                (None, _) => {}
-                (Some(_), None) => *pool = Some(PortPool::new(self.config.relay.ports.clone(), self.shard)),
-                (Some(_), Some(pool)) => pool.set_range(self.config.relay.ports.clone()),
-            }
+    /// Makes the pools of relay ports fit the configuration; the first shard to do so does it for all. A family that is no
+    /// longer served keeps its pool: its allocations still live.
+    fn set_ports(&self) {
+        let relay = &self.config.relay;
+        for family in FAMILIES.into_iter().filter(|&family| relay.of(family).is_some()) {
+            self.shared.ports.set_range(family, relay.ports.clone());
         }
-        self.count_ports();
     }
 
-    /// Takes back reserved ports whose time has come, and ports of ours that other shards are done with.
-    pub(super) fn collect_ports(&mut self, now: Instant) {
+    /// Gives back reserved ports whose time has come.
+    pub(super) fn end_reservations(&mut self, now: Instant) {
         while let Some(&(until, token)) = self.reserved.front()
             && until <= now
         {
             self.reserved.pop_front();
-            if let Some(port) = self.shared.reservations.take(&token) {
-                self.release(port);
-            }
-        }
-        for port in self.shared.reservations.returned_to(self.shard.index) {
-            self.release(port);
+            self.shared.reservations.end(&token);
         }
     }
 

@@ -1,17 +1,18 @@
-//! What the shards of one process share: the nonce key, quotas and limits, reserved ports, mobility tickets, and who owns
-//! which relay port.
+//! What the shards of one process share: the nonce key, quotas and limits, relay ports and who lives at which, mobility
+//! tickets.
 //!
 //! A relayed packet touches none of it, but for one atomic load when its peer is itself a relayed address of this server.
 //! Instants of all shards count from the same origin.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::auth::Session;
 use super::limits::Limiters;
 use super::mobility::ticket::Tickets;
+use super::ports::{PortGauges, RelayPort, RelayPorts};
 use super::quota::{Quotas, ReservationUnit};
 use super::rng::Rng;
 use super::time::Instant;
@@ -23,6 +24,7 @@ pub struct Shared {
     pub(super) nonce_key: [u8; 32],
     pub(super) quotas: Quotas,
     pub(super) limiters: Limiters,
+    pub(super) ports: RelayPorts,
     pub(super) directory: Arc<RelayDirectory>,
     pub(super) reservations: Reservations,
     pub(super) tickets: Tickets,
@@ -44,6 +46,7 @@ impl Shared {
             nonce_key: rng.array(),
             quotas: Quotas::new(&mut rng),
             limiters: Limiters::new(&mut rng),
+            ports: RelayPorts::default(),
             directory: Arc::default(),
             reservations: Reservations::default(),
             tickets: Tickets::new(&mut rng),
@@ -54,13 +57,16 @@ impl Shared {
     pub fn allocations(&self) -> u32 {
         self.quotas.allocations()
     }
+
+    /// How many relay ports there are and how many are in use, now and later.
+    pub fn port_gauges(&self) -> Arc<PortGauges> {
+        self.ports.gauges()
+    }
 }
 
 /// Which shard a live relayed transport address belongs to.
 ///
-/// Ports are dealt out to shards by arithmetic, but a reserved port (EVEN-PORT) lives where its token is used, so the
-/// arithmetic would not do; nor for one that has moved with its client (RFC 8016). Written when an allocation begins, moves and
-/// ends.
+/// Written when an allocation begins, moves and ends.
 #[derive(Debug)]
 pub(super) struct RelayDirectory {
     /// By family and port: shard index plus one, or [`TCP`]; 0 where nothing lives.
@@ -110,18 +116,10 @@ impl RelayDirectory {
 /// RESERVATION-TOKEN.
 pub(super) type Token = [u8; 8];
 
-/// A relay port, and the shard whose pool it goes back to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OwnedPort {
-    pub(super) shard: usize,
-    pub(super) family: Family,
-    pub(super) port: u16,
-}
-
 /// A port set aside by EVEN-PORT with the R bit, until someone presents its token (RFC 8656 §7.2).
 #[derive(Debug)]
 pub(super) struct Reservation {
-    pub(super) port: OwnedPort,
+    pub(super) port: RelayPort,
     /// The login that reserved it: only the same user may have it.
     pub(super) owner: Arc<Session>,
     pub(super) until: Instant,
@@ -138,56 +136,33 @@ impl Reservation {
 /// Reserved ports of all shards: the Allocate with the token may arrive at any of them. Touched by Allocates with
 /// EVEN-PORT or RESERVATION-TOKEN only.
 #[derive(Debug, Default)]
-pub(super) struct Reservations {
-    by_token: Mutex<BTreeMap<Token, Reservation>>,
-    /// Ports used by one shard that go back to the pool of another, at that shard's next Allocate or timer.
-    returned: Mutex<Vec<OwnedPort>>,
-    /// Length of `returned`: looked at on every Allocate, so without the lock.
-    returning: AtomicUsize,
-}
+pub(super) struct Reservations(Mutex<BTreeMap<Token, Reservation>>);
 
 impl Reservations {
     /// Sets a port aside.
     pub(super) fn insert(&self, token: Token, reservation: Reservation) {
-        lock(&self.by_token).insert(token, reservation);
+        lock(&self.0).insert(token, reservation);
     }
 
-    /// The port behind `token`, if it is still there for this user.
-    pub(super) fn peek(&self, now: Instant, token: &Token, session: &Session) -> Option<OwnedPort> {
-        lock(&self.by_token)
+    /// The family of the port behind `token`, if it is still there for this user.
+    pub(super) fn peek(&self, now: Instant, token: &Token, session: &Session) -> Option<Family> {
+        lock(&self.0)
             .get(token)
             .filter(|it| it.is_for(now, session))
-            .map(|it| it.port)
+            .map(|it| it.port.family())
     }
 
-    /// The same, and it is gone from here.
-    pub(super) fn redeem(&self, now: Instant, token: &Token, session: &Session) -> Option<OwnedPort> {
-        let mut by_token = lock(&self.by_token);
+    /// The port, and it is gone from here.
+    pub(super) fn redeem(&self, now: Instant, token: &Token, session: &Session) -> Option<RelayPort> {
+        let mut by_token = lock(&self.0);
         by_token.get(token).filter(|it| it.is_for(now, session))?;
         by_token.remove(token).map(|it| it.port)
     }
 
-    /// Ends a reservation whose time has come; `None` if its token was used before.
-    pub(super) fn take(&self, token: &Token) -> Option<OwnedPort> {
-        lock(&self.by_token).remove(token).map(|reservation| reservation.port)
-    }
-
-    /// Puts a port back that belongs to another shard's pool.
-    pub(super) fn give_back(&self, port: OwnedPort) {
-        let mut returned = lock(&self.returned);
-        returned.push(port);
-        self.returning.store(returned.len(), Relaxed);
-    }
-
-    /// The ports of `shard` that others are done with.
-    pub(super) fn returned_to(&self, shard: usize) -> Vec<OwnedPort> {
-        if self.returning.load(Relaxed) == 0 {
-            return Vec::new();
-        }
-        let mut returned = lock(&self.returned);
-        let mine = returned.extract_if(.., |port| port.shard == shard).collect();
-        self.returning.store(returned.len(), Relaxed);
-        mine
+    /// Ends a reservation whose time has come, if its token was not used before: its port goes back.
+    pub(super) fn end(&self, token: &Token) {
+        let ended = lock(&self.0).remove(token);
+        drop(ended);
     }
 }
 

@@ -139,8 +139,7 @@ pub struct RelayedAddr(pub SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelNumber(pub u16);
 
-/// Which of the server's shards this is. Relay ports are dealt out by pairs:
-/// the shard of a relay port is `(port / 2) % count`, so no lookup is shared.
+/// Which of the server's shards this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardIndex {
     /// 0-based.
@@ -150,18 +149,8 @@ pub struct ShardIndex {
 }
 
 impl ShardIndex {
-    /// The index of the shard that owns relay port `port`.
-    pub const fn owner_of(self, port: u16) -> usize {
-        (port as usize / 2) % self.count
-    }
-
     /// The index of the shard that gave out `id`.
     pub const fn owner_of_connection(self, id: ConnectionId) -> usize {
         id.0 as usize % self.count
-    }
-
-    /// Whether relay port `port` belongs to this shard.
-    pub const fn owns(self, port: u16) -> bool {
-        self.owner_of(port) == self.index
     }
 }

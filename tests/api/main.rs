@@ -81,7 +81,7 @@ fn api(settings: ApiSettings) -> Api {
 
 /// Of a process whose slowest worker came round so long ago.
 fn health(heartbeat: Duration) -> Arc<Health> {
-    Arc::new(Health::new(Vec::new(), 1, move || heartbeat))
+    Arc::new(Health::new(Vec::new(), Arc::default(), 1, move || heartbeat))
 }
 
 /// What a front door answers without a web server behind it.

@@ -409,3 +409,69 @@ fn where_a_nat_maps_ports_the_client_is_told_the_port_outside() {
     client.request(&mut world, &refresh(0));
     world.assert_empty();
 }
+
+/// Clients from number `first` on, each at another shard than the one before, until one is answered 508: those that have
+/// got an allocation, and their ports in order.
+fn until_508(world: &mut World, first: u16, message: &Message) -> (Vec<Client>, Vec<u16>) {
+    let (mut clients, mut ports) = (Vec::new(), Vec::new());
+    loop {
+        let n = first + clients.len() as u16;
+        let mut client = client(n).at_shard(usize::from(n) % world.shards.len());
+        let answer = client.request(world, message);
+        if answer.code() != 0 {
+            assert_eq!(answer.code(), 508);
+            ports.sort_unstable();
+            return (clients, ports);
+        }
+        ports.push(answer.relayed()[0].port());
+        clients.push(client);
+    }
+}
+
+//= TURN-ALLOC-34
+#[test]
+fn a_range_is_used_to_its_last_port_by_any_number_of_shards() {
+    for (shards, last, family) in [
+        (8, 50_099, 1),
+        (8, 50_099, 2),
+        (2, 50_003, 1),
+        (2, 50_003, 2),
+        (7, 50_000, 1),
+    ] {
+        let mut world = World::sharded(shards, |config| config.relay.ports = 50_000..=last);
+        let message = allocate().family(family);
+        let (clients, ports) = until_508(&mut world, 1, &message);
+        let all: Vec<u16> = (50_000..=last).collect();
+        assert_eq!(ports, all, "{shards} shards, family {family}");
+        // What one shard is done with is any other's.
+        for (n, mut before) in (1000..).zip(clients) {
+            before.request(&mut world, &refresh(0));
+            let elsewhere = (before.shard + 1) % shards;
+            let mut other = client(n).at_shard(elsewhere);
+            assert_eq!(other.request(&mut world, &message).code(), 0);
+            other.request(&mut world, &refresh(0));
+        }
+        world.assert_empty();
+    }
+}
+
+//= TURN-ALLOC-17
+//= TURN-ALLOC-34
+#[test]
+fn pairs_of_ports_are_reserved_to_the_last_by_any_number_of_shards() {
+    let mut world = World::sharded(3, |config| {
+        config.relay.ports = 50_001..=50_010;
+        config.limits.reservations_per_user = 1000;
+    });
+    let (clients, ports) = until_508(&mut world, 1, &allocate().even_port(true));
+    assert_eq!(ports, [50_002, 50_004, 50_006, 50_008]);
+    assert_eq!(world.ports_used(), 8);
+    let (others, ports) = until_508(&mut world, 100, &allocate());
+    assert_eq!(ports, [50_001, 50_010], "no halves of such a pair");
+    for mut client in clients.into_iter().chain(others) {
+        client.request(&mut world, &refresh(0));
+    }
+    assert_eq!(world.ports_used(), 4, "reserved ones");
+    world.pass(secs(30));
+    assert_eq!(world.ports_used(), 0);
+}

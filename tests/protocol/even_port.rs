@@ -223,7 +223,7 @@ fn a_reserved_port_that_someone_else_has_is_not_replaced() {
 
 //= TURN-ALLOC-12
 #[test]
-fn a_token_is_good_at_another_shard_and_the_port_goes_back_where_it_came_from() {
+fn a_token_is_good_at_another_shard_and_the_port_is_reached_where_it_lives() {
     let mut world = World::sharded(2, |_| {});
     let mut first = client(1).at_shard(0);
     let answer = first.request(&mut world, &allocate().even_port(true));
@@ -233,7 +233,7 @@ fn a_token_is_good_at_another_shard_and_the_port_goes_back_where_it_came_from() 
         .relayed()[0];
     assert_eq!(borrowed.port(), answer.relayed()[0].port() + 1);
 
-    // Other clients reach it where it lives now, not where its number says.
+    // Other clients reach it where it lives, not where it was reserved.
     let mut third = client(3).at_shard(0);
     let from = third.allocate(&mut world);
     third.permit(&mut world, &[borrowed]);
@@ -241,12 +241,9 @@ fn a_token_is_good_at_another_shard_and_the_port_goes_back_where_it_came_from() 
     let delivered = third.send(&mut world, borrowed, b"hello").delivered();
     assert!(delivered.is_data(from, b"hello"), "{delivered:?}");
 
-    let used = |world: &World, shard: usize| world.counters[shard].ports_used.get();
-    assert_eq!((used(&world, 0), used(&world, 1)), (3, 0));
+    assert_eq!(world.ports_used(), 3);
     second.request(&mut world, &refresh(0));
     first.request(&mut world, &refresh(0));
     third.request(&mut world, &refresh(0));
-    assert_eq!(used(&world, 0), 1, "on its way back");
-    world.pass(secs(41));
     world.assert_empty();
 }

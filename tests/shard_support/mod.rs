@@ -137,10 +137,10 @@ impl TestServer {
         Client::tcp(stream)
     }
 
-    /// A client with an allocation on another shard than the one that has `relayed`.
-    pub fn client_elsewhere(&self, relayed: SocketAddr) -> (Client, SocketAddr) {
-        let count = self.shards.counters().len();
-        let shard_of = |addr: SocketAddr| usize::from(addr.port()) / 2 % count;
+    /// A client with an allocation on a shard that had none.
+    pub fn client_elsewhere(&self) -> (Client, SocketAddr) {
+        let idle = |counters: &&relay::turn::Counters| counters.allocations.iter().all(|live| live.get() == 0);
+        let empty: Vec<_> = self.shards.counters().iter().map(|it| &**it).filter(idle).collect();
         // The kernel deals clients out by hash: some client soon lands elsewhere.
         (0..500)
             .map(|_| {
@@ -148,7 +148,8 @@ impl TestServer {
                 let relayed = client.allocate();
                 (client, relayed)
             })
-            .find(|(_, other)| shard_of(*other) != shard_of(relayed))
+            // Counted before the client was answered.
+            .find(|_| !empty.iter().all(idle))
             .expect("a client on another shard")
     }
 

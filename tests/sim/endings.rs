@@ -188,10 +188,7 @@ impl Oracle {
         let halves = held
             .flat_map(|held| held.halves.iter().flatten())
             .map(|half| half.until);
-        let ours = |reserved: &&Reserved| {
-            let home = usize::from(reserved.relayed.port() / 2) % self.setup.shards;
-            home == shard && reserved.until.life(now) == Life::Yes
-        };
+        let ours = |reserved: &&Reserved| reserved.shard == shard && reserved.until.life(now) == Life::Yes;
         let reserved = self.tokens.values().filter(ours).map(|reserved| reserved.until);
         for until in halves.chain(reserved) {
             let latest = until.at + until.slack + SWEEP;

@@ -247,7 +247,7 @@ impl Oracle {
         };
         let short = families
             .into_iter()
-            .map(|family| self.shortage(shard, family, wanted.even, now.mono))
+            .map(|family| self.shortage(family, wanted.even, now.mono))
             .min();
         answers.add(508, short.unwrap_or(Life::No));
     }

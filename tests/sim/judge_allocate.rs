@@ -25,7 +25,7 @@ impl Oracle {
             asked: Rc::clone(request),
             requested: deed.now.mono,
             opening: Some(Vec::new()),
-            range: self.rules[deed.shard].ports.clone(),
+            ranges: self.ports.iter().flatten().cloned().collect(),
             halves: [None; 2],
             given: Vec::new(),
             permissions: Default::default(),
@@ -49,7 +49,7 @@ impl Oracle {
             {
                 self.mark("a reserved port under another name of its user");
             }
-            if usize::from(reserved.relayed.port() / 2) % self.setup.shards != deed.shard {
+            if reserved.shard != deed.shard {
                 self.mark("a reserved port in another shard");
             }
         }
@@ -106,6 +106,7 @@ impl Oracle {
                         token,
                         Reserved {
                             relayed,
+                            shard,
                             username,
                             until
                         }
@@ -126,7 +127,6 @@ impl Oracle {
 
     /// Relayed addresses: those that are open, of the families and kind asked for, of the range, and nobody else's.
     fn check_relayed(&mut self, client: &Client, now: Now, reply: &Reply, wanted: &Wanted, open: &[SocketAddr]) {
-        let shard = self.of(client).expect("it is held").shard;
         let mut given = reply.relayed.clone();
         given.sort_unstable();
         let mut open = open.to_vec();
@@ -142,7 +142,7 @@ impl Oracle {
             (true, 2) => "two relayed addresses",
             (true, _) => "one relayed address of two",
         });
-        let range = self.of(client).map(|held| held.range.clone()).expect("it is held");
+        let ranges = self.of(client).map(|held| held.ranges.clone()).expect("it is held");
         for relayed in given {
             if !wanted.dual && wanted.token.is_none() {
                 assert_eq!(
@@ -155,13 +155,8 @@ impl Oracle {
                 assert_eq!(relayed.port() % 2, 0, "EVEN-PORT");
             }
             if wanted.token.is_none() {
-                let allowed = range.contains(&relayed.port()) || self.rules[shard].ports.contains(&relayed.port());
+                let allowed = ranges.iter().any(|range| range.contains(&relayed.port()));
                 assert!(allowed, "{relayed} is outside the range");
-                assert_eq!(
-                    usize::from(relayed.port() / 2) % self.setup.shards,
-                    shard,
-                    "a port of this shard"
-                );
             }
             let (used, _) = self.ports_used(family(relayed), now.mono);
             assert!(!used.contains(&relayed.port()), "{relayed} is somebody else's");

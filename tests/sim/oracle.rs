@@ -103,8 +103,8 @@ pub(crate) struct Held {
     pub(crate) requested: Instant,
     /// Ports tried so far, while its relay sockets are being opened; then `None`.
     pub(crate) opening: Option<Vec<(Family, u16)>>,
-    /// Ports to draw from when it was asked for.
-    pub(crate) range: RangeInclusive<u16>,
+    /// The ranges of ports there were since it was asked for.
+    pub(crate) ranges: Vec<RangeInclusive<u16>>,
     pub(crate) halves: [Option<Half>; 2],
     pub(crate) given: Vec<SocketAddr>,
     pub(crate) permissions: BTreeMap<IpAddr, Deadline>,
@@ -191,6 +191,8 @@ impl Held {
 #[derive(Clone, Debug)]
 pub(crate) struct Reserved {
     pub(crate) relayed: SocketAddr,
+    /// Where the allocation beside it lives.
+    pub(crate) shard: usize,
     pub(crate) username: String,
     pub(crate) until: Deadline,
 }
@@ -210,6 +212,8 @@ pub(crate) struct Oracle {
     pub(crate) setup: Rc<Setup>,
     /// What each shard was told last.
     pub(crate) rules: Vec<Rules>,
+    /// The ports of all shards, by family: what the latest of them to be told something was told. `None`: never served.
+    pub(crate) ports: [Option<RangeInclusive<u16>>; 2],
     pub(crate) held: BTreeMap<Key, Held>,
     pub(crate) tokens: BTreeMap<[u8; 8], Reserved>,
     /// Every nonce issued: to which address, and at what wall-clock time.
@@ -227,6 +231,7 @@ impl Oracle {
         let shards = setup.shards;
         Self {
             setup,
+            ports: [Some(rules.ports.clone()), rules.ipv6.then(|| rules.ports.clone())],
             rules: vec![rules.clone(); shards],
             held: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -243,6 +248,19 @@ impl Oracle {
         let marks = core::mem::take(&mut self.marks);
         *self = Self::new(Rc::clone(&self.setup), rules);
         self.marks = marks;
+    }
+
+    /// A shard is told something else. The ports of a family that is not served any more stay as they are.
+    pub(crate) fn reload(&mut self, shard: usize, rules: &Rules) {
+        self.rules[shard] = rules.clone();
+        for family in [Family::V4, Family::V6] {
+            if family == Family::V4 || rules.ipv6 {
+                self.ports[family as usize] = Some(rules.ports.clone());
+            }
+        }
+        for held in self.held.values_mut().filter(|held| held.opening.is_some()) {
+            held.ranges.push(rules.ports.clone());
+        }
     }
 
     pub(crate) fn mark(&mut self, what: &'static str) {
@@ -344,9 +362,9 @@ impl Oracle {
         (certain as u32, (mine().count() + opening) as u32)
     }
 
-    /// Whether `shard` has run out of ports of `family` for what EVEN-PORT asks.
-    pub(crate) fn shortage(&self, shard: usize, of: Family, even: Option<bool>, now: Instant) -> Life {
-        let ours: BTreeSet<u16> = self.setup.ports_of(shard, &self.rules[shard].ports).collect();
+    /// Whether there are no ports of `family` left for what EVEN-PORT asks.
+    pub(crate) fn shortage(&self, of: Family, even: Option<bool>, now: Instant) -> Life {
+        let ours: BTreeSet<u16> = self.ports[of as usize].iter().cloned().flatten().collect();
         let fits = |used: &BTreeSet<u16>| {
             let free = |port: u16| ours.contains(&port) && !used.contains(&port);
             ours.iter().any(|&port| match even {

@@ -32,8 +32,8 @@ pub(crate) const fn announced(family: Family) -> IpAddr {
     }
 }
 
-/// The NAT maps ports as well: a relay socket is announced with a port so much higher than the one it is bound to. A
-/// multiple of what keeps ports with their shards, of which there are three at most: everybody speaks of announced ports.
+/// The NAT maps ports as well: a relay socket is announced with a port so much higher than the one it is bound to.
+/// Even, for EVEN-PORT's sake.
 pub(crate) const PORTS_APART: u16 = 4008;
 
 /// The address peers see for a relay socket bound to `bind`.

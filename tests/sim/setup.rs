@@ -183,14 +183,6 @@ impl Setup {
         }
     }
 
-    /// Ports of `range` that `shard` may hand out, of each family.
-    pub(crate) fn ports_of(&self, shard: usize, range: &RangeInclusive<u16>) -> impl Iterator<Item = u16> {
-        let count = self.shards;
-        range
-            .clone()
-            .filter(move |&port| usize::from(port / 2) % count == shard)
-    }
-
     /// What the server is told.
     pub(crate) fn config(&self, rules: &Rules) -> Arc<Config> {
         let address = |bind, announced| Some(RelayAddress { bind, announced });

@@ -381,6 +381,7 @@ impl World {
                 Command::OpenTcpRelay { .. } | Command::ConnectPeer { .. } | Command::ClosePeer { .. } => {
                     unreachable!("TCP allocations are off")
                 }
+                Command::FreePort { port } => drop(port),
                 Command::CloseStream { link } => closing.push(link),
             }
         }
@@ -395,7 +396,7 @@ impl World {
             "quota of all shards"
         );
         self.check_sockets(shard);
-        self.check_ports(shard);
+        self.check_ports();
         self.plan_wake(shard);
         for link in closing {
             assert!(
@@ -440,25 +441,22 @@ impl World {
     }
 
     /// No port that is in use is counted as free.
-    fn check_ports(&self, shard: usize) {
-        let Rules { ports, ipv6, .. } = &self.oracle.rules[shard];
-        // What is outside the range, or of a family that is not served any more, is in use and not counted.
-        let ours = |relayed: &SocketAddr| {
-            let home = usize::from(relayed.port() / 2) % self.setup.shards;
-            home == shard && ports.contains(&relayed.port()) && (*ipv6 || relayed.is_ipv4())
+    fn check_ports(&self) {
+        let ranges = &self.oracle.ports;
+        // What is outside the range is in use and not counted.
+        let counted = |relayed: &SocketAddr| {
+            let range = ranges[family(*relayed) as usize].as_ref();
+            range.is_some_and(|range| range.contains(&relayed.port()))
         };
-        let used = self.oracle.relayed_live(self.mono).filter(ours).count() as u64;
-        let counters = &self.site.shards[shard].counters;
+        let used = self.oracle.relayed_live(self.mono).filter(counted).count() as u64;
+        let gauges = self.site.shared.port_gauges();
         assert!(
-            counters.ports_used.get() >= used,
+            gauges.used() >= used,
             "{used} ports are in use, {} are counted",
-            counters.ports_used.get()
+            gauges.used()
         );
-        if !self.site.reloaded && self.mono.as_nanos().is_multiple_of(16) {
-            let families = if *ipv6 { 2 } else { 1 };
-            let total = families * self.setup.ports_of(shard, ports).count() as u64;
-            assert_eq!(counters.ports_total.get(), total, "ports in all");
-        }
+        let total = ranges.iter().flatten().map(|range| range.len() as u64).sum::<u64>();
+        assert_eq!(gauges.total(), total, "ports in all");
     }
 
     fn plan_wake(&mut self, shard: usize) {
@@ -537,12 +535,12 @@ impl World {
             self.site.sockets
         );
         assert_eq!(self.site.shared.allocations(), 0, "quota is left");
+        assert_eq!(self.site.shared.port_gauges().used(), 0, "ports are left");
         for (index, shard) in self.site.shards.iter_mut().enumerate() {
             assert_eq!(shard.server.allocations(), 0, "shard {index} has allocations left");
             assert_eq!(shard.server.poll_timeout(), None, "shard {index} waits for something");
-            assert_eq!(shard.server.poll_command(), None);
+            assert!(shard.server.poll_command().is_none());
             assert_eq!(shard.server.poll_event(), None);
-            assert_eq!(shard.counters.ports_used.get(), 0, "shard {index} has ports left");
         }
     }
 }
@@ -574,7 +572,7 @@ impl World {
         self.site.rules = rules.clone();
         self.site.reloaded = true;
         self.site.shards[shard].server.set_config(now, config);
-        self.oracle.rules[shard] = rules.clone();
+        self.oracle.reload(shard, rules);
         self.gather(shard, Cause::Time);
         self.settle(shard, Cause::Time);
     }

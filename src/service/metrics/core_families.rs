@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::exposition::{Exposition, Sample};
+use crate::turn::PortGauges;
 use crate::turn::counters::{Cell, Counters, Direction, ERROR_CODES, METHODS};
 use crate::turn::forced::Path;
 use crate::turn::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use crate::turn::types::Transport;
 
 /// Adds them to `out`.
-pub(super) fn collect(shards: &[Arc<Counters>], out: &mut Exposition) {
+pub(super) fn collect(shards: &[Arc<Counters>], ports: &PortGauges, out: &mut Exposition) {
     let sum = |cell: &dyn Fn(&Counters) -> &Cell| shards.iter().map(|shard| cell(shard).get()).sum::<u64>();
 
     packets(&sum, out);
@@ -45,12 +46,12 @@ pub(super) fn collect(shards: &[Arc<Counters>], out: &mut Exposition) {
     out.gauge(
         "relay_ports_in_use",
         "Relay ports in use or reserved.",
-        Sample::plain(sum(&|c| &c.ports_used)),
+        Sample::plain(ports.used()),
     );
     out.gauge(
         "relay_ports_limit",
         "Relay ports there are.",
-        Sample::plain(sum(&|c| &c.ports_total)),
+        Sample::plain(ports.total()),
     );
 }
 

@@ -21,6 +21,7 @@ use super::health::Health;
 use super::process;
 use super::tls_store::TlsStore;
 use crate::shard::counters::ShardCounters;
+use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
 use crate::turn::time::UnixTime;
 
@@ -35,6 +36,8 @@ mod shard_families;
 pub struct Sources {
     /// One per shard.
     pub turn: Vec<Arc<Counters>>,
+    /// Of all shards.
+    pub relay_ports: Arc<PortGauges>,
     /// One per shard.
     pub shards: Vec<Arc<ShardCounters>>,
     /// Connections.
@@ -156,7 +159,7 @@ impl Collector for Relay {
 
 fn collect(sources: &Sources) -> Vec<MetricFamily> {
     let mut out = Exposition::default();
-    core_families::collect(&sources.turn, &mut out);
+    core_families::collect(&sources.turn, &sources.relay_ports, &mut out);
     shard_families::collect(&sources.shards, &mut out);
     front_door_families::collect(&sources.front_door, &mut out);
     api(&sources.api, &mut out);

@@ -202,7 +202,7 @@ impl Server {
 
 fn open_sockets(allocation: &Allocation) -> [Option<RelayId>; 2] {
     FAMILIES.map(|family| {
-        let open = matches!(allocation.sockets[family as usize], Socket::Open { .. });
+        let open = matches!(&allocation.sockets[family as usize], Socket::Open { .. });
         open.then_some(RelayId {
             allocation: allocation.id,
             family,

@@ -15,7 +15,7 @@ use relay::turn::counters::{Counters, METHODS};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::time::{Instant, Now, UnixTime};
-use relay::turn::types::{FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
+use relay::turn::types::{Family, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
 use relay::turn::{
     Command, Config, DropReason, Event, Frame, Handoff, OpenError, Response, Route, Server, Shared, Verdict,
 };
@@ -383,6 +383,14 @@ impl World {
                 }
                 Command::ConnectPeer { connection, bind, peer } => self.begin_connect(index, connection, bind, peer),
                 Command::ClosePeer { connection } => self.close_peer(index, connection),
+                Command::FreePort { port } => {
+                    let family = port.family();
+                    let open = |bind: &SocketAddr| Family::of(bind.ip()) == family && bind.port() == port.number();
+                    assert!(
+                        !self.sockets.values().any(open),
+                        "{port:?} is given back while it is bound"
+                    );
+                }
                 Command::CloseStream { link } => self.closed_streams.push(link),
             }
         }
@@ -461,7 +469,8 @@ impl World {
             "the gauge is what came and has not gone"
         );
         assert!(live <= server.allocations() as u64);
-        assert!(counters.ports_used.get() <= counters.ports_total.get());
+        let ports = self.shared.port_gauges();
+        assert!(ports.used() <= ports.total());
     }
 
     /// Nothing is left over: no allocation, socket, port or share of a quota.
@@ -469,9 +478,8 @@ impl World {
         assert!(self.sockets.is_empty(), "{:?}", self.sockets);
         assert!(self.handoffs.is_empty() && self.detached.is_empty());
         self.assert_no_connections();
-        for (server, counters) in self.shards.iter().zip(&self.counters) {
-            assert_eq!((server.allocations(), counters.ports_used.get()), (0, 0));
-        }
+        assert!(self.shards.iter().all(|server| server.allocations() == 0));
+        assert_eq!(self.ports_used(), 0);
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
@@ -490,7 +498,7 @@ impl World {
     }
 
     pub(crate) fn ports_used(&self) -> u64 {
-        self.counters.iter().map(|counters| counters.ports_used.get()).sum()
+        self.shared.port_gauges().used()
     }
 }
 

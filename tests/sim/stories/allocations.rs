@@ -150,7 +150,7 @@ fn a_refresh_a_moment_before_expiry_saves_the_allocation_and_a_moment_after_find
 //= TURN-ALLOC-12
 //= TURN-ALLOC-18
 #[test]
-fn a_reserved_port_is_used_from_another_shard_over_tcp_and_goes_back_to_its_own() {
+fn a_reserved_port_is_used_from_another_shard_over_tcp_and_is_free_when_its_stream_ends() {
     let mut story = Story::new(3);
     let first = story.client(ALICE);
     let even = Wanted {
@@ -230,7 +230,7 @@ fn ports_that_other_programs_hold_are_passed_over_and_none_is_lost() {
         };
         assert_eq!(story.ask(client, Ask::Allocate(even)), Some(508));
     }
-    assert_eq!(story.world.site.shards[0].counters.ports_used.get(), 0);
+    assert_eq!(story.world.site.shared.port_gauges().used(), 0);
     let free: SocketAddr = (places::BOUND_V4, 50_010 - places::PORTS_APART).into();
     story.world.site.foreign.remove(&free);
     let mut tries = 0;

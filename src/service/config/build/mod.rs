@@ -190,7 +190,7 @@ fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {
     match raw.workers.value {
         Auto::Given(workers) => usize::try_from(workers).unwrap_or(1),
         Auto::Auto => {
-            let workers = cx.env.cores().clamp(1, raw.relay.ports.value.most_workers());
+            let workers = cx.env.cores().max(1);
             cx.effective.note("workers", workers.to_string());
             workers
         }

@@ -155,19 +155,7 @@ fn ports(raw: &Raw, d: &mut Diagnostics) {
         );
     }
     let count = ports.value.count();
-    let most = ports.value.most_workers();
-    if let Auto::Given(workers) = raw.workers.value
-        && usize::try_from(workers).is_ok_and(|workers| workers > most)
-    {
-        let message = format!("`relay.ports`: {count} ports are too few for {workers} workers");
-        let diagnostic = Diagnostic::error(message).at(ports.place.or(raw.workers.place));
-        let other = ports.place.and(raw.workers.place);
-        d.push(
-            diagnostic
-                .also(other, "the workers")
-                .help("each worker needs ports of its own; one allocation takes one"),
-        );
-    } else if count < 64 && first >= 1024 {
+    if count < 64 && first >= 1024 {
         let message = format!("`relay.ports`: {count} ports serve at most {count} allocations at a time");
         d.push(
             Diagnostic::warning(message)

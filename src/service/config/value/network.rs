@@ -55,11 +55,6 @@ impl Ports {
     pub(in super::super) fn count(&self) -> u32 {
         u32::from(*self.0.end()) - u32::from(*self.0.start()) + 1
     }
-
-    /// How many workers can have at least one: ports are dealt by even pairs (`ShardIndex::owner_of`).
-    pub(in super::super) fn most_workers(&self) -> usize {
-        usize::from(self.0.end() / 2 - self.0.start() / 2) + 1
-    }
 }
 
 impl Setting for Ports {
