@@ -64,3 +64,23 @@ fn the_unit_exposes_little() {
     };
     assert!(success, "{text}");
 }
+
+/// Every value of this key in the unit.
+fn values(key: &str) -> Vec<String> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/relay.service");
+    let unit = std::fs::read_to_string(unit).expect("unit");
+    let lines = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_unit_goes_on_trying_for_what_comes_late_and_not_for_mistakes() {
+    // Status 1: an address that comes after two minutes must find a unit that has not given up.
+    assert_eq!(values("Restart"), ["on-failure"]);
+    assert_eq!(values("StartLimitIntervalSec"), ["0"]);
+    assert_eq!(values("RestartPreventExitStatus"), ["78"]);
+    let pause: u64 = values("RestartSec")[0].parse().expect("seconds");
+    assert!((1..=10).contains(&pause));
+}

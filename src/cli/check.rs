@@ -1,6 +1,6 @@
 //! `relay check`: every mistake of a configuration at once, and what is in force.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -20,9 +20,12 @@ pub(super) struct Arguments {
     user: Option<String>,
 }
 
-/// Judges the configuration: exit status 0 if the server would start with it, else 1.
+/// The configuration is good, but this machine lacks what it names. (2 is a wrong command line.)
+const EXIT_NOT_HERE: u8 = 3;
+
+/// Judges the configuration: exit status 0 if the server would start with it, 3 if it would on another machine only,
+/// else 1.
 pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
-    let color = io::stderr().is_terminal();
     let judged = match judge_as(arguments.user.as_deref()) {
         Ok(judged) => judged,
         Err(error) => {
@@ -30,20 +33,15 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let good = judge(
+    let code = judge(
         config,
         &judged,
         arguments,
-        color,
         &mut io::stdout().lock(),
         &mut io::stderr().lock(),
     );
     // A reader that closed its end has read enough.
-    if good.unwrap_or(true) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    code.unwrap_or(ExitCode::SUCCESS)
 }
 
 /// The verdict goes to `out`, as a comment above the effective configuration, so that the whole is TOML; mistakes and
@@ -52,13 +50,12 @@ fn judge(
     config: Option<&Path>,
     env: &Judged,
     arguments: &Arguments,
-    color: bool,
     out: &mut impl Write,
     err: &mut impl Write,
-) -> io::Result<bool> {
+) -> io::Result<ExitCode> {
     match load_for(Purpose::Check, config, env) {
         Ok(loaded) => {
-            err.write_all(loaded.warnings.render(color).as_bytes())?;
+            err.write_all(loaded.warnings.for_stderr().as_bytes())?;
             if !arguments.quiet {
                 writeln!(
                     out,
@@ -70,17 +67,24 @@ fn judge(
                 out.write_all(loaded.effective().as_bytes())?;
                 out.flush()?;
             }
-            Ok(true)
+            if loaded.warnings.here() > 0 {
+                writeln!(
+                    err,
+                    "The configuration is good, but the server would not start on this machine."
+                )?;
+                return Ok(EXIT_NOT_HERE.into());
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Err(mistakes) => {
-            err.write_all(mistakes.render(color).as_bytes())?;
+            err.write_all(mistakes.for_stderr().as_bytes())?;
             writeln!(
                 err,
                 "The server would not start{}:{}.",
                 env.whom(),
                 tally(&mistakes, " ")
             )?;
-            Ok(false)
+            Ok(ExitCode::FAILURE)
         }
     }
 }

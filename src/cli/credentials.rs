@@ -96,7 +96,7 @@ enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Configuration(mistakes) => write!(f, "{}", mistakes.render(false).trim_end()),
+            Self::Configuration(mistakes) => write!(f, "{}", mistakes.for_stderr().trim_end()),
             Self::NoSecret(dir) => write!(
                 f,
                 "there is no secret to mint with: the configuration has none, and none was generated in {dir}. Start the \

@@ -29,7 +29,7 @@ use self::problem::Problem;
 use super::config::settings::AcmeSettings;
 use super::log;
 use super::run::unix_now;
-use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, write_private};
+use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, without_byte_order_marks, write_private};
 use crate::turn::time::UnixTime;
 
 /// An order that takes longer is given up: the authority does not answer.
@@ -208,6 +208,7 @@ fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         problem,
     };
     let bytes = fs::read(file).map_err(|error| at(TlsProblem::of_read(&error)))?;
+    let bytes = without_byte_order_marks(bytes.into());
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match all {
         Ok(all) if all.is_empty() => Err(at(TlsProblem::NoCertificate)),

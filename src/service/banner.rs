@@ -37,6 +37,7 @@ pub fn print(settings: &Settings, places: &Places, notes: &[String], trial: Opti
             https = text("https"),
             admin = text("admin"),
             relay = text("relay"),
+            uris = text("uris"),
             workers = settings.workers,
             note = text("note"),
             rtc_configuration = configuration,
@@ -107,6 +108,9 @@ fn lines(settings: &Settings, places: &Places, notes: &[String]) -> Lines {
             "relay",
             format!("{bind} ports {}-{}{announced}", ports.start(), ports.end()),
         ));
+    }
+    if settings.api.enabled {
+        lines.push(("uris", settings.api.uris.join(" ")));
     }
     lines.push(("realm", settings.realm.clone()));
     lines.push(("workers", settings.workers.to_string()));

@@ -8,13 +8,15 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::config::env::{Env, ProcessEnv};
-use super::config::settings::{ExternalSettings, Settings};
+use super::config::settings::Settings;
 use super::external::{Found, NotFound, Plan, announced_host, key, local_ips};
 use crate::turn::config::RelayConfig;
 use crate::turn::policy::PeerPolicy;
 
 /// Where nothing is to be looked for.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// How often to look while nobody but this machine can be relayed, which is no state to stay in.
+const UNREACHABLE: Duration = Duration::from_secs(5);
 /// Addresses that were announced before, at most, and that may still be those of live allocations.
 const FORMER: usize = 16;
 
@@ -55,7 +57,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(settings: &ExternalSettings) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
             next: Instant::now() + pause(settings),
             looking: None,
@@ -65,12 +67,18 @@ impl Follower {
 
     /// Waits for the time to look again, and looks: names are resolved and servers asked on a thread that may wait. Can be
     /// dropped and begun again at any time.
-    pub(super) async fn looked(&mut self, settings: &ExternalSettings) -> Looked {
+    pub(super) async fn looked(&mut self, settings: &Settings) -> Looked {
         let looking = match &mut self.looking {
             Some(looking) => looking,
             none => {
                 sleep_until(self.next).await;
-                let plans: Vec<Plan> = settings.plans.iter().filter(|plan| plan.follows()).cloned().collect();
+                let plans: Vec<Plan> = settings
+                    .external
+                    .plans
+                    .iter()
+                    .filter(|plan| plan.follows())
+                    .cloned()
+                    .collect();
                 none.insert(spawn_blocking(move || look(plans, &ProcessEnv)))
             }
         };
@@ -136,9 +144,15 @@ impl Follower {
     }
 }
 
-fn pause(settings: &ExternalSettings) -> Duration {
-    let follows = settings.plans.iter().any(Plan::follows);
-    settings.recheck.filter(|_| follows).unwrap_or(NEVER)
+fn pause(settings: &Settings) -> Duration {
+    let external = &settings.external;
+    let follows = external.plans.iter().any(Plan::follows);
+    let Some(recheck) = external.recheck.filter(|_| follows) else {
+        return NEVER;
+    };
+    // A machine without a network: it may be on its way up.
+    let unreachable = settings.turn.relay.own_ips().all(|ip| ip.is_loopback());
+    if unreachable { recheck.min(UNREACHABLE) } else { recheck }
 }
 
 fn look(plans: Vec<Plan>, env: &dyn Env) -> Looked {
@@ -242,7 +256,7 @@ mod tests {
     async fn another_address_is_announced_and_the_policy_knows_the_one_before() {
         let (mut settings, plan) = settings();
         assert!(settings.api.host_from_address);
-        let mut follower = Follower::new(&settings.external);
+        let mut follower = Follower::new(&settings);
         let mut outcomes = Vec::new();
         let mut take = |outcome, settings: &mut Settings| {
             follower.take(vec![(plan.clone(), outcome)], settings, |outcome| {
@@ -269,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_is_not_found_again_stays() {
         let (mut settings, plan) = settings();
-        let mut follower = Follower::new(&settings.external);
+        let mut follower = Follower::new(&settings);
         let mut outcomes = Vec::new();
         for outcome in [missing(), missing(), Ok(None), found("192.0.2.1")] {
             let moved = follower.take(vec![(plan.clone(), outcome)], &mut settings, |outcome| {
@@ -288,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_looked_for_before_a_reload_changed_the_question_is_not_taken() {
         let (mut settings, plan) = settings();
-        let mut follower = Follower::new(&settings.external);
+        let mut follower = Follower::new(&settings);
         settings.external.plans[0].source = Source::Auto;
         assert!(
             !follower.take(vec![(plan, found("192.0.2.9"))], &mut settings, |_| panic!(
@@ -296,6 +310,24 @@ mod tests {
             ))
         );
         assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_machine_without_a_network_is_looked_at_often_unless_that_is_switched_off() {
+        let (mut settings, _) = settings();
+        assert_eq!(pause(&settings), settings.external.recheck.expect("by default"));
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        settings.turn.relay.set(
+            Family::V4,
+            Some(RelayAddress {
+                bind: loopback,
+                announced: loopback,
+            }),
+        );
+        settings.turn.relay.set(Family::V6, None);
+        assert_eq!(pause(&settings), UNREACHABLE);
+        settings.external.plans.clear();
+        assert_eq!(pause(&settings), NEVER);
     }
 
     #[test]

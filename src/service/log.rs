@@ -5,6 +5,8 @@
 //! characters are escaped, and a line has a longest length. Deliberately absent: colours, files, rotation — the service
 //! manager's work.
 
+pub(super) mod level;
+
 use core::fmt;
 use std::io::{self, Write as _};
 

@@ -4,6 +4,7 @@
 pub mod acme;
 pub mod admin;
 pub mod api;
+mod awaiting;
 pub mod banner;
 pub mod bind;
 pub mod config;

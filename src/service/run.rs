@@ -28,17 +28,17 @@ use super::health::{Health, Phase};
 use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
 use super::tls_store::{self, TlsError, TlsStore};
-use super::{log, process, reload, systemd};
+use super::{awaiting, log, process, reload, systemd};
 use crate::shard::Shards;
 use crate::shard::clock::Clock;
 use crate::turn::time::UnixTime;
 
 /// Something could not be bound, or the system refused something at start.
-const EXIT_FAILED: u8 = 1;
+pub(super) const EXIT_FAILED: u8 = 1;
 /// A worker died (EX_SOFTWARE).
 const EXIT_BUG: u8 = 70;
 /// The configuration cannot work (EX_CONFIG).
-const EXIT_CONFIG: u8 = 78;
+pub(super) const EXIT_CONFIG: u8 = 78;
 
 /// How often the certificates' files are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
@@ -51,58 +51,58 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Serves until told to stop.
 pub fn serve(path: Option<&Path>) -> ExitCode {
-    let loaded = match config::load(path, &ProcessEnv) {
-        Ok(loaded) => loaded,
-        Err(diagnostics) => {
-            say(&diagnostics.render(false));
-            return EXIT_CONFIG.into();
-        }
-    };
-    let log = match log::start(&loaded.settings.log) {
-        Ok(log) => log,
-        Err(error) => {
-            say(&error.to_string());
-            return EXIT_CONFIG.into();
-        }
-    };
-    log::catch_panics(loaded.settings.log.json);
     // Before there is a second thread. Where it fails, so does binding, with advice.
     let _ = process::use_low_ports();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("relay-control")
         .enable_all()
         .build();
-    let code = match runtime {
-        Ok(runtime) => {
-            let code = runtime.block_on(live(path.map(Path::to_owned), loaded, &log));
-            // What still runs belongs to nobody: a lookup that never answers must not hold up the end.
-            runtime.shutdown_background();
-            code
-        }
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "no threads for the control plane");
-            EXIT_FAILED
+            say(&format!("no threads for the control plane: {error}"));
+            return EXIT_FAILED.into();
         }
     };
+    let (code, log) = runtime.block_on(live(path.map(Path::to_owned)));
+    // What still runs belongs to nobody: a lookup that never answers must not hold up the end.
+    runtime.shutdown_background();
     // Writes what is still queued.
     drop(log);
     code.into()
 }
 
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     // Without standard error there is nobody to tell.
     let _ = writeln!(io::stderr(), "{}", text.trim_end());
 }
 
-async fn live(path: Option<PathBuf>, loaded: Loaded, log: &log::LogGuard) -> u8 {
+/// The exit status, and the log as long as something may be in it.
+async fn live(path: Option<PathBuf>) -> (u8, Option<log::LogGuard>) {
     // Before anything else, so that no signal is lost from here on.
-    let signals = match Signals::new() {
+    let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            tracing::error!(%error, "signals cannot be received");
-            return EXIT_FAILED;
+            say(&format!("signals cannot be received: {error}"));
+            return (EXIT_FAILED, None);
         }
     };
+    let loaded = match awaiting::configuration(path.as_deref(), &mut signals).await {
+        Ok(loaded) => loaded,
+        Err(code) => return (code, None),
+    };
+    let log = match log::start(&loaded.settings.log) {
+        Ok(log) => log,
+        Err(error) => {
+            say(&error.to_string());
+            return (EXIT_CONFIG, None);
+        }
+    };
+    log::catch_panics(loaded.settings.log.json);
+    (run(path, loaded, signals, &log).await, Some(log))
+}
+
+async fn run(path: Option<PathBuf>, loaded: Loaded, signals: Signals, log: &log::LogGuard) -> u8 {
     match start(path, loaded, log) {
         Ok(server) => server.run(signals).await,
         Err(failures) => {
@@ -121,12 +121,12 @@ pub(super) fn unix_now() -> UnixTime {
 }
 
 /// Signals that mean something to the server.
-struct Signals {
-    stop: StopSignals,
-    hangup: Signal,
+pub(super) struct Signals {
+    pub(super) stop: StopSignals,
+    pub(super) hangup: Signal,
 }
 
-struct StopSignals {
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -143,7 +143,7 @@ impl Signals {
 
 impl StopSignals {
     /// Waits for SIGTERM or SIGINT.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -180,7 +180,7 @@ impl Server {
         let mut files = ticks(WATCH_INTERVAL);
         let mut days = ticks(DAY);
         days.reset();
-        let mut follower = Follower::new(&self.settings.external);
+        let mut follower = Follower::new(&self.settings);
         let mut reloading: Option<Reloading> = None;
         let mut reload_again = false;
         loop {
@@ -195,7 +195,7 @@ impl Server {
                 }
                 loaded = outcome(&mut reloading) => {
                     self.end_reload(loaded);
-                    follower = Follower::new(&self.settings.external);
+                    follower = Follower::new(&self.settings);
                     reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload());
                 }
                 _ = heartbeat.tick() => {
@@ -207,7 +207,7 @@ impl Server {
                 _ = files.tick() => self.certificates(TlsStore::look),
                 // Whoever reads the log is told each day that one is about to end; one of our own making is renewed.
                 _ = days.tick() => self.certificates(TlsStore::reload),
-                looked = follower.looked(&self.settings.external) => self.follow(&mut follower, looked),
+                looked = follower.looked(&self.settings) => self.follow(&mut follower, looked),
                 Some(ended) = self.doors.join_next() => {
                     let error = ended.err().map(|error| error.to_string()).unwrap_or_default();
                     tracing::error!(error, "a listener ended; this is a bug, and the process ends");
@@ -301,7 +301,24 @@ impl Server {
                 tracing::warn!("{hidden}");
             }
         }
+        if outcomes.iter().flatten().any(|loaded| loaded.changed) {
+            self.warn_of_names(tls);
+        }
         tell_of(outcomes);
+    }
+
+    /// Tells of names clients are sent to that the certificates do not hold.
+    fn warn_of_names(&self, tls: &TlsStore) {
+        let api = &self.settings.api;
+        if !api.enabled {
+            return;
+        }
+        let all = tls.certificates();
+        let infos: Vec<_> = all.iter().map(|certificate| certificate.info()).collect();
+        let uris = api.uris.iter().chain(&api.forced_uris).map(String::as_str);
+        for unnamed in tls_store::unnamed(uris, &infos) {
+            tracing::warn!("{unnamed}");
+        }
     }
 
     /// No new clients, every allocation ends, and all of it within the configured time.

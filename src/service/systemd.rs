@@ -28,6 +28,15 @@ pub fn stopping(status: &str, at_most: Duration) {
     ]);
 }
 
+/// Not ready yet, for a reason; the service manager is to grant `at_least` more.
+pub fn awaiting(status: &str, at_least: Duration) {
+    let micros = u32::try_from(at_least.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Status(&one_line(status)),
+        NotifyState::ExtendTimeoutUsec(micros),
+    ]);
+}
+
 /// Every worker is alive.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);

@@ -13,6 +13,7 @@ mod dtls;
 mod error;
 mod file;
 mod load;
+mod names;
 mod self_signed;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,8 @@ pub use self::certificate::{Certificate, CertificateInfo, Loaded, TlsWarning};
 use self::choice::Choice;
 pub use self::error::{TlsError, TlsProblem};
 pub(super) use self::file::write_private;
+pub(super) use self::load::without_byte_order_marks;
+pub use self::names::{Unnamed, unnamed};
 use super::watch::Watch;
 use crate::turn::time::UnixTime;
 

@@ -324,3 +324,19 @@ async fn in_front_of_a_web_server_the_apis_paths_stay_ours_and_the_rest_is_its()
     }
     assert_eq!(send(call(Method::PUT, "/")).await.text, "PUT /");
 }
+
+#[tokio::test]
+async fn without_a_uri_to_hand_out_there_is_no_credential() {
+    // A browser throws at an entry without URLs.
+    for uris in [vec![], vec!["stun:turn.example.org:3478".to_owned()]] {
+        let api = api(ApiSettings { uris, ..settings() });
+        for call in [
+            post("/v1/ice-servers").key(KEY),
+            get("/turn?service=turn").key(KEY),
+            get("/ice?service=turn").key(KEY),
+        ] {
+            let answer = call.send(&api).await;
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text);
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! Which addresses are listened on, relayed from and announced.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use relay::service::config::Purpose;
 use relay::turn::policy::{Denied, PeerClass};
 use relay::turn::types::PeerAddr;
 
@@ -194,4 +196,32 @@ fn a_listener_by_name_has_all_addresses_of_the_name() {
         [socket("203.0.113.10:3478"), socket("[2001:db8:1::10]:3478")]
     );
     assert_eq!(settings.listeners[0].label, "turn.example.org:3478");
+}
+
+/// What a machine lacks, in every key that names something of it.
+#[test]
+fn what_the_machine_lacks_is_no_mistake_of_the_configuration() {
+    let machine = Machine::new();
+    for toml in [
+        "[[listener]]\nbind = \"192.0.2.77:3478\"\n",
+        "[[listener]]\nbind = \"nowhere.example.org:3478\"\n",
+        "[[listener]]\nbind = \"nowhere.example.org:443\"\n[forced_relay]\neveryone = true\n[turn]\nbinding = false\n",
+        "[relay]\nipv4 = \"192.0.2.77\"\n",
+        "[relay]\nipv4 = \"nowhere.example.org\"\n",
+        "[external]\nipv4 = \"interface:wg0\"\n",
+        "[external]\nipv4 = \"nowhere.example.org\"\n",
+        "[external]\nipv4 = \"stun:203.0.113.1:3478\"\n",
+        "[admin]\naddress = \"192.0.2.77:13478\"\n",
+        "[nat_discovery]\nenabled = true\nipv4 = [\"203.0.113.10\", \"203.0.113.11\"]\n[[listener]]\nbind = \"*:3478\"\n[[listener]]\nbind = \"*:3479\"\n",
+    ] {
+        let toml = format!("start_timeout = \"5s\"\n{toml}");
+        let missing = machine.bad(&toml);
+        assert!(missing.may_pass(), "{toml}\n{missing}");
+        assert_eq!(missing.start_timeout(), Duration::from_secs(5));
+        let checked = machine.load_for(Purpose::Check, &toml).expect("a good configuration");
+        assert!(checked.warnings.here() > 0, "{toml}\n{}", checked.warnings);
+        let both = machine.bad(&format!("{toml}[log]\nlevel = \"loud\"\n"));
+        assert!(!both.may_pass(), "{both}");
+    }
+    assert_eq!(machine.load_for(Purpose::Check, "").expect("good").warnings.here(), 0);
 }

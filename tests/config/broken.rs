@@ -98,3 +98,59 @@ error: `credentials.secrets`: the secret is weak: it is a sample out of a manual
 "#;
     assert_eq!(shown, expected, "\n{shown}");
 }
+
+#[test]
+fn what_is_there_twice_is_shown_at_both_places() {
+    let machine = machine();
+    for (toml, first) in [
+        (
+            "realm = \"a.test\"\nworkers = 2\nrealm = \"b.test\"\n",
+            "1 | realm = \"a.test\"\n  | ----- the first",
+        ),
+        (
+            "limits.channels = 8\nworkers = 2\nlimits.channels = 9\n",
+            "1 | limits.channels = 8\n  |        -------- the first",
+        ),
+        (
+            "[limits]\nchannels = 8\n[udp]\n[limits]\npermissions = 9\n",
+            "1 | [limits]\n  |  ------ the first",
+        ),
+        (
+            "[limits]\nchannels = 8\n[udp]\n[limits]\nchannels = 9\n",
+            "2 | channels = 8\n  | -------- the first",
+        ),
+        (
+            "limits.channels = 8\n[udp]\n[limits]\npermissions = 9\n",
+            "1 | limits.channels = 8\n  | ------ the first",
+        ),
+        (
+            "turn = { binding = true, software = \"\", binding = false }\n",
+            "         ------- the first",
+        ),
+        (
+            "[[listener]]\nbind = \"*:1\"\n[[listener]]\nbind = \"*:2\"\n\nbind = \"*:3\"\n",
+            "4 | bind = \"*:2\"\n  | ---- the first",
+        ),
+        (
+            "[peers]\nallow = [\n  \"10.0.0.1\",\n]\nallow = []\n",
+            "2 | allow = [\n  | ----- the first",
+        ),
+    ] {
+        let shown = machine.bad(toml).to_string();
+        let plain = shown.replace("/ ", "").replace("| |", "|");
+        assert!(shown.contains(first) || plain.contains(first), "{first}\n{shown}");
+    }
+}
+
+#[test]
+fn a_secret_is_not_shown_where_the_syntax_is_wrong_either() {
+    let machine = machine();
+    for toml in [
+        format!("[credentials]\nsecrets = [“{SECRET}”]\n"),
+        format!("[credentials]\nsecrets = [\n  {SECRET},\n]\n"),
+        format!("[[api.keys]]\nname = \"app\"\nkey = {SECRET}\n"),
+    ] {
+        let shown = machine.bad(&toml).to_string();
+        assert!(!shown.contains(&SECRET[..12]), "{shown}");
+    }
+}

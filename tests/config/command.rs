@@ -225,3 +225,97 @@ fn a_server_with_a_broken_configuration_tells_all_of_it_and_ends_without_binding
     assert!(count >= 20, "{count}");
     assert!(!machine.dir.join("state").exists(), "nothing is made");
 }
+
+#[test]
+fn check_tells_what_would_keep_the_server_from_starting_on_this_machine_by_a_status_of_its_own() {
+    let machine = Machine::new();
+    for toml in [
+        "[[listener]]\nbind = \"192.0.2.77:3478\"\n",
+        "[[listener]]\nbind = \"nowhere.invalid:3478\"\n",
+        "[relay]\nipv4 = \"192.0.2.77\"\n",
+    ] {
+        machine.file("relay.toml", format!("realm = \"turn.example.org\"\n{toml}"));
+        for flag in [&[][..], &["--quiet"]] {
+            let output = relay(&machine, &[&["check", "--config", "relay.toml"], flag].concat());
+            let told = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(3), "{told}");
+            assert!(told.contains("would not start on this machine"), "{told}");
+        }
+    }
+    // Mistakes go before it.
+    machine.file("relay.toml", "relm = 1\n[[listener]]\nbind = \"192.0.2.77:3478\"\n");
+    assert_eq!(
+        relay(&machine, &["check", "--config", "relay.toml"]).status.code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn an_api_without_anything_to_hand_out_is_a_mistake() {
+    let machine = Machine::new();
+    machine.file("secret", SECRET);
+    let check = |listener: &str, api: &str| {
+        machine.file(
+            "relay.toml",
+            format!(
+                "realm = \"turn.example.org\"\n[credentials]\nsecret_file = \"secret\"\n[api]\n{api}\n[[listener]]\nbind = \"{listener}\"\n"
+            ),
+        );
+        let output = relay(&machine, &["check", "--quiet", "--config", "relay.toml"]);
+        (output.status.code(), text(&output.stderr))
+    };
+    let keys = "keys = [{ name = \"app\", key = \"Qm9RtW5yZc8Lb3Vp7Xk2Ja6N\" }]";
+    let (status, told) = check("127.0.0.1:3478", keys);
+    assert!(status == Some(1) && told.contains("no URI to hand out"), "{told}");
+    for (listener, api) in [
+        ("*:3478", keys.to_owned()),
+        (
+            "127.0.0.1:3478",
+            format!("{keys}\nuris = [\"turn:turn.example.org:3478\"]"),
+        ),
+        ("127.0.0.1:3478", format!("{keys}\nhost = \"localhost\"")),
+        ("127.0.0.1:3478", "enabled = false".to_owned()),
+    ] {
+        assert_eq!(check(listener, &api).0, Some(0), "{listener} {api}");
+    }
+}
+
+/// What `relay` writes to a terminal that is described by these variables.
+fn on_a_terminal(machine: &Machine, variables: &[(&str, &str)]) -> String {
+    let command = format!("{} check --config relay.toml", env!("CARGO_BIN_EXE_relay"));
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .envs(variables.iter().copied())
+        .current_dir(&machine.dir)
+        .output()
+        .expect("util-linux's script runs");
+    text(&output.stdout)
+}
+
+#[test]
+fn mistakes_are_coloured_on_terminals_that_take_it_and_where_it_is_forced() {
+    let machine = Machine::new();
+    machine.file("relay.toml", "workrs = 2\n");
+    for (variables, coloured) in [
+        (&[("TERM", "xterm-256color")][..], true),
+        (&[("TERM", "dumb")], false),
+        (&[("TERM", "xterm-256color"), ("NO_COLOR", "1")], false),
+        (&[("TERM", "xterm-256color"), ("CLICOLOR", "0")], false),
+    ] {
+        let shown = on_a_terminal(&machine, variables);
+        assert!(shown.contains("did you mean"), "{shown}");
+        assert_eq!(shown.contains("\u{1b}["), coloured, "{variables:?}: {shown:?}");
+    }
+    for arguments in [&["check", "--config", "relay.toml"][..], &["--config", "relay.toml"]] {
+        let piped = Command::new(env!("CARGO_BIN_EXE_relay"))
+            .args(arguments)
+            .env_clear()
+            .env("CLICOLOR_FORCE", "1")
+            .current_dir(&machine.dir)
+            .output()
+            .expect("the program runs");
+        assert!(text(&piped.stderr).contains("\u{1b}["), "{arguments:?}");
+    }
+}

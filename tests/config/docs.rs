@@ -151,7 +151,7 @@ fn documented_machine() -> Machine {
     machine.file("secret-old", OLD_SECRET);
     machine.file("alice", "a password of some length");
     machine.file("api-key", "Qm9RtW5yZc8Lb3Vp7Xk2");
-    machine.certificate("turn.example.org");
+    machine.certificate_for(&["turn.example.org", "203.0.113.10"]);
     for (file, copy) in [("fullchain.pem", "second.pem"), ("privkey.pem", "second-key.pem")] {
         std::fs::copy(machine.dir.join(file), machine.dir.join(copy)).expect("copy");
     }
@@ -176,9 +176,20 @@ fn every_toml_example_in_the_documents_is_a_good_configuration() {
     for (name, document) in documents {
         for example in blocks(document, "toml") {
             let machine = documented_machine();
-            let toml = example.replace("/etc/relay", &machine.dir.display().to_string());
+            let mut toml = example.replace("/etc/relay", &machine.dir.display().to_string());
+            // An excerpt; its certificates are for this name.
+            if !toml.contains("realm =") {
+                toml.insert_str(0, "realm = \"turn.example.org\"\n");
+            }
             match machine.load(&toml) {
-                Ok(loaded) => assert!(loaded.warnings.is_empty(), "{name}:\n{example}\n{}", loaded.warnings),
+                Ok(loaded) => {
+                    // An open API is warned of wherever it is, and the page says so itself.
+                    let mut others = loaded
+                        .warnings
+                        .iter()
+                        .filter(|found| !found.message.starts_with("`api.open`"));
+                    assert!(others.next().is_none(), "{name}:\n{example}\n{}", loaded.warnings);
+                }
                 Err(mistakes) => panic!("{name}:\n{example}\n{mistakes}"),
             }
             count += 1;

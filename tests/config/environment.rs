@@ -113,6 +113,13 @@ fn mistakes_in_the_environment_name_the_variable() {
         ("RELAY__LIMITS__CHANNELS", "many"),
         ("RELAY__LISTENER__3__BIND", "*:443"),
         ("RELAY__LISTENER__BIND", "*:443"),
+        ("RELAY__LISTENER__O__BIND", "*:443"),
+        ("RELAY__LISTENER__L__PROTOCOLS", "udp"),
+        ("RELAY__API__KEYS__FIRST__NAME", "app"),
+        ("RELAY__TURN__BINDING", "yes"),
+        ("RELAY__UDP__SLOTS", "99999999999999999999"),
+        ("RELAY__API__HOST", "“turn.example.org”"),
+        ("RELAY__PEERS__ALLOW", "[10.0.8.0/24, 10.0.9.7]"),
         ("RELAY__", "x"),
         ("RELAY__REALM__X", "x"),
         ("RELAY__RELAY__PORTS", "80-90"),
@@ -125,13 +132,20 @@ fn mistakes_in_the_environment_name_the_variable() {
         summary(&mistakes, &machine.dir.join("relay.toml")),
         [
             "environment variable RELAY__:1:1 error: RELAY__: the name has an empty part | write RELAY__SECTION__KEY, with two underscores in between",
+            "environment variable RELAY__API__HOST:1:1 error: `api.host`: “ (U+201C) and ” (U+201D) are not quotation marks in TOML | write straight quotes: \"…\"",
+            "environment variable RELAY__API__KEYS__FIRST__NAME:1:1 error: RELAY__API__KEYS__FIRST__NAME: `FIRST` is not a number, and `api.keys` is a list | number its elements from 0: RELAY__API__KEYS__0__NAME",
             "environment variable RELAY__LIMITS__CHANNELS:1:1 error: `limits.channels`: expected a whole number, found \"many\" | for example 100",
             "environment variable RELAY__LIMITS__PERMISIONS:1:1 error: there is no key `permisions` in `[limits]` | did you mean `permissions`?",
-            "environment variable RELAY__LISTENER__BIND:1:1 error: RELAY__LISTENER__BIND: `listener` is a list | number its elements from 0: …LISTENER__0__BIND",
+            "environment variable RELAY__LISTENER__BIND:1:1 error: RELAY__LISTENER__BIND: `listener` is a list | number its elements from 0: RELAY__LISTENER__0__BIND",
+            "environment variable RELAY__LISTENER__L__PROTOCOLS:1:1 error: RELAY__LISTENER__L__PROTOCOLS: `L` is not a number, and `listener` is a list | number its elements from 0: RELAY__LISTENER__1__PROTOCOLS, with the digit instead of the letter",
+            "environment variable RELAY__LISTENER__O__BIND:1:1 error: RELAY__LISTENER__O__BIND: `O` is not a number, and `listener` is a list | number its elements from 0: RELAY__LISTENER__0__BIND, with the digit instead of the letter",
             "environment variable RELAY__LISTENER__3__BIND:1:1 error: RELAY__LISTENER__3__BIND: the elements of `listener` must be numbered without a gap | the next one is number 1; the first is 0",
+            "environment variable RELAY__PEERS__ALLOW:1:1 error: `peers.allow`: this list is not TOML: texts in brackets need quotes | write [\"10.0.8.0/24\", \"10.0.9.7\"], or leave the brackets away",
             "environment variable RELAY__REALM__X:1:1 error: RELAY__REALM__X: `realm` is a text, not a section | set it whole",
             "environment variable RELAY__RELAY__PORTS:1:1 error: `relay.ports`: 80 is below 1024, where well-known services are (RFC 8656 §7.2) | begin at 1024 or above: \"1024-2047\"",
             "environment variable RELAY__RELM:1:1 error: there is no key `relm` | did you mean `realm`?",
+            "environment variable RELAY__TURN__BINDING:1:1 error: `turn.binding`: expected true or false, found \"yes\" | write `true`, without quotes",
+            "environment variable RELAY__UDP__SLOTS:1:1 error: `udp.slots`: 99999999999999999999 is out of range | from 8 to 1024",
         ]
     );
 }
@@ -206,4 +220,39 @@ fn values_that_are_no_utf8_are_refused_where_they_matter() {
         .find(|f| f.message == "this is not UTF-8")
         .expect("told");
     assert_eq!((found.line, found.column), (1, 6));
+}
+
+#[test]
+fn a_path_in_the_place_of_the_configuration_is_called_one() {
+    for (value, option) in [
+        ("/etc/relay/relay.toml", "--config /etc/relay/relay.toml"),
+        ("relay.toml", "--config relay.toml"),
+        ("./conf/relay.toml\n", "--config ./conf/relay.toml"),
+        ("file:///etc/relay/relay.toml", "--config /etc/relay/relay.toml"),
+        ("@/etc/relay.toml", "--config /etc/relay.toml"),
+        ("/etc/turnserver.conf", "--config /etc/turnserver.conf"),
+    ] {
+        let mut machine = Machine::new();
+        machine.set("RELAY_CONFIG", value);
+        let mistakes = load(None, &machine).expect_err("a path");
+        let all: Vec<_> = mistakes.iter().collect();
+        assert_eq!(all.len(), 1, "{mistakes}");
+        assert!(all[0].message.contains("not its path"), "{mistakes}");
+        assert!(all[0].help.is_some_and(|help| help.contains(option)), "{mistakes}");
+    }
+}
+
+#[test]
+fn yaml_and_json_are_called_what_they_are_and_nothing_else_is_said() {
+    let machine = Machine::new();
+    for (text, language) in [
+        ("realm: turn.example.org\nlimits:\n  permissions: 5\n", "YAML"),
+        ("---\n- realm: x\n", "YAML"),
+        ("{ \"realm\": \"turn.example.org\" }\n", "JSON"),
+    ] {
+        let mistakes = machine.bad(text);
+        let all: Vec<_> = mistakes.iter().collect();
+        assert_eq!(all.len(), 1, "{mistakes}");
+        assert!(all[0].message.contains(language), "{mistakes}");
+    }
 }

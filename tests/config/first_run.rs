@@ -138,6 +138,6 @@ fn with_a_secret_and_a_certificate_no_state_directory_is_needed() {
     machine.variables.clear();
     machine.certificate("turn.example.org");
     machine.file("secret", crate::machine::SECRET);
-    let toml = "[credentials]\nsecret_file = \"secret\"\n[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n";
+    let toml = "realm = \"turn.example.org\"\n[credentials]\nsecret_file = \"secret\"\n[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n";
     assert!(machine.good(toml).warnings.is_empty());
 }

@@ -339,7 +339,10 @@ fn files_that_others_can_read_are_warned_of() {
 fn a_certificate_is_checked_when_it_is_configured() {
     let machine = Machine::new();
     machine.certificate("turn.example.org");
-    let loaded = machine.good("[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n");
+    let realm = "realm = \"turn.example.org\"\n";
+    let loaded = machine.good(&format!(
+        "{realm}[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n"
+    ));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let files = |certificate: &str, private_key: &str| CertificateFiles {
         certificate: machine.dir.join(certificate),
@@ -373,7 +376,7 @@ fn a_certificate_that_routes_keep_from_clients_is_warned_of() {
     let warnings = |realm: &str, name: &str| {
         let loaded = machine.good(&format!(
             "realm = \"{realm}\"\n[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n\
-             [[front_door.route]]\nnames = [\"{name}\"]\nbackend = \"192.0.2.1:443\"\n"
+             [api]\nenabled = false\n[[front_door.route]]\nnames = [\"{name}\"]\nbackend = \"192.0.2.1:443\"\n"
         ));
         summary(&loaded.warnings, &machine.dir.join("relay.toml"))
     };

@@ -78,7 +78,13 @@ impl Machine {
 
     /// `fullchain.pem` and `privkey.pem`: a certificate for `name`, valid today and on this machine's clock.
     pub fn certificate(&self, name: &str) {
-        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        self.certificate_for(&[name]);
+    }
+
+    /// The same, for several names or addresses.
+    pub fn certificate_for(&self, names: &[&str]) {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(names).expect("names");
         params.not_before = rcgen::date_time_ymd(2026, 1, 1);
         params.not_after = rcgen::date_time_ymd(2036, 1, 1);
         let key = rcgen::KeyPair::generate().expect("a key");

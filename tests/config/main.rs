@@ -4,6 +4,7 @@
 
 mod addresses;
 mod broken;
+mod certificates;
 mod command;
 mod credentials_directory;
 mod docs;

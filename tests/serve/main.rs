@@ -7,6 +7,7 @@ mod changes;
 mod dtls_client;
 mod files;
 mod forced;
+mod late;
 mod support;
 
 use std::io::Write as _;
@@ -537,4 +538,6 @@ fn a_json_log_is_json_to_the_last_line_and_standard_output_stays_empty() {
     // What a first run offers is here too.
     let offered = ready["rtc_configuration"].as_str().expect("an RTCConfiguration");
     serde_json::from_str::<serde_json::Value>(offered).expect("JSON");
+    let uris = ready["uris"].as_str().expect("what clients are told");
+    assert!(uris.contains(&format!("turn:127.0.0.1:{}", setup.turn)), "{uris}");
 }

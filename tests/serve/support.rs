@@ -127,6 +127,29 @@ impl Server {
         Some(Self::spawn_command(command))
     }
 
+    /// Starts it in a network of its own that has no address but loopback's yet. Root within it is whoever runs the test.
+    pub(crate) fn spawn_in_own_network(config: &Path) -> Self {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--net"])
+            // Without a route of its own the kernel would let anything be bound.
+            .args(["bash", "-c", "ip link set lo up && exec \"$0\" --config \"$1\""])
+            .arg(env!("CARGO_BIN_EXE_relay"))
+            .arg(config);
+        Self::spawn_command(command)
+    }
+
+    /// Runs a command in the network of [`Self::spawn_in_own_network`].
+    pub(crate) fn run_in_its_network(&self, command: &str) {
+        let pid = self.child.id().to_string();
+        let output = Command::new("nsenter")
+            .args(["--preserve-credentials", "--user", "--net", "--target", &pid])
+            .args(["bash", "-c", command])
+            .output()
+            .expect("nsenter runs");
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+
     /// Starts and waits until it serves.
     pub(crate) fn start(config: &Path) -> Self {
         let mut server = Self::spawn(config, &[]);

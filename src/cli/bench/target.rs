@@ -87,7 +87,7 @@ fn login(config: Option<&Path>, wish: &Common) -> Result<Login, Failure> {
         return Ok(Login::Secret(text.trim_ascii().to_vec()));
     }
     let loaded = load_for(Purpose::Mint, config, &ProcessEnv)
-        .map_err(|mistakes| Failure::Refused(mistakes.render(false).trim_end().to_owned()))?;
+        .map_err(|mistakes| Failure::Refused(mistakes.for_stderr().trim_end().to_owned()))?;
     Ok(Login::Configured(loaded.settings.turn.credentials))
 }
 

@@ -34,11 +34,7 @@ impl fmt::Display for Problem {
                  here: check the name's A and AAAA records, firewalls, and that no proxy in between ends TLS"
             ),
             Self::Refused(detail) => write!(f, "it refuses: {detail}"),
-            Self::Unreachable(error) => write!(
-                f,
-                "it cannot be talked to ({error}). Connections to it must be let out; if its own certificate is from a \
-                 private authority, set `tls.acme.root`"
-            ),
+            Self::Unreachable(why) => write!(f, "it cannot be talked to: {why}"),
             Self::Silence => f.write_str("it does not come to a decision. Its own state page may say why"),
             Self::Kept(error) => write!(f, "{error}"),
             Self::Other(error) => f.write_str(error),
@@ -61,9 +57,12 @@ impl From<OrderError> for Problem {
             OrderError::ProcessingTimeout(_) => Self::Silence,
             OrderError::Acme(AcmeError::HttpRequest(error)) => {
                 let text = error.to_string();
-                refusal(&text).map_or_else(|| Self::Unreachable(text), Self::Refused)
+                refusal(&text).map_or_else(|| Self::Unreachable(transport(&text)), Self::Refused)
             }
-            OrderError::Acme(AcmeError::Io(error)) => Self::Unreachable(error.to_string()),
+            OrderError::Acme(AcmeError::Io(error)) => Self::Unreachable(transport(&format!("{error:?}"))),
+            OrderError::Acme(AcmeError::Json(_) | AcmeError::MissingHeader(_)) => {
+                Self::Unreachable("what answers is no ACME server; check `tls.acme.directory`".to_owned())
+            }
             other => Self::Other(other.to_string()),
         }
     }
@@ -80,6 +79,71 @@ fn not_found(auth: Auth) -> Problem {
         name,
         detail: detail.unwrap_or_else(|| "it gives no reason".to_owned()),
     }
+}
+
+/// What the library's error comes to, and what to check. It has the system's and the TLS library's errors in it as Rust
+/// writes them for programmers, and in no other way.
+fn transport(text: &str) -> String {
+    const KNOWN: [(&[&str], &str); 10] = [
+        (
+            &["UnknownIssuer", "CaUsedAsEndEntity", "SelfSigned"],
+            "its certificate is from an authority this server does not know; set `tls.acme.root` to that authority's \
+             root certificate, or look for a proxy that ends TLS in between",
+        ),
+        (
+            &["NotValidForName"],
+            "its certificate is for another name; check the host in `tls.acme.directory`",
+        ),
+        (
+            &["Expired", "NotValidYet"],
+            "its certificate is not valid at the time of this machine; check its clock with `date`",
+        ),
+        (
+            &["InvalidContentType", "InvalidMessage", "CorruptMessage"],
+            "what answers does not speak TLS; check the port in `tls.acme.directory`",
+        ),
+        (
+            &["ConnectionRefused"],
+            "the connection is refused; check host and port in `tls.acme.directory`, and the firewall",
+        ),
+        (
+            &["NetworkUnreachable", "HostUnreachable", "NetworkDown"],
+            "there is no way to it; check this machine's addresses and routes",
+        ),
+        (
+            &["TimedOut", "timed out"],
+            "it does not answer in time; let connections to its TCP port out of this network",
+        ),
+        (
+            &[
+                "failed to lookup",
+                "Name or service not known",
+                "Temporary failure in name",
+                "resolve",
+                "InvalidDnsName",
+            ],
+            "its name cannot be looked up; check `tls.acme.directory` and this machine's name servers",
+        ),
+        (
+            &["ConnectionReset", "UnexpectedEof", "BrokenPipe", "ConnectionAborted"],
+            "it closes the connection; a firewall or proxy in between may be why",
+        ),
+        (
+            &["AlertReceived", "HandshakeFailure", "TlsConnect"],
+            "the TLS handshake fails; look for a proxy that ends TLS in between",
+        ),
+    ];
+    if let Some((_, rest)) = text.split_once("non 2xx http status: ") {
+        let status = rest.split(' ').next().unwrap_or_default();
+        return format!("it answers with HTTP status {status}; check `tls.acme.directory`");
+    }
+    let known = KNOWN
+        .iter()
+        .find(|(words, _)| words.iter().any(|word| text.contains(word)));
+    known.map_or_else(
+        || "the request fails; check that connections to it are let out of this network".to_owned(),
+        |(_, told)| (*told).to_owned(),
+    )
 }
 
 /// What a problem document (RFC 7807) says that is quoted in the text of the library's error.
@@ -103,6 +167,40 @@ mod tests {
         assert_eq!(refusal(&text).as_deref(), Some("too many \"failures\" for a.test"));
         for text in ["io error: Kind(NotFound)", "non 2xx http status: 502 \"<html>\"", ""] {
             assert_eq!(refusal(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn transport_errors_are_one_sentence_with_what_to_check_and_no_rust() {
+        for (text, check) in [
+            (
+                "http error: ConnectError(TlsConnect(Custom { kind: InvalidData, error: InvalidCertificate(UnknownIssuer) }))",
+                "tls.acme.root",
+            ),
+            (
+                "http error: ConnectError(TcpConnect(Os { code: 111, kind: ConnectionRefused, message: \"x\" }))",
+                "firewall",
+            ),
+            (
+                "http error: ConnectError(TcpConnect(Os { code: 110, kind: TimedOut, message: \"x\" }))",
+                "let connections",
+            ),
+            (
+                "io error: Custom { kind: Uncategorized, error: \"failed to lookup address information\" }",
+                "name servers",
+            ),
+            (
+                "http error: X(InvalidCertificate(NotValidForNameContext { expected: A }))",
+                "another name",
+            ),
+            ("http error: X(InvalidCertificate(ExpiredContext { time: A }))", "clock"),
+            ("http error: X(InvalidMessage(InvalidContentType))", "port"),
+            ("non 2xx http status: 404 \"<html>\"", "status 404"),
+            ("something { new: Here }", "let out"),
+        ] {
+            let told = Problem::Unreachable(transport(text)).to_string();
+            assert!(told.contains(check), "{told}");
+            assert!(!told.contains(['{', '}', '(', ')', '"']), "{told}");
         }
     }
 

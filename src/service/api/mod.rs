@@ -157,6 +157,10 @@ impl Api {
         if forced && policy.settings.forced_uris.is_empty() {
             return Err(Refusal::Unavailable("no listener is there for forced relay"));
         }
+        // Browsers throw at an entry without URLs, far from the reason.
+        if !forced && turn_uris(&policy.settings, false).is_empty() {
+            return Err(Refusal::Unavailable("no listener is there that clients can reach"));
+        }
         let mint = if forced {
             Credentials::mint_forced
         } else {

@@ -3,9 +3,12 @@
 
 use core::fmt;
 use core::ops::Range;
+use core::time::Duration;
+use std::io;
 use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use anstream::{AutoStream, ColorChoice};
 
 /// A stretch of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub(super) struct Diagnostic {
     place: Option<Place>,
     also: Vec<(Place, String)>,
     help: Option<String>,
+    /// It is this machine or its network that does not fit, and either may change by itself.
+    here: bool,
 }
 
 impl Diagnostic {
@@ -89,6 +94,7 @@ impl Diagnostic {
             place: None,
             also: Vec::new(),
             help: None,
+            here: false,
         }
     }
 
@@ -98,6 +104,11 @@ impl Diagnostic {
             severity: Severity::Warning,
             ..Self::error(message)
         }
+    }
+
+    /// It is this machine or its network that does not fit.
+    pub(super) fn here(self) -> Self {
+        Self { here: true, ..self }
     }
 
     /// Where it stands; `None` leaves it as it is.
@@ -130,6 +141,8 @@ impl Diagnostic {
 pub struct Diagnostics {
     sources: Vec<Source>,
     list: Vec<Diagnostic>,
+    /// `start_timeout`.
+    pub(super) start_timeout: Duration,
 }
 
 /// One mistake as a reader meets it; lines and columns count from 1, columns in characters.
@@ -176,6 +189,14 @@ impl Diagnostics {
         if let Some(source) = self.sources.get_mut(place.source) {
             source.hidden.push(place.start..place.end);
         }
+    }
+
+    /// Whether anything at `place` is hidden.
+    pub(super) fn is_hidden(&self, place: Place) -> bool {
+        let hidden = self.sources.get(place.source).map_or(&[][..], |source| &source.hidden);
+        hidden
+            .iter()
+            .any(|range| range.start < place.end && place.start < range.end)
     }
 
     pub(super) fn push(&mut self, diagnostic: Diagnostic) {
@@ -259,6 +280,21 @@ impl Diagnostics {
         self.list.is_empty()
     }
 
+    /// Whether nothing is wrong with the configuration itself: what is missing may be there a minute later.
+    pub fn may_pass(&self) -> bool {
+        self.has_errors() && self.list.iter().all(|d| d.here || d.severity == Severity::Warning)
+    }
+
+    /// How many say that this machine or its network does not fit.
+    pub fn here(&self) -> usize {
+        self.list.iter().filter(|d| d.here).count()
+    }
+
+    /// How long to wait for it.
+    pub const fn start_timeout(&self) -> Duration {
+        self.start_timeout
+    }
+
     /// Number of errors and of warnings.
     pub fn counts(&self) -> (usize, usize) {
         let errors = self.list.iter().filter(|d| d.severity == Severity::Error).count();
@@ -279,6 +315,12 @@ impl Diagnostics {
                 column,
             }
         })
+    }
+
+    /// All of it for standard error: in colour on a terminal, unless `NO_COLOR`, `TERM=dumb` or `CLICOLOR_FORCE` say
+    /// otherwise.
+    pub fn for_stderr(&self) -> String {
+        self.render(AutoStream::choice(&io::stderr()) != ColorChoice::Never)
     }
 
     /// All of it for a terminal (`color`) or a file: place, source line, what is wrong, what to do. Secrets are masked.

@@ -1,11 +1,10 @@
 //! A TOML text as a tree in which every key and every value knows its place.
 
-use core::ops::Range;
-
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::syntax;
 
 /// A value and where it stands.
 #[derive(Clone)]
@@ -19,8 +18,8 @@ pub(super) struct Node {
 #[derive(Clone)]
 pub(super) enum Value {
     Text(String),
-    /// `None`: does not fit.
-    Integer(Option<i64>),
+    /// `None`: has more digits than any number here needs.
+    Integer(Option<i128>),
     Boolean(bool),
     List(Vec<Node>),
     Table(Table),
@@ -65,7 +64,8 @@ impl Value {
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a text",
-            Self::Integer(_) => "a number",
+            Self::Integer(Some(_)) => "a number",
+            Self::Integer(None) => "a number with too many digits",
             Self::Boolean(_) => "true or false",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
@@ -80,6 +80,14 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
     let table = convert_table(table.into_inner(), source);
     if errors.is_empty() {
         return (table, Vec::new());
+    }
+    hide_secrets(text, source, diagnostics);
+    if let Some((language, span)) = syntax::other_language(text) {
+        let place = Place::new(source, &span);
+        let diagnostic = Diagnostic::error(format!("this is {language}, and the configuration is TOML")).at(place);
+        diagnostics
+            .push(diagnostic.help("write `key = value`, and sections as `[section]`; config/relay.toml is an example"));
+        return (table, vec![Place::new(source, &(0..text.len()))]);
     }
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut lists = Vec::new();
@@ -104,12 +112,9 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
             Some((key, _)) => Diagnostic::error("this list is not closed")
                 .at(*key)
                 .help("close it with `]`"),
-            None => Diagnostic::error(error.message())
-                .at(place)
-                .maybe_help(hint(error.message(), text, &span)),
+            None => syntax::explain(&error, text, source, &span, !diagnostics.is_hidden(place)),
         });
     }
-    hide_secrets(text, source, diagnostics);
     (table, spoiled)
 }
 
@@ -146,41 +151,6 @@ pub(super) fn parse_value(text: &str, source: usize, offset: usize) -> Option<No
     let mut node = convert(value, source);
     shift(&mut node, source, offset);
     Some(node)
-}
-
-/// What a person who wrote this probably meant.
-fn hint(message: &str, text: &str, span: &Range<usize>) -> Option<String> {
-    let bare = [
-        "string values must be quoted",
-        "invalid boolean",
-        "invalid float",
-        "invalid integer",
-        "invalid date",
-    ];
-    Some(match message {
-        m if bare.iter().any(|bare| m.starts_with(bare)) => match word_at(text, span.start) {
-            "" => "write a value behind the `=`".into(),
-            word => format!("a text stands in quotes: \"{}\"", word.escape_debug()),
-        },
-        m if m.starts_with("duplicate key") => "keep one of them".into(),
-        m if m.starts_with("key with no value") => "write `key = value`".into(),
-        m if m.starts_with("unclosed table") => "close the section name with `]`".into(),
-        m if m.starts_with("invalid basic string") => "close the text with `\"`; write a backslash as `\\\\`".into(),
-        m if m.starts_with("missing comma") => "put a comma in between".into(),
-        m if m.starts_with("unexpected leading zero") => "write the number without the leading zero".into(),
-        _ => return None,
-    })
-}
-
-/// The word around byte `at`, up to white space or what separates values.
-fn word_at(text: &str, at: usize) -> &str {
-    let ends = |c: char| c.is_whitespace() || ",=[]{}#".contains(c);
-    let (Some(before), Some(behind)) = (text.get(..at), text.get(at..)) else {
-        return "";
-    };
-    let start = before.rfind(ends).map_or(0, |i| i + 1);
-    let end = at + behind.find(ends).unwrap_or(behind.len());
-    text.get(start..end).unwrap_or("")
 }
 
 /// Where the syntax is broken the tree cannot be trusted to find the secrets, and the snippets must not show them:
@@ -233,7 +203,7 @@ fn convert(value: Spanned<DeValue<'_>>, source: usize) -> Node {
     let place = Place::new(source, &value.span());
     let value = match value.into_inner() {
         DeValue::String(text) => Value::Text(text.into_owned()),
-        DeValue::Integer(number) => Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+        DeValue::Integer(number) => Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).ok()),
         DeValue::Boolean(flag) => Value::Boolean(flag),
         DeValue::Array(list) => Value::List(list.into_iter().map(|node| convert(node, source)).collect()),
         DeValue::Table(table) => Value::Table(convert_table(table, source)),

@@ -6,6 +6,7 @@
 //! check      sense of the whole, no I/O              build      files, names, addresses → Settings
 //! diagnostic every mistake with its place            effective  what is in force, as TOML
 //! offer      the URIs clients are told               access     why a file cannot be read
+//! syntax     what is no TOML, and what was meant
 //! ```
 //!
 //! Every mistake is found before anything is bound, and all are told at once. Deliberately absent: including other
@@ -13,6 +14,7 @@
 
 mod access;
 mod build;
+mod characters;
 mod check;
 pub mod diagnostic;
 mod document;
@@ -24,6 +26,7 @@ mod reader;
 mod schema;
 pub mod settings;
 mod strength;
+mod syntax;
 mod value;
 
 use core::time::Duration;
@@ -34,9 +37,9 @@ use std::path::{Path, PathBuf};
 
 use self::build::Context;
 use self::diagnostic::{Diagnostic, Diagnostics, Place};
-use self::document::Table;
 use self::env::Env;
 use self::settings::Settings;
+pub(in crate::service) use self::value::nearest;
 
 /// Holds the whole configuration where a file is not handy.
 const BODY_VARIABLE: &str = "RELAY_CONFIG";
@@ -109,6 +112,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
     let syntax_errors = d.len();
     overrides::apply(&mut table, &variables, &mut d);
     let mut reading = schema::read(table, &mut d);
+    d.start_timeout = reading.raw.start_timeout.value;
     misspelt_variables(&variables, &reading.keys, &mut d);
     check::check(&reading.raw, &mut d);
     d.retain_outside(syntax_errors, &spoiled);
@@ -141,7 +145,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
 
 /// The name of every key: `realm`, `limits.permissions`, `listener.bind`.
 pub fn keys() -> Vec<String> {
-    schema::read(Table { entries: Vec::new() }, &mut Diagnostics::default()).keys
+    schema::known().keys
 }
 
 /// Reads a duration as it stands in the configuration: `90s`, `1h30m`.
@@ -196,7 +200,8 @@ fn read_text(
             let message = format!("{BODY_VARIABLE} is set, so {} is not read", path.display());
             d.push(Diagnostic::warning(message).help(format!("unset {BODY_VARIABLE} to use the file")));
         }
-        return Some(Text::new(BODY_VARIABLE, body.as_encoded_bytes().to_vec(), None));
+        let text = Text::new(BODY_VARIABLE, body.as_encoded_bytes().to_vec(), None);
+        return (!is_path(&text, d)).then_some(text);
     }
     let default = if path.is_none() { env.default_file() } else { None };
     let Some(path) = path.or(default.as_deref()) else {
@@ -217,6 +222,21 @@ fn read_text(
             None
         }
     }
+}
+
+/// Reports a path where the configuration itself should stand.
+fn is_path(text: &Text, d: &mut Diagnostics) -> bool {
+    let body = text.body.trim();
+    let looks_like_one = !body.contains(['\n', '=', '#'])
+        && !body.starts_with(['[', '{'])
+        && (body.contains(['/', '\\']) || body.ends_with(".toml") || body.ends_with(".conf"));
+    if looks_like_one {
+        let body = body.trim_start_matches('@');
+        let path = body.strip_prefix("file://").unwrap_or(body);
+        let message = format!("{BODY_VARIABLE} is {body:?}, and should be the text of the configuration, not its path");
+        d.push(Diagnostic::error(message).help(format!("unset it and start with `--config {path}`")));
+    }
+    looks_like_one
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::document::{self, Entry, Node, Table, Value};
+use super::schema::{self, Known};
 
 /// What every override begins with.
 const PREFIX: &str = "RELAY__";
@@ -11,6 +12,7 @@ const PREFIX: &str = "RELAY__";
 /// Puts every `RELAY__…` variable into `table`. Values are TOML; what is none is a text. An empty value counts as not
 /// set.
 pub(super) fn apply(table: &mut Table, variables: &[(OsString, OsString)], diagnostics: &mut Diagnostics) {
+    let known = schema::known();
     let mut overrides: Vec<(&str, &OsString)> = variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value)))
@@ -35,7 +37,8 @@ pub(super) fn apply(table: &mut Table, variables: &[(OsString, OsString)], diagn
         });
         node.raw = Some(value.to_owned());
         let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
-        if let Err(problem) = insert(table, &path, node, place) {
+        let wrong = wrong_number(&path, &known);
+        if let Err(problem) = wrong.map_or_else(|| insert(table, &path, node, place), Err) {
             diagnostics.push(
                 Diagnostic::error(format!("{name}: {}", problem.message))
                     .at(place)
@@ -51,6 +54,52 @@ fn segment_order(segment: &str) -> (usize, String) {
         Ok(number) => (number, String::new()),
         Err(_) => (0, segment.to_ascii_lowercase()),
     }
+}
+
+/// A part of the name that should be a number, and is none: `RELAY__LISTENER__O__BIND`.
+fn wrong_number(path: &[String], known: &Known) -> Option<Problem> {
+    for (at, part) in path.iter().enumerate().skip(1) {
+        let before = path[..at]
+            .iter()
+            .filter(|part| !is_number(part))
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(".");
+        let is_list = known.lists.contains(&before);
+        // What stands behind a key that is no list is reported where it is put in.
+        if !is_list || is_number(part) || is_number(&path[at - 1]) {
+            continue;
+        }
+        let is_key = known.keys.contains(&format!("{before}.{part}"));
+        let number = match part.as_str() {
+            "o" => "0",
+            "l" | "i" => "1",
+            _ => "0",
+        };
+        let mut right = path.to_vec();
+        if is_key {
+            right.insert(at, number.to_owned());
+        } else {
+            number.clone_into(&mut right[at]);
+        }
+        let right = format!("{PREFIX}{}", right.join("__").to_uppercase());
+        let message = if is_key {
+            format!("`{before}` is a list")
+        } else {
+            format!("`{}` is not a number, and `{before}` is a list", part.to_uppercase())
+        };
+        let letter = if number != part.as_str() && ["o", "l", "i"].contains(&part.as_str()) {
+            ", with the digit instead of the letter"
+        } else {
+            ""
+        };
+        return Some(problem(message, format!("number its elements from 0: {right}{letter}")));
+    }
+    None
+}
+
+fn is_number(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
 }
 
 struct Problem {
@@ -83,7 +132,7 @@ fn insert(table: &mut Table, path: &[String], node: Node, place: Place) -> Resul
         });
         return Ok(());
     }
-    let is_index = rest[0].parse::<usize>().is_ok();
+    let is_index = is_number(&rest[0]);
     if table.find_mut(key).is_none() {
         let value = if is_index {
             Value::List(Vec::new())

@@ -4,6 +4,7 @@
 use core::fmt::Display;
 use core::ops::RangeInclusive;
 
+use super::characters;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::document::{Entry, Node, Table, Value};
 use super::effective::Effective;
@@ -29,6 +30,8 @@ pub(super) struct Reader<'d> {
     effective: Effective,
     /// Every key there is: `limits.permissions`, `listener.bind`.
     keys: Vec<Key>,
+    /// Every list of tables: `listener`, `api.keys`.
+    lists: Vec<String>,
     unknown: Vec<Unknown>,
 }
 
@@ -36,6 +39,13 @@ pub(super) struct Reader<'d> {
 struct Key {
     path: String,
     secret: bool,
+}
+
+/// What a reading comes to beside its value.
+pub(super) struct Read {
+    pub(super) effective: Effective,
+    pub(super) keys: Vec<String>,
+    pub(super) lists: Vec<String>,
 }
 
 struct Unknown {
@@ -60,11 +70,12 @@ impl<'d> Reader<'d> {
         table: Table,
         diagnostics: &'d mut Diagnostics,
         read: impl FnOnce(&mut Section<'_, 'd>) -> T,
-    ) -> (T, Effective, Vec<String>) {
+    ) -> (T, Read) {
         let mut reader = Self {
             diagnostics,
             effective: Effective::default(),
             keys: Vec::new(),
+            lists: Vec::new(),
             unknown: Vec::new(),
         };
         let mut top = Section {
@@ -82,7 +93,12 @@ impl<'d> Reader<'d> {
                 keys.push(key.path.clone());
             }
         }
-        (value, reader.effective, keys)
+        let read = Read {
+            effective: reader.effective,
+            keys,
+            lists: reader.lists,
+        };
+        (value, read)
     }
 
     fn report_unknown(&mut self) {
@@ -129,28 +145,91 @@ impl<'d> Reader<'d> {
                 .filter(|rest| !rest.contains('.'))
         };
         let is_secret = |path: &str| self.keys.iter().any(|key| key.path == path && key.secret);
-        if let Some(name) = here()
-            .find(|name| *name == written)
-            .or_else(|| nearest(&written, here()))
-        {
+        if let Some(help) = self.section_elsewhere(section, entry) {
+            return Some((help, false));
+        }
+        let exact = here().find(|name| *name == written);
+        if let Some(name) = exact.or_else(|| nearest(&written, here())) {
             return Some((format!("did you mean `{name}`?"), is_secret(&format!("{prefix}{name}"))));
+        }
+        if let Some(found) = self.elsewhere(section, &written) {
+            return Some(found);
         }
         if let Some(path) = renamed(&written) {
             return Some((format!("here that is `{path}`"), is_secret(path)));
         }
-        let elsewhere = self
+        // Behind the last header, and misspelt.
+        let names = self.keys.iter().filter_map(|key| key.path.rsplit('.').next());
+        if let Some((help, secret)) = nearest(&written, names)
+            .filter(|name| name.len() > 4)
+            .and_then(|name| self.elsewhere(section, name))
+        {
+            return Some((format!("did you mean another key? {help}"), secret));
+        }
+        let mut all: Vec<String> = Vec::new();
+        for name in here().map(|name| format!("`{name}`")) {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
+        (!all.is_empty()).then(|| (format!("it has {}", all.join(", ")), false))
+    }
+
+    /// Where a key belongs that stands in the wrong section, as one does that was appended to the file: behind the last
+    /// header. And whether it is a secret.
+    fn elsewhere(&self, section: &str, written: &str) -> Option<(String, bool)> {
+        let mut sections: Vec<&str> = Vec::new();
+        let mut secret = false;
+        for key in self
             .keys
             .iter()
-            .find(|key| key.path.rsplit('.').next() == Some(&written));
-        if let Some(key) = elsewhere {
-            let help = match key.path.rsplit_once('.') {
-                Some((section, name)) => format!("`{name}` belongs in `[{section}]`"),
-                None => format!("`{}` stands at the top, above the first `[section]`", key.path),
-            };
-            return Some((help, key.secret));
+            .filter(|key| key.path.rsplit('.').next() == Some(written))
+        {
+            let (place, _) = key.path.rsplit_once('.').unwrap_or(("", written));
+            if place != section && !sections.contains(&place) {
+                sections.push(place);
+                secret |= key.secret;
+            }
         }
-        let all = here().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        (!all.is_empty()).then(|| (format!("it has {all}"), false))
+        let header = |section: &&str| {
+            if self.lists.iter().any(|list| list == section) {
+                format!("`[[{section}]]`")
+            } else {
+                format!("`[{section}]`")
+            }
+        };
+        let help = match sections[..] {
+            [] => return None,
+            [""] => format!("`{written}` stands at the top of the file, above the first `[section]`"),
+            [only] => format!(
+                "this key is `[{only}] {written}`: `{written}` belongs in {}",
+                header(&only)
+            ),
+            _ => format!(
+                "`{written}` belongs in {}: put it below that header",
+                sections.iter().map(header).collect::<Vec<_>>().join(" or ")
+            ),
+        };
+        Some((help, secret))
+    }
+
+    /// The same for what is written with dots, or as a section: `limits.permissions = 5` behind `[[listener]]`.
+    fn section_elsewhere(&self, section: &str, entry: &Entry) -> Option<String> {
+        let Value::Table(table) = &entry.node.value else {
+            return None;
+        };
+        let prefix = format!("{}.", entry.key);
+        let is_section = self.keys.iter().any(|key| key.path.starts_with(&prefix));
+        if section.is_empty() || !is_section {
+            return None;
+        }
+        Some(match &table.entries[..] {
+            [one] if self.keys.iter().any(|key| key.path == format!("{prefix}{}", one.key)) => {
+                let (section, key) = (&entry.key, &one.key);
+                format!("this key is `[{section}] {key}`: put `{key}` below `[{section}]`")
+            }
+            _ => format!("it is a section of its own: put its keys below `[{}]`", entry.key),
+        })
     }
 }
 
@@ -214,9 +293,16 @@ impl<'d> Section<'_, 'd> {
             self.reader.diagnostics.hide(entry.node.place);
         }
         match T::read(&entry.node) {
-            Ok(value) => (Some(value), Some(entry.node.place)),
+            Ok(value) => {
+                // Nothing else is said about a value with characters in it that nobody meant.
+                let odd = self.odd_characters(key, T::SECRET, &entry.node);
+                (Some(value).filter(|_| T::SECRET || !odd), Some(entry.node.place))
+            }
             Err(mistakes) => {
                 let name = self.key_path(key);
+                if self.odd_characters(key, T::SECRET, &entry.node) {
+                    return (None, None);
+                }
                 for mistake in mistakes {
                     let message = format!("`{name}`: {}", mistake.message);
                     self.report(Diagnostic::error(message).at(mistake.place).maybe_help(mistake.help));
@@ -224,6 +310,33 @@ impl<'d> Section<'_, 'd> {
                 (None, None)
             }
         }
+    }
+
+    /// Reports characters nobody meant to write. In a secret they may be meant.
+    fn odd_characters(&mut self, key: &str, secret: bool, node: &Node) -> bool {
+        let name = self.key_path(key);
+        let mut found = false;
+        let mut nodes = vec![node];
+        while let Some(node) = nodes.pop() {
+            match &node.value {
+                Value::List(list) => nodes.extend(list),
+                Value::Text(text) => {
+                    let Some((what, help)) = characters::odd(text) else {
+                        continue;
+                    };
+                    let message = format!("`{name}`: {what}");
+                    let diagnostic = if secret {
+                        Diagnostic::warning(message)
+                    } else {
+                        Diagnostic::error(message)
+                    };
+                    self.report(diagnostic.at(node.place).help(help));
+                    found = true;
+                }
+                Value::Integer(_) | Value::Boolean(_) | Value::Table(_) | Value::Other(_) => {}
+            }
+        }
+        found
     }
 
     /// A key without a default.
@@ -263,9 +376,9 @@ impl<'d> Section<'_, 'd> {
     /// A whole number with bounds, as the type it is needed in.
     pub(super) fn number<T>(&mut self, key: &'static str, default: T, bounds: RangeInclusive<T>) -> Located<T>
     where
-        T: TryFrom<i64> + Display + PartialOrd + Copy,
+        T: TryFrom<i128> + Display + PartialOrd + Copy,
     {
-        let (read, place) = self.read_entry::<i64>(key);
+        let (read, place) = self.read_entry::<i128>(key);
         let (value, place) = match read.map(|number| (number, T::try_from(number))) {
             Some((_, Ok(value))) if bounds.contains(&value) => (value, place),
             Some((number, _)) => {
@@ -336,6 +449,7 @@ impl<'d> Section<'_, 'd> {
     ) -> Located<Vec<T>> {
         let path = self.key_path(key);
         let entry = self.ask(key, false);
+        self.reader.lists.push(path.clone());
         self.learn_keys(&path, &mut read);
         let (nodes, place) = match entry {
             Some(Entry {

@@ -4,6 +4,7 @@
 mod choices;
 mod forced_relay;
 mod front_door;
+mod listener;
 mod tcp;
 
 use core::time::Duration;
@@ -11,49 +12,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
-use super::document::{self, Node, Table, Value};
+use super::document::{Node, Table};
 use super::effective::Effective;
 use super::reader::{Located, Reader, Section};
-use super::settings::{ClientIp, ProxyProtocol};
-use super::value::{
-    Auto, Bind, Bytes, Choice, External, Hidden, Host, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
-};
+use super::settings::ClientIp;
+use super::value::{Auto, Bytes, External, Hidden, Host, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports};
 use crate::turn::config::{Challenge, IcmpReports, Limits};
 use crate::turn::policy::REFLECTOR_PORTS;
 
+pub(super) use listener::RawListener;
 pub(super) use tcp::RawTcp;
-
-/// What is listened on where no `[[listener]]` is written. Ordinary users may not bind 443: that one is optional.
-#[cfg(feature = "dtls")]
-pub(super) const DEFAULT_LISTENERS: &str = r#"[[listener]]
-bind = "*:3478"
-protocols = ["udp", "tcp"]
-
-[[listener]]
-bind = "*:5349"
-protocols = ["dtls", "tls", "tcp"]
-
-[[listener]]
-bind = "*:443"
-protocols = ["udp", "dtls", "tcp", "tls", "https"]
-optional = true
-"#;
-
-/// The same, of a program built without DTLS.
-#[cfg(not(feature = "dtls"))]
-pub(super) const DEFAULT_LISTENERS: &str = r#"[[listener]]
-bind = "*:3478"
-protocols = ["udp", "tcp"]
-
-[[listener]]
-bind = "*:5349"
-protocols = ["tls", "tcp"]
-
-[[listener]]
-bind = "*:443"
-protocols = ["udp", "tcp", "tls", "https"]
-optional = true
-"#;
 
 /// Where the operator's listener is unless told otherwise: in no registry, and in no list of metrics exporters.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
@@ -70,7 +38,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) struct Raw {
     pub(super) realm: Located<String>,
     pub(super) state_dir: Located<Auto<PathBuf>>,
-    pub(super) workers: Located<Auto<i64>>,
+    pub(super) workers: Located<Auto<i128>>,
+    pub(super) start_timeout: Located<Duration>,
     pub(super) shutdown_timeout: Located<Duration>,
     pub(super) credentials: RawCredentials,
     pub(super) tls: RawTls,
@@ -88,6 +57,9 @@ pub(super) struct Raw {
     pub(super) admin: RawAdmin,
     pub(super) log: RawLog,
     pub(super) listeners: Located<Vec<RawListener>>,
+    /// A listener is missing from `listeners` because its `bind` is wrong, which is reported: nothing follows from its
+    /// absence.
+    pub(super) lacks_listeners: bool,
 }
 
 pub(super) struct RawCredentials {
@@ -195,7 +167,7 @@ pub(super) struct RawMobility {
 }
 
 pub(super) struct RawLimits {
-    pub(super) allocations: Located<Auto<i64>>,
+    pub(super) allocations: Located<Auto<i128>>,
     /// All but `allocations`, which depends on the relay ports.
     pub(super) core: Limits,
     pub(super) connections: Located<usize>,
@@ -261,14 +233,6 @@ pub(super) struct RawLog {
     pub(super) client_ip: Located<OneOf<ClientIp>>,
 }
 
-pub(super) struct RawListener {
-    pub(super) bind: Located<Bind>,
-    pub(super) protocols: Located<Vec<OneOf<Protocol>>>,
-    pub(super) optional: Located<bool>,
-    pub(super) proxy_protocol: Located<OneOf<ProxyProtocol>>,
-    pub(super) trusted_proxies: Located<Vec<Placed<Network>>>,
-}
-
 /// How log lines are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -291,29 +255,49 @@ pub(super) struct Reading {
     pub(super) raw: Raw,
     pub(super) effective: Effective,
     pub(super) keys: Vec<String>,
+    /// Those of `keys` without their last part that are lists of tables: `listener`.
+    pub(super) lists: Vec<String>,
 }
 
 /// Reads the whole of `table`; mistakes go to `diagnostics`.
 pub(super) fn read(table: Table, diagnostics: &mut Diagnostics) -> Reading {
-    let defaults = default_listeners(diagnostics);
-    let (raw, effective, keys) = Reader::run(table, diagnostics, |top| read_top(top, defaults));
-    Reading { raw, effective, keys }
+    let defaults = listener::defaults(diagnostics);
+    let (raw, read) = Reader::run(table, diagnostics, |top| read_top(top, defaults));
+    Reading {
+        raw,
+        effective: read.effective,
+        keys: read.keys,
+        lists: read.lists,
+    }
 }
 
-fn default_listeners(diagnostics: &mut Diagnostics) -> Vec<Node> {
-    let source = diagnostics.add_source("built-in defaults", DEFAULT_LISTENERS);
-    let (mut table, _) = document::parse(DEFAULT_LISTENERS, source, diagnostics);
-    match table.take("listener").map(|entry| entry.node.value) {
-        Some(Value::List(list)) => list,
-        _ => Vec::new(),
+/// The names of all keys, and of all lists of tables.
+pub(super) struct Known {
+    pub(super) keys: Vec<String>,
+    pub(super) lists: Vec<String>,
+}
+
+/// What the schema knows.
+pub(super) fn known() -> Known {
+    let reading = read(Table { entries: Vec::new() }, &mut Diagnostics::default());
+    Known {
+        keys: reading.keys,
+        lists: reading.lists,
     }
 }
 
 fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
+    let mut lacks_listeners = false;
+    let mut listener = |s: &mut Section<'_, '_>, place: Option<Place>| {
+        let read = listener::read(s, place);
+        lacks_listeners |= read.is_none() && place.is_some();
+        read
+    };
     Raw {
         realm: top.value("realm", "relay".to_owned()),
         state_dir: top.value("state_dir", Auto::Auto),
         workers: top.value("workers", Auto::Auto),
+        start_timeout: top.within("start_timeout", MINUTE, Duration::ZERO..=10 * MINUTE),
         shutdown_timeout: top.within("shutdown_timeout", 10 * SECOND, SECOND..=10 * MINUTE),
         credentials: top.section("credentials", read_credentials),
         tls: top.section("tls", read_tls),
@@ -368,7 +352,8 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             format: s.value("format", OneOf(Format::Text)),
             client_ip: s.value("client_ip", OneOf(ClientIp::Full)),
         }),
-        listeners: top.tables("listener", default_listeners, read_listener),
+        listeners: top.tables("listener", default_listeners, &mut listener),
+        lacks_listeners,
     }
 }
 
@@ -556,25 +541,4 @@ fn read_api(s: &mut Section<'_, '_>) -> RawApi {
             })
         }),
     }
-}
-
-fn read_listener(s: &mut Section<'_, '_>, place: Option<Place>) -> Option<RawListener> {
-    let bind = s.required("bind", "\"*:443\"", place);
-    let built = |protocol: &Protocol| cfg!(feature = "dtls") || *protocol != Protocol::Dtls;
-    let all = Protocol::ALL.iter().map(|(_, protocol)| *protocol);
-    let all = all.filter(built).map(OneOf).collect();
-    let names_proxies = s.has("trusted_proxies");
-    let proxy_protocol = s.value("proxy_protocol", OneOf(ProxyProtocol::Off));
-    if proxy_protocol.value.0 != ProxyProtocol::Off && !names_proxies {
-        let message = format!("`{}`: `trusted_proxies` is missing", s.path());
-        let help = "list the addresses of the proxies, for example `trusted_proxies = [\"10.0.0.5\"]`";
-        s.report(Diagnostic::error(message).at(proxy_protocol.place).help(help));
-    }
-    Some(RawListener {
-        protocols: s.value("protocols", all),
-        optional: s.value("optional", false),
-        proxy_protocol,
-        trusted_proxies: s.value("trusted_proxies", Vec::new()),
-        bind: bind?,
-    })
 }

@@ -50,6 +50,12 @@ pub enum TlsWarning {
     ExpiresIn(u64),
     /// It names no host and no address: clients refuse it.
     NoNames,
+    /// It comes without the certificate of its issuer, which is named, and is no root that clients have.
+    Alone(String),
+    /// This certificate of the chain, from 1, is not that of the issuer of the one before.
+    NotTheIssuer(usize),
+    /// The end of validity of this certificate of the chain, from 1, has passed.
+    IssuerExpired(usize),
     /// Others than its owner may read the key file: its mode.
     KeyReadableByOthers(u32),
 }
@@ -132,6 +138,7 @@ impl Loaded {
         if info.names.is_empty() {
             warnings.push(TlsWarning::NoNames);
         }
+        warnings.extend(load::broken_links(certificate.chain(), now));
         if let Some(mode) = load::mode_open_to_others(&source.files().private_key) {
             warnings.push(TlsWarning::KeyReadableByOthers(mode));
         }
@@ -156,6 +163,22 @@ impl fmt::Display for TlsWarning {
             Self::NoNames => {
                 f.write_str("the certificate has no subjectAltName: clients refuse it. Ask for one with the host name")
             }
+            Self::Alone(issuer) => write!(
+                f,
+                "the file holds the server's certificate alone: clients that lack its issuer's ({issuer}) refuse it. \
+                 Append the issuer's certificate, or use the file that is usually named fullchain.pem; all is well if \
+                 your clients trust that issuer as a root"
+            ),
+            Self::NotTheIssuer(position) => write!(
+                f,
+                "certificate number {position} of the chain is not the issuer of the one before it: clients may refuse \
+                 the chain. Put each issuer behind what it issued"
+            ),
+            Self::IssuerExpired(position) => write!(
+                f,
+                "certificate number {position} of the chain has expired: clients may refuse the chain. Renew it, or \
+                 get the issuer's present certificate"
+            ),
             Self::KeyReadableByOthers(mode) => {
                 write!(
                     f,

@@ -34,6 +34,8 @@ pub enum TlsProblem {
     CertificateInsteadOfKey,
     /// The key is protected by a pass phrase.
     EncryptedKey,
+    /// Text in UTF-16, as some editors save it.
+    Utf16,
     /// PEM that cannot be decoded.
     BadPem(String),
     /// The first certificate cannot be parsed.
@@ -91,6 +93,7 @@ impl fmt::Display for TlsError {
                 "the private key is protected by a pass phrase. Store it without one: \
                  `openssl pkey -in old.pem -out new.pem`",
             ),
+            TlsProblem::Utf16 => f.write_str("is saved as UTF-16, and PEM is ASCII. Save it as UTF-8 or ASCII"),
             TlsProblem::BadPem(error) => write!(f, "is damaged: {error}"),
             TlsProblem::BadCertificate(error) => write!(f, "the first certificate cannot be parsed: {error}"),
             TlsProblem::BadKey(error) => write!(f, "the private key cannot be used: {error}"),

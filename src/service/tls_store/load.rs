@@ -13,7 +13,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Certificate, CertificateFiles, CertificateInfo, TlsError, TlsProblem};
+use super::{Certificate, CertificateFiles, CertificateInfo, TlsError, TlsProblem, TlsWarning};
 use crate::turn::time::UnixTime;
 
 /// Reads both files.
@@ -71,9 +71,28 @@ pub(super) fn parse(
 }
 
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsProblem> {
-    fs::read(file)
-        .map(Zeroizing::new)
-        .map_err(|error| TlsProblem::of_read(&error))
+    let bytes = fs::read(file).map(Zeroizing::new);
+    let bytes = bytes.map_err(|error| TlsProblem::of_read(&error))?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(TlsProblem::Utf16);
+    }
+    Ok(without_byte_order_marks(bytes))
+}
+
+/// Editors put such marks at the start of a file, and `cat` into the middle. A PEM block behind one would not be seen.
+pub(in crate::service) fn without_byte_order_marks(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if !holds(&bytes, MARK) {
+        return bytes;
+    }
+    let mut clean = Zeroizing::new(Vec::with_capacity(bytes.len()));
+    let mut rest = &bytes[..];
+    while let Some(at) = rest.windows(MARK.len()).position(|window| window == MARK) {
+        clean.extend_from_slice(&rest[..at]);
+        rest = &rest[at + MARK.len()..];
+    }
+    clean.extend_from_slice(rest);
+    clean
 }
 
 /// At least one certificate.
@@ -101,6 +120,42 @@ fn parse_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsProblem> {
 
 fn holds(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// What clients may miss in a chain, or stumble over: links that do not fit, and issuers whose time is over.
+pub(super) fn broken_links(chain: &[CertificateDer<'_>], now: UnixTime) -> Vec<TlsWarning> {
+    let parsed: Vec<_> = chain
+        .iter()
+        .filter_map(|one| parse_x509_certificate(one).ok())
+        .collect();
+    let mut warnings = Vec::new();
+    for (index, pair) in parsed.windows(2).enumerate() {
+        let [(_, one), (_, next)] = pair else { continue };
+        if one.issuer().as_raw() != next.subject().as_raw() {
+            warnings.push(TlsWarning::NotTheIssuer(index + 2));
+        }
+    }
+    for (index, (_, issuer)) in parsed.iter().enumerate().skip(1) {
+        let end = u64::try_from(issuer.validity().not_after.timestamp()).unwrap_or(0);
+        if now.0 >= end {
+            warnings.push(TlsWarning::IssuerExpired(index + 1));
+        }
+    }
+    if let [(_, alone)] = &parsed[..]
+        && alone.issuer().as_raw() != alone.subject().as_raw()
+        && !is_public_root(alone.issuer().as_raw())
+    {
+        warnings.push(TlsWarning::Alone(alone.issuer().to_string()));
+    }
+    warnings
+}
+
+/// Whether clients have the certificate of this subject (DER, with its outer SEQUENCE) themselves.
+fn is_public_root(subject: &[u8]) -> bool {
+    // Trust anchors hold the inside of the SEQUENCE.
+    webpki_roots::TLS_SERVER_ROOTS
+        .iter()
+        .any(|root| subject.ends_with(root.subject.as_ref()) && subject.len() <= root.subject.len() + 6)
 }
 
 /// What the certificate says of itself.

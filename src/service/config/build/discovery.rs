@@ -14,7 +14,12 @@ use crate::turn::discovery::{Discovery, OwnAddress};
 const SECTION: &str = "docs/configuration.md shows a whole `[nat_discovery]`";
 
 /// The core's part; `None` where it is off, or wrong and reported.
-pub(super) fn build(raw: &RawNatDiscovery, all: &[Resolved<'_>], cx: &mut Context<'_>) -> Option<Arc<Discovery>> {
+pub(super) fn build(
+    raw: &RawNatDiscovery,
+    all: &[Resolved<'_>],
+    all_known: bool,
+    cx: &mut Context<'_>,
+) -> Option<Arc<Discovery>> {
     if !raw.enabled.value {
         return None;
     }
@@ -35,7 +40,7 @@ pub(super) fn build(raw: &RawNatDiscovery, all: &[Resolved<'_>], cx: &mut Contex
     };
     for (key, pair) in [(&raw.ipv4, ipv4), (&raw.ipv6, ipv6)] {
         for ip in pair.into_iter().flatten() {
-            for port in ports {
+            for port in ports.into_iter().filter(|_| all_known) {
                 listener(key, SocketAddr::new(ip.local, port), all, cx);
             }
         }

@@ -123,8 +123,8 @@ fn relay_ports(
     if !is_udp(listener) || !ports.value.0.contains(&port) {
         return;
     }
-    // Relay sockets on other addresses do not mind.
-    let apart = relay.is_some_and(|relay| {
+    // Relay sockets on other addresses do not mind; where they will be is not known while theirs is missing.
+    let apart = relay.is_none_or(|relay| {
         let binds = [relay.ipv4, relay.ipv6]
             .into_iter()
             .flatten()

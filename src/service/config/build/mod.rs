@@ -29,6 +29,7 @@ use super::settings::{
 use super::value::{Auto, Network, OneOf, Placed, is_host_name};
 use super::{Purpose, access, check};
 use crate::service::external::{announced_host, local_ips};
+use crate::service::log::level::without_spaces;
 use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
 use crate::turn::credential::Credentials;
 use crate::turn::discovery::Discovery;
@@ -111,11 +112,12 @@ impl Context<'_> {
         }
     }
 
-    /// What only matters where the server runs: an error there, a warning where the configuration is checked elsewhere.
+    /// What this machine or its network lacks: an error where the server runs, a warning where the configuration is
+    /// checked.
     fn here(&self, message: impl Into<String>) -> Diagnostic {
         match self.purpose {
-            Purpose::Serve => Diagnostic::error(message),
-            Purpose::Check | Purpose::Mint => Diagnostic::warning(message),
+            Purpose::Serve => Diagnostic::error(message).here(),
+            Purpose::Check | Purpose::Mint => Diagnostic::warning(message).here(),
         }
     }
 }
@@ -132,15 +134,22 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     listeners::check_overlaps(raw, &resolved, relay, cx);
     redirect::check(&raw.turn.redirect, &resolved, relay, cx);
     front_door::check(raw, &resolved, cx);
-    let discovery = discovery::build(&raw.nat_discovery, &resolved, cx);
+    admin(raw, cx);
+    // What is not known yet, or wrong and reported, is no reason to say that there is no listener.
+    let all_known = !raw.lacks_listeners && resolved.iter().all(|(_, listener)| !listener.addresses.is_empty());
+    let discovery = discovery::build(&raw.nat_discovery, &resolved, all_known, cx);
     let listeners: Vec<ListenerSettings> = resolved.into_iter().map(|(_, listener)| listener).collect();
-    let forced = forced_relay(raw, &listeners, cx);
+    let forced = forced_relay(raw, &listeners, all_known, cx);
     // With mistakes nothing is made: the server will not start.
     if cx.d.has_errors() {
         return None;
     }
     let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
     let found = found.unwrap_or_else(|| addresses::Found::none(raw));
+    let (tls, served) = tls?;
+    let api = api_settings(raw, secrets.api_keys, &found, &listeners, &forced, cx);
+    tls::check_names(raw, &api, &served, cx);
+    check_reach(raw, &api, &listeners, cx);
     let (peers, policy) = policy(raw, cx, &listeners, &found.relay)?;
     let (secret_file, secret_is_new) = secrets.first_run.unzip();
     Some(Settings {
@@ -148,7 +157,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         // Only where nothing is kept there can it be missing.
         state_dir: state_dir.unwrap_or_default(),
         workers: workers(raw, cx),
-        api: api_settings(raw, secrets.api_keys, &found, &listeners, &forced, cx),
+        api,
         turn: turn_config(
             raw,
             limits(raw, cx),
@@ -160,19 +169,14 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         ),
         external: found.settings,
         peers,
-        tls: tls?,
+        tls,
         stream: stream_settings(raw),
         front_door: front_door::settings(raw),
-        dtls: DtlsSettings {
-            mtu: raw.dtls.mtu.value,
-            associations: raw.dtls.associations.value,
-            associations_per_ip: raw.dtls.associations_per_ip.value,
-            handshakes: raw.dtls.handshakes.value,
-        },
+        dtls: dtls_settings(raw),
         udp: udp_settings(&raw.udp),
         admin: admin_settings(raw),
         log: LogSettings {
-            level: raw.log.level.value.clone(),
+            level: without_spaces(&raw.log.level.value),
             json: raw.log.format.value.0 == Format::Json,
             client_ip: raw.log.client_ip.value.0,
         },
@@ -304,6 +308,30 @@ fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> (Strin
     }
 }
 
+/// Whether there is anything to hand out that clients can reach.
+fn check_reach(raw: &Raw, api: &ApiSettings, listeners: &[ListenerSettings], cx: &mut Context<'_>) {
+    let mints = api.enabled && (api.open || !api.keys.is_empty());
+    let resolved = listeners.iter().all(|listener| !listener.addresses.is_empty());
+    if !mints || !api.uris.is_empty() || !api.uris_from_listeners || !resolved {
+        return;
+    }
+    let message = format!(
+        "the credentials API has no URI to hand out: no listener can be reached as {}, all are on loopback",
+        api.host
+    );
+    // The server starts, because TURN itself may be in use; the API answers 503.
+    let diagnostic = match cx.purpose {
+        Purpose::Check => Diagnostic::error(message),
+        Purpose::Serve | Purpose::Mint => Diagnostic::warning(message),
+    };
+    let place = raw.listeners.value.first().and_then(|listener| listener.bind.place);
+    cx.d.push(
+        diagnostic
+            .at(place.or(raw.api.keys.place))
+            .help("listen on \"*:443\", or write the URIs clients reach into `api.uris`"),
+    );
+}
+
 fn policy(
     raw: &Raw,
     cx: &mut Context<'_>,
@@ -397,7 +425,7 @@ fn tcp_config(raw: &RawTcp) -> Option<TcpConfig> {
     })
 }
 
-fn forced_relay(raw: &Raw, listeners: &[ListenerSettings], cx: &mut Context<'_>) -> ForcedRelay {
+fn forced_relay(raw: &Raw, listeners: &[ListenerSettings], all_known: bool, cx: &mut Context<'_>) -> ForcedRelay {
     let section = &raw.forced_relay;
     let forced = ForcedRelay {
         everyone: section.everyone.value,
@@ -405,14 +433,36 @@ fn forced_relay(raw: &Raw, listeners: &[ListenerSettings], cx: &mut Context<'_>)
         transports: Transport::ALL.map(|transport| section.transports.value.contains(&OneOf(transport))),
         binding: section.binding.value,
     };
-    check::forced_against_listeners(raw, &forced, listeners, cx.d);
+    if all_known {
+        check::forced_against_listeners(raw, &forced, listeners, cx.d);
+    }
     forced
+}
+
+fn admin(raw: &Raw, cx: &mut Context<'_>) {
+    let address = &raw.admin.address;
+    if let Some(admin) = address.value.0
+        && !cx.env.can_bind(admin.ip())
+    {
+        let message = format!("`admin.address`: {} is not an address of this machine", admin.ip());
+        let diagnostic = cx.here(message).at(address.place);
+        cx.d.push(diagnostic.help("write an address of this machine, such as \"127.0.0.1:13478\", or \"off\""));
+    }
 }
 
 fn admin_settings(raw: &Raw) -> AdminSettings {
     AdminSettings {
         address: raw.admin.address.value.0,
         api: raw.admin.api.value,
+    }
+}
+
+fn dtls_settings(raw: &Raw) -> DtlsSettings {
+    DtlsSettings {
+        mtu: raw.dtls.mtu.value,
+        associations: raw.dtls.associations.value,
+        associations_per_ip: raw.dtls.associations_per_ip.value,
+        handshakes: raw.dtls.handshakes.value,
     }
 }
 

@@ -177,7 +177,12 @@ fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Op
     match result {
         Ok(secret) => Some(secret),
         Err(error) => {
-            let diagnostic = cx.here(format!("no secret is configured, and the generated one: {error}"));
+            let message = format!("no secret is configured, and the generated one: {error}");
+            // Who owns a directory does not change by itself.
+            let diagnostic = match cx.purpose {
+                Purpose::Serve => Diagnostic::error(message),
+                Purpose::Check | Purpose::Mint => cx.here(message),
+            };
             cx.d.push(diagnostic.help(FIRST_RUN_HELP));
             None
         }
@@ -274,6 +279,15 @@ fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
             return None;
         }
     };
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        let diagnostic = Diagnostic::error(format!("{} is saved as UTF-16", path.display())).at(place);
+        cx.d.push(diagnostic.help("save it as UTF-8 or ASCII"));
+        return None;
+    }
+    // Of an editor; nobody types it as part of a secret.
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(..3);
+    }
     let len = bytes.len() - bytes.iter().rev().take_while(|b| matches!(b, b'\r' | b'\n')).count();
     bytes.truncate(len);
     if bytes.is_empty() {

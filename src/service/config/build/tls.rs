@@ -8,11 +8,11 @@ use sha2::{Digest as _, Sha256};
 use super::super::Purpose;
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::schema::{Protocol, Raw};
-use super::super::settings::{AcmeSettings, FrontDoorSettings, TlsSettings};
+use super::super::settings::{AcmeSettings, ApiSettings, FrontDoorSettings, TlsSettings};
 use super::{Context, front_door};
 use crate::service::acme::trusted_roots;
 use crate::service::front_door::hidden;
-use crate::service::tls_store::{CertificateFiles, CertificateSource, TlsStore};
+use crate::service::tls_store::{CertificateFiles, CertificateInfo, CertificateSource, TlsStore, TlsWarning, unnamed};
 
 /// Where the self-signed certificate is kept, below the state directory.
 const SELF_SIGNED: [&str; 2] = ["self-signed/certificate.pem", "self-signed/private_key.pem"];
@@ -23,7 +23,7 @@ const ONE_IS_MADE: &str = "without `certificate` and `private_key` one is made";
 type Written = (PathBuf, Option<Place>);
 
 /// `None` if they cannot be served.
-pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<TlsSettings> {
+pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<(TlsSettings, Served)> {
     let mut pairs = Vec::new();
     if let (Some(certificate), Some(key)) = (&raw.tls.certificate, &raw.tls.private_key) {
         pairs.push([certificate, key]);
@@ -34,6 +34,7 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
 
     let front_door = front_door::settings(raw);
     let mut certificates = Vec::new();
+    let mut served = Served::default();
     let mut good = true;
     if cx.purpose == Purpose::Mint {
         pairs.clear();
@@ -44,7 +45,7 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
         let (Some(certificate), Some(key)) = (certificate, key) else {
             continue;
         };
-        good &= can_be_served(&certificate, &key, &front_door, cx);
+        good &= can_be_served(&certificate, &key, &front_door, &mut served, cx);
         certificates.push(CertificateFiles {
             certificate: certificate.0,
             private_key: key.0,
@@ -59,7 +60,35 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
         certificates,
         acme,
     };
-    good.then_some(settings)
+    good.then_some((settings, served))
+}
+
+/// What the configured files say, each with the place it is written at.
+pub(super) type Served = Vec<(CertificateInfo, Option<Place>)>;
+
+/// Warns of hosts in the URIs clients get that no certificate names.
+pub(super) fn check_names(raw: &Raw, api: &ApiSettings, served: &Served, cx: &mut Context<'_>) {
+    let domains = &raw.tls.acme.domains;
+    let obtained = CertificateInfo {
+        names: domains.value.iter().map(|name| name.value.clone()).collect(),
+        not_before: cx.env.now(),
+        not_after: cx.env.now(),
+        fingerprint: String::new(),
+        self_signed: false,
+    };
+    let mut all: Vec<(&CertificateInfo, Option<Place>)> = served.iter().map(|(info, place)| (info, *place)).collect();
+    if !domains.value.is_empty() {
+        all.push((&obtained, domains.place));
+    }
+    let Some((_, place)) = all.first().copied().filter(|_| api.enabled) else {
+        return;
+    };
+    let uris = api.uris.iter().chain(&api.forced_uris).map(String::as_str);
+    let infos: Vec<&CertificateInfo> = all.iter().map(|(info, _)| *info).collect();
+    for unnamed in unnamed(uris, &infos) {
+        let (message, help) = split(&unnamed.to_string());
+        cx.d.push(Diagnostic::warning(message).at(place).maybe_help(help));
+    }
 }
 
 fn acme(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<AcmeSettings> {
@@ -101,7 +130,13 @@ fn acme(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Acm
     })
 }
 
-fn can_be_served(certificate: &Written, key: &Written, front_door: &FrontDoorSettings, cx: &mut Context<'_>) -> bool {
+fn can_be_served(
+    certificate: &Written,
+    key: &Written,
+    front_door: &FrontDoorSettings,
+    served: &mut Served,
+    cx: &mut Context<'_>,
+) -> bool {
     // Both are tried before the pair is, so that two unreadable files are told of at once.
     let readable = [
         readable(certificate, "certificate", ONE_IS_MADE, cx),
@@ -117,10 +152,18 @@ fn can_be_served(certificate: &Written, key: &Written, front_door: &FrontDoorSet
     match TlsStore::open(vec![CertificateSource::Files(files)], cx.env.now()) {
         Ok((_, loaded)) => {
             for loaded in loaded {
+                served.push((loaded.info.clone(), certificate.1));
                 let hidden = hidden(front_door, &loaded.info);
-                let warnings = loaded.warnings.iter().map(ToString::to_string);
-                for warning in warnings.chain(hidden.iter().map(ToString::to_string)) {
-                    let (message, help) = split(&warning);
+                for warning in &loaded.warnings {
+                    let place = match warning {
+                        TlsWarning::KeyReadableByOthers(_) => key.1,
+                        _ => certificate.1,
+                    };
+                    let (message, help) = split(&warning.to_string());
+                    cx.d.push(Diagnostic::warning(message).at(place).maybe_help(help));
+                }
+                for hidden in hidden {
+                    let (message, help) = split(&hidden.to_string());
                     cx.d.push(Diagnostic::warning(message).at(certificate.1).maybe_help(help));
                 }
             }

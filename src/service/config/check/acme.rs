@@ -72,7 +72,9 @@ fn listeners(raw: &Raw, d: &mut Diagnostics) {
         protocols.any(|protocol| matches!(protocol.0, Protocol::Tls | Protocol::Https))
     };
     let mut listeners = raw.listeners.value.iter().filter(tls).peekable();
-    if listeners.peek().is_none() {
+    if raw.lacks_listeners {
+        // Its protocols are not known.
+    } else if listeners.peek().is_none() {
         let message = "`tls.acme.domains` is set, but no listener speaks TLS: the authority would not be answered";
         let help = "add \"tls\" or \"https\" to the protocols of the listener on port 443";
         d.push(Diagnostic::error(message).at(place).help(help));

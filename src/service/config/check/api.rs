@@ -31,7 +31,7 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
         .any(|l| l.protocols.value.iter().any(|p| p.0 == Protocol::Https));
     let on_admin = raw.admin.api.value && raw.admin.address.value.0.is_some();
     let wanted = api.open.value || !api.keys.value.is_empty();
-    if api.enabled.value && wanted && !https && !on_admin {
+    if api.enabled.value && wanted && !raw.lacks_listeners && !https && !on_admin {
         let diagnostic =
             Diagnostic::warning("the credentials API is on, but no listener speaks \"https\" and `admin.api` is off");
         d.push(

@@ -43,6 +43,9 @@ fn names(raw: &Raw, d: &mut Diagnostics) {
 }
 
 fn served(raw: &Raw, d: &mut Diagnostics) {
+    if raw.lacks_listeners {
+        return;
+    }
     let listeners = &raw.listeners.value;
     let speaks = |listener: &RawListener, one: &[Protocol]| {
         let protocols = &listener.protocols.value;

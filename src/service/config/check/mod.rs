@@ -17,8 +17,9 @@ use ipnet::IpNet;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::Located;
 use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn};
-use super::value::{Auto, Bytes, External, Host, OffOr, OneOf, is_host_name};
+use super::value::{Auto, Bytes, External, Host, OffOr, OneOf, is_host_name, quoted};
 use crate::service::external::is_private;
+use crate::service::log::level::{WrongLevel, check as check_level};
 
 pub(super) use credentials::{api_key, password, secret};
 pub(super) use forced::against_listeners as forced_against_listeners;
@@ -48,7 +49,16 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
 
 fn top(raw: &Raw, d: &mut Diagnostics) {
     let realm = &raw.realm;
-    if realm.value.is_empty() {
+    let spoiled = |c: char| c.is_whitespace() || "/:?#@[]".contains(c);
+    if realm.value.contains(spoiled) {
+        let host = host_in(&realm.value);
+        let help = match is_host_name(host) {
+            true => format!("write the name alone: {}", quoted(host)),
+            false => "use the server's host name alone: no scheme, port, path or space".to_owned(),
+        };
+        let message = format!("`realm`: {:?} is not a host name", realm.value);
+        d.push(Diagnostic::error(message).at(realm.place).help(help));
+    } else if realm.value.is_empty() {
         d.push(
             Diagnostic::error("`realm` is empty")
                 .at(realm.place)
@@ -71,6 +81,18 @@ fn top(raw: &Raw, d: &mut Diagnostics) {
         let diagnostic = Diagnostic::error(format!("`workers`: {workers} is out of range")).at(raw.workers.place);
         d.push(diagnostic.help("from 1 to 1024, or \"auto\" for one per core"));
     }
+}
+
+/// The host in what may be a URL, or a name with a port or a path.
+fn host_in(text: &str) -> &str {
+    let rest = text.trim();
+    let rest = rest.split_once("://").map_or(rest, |(_, rest)| rest);
+    let rest = ["turns:", "turn:", "stuns:", "stun:"]
+        .iter()
+        .fold(rest, |rest, scheme| rest.strip_prefix(scheme).unwrap_or(rest));
+    let rest = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    rest.split(':').next().unwrap_or(rest).trim()
 }
 
 fn tls(raw: &Raw, d: &mut Diagnostics) {
@@ -168,7 +190,7 @@ fn ports(raw: &Raw, d: &mut Diagnostics) {
             let message = format!("`limits.allocations`: {allocations} is out of range");
             let diagnostic = Diagnostic::error(message).at(raw.limits.allocations.place);
             d.push(diagnostic.help("from 1 to 16777216, or \"auto\" for one per relay port"));
-        } else if allocations > i64::from(count) {
+        } else if allocations > i128::from(count) {
             let message = format!("`limits.allocations` is {allocations}, but there are only {count} relay ports");
             let diagnostic = Diagnostic::warning(message).at(raw.limits.allocations.place);
             d.push(
@@ -332,7 +354,10 @@ fn tcp_allocations(raw: &Raw, d: &mut Diagnostics) {
         .value
         .iter()
         .flat_map(|listener| &listener.protocols.value);
-    if tcp.enabled.value && !protocols.any(|protocol| matches!(protocol.0, Protocol::Tcp | Protocol::Tls)) {
+    if tcp.enabled.value
+        && !raw.lacks_listeners
+        && !protocols.any(|protocol| matches!(protocol.0, Protocol::Tcp | Protocol::Tls))
+    {
         let message = "TCP allocations are on, and no listener speaks TCP or TLS: no client can ask for one (RFC 6062)";
         let help = "add \"tcp\" or \"tls\" to the protocols of a listener";
         d.push(Diagnostic::warning(message).at(tcp.enabled.place).help(help));
@@ -354,7 +379,7 @@ fn limits(limits: &RawLimits, d: &mut Diagnostics) {
 
 fn listeners(raw: &Raw, d: &mut Diagnostics) {
     let list = &raw.listeners;
-    if list.value.is_empty() && list.is_given() {
+    if list.value.is_empty() && list.is_given() && !raw.lacks_listeners {
         let diagnostic = Diagnostic::error("the list of listeners is empty: nothing would be served").at(list.place);
         d.push(diagnostic.help("remove it for the default listeners, or add `[[listener]]` with a `bind`"));
     }
@@ -392,7 +417,10 @@ fn listeners(raw: &Raw, d: &mut Diagnostics) {
     let serves_turn = |protocols: &Located<Vec<OneOf<Protocol>>>| {
         protocols.value.iter().any(|protocol| protocol.0 != Protocol::Https)
     };
-    if !list.value.is_empty() && !list.value.iter().any(|listener| serves_turn(&listener.protocols)) {
+    if !list.value.is_empty()
+        && !raw.lacks_listeners
+        && !list.value.iter().any(|listener| serves_turn(&listener.protocols))
+    {
         let diagnostic = Diagnostic::error("no listener speaks TURN").at(list.value[0].protocols.place);
         d.push(diagnostic.help("add \"udp\", \"dtls\", \"tcp\" or \"tls\" to its protocols"));
     }
@@ -411,11 +439,8 @@ fn admin_and_log(raw: &Raw, d: &mut Diagnostics) {
         );
     }
     let level = &raw.log.level;
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level.value) {
-        let diagnostic = Diagnostic::error(format!("`log.level`: {error}")).at(level.place);
-        d.push(diagnostic.help("for example \"info\", \"debug\" or \"info,relay::allocation=warn\""));
-    } else if level.value.trim().is_empty() {
-        let diagnostic = Diagnostic::error("`log.level` is empty").at(level.place);
-        d.push(diagnostic.help("for example \"info\"; \"off\" switches the log off"));
+    if let Err(WrongLevel { message, help }) = check_level(&level.value) {
+        let diagnostic = Diagnostic::error(format!("`log.level`: {message}")).at(level.place);
+        d.push(diagnostic.help(help));
     }
 }

@@ -1,6 +1,7 @@
 //! How each type of value is written: texts, flags, lists, choices, `"auto"` and `"off"`; durations and sizes in
-//! `quantity`, addresses and ports in `network`.
+//! `quantity`, addresses and ports in `network`, and in `foreign` what other servers write for those.
 
+mod foreign;
 mod network;
 mod quantity;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use super::diagnostic::Place;
 use super::document::{Node, Value};
+use super::syntax;
 
 pub(super) use network::{Bind, BindHost, External, Host, Network, Port, PortOrPorts, Ports, ServerName, is_host_name};
 pub(super) use quantity::{Bytes, parse_duration};
@@ -60,6 +62,24 @@ fn expected<T>(node: &Node, what: &str, example: &str) -> Result<T, Vec<Mistake>
     ])
 }
 
+/// A number that no key takes.
+fn too_large<T>(node: &Node) -> Result<T, Vec<Mistake>> {
+    let message = match &node.value {
+        Value::Integer(Some(number)) => format!("{number} is too large"),
+        Value::Text(text) => format!("{text:?} is too large"),
+        _ => "the number is too large".to_owned(),
+    };
+    Err(vec![
+        Mistake::new(node, message).help("docs/configuration.md has the bounds of each key"),
+    ])
+}
+
+/// Whether a number in `text` is larger than any that is counted with here.
+fn has_too_many_digits(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_digit())
+        .any(|digits| digits.trim_start_matches('0').len() >= 15)
+}
+
 /// The text a value stands for, if it is one. In the environment texts need no quotes.
 pub(super) fn text_of(node: &Node) -> Option<&str> {
     match &node.value {
@@ -77,7 +97,20 @@ impl Setting for bool {
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match &node.value {
             Value::Boolean(flag) => Ok(*flag),
-            _ => expected(node, "true or false", "`true`, without quotes"),
+            value => {
+                let written = match value {
+                    Value::Integer(Some(number)) => number.to_string(),
+                    _ => text_of(node).unwrap_or("").trim().to_owned(),
+                };
+                let wrong = expected(node, "true or false", "`true`, without quotes");
+                match syntax::flag(&written) {
+                    Some((flag, _)) => wrong.map_err(|mistakes: Vec<Mistake>| {
+                        let written = |mistake: Mistake| mistake.help(format!("write `{flag}`, without quotes"));
+                        mistakes.into_iter().map(written).collect()
+                    }),
+                    None => wrong,
+                }
+            }
         }
     }
 
@@ -141,15 +174,22 @@ impl<T: Setting> Setting for Vec<T> {
         let nodes = match (&node.value, &node.raw) {
             (Value::List(list), _) => list.clone(),
             (_, Some(raw)) if T::SECRET => vec![text_node(node, raw)],
+            (_, Some(raw)) if raw.starts_with('[') => {
+                let mistake = Mistake::new(node, "this list is not TOML: texts in brackets need quotes");
+                let parts = parts_of(raw.trim_matches(['[', ']']));
+                return Err(vec![
+                    mistake.help(format!("write [{}], or leave the brackets away", parts.join(", "))),
+                ]);
+            }
             (_, Some(raw)) => raw.split(',').map(|part| text_node(node, part.trim())).collect(),
             (Value::Text(text), None) => {
                 let written = if T::SECRET {
-                    "…".to_owned()
+                    "\"…\"".to_owned()
                 } else {
-                    text.escape_debug().to_string()
+                    parts_of(text).join(", ")
                 };
                 let mistake = Mistake::new(node, "expected a list, found a text");
-                return Err(vec![mistake.help(format!("put it in brackets: [\"{written}\"]"))]);
+                return Err(vec![mistake.help(format!("put it in brackets: [{written}]"))]);
             }
             _ => return expected(node, "a list", "[\"a\", \"b\"]"),
         };
@@ -167,6 +207,14 @@ impl<T: Setting> Setting for Vec<T> {
     fn show(&self) -> String {
         format!("[{}]", self.iter().map(T::show).collect::<Vec<_>>().join(", "))
     }
+}
+
+/// The parts of a list as other servers write them, behind commas, semicolons or spaces; each in quotes.
+fn parts_of(text: &str) -> Vec<String> {
+    let parts = text.split(|c: char| c.is_whitespace() || ",;".contains(c));
+    let parts = parts.map(|part| part.trim_matches(['"', '\'']));
+    let parts: Vec<String> = parts.filter(|part| !part.is_empty()).map(quoted).collect();
+    if parts.is_empty() { vec![quoted(text)] } else { parts }
 }
 
 fn text_node(whole: &Node, text: &str) -> Node {
@@ -243,7 +291,7 @@ impl<T: Choice> Setting for OneOf<T> {
 }
 
 /// The candidate that `written` was probably meant to be.
-pub(super) fn nearest<'a>(written: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(in crate::service) fn nearest<'a>(written: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| {
             let distance = strsim::damerau_levenshtein(written, candidate);
@@ -301,10 +349,11 @@ impl<T: Setting> Setting for OffOr<T> {
     }
 }
 
-impl Setting for i64 {
+impl Setting for i128 {
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match &node.value {
             Value::Integer(Some(number)) => Ok(*number),
+            Value::Integer(None) => too_large(node),
             Value::Text(text) if text.parse::<Self>().is_ok() => {
                 let mistake = Mistake::new(node, format!("expected a whole number, found the text {text:?}"));
                 Err(vec![mistake.help(format!("leave the quotes away: {text}"))])

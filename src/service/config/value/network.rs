@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::super::document::{Node, Value};
 use super::super::settings::BackendAddress;
-use super::{Mistake, Setting, expected, quoted, text_of};
+use super::{Mistake, Setting, expected, foreign, quoted, text_of};
 
 /// An IP network; a bare address is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +28,19 @@ impl Setting for Network {
                     net.addr()
                 )),
             ]),
-            Err(_) => expected(
-                node,
-                "an IP network",
-                "\"10.0.8.0/24\", \"2001:db8:8::/48\" or \"10.0.8.7\"",
-            ),
+            Err(_) => {
+                let wrong = expected(
+                    node,
+                    "an IP network",
+                    "\"10.0.8.0/24\", \"2001:db8:8::/48\" or \"10.0.8.7\"",
+                );
+                match foreign::network(text) {
+                    Some(help) => wrong.map_err(|mistakes: Vec<Mistake>| {
+                        mistakes.into_iter().map(|mistake| mistake.help(help.clone())).collect()
+                    }),
+                    None => wrong,
+                }
+            }
         }
     }
 
@@ -87,6 +95,13 @@ impl Setting for Port {
             Value::Integer(Some(number)) => u16::try_from(*number).ok(),
             _ => node.raw.as_deref().and_then(|raw| raw.parse().ok()),
         };
+        if let Value::Text(text) = &node.value
+            && let Some(port) = text.trim().parse::<u16>().ok().filter(|port| *port != 0)
+            && number.is_none()
+        {
+            let mistake = Mistake::new(node, format!("expected a port, found the text {text:?}"));
+            return Err(vec![mistake.help(format!("leave the quotes away: {port}"))]);
+        }
         number
             .filter(|n| *n != 0)
             .map_or_else(|| expected(node, "a port from 1 to 65535", "3478"), |n| Ok(Self(n)))
@@ -166,9 +181,25 @@ pub(in super::super) enum BindHost {
 
 impl Setting for Bind {
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
-        let text = text_of(node).unwrap_or("").trim();
+        let number = match &node.value {
+            Value::Integer(Some(number)) => number.to_string(),
+            _ => String::new(),
+        };
+        let text = text_of(node).unwrap_or(&number).trim();
         let example = "\"*:443\", \"192.0.2.1:3478\", \"[2001:db8::1]:3478\" or \"turn.example.org:3478\"";
-        let bad = || expected(node, "an address with a port", example);
+        let bad = || {
+            let wrong = expected(node, "an address with a port", example);
+            let help = match &node.value {
+                Value::List(_) => Some("write a `[[listener]]` of its own for each address".to_owned()),
+                _ => foreign::bind(text),
+            };
+            match help {
+                Some(help) => wrong.map_err(|mistakes: Vec<Mistake>| {
+                    mistakes.into_iter().map(|mistake| mistake.help(help.clone())).collect()
+                }),
+                None => wrong,
+            }
+        };
         let Some((host, port)) = text.rsplit_once(':') else {
             return bad();
         };
@@ -185,6 +216,8 @@ impl Setting for Bind {
                 let mistake = Mistake::new(node, "an IPv6 address before a port stands in brackets");
                 return Err(vec![mistake.help(format!("write \"[{host}]:{port}\""))]);
             }
+            // What other programs write for every address.
+            None if host == "0" => return bad(),
             None => match host.parse() {
                 Ok(ip) => BindHost::Ip(ip),
                 Err(_) if is_host_name(host) => BindHost::Name(host.to_owned()),
@@ -311,6 +344,10 @@ impl Setting for External {
             .or(Some(text).filter(|text| text.contains('.')));
         if let Some(name) = name.filter(|name| is_host_name(name)) {
             return Ok(Self::Name(name.to_owned()));
+        }
+        if let Some(help) = foreign::external(text) {
+            let mistake = Mistake::new(node, format!("expected one address, found {text:?}"));
+            return Err(vec![mistake.help(help)]);
         }
         let what = "\"auto\", an IP address, \"interface:name\", a host name, \"stun:host:port\" or \"off\"";
         let Some(server) = text.strip_prefix("stun:") else {

@@ -3,14 +3,19 @@
 use core::time::Duration;
 
 use super::super::document::{Node, Value};
-use super::{Mistake, Setting, expected, quoted};
+use super::{Mistake, Setting, expected, has_too_many_digits, quoted, too_large};
 
 impl Setting for Duration {
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match &node.value {
-            Value::Integer(Some(number)) if *number >= 0 => Ok(Self::from_secs(number.unsigned_abs())),
+            Value::Integer(Some(number)) if *number >= 0 => match u64::try_from(*number) {
+                Ok(seconds) => Ok(Self::from_secs(seconds)),
+                Err(_) => too_large(node),
+            },
+            Value::Integer(None) => too_large(node),
             Value::Text(text) => match parse_duration(text) {
                 Some(duration) => Ok(duration),
+                None if has_too_many_digits(text) => too_large(node),
                 None => expected(
                     node,
                     "a duration",
@@ -93,6 +98,9 @@ const BYTE_UNITS: [(&str, usize); 7] = [
 impl Setting for Bytes {
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         let bytes = match &node.value {
+            Value::Integer(None) => return too_large(node),
+            Value::Integer(Some(number)) if *number > 0 && usize::try_from(*number).is_err() => return too_large(node),
+            Value::Text(text) if parse_bytes(text).is_none() && has_too_many_digits(text) => return too_large(node),
             Value::Integer(Some(number)) => usize::try_from(*number).ok(),
             Value::Text(text) => parse_bytes(text),
             _ => None,
