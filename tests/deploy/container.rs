@@ -76,6 +76,29 @@ pub(crate) fn serves_443(process: &Process) -> [bool; 2] {
 }
 
 #[test]
+fn the_build_stage_has_every_file_that_the_manifest_names() {
+    let dir = Dir::new();
+    let text = fs::read_to_string(source("Dockerfile")).expect("Dockerfile");
+    let copied: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY "))
+        // Into the build's directory; what has a place of its own is no part of the build.
+        .filter(|line| !line.contains(" /"))
+        .collect();
+    assert!(copied.len() >= 3, "{copied:?}");
+    for line in copied {
+        let names: Vec<&str> = line.split_whitespace().collect();
+        let (target, sources) = names.split_last().expect("a target");
+        for name in sources {
+            run(Command::new("cp").arg("-r").arg(source(name)).arg(dir.0.join(target)));
+        }
+    }
+    run(Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--no-deps", "--format-version=1"])
+        .current_dir(&dir.0));
+}
+
+#[test]
 fn the_images_user_serves_443_on_the_hosts_network_where_the_capability_is_added() {
     let dir = Dir::new();
     let process = start(&dir, "-all,+net_bind_service", &[]);
