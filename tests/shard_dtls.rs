@@ -112,7 +112,7 @@ fn data_goes_both_ways_and_close_notify_ends_the_allocation() {
 fn hellos_without_a_cookie_and_stray_records_leave_nothing() {
     let server = start(config(|_| {}));
     let (socket, hello) = hello_with_cookie(server.udp);
-    assert_eq!(server.stat(|s| s.dtls_asked.get()), 1);
+    server.becomes("asked for cookies", 1, |s| s.stat(|s| s.dtls_asked.get()));
     // From another address the cookie is worth nothing.
     let other = DtlsClient::socket(server.udp);
     other.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -126,7 +126,9 @@ fn hellos_without_a_cookie_and_stray_records_leave_nothing() {
     server.eventually("the stray record is counted", |s| {
         dropped(s, DtlsDrop::NoAssociation) == 1
     });
-    assert_eq!((associations(&server), server.stat(|s| s.dtls_asked.get())), (0, 1001));
+    server.becomes("associations, and asked for cookies", (0, 1001), |s| {
+        (associations(s), s.stat(|s| s.dtls_asked.get()))
+    });
     // And from its own it is good.
     socket.send(&hello).unwrap();
     server.eventually("an association", |s| associations(s) == 1);
@@ -183,7 +185,7 @@ fn a_late_copy_of_the_hello_replaces_nothing_and_a_new_one_only_with_its_cookie(
     let again = socket.try_clone().unwrap();
     let mut first = over(DtlsClient::on(socket, 1200).unwrap()).0;
     first.allocate();
-    assert_eq!(associations(&server), 1);
+    server.becomes("associations", 1, associations);
     // The client has lost all memory, and begins anew at the same port.
     let mut second = over(DtlsClient::on(again, 1200).unwrap()).0;
     server.becomes("associations and closed", (1, 1), |s| {
@@ -223,7 +225,7 @@ fn the_oldest_handshake_gives_way_and_no_established_association_does() {
         })
         .collect();
     server.becomes("closed", 2, |s| closed(s, DtlsClose::Displaced));
-    assert_eq!(server.stat(|s| s.dtls_half_open.get()), 2);
+    server.becomes("half open", 2, |s| s.stat(|s| s.dtls_half_open.get()));
     assert_served(&mut served);
     drop(stalled);
 }
@@ -235,7 +237,7 @@ fn one_source_has_no_more_than_its_share_and_gets_it_back() {
     let (socket, hello) = hello_with_cookie(server.udp);
     socket.send(&hello).unwrap();
     server.eventually("refused", |s| dropped(s, DtlsDrop::Limit) == 1);
-    assert_eq!(associations(&server), 2);
+    server.becomes("associations", 2, associations);
     clients[0].close();
     server.eventually("one less", |s| associations(s) == 1);
     client(&server).allocate();
@@ -262,7 +264,9 @@ fn a_handshake_that_stalls_and_a_client_without_allocation_are_gone_in_time() {
     });
     server.eventually("the idle one is closed", |s| closed(s, DtlsClose::Idle) == 1);
     assert_eq!(idle.receive(&mut [0; 64], PATIENCE).unwrap(), 0, "with close_notify");
-    assert_eq!((associations(&server), server.stat(|s| s.dtls_half_open.get())), (1, 0));
+    server.becomes("associations and half open", (1, 0), |s| {
+        (associations(s), s.stat(|s| s.dtls_half_open.get()))
+    });
     assert_served(&mut busy);
 }
 
@@ -345,5 +349,5 @@ fn a_client_with_an_association_begins_no_flow_of_quic_and_one_with_a_flow_may_s
     assert_eq!(backend.recv().0, initial);
     let _association = DtlsClient::on(socket, 1200).expect("a handshake");
     server.eventually("it has one as well", |s| associations(s) == 2);
-    assert_eq!(server.stat(|s| s.http3_flows.get()), 1);
+    server.becomes("flows", 1, |s| s.stat(|s| s.http3_flows.get()));
 }

@@ -95,16 +95,20 @@ fn an_allocation_follows_its_client_from_port_to_port_and_between_udp_and_tcp_ac
         old.send_channel(CHANNEL, b"by the old path");
         (old, ticket) = (new, next);
     }
-    server.eventually("the data by old paths is counted", |server| {
-        server.count(|counters| counters.dropped[DropReason::NoAllocation as usize].get()) == 40
+    server.becomes("data by old paths", 40, |server| {
+        server.count(|counters| counters.dropped[DropReason::NoAllocation as usize].get())
     });
-    assert_eq!(server.count(|counters| counters.allocations_arrived.get()), 40);
-    assert_eq!(server.count(|counters| counters.allocations_left.get()), 40);
+    server.becomes("allocations that arrived and left", (40, 40), |server| {
+        let all = |of: fn(&relay::turn::Counters) -> u64| server.count(of);
+        (all(|c| c.allocations_arrived.get()), all(|c| c.allocations_left.get()))
+    });
     // With 40 moves between two workers the odds that all stayed on one are nil.
     for counters in server.shards.counters() {
         assert!(counters.allocations_arrived.get() > 0 && counters.allocations_left.get() > 0);
     }
-    assert_eq!(server.stat(|stats| stats.relay_sockets.get()), 1);
+    server.becomes("relay sockets", 1, |server| {
+        server.stat(|stats| stats.relay_sockets.get())
+    });
     old.release();
     server.eventually("everything is freed", |server| {
         server.stat(|stats| stats.relay_sockets.get()) == 0
@@ -160,10 +164,9 @@ fn what_a_peer_sends_during_moves_arrives_by_the_old_path_or_the_new_one_and_non
     heard.sort_unstable();
     let dropped = server.count(|counters| counters.dropped.iter().map(|cell| cell.get()).sum());
     assert_eq!((heard, dropped), ((0..sent).collect(), 0));
-    assert_eq!(
-        server.count(|counters| counters.allocations_arrived.get()),
-        MOVES as u64
-    );
+    server.becomes("allocations that arrived", MOVES as u64, |server| {
+        server.count(|counters| counters.allocations_arrived.get())
+    });
 }
 
 fn stop_requested(stop: &std::sync::mpsc::Receiver<()>) -> bool {
@@ -231,7 +234,9 @@ fn two_clients_of_the_server_go_on_talking_when_one_of_them_moves() {
         moving = new;
     }
     drop(moving);
-    assert!(server.stat(|stats| stats.mailbox_sent.get()) > 0);
+    server.eventually("a worker sends to another", |server| {
+        server.stat(|stats| stats.mailbox_sent.get()) > 0
+    });
 }
 
 #[test]

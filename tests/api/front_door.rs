@@ -16,6 +16,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
 
+/// No answer takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A front door on a port of its own; closed when dropped.
 struct Door {
     address: SocketAddr,
@@ -45,9 +48,9 @@ impl Door {
             connections_per_source: 100,
             new_connections_per_second: 1000,
             unproven: 100,
-            handshake_timeout: Duration::from_secs(5),
-            http_header_timeout: Duration::from_secs(5),
-            http_lifetime: Duration::from_secs(30),
+            handshake_timeout: PATIENCE,
+            http_header_timeout: PATIENCE,
+            http_lifetime: PATIENCE,
             stop_timeout: Duration::from_secs(1),
         };
         let door = FrontDoor::new(
@@ -77,6 +80,12 @@ impl Door {
 
     /// One request over a connection of its own, whose certificate is really verified.
     async fn send(&self, call: Call) -> Answer {
+        tokio::time::timeout(PATIENCE, self.exchange(call))
+            .await
+            .unwrap_or_else(|_| panic!("waited {PATIENCE:?} for an answer"))
+    }
+
+    async fn exchange(&self, call: Call) -> Answer {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_file(self.directory.join("certificate.pem")).expect("PEM");
         roots.add(certificate).expect("anchor");

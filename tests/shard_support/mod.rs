@@ -31,6 +31,7 @@ use relay::wire::framing::{Framing, next_frame};
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
+pub use tcp::accept;
 
 pub const REALM: &str = "example.org";
 pub const USER: &str = "alice";
@@ -210,9 +211,12 @@ impl TestServer {
 /// Both ends of a TCP connection: the client's, and the server's as it is handed to a shard.
 pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let stream = TcpStream::connect_timeout(&listener.local_addr().unwrap(), PATIENCE).unwrap();
     stream.set_nodelay(true).unwrap();
-    let (socket, client) = listener.accept().unwrap();
+    // No test waits longer for a server that has stopped reading, or that says nothing.
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (socket, client) = tcp::accept(&listener);
     let options = socket2::SockRef::from(&socket);
     options.set_tcp_nodelay(true).unwrap();
     options.set_tcp_notsent_lowat(KERNEL_UNSENT).unwrap();

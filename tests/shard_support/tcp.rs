@@ -1,12 +1,22 @@
 //! The client's part of RFC 6062.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Message, Method};
 use relay::wire::writer::MessageWriter;
 
-use super::{Client, error_code};
+use super::{Client, PATIENCE, error_code};
+
+/// The next connection to a listener, and where it comes from.
+#[track_caller]
+pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    // On Linux this bounds the wait for a connection too.
+    socket2::SockRef::from(listener)
+        .set_read_timeout(Some(PATIENCE))
+        .unwrap();
+    listener.accept().expect("a connection in time")
+}
 
 impl Client {
     /// Allocates an IPv4 relayed transport address for TCP.
