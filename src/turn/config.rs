@@ -267,8 +267,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            allocations_per_user: 10,
-            allocations_per_ip: 200,
+            allocations_per_user: 100,
+            allocations_per_ip: 1000,
             allocations: 16_384,
             permissions: 128,
             channels: 128,

@@ -73,7 +73,6 @@ fn mint_forced(server: &Server, key: &str, body: &str) -> Login {
         format!("turns:127.0.0.1:{port}?transport=tcp"),
         format!("turn:127.0.0.1:{port}?transport=udp"),
         format!("turn:127.0.0.1:{port}?transport=tcp"),
-        format!("turns:127.0.0.1:{port}?transport=udp"),
     ];
     assert_eq!(ice["urls"], serde_json::json!(expected));
     let text = |name: &str| ice[name].as_str().expect("text").to_owned();

@@ -213,17 +213,15 @@ fn own_listeners_are_closed_to_peers_even_where_their_network_is_allowed() {
 
 //= REST-10
 #[test]
-fn uris_are_few_and_firewall_proof_ones_come_first_where_only_the_relay_is_used() {
+fn uris_are_three_and_firewall_proof_ones_come_first_where_only_the_relay_is_used() {
     let machine = Machine::new();
     let settings = machine.good("realm = \"turn.example.org\"\n").settings;
     assert_eq!(
         settings.api.uris,
         [
-            "turn:turn.example.org:3478?transport=udp",
             "turn:turn.example.org:443?transport=udp",
             "turns:turn.example.org:443?transport=tcp",
             "turn:turn.example.org:443?transport=tcp",
-            "turns:turn.example.org:443?transport=udp",
         ]
     );
     assert_eq!(
@@ -231,9 +229,7 @@ fn uris_are_few_and_firewall_proof_ones_come_first_where_only_the_relay_is_used(
         [
             "turns:[2001:db8::1]:443?transport=tcp",
             "turn:[2001:db8::1]:443?transport=udp",
-            "turn:[2001:db8::1]:3478?transport=udp",
             "turn:[2001:db8::1]:443?transport=tcp",
-            "turns:[2001:db8::1]:443?transport=udp",
         ]
     );
     // Where 443 could not be bound.
@@ -243,9 +239,29 @@ fn uris_are_few_and_firewall_proof_ones_come_first_where_only_the_relay_is_used(
             "turn:h:3478?transport=udp",
             "turns:h:5349?transport=tcp",
             "turn:h:3478?transport=tcp",
-            "turns:h:5349?transport=udp",
         ]
     );
+}
+
+/// To a browser `turns:` over UDP is one more server over TLS, with allocations of its own.
+#[test]
+fn dtls_is_offered_only_where_nothing_else_is_and_on_request() {
+    let machine = Machine::new();
+    let uris = |toml: &str| {
+        machine
+            .good(&format!("realm = \"t.example\"\n{toml}"))
+            .settings
+            .api
+            .uris
+    };
+    let alone = "[[listener]]\nbind = \"*:443\"\nprotocols = [\"dtls\"]\n";
+    assert_eq!(uris(alone), ["turns:t.example:443?transport=udp"]);
+    let beside = "[[listener]]\nbind = \"*:443\"\nprotocols = [\"udp\", \"dtls\"]\n";
+    assert_eq!(uris(beside), ["turn:t.example:443?transport=udp"]);
+    let forced = "[forced_relay]\neveryone = true\ntransports = [\"dtls\"]\n";
+    assert_eq!(uris(forced), ["turns:t.example:443?transport=udp"]);
+    let written = "[api]\nuris = [\"turn:t.example:3478\", \"turns:t.example:443?transport=udp\"]\n";
+    assert_eq!(uris(written).len(), 2);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -39,6 +40,7 @@ pub(crate) struct Chromium {
     devtools: DevTools,
     session: String,
     process: Process,
+    home: PathBuf,
     _page: PageServer,
     _dns: Dns,
 }
@@ -91,6 +93,7 @@ impl Chromium {
             devtools,
             session,
             process,
+            home,
             _page: page,
             _dns: dns,
         };
@@ -108,6 +111,11 @@ impl Chromium {
             thread::sleep(Duration::from_millis(50));
         }
         browser
+    }
+
+    /// Ends the browser in the middle of what it does.
+    pub(crate) fn kill(mut self) {
+        self.process.kill(&self.home);
     }
 
     /// Evaluates an expression in the page, waits for its promise, and gives the value back.

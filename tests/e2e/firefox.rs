@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,7 +51,8 @@ pub(crate) struct Firefox {
     next_id: u64,
     context: Value,
     console: String,
-    _process: Process,
+    process: Process,
+    home: PathBuf,
     _page: PageServer,
     _dns: Dns,
 }
@@ -101,7 +103,8 @@ impl Firefox {
             next_id: 1,
             context: Value::Null,
             console: String::new(),
-            _process: process,
+            process,
+            home,
             _page: page,
             _dns: dns,
         };
@@ -112,6 +115,11 @@ impl Firefox {
         let url = json!({"context": browser.context, "url": format!("{ORIGIN}/"), "wait": "complete"});
         browser.command("browsingContext.navigate", &url);
         browser
+    }
+
+    /// Ends the browser in the middle of what it does.
+    pub(crate) fn kill(mut self) {
+        self.process.kill(&self.home);
     }
 
     fn command(&mut self, method: &str, parameters: &Value) -> Value {

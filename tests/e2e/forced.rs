@@ -23,7 +23,6 @@ fn assert_forced(configuration: &Value) {
         format!("turns:{RELAY_HOST}:443?transport=tcp"),
         format!("turn:{RELAY_HOST}:443?transport=udp"),
         format!("turn:{RELAY_HOST}:443?transport=tcp"),
-        format!("turns:{RELAY_HOST}:443?transport=udp"),
     ];
     assert_eq!(configuration["iceServers"][0]["urls"], json!(urls), "{configuration:#}");
     assert_eq!(

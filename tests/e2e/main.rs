@@ -27,6 +27,7 @@ mod pebble;
 mod process;
 mod proxies;
 mod relay;
+mod reloads;
 mod requirements;
 mod selftest;
 mod server;

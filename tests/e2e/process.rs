@@ -95,6 +95,15 @@ impl Process {
         self.wait(limit).map(|status| (status, start.elapsed()))
     }
 
+    /// Ends it as a crash or an impatient user would, and moves `home`, where it has written, out of the way of the next.
+    pub(crate) fn kill(&mut self, home: &Path) {
+        self.signal(Signal::SIGKILL);
+        let status = self.wait(Duration::from_secs(10));
+        assert!(status.is_some(), "{}: SIGKILL: still there after 10 s", self.name);
+        let used = home.with_extension(self.child.id().to_string());
+        fs::rename(home, used).expect("both are in the lab's folder");
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         if let Ok(pid) = i32::try_from(self.child.id()) {

@@ -93,9 +93,11 @@ pub fn is_on_path(uri: &str, forced: &ForcedRelay) -> bool {
     forced.transports[transport as usize] && forced.ports.contains(&port)
 }
 
-/// The TURN URIs of `listeners`, for clients that reach the server as `host`: few, because a client tries every one of
-/// them. UDP first, as media likes it best, on two ports; TLS, plain TCP and DTLS on 443 if that is served. With
-/// `relay_only` first what gets through firewalls: port 443, TLS before UDP. DTLS comes last: browsers do not know it.
+/// The TURN URIs of `listeners`, for clients that reach the server as `host`. Three, because browsers allocate on every
+/// one of them, for each peer connection and network interface: UDP, which media likes best, then TLS and plain TCP, each
+/// on port 443 if that is served. With `relay_only` first what gets through firewalls: TLS.
+///
+/// DTLS is offered only where nothing else is: browsers take `turns:` over UDP for one more TLS server over TCP.
 pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec<String> {
     let in_uri = match host.parse::<Ipv6Addr>() {
         Ok(ip) => format!("[{ip}]"),
@@ -127,19 +129,14 @@ pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec
     };
     let uri = |scheme: &str, transport: &str, port: u16| format!("{scheme}:{in_uri}:{port}?transport={transport}");
 
-    let mut udp = ports(|listener| listener.udp);
-    if let Some(web) = udp.iter().position(|port| *port == 443) {
-        let web = udp.remove(web);
-        udp.insert(usize::from(!relay_only).min(udp.len()), web);
-    }
-    udp.truncate(2);
-    let udp = udp.into_iter().map(|port| uri("turn", "udp", port));
+    let udp = best(ports(|listener| listener.udp)).map(|port| uri("turn", "udp", port));
     let tls = best(ports(|listener| listener.tls)).map(|port| uri("turns", "tcp", port));
     let tcp = best(ports(|listener| listener.tcp)).map(|port| uri("turn", "tcp", port));
-    let dtls = best(ports(|listener| listener.dtls)).map(|port| uri("turns", "udp", port));
-    if relay_only {
-        tls.into_iter().chain(udp).chain(tcp).chain(dtls).collect()
-    } else {
-        udp.chain(tls).chain(tcp).chain(dtls).collect()
+    let in_order = if relay_only { [tls, udp, tcp] } else { [udp, tls, tcp] };
+    let uris: Vec<_> = in_order.into_iter().flatten().collect();
+    if !uris.is_empty() {
+        return uris;
     }
+    let dtls = best(ports(|listener| listener.dtls)).map(|port| uri("turns", "udp", port));
+    dtls.into_iter().collect()
 }
