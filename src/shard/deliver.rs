@@ -90,11 +90,10 @@ impl Worker {
             self.counters.drop_packet(DropReason::Gone);
             return;
         };
-        let on_stream = client.five_tuple.transport.is_stream();
         let mut header = [0; Frame::MAX_HEADER];
         let len = frame.emit(data.len(), &mut header);
         let header = &header[..len];
-        let padding = frame.padding(data.len(), on_stream);
+        let padding = frame.padding(data.len(), client.five_tuple.transport);
         match Name::from_link(client.link) {
             Name::Stream { slot, generation } => {
                 let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();

@@ -544,7 +544,7 @@ pub(super) struct BindMost {
 /// Whether application data from a peer, behind its header, can be sent to the client at all.
 fn fits(frame: Frame, len: usize, to: &FiveTuple) -> bool {
     let stream = to.transport.is_stream();
-    let padded = len + frame.padding(len, stream);
+    let padded = len + frame.padding(len, to.transport);
     let header = match frame {
         Frame::Channel(_) => 4,
         Frame::Data { peer, .. } if peer.0.is_ipv4() => 36,

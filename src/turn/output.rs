@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ports::RelayPort;
-use super::types::{AllocationId, ChannelNumber, ConnectionId, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
+use super::types::{
+    AllocationId, ChannelNumber, ConnectionId, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, Transport,
+};
 use crate::wire::{channel_data, message::TransactionId, writer};
 
 /// What becomes of one packet. Holds no bytes: `data` is a range of the packet that was handed in, and headers are
@@ -134,11 +136,12 @@ impl Frame {
     }
 
     /// Zero bytes to send behind `data_len` bytes of application data: a Data indication is always padded to four,
-    /// ChannelData only on a stream (RFC 8656 §12.5).
-    pub const fn padding(self, data_len: usize, stream: bool) -> usize {
-        match self {
-            Self::Channel(_) if !stream => 0,
-            Self::Channel(_) | Self::Data { .. } => data_len.next_multiple_of(4) - data_len,
+    /// ChannelData on a stream (RFC 8656 §12.5). Over DTLS the RFC leaves it open, and pion's client waits for it: it
+    /// reads DTLS as a stream.
+    pub const fn padding(self, data_len: usize, transport: Transport) -> usize {
+        match (self, transport) {
+            (Self::Channel(_), Transport::Udp) => 0,
+            _ => data_len.next_multiple_of(4) - data_len,
         }
     }
 }

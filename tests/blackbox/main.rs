@@ -10,6 +10,7 @@ mod discovery;
 mod drain;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;
+mod dtls_stacks;
 mod flood;
 mod forced;
 mod harness;

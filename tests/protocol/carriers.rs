@@ -161,7 +161,11 @@ fn what_a_peer_sends_arrives_as_long_as_it_can_be_expressed() {
             true => 65_532 - (header - 20),
             false => (datagram - header) / 4 * 4,
         };
-        let by_channel = if stream { 65_535 } else { datagram - 4 };
+        let by_channel = match client.client.five_tuple.transport {
+            Transport::Tcp | Transport::Tls => 65_535,
+            Transport::Dtls => (datagram - 4) / 4 * 4,
+            Transport::Udp => datagram - 4,
+        };
         let bytes = |size: usize| vec![0xA5; size];
         client.permit(&mut world, &[peer]);
         for size in [0, 1, 2, 3, 4, 1200, by_indication - 1, by_indication] {

@@ -289,17 +289,16 @@ fn channel_data_keeps_nothing_alive() {
 //= TURN-CHAN-15
 //= TURN-CHAN-16
 #[test]
-fn only_on_a_stream_channel_data_is_padded() {
+fn channel_data_is_padded_on_a_stream_and_over_dtls() {
     for transport in Transport::ALL {
         let mut world = World::new();
         let (mut client, peer) = (client_over(1, transport), addr("192.0.2.1:7000"));
         let relayed = client.allocate(&mut world);
         client.bind(&mut world, 0x4000, peer);
         for len in 0..=5usize {
-            let expected = if transport.is_stream() {
-                len.next_multiple_of(4) - len
-            } else {
-                0
+            let expected = match transport {
+                Transport::Udp => 0,
+                Transport::Tcp | Transport::Tls | Transport::Dtls => len.next_multiple_of(4) - len,
             };
             match world.peer(peer, relayed, &[7; 5][..len]) {
                 Delivered::Channel { padding, data, .. } => assert_eq!((padding, data.len()), (expected, len)),

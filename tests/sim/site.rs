@@ -549,7 +549,7 @@ impl World {
 fn framed(client: &Client, frame: Frame, payload: &[u8]) -> [Vec<u8>; 3] {
     let mut header = [0; Frame::MAX_HEADER];
     let len = frame.emit(payload.len(), &mut header);
-    let padding = frame.padding(payload.len(), client.five_tuple.transport.is_stream());
+    let padding = frame.padding(payload.len(), client.five_tuple.transport);
     [header[..len].to_vec(), payload.to_vec(), vec![0; padding]]
 }
 

@@ -337,10 +337,9 @@ impl World {
                 let client = *self.shards[index]
                     .client(allocation)
                     .expect("the client of a live allocation");
-                let stream = client.five_tuple.transport.is_stream();
                 let mut header = [0xEE; Frame::MAX_HEADER];
                 let len = frame.emit(data.len(), &mut header);
-                let padding = vec![0; frame.padding(data.len(), stream)];
+                let padding = vec![0; frame.padding(data.len(), client.five_tuple.transport)];
                 Delivered::of(client, [&header[..len], data, &padding].concat())
             }
             other => panic!("data for a client became {other:?}"),
