@@ -21,8 +21,10 @@ use relay::turn::PortGauges;
 use relay::turn::counters::Counters;
 use relay::turn::forced::Path;
 use relay::turn::output::{DropReason, EndReason};
+use relay::turn::policy::Denied;
 use relay::turn::time::UnixTime;
 use relay::turn::types::Transport;
+use relay::turn::{Refusal, RefusalReason};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -142,6 +144,9 @@ async fn the_counters_of_all_shards_are_added_up() {
             .packets
             .add(7 * i);
         shard.forced_refused[Transport::Tcp as usize].add(i);
+        let peer = "10.0.0.1:1".parse().expect("an address");
+        let rule = Denied::Private;
+        shard.refusals.count(&Refusal::PeerDenied { peer, rule });
         shard.allocations[Transport::Tcp as usize].set(i);
         shard.allocations_ended[EndReason::Expired as usize].add(i);
         admin.ports.used[i as usize - 1].set(i);
@@ -157,6 +162,9 @@ async fn the_counters_of_all_shards_are_added_up() {
     for (series, expected) in [
         ("relay_streams", 30.0),
         ("relay_forced_refused_total{transport=\"tcp\"}", 3.0),
+        ("relay_refusals_total{reason=\"peer_denied\"}", 2.0),
+        ("relay_refusals_total{reason=\"wrong_password\"}", 0.0),
+        ("relay_peers_refused_total{rule=\"private\"}", 2.0),
         ("relay_udp_offload{kind=\"gro\"}", 1.0),
         ("relay_udp_offload{kind=\"gso\"}", 0.0),
         ("relay_stream_queue_age_seconds_bucket{le=\"0.001\"}", 0.0),
@@ -248,24 +256,36 @@ async fn the_table_in_the_operations_guide_lists_exactly_the_metrics_there_are()
     }
 }
 
-#[test]
-fn the_runbook_has_every_drop_reason_and_no_other() {
+/// What the first cells of the table in this section of the operations guide name.
+fn listed(section: &str) -> BTreeSet<&'static str> {
     let guide = include_str!("../docs/operations.md");
-    let section = guide
-        .split_once("### Drop reasons")
-        .expect("section")
-        .1
-        .split_once("\n## ")
-        .expect("next section")
-        .0;
-    let listed = section
+    let (_, section) = guide.split_once(&format!("\n### {section}\n")).expect("section");
+    let section = section.split("\n##").next().expect("the section");
+    let cells = section
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0));
-    let known = DropReason::ALL
-        .iter()
-        .map(|reason| reason.as_str())
-        .collect::<BTreeSet<_>>();
-    assert_eq!(listed.collect::<BTreeSet<_>>(), known);
+    cells.collect()
+}
+
+#[test]
+fn the_runbook_has_every_drop_reason_and_no_other() {
+    let known = DropReason::ALL.iter().map(|reason| reason.as_str());
+    assert_eq!(listed("Drop reasons"), known.collect());
+}
+
+#[test]
+fn the_runbook_has_every_reason_of_a_refusal_with_its_code_and_no_other() {
+    let known = RefusalReason::ALL.iter().map(|reason| reason.as_str());
+    assert_eq!(listed("Refusals"), known.collect());
+    let guide = include_str!("../docs/operations.md");
+    for reason in RefusalReason::ALL {
+        let code = match reason.code() {
+            0 => "none".to_owned(),
+            code => code.to_string(),
+        };
+        let row = format!("\n| `{reason}` | {code} | ");
+        assert!(guide.contains(&row), "{row}");
+    }
 }
 
 /// Type and label names of each family.

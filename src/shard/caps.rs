@@ -38,7 +38,7 @@ impl Caps {
     /// Counts one of `client`, unless there are `most` of them, or `most_per_source` from where it comes.
     pub(super) fn take(&self, client: IpAddr, most: u32, most_per_source: u32) -> Result<Unit, Over> {
         let source = Source::from(client);
-        if !self.0.sources.take(&source, most_per_source) {
+        if self.0.sources.take(&source, most_per_source).is_err() {
             return Err(Over::Source);
         }
         let share = Share(Arc::clone(&self.0), source);

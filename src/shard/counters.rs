@@ -146,6 +146,8 @@ pub struct ShardCounters {
     pub turns: Cell,
     /// Time spent in turns, waiting and pausing excluded, in nanoseconds.
     pub busy_nanos: Cell,
+    /// Refused requests without a line in the log, because there were too many.
+    pub refusals_left_out: Cell,
     /// Pauses between turns (see `shard::pace`).
     pub pauses: Cell,
     /// `recvmmsg` calls that brought something.

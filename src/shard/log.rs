@@ -26,6 +26,7 @@ impl LogClient {
     }
 }
 
+#[derive(Clone, Copy)]
 pub(super) struct Shown {
     addr: SocketAddr,
     how: LogClient,
@@ -68,7 +69,7 @@ impl Seldom {
 const USERNAME: usize = 128;
 
 /// A username as a log may hold it: no control characters, no invisible ones that reorder the line, not too long.
-struct Username<'a>(&'a str);
+pub(super) struct Username<'a>(pub(super) &'a str);
 
 impl fmt::Display for Username<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,7 +104,7 @@ impl fmt::Display for Relayed<'_> {
     }
 }
 
-/// Writes the line for `event`, which happened in shard number `shard`.
+/// Writes the line for `event` about an allocation, which happened in shard number `shard`.
 pub fn log(event: &Event, shard: usize, client: LogClient) {
     match event {
         Event::AllocationBegan {
@@ -162,6 +163,8 @@ pub fn log(event: &Event, shard: usize, client: LogClient) {
             why = why.as_str(),
             "allocation ended"
         ),
+        // They have limits of their own (`refusals`).
+        Event::Refused(_) => {}
     }
 }
 

@@ -13,6 +13,7 @@
 //! handoff    allocations between shards    handover   streams that change hands
 //! log        lines for the operator        counters   what is counted
 //! http3      QUIC for a web server         caps       how many of a kind all shards may have
+//! refusals   lines about refused requests
 //! ```
 
 mod caps;
@@ -29,6 +30,7 @@ mod link;
 mod log;
 mod mailbox;
 mod pace;
+mod refusals;
 mod sockets;
 mod stream_io;
 mod streams;
@@ -59,6 +61,7 @@ pub use self::http3::{Http3Config, SharedBackend};
 use self::log::Seldom;
 pub use self::log::{LogClient, log as log_event};
 use self::pace::Pace;
+use self::refusals::RefusalLog;
 pub use self::sockets::Listener;
 use self::sockets::Sockets;
 use self::streams::Streams;
@@ -156,6 +159,7 @@ pub struct Shards {
     shard_counters: Vec<Arc<ShardCounters>>,
     shared: Arc<Shared>,
     clock: Clock,
+    refusals: Arc<RefusalLog>,
     /// Turns over ties between equally loaded shards.
     next: AtomicUsize,
 }
@@ -199,11 +203,11 @@ impl Shards {
             shard_counters: Vec::new(),
             shared: Arc::clone(&shared),
             clock,
+            refusals: Arc::new(RefusalLog::new(u64::from_ne_bytes(random_seed()?))),
             next: AtomicUsize::new(0),
         };
-        for (index, ((listeners, control_rx), handovers)) in
-            sockets.into_iter().zip(control_rxs).zip(handovers).enumerate()
-        {
+        let ways_in = sockets.into_iter().zip(control_rxs).zip(handovers);
+        for (index, ((listeners, control_rx), handovers)) in ways_in.enumerate() {
             let counters = Arc::new(Counters::default());
             let stats = Arc::new(ShardCounters::default());
             let (mail_to, mail) = std::mem::take(&mut ends[index]);
@@ -229,6 +233,7 @@ impl Shards {
                 handover_to: handover_to.clone(),
                 counters: Arc::clone(&counters),
                 stats: Arc::clone(&stats),
+                refusals: Arc::clone(&all.refusals),
             };
             let thread = seed.spawn()?;
             all.shards.push(Shard {
@@ -304,6 +309,7 @@ impl Shards {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.refusals.say_left_out();
         true
     }
 }
@@ -350,6 +356,7 @@ struct Seed {
     handover_to: Vec<HandoverSender>,
     counters: Arc<Counters>,
     stats: Arc<ShardCounters>,
+    refusals: Arc<RefusalLog>,
 }
 
 impl Seed {
@@ -406,6 +413,7 @@ impl Seed {
             handover_to,
             counters,
             stats,
+            refusals,
         } = self;
         #[cfg(feature = "dtls")]
         let dtls = match config.dtls {
@@ -419,8 +427,7 @@ impl Seed {
             Some(config) => Some(Http3::new(config, http3_shared, u64::from_ne_bytes(random_seed()?))),
             None => None,
         };
-        let most_flows = http3.as_ref().map_or(0, Http3::most_flows);
-        let sockets = Sockets::new(listeners, most_flows, config.relay);
+        let sockets = Sockets::new(listeners, http3.as_ref().map_or(0, Http3::most_flows), config.relay);
         let now = clock.now();
         stats.heartbeat.set(now.mono.as_nanos());
         Ok(Worker {
@@ -446,6 +453,7 @@ impl Seed {
             pace: Pace::new(config.pause),
             idle_timeout: config.idle_timeout,
             log_client: config.log_client,
+            refusals,
             turns: 0,
             packets: 0,
             visits: 0,

@@ -23,6 +23,7 @@ use super::link::Name;
 use super::log::{self, LogClient, Seldom};
 use super::mailbox;
 use super::pace::{Pace, Turn};
+use super::refusals::RefusalLog;
 use super::streams::Streams;
 use super::tcp::{TcpRelays, is_exhausted};
 use crate::net::sys::epoll::{Epoll, Event, Interest, Waker};
@@ -30,7 +31,7 @@ use crate::net::sys::options;
 use crate::net::udp::UdpSocket;
 use crate::turn::time::{Instant, Now};
 use crate::turn::types::{Client, FiveTuple, PeerAddr, RelayId, Transport};
-use crate::turn::{Command, Config, Counters, DropReason, Icmp, OpenError, Response, Server};
+use crate::turn::{self, Command, Config, Counters, DropReason, Icmp, OpenError, Response, Server};
 use crate::wire::demux::{self, Kind};
 
 /// Messages taken from a listener in one turn; also the most taken from a relay socket.
@@ -99,6 +100,7 @@ pub(super) struct Worker {
     pub(super) pace: Pace,
     pub(super) idle_timeout: Duration,
     pub(super) log_client: LogClient,
+    pub(super) refusals: Arc<RefusalLog>,
     /// Turns so far.
     pub(super) turns: u64,
     /// Packets handled in this turn.
@@ -442,9 +444,25 @@ impl Worker {
             let Some(client) = self.departed.pop() else { break };
             self.server.handle_disconnect(self.now, &client);
         }
+        self.tell();
+    }
+
+    /// Writes the events of the core to the log.
+    fn tell(&mut self) {
+        let now = self.now.mono;
+        let mut left_out = self.server.take_unreported_refusals();
         while let Some(event) = self.server.poll_event() {
-            log::log(&event, self.index, self.log_client);
+            match &event {
+                turn::Event::Refused(refused) if self.refusals.log(now, refused, self.log_client) => {}
+                turn::Event::Refused(_) => left_out += 1,
+                event => log::log(event, self.index, self.log_client),
+            }
         }
+        if left_out > 0 {
+            self.stats.refusals_left_out.add(left_out);
+            self.refusals.leave_out(left_out);
+        }
+        self.refusals.summarise(now);
     }
 
     /// Carries out what the core wants done, and sends what it has for other shards.

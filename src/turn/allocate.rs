@@ -10,8 +10,9 @@ use super::mobility::Mobile;
 use super::output::{Command, DropReason, EndReason, Verdict};
 use super::policy::PeerClass;
 use super::ports::{RelayPort, Want};
+use super::refusal::Refusal;
 use super::request::{Outcome, whole_seconds};
-use super::response::{Reject, Reply, Response};
+use super::response::{Reply, Response};
 use super::server::Server;
 use super::shared::{Reservation, Token};
 use super::time::{Instant, Now};
@@ -73,11 +74,11 @@ impl Server {
         client: &Client,
         session: &Arc<Session>,
         message: &Message<'_>,
-    ) -> Result<Outcome, Reject> {
+    ) -> Result<Outcome, Refusal> {
         // RFC 8656 §7.2-2. A late copy of a request whose allocation is gone already must not make another one.
         let transaction_id = message.transaction_id();
         if self.has_allocation(client) || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
-            return Err(Reject::AllocationMismatch);
+            return Err(Refusal::AllocationExists);
         }
         self.check_newcomer(client, session)?;
         let tcp = self.wants_tcp(client, message)?;
@@ -106,6 +107,7 @@ impl Server {
             reserved: taken.reserved,
             reservation,
             fingerprint: message.has_fingerprint(),
+            error: None,
         };
         self.allocations.insert(Allocation {
             id,
@@ -120,6 +122,7 @@ impl Server {
             tcp: tcp.then(Box::default),
             requests: Bucket::default(),
             reports: Bucket::default(),
+            judged_a_peer: false,
             quota,
             mobile: wanted.mobile.then(|| Box::new(Mobile::new(self.rng.array()))),
         });
@@ -131,35 +134,38 @@ impl Server {
     }
 
     /// Who must not allocate here: what must not be a client, and a forced login off the forced path.
-    pub(super) fn check_newcomer(&self, client: &Client, session: &Session) -> Result<(), Reject> {
+    pub(super) fn check_newcomer(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
         self.check_path(client, session)?;
         self.check_client(client)
     }
 
     /// What must not be a client: an address behind 6to4 or Teredo (RFC 8656 §21.4), and our own relayed addresses, which
     /// would make a loop (§21.1.7).
-    pub(super) fn check_client(&self, client: &Client) -> Result<(), Reject> {
+    pub(super) fn check_client(&self, client: &Client) -> Result<(), Refusal> {
         let addr = client.five_tuple.client;
-        self.config.policy.client(addr.ip()).map_err(|_| Reject::Forbidden)?;
+        self.config
+            .policy
+            .client(addr.ip())
+            .map_err(|rule| Refusal::ClientDenied { rule })?;
         let relayed = self.config.policy.peer(PeerAddr(addr)) == Ok(PeerClass::Relayed);
         if relayed && self.shared.directory.owner(RelayedAddr(addr)).is_some() {
-            return Err(Reject::Forbidden);
+            return Err(Refusal::ClientIsRelayed);
         }
         Ok(())
     }
 
     /// Whether another server takes new clients. Who holds a token has an allocation here, and wants the port next to it.
-    fn check_redirect(&self, client: &Client, wanted: &Wanted) -> Result<(), Reject> {
+    fn check_redirect(&self, client: &Client, wanted: &Wanted) -> Result<(), Refusal> {
         match self.config.redirect.of(&client.five_tuple) {
-            Some(alternate) if wanted.token.is_none() => Err(Reject::TryAlternate(alternate)),
+            Some(to) if wanted.token.is_none() => Err(Refusal::Redirected { to }),
             _ => Ok(()),
         }
     }
 
     /// RFC 8656 §7.2-3 and RFC 6062 §5.1: whether it is to be a TCP allocation.
-    fn wants_tcp(&self, client: &Client, message: &Message<'_>) -> Result<bool, Reject> {
+    fn wants_tcp(&self, client: &Client, message: &Message<'_>) -> Result<bool, Refusal> {
         let transport = message.decode(AttributeType::REQUESTED_TRANSPORT, attribute::requested_transport)?;
-        match transport.ok_or(Reject::BadRequest)? {
+        match transport.ok_or(Refusal::BadRequest)? {
             UDP => Ok(false),
             TCP if self.config.tcp.is_some() => {
                 let about_datagrams = [
@@ -169,20 +175,20 @@ impl Server {
                 ];
                 let has = |&kind: &AttributeType| message.attribute(kind).is_some();
                 if !client.five_tuple.transport.is_stream() || about_datagrams.iter().any(has) {
-                    return Err(Reject::BadRequest);
+                    return Err(Refusal::BadRequest);
                 }
                 // Its connections would stay where they are, so it stays with them.
                 if self.wants_ticket(message)? {
-                    return Err(Reject::MobilityForbidden);
+                    return Err(Refusal::MobilityForbidden);
                 }
                 Ok(true)
             }
-            _ => Err(Reject::TransportNotSupported),
+            protocol => Err(Refusal::TransportNotSupported { protocol }),
         }
     }
 
     /// RFC 8656 §7.2, steps 4 to 9, as far as they are about the request alone.
-    fn wanted(&self, now: Instant, session: &Session, message: &Message<'_>) -> Result<Wanted, Reject> {
+    fn wanted(&self, now: Instant, session: &Session, message: &Message<'_>) -> Result<Wanted, Refusal> {
         // §7.2-4: DONT-FRAGMENT is supported, so that it is there changes nothing.
         message.decode(AttributeType::DONT_FRAGMENT, attribute::dont_fragment)?;
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
@@ -194,10 +200,10 @@ impl Server {
         // §7.2-5
         if let Some(token) = token {
             if even.is_some() || requested.is_some() || additional.is_some() {
-                return Err(Reject::BadRequest);
+                return Err(Refusal::BadRequest);
             }
             let family = self.shared.reservations.peek(now, &token, session);
-            let family = family.ok_or(Reject::InsufficientCapacity)?;
+            let family = family.ok_or(Refusal::ReservationUnknown)?;
             let families = FAMILIES.map(|f| f == family);
             return Ok(Wanted {
                 families,
@@ -210,13 +216,13 @@ impl Server {
         }
         // §7.2-6
         if requested.is_some() && additional.is_some() {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::BadRequest);
         }
         // §7.2-7, and design decision D5: without the attribute it is IPv4, whatever the client's own family.
         let families = match (requested, additional) {
             (None | Some(FAMILY_IPV4), None) => [true, false],
             (Some(FAMILY_IPV6), None) => [false, true],
-            (Some(_), None) => return Err(Reject::FamilyNotSupported),
+            (Some(_), None) => return Err(Refusal::FamilyNotSupported),
             (_, Some(_)) => [true, true],
         };
         if additional.is_none()
@@ -224,18 +230,18 @@ impl Server {
                 .iter()
                 .any(|&f| families[f as usize] && self.config.relay.of(f).is_none())
         {
-            return Err(Reject::FamilyNotSupported);
+            return Err(Refusal::FamilyNotSupported);
         }
         // §7.2-8
         let port = match even {
             None => Want::Any,
             Some(false) => Want::Even,
-            Some(true) if additional.is_some() => return Err(Reject::BadRequest),
+            Some(true) if additional.is_some() => return Err(Refusal::BadRequest),
             Some(true) => Want::EvenAndNext,
         };
         // §7.2-9
         if additional.is_some_and(|family| family != FAMILY_IPV6) {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::BadRequest);
         }
         Ok(Wanted {
             families,
@@ -248,7 +254,7 @@ impl Server {
     }
 
     /// Takes the ports `wanted` asks for: at least one, or none.
-    fn take_ports(&mut self, wanted: &Wanted) -> Result<Taken, Reject> {
+    fn take_ports(&mut self, wanted: &Wanted) -> Result<Taken, Refusal> {
         let mut taken = Taken {
             sockets: Socket::NONE,
             reserved: None,
@@ -258,6 +264,11 @@ impl Server {
             return Ok(taken);
         }
         let mut any = false;
+        let mut none = Refusal::NoFreePort {
+            family: Family::V4,
+            even: false,
+            ports: 0,
+        };
         for family in FAMILIES.into_iter().filter(|&family| wanted.families[family as usize]) {
             match self.take_port(family, wanted.port) {
                 Ok((socket, reserved)) => {
@@ -265,35 +276,40 @@ impl Server {
                     taken.reserved = reserved;
                     any = true;
                 }
-                Err(reject) if wanted.dual => taken.unavailable = Some((family, reject.code())),
-                Err(reject) => return Err(reject),
+                Err(refusal) if wanted.dual => {
+                    taken.unavailable = Some((family, refusal.code()));
+                    if refusal != Refusal::FamilyNotSupported {
+                        none = refusal;
+                    }
+                }
+                Err(refusal) => return Err(refusal),
             }
         }
-        if any {
-            Ok(taken)
-        } else {
-            Err(Reject::InsufficientCapacity)
-        }
+        if any { Ok(taken) } else { Err(none) }
     }
 
     /// Takes one port, and with [`Want::EvenAndNext`] the one behind it.
-    fn take_port(&mut self, family: Family, want: Want) -> Result<(Socket, Option<RelayPort>), Reject> {
-        let relay = self.config.relay.of(family).ok_or(Reject::FamilyNotSupported)?;
+    fn take_port(&mut self, family: Family, want: Want) -> Result<(Socket, Option<RelayPort>), Refusal> {
+        let relay = self.config.relay.of(family).ok_or(Refusal::FamilyNotSupported)?;
         let taken = self.shared.ports.take(family, want, &mut self.rng);
-        let (port, reserved) = taken.ok_or(Reject::InsufficientCapacity)?;
+        let (port, reserved) = taken.ok_or_else(|| Refusal::NoFreePort {
+            family,
+            even: want != Want::Any,
+            ports: self.config.relay.ports.clone().count() as u32,
+        })?;
         let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
         Ok((Socket::Opening { port, relayed }, reserved))
     }
 
     /// Uses up a token. It may have been used at another shard since it was looked at.
-    fn redeem(&mut self, now: Instant, token: &Token, session: &Session, taken: &mut Taken) -> Result<(), Reject> {
+    fn redeem(&mut self, now: Instant, token: &Token, session: &Session, taken: &mut Taken) -> Result<(), Refusal> {
         let port = self
             .shared
             .reservations
             .redeem(now, token, session)
-            .ok_or(Reject::InsufficientCapacity)?;
+            .ok_or(Refusal::ReservationUnknown)?;
         let family = port.family();
-        let relay = self.config.relay.of(family).ok_or(Reject::InsufficientCapacity)?;
+        let relay = self.config.relay.of(family).ok_or(Refusal::ReservationUnknown)?;
         let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
         taken.sockets[family as usize] = Socket::Opening { port, relayed };
         Ok(())
@@ -343,11 +359,12 @@ impl Server {
             Ok(()) => *socket = Socket::Open { port, relayed },
             Err(error) => {
                 opening.failed.push(port);
+                opening.error = Some(error);
                 let again = error == OpenError::AddressInUse && opening.failed.len() < TRIES;
                 if again && self.try_another_port(id, family) {
                     return None;
                 }
-                self.allocations.get_mut(id)?.unavailable = Some((family, Reject::InsufficientCapacity.code()));
+                self.allocations.get_mut(id)?.unavailable = Some((family, Refusal::from(error).code()));
             }
         }
         self.settle(now, id, response)
@@ -391,7 +408,8 @@ impl Server {
         let client = *self.forward.client(id)?;
         let session = Arc::clone(&allocation.session);
         let transaction_id = allocation.transaction_id;
-        let fingerprint = allocation.opening.as_ref()?.fingerprint;
+        let opening = allocation.opening.as_ref()?;
+        let (fingerprint, error) = (opening.fingerprint, opening.error);
         let some = allocation
             .sockets
             .iter()
@@ -412,7 +430,9 @@ impl Server {
         if some {
             self.answer_allocate(now.mono, id, &client, &reply, response);
         } else {
-            let _ = self.answer_error(&reply, &Reject::InsufficientCapacity, response);
+            // Without a failure the shard has not answered in time.
+            let refusal = error.map_or(Refusal::SocketFailed, Refusal::from);
+            let _ = self.refuse(&client, None, &session, &reply, refusal, response);
         }
         Some(client)
     }

@@ -6,6 +6,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use super::allocate::OpenError;
 use super::auth::Session;
 use super::limits::Bucket;
 use super::mobility::Mobile;
@@ -50,6 +51,8 @@ pub(super) struct Allocation {
     pub(super) requests: Bucket,
     /// ICMP reports.
     pub(super) reports: Bucket,
+    /// A peer was granted, or one was refused and that reported: further refused candidates are no news.
+    pub(super) judged_a_peer: bool,
     /// This allocation's share; goes back when it is dropped.
     pub(super) quota: QuotaUnit,
     /// Its client asked for a mobility ticket.
@@ -85,6 +88,8 @@ pub(super) struct Opening {
     pub(super) reservation: Option<ReservationUnit>,
     /// The request had a FINGERPRINT.
     pub(super) fingerprint: bool,
+    /// Why the last socket that failed could not be opened.
+    pub(super) error: Option<OpenError>,
 }
 
 /// Allocations by slot of the forward table.

@@ -14,6 +14,7 @@ use super::credential::Name;
 use super::limits::Limiters;
 use super::nonce::{Features, NonceText, Nonces};
 use super::output::DropReason;
+use super::refusal::Refusal;
 use super::time::Now;
 use super::types::{FiveTuple, Transport};
 use super::user::UserId;
@@ -81,9 +82,25 @@ impl Challenge {
     }
 }
 
-/// Why a request is not taken as anybody's. None of these responses is signed.
+/// A request is not taken as anybody's.
 #[derive(Clone, Debug)]
-pub enum AuthError {
+pub struct AuthError {
+    /// What the client gets.
+    pub answer: AuthAnswer,
+    /// Why, for the operator, where the nonce was good: until then the address may be forged, and 401 and 438 are what
+    /// every healthy client begins with.
+    pub refusal: Option<Box<Refusal>>,
+}
+
+impl From<AuthAnswer> for AuthError {
+    fn from(answer: AuthAnswer) -> Self {
+        Self { answer, refusal: None }
+    }
+}
+
+/// The answer to a request that is nobody's. None of these responses is signed.
+#[derive(Clone, Debug)]
+pub enum AuthAnswer {
     /// 401 or 438.
     Challenge(Challenge),
     /// 400: an attribute is missing, or the algorithm was tampered with.
@@ -120,10 +137,10 @@ impl Authenticator<'_> {
         first: bool,
     ) -> Result<Arc<Session>, AuthError> {
         if message.integrity().is_none() {
-            return Err(self.challenge(401, now, client));
+            return Err(self.challenge(401, now, client).into());
         }
         let Some(claim) = Claim::of(message) else {
-            return Err(self.bad_request(now, client));
+            return Err(self.bad_request(now, client).into());
         };
         let config = self.config;
         let lifetime = config.nonce_lifetime;
@@ -131,10 +148,13 @@ impl Authenticator<'_> {
             .nonces
             .check(now.unix, client, &config.realm, claim.nonce, lifetime)
         else {
-            return Err(self.challenge(438, now, client));
+            return Err(self.challenge(438, now, client).into());
         };
         let Ok(choice) = Choice::of(message, features) else {
-            return Err(self.bad_request(now, client));
+            return Err(AuthError {
+                answer: self.bad_request(now, client),
+                refusal: Some(Box::new(Refusal::AlgorithmsChanged)),
+            });
         };
         let integrity = choice.response_integrity();
         let rfc8489 = choice.explicit || matches!(claim.name, Name::Userhash(_));
@@ -146,16 +166,17 @@ impl Authenticator<'_> {
         // Only now: who guesses from behind the same address as a live client must not lock it out.
         let source = client.client.ip();
         if self.limiters.logins_exhausted(now.mono, source, &config.limits) {
-            return Err(AuthError::Silent(DropReason::LoginLimited));
+            return Err(AuthError {
+                answer: AuthAnswer::Silent(DropReason::LoginLimited),
+                refusal: Some(Box::new(Refusal::LoginLimited)),
+            });
         }
         let at = first.then_some(now.unix);
         let verify = |key: &Key| message.verify(key);
-        match config
-            .credentials
-            .login(claim.name, choice.algorithm, at, verify)
-            .filter(|_| ours)
-        {
-            Some(login) => Ok(Arc::new(Session {
+        let login = config.credentials.login(claim.name, choice.algorithm, at, verify);
+        let login = if ours { login } else { Err(Refusal::WrongRealm) };
+        match login {
+            Ok(login) => Ok(Arc::new(Session {
                 username: login.username,
                 user: login.user,
                 key: login.key,
@@ -164,7 +185,10 @@ impl Authenticator<'_> {
                 rfc8489,
                 algorithm: choice.algorithm,
             })),
-            None => Err(self.refuse_login(now, client, source)),
+            Err(refusal) => Err(AuthError {
+                answer: self.refuse_login(now, client, source),
+                refusal: Some(Box::new(refusal)),
+            }),
         }
     }
 
@@ -192,16 +216,16 @@ impl Authenticator<'_> {
         })
     }
 
-    fn refuse_login(&mut self, now: Now, client: &FiveTuple, source: IpAddr) -> AuthError {
+    fn refuse_login(&mut self, now: Now, client: &FiveTuple, source: IpAddr) -> AuthAnswer {
         if !self.limiters.admit_login_failure(now.mono, source, &self.config.limits) {
-            return AuthError::Silent(DropReason::LoginLimited);
+            return AuthAnswer::Silent(DropReason::LoginLimited);
         }
         self.challenge(401, now, client)
     }
 
-    fn challenge(&mut self, code: u16, now: Now, client: &FiveTuple) -> AuthError {
+    fn challenge(&mut self, code: u16, now: Now, client: &FiveTuple) -> AuthAnswer {
         if let Err(reason) = self.may_answer_stranger(now, client) {
-            return AuthError::Silent(reason);
+            return AuthAnswer::Silent(reason);
         }
         let full = match self.config.challenge {
             ChallengeMode::Full => true,
@@ -213,7 +237,7 @@ impl Authenticator<'_> {
             anonymity: full && self.config.credentials.offers_anonymity(),
         };
         let nonce = self.nonces.issue(now.unix, client, &self.config.realm, features);
-        AuthError::Challenge(Challenge {
+        AuthAnswer::Challenge(Challenge {
             code,
             realm: self.config.realm.as_str().into(),
             nonce,
@@ -221,10 +245,10 @@ impl Authenticator<'_> {
         })
     }
 
-    fn bad_request(&self, now: Now, client: &FiveTuple) -> AuthError {
+    fn bad_request(&self, now: Now, client: &FiveTuple) -> AuthAnswer {
         match self.may_answer_stranger(now, client) {
-            Ok(()) => AuthError::BadRequest,
-            Err(reason) => AuthError::Silent(reason),
+            Ok(()) => AuthAnswer::BadRequest,
+            Err(reason) => AuthAnswer::Silent(reason),
         }
     }
 

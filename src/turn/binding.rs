@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::discovery::Wish;
 use super::forced::Path;
 use super::output::{DropReason, Verdict};
-use super::response::{Reject, Reply, Response, Route};
+use super::refusal::Refusal;
+use super::response::{Reply, Response, Route};
 use super::server::Server;
 use super::time::Now;
 use super::types::{Client, FiveTuple, Transport};
@@ -40,12 +41,12 @@ impl Server {
         if let Some(place) = config.discovery.as_deref().and_then(|places| places.place(server)) {
             return match Wish::of(message, place, source, transport) {
                 Ok(wish) => answer_wish(&reply, client.five_tuple, wish, response),
-                Err(reject) => self.answer_error(&reply, &reject, response),
+                Err(refusal) => self.answer_error(&reply, &refusal, response),
             };
         }
         let unknown = message.unknown_required();
         if !unknown.is_empty() {
-            return self.answer_error(&reply, &Reject::UnknownAttributes(unknown), response);
+            return self.answer_error(&reply, &Refusal::UnknownAttributes { types: unknown }, response);
         }
         let written = response.success(&reply, |writer| {
             writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, source);

@@ -4,8 +4,8 @@ use core::time::Duration;
 
 use super::forward::{BindError, BindMost, BindUntil};
 use super::permission::PERMISSION;
+use super::refusal::Refusal;
 use super::request::Outcome;
-use super::response::Reject;
 use super::server::Server;
 use super::time::Instant;
 use super::types::{AllocationId, ChannelNumber, Client, PeerAddr, RelayedAddr};
@@ -28,23 +28,27 @@ impl Server {
         client: &Client,
         id: AllocationId,
         message: &Message<'_>,
-    ) -> Result<Outcome, Reject> {
+    ) -> Result<Outcome, Refusal> {
         let number = message.decode(AttributeType::CHANNEL_NUMBER, attribute::channel_number)?;
-        let number = ChannelNumber(number.ok_or(Reject::BadRequest)?);
+        let number = ChannelNumber(number.ok_or(Refusal::BadRequest)?);
         let peer = message
             .xor_address(AttributeType::XOR_PEER_ADDRESS)?
-            .ok_or(Reject::BadRequest)?;
+            .ok_or(Refusal::BadRequest)?;
         let last = if self.config.rfc5766_channels {
             LAST_RFC5766
         } else {
             LAST
         };
-        if !(FIRST..=last).contains(&number.0) || peer.port() == 0 {
-            return Err(Reject::BadRequest);
+        let conflict = || Refusal::ChannelConflict { number: number.0 };
+        if !(FIRST..=last).contains(&number.0) {
+            return Err(conflict());
+        }
+        if peer.port() == 0 {
+            return Err(Refusal::BadRequest);
         }
         let peer = PeerAddr(peer);
         if self.forward.conflicts(now, id, number, peer) {
-            return Err(Reject::BadRequest);
+            return Err(conflict());
         }
         self.check_family(now, id, &peer.0)?;
         self.check_client(client)?;
@@ -59,21 +63,31 @@ impl Server {
             permission: now + PERMISSION,
         };
         match self.forward.bind(now, id, number, peer, until, most) {
-            Ok(()) => Ok(Outcome::Done),
-            Err(BindError::Conflict) => Err(Reject::BadRequest),
-            Err(BindError::Full) => Err(Reject::InsufficientCapacity),
+            Ok(()) => {
+                self.peer_granted(id);
+                Ok(Outcome::Done)
+            }
+            Err(BindError::Conflict) => Err(conflict()),
+            Err(BindError::Full) => Err(Refusal::ChannelsFull {
+                channels: limits.channels,
+                permissions: limits.permissions,
+            }),
         }
     }
 
     /// 403 for what the peer policy denies, and for the allocation's own relayed transport address.
-    fn check_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<(), Reject> {
+    fn check_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<(), Refusal> {
+        let PeerAddr(peer) = peer;
         let own = self
             .allocations
             .get(id)
-            .is_some_and(|it| it.relayed.contains(&Some(RelayedAddr(peer.0))));
-        if own || self.config.policy.peer(peer).is_err() {
-            return Err(Reject::Forbidden);
+            .is_some_and(|it| it.relayed.contains(&Some(RelayedAddr(peer))));
+        if own {
+            return Err(Refusal::PeerIsItself { peer });
         }
-        Ok(())
+        match self.config.policy.peer(PeerAddr(peer)) {
+            Ok(_) => Ok(()),
+            Err(rule) => Err(Refusal::PeerDenied { peer, rule }),
+        }
     }
 }

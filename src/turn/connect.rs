@@ -6,18 +6,15 @@ use std::sync::Arc;
 use super::auth::Session;
 use super::output::{Command, ConnectionEnd, PeerRefusal, Verdict};
 use super::policy::PeerClass;
+use super::refusal::Refusal;
 use super::request::Outcome;
-use super::response::{Reject, Reply, Response};
+use super::response::{Reply, Response};
 use super::server::Server;
 use super::tcp::{Asked, CONNECTING, PENDING, Stage};
 use super::time::Now;
 use super::types::{AllocationId, Client, ConnectionId, Family, PeerAddr, RelayId, RelayedAddr};
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method, TransactionId};
-
-/// The peer policy, or the ports TCP peers may have, forbid this peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Forbidden;
 
 impl Server {
     /// Takes a Connect of an allocation's owner (RFC 6062 §5.2). It needs no permission: the client itself asks for this
@@ -29,22 +26,22 @@ impl Server {
         id: AllocationId,
         session: &Arc<Session>,
         message: &Message<'_>,
-    ) -> Result<Outcome, Reject> {
+    ) -> Result<Outcome, Refusal> {
         let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
         // One that relays UDP is not the allocation this request is about.
-        let binds = relay.ok_or(Reject::AllocationMismatch)?.binds;
+        let binds = relay.ok_or(Refusal::NoAllocation)?.binds;
         let peer = message
             .xor_address(AttributeType::XOR_PEER_ADDRESS)?
             .filter(|peer| peer.port() != 0)
-            .ok_or(Reject::BadRequest)?;
+            .ok_or(Refusal::BadRequest)?;
         self.check_family(now.mono, id, &peer)?;
         let peer = PeerAddr(peer);
         if self.has_connection(id, peer) {
-            return Err(Reject::ConnectionExists);
+            return Err(Refusal::ConnectionExists { peer: peer.0 });
         }
         self.check_client(client)?;
-        let class = self.tcp_peer(id, peer).map_err(|Forbidden| Reject::Forbidden)?;
-        let bind = binds[Family::of(peer.0.ip()) as usize].ok_or(Reject::FamilyMismatch)?;
+        let class = self.tcp_peer(id, peer)?;
+        let bind = binds[Family::of(peer.0.ip()) as usize].ok_or(Refusal::FamilyMismatch { peer: Some(peer.0) })?;
         let to = match class {
             PeerClass::Peer => peer.0,
             // Another client of this server. Where only a router knows our address, the way there begins here.
@@ -58,7 +55,8 @@ impl Server {
         let until = now.mono + CONNECTING;
         let connection = self
             .add_connection(id, peer, Stage::Connecting { asked, until })
-            .ok_or(Reject::InsufficientCapacity)?;
+            .ok_or(Refusal::ConnectionsFull)?;
+        self.peer_granted(id);
         self.counters.tcp.connecting.add(1);
         self.commands.push_back(Command::ConnectPeer {
             connection,
@@ -69,17 +67,26 @@ impl Server {
     }
 
     /// The one rule for peers a client connects to and peers that connect to it.
-    pub(super) fn tcp_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<PeerClass, Forbidden> {
-        let config = self.config.tcp.as_ref().ok_or(Forbidden)?;
-        let allocation = self.allocations.get(id).ok_or(Forbidden)?;
-        let own = allocation.relayed.contains(&Some(RelayedAddr(peer.0)));
-        let class = self.config.policy.peer(peer).map_err(|_| Forbidden)?;
-        let may = match class {
-            PeerClass::Peer => config.peer_ports.iter().any(|range| range.contains(&peer.0.port())),
-            // Never a program of this machine that happens to listen on a relay port.
-            PeerClass::Relayed => !own && self.shared.directory.is_tcp(RelayedAddr(peer.0)),
+    pub(super) fn tcp_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<PeerClass, Refusal> {
+        let PeerAddr(peer) = peer;
+        let (Some(config), Some(allocation)) = (self.config.tcp.as_ref(), self.allocations.get(id)) else {
+            return Err(Refusal::NoAllocation);
         };
-        if may { Ok(class) } else { Err(Forbidden) }
+        if allocation.relayed.contains(&Some(RelayedAddr(peer))) {
+            return Err(Refusal::PeerIsItself { peer });
+        }
+        let class = self.config.policy.peer(PeerAddr(peer));
+        let class = class.map_err(|rule| Refusal::PeerDenied { peer, rule })?;
+        let may = match class {
+            PeerClass::Peer => config.peer_ports.iter().any(|range| range.contains(&peer.port())),
+            // Never a program of this machine that happens to listen on a relay port.
+            PeerClass::Relayed => self.shared.directory.is_tcp(RelayedAddr(peer)),
+        };
+        if may {
+            Ok(class)
+        } else {
+            Err(Refusal::PeerPortDenied { peer })
+        }
     }
 
     /// The shard has connected to a peer, or could not. The response to the Connect is in `response`, for the client
@@ -96,7 +103,8 @@ impl Server {
             return None;
         };
         let (asked, late) = (asked.clone(), *until <= now.mono);
-        let client = *self.forward.client(connection.allocation)?;
+        let (allocation, peer) = (connection.allocation, connection.peer.0);
+        let client = *self.forward.client(allocation)?;
         let config = Arc::clone(&self.config);
         let reply = Reply {
             method: Method::Connect,
@@ -121,7 +129,8 @@ impl Server {
                 ConnectionEnd::ConnectFailed
             };
             self.forget_connection(id, why);
-            let _ = self.answer_error(&reply, &Reject::ConnectionFailed, response);
+            let refusal = Refusal::PeerUnreachable { peer };
+            let _ = self.refuse(&client, Some(allocation), &asked.session, &reply, refusal, response);
         }
         Some(client)
     }
@@ -159,7 +168,7 @@ impl Server {
         if !self.forward.is_permitted(now.mono, relay, peer) {
             return Err(PeerRefusal::NoPermission);
         }
-        self.tcp_peer(id, peer).map_err(|Forbidden| PeerRefusal::PeerDenied)?;
+        self.tcp_peer(id, peer).map_err(|_| PeerRefusal::PeerDenied)?;
         let until = now.mono + PENDING;
         let connection = self
             .add_connection(id, peer, Stage::Pending { until })
@@ -214,7 +223,7 @@ impl Server {
                 Verdict::BindConnection(id)
             }
             Ok(Bindable::At(shard)) => Verdict::Handover { shard },
-            Err(reject) => self.answer_error(&reply, &reject, response),
+            Err(refusal) => self.refuse(client, allocation, &session, &reply, refusal, response),
         }
     }
 
@@ -226,32 +235,35 @@ impl Server {
         session: &Session,
         message: &Message<'_>,
         id: Option<ConnectionId>,
-    ) -> Result<Bindable, Reject> {
+    ) -> Result<Bindable, Refusal> {
         // This is the one request that is about a CONNECTION-ID.
         let unknown = message.unknown_required_but(&[AttributeType::CONNECTION_ID]);
         if !unknown.is_empty() {
-            return Err(Reject::UnknownAttributes(unknown));
+            return Err(Refusal::UnknownAttributes { types: unknown });
         }
         // A connection that controls an allocation cannot carry data of one.
         if !client.five_tuple.transport.is_stream() || self.has_allocation(client) {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::BadRequest);
         }
-        let id = id.ok_or(Reject::BadRequest)?;
+        let id = id.ok_or(Refusal::BadRequest)?;
         let owner = self.shard.owner_of_connection(id);
         if owner != self.shard.index {
             // There it is asked all of this again: nothing is known of the connection here.
-            return u16::try_from(owner).map(Bindable::At).map_err(|_| Reject::BadRequest);
+            return u16::try_from(owner)
+                .map(Bindable::At)
+                .map_err(|_| Refusal::ConnectionUnknown);
         }
-        let connection = self.connections.get(id).ok_or(Reject::BadRequest)?;
+        let connection = self.connections.get(id).ok_or(Refusal::ConnectionUnknown)?;
         let Stage::Pending { until } = connection.stage else {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::ConnectionUnknown);
         };
         if until <= now.mono {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::ConnectionUnknown);
         }
-        let allocation = self.allocations.get(connection.allocation).ok_or(Reject::BadRequest)?;
+        let allocation = self.allocations.get(connection.allocation);
+        let allocation = allocation.ok_or(Refusal::ConnectionUnknown)?;
         if !allocation.session.is_same_login(session) {
-            return Err(Reject::WrongCredentials);
+            return Err(Refusal::WrongUser);
         }
         self.check_path(client, session)?;
         Ok(Bindable::Here(id))

@@ -4,6 +4,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::forced::Path;
 use super::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
+use super::policy::Denied;
+use super::refusal::{Refusal, RefusalReason};
 use super::types::Transport;
 
 /// A counter or gauge with one writer: adding is a plain load and store, so it costs no locked instruction.
@@ -79,6 +81,8 @@ pub struct Counters {
     pub requests: [Cell; METHODS.len()],
     /// Error responses by code ([`ERROR_CODES`]).
     pub errors: [Cell; ERROR_CODES.len()],
+    /// Requests refused.
+    pub refusals: RefusalCounters,
     /// Allocate requests of forced logins that came by another path, by [`Transport`].
     pub forced_refused: [Cell; Transport::ALL.len()],
     /// Allocations that began, by [`Transport`].
@@ -118,6 +122,34 @@ pub struct TcpCounters {
     pub up_bytes: Cell,
     /// Bytes from peers to clients.
     pub down_bytes: Cell,
+}
+
+/// Requests refused.
+#[derive(Debug)]
+pub struct RefusalCounters {
+    /// All, by [`RefusalReason`].
+    pub reasons: [Cell; RefusalReason::ALL.len()],
+    /// Those for a peer the policy forbids, by its rule.
+    pub peer_rules: [Cell; Denied::ALL.len()],
+}
+
+impl Default for RefusalCounters {
+    fn default() -> Self {
+        Self {
+            reasons: core::array::from_fn(|_| Cell::default()),
+            peer_rules: core::array::from_fn(|_| Cell::default()),
+        }
+    }
+}
+
+impl RefusalCounters {
+    /// Counts one.
+    pub fn count(&self, refusal: &Refusal) {
+        self.reasons[refusal.reason() as usize].add(1);
+        if let Refusal::PeerDenied { rule, .. } = refusal {
+            self.peer_rules[*rule as usize].add(1);
+        }
+    }
 }
 
 impl Counters {

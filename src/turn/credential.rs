@@ -20,6 +20,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 use zeroize::Zeroizing;
 
+use super::refusal::Refusal;
 use super::time::UnixTime;
 use login::StaticTable;
 pub use login::{Login, Name};
@@ -288,9 +289,17 @@ impl Credentials {
     }
 
     /// Whether a username may expire at `expiry` if it is used at `now`.
-    fn accepts(&self, expiry: UnixTime, now: UnixTime) -> bool {
-        let latest = self.max_ttl.saturating_add(self.skew).as_secs();
-        now < expiry && expiry.0 <= now.0.saturating_add(latest)
+    fn check_expiry(&self, expiry: UnixTime, now: UnixTime) -> Result<(), Refusal> {
+        let latest = self.max_ttl.saturating_add(self.skew).as_secs().saturating_add(now.0);
+        if expiry <= now {
+            let ago = Duration::from_secs(now.0 - expiry.0);
+            return Err(Refusal::CredentialExpired { ago });
+        }
+        if expiry.0 > latest {
+            let beyond = Duration::from_secs(expiry.0 - latest);
+            return Err(Refusal::ExpiryTooFar { beyond });
+        }
+        Ok(())
     }
 }
 

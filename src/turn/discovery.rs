@@ -10,7 +10,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::response::Reject;
+use super::refusal::Refusal;
 use super::types::Transport;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
@@ -122,7 +122,7 @@ impl<'a> Wish<'a> {
         place: Place<'a>,
         source: SocketAddr,
         transport: Transport,
-    ) -> Result<Self, Reject> {
+    ) -> Result<Self, Refusal> {
         // A stream and a DTLS association have one way back, and nothing to fragment.
         let known: &[AttributeType] = match transport {
             Transport::Udp => &Discovery::ATTRIBUTES,
@@ -130,7 +130,7 @@ impl<'a> Wish<'a> {
         };
         let unknown = message.unknown_required_but(known);
         if !unknown.is_empty() {
-            return Err(Reject::UnknownAttributes(unknown));
+            return Err(Refusal::UnknownAttributes { types: unknown });
         }
         if transport != Transport::Udp {
             return Ok(Self {
@@ -145,7 +145,7 @@ impl<'a> Wish<'a> {
         let padding = message.attribute(AttributeType::PADDING);
         // RFC 5780 §7.5: or a datagram of one source would bring down fragments upon another port.
         if port == Some(0) || (port.is_some() && padding.is_some()) {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::BadRequest);
         }
         let (ip, changes_port) = change.unwrap_or_default();
         // The RFC wants the MTU's length whatever the request's was. That would give a forger of sources fifteen bytes

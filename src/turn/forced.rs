@@ -4,7 +4,7 @@
 //! configuration that it holds for everyone. Which listeners are meant is a matter of the five-tuple alone.
 
 use super::auth::Session;
-use super::response::Reject;
+use super::refusal::Refusal;
 use super::server::Server;
 use super::types::{Client, FiveTuple, Transport};
 
@@ -68,11 +68,13 @@ impl Path {
 impl Server {
     /// A forced login is good on the forced path alone. RFC 8656 §7.4: 403 is for restrictions of the administrator's, and
     /// the client is not to try again here.
-    pub(super) fn check_path(&self, client: &Client, session: &Session) -> Result<(), Reject> {
+    pub(super) fn check_path(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
         let bound = session.forced || self.config.forced.everyone;
         if bound && self.path(client) != Path::Forced {
             self.counters.forced_refused[client.five_tuple.transport as usize].add(1);
-            return Err(Reject::ForcedPath);
+            return Err(Refusal::ForcedPath {
+                port: client.five_tuple.server.port(),
+            });
         }
         Ok(())
     }

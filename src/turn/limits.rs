@@ -7,6 +7,7 @@
 
 use core::hash::BuildHasher;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
 use std::net::IpAddr;
 
 use foldhash::quality::FixedState;
@@ -34,6 +35,15 @@ impl Rate {
                 tolerance: 0,
             };
         };
+        Self {
+            interval: Some(interval),
+            tolerance: interval * (burst.saturating_sub(1)) as u64,
+        }
+    }
+
+    /// One event every `interval`, of which `burst` (at least 1) may come at once.
+    pub const fn every(interval: Duration, burst: u32) -> Self {
+        let interval = interval.as_nanos() as u64;
         Self {
             interval: Some(interval),
             tolerance: interval * (burst.saturating_sub(1)) as u64,
@@ -200,7 +210,6 @@ impl Limiters {
 mod tests {
     use super::super::rng::Rng;
     use super::*;
-    use core::time::Duration;
     use proptest::prelude::*;
 
     fn at(ms: u64) -> Instant {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ports::RelayPort;
+use super::refusal::Refused;
 use super::types::{
     AllocationId, ChannelNumber, ConnectionId, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, Transport,
 };
@@ -202,7 +203,7 @@ pub enum Command {
     },
 }
 
-/// What an operator's log tells of an allocation. Drain with `Server::poll_event`.
+/// News for the operator's log. Drain with `Server::poll_event`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An Allocate succeeded.
@@ -248,6 +249,8 @@ pub enum Event {
         /// Why it ended.
         why: EndReason,
     },
+    /// A request was refused, by a client whose address is proved.
+    Refused(Box<Refused>),
 }
 
 /// Application data relayed for one allocation.

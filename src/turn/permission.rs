@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use super::policy::Denied;
+use super::refusal::Refusal;
 use super::request::{Outcome, is_mapped};
-use super::response::Reject;
 use super::server::Server;
 use super::time::Instant;
 use super::types::{AllocationId, Family};
@@ -23,35 +24,40 @@ impl Server {
         now: Instant,
         id: AllocationId,
         message: &Message<'_>,
-    ) -> Result<Outcome, Reject> {
+    ) -> Result<Outcome, Refusal> {
         let peers: SmallVec<[SocketAddr; 8]> = message
             .xor_addresses(AttributeType::XOR_PEER_ADDRESS)
             .collect::<Result<_, _>>()?;
         if peers.is_empty() {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::BadRequest);
         }
         for peer in &peers {
             self.check_family(now, id, peer)?;
         }
+        for &peer in &peers {
+            let allowed = self.config.policy.permission(peer.ip());
+            allowed.map_err(|rule| Refusal::PeerDenied { peer, rule })?;
+        }
         let ips: SmallVec<[IpAddr; 8]> = peers.iter().map(SocketAddr::ip).collect();
-        if ips.iter().any(|&ip| self.config.policy.permission(ip).is_err()) {
-            return Err(Reject::Forbidden);
-        }
-        let most = usize::from(self.config.limits.permissions);
-        match self.forward.permit(now, id, &ips, now + PERMISSION, most) {
-            Ok(()) => Ok(Outcome::Done),
-            Err(_) => Err(Reject::InsufficientCapacity),
-        }
+        let limit = self.config.limits.permissions;
+        self.forward
+            .permit(now, id, &ips, now + PERMISSION, limit.into())
+            .map_err(|_| Refusal::PermissionsFull { limit })?;
+        self.peer_granted(id);
+        Ok(Outcome::Done)
     }
 
     /// 443 unless the allocation has a relayed transport address of the peer's family.
-    pub(super) fn check_family(&self, now: Instant, id: AllocationId, peer: &SocketAddr) -> Result<(), Reject> {
+    pub(super) fn check_family(&self, now: Instant, id: AllocationId, peer: &SocketAddr) -> Result<(), Refusal> {
         // ::ffff:a.b.c.d has no family to speak of: it is refused for what it is.
         if is_mapped(peer) {
-            return Err(Reject::Forbidden);
+            return Err(Refusal::PeerDenied {
+                peer: *peer,
+                rule: Denied::Embedded,
+            });
         }
         if self.forward.until(id, Family::of(peer.ip())) <= now {
-            return Err(Reject::FamilyMismatch);
+            return Err(Refusal::FamilyMismatch { peer: Some(*peer) });
         }
         Ok(())
     }

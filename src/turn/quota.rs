@@ -22,23 +22,29 @@ use super::user::UserId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaExceeded {
     /// Allocations of this user: 486 (Allocation Quota Reached).
-    User,
+    User {
+        /// How many it has.
+        held: u32,
+        /// How many it may have.
+        limit: u32,
+    },
     /// Allocations from this client address: 486.
-    Address,
+    Address {
+        /// How many it has.
+        held: u32,
+        /// How many it may have.
+        limit: u32,
+    },
     /// Allocations in all: 508 (Insufficient Capacity).
-    Total,
+    Total {
+        /// How many there may be.
+        limit: u32,
+    },
     /// Port reservations of this user: 508.
-    Reservations,
-}
-
-impl QuotaExceeded {
-    /// The STUN error code (RFC 8656 §7.2).
-    pub const fn code(self) -> u16 {
-        match self {
-            Self::User | Self::Address => 486,
-            Self::Total | Self::Reservations => 508,
-        }
-    }
+    Reservations {
+        /// How many it may have.
+        limit: u32,
+    },
 }
 
 /// Who holds how much, for the whole process.
@@ -77,15 +83,21 @@ impl Quotas {
         counts
             .total
             .fetch_update(Relaxed, Relaxed, below(limits.allocations))
-            .map_err(|_| QuotaExceeded::Total)?;
+            .map_err(|_| QuotaExceeded::Total {
+                limit: limits.allocations,
+            })?;
         let mut unit = QuotaUnit {
             counts: Arc::clone(counts),
             user: None,
             address: None,
         };
-        if !counts.users.take(user, limits.allocations_per_user) {
-            return Err(QuotaExceeded::User);
-        }
+        counts
+            .users
+            .take(user, limits.allocations_per_user)
+            .map_err(|held| QuotaExceeded::User {
+                held,
+                limit: limits.allocations_per_user,
+            })?;
         unit.user = Some(user.clone());
         unit.address = Some(self.address(client, limits)?);
         Ok(unit)
@@ -97,9 +109,13 @@ impl Quotas {
     /// When the address holds as many as allowed.
     pub fn address(&self, client: IpAddr, limits: &Limits) -> Result<AddressUnit, QuotaExceeded> {
         let source = Source::from(client);
-        if !self.0.addresses.take(&source, limits.allocations_per_ip) {
-            return Err(QuotaExceeded::Address);
-        }
+        self.0
+            .addresses
+            .take(&source, limits.allocations_per_ip)
+            .map_err(|held| QuotaExceeded::Address {
+                held,
+                limit: limits.allocations_per_ip,
+            })?;
         Ok(AddressUnit {
             counts: Arc::clone(&self.0),
             source,
@@ -111,9 +127,12 @@ impl Quotas {
     /// # Errors
     /// When `user` holds as many as allowed.
     pub fn reservation(&self, user: &UserId, limits: &Limits) -> Result<ReservationUnit, QuotaExceeded> {
-        if !self.0.reservations.take(user, limits.reservations_per_user) {
-            return Err(QuotaExceeded::Reservations);
-        }
+        self.0
+            .reservations
+            .take(user, limits.reservations_per_user)
+            .map_err(|_| QuotaExceeded::Reservations {
+                limit: limits.reservations_per_user,
+            })?;
         Ok(ReservationUnit {
             counts: Arc::clone(&self.0),
             user: user.clone(),
@@ -233,20 +252,16 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
         }
     }
 
-    /// Adds one to `key` unless it has `limit`.
-    pub(crate) fn take(&self, key: &K, limit: u32) -> bool {
+    /// Adds one to `key` unless it has `limit`; the error is how many it has.
+    pub(crate) fn take(&self, key: &K, limit: u32) -> Result<(), u32> {
         let mut part = self.part(key);
         match part.entry(key.clone()) {
-            Entry::Occupied(mut entry) if *entry.get() < limit => {
-                *entry.get_mut() += 1;
-                true
-            }
-            Entry::Vacant(entry) if limit > 0 => {
-                entry.insert(1);
-                true
-            }
-            _ => false,
+            Entry::Occupied(mut entry) if *entry.get() < limit => *entry.get_mut() += 1,
+            Entry::Occupied(entry) => return Err(*entry.get()),
+            Entry::Vacant(entry) if limit > 0 => drop(entry.insert(1)),
+            Entry::Vacant(_) => return Err(0),
         }
+        Ok(())
     }
 
     /// Takes one from `key`.
@@ -318,7 +333,7 @@ mod tests {
         let _a = quotas.allocation(&user("alice"), ip(1), &limits).unwrap();
         let b = quotas.allocation(&user("alice"), ip(2), &limits).unwrap();
         let refused = quotas.allocation(&user("alice"), ip(3), &limits).unwrap_err();
-        assert_eq!((refused, refused.code()), (QuotaExceeded::User, 486));
+        assert_eq!(refused, QuotaExceeded::User { held: 2, limit: 2 });
         assert!(quotas.allocation(&user("bob"), ip(1), &limits).is_ok());
         drop(b);
         assert!(quotas.allocation(&user("alice"), ip(3), &limits).is_ok());
@@ -334,7 +349,7 @@ mod tests {
         let refused = quotas
             .allocation(&user("b"), "2001:db8::2".parse().unwrap(), &limits)
             .unwrap_err();
-        assert_eq!((refused, refused.code()), (QuotaExceeded::Address, 486));
+        assert_eq!(refused, QuotaExceeded::Address { held: 1, limit: 1 });
         assert!(
             quotas
                 .allocation(&user("b"), "2001:db8:0:1::2".parse().unwrap(), &limits)
@@ -349,7 +364,7 @@ mod tests {
         let limits = limits(9, 9, 1, 0);
         let _a = quotas.allocation(&user("a"), ip(1), &limits).unwrap();
         let refused = quotas.allocation(&user("b"), ip(2), &limits).unwrap_err();
-        assert_eq!((refused, refused.code()), (QuotaExceeded::Total, 508));
+        assert_eq!(refused, QuotaExceeded::Total { limit: 1 });
     }
 
     #[test]
@@ -369,7 +384,7 @@ mod tests {
         let limits = limits(1, 1, 1, 1);
         let held = quotas.reservation(&user("a"), &limits).unwrap();
         let refused = quotas.reservation(&user("a"), &limits).unwrap_err();
-        assert_eq!((refused, refused.code()), (QuotaExceeded::Reservations, 508));
+        assert_eq!(refused, QuotaExceeded::Reservations { limit: 1 });
         assert!(quotas.allocation(&user("a"), ip(1), &limits).is_ok());
         drop(held);
         assert!(quotas.reservation(&user("a"), &limits).is_ok());
@@ -444,11 +459,11 @@ mod tests {
                 match step {
                     Step::Allocate(who, from) => {
                         let expected = if allocations.len() >= 8 {
-                            Some(QuotaExceeded::Total)
+                            Some(QuotaExceeded::Total { limit: 8 })
                         } else if allocations.iter().filter(|held| held.0 == who).count() >= 3 {
-                            Some(QuotaExceeded::User)
+                            Some(QuotaExceeded::User { held: 3, limit: 3 })
                         } else if allocations.iter().filter(|held| held.1 == from).count() >= 4 {
-                            Some(QuotaExceeded::Address)
+                            Some(QuotaExceeded::Address { held: 4, limit: 4 })
                         } else {
                             None
                         };

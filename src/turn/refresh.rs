@@ -6,8 +6,8 @@ use core::time::Duration;
 
 use super::allocation::FAMILIES;
 use super::output::EndReason;
+use super::refusal::Refusal;
 use super::request::Outcome;
-use super::response::Reject;
 use super::server::Server;
 use super::time::Instant;
 use super::types::{AllocationId, Client, Family};
@@ -23,7 +23,7 @@ impl Server {
         client: &Client,
         id: AllocationId,
         message: &Message<'_>,
-    ) -> Result<Outcome, Reject> {
+    ) -> Result<Outcome, Refusal> {
         let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
         // A late copy of a Refresh that deleted something must not delete what has been made since (RFC 8489 §6.3.1).
@@ -50,7 +50,7 @@ impl Server {
         now: Instant,
         id: AllocationId,
         requested: Option<u8>,
-    ) -> Result<Vec<Family>, Reject> {
+    ) -> Result<Vec<Family>, Refusal> {
         let has: Vec<Family> = FAMILIES
             .into_iter()
             .filter(|&family| self.forward.until(id, family) > now)
@@ -59,7 +59,7 @@ impl Server {
             None => Ok(has),
             Some(FAMILY_IPV4) if has.contains(&Family::V4) => Ok(vec![Family::V4]),
             Some(FAMILY_IPV6) if has.contains(&Family::V6) => Ok(vec![Family::V6]),
-            Some(_) => Err(Reject::FamilyMismatch),
+            Some(_) => Err(Refusal::FamilyMismatch { peer: None }),
         }
     }
 

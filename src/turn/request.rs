@@ -5,12 +5,13 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::auth::{AuthError, Authenticator, Session};
+use super::auth::{AuthAnswer, AuthError, Authenticator, Challenge, Session};
 use super::counters::METHODS;
 use super::limits::Rate;
 use super::mobility::ticket::TICKET_LEN;
 use super::output::{DropReason, Verdict};
-use super::response::{Reject, Reply, Response};
+use super::refusal::{Refusal, Refused};
+use super::response::{Reply, Response};
 use super::server::Server;
 use super::time::Now;
 use super::types::{AllocationId, Client};
@@ -89,7 +90,13 @@ impl Server {
         let reply = reply.signed(&session);
         let written = match self.perform(now, client, live, &session, message, method) {
             Ok(Outcome::Waiting) => return Verdict::Waiting,
-            Ok(Outcome::Silent(reason)) => return Verdict::Drop(reason),
+            Ok(Outcome::Silent(reason)) => {
+                if reason == DropReason::PermissionLimited {
+                    let username = Some(Arc::clone(&session.username));
+                    self.report(&client.five_tuple, username, live, method, Refusal::PermissionLimited);
+                }
+                return Verdict::Drop(reason);
+            }
             Ok(Outcome::Done) => response.success(&reply, |_| {}),
             Ok(Outcome::Lifetime(lifetime)) => response.success(&reply, |writer| {
                 writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
@@ -98,7 +105,7 @@ impl Server {
                 writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
                 writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
             }),
-            Err(reject) => return self.answer_error(&reply, &reject, response),
+            Err(refusal) => return self.refuse(client, live, &session, &reply, refusal, response),
         };
         debug_assert!(written, "a success response fits its buffer");
         Verdict::Respond
@@ -115,12 +122,19 @@ impl Server {
         reply: &Reply<'_>,
         response: &mut Response,
     ) -> Result<Arc<Session>, Verdict> {
-        self.authenticate(now, client, live, message, reply.method)
-            .map_err(|error| match error {
-                AuthError::Silent(reason) => Verdict::Drop(reason),
-                AuthError::Challenge(challenge) => self.answer_error(reply, &Reject::Challenge(challenge), response),
-                AuthError::BadRequest => self.answer_error(reply, &Reject::BadRequest, response),
-            })
+        let AuthError { answer, refusal } = match self.authenticate(now, client, live, message, reply.method) {
+            Ok(session) => return Ok(session),
+            Err(error) => error,
+        };
+        if let Some(refusal) = refusal {
+            let username = message.attribute(AttributeType::USERNAME).map(Refused::username);
+            self.report(&client.five_tuple, username, None, reply.method, *refusal);
+        }
+        Err(match answer {
+            AuthAnswer::Silent(reason) => Verdict::Drop(reason),
+            AuthAnswer::Challenge(challenge) => self.answer_challenge(reply, &challenge, response),
+            AuthAnswer::BadRequest => self.answer_error(reply, &Refusal::BadRequest, response),
+        })
     }
 
     fn authenticate(
@@ -151,11 +165,11 @@ impl Server {
         session: &Arc<Session>,
         message: &Message<'_>,
         method: Method,
-    ) -> Result<Outcome, Reject> {
+    ) -> Result<Outcome, Refusal> {
         // RFC 8489 §6.3.1: after authentication, before the method's own checks.
         let unknown = message.unknown_required();
         if !unknown.is_empty() {
-            return Err(Reject::UnknownAttributes(unknown));
+            return Err(Refusal::UnknownAttributes { types: unknown });
         }
         if method == Method::Allocate {
             return self.allocate(now, client, session, message);
@@ -169,14 +183,14 @@ impl Server {
             return Ok(outcome);
         }
         // RFC 8656 §5: there is an allocation, and it is this user's.
-        let id = live.ok_or(Reject::AllocationMismatch)?;
+        let id = live.ok_or(Refusal::NoAllocation)?;
         let allocation = self
             .allocations
             .get_mut(id)
             .filter(|allocation| allocation.opening.is_none());
-        let allocation = allocation.ok_or(Reject::AllocationMismatch)?;
+        let allocation = allocation.ok_or(Refusal::NoAllocation)?;
         if !allocation.session.is_same_login(session) {
-            return Err(Reject::WrongCredentials);
+            return Err(Refusal::WrongUser);
         }
         if method == Method::Refresh {
             return self.refresh(now.mono, client, id, message);
@@ -190,18 +204,51 @@ impl Server {
             Method::CreatePermission => self.create_permission(now.mono, id, message),
             Method::Connect => self.connect(now, client, id, session, message),
             // Channels carry datagrams.
-            _ if allocation.tcp.is_some() => Err(Reject::BadRequest),
+            _ if allocation.tcp.is_some() => Err(Refusal::BadRequest),
             _ => self.channel_bind(now.mono, client, id, message),
         }
     }
 
+    /// Reports the refusal of a request by `session`, and answers it. `live` is the allocation it is about.
+    pub(super) fn refuse(
+        &mut self,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Session,
+        reply: &Reply<'_>,
+        refusal: Refusal,
+        response: &mut Response,
+    ) -> Verdict {
+        let verdict = self.answer_error(reply, &refusal, response);
+        let username = Some(Arc::clone(&session.username));
+        self.report(&client.five_tuple, username, live, reply.method, refusal);
+        verdict
+    }
+
     /// Writes an error response and counts it.
-    pub(super) fn answer_error(&self, reply: &Reply<'_>, reject: &Reject, response: &mut Response) -> Verdict {
-        self.counters.error_response(reject.code());
-        if response.error(reply, reject) {
+    pub(super) fn answer_error(&self, reply: &Reply<'_>, refusal: &Refusal, response: &mut Response) -> Verdict {
+        self.counters.error_response(refusal.code());
+        if response.error(reply, refusal) {
             Verdict::Respond
         } else {
             Verdict::Drop(DropReason::TooLong)
+        }
+    }
+
+    /// The same with what a client needs to try again.
+    fn answer_challenge(&self, reply: &Reply<'_>, challenge: &Challenge, response: &mut Response) -> Verdict {
+        self.counters.error_response(challenge.code());
+        if response.challenge(reply, challenge) {
+            Verdict::Respond
+        } else {
+            Verdict::Drop(DropReason::TooLong)
+        }
+    }
+
+    /// A peer was granted to an allocation: candidates refused from now on are ICE's ordinary ones.
+    pub(super) fn peer_granted(&mut self, id: AllocationId) {
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            allocation.judged_a_peer = true;
         }
     }
 

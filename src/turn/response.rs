@@ -4,17 +4,16 @@ use core::fmt;
 use std::net::SocketAddr;
 
 use super::auth::{Challenge, Session};
-use super::config::Alternate;
-use super::quota::QuotaExceeded;
+use super::refusal::Refusal;
 use super::types::ConnectionId;
-use crate::wire::attribute::{AttributeError, AttributeType, Icmp};
+use crate::wire::attribute::{AttributeType, Icmp};
 use crate::wire::classic::{ClassicBinding, ClassicId};
 use crate::wire::error_code;
 use crate::wire::integrity::{Integrity, Key};
-use crate::wire::message::{Class, Message, Method, TransactionId, UnknownAttributes};
+use crate::wire::message::{Class, Message, Method, TransactionId};
 use crate::wire::writer::{MessageWriter, WriteError};
 
-/// The reason phrase of [`Reject::ForcedPath`], for logs of clients. Chromium shows the code alone (`icecandidateerror`).
+/// The reason phrase of [`Refusal::ForcedPath`], for logs of clients. Chromium shows the code alone (`icecandidateerror`).
 const FORCED_PATH: &str = "Forbidden: not on this port (forced relay)";
 
 /// Room for the largest response: a Binding response with the longest PADDING.
@@ -73,33 +72,38 @@ impl Response {
         self.write(Class::Success, reply, attributes)
     }
 
-    /// Writes the error response `reject` stands for. `false`: it did not fit.
-    pub(super) fn error(&mut self, reply: &Reply<'_>, reject: &Reject) -> bool {
+    /// Writes the error response to a refused request. `false`: it did not fit.
+    pub(super) fn error(&mut self, reply: &Reply<'_>, refusal: &Refusal) -> bool {
+        let reason = match refusal {
+            // Only who has logged in is told this, so no victim of a forged address is.
+            Refusal::ForcedPath { .. } => FORCED_PATH,
+            _ => reply.reason(refusal.code()),
+        };
         self.write(Class::Error, reply, |writer| {
-            // Reason phrases would only make reflection over UDP worth more.
-            let code = reject.code();
-            let reason = match reject {
-                // Only who has logged in is told this, so no victim of a forged address is.
-                Reject::ForcedPath => FORCED_PATH,
-                _ if reply.verbose => error_code::reason(code),
-                _ => "",
-            };
-            writer.error_code(code, reason);
-            match reject {
-                Reject::UnknownAttributes(unknown) => {
-                    writer.unknown_attributes(unknown);
+            writer.error_code(refusal.code(), reason);
+            match refusal {
+                Refusal::UnknownAttributes { types } => {
+                    writer.unknown_attributes(types);
                 }
-                Reject::Challenge(challenge) => challenge.write(writer),
-                Reject::TryAlternate(alternate) => {
-                    for server in [Some(alternate.server), alternate.other].into_iter().flatten() {
+                Refusal::Redirected { to } => {
+                    for server in [Some(to.server), to.other].into_iter().flatten() {
                         writer.address(AttributeType::ALTERNATE_SERVER, server);
                     }
-                    if let Some(domain) = &alternate.domain {
+                    if let Some(domain) = &to.domain {
                         writer.attribute(AttributeType::ALTERNATE_DOMAIN, domain.as_bytes());
                     }
                 }
                 _ => {}
             }
+        })
+    }
+
+    /// Writes 401 or 438. `false`: it did not fit.
+    pub(super) fn challenge(&mut self, reply: &Reply<'_>, challenge: &Challenge) -> bool {
+        let code = challenge.code();
+        self.write(Class::Error, reply, |writer| {
+            writer.error_code(code, reply.reason(code));
+            challenge.write(writer);
         })
     }
 
@@ -223,86 +227,16 @@ impl<'a> Reply<'a> {
         }
     }
 
+    /// The reason phrase of `code`: over UDP they would only make reflection worth more.
+    fn reason(&self, code: u16) -> &'static str {
+        if self.verbose { error_code::reason(code) } else { "" }
+    }
+
     /// The same, signed.
     pub(super) fn signed(self, session: &'a Session) -> Self {
         Self {
             signer: Some((&session.key, session.integrity)),
             ..self
-        }
-    }
-}
-
-/// Why a request is refused; each is one STUN error code.
-#[derive(Debug)]
-pub(super) enum Reject {
-    /// 300: another server takes new clients.
-    TryAlternate(Alternate),
-    /// 401 or 438, with what the client needs to try again.
-    Challenge(Challenge),
-    /// 400: an attribute is missing, malformed, or not allowed beside another.
-    BadRequest,
-    /// 403: policy forbids this peer, or this client.
-    Forbidden,
-    /// 403: the login is good on other listeners only.
-    ForcedPath,
-    /// 405: mobility is switched off.
-    MobilityForbidden,
-    /// 420: comprehension-required attributes this server does not know.
-    UnknownAttributes(UnknownAttributes),
-    /// 437: the five-tuple has an allocation where it must not, or has none where it must.
-    AllocationMismatch,
-    /// 440: no relayed transport address of this family.
-    FamilyNotSupported,
-    /// 441: not the user who made the allocation.
-    WrongCredentials,
-    /// 442: REQUESTED-TRANSPORT is neither UDP nor, where it is switched on, TCP.
-    TransportNotSupported,
-    /// 443: the peer's family is not the allocation's.
-    FamilyMismatch,
-    /// 446: there is a connection with this peer.
-    ConnectionExists,
-    /// 447: the peer cannot be reached, or does not answer.
-    ConnectionFailed,
-    /// 486: the user, or the client's address, has as many allocations as it may.
-    QuotaReached,
-    /// 508: ports, or a table, are used up.
-    InsufficientCapacity,
-}
-
-impl Reject {
-    /// The STUN error code.
-    pub(super) const fn code(&self) -> u16 {
-        match self {
-            Self::TryAlternate(_) => 300,
-            Self::Challenge(challenge) => challenge.code(),
-            Self::BadRequest => 400,
-            Self::Forbidden | Self::ForcedPath => 403,
-            Self::MobilityForbidden => 405,
-            Self::UnknownAttributes(_) => 420,
-            Self::AllocationMismatch => 437,
-            Self::FamilyNotSupported => 440,
-            Self::WrongCredentials => 441,
-            Self::TransportNotSupported => 442,
-            Self::FamilyMismatch => 443,
-            Self::ConnectionExists => 446,
-            Self::ConnectionFailed => 447,
-            Self::QuotaReached => 486,
-            Self::InsufficientCapacity => 508,
-        }
-    }
-}
-
-impl From<AttributeError> for Reject {
-    fn from(_: AttributeError) -> Self {
-        Self::BadRequest
-    }
-}
-
-impl From<QuotaExceeded> for Reject {
-    fn from(exceeded: QuotaExceeded) -> Self {
-        match exceeded {
-            QuotaExceeded::User | QuotaExceeded::Address => Self::QuotaReached,
-            QuotaExceeded::Total | QuotaExceeded::Reservations => Self::InsufficientCapacity,
         }
     }
 }

@@ -46,6 +46,10 @@ pub struct Server {
     pub(super) reserved: VecDeque<(Instant, Token)>,
     pub(super) commands: VecDeque<Command>,
     pub(super) events: VecDeque<Event>,
+    /// Refusals among them.
+    pub(super) queued_refusals: usize,
+    /// Refusals there was no room for.
+    pub(super) unreported_refusals: u64,
     pub(super) visitors: Visitors,
     pub(super) handoffs: VecDeque<Handoff>,
     pub(super) stopping: bool,
@@ -80,6 +84,8 @@ impl Server {
             reserved: VecDeque::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),
+            queued_refusals: 0,
+            unreported_refusals: 0,
             visitors: Visitors::new(rng.next_u64()),
             handoffs: VecDeque::new(),
             stopping: false,
@@ -177,7 +183,11 @@ impl Server {
 
     /// News for the operator's log, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
-        take_first(&mut self.events)
+        let event = take_first(&mut self.events);
+        if let Some(Event::Refused(_)) = event {
+            self.queued_refusals -= 1;
+        }
+        event
     }
 
     /// The client of a live allocation.

@@ -102,6 +102,13 @@ impl Client {
         Self::over(Carrier::Udp(socket), Transport::Udp)
     }
 
+    /// From an address of 127.0.0.0/8: each is a source of its own.
+    pub(crate) fn udp_from(source: std::net::Ipv4Addr, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((source, 0)).expect("an address of this machine");
+        socket.connect(server).expect("loopback");
+        Self::over(Carrier::Udp(socket), Transport::Udp)
+    }
+
     pub(crate) fn tcp(server: SocketAddr) -> Self {
         Self::over(Carrier::Tcp(connect(server)), Transport::Tcp)
     }

@@ -61,13 +61,26 @@ impl Server {
 
     /// As [`Self::start_with`], relaying over IPv6 (::1) as well.
     pub(crate) fn start_dual_stack(sections: &str) -> Self {
-        Self::launch(&format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}"), "::1")
+        Self::launch(
+            &format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}"),
+            "::1",
+            &[],
+        )
+    }
+
+    /// As [`Self::start_with`], with environment variables that stand above the configuration.
+    pub(crate) fn start_overridden(overrides: &[(&str, &str)]) -> Self {
+        let overrides: Vec<_> = overrides
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Self::launch(&format!("[credentials]\nsecrets = [\"{SECRET}\"]\n"), "off", &overrides)
     }
 
     /// Starts with everything but listeners, relay addresses and admin listener in `sections`, where `@DOOR@` stands for the
     /// port of the front door.
     pub(crate) fn start_custom(sections: &str) -> Self {
-        Self::launch(sections, "off")
+        Self::launch(sections, "off", &[])
     }
 
     /// A folder with `toml`, the configuration of a recipe, and what it names in /etc/relay.
@@ -124,7 +137,7 @@ impl Server {
         server
     }
 
-    fn launch(sections: &str, ipv6: &str) -> Self {
+    fn launch(sections: &str, ipv6: &str, overrides: &[(String, String)]) -> Self {
         let dir = new_folder();
         let [plain, tls, door, admin] = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let config = format!(
@@ -160,7 +173,7 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
         );
         let config = config.replace("@DOOR@", &door.port().to_string());
         std::fs::write(dir.join("relay.toml"), config).expect("the configuration is written");
-        let child = spawn(&dir, &[]);
+        let child = spawn(&dir, overrides);
         let mut server = Self {
             child,
             dir,

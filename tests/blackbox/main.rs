@@ -26,6 +26,7 @@ mod prosody;
 mod recipes;
 mod recipes_front;
 mod recipes_minting;
+mod refusals;
 mod relaying;
 mod rules;
 mod story;

@@ -9,7 +9,7 @@ use crate::world::*;
 fn ended(world: &World) -> Vec<EndReason> {
     let why = |event: &Event| match event {
         Event::AllocationEnded { why, .. } => Some(*why),
-        Event::AllocationBegan { .. } | Event::AllocationMoved { .. } => None,
+        Event::AllocationBegan { .. } | Event::AllocationMoved { .. } | Event::Refused(_) => None,
     };
     world.events.iter().filter_map(why).collect()
 }

@@ -32,6 +32,7 @@ mod precedence;
 mod random;
 mod redirect;
 mod refresh;
+mod refusals;
 mod reservation;
 mod responses;
 mod retransmission;

@@ -81,6 +81,7 @@ impl Oracle {
                 assert!(relayed.iter().any(Option::is_some));
             }
             Event::AllocationMoved { .. } => panic!("mobility is off"),
+            Event::Refused(_) => {}
             Event::AllocationEnded {
                 five_tuple,
                 username,

@@ -7,6 +7,8 @@ use crate::turn::PortGauges;
 use crate::turn::counters::{Cell, Counters, Direction, ERROR_CODES, METHODS};
 use crate::turn::forced::Path;
 use crate::turn::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
+use crate::turn::policy::Denied;
+use crate::turn::refusal::RefusalReason;
 use crate::turn::types::Transport;
 
 /// Adds them to `out`.
@@ -31,6 +33,7 @@ pub(super) fn collect(shards: &[Arc<Counters>], ports: &PortGauges, out: &mut Ex
             .enumerate()
             .map(|(i, code)| Sample::with([("code", &code.to_string())], sum(&|c| &c.errors[i]))),
     );
+    refusals(&sum, out);
     out.counter(
         "relay_forced_refused_total",
         "Allocate requests of forced logins refused because they came by another path, by the client's transport.",
@@ -56,6 +59,29 @@ pub(super) fn collect(shards: &[Arc<Counters>], ports: &PortGauges, out: &mut Ex
 }
 
 type Sum<'a> = dyn Fn(&dyn Fn(&Counters) -> &Cell) -> u64 + 'a;
+
+fn refusals(sum: &Sum<'_>, out: &mut Exposition) {
+    out.counter(
+        "relay_refusals_total",
+        "Logins, allocations and requests about them that were refused, by reason.",
+        RefusalReason::ALL.iter().map(|reason| {
+            Sample::with(
+                [("reason", reason.as_str())],
+                sum(&|c| &c.refusals.reasons[*reason as usize]),
+            )
+        }),
+    );
+    out.counter(
+        "relay_peers_refused_total",
+        "Of those, the ones for a peer the policy forbids (peer_denied), by its rule.",
+        Denied::ALL.iter().map(|rule| {
+            Sample::with(
+                [("rule", rule.as_str())],
+                sum(&|c| &c.refusals.peer_rules[*rule as usize]),
+            )
+        }),
+    );
+}
 
 fn packets(sum: &Sum<'_>, out: &mut Exposition) {
     out.counter(

@@ -30,6 +30,11 @@ pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
         "Pauses between turns, to let a batch grow.",
         Sample::plain(sum(&|c| &c.pauses)),
     );
+    out.counter(
+        "relay_refusals_left_out_total",
+        "Refused requests without a line in the log, because there were too many.",
+        Sample::plain(sum(&|c| &c.refusals_left_out)),
+    );
     received(&sum, out);
     sent(&sum, out);
     let on = |cell: fn(&ShardCounters) -> &Cell| shards.iter().all(|shard| cell(shard).get() == 1);

@@ -113,23 +113,24 @@ impl<'a> Signed<'a> {
 }
 
 impl World {
-    fn try_as(&mut self, bytes: &[u8], live: Option<&Arc<Session>>, first: bool) -> Result<Arc<Session>, AuthError> {
+    fn try_as(&mut self, bytes: &[u8], live: Option<&Arc<Session>>, first: bool) -> Result<Arc<Session>, AuthAnswer> {
         let message = Message::parse(bytes).unwrap();
         let mut authenticator = Authenticator {
             config: &self.config,
             nonces: &mut self.nonces,
             limiters: &self.limiters,
         };
-        authenticator.authenticate(self.now, &self.client, &message, live, first)
+        let tried = authenticator.authenticate(self.now, &self.client, &message, live, first);
+        tried.map_err(|error| error.answer)
     }
 
-    fn login(&mut self, request: &Signed<'_>) -> Result<Arc<Session>, AuthError> {
+    fn login(&mut self, request: &Signed<'_>) -> Result<Arc<Session>, AuthAnswer> {
         self.try_as(&request.bytes(), None, true)
     }
 
     fn challenge(&mut self) -> Challenge {
         match self.try_as(&unsigned(), None, true) {
-            Err(AuthError::Challenge(challenge)) => challenge,
+            Err(AuthAnswer::Challenge(challenge)) => challenge,
             other => panic!("{other:?}"),
         }
     }
@@ -169,12 +170,12 @@ fn written(challenge: &Challenge) -> Vec<u8> {
     buf[..len].to_vec()
 }
 
-fn code(result: Result<Arc<Session>, AuthError>) -> u16 {
+fn code(result: Result<Arc<Session>, AuthAnswer>) -> u16 {
     match result {
         Ok(_) => 0,
-        Err(AuthError::Challenge(challenge)) => challenge.code(),
-        Err(AuthError::BadRequest) => 400,
-        Err(AuthError::Silent(reason)) => panic!("silent: {reason}"),
+        Err(AuthAnswer::Challenge(challenge)) => challenge.code(),
+        Err(AuthAnswer::BadRequest) => 400,
+        Err(AuthAnswer::Silent(reason)) => panic!("silent: {reason}"),
     }
 }
 
@@ -278,7 +279,7 @@ fn whatever_is_wrong_with_user_realm_or_password_is_one_and_the_same_401() {
             password,
             ..Signed::alice(&nonce)
         };
-        let Err(AuthError::Challenge(challenge)) = world.login(&request) else {
+        let Err(AuthAnswer::Challenge(challenge)) = world.login(&request) else {
             panic!("{what}");
         };
         assert_eq!(challenge.code(), 401, "{what}");
@@ -340,7 +341,7 @@ fn a_nonce_of_another_address_age_or_making_is_stale_and_the_new_one_works() {
     let mut world = world();
     let nonce = world.nonce();
     world.client.client.set_port(5001);
-    let Err(AuthError::Challenge(again)) = world.login(&Signed::alice(&nonce)) else {
+    let Err(AuthAnswer::Challenge(again)) = world.login(&Signed::alice(&nonce)) else {
         panic!("accepted")
     };
     assert_eq!(again.code(), 438);
@@ -514,7 +515,7 @@ fn strangers_are_answered_within_the_limit_over_udp_and_always_over_streams() {
         world.config.limits.challenge_burst = 60;
         world.client.transport = transport;
         let answers = (0..200).map(|_| world.try_as(&unsigned(), None, true));
-        let answers = answers.filter(|answer| matches!(answer, Err(AuthError::Challenge(_))));
+        let answers = answers.filter(|answer| matches!(answer, Err(AuthAnswer::Challenge(_))));
         assert_eq!(answers.count(), answered, "{transport}");
     }
 }
@@ -530,12 +531,12 @@ fn guessing_is_stopped_and_a_good_password_waits_with_it() {
     }
     .bytes();
     let answered = (0..50)
-        .filter(|_| matches!(world.try_as(&wrong, None, true), Err(AuthError::Challenge(_))))
+        .filter(|_| matches!(world.try_as(&wrong, None, true), Err(AuthAnswer::Challenge(_))))
         .count();
     assert_eq!(answered, world.config.limits.login_failures_per_second as usize);
     assert!(matches!(
         world.login(&Signed::alice(&nonce)),
-        Err(AuthError::Silent(DropReason::LoginLimited))
+        Err(AuthAnswer::Silent(DropReason::LoginLimited))
     ));
     world.now.mono = Instant::ZERO + Duration::from_secs(2);
     assert_eq!(code(world.login(&Signed::alice(&nonce))), 0);

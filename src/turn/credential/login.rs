@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::username::{MAX_USERNAME, TimeLimited, prepared};
+use super::username::{self, MAX_USERNAME, TimeLimited, prepared};
 use super::{CredentialError, Credentials, StaticUser};
+use crate::turn::refusal::Refusal;
 use crate::turn::time::UnixTime;
 use crate::turn::user::UserId;
 use crate::wire::integrity::{Key, PasswordAlgorithm, userhash};
@@ -34,7 +35,8 @@ impl Credentials {
     /// Tries every key `name` may have with `verify`, and returns the one that verified.
     ///
     /// As many keys are derived and tried for an unknown, expired or malformed name as for a good one: neither the answer
-    /// nor the time it takes tells them apart (RFC 8489 §16.1.3). With `at` a time-limited name must be good at that time;
+    /// nor the time it takes tells them apart (RFC 8489 §16.1.3). Why there is no login is concluded afterwards, from what
+    /// verified and from the form of the name, which the client knows itself. With `at` a time-limited name must be good at that time;
     /// without, its expiry is not looked at (design decision D7).
     pub fn login(
         &self,
@@ -42,31 +44,56 @@ impl Credentials {
         algorithm: PasswordAlgorithm,
         at: Option<UnixTime>,
         mut verify: impl FnMut(&Key) -> bool,
-    ) -> Option<Login> {
+    ) -> Result<Login, Refusal> {
         let (bytes, parts): (&[u8], _) = match name {
             Name::Username(bytes) => (bytes, TimeLimited::parse(bytes)),
             Name::Userhash(hash) => (hash, None),
         };
-        let good = parts.is_some_and(|parts| at.is_none_or(|now| self.accepts(parts.expiry, now)));
         let mut found = None;
         for secret in &self.secrets {
             let key = Key::long_term(bytes, &self.realm, &secret.password(bytes)[..], algorithm);
-            if verify(&key) & good {
+            if verify(&key) {
                 found.get_or_insert(key);
             }
         }
-        let by_secret = found.and_then(|key| {
-            let parts = parts?;
-            Some(Login {
-                username: Arc::from(core::str::from_utf8(bytes).ok()?),
+        let is_user = match self.users.login(&self.realm, name, algorithm, verify) {
+            Ok(login) => return Ok(login),
+            Err(is_user) => is_user,
+        };
+        let expiry = match (parts, at) {
+            (Some(parts), Some(now)) => self.check_expiry(parts.expiry, now),
+            _ => Ok(()),
+        };
+        match (found, parts, core::str::from_utf8(bytes), expiry) {
+            (Some(key), Some(parts), Ok(username), Ok(())) => Ok(Login {
+                username: Arc::from(username),
                 user: UserId::of_time_limited(parts.userid),
                 key,
                 forced: parts.forced,
-            })
-        });
-        self.users.login(&self.realm, name, algorithm, verify).or(by_secret)
+            }),
+            (None, ..) if is_user => Err(Refusal::WrongStaticPassword),
+            (found, _, _, expiry) => Err(self.why(bytes, parts, found.is_some(), expiry.err())),
+        }
+    }
+
+    /// Why a name that is no static user's is no login. `signed`: a secret makes its password.
+    fn why(&self, name: &[u8], parts: Option<TimeLimited<'_>>, signed: bool, expiry: Option<Refusal>) -> Refusal {
+        if let Some(fault) = username::fault(name, signed) {
+            return fault;
+        }
+        match (parts, expiry) {
+            (Some(_), Some(expiry)) if signed => expiry,
+            // Earlier than any credential: a number that is somebody's name.
+            (Some(parts), _) if parts.expiry >= EARLIEST => Refusal::WrongPassword {
+                secrets: self.secrets.len(),
+            },
+            _ => Refusal::UnknownUser,
+        }
     }
 }
+
+/// In 2001: no credential of this server has expired before.
+const EARLIEST: UnixTime = UnixTime(1_000_000_000);
 
 /// Static users by USERHASH. That is also how a USERNAME is looked up: how far a search by name gets would tell in time
 /// how much of a name was right.
@@ -143,14 +170,17 @@ impl StaticTable {
         self.users.get(index)
     }
 
+    /// The error tells whether there is such a user.
     fn login(
         &self,
         realm: &str,
         name: Name<'_>,
         algorithm: PasswordAlgorithm,
         mut verify: impl FnMut(&Key) -> bool,
-    ) -> Option<Login> {
-        let nobody = self.nobody.as_ref()?;
+    ) -> Result<Login, bool> {
+        let Some(nobody) = &self.nobody else {
+            return Err(false);
+        };
         let hash = match name {
             Name::Username(name) => userhash(name, realm),
             Name::Userhash(hash) => *hash,
@@ -158,8 +188,10 @@ impl StaticTable {
         let user = self.find(&hash);
         let key = user.map_or(nobody, |user| user.key(algorithm));
         let verified = verify(key);
-        let user = user.filter(|_| verified)?;
-        Some(Login {
+        let Some(user) = user.filter(|_| verified) else {
+            return Err(user.is_some());
+        };
+        Ok(Login {
             username: Arc::clone(&user.name),
             user: UserId::of_static(Arc::clone(&user.name)),
             key: key.clone(),

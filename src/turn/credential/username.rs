@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::MintError;
+use crate::turn::refusal::Refusal;
 use crate::turn::time::UnixTime;
 use crate::wire::opaque_string;
 
@@ -72,6 +73,27 @@ pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>, forced: bool)
     // Only a year in five digits is left to go wrong.
     let readable = TimeLimited::parse(username.as_bytes()).is_some();
     readable.then_some(username).ok_or(MintError::Lifetime)
+}
+
+/// What is wrong with a username that was meant to be time-limited, if its form tells. `signed`: its password is made
+/// with a secret of ours, so somebody mints names that this server cannot read.
+pub(super) fn fault(username: &[u8], signed: bool) -> Option<Refusal> {
+    let text = core::str::from_utf8(username).unwrap_or_default();
+    let (head, _) = text.split_once(':').unwrap_or((text, ""));
+    let last = text.rsplit_once(':').map_or("", |(_, last)| last);
+    let digits = head.bytes().take_while(u8::is_ascii_digit).count();
+    let behind = &head[digits..];
+    let whole = behind.is_empty() || behind == TimeLimited::FORCED;
+    if whole && digits > TimeLimited::MAX_DIGITS {
+        return Some(Refusal::ExpiryMilliseconds { digits });
+    }
+    // Ten digits: since 2001, and until 2286.
+    let is_time = |text: &str| text.len() >= 10 && text.bytes().all(|b| b.is_ascii_digit());
+    if !(whole && digits >= 10) && is_time(last) {
+        return Some(Refusal::UsernameReversed);
+    }
+    let readable = TimeLimited::parse(username).is_some();
+    (!readable && (signed || digits >= 10)).then_some(Refusal::UsernameMalformed)
 }
 
 /// Prepares a static user's name or password as clients prepare theirs (RFC 8265 §4.2). `None` for what the OpaqueString

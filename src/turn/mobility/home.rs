@@ -8,7 +8,7 @@ use crate::turn::limits::Rate;
 use crate::turn::mobility::ticket::Name;
 use crate::turn::output::{Command, EndReason};
 use crate::turn::quota::AddressUnit;
-use crate::turn::response::Reject;
+use crate::turn::refusal::Refusal;
 use crate::turn::server::Server;
 use crate::turn::time::{Instant, Now};
 use crate::turn::types::{AllocationId, Family, RelayId};
@@ -39,19 +39,19 @@ impl Server {
     }
 
     /// Checks everything, then does it: who is refused has changed nothing.
-    fn decide(&mut self, now: Instant, id: Option<AllocationId>, ask: &Ask) -> Result<Decision, Reject> {
-        let id = id.ok_or(Reject::AllocationMismatch)?;
+    fn decide(&mut self, now: Instant, id: Option<AllocationId>, ask: &Ask) -> Result<Decision, Refusal> {
+        let id = id.ok_or(Refusal::TicketUnknown)?;
         self.expire(now, id);
         let limits = Arc::clone(&self.config);
         let limits = &limits.limits;
-        let allocation = self.allocations.get_mut(id).ok_or(Reject::AllocationMismatch)?;
+        let allocation = self.allocations.get_mut(id).ok_or(Refusal::TicketUnknown)?;
         if !allocation.session.is_same_login(&ask.session) {
-            return Err(Reject::WrongCredentials);
+            return Err(Refusal::WrongUser);
         }
-        let mobile = allocation.mobile.as_deref().ok_or(Reject::AllocationMismatch)?;
+        let mobile = allocation.mobile.as_deref().ok_or(Refusal::TicketUnknown)?;
         let replaced = mobile.current == ask.ticket && mobile.current_until.is_some_and(|until| until <= now);
         if replaced {
-            return Err(Reject::AllocationMismatch);
+            return Err(Refusal::TicketUnknown);
         }
         let rate = Rate::per_second(limits.permission_requests_per_second);
         if !allocation.requests.admit(now, rate) {
@@ -78,7 +78,7 @@ impl Server {
     }
 
     /// The share of the new address, if it is another than the allocation is counted for.
-    fn unit_for(&mut self, id: AllocationId, visit: Visit) -> Result<Option<AddressUnit>, Reject> {
+    fn unit_for(&mut self, id: AllocationId, visit: Visit) -> Result<Option<AddressUnit>, Refusal> {
         let ip = visit.client.five_tuple.client.ip();
         let Some(allocation) = self.allocations.get_mut(id).filter(|it| !it.quota.covers(ip)) else {
             return Ok(None);

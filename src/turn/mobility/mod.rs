@@ -30,7 +30,8 @@ use super::allocation::{Allocation, FAMILIES, Socket};
 use super::auth::Session;
 use super::forward::Flow;
 use super::quota::AddressUnit;
-use super::response::{Reject, Response};
+use super::refusal::Refusal;
+use super::response::Response;
 use super::server::{Server, take_first};
 use super::time::{Instant, Now};
 use super::types::{AllocationId, Client, RelayId};
@@ -123,7 +124,7 @@ enum Decision {
     Granted(Grant),
     /// LIFETIME was 0.
     Deleted,
-    Refused(Reject),
+    Refused(Refusal),
     /// Over the limit for requests of one allocation.
     Limited,
 }

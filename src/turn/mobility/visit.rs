@@ -11,8 +11,9 @@ use super::{Ask, Decision, Grant, Moved, Note, Visit};
 use crate::turn::allocation::FAMILIES;
 use crate::turn::auth::Session;
 use crate::turn::output::{DropReason, EndReason, Event, Verdict};
+use crate::turn::refusal::Refusal;
 use crate::turn::request::{Outcome, whole_seconds};
-use crate::turn::response::{Reject, Reply, Response};
+use crate::turn::response::{Reply, Response};
 use crate::turn::server::{Server, take_first};
 use crate::turn::time::Instant;
 use crate::turn::transactions::RETRANSMISSION;
@@ -106,11 +107,11 @@ impl Visitor {
 
 impl Server {
     /// Whether an Allocate asks for a ticket: with an empty one (RFC 8016 §3.1).
-    pub(in crate::turn) fn wants_ticket(&self, message: &Message<'_>) -> Result<bool, Reject> {
+    pub(in crate::turn) fn wants_ticket(&self, message: &Message<'_>) -> Result<bool, Refusal> {
         match message.attribute(AttributeType::MOBILITY_TICKET) {
             None => Ok(false),
-            Some(ticket) if !ticket.is_empty() => Err(Reject::BadRequest),
-            Some(_) if self.config.mobility.is_none() => Err(Reject::MobilityForbidden),
+            Some(ticket) if !ticket.is_empty() => Err(Refusal::BadRequest),
+            Some(_) if self.config.mobility.is_none() => Err(Refusal::MobilityForbidden),
             Some(_) => Ok(true),
         }
     }
@@ -124,12 +125,12 @@ impl Server {
         session: &Arc<Session>,
         message: &Message<'_>,
         ticket: &[u8],
-    ) -> Result<Outcome, Reject> {
+    ) -> Result<Outcome, Refusal> {
         if ticket.is_empty() {
-            return Err(Reject::BadRequest);
+            return Err(Refusal::BadRequest);
         }
         if self.config.mobility.is_none() {
-            return Err(Reject::MobilityForbidden);
+            return Err(Refusal::MobilityForbidden);
         }
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
         let family = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
@@ -144,7 +145,7 @@ impl Server {
         let home = name.and_then(|name| Some((name, self.shared.tickets.find(&name)?)));
         if let Some(visitor) = self.visitors.at(client) {
             if !visitor.session.is_same_login(session) {
-                return Err(Reject::AllocationMismatch);
+                return Err(Refusal::AllocationExists);
             }
             match visitor.state {
                 State::Granted(grant) | State::Fetching(grant) if visitor.transaction_id == transaction_id => {
@@ -153,10 +154,10 @@ impl Server {
                 State::Asked | State::Fetching(_) => return Ok(Outcome::Silent(DropReason::Retransmission)),
                 // The client has given up on the first request: its allocation is asked for anew.
                 State::Granted(grant) if home.is_some_and(|(_, at)| (at.shard, at.id) == (grant.home, grant.id)) => {}
-                State::Granted(_) => return Err(Reject::AllocationMismatch),
+                State::Granted(_) => return Err(Refusal::AllocationExists),
             }
         }
-        let (ticket, home) = home.ok_or(Reject::AllocationMismatch)?;
+        let (ticket, home) = home.ok_or(Refusal::TicketUnknown)?;
         self.check_newcomer(client, session)?;
         self.withdraw(&client.five_tuple);
         let visit = self.visitors.begin(self.shard.index, client, session, message);
@@ -178,14 +179,14 @@ impl Server {
         id: AllocationId,
         session: &Session,
         transaction_id: TransactionId,
-    ) -> Result<Outcome, Reject> {
-        let allocation = self.allocations.get(id).ok_or(Reject::AllocationMismatch)?;
+    ) -> Result<Outcome, Refusal> {
+        let allocation = self.allocations.get(id).ok_or(Refusal::AllocationExists)?;
         let mobile = allocation.mobile.as_deref();
         let mobile = mobile.filter(|mobile| {
             let by = mobile.moved_by.filter(|&(_, until)| now < until);
             by.is_some_and(|(by, _)| by == transaction_id) && allocation.session.is_same_login(session)
         });
-        let mobile = mobile.ok_or(Reject::AllocationMismatch)?;
+        let mobile = mobile.ok_or(Refusal::AllocationExists)?;
         let until = FAMILIES.map(|family| self.forward.until(id, family)).into_iter().max();
         Ok(self.granted(until.unwrap_or(now) - now, mobile.newest()))
     }
@@ -222,8 +223,8 @@ impl Server {
             }
             return None;
         };
-        let result = match &decision {
-            Decision::Refused(reject) => Err(reject),
+        let result = match decision {
+            Decision::Refused(refusal) => Err(refusal),
             Decision::Limited => {
                 let _ = self.count(Verdict::Drop(DropReason::PermissionLimited));
                 return None;
@@ -242,15 +243,16 @@ impl Server {
     }
 
     fn reply(
-        &self,
+        &mut self,
         visit: &Visit,
         session: &Session,
         (transaction_id, fingerprint): (TransactionId, bool),
         response: &mut Response,
-        result: Result<(Duration, Option<&[u8]>), &Reject>,
+        result: Result<(Duration, Option<&[u8]>), Refusal>,
     ) {
         let stream = visit.client.five_tuple.transport.is_stream();
-        let software = self.config.software.as_deref();
+        let config = Arc::clone(&self.config);
+        let software = config.software.as_deref();
         let reply = Reply::later(Method::Refresh, transaction_id, fingerprint, stream, software).signed(session);
         match result {
             Ok((lifetime, ticket)) => {
@@ -262,8 +264,8 @@ impl Server {
                 });
                 debug_assert!(written, "a success response fits its buffer");
             }
-            Err(reject) => {
-                let _ = self.answer_error(&reply, reject, response);
+            Err(refusal) => {
+                let _ = self.refuse(&visit.client, None, session, &reply, refusal, response);
             }
         }
     }

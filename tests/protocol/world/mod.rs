@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay::turn::config::{Limits, RelayAddress, RelayConfig};
-use relay::turn::counters::{Counters, METHODS};
+use relay::turn::counters::{Counters, ERROR_CODES, METHODS};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::time::{Instant, Now, UnixTime};
 use relay::turn::types::{Family, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
 use relay::turn::{
-    Command, Config, DropReason, Event, Frame, Handoff, OpenError, Response, Route, Server, Shared, Verdict,
+    Command, Config, DropReason, Event, Frame, Handoff, OpenError, RefusalReason, Refused, Response, Route, Server,
+    Shared, Verdict,
 };
 
 pub(crate) use answer::{Answer, Delivered, Sent};
@@ -47,7 +48,10 @@ pub(crate) struct World {
     /// Every address an OpenRelay named.
     pub(crate) binds: Vec<SocketAddr>,
     pub(crate) closed_streams: Vec<Link>,
+    /// What became of allocations.
     pub(crate) events: Vec<Event>,
+    /// The operator's word on each refusal.
+    pub(crate) refused: Vec<Refused>,
     /// Handoffs on their way, with the shard they are from; delivered at once unless `hold_handoffs`.
     pub(crate) handoffs: VecDeque<(usize, Handoff)>,
     pub(crate) hold_handoffs: bool,
@@ -186,6 +190,7 @@ impl World {
             binds: Vec::new(),
             closed_streams: Vec::new(),
             events: Vec::new(),
+            refused: Vec::new(),
             handoffs: VecDeque::new(),
             hold_handoffs: false,
             detached: HashMap::new(),
@@ -400,7 +405,10 @@ impl World {
             answered = self.carry().or(answered);
         }
         while let Some(event) = self.shards[index].poll_event() {
-            self.events.push(event);
+            match event {
+                Event::Refused(refused) => self.refused.push(*refused),
+                event => self.events.push(event),
+            }
         }
         self.check(index);
         answered
@@ -468,6 +476,16 @@ impl World {
             "the gauge is what came and has not gone"
         );
         assert!(live <= server.allocations() as u64);
+        // The others are also what strangers are answered, who have not proved their address.
+        for (code, answered) in ERROR_CODES
+            .iter()
+            .zip(&counters.errors)
+            .filter(|(code, _)| ![400, 401, 420, 438, 500].contains(*code))
+        {
+            let reasons = RefusalReason::ALL.iter().filter(|reason| reason.code() == *code);
+            let counted = reasons.map(|&reason| counters.refusals.reasons[reason as usize].get());
+            assert_eq!(answered.get(), counted.sum::<u64>(), "every {code} has a reason");
+        }
         let ports = self.shared.port_gauges();
         assert!(ports.used() <= ports.total());
     }
@@ -486,6 +504,12 @@ impl World {
             .iter()
             .map(|counters| counters.dropped[reason as usize].get())
             .sum()
+    }
+
+    /// How often requests were refused for this reason.
+    pub(crate) fn refusals(&self, reason: RefusalReason) -> u64 {
+        let cells = self.counters.iter().map(|it| &it.refusals.reasons[reason as usize]);
+        cells.map(|cell| cell.get()).sum()
     }
 
     pub(crate) fn requests(&self, method: &str) -> u64 {

@@ -1,0 +1,128 @@
+//! Why somebody could not connect: one line for a refused request, at info (target `relay::refusal`).
+//!
+//! Clients cause these lines, so they are bounded, for the whole process: [`SOURCE_LINES`] for each client address,
+//! [`ALL_LINES`] for all. What is left out is counted, and said once a minute. Routine refusals (`Refused::routine`) are
+//! lines at debug.
+
+mod text;
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+
+use super::log::{LogClient, Username};
+use crate::turn::Refused;
+use crate::turn::limits::{Rate, RateTable, SharedBucket};
+use crate::turn::time::Instant;
+
+use self::text::{Explanation, explain, shown_peer};
+
+/// Lines about one client address (IPv4 address, IPv6 /64): five at once, and then one every ten seconds.
+const SOURCE_LINES: Rate = Rate::every(Duration::from_secs(10), 5);
+/// Lines in all: thirty at once, and then two a second. A flood of refusals is 150 lines in its first minute and 120
+/// in each that follows.
+const ALL_LINES: Rate = Rate::new(2, 30);
+/// The line that says how many were left out.
+const SUMMARIES: Rate = Rate::every(Duration::from_secs(60), 1);
+
+/// Bounds the lines of all workers together.
+#[derive(Debug)]
+pub(super) struct RefusalLog {
+    sources: RateTable,
+    all: SharedBucket,
+    /// Lines at debug have a budget of their own, as large.
+    routine: SharedBucket,
+    left_out: AtomicU64,
+    summaries: SharedBucket,
+}
+
+impl RefusalLog {
+    /// `seed` is random: which sources share a bucket is not to be foreseen.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            sources: RateTable::new(seed),
+            all: SharedBucket::default(),
+            routine: SharedBucket::default(),
+            left_out: AtomicU64::new(0),
+            summaries: SharedBucket::default(),
+        }
+    }
+
+    /// Writes the line for `refused`. `false`: there were too many, and it is for the caller to have it counted.
+    pub(super) fn log(&self, now: Instant, refused: &Refused, show: LogClient) -> bool {
+        if refused.routine {
+            if tracing::enabled!(target: "relay::refusal", tracing::Level::DEBUG) && self.routine.admit(now, ALL_LINES)
+            {
+                write(refused, show);
+            }
+            return true;
+        }
+        let source = refused.five_tuple.client.ip().into();
+        // The source first, so that it uses up no more of what all have than its own share.
+        if self.sources.admit(now, source, SOURCE_LINES) && self.all.admit(now, ALL_LINES) {
+            write(refused, show);
+            return true;
+        }
+        false
+    }
+
+    /// Counts refusals that have no line.
+    pub(super) fn leave_out(&self, count: u64) {
+        self.left_out.fetch_add(count, Relaxed);
+    }
+
+    /// Says how many lines were left out, once a minute. To be called now and then.
+    pub(super) fn summarise(&self, now: Instant) {
+        if self.left_out.load(Relaxed) > 0 && self.summaries.admit(now, SUMMARIES) {
+            self.say_left_out();
+        }
+    }
+
+    /// The same without waiting for the minute: nothing more will be said.
+    pub(super) fn say_left_out(&self) {
+        let count = self.left_out.swap(0, Relaxed);
+        if count > 0 {
+            tracing::info!(
+                target: "relay::refusal",
+                count,
+                help = "relay_refusals_total counts every one by its reason",
+                "more requests were refused than have a line"
+            );
+        }
+    }
+}
+
+fn write(refused: &Refused, show: LogClient) {
+    let Refused {
+        method,
+        five_tuple,
+        username,
+        refusal,
+        routine,
+    } = refused;
+    let Explanation { why, help } = explain(refusal, show);
+    let peer = refusal.peer().map(|peer| shown_peer(refusal, peer, show));
+    let peer = peer.map(tracing::field::display);
+    // One call for each level: a level is part of a call's place.
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                target: "relay::refusal",
+                reason = refusal.reason().as_str(),
+                user = username.as_deref().map(|name| tracing::field::display(Username(name))),
+                client = %show.show(five_tuple.client),
+                transport = five_tuple.transport.as_str(),
+                peer,
+                help,
+                "{method:?} refused: {why}"
+            )
+        };
+    }
+    if *routine {
+        line!(debug);
+    } else {
+        line!(info);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::turn::policy::Denied;
+use crate::turn::types::{Family, FiveTuple, Transport};
+use crate::turn::{Refusal, RefusalReason};
+use crate::wire::message::Method;
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::ZERO + Duration::from_secs(seconds)
+}
+
+fn refused(source: u32, refusal: Refusal) -> Refused {
+    Refused {
+        method: Method::Allocate,
+        five_tuple: FiveTuple {
+            client: (std::net::Ipv4Addr::from_bits(source), 5000).into(),
+            server: "192.0.2.1:3478".parse().unwrap(),
+            transport: Transport::Udp,
+        },
+        username: Some(Arc::from("1700000000:bob")),
+        refusal,
+        routine: false,
+    }
+}
+
+#[test]
+fn a_thousand_wrong_logins_a_second_from_a_thousand_sources_write_150_lines_in_the_first_minute_and_120_in_each_later()
+{
+    let log = RefusalLog::new(1);
+    let minute = |from: u64| {
+        let events = (0..60_000_u64).map(|n| (Instant::ZERO + seconds(from) + Duration::from_millis(n), n % 1000));
+        events
+            .filter(|&(now, source)| {
+                let refused = refused(source as u32, Refusal::WrongPassword { secrets: 1 });
+                log.log(now, &refused, LogClient::Full)
+            })
+            .count()
+    };
+    let lines = [minute(0), minute(60), minute(120)];
+    assert!(lines[0] <= 150, "{lines:?}");
+    assert!(lines[1] <= 121 && lines[2] <= 121, "{lines:?}");
+    assert!(
+        lines[2] > 100,
+        "the others are told again as the budget comes back: {lines:?}"
+    );
+}
+
+#[test]
+fn one_source_has_five_lines_and_then_six_a_minute_and_leaves_the_others_theirs() {
+    let log = RefusalLog::new(1);
+    let lines = |source: u32, now| {
+        let one = refused(source, Refusal::UnknownUser);
+        (0..1000).filter(|_| log.log(now, &one, LogClient::Full)).count()
+    };
+    assert_eq!(lines(1, at(0)), 5);
+    assert_eq!(lines(1, at(9)), 0);
+    assert_eq!(lines(1, at(10)), 1);
+    assert_eq!(lines(2, at(10)), 5);
+}
+
+#[test]
+fn a_routine_refusal_takes_nothing_of_the_budget_for_the_others() {
+    let log = RefusalLog::new(1);
+    let mut routine = refused(1, Refusal::UnknownUser);
+    routine.routine = true;
+    for _ in 0..1000 {
+        assert!(log.log(at(0), &routine, LogClient::Full));
+    }
+    assert!(log.log(at(0), &refused(1, Refusal::UnknownUser), LogClient::Full));
+}
+
+#[test]
+fn what_was_left_out_is_said_once_a_minute() {
+    let log = RefusalLog::new(1);
+    let left = || log.left_out.load(Relaxed);
+    log.leave_out(7);
+    log.summarise(at(0));
+    assert_eq!(left(), 0);
+    log.leave_out(3);
+    log.summarise(at(59));
+    assert_eq!(left(), 3, "not yet");
+    log.summarise(at(60));
+    assert_eq!(left(), 0);
+    log.leave_out(1);
+    log.say_left_out();
+    assert_eq!(left(), 0, "the last word");
+}
+
+fn peer(text: &str, rule: Denied) -> Refusal {
+    let peer = text.parse().unwrap();
+    Refusal::PeerDenied { peer, rule }
+}
+
+#[test]
+fn a_refusal_reads_as_what_is_the_case_and_what_to_do() {
+    for (refusal, why, help) in [
+        (
+            Refusal::CredentialExpired {
+                ago: seconds(3 * 3600 + 12 * 60 + 9),
+            },
+            "credential expired 3 h 12 min ago",
+            "caches it",
+        ),
+        (
+            Refusal::CredentialExpired {
+                ago: seconds(1_700_000_000),
+            },
+            "credential expired 53 years ago",
+            "not with its lifetime",
+        ),
+        (
+            Refusal::ExpiryTooFar { beyond: seconds(90) },
+            "credential ends 1 min 30 s later than it may",
+            "credentials.max_ttl",
+        ),
+        (
+            Refusal::ExpiryMilliseconds { digits: 13 },
+            "the time in the username has 13 digits: milliseconds?",
+            "in seconds",
+        ),
+        (
+            Refusal::UsernameReversed,
+            "username is `id:expiry`, expected `expiry:id`",
+            "swap",
+        ),
+        (
+            Refusal::WrongPassword { secrets: 2 },
+            "password matches none of 2 secrets",
+            "credentials.secrets",
+        ),
+        (
+            Refusal::WrongPassword { secrets: 1 },
+            "password does not match the secret",
+            "credentials.secrets",
+        ),
+        (
+            Refusal::UserQuota { held: 50, limit: 50 },
+            "user has 50 of 50 allocations",
+            "limits.allocations_per_user",
+        ),
+        (
+            Refusal::ForcedPath { port: 3478 },
+            "forced login on port 3478",
+            "forced_relay.ports",
+        ),
+        (
+            Refusal::NoFreePort {
+                family: Family::V4,
+                even: false,
+                ports: 200,
+            },
+            "no free relay port for IPv4: there are 200",
+            "relay.ports",
+        ),
+        (
+            peer("10.0.3.4:9000", Denied::Private),
+            "peer 10.0.3.4 is private",
+            "peers.allow",
+        ),
+        (
+            peer("8.8.8.8:53", Denied::Port),
+            "peer 8.8.8.8:53 has a port in peers.denied_ports",
+            "",
+        ),
+    ] {
+        let explained = explain(&refusal, LogClient::Full);
+        assert_eq!(explained.why, why);
+        assert!(explained.help.contains(help), "{}", explained.help);
+    }
+}
+
+#[test]
+fn a_peer_that_may_be_a_person_is_hidden_as_clients_are_and_a_private_one_is_not() {
+    let person = peer("81.2.69.142:9000", Denied::NotAllowed);
+    let machine = peer("10.0.3.4:9000", Denied::Private);
+    for (show, hidden) in [
+        (LogClient::Full, "81.2.69.142"),
+        (LogClient::Truncated, "81.2.69.0/24"),
+        (LogClient::Off, "-"),
+    ] {
+        let why = |refusal| explain(refusal, show).why;
+        assert_eq!(why(&person), format!("peer {hidden} is not in peers.allow"));
+        assert_eq!(why(&machine), "peer 10.0.3.4 is private");
+    }
+}
+
+#[test]
+fn a_span_is_told_in_its_two_largest_units() {
+    for (n, text) in [
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (61, "1 min 1 s"),
+        (3600, "1 h"),
+        (86_399, "23 h 59 min"),
+        (90_000, "1 d 1 h"),
+        (400 * 86_400, "1 years"),
+    ] {
+        assert_eq!(text::Span(seconds(n)).to_string(), text);
+    }
+}
+
+#[test]
+fn every_rule_of_the_peer_policy_and_every_reason_has_words() {
+    for &rule in Denied::ALL {
+        let Explanation { why, help } = explain(&peer("10.0.0.1:1", rule), LogClient::Full);
+        assert!(!why.ends_with("is refused") && !help.is_empty(), "{rule}");
+    }
+    let words = |refusal: Refusal| {
+        let Explanation { why, help } = explain(&refusal, LogClient::Full);
+        assert!(!why.ends_with("is refused") && !help.is_empty(), "{refusal:?}");
+        refusal.reason()
+    };
+    let told: std::collections::HashSet<RefusalReason> = every_refusal().into_iter().map(words).collect();
+    assert_eq!(told.len(), RefusalReason::ALL.len(), "the list below has every one");
+}
+
+fn every_refusal() -> Vec<Refusal> {
+    let peer: std::net::SocketAddr = "192.0.2.9:9000".parse().unwrap();
+    let to = crate::turn::config::Alternate {
+        server: peer,
+        other: None,
+        domain: None,
+    };
+    vec![
+        Refusal::CredentialExpired { ago: seconds(1) },
+        Refusal::ExpiryTooFar { beyond: seconds(1) },
+        Refusal::ExpiryMilliseconds { digits: 13 },
+        Refusal::UsernameReversed,
+        Refusal::UsernameMalformed,
+        Refusal::WrongPassword { secrets: 0 },
+        Refusal::WrongStaticPassword,
+        Refusal::UnknownUser,
+        Refusal::WrongRealm,
+        Refusal::LoginLimited,
+        Refusal::AlgorithmsChanged,
+        Refusal::BadRequest,
+        Refusal::UnknownAttributes {
+            types: Default::default(),
+        },
+        Refusal::ForcedPath { port: 3478 },
+        Refusal::ClientDenied {
+            rule: Denied::Transition,
+        },
+        Refusal::ClientIsRelayed,
+        Refusal::Redirected { to },
+        Refusal::TransportNotSupported { protocol: 6 },
+        Refusal::FamilyNotSupported,
+        Refusal::MobilityForbidden,
+        Refusal::UserQuota { held: 1, limit: 1 },
+        Refusal::AddressQuota { held: 1, limit: 1 },
+        Refusal::TotalLimit { limit: 1 },
+        Refusal::ReservationQuota { limit: 1 },
+        Refusal::NoFreePort {
+            family: Family::V6,
+            even: true,
+            ports: 1,
+        },
+        Refusal::PortsInUse,
+        Refusal::NoDescriptor,
+        Refusal::SocketFailed,
+        Refusal::ReservationUnknown,
+        Refusal::AllocationExists,
+        Refusal::NoAllocation,
+        Refusal::TicketUnknown,
+        Refusal::WrongUser,
+        Refusal::FamilyMismatch { peer: Some(peer) },
+        Refusal::PeerDenied {
+            peer,
+            rule: Denied::Private,
+        },
+        Refusal::PeerIsItself { peer },
+        Refusal::PeerPortDenied { peer },
+        Refusal::ChannelConflict { number: 1 },
+        Refusal::PermissionsFull { limit: 1 },
+        Refusal::ChannelsFull {
+            channels: 1,
+            permissions: 1,
+        },
+        Refusal::PermissionLimited,
+        Refusal::ConnectionExists { peer },
+        Refusal::ConnectionsFull,
+        Refusal::PeerUnreachable { peer },
+        Refusal::ConnectionUnknown,
+    ]
+}
