@@ -146,7 +146,7 @@ impl Authenticator<'_> {
         let lifetime = config.nonce_lifetime;
         let Ok(features) = self
             .nonces
-            .check(now.unix, client, &config.realm, claim.nonce, lifetime)
+            .check(now.unix, client.client.ip(), &config.realm, claim.nonce, lifetime)
         else {
             return Err(self.challenge(438, now, client).into());
         };
@@ -236,7 +236,7 @@ impl Authenticator<'_> {
             password_algorithms: full,
             anonymity: full && self.config.credentials.offers_anonymity(),
         };
-        let nonce = self.nonces.issue(now.unix, client, &self.config.realm, features);
+        let nonce = self.nonces.issue(now.unix, client.client, &self.config.realm, features);
         AuthAnswer::Challenge(Challenge {
             code,
             realm: self.config.realm.as_str().into(),

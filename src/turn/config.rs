@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::credential::Credentials;
 use super::discovery::Discovery;
 use super::forced::ForcedRelay;
+use super::nonce::NonceKey;
 use super::policy::PeerPolicy;
 use super::types::{Family, FiveTuple, Transport};
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub icmp: IcmpReports,
     /// How long a nonce is good.
     pub nonce_lifetime: Duration,
+    /// Issues nonces in place of the newest secret's key.
+    pub nonce_key: Option<NonceKey>,
     /// LIFETIME given when none, or less, was asked for (RFC 8656 §7.2: 600 s).
     pub default_lifetime: Duration,
     /// Longest LIFETIME given (3600 s recommended).
@@ -71,6 +74,7 @@ impl Config {
             challenge: Challenge::Full,
             icmp: IcmpReports::Auto,
             nonce_lifetime: Duration::from_secs(600),
+            nonce_key: None,
             default_lifetime: Duration::from_secs(600),
             max_lifetime: Duration::from_secs(3600),
             max_session: None,
@@ -81,6 +85,11 @@ impl Config {
             tcp: None,
             limits: Limits::default(),
         }
+    }
+
+    /// The keys of nonces, the issuing one first. None: the process makes do with its own.
+    pub fn nonce_keys(&self) -> impl Iterator<Item = &NonceKey> {
+        self.nonce_key.iter().chain(self.credentials.nonce_keys())
     }
 }
 

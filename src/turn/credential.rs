@@ -20,6 +20,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;
 use zeroize::Zeroizing;
 
+use super::nonce::NonceKey;
 use super::refusal::Refusal;
 use super::time::UnixTime;
 use login::StaticTable;
@@ -31,6 +32,7 @@ pub use username::TimeLimited;
 pub struct Secret {
     /// The state of HMAC-SHA1 after the secret was taken in: the secret itself is not kept.
     mac: Hmac<Sha1>,
+    nonce_key: NonceKey,
 }
 
 /// Length of the base64 text of 20 bytes.
@@ -42,6 +44,7 @@ impl Secret {
         // HMAC is defined for keys of every length (RFC 2104 §2), so this cannot fail.
         Self {
             mac: Hmac::new_from_slice(bytes).expect("HMAC takes keys of every length"),
+            nonce_key: NonceKey::derive(bytes),
         }
     }
 
@@ -243,6 +246,11 @@ impl Credentials {
     /// The realm of every key in here.
     pub fn realm(&self) -> &str {
         &self.realm
+    }
+
+    /// The keys that servers with these secrets issue nonces with, newest first.
+    pub fn nonce_keys(&self) -> impl Iterator<Item = &NonceKey> {
+        self.secrets.iter().map(|secret| &secret.nonce_key)
     }
 
     /// Whether clients may send USERHASH instead of USERNAME: only if every user there can be is known by name. The name

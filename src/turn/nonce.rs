@@ -2,34 +2,40 @@
 //! a flood of forged sources leaves nothing behind.
 //!
 //! ```text
-//! [ "obMatJos2" base64(features, 24 bits) ] base64url( issued at, 32 bits | tag, 64 bits )
-//! tag = HMAC-SHA256(key of the day, "n1" | features | issued at | client IP address | client port | realm)
+//! [ "obMatJos2" base64(features, 24 bits) ] base64url( issued at, 32 bits | client port, 16 bits | tag, 64 bits )
+//! tag = HMAC-SHA256(key of the day, "n2" | features | issued at | client IP address | client port | realm)
 //! ```
 //!
-//! The part in brackets is the nonce cookie of RFC 8489 §9.2.1 and left out when there are no features to tell: 16 instead of
-//! 29 characters, as short as a reply to strangers should be. Features are under the tag, so taking an offer out of a
+//! The part in brackets is the nonce cookie of RFC 8489 §9.2.1 and left out when there are no features to tell: 19 instead of
+//! 32 characters, as short as a reply to strangers should be. Features are under the tag, so taking an offer out of a
 //! challenge spoils the nonce. 64 bits suffice: who guesses a tag has won a 401. A nonce may be used more than once within
 //! its lifetime (RFC 8656 §5); requests are idempotent.
+//!
+//! A nonce is issued to an address and port, and accepted from any port and transport of that address (design decision
+//! D12). Clients bring the nonce of their control connection to a new one (RFC 6062 ConnectionBind) and the first
+//! server's to the second after a 300, and many give up on the 438 that RFC 8489 has for them. Servers that share a secret
+//! derive the same key from it, and so know each other's nonces.
 
 use core::fmt;
 use core::time::Duration;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 use super::time::UnixTime;
-use super::types::FiveTuple;
 
 const COOKIE: &[u8; 9] = b"obMatJos2";
 /// Cookie and features.
 const PREFIX_LEN: usize = COOKIE.len() + 4;
-/// Time and tag, before base64 and after.
-const BODY_LEN: usize = 12;
-const BODY_TEXT_LEN: usize = 16;
+/// Time, port and tag, before base64 and after.
+const BODY_LEN: usize = 14;
+const BODY_TEXT_LEN: usize = 19;
 const TAG_LEN: usize = 8;
 
 const DAY_SECS: u64 = 86_400;
@@ -95,15 +101,48 @@ impl fmt::Debug for NonceText {
     }
 }
 
-/// A nonce this server did not issue to this client, or too long ago: 438 (Stale Nonce).
+/// A nonce that was not issued to this client's address by a server that shares a key with this one, or too long ago:
+/// 438 (Stale Nonce).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
 
+/// What nonces are made with. Wiped from memory when dropped; never shown.
+#[derive(Clone)]
+pub struct NonceKey(Zeroizing<[u8; 32]>);
+
+impl NonceKey {
+    /// The HKDF label: no other key derived from the same secret equals this one.
+    const LABEL: &[u8] = b"relay nonce key";
+
+    /// A key nobody else has.
+    pub fn random(key: [u8; 32]) -> Self {
+        Self(Zeroizing::new(key))
+    }
+
+    /// The key of everybody who knows `secret`. A challenge lets anyone test guesses of it offline, so it must be a strong
+    /// one.
+    pub fn derive(secret: &[u8]) -> Self {
+        let mut key = Zeroizing::new([0; 32]);
+        // HKDF-SHA256 gives up to 8160 bytes (RFC 5869 §2.3), so this cannot fail.
+        Hkdf::<Sha256>::new(None, secret)
+            .expand(Self::LABEL, &mut key[..])
+            .expect("HKDF gives 32 bytes");
+        Self(key)
+    }
+}
+
+impl fmt::Debug for NonceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NonceKey(..)")
+    }
+}
+
 /// Issues and checks nonces. Every holder of the same key knows the others' nonces: shards, and servers of a fleet.
 pub struct Nonces {
-    master: Hmac<Sha256>,
-    /// Keys of an even and an odd day, with the number of the day.
-    days: [(u64, Hmac<Sha256>); 2],
+    /// Issues, and is tried first.
+    newest: DayKeys,
+    /// Accepted as well: of older secrets, until these are taken out of the configuration.
+    older: Vec<DayKeys>,
 }
 
 impl Nonces {
@@ -112,22 +151,35 @@ impl Nonces {
     /// How far in the future a nonce may have been issued: clocks of a fleet, and a clock stepped back.
     const SKEW_SECS: i32 = 5;
 
-    /// Nonces under `key`, which nobody outside may know.
-    pub fn new(key: [u8; 32]) -> Self {
-        let master = mac(&key);
-        Self {
-            days: [0, 1].map(|day| (day, key_of(&master, day))),
-            master,
+    /// Nonces under the keys of `secrets`, the newest first, and under `own`, which issues where there is no secret.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a NonceKey>, own: &NonceKey) -> Self {
+        let mut secrets = secrets.into_iter().map(DayKeys::new);
+        let own = DayKeys::new(own);
+        match secrets.next() {
+            Some(newest) => Self {
+                newest,
+                older: secrets.chain([own]).collect(),
+            },
+            None => Self {
+                newest: own,
+                older: Vec::new(),
+            },
         }
     }
 
     /// A nonce for `client`.
-    pub fn issue(&mut self, now: UnixTime, client: &FiveTuple, realm: &str, features: Features) -> NonceText {
-        let issued = (now.0 as u32).to_be_bytes();
-        let tag = self.tag(now, client, realm, features);
+    pub fn issue(&mut self, now: UnixTime, client: SocketAddr, realm: &str, features: Features) -> NonceText {
+        let claims = Claims {
+            features,
+            issued: now,
+            ip: client.ip(),
+            port: client.port(),
+            realm,
+        };
         let mut body = [0; BODY_LEN];
-        body[..4].copy_from_slice(&issued);
-        body[4..].copy_from_slice(&tag);
+        body[..4].copy_from_slice(&(now.0 as u32).to_be_bytes());
+        body[4..6].copy_from_slice(&claims.port.to_be_bytes());
+        body[6..].copy_from_slice(&self.newest.tag(&claims));
 
         let mut text = [0; PREFIX_LEN + BODY_TEXT_LEN];
         let mut start = 0;
@@ -136,7 +188,7 @@ impl Nonces {
             text[9..PREFIX_LEN].copy_from_slice(&[b'A', b'A', b'A', features.letter()]);
             start = PREFIX_LEN;
         }
-        // 12 bytes make 16 characters, so this cannot fail.
+        // 14 bytes make 19 characters, so this cannot fail.
         let written = BASE64_URL_SAFE_NO_PAD.encode_slice(body, &mut text[start..]);
         debug_assert_eq!(written, Ok(BODY_TEXT_LEN));
         NonceText {
@@ -145,7 +197,7 @@ impl Nonces {
         }
     }
 
-    /// What the challenge offered that `nonce` came with, if it is one of ours for `client`, issued no longer than
+    /// What the challenge offered that `nonce` came with, if it was issued to `ip`, whatever the port, no longer than
     /// `lifetime` (at most [`Self::MAX_LIFETIME`]) ago.
     ///
     /// # Errors
@@ -153,7 +205,7 @@ impl Nonces {
     pub fn check(
         &mut self,
         now: UnixTime,
-        client: &FiveTuple,
+        ip: IpAddr,
         realm: &str,
         nonce: &[u8],
         lifetime: Duration,
@@ -163,7 +215,7 @@ impl Nonces {
         if BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut body) != Ok(BODY_LEN) {
             return Err(Stale);
         }
-        let [i0, i1, i2, i3, tag @ ..] = body;
+        let [i0, i1, i2, i3, p0, p1, tag @ ..] = body;
         // The clock's upper bits are not sent: the nearest time that ends in these 32 is meant.
         let age = (now.0 as u32)
             .wrapping_sub(u32::from_be_bytes([i0, i1, i2, i3]))
@@ -173,28 +225,62 @@ impl Nonces {
         if !(-Self::SKEW_SECS..=lifetime).contains(&age) {
             return Err(Stale);
         }
-        let issued = UnixTime(now.0.wrapping_sub(i64::from(age).cast_unsigned()));
-        let expected = self.tag(issued, client, realm, features);
-        if bool::from(expected.ct_eq(&tag)) {
+        let claims = Claims {
+            features,
+            issued: UnixTime(now.0.wrapping_sub(i64::from(age).cast_unsigned())),
+            ip,
+            port: u16::from_be_bytes([p0, p1]),
+            realm,
+        };
+        // Which of the keys fits is no secret, so the search may end early.
+        let mut keys = core::iter::once(&mut self.newest).chain(&mut self.older);
+        if keys.any(|key| key.tag(&claims).ct_eq(&tag).into()) {
             Ok(features)
         } else {
             Err(Stale)
         }
     }
+}
 
-    fn tag(&mut self, issued: UnixTime, client: &FiveTuple, realm: &str, features: Features) -> [u8; TAG_LEN] {
-        let ip = match client.client.ip() {
+/// What a tag vouches for.
+struct Claims<'a> {
+    features: Features,
+    issued: UnixTime,
+    ip: IpAddr,
+    port: u16,
+    realm: &'a str,
+}
+
+/// A key of its own for every day, so the tags anyone can collect under one key are limited. Two are kept; nonces of a third
+/// day are never good at the same time.
+struct DayKeys {
+    master: Hmac<Sha256>,
+    /// Keys of an even and an odd day, with the number of the day.
+    days: [(u64, Hmac<Sha256>); 2],
+}
+
+impl DayKeys {
+    fn new(key: &NonceKey) -> Self {
+        let master = mac(&key.0);
+        Self {
+            days: [0, 1].map(|day| (day, key_of(&master, day))),
+            master,
+        }
+    }
+
+    fn tag(&mut self, claims: &Claims<'_>) -> [u8; TAG_LEN] {
+        let ip = match claims.ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
         let tag = self
-            .day_key(issued)
-            .chain_update(b"n1")
-            .chain_update([features.bits()])
-            .chain_update((issued.0 as u32).to_be_bytes())
+            .of_day(claims.issued)
+            .chain_update(b"n2")
+            .chain_update([claims.features.bits()])
+            .chain_update((claims.issued.0 as u32).to_be_bytes())
             .chain_update(Ipv6Addr::octets(&ip))
-            .chain_update(client.client.port().to_be_bytes())
-            .chain_update(realm)
+            .chain_update(claims.port.to_be_bytes())
+            .chain_update(claims.realm)
             .finalize()
             .into_bytes();
         let mut short = [0; TAG_LEN];
@@ -202,9 +288,7 @@ impl Nonces {
         short
     }
 
-    /// A key of its own for every day, so the tags anyone can collect under one key are limited. Two are kept; nonces of
-    /// a third day are never good at the same time.
-    fn day_key(&mut self, at: UnixTime) -> Hmac<Sha256> {
+    fn of_day(&mut self, at: UnixTime) -> Hmac<Sha256> {
         let day = at.0 / DAY_SECS;
         let slot = &mut self.days[(day % 2) as usize];
         if slot.0 != day {
@@ -253,194 +337,4 @@ fn key_of(master: &Hmac<Sha256>, day: u64) -> Hmac<Sha256> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::turn::types::Transport;
-
-    const REALM: &str = "example.org";
-    const NOW: UnixTime = UnixTime(1_893_456_000 + 1000);
-    const LIFETIME: Duration = Duration::from_secs(600);
-    const BOTH: Features = Features {
-        password_algorithms: true,
-        anonymity: true,
-    };
-    const ALGORITHMS: Features = Features {
-        password_algorithms: true,
-        anonymity: false,
-    };
-    const ANONYMITY: Features = Features {
-        password_algorithms: false,
-        anonymity: true,
-    };
-
-    fn client(addr: &str) -> FiveTuple {
-        FiveTuple {
-            client: addr.parse().unwrap(),
-            server: "192.0.2.9:3478".parse().unwrap(),
-            transport: Transport::Udp,
-        }
-    }
-
-    fn nonces() -> Nonces {
-        Nonces::new([42; 32])
-    }
-
-    fn later(secs: i64) -> UnixTime {
-        UnixTime(NOW.0.checked_add_signed(secs).unwrap())
-    }
-
-    //= STUN-AUTH-07
-    //= D2
-    #[test]
-    fn the_text_is_cookie_features_and_sixteen_characters_that_need_no_quoting() {
-        let client = client("192.0.2.1:4000");
-        for (features, start, len) in [
-            (Features::NONE, &b""[..], 16),
-            (ALGORITHMS, b"obMatJos2AAAB", 29),
-            (ANONYMITY, b"obMatJos2AAAC", 29),
-            (BOTH, b"obMatJos2AAAD", 29),
-        ] {
-            let nonce = nonces().issue(NOW, &client, REALM, features);
-            assert_eq!(nonce.as_bytes().len(), len);
-            assert!(nonce.as_bytes().starts_with(start), "{nonce:?}");
-            assert!(
-                nonce
-                    .as_bytes()
-                    .iter()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(b)),
-                "{nonce:?}"
-            );
-            assert_eq!(
-                nonces().check(NOW, &client, REALM, nonce.as_bytes(), LIFETIME),
-                Ok(features)
-            );
-        }
-    }
-
-    //= STUN-AUTH-05
-    #[test]
-    fn a_nonce_is_good_for_one_source_one_realm_and_one_key_only() {
-        let ours = client("192.0.2.1:4000");
-        let nonce = nonces().issue(NOW, &ours, REALM, ALGORITHMS);
-        let check = |nonces: &mut Nonces, client: &FiveTuple, realm| {
-            nonces.check(NOW, client, realm, nonce.as_bytes(), LIFETIME).is_ok()
-        };
-        assert!(check(&mut nonces(), &ours, REALM));
-        assert!(!check(&mut nonces(), &client("192.0.2.1:4001"), REALM));
-        assert!(!check(&mut nonces(), &client("192.0.2.2:4000"), REALM));
-        assert!(!check(&mut nonces(), &client("[2001:db8::1]:4000"), REALM));
-        assert!(!check(&mut nonces(), &ours, "example.com"));
-        assert!(!check(&mut Nonces::new([43; 32]), &ours, REALM));
-    }
-
-    //= STUN-AUTH-06
-    #[test]
-    fn a_nonce_is_good_from_five_seconds_before_its_issue_to_the_end_of_its_lifetime() {
-        let client = client("[2001:db8::1]:4000");
-        let nonce = nonces().issue(NOW, &client, REALM, ALGORITHMS);
-        let good = |secs, lifetime| {
-            nonces()
-                .check(
-                    later(secs),
-                    &client,
-                    REALM,
-                    nonce.as_bytes(),
-                    Duration::from_secs(lifetime),
-                )
-                .is_ok()
-        };
-        for (secs, expected) in [(-6, false), (-5, true), (0, true), (600, true), (601, false)] {
-            assert_eq!(good(secs, 600), expected, "{secs}");
-        }
-        for (secs, expected) in [(3600, true), (3601, false)] {
-            assert_eq!(good(secs, u64::MAX), expected, "{secs}: no lifetime over an hour");
-        }
-        assert!(!good(1 << 31, 600) && !good(1 << 32 | 601, 600) && !good(-(1 << 30), 600));
-    }
-
-    //= STUN-AUTH-17
-    #[test]
-    fn the_cookie_cannot_be_taken_off_put_on_or_changed() {
-        let client = client("192.0.2.1:4000");
-        let text = |features| nonces().issue(NOW, &client, REALM, features).as_bytes().to_vec();
-        let check = |nonce: &[u8]| nonces().check(NOW, &client, REALM, nonce, LIFETIME);
-        let full = text(ALGORITHMS);
-        assert_eq!(check(&full[13..]), Err(Stale), "stripped");
-        for letter in *b"AACDEabz0_-=" {
-            let mut changed = full.clone();
-            changed[12] = letter;
-            assert_eq!(check(&changed).is_ok(), letter == b'B', "{}", letter as char);
-        }
-        let compact = text(Features::NONE);
-        for prefix in [&b"obMatJos2AAAA"[..], b"obMatJos2AAAB", b"obMatJos2", b"x"] {
-            assert_eq!(check(&[prefix, &compact].concat()), Err(Stale));
-        }
-    }
-
-    #[test]
-    fn every_changed_bit_and_every_other_length_is_stale() {
-        let client = client("192.0.2.1:4000");
-        for features in [Features::NONE, BOTH] {
-            let nonce = nonces().issue(NOW, &client, REALM, features);
-            let good = nonce.as_bytes();
-            for (i, bit) in (0..good.len()).flat_map(|i| (0..8).map(move |bit| (i, bit))) {
-                let mut changed = good.to_vec();
-                changed[i] ^= 1 << bit;
-                assert_eq!(
-                    nonces().check(NOW, &client, REALM, &changed, LIFETIME),
-                    Err(Stale),
-                    "{i} {bit}"
-                );
-            }
-            for len in 0..good.len() {
-                assert_eq!(nonces().check(NOW, &client, REALM, &good[..len], LIFETIME), Err(Stale));
-            }
-            assert_eq!(
-                nonces().check(NOW, &client, REALM, &[good, b"A"].concat(), LIFETIME),
-                Err(Stale)
-            );
-        }
-    }
-
-    #[test]
-    fn nonces_outlive_midnight_and_the_end_of_the_32_bit_clock() {
-        let client = client("192.0.2.1:4000");
-        for turn in [DAY_SECS * 21_915, 1 << 32, 1 << 33] {
-            let mut nonces = nonces();
-            for issued in [turn - 1, turn, turn + 1] {
-                let nonce = nonces.issue(UnixTime(issued), &client, REALM, ALGORITHMS);
-                for now in [turn - 3, turn - 1, turn, turn + 1, turn + 500] {
-                    let checked = nonces.check(UnixTime(now), &client, REALM, nonce.as_bytes(), LIFETIME);
-                    assert_eq!(checked, Ok(ALGORITHMS), "{issued} {now}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn each_day_has_its_own_key() {
-        let mut nonces = nonces();
-        let mut tag = |at| nonces.day_key(UnixTime(at)).finalize().into_bytes();
-        let (today, tomorrow, in_two_days) = (tag(0), tag(DAY_SECS), tag(2 * DAY_SECS));
-        assert!(today != tomorrow && today != in_two_days && tomorrow != in_two_days);
-        assert_eq!(tag(DAY_SECS - 1), today);
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_a_good_nonce_by_chance(nonce in prop::collection::vec(any::<u8>(), 0..64)) {
-            let client = client("192.0.2.1:4000");
-            prop_assert_eq!(nonces().check(NOW, &client, REALM, &nonce, LIFETIME), Err(Stale));
-        }
-
-        #[test]
-        fn what_is_issued_is_good(ip in any::<[u8; 16]>(), port: u16, unix in 0_u64..1 << 34, age in 0_u64..=600) {
-            let client = FiveTuple { client: (ip, port).into(), ..client("192.0.2.1:4000") };
-            let nonce = nonces().issue(UnixTime(unix), &client, REALM, BOTH);
-            let checked = nonces().check(UnixTime(unix + age), &client, REALM, nonce.as_bytes(), LIFETIME);
-            prop_assert_eq!(checked, Ok(BOTH));
-        }
-    }
-}
+mod tests;

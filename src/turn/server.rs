@@ -71,7 +71,7 @@ impl Server {
         let directory = Arc::clone(&shared.directory);
         let forward = ForwardTable::new(rng.next_u64(), policy, directory, Arc::clone(&counters));
         let server = Self {
-            nonces: Nonces::new(shared.nonce_key),
+            nonces: Nonces::new(config.nonce_keys(), &shared.nonce_key),
             config,
             shared,
             shard,
@@ -225,6 +225,7 @@ impl Server {
     /// Goes on with another configuration. Allocations stay; what they may relay is judged anew by its peer policy.
     pub fn set_config(&mut self, _now: Now, config: Arc<Config>) {
         self.forward.set_policy(Arc::clone(&config.policy));
+        self.nonces = Nonces::new(config.nonce_keys(), &self.shared.nonce_key);
         self.config = config;
         self.set_ports();
         self.judge_connections();

@@ -1,4 +1,4 @@
-//! What the shards of one process share: the nonce key, quotas and limits, relay ports and who lives at which, mobility
+//! What the shards of one process share: its own nonce key, quotas and limits, relay ports and who lives at which, mobility
 //! tickets.
 //!
 //! A relayed packet touches none of it, but for one atomic load when its peer is itself a relayed address of this server.
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::auth::Session;
 use super::limits::Limiters;
 use super::mobility::ticket::Tickets;
+use super::nonce::NonceKey;
 use super::ports::{PortGauges, RelayPort, RelayPorts};
 use super::quota::{Quotas, ReservationUnit};
 use super::rng::Rng;
@@ -20,8 +21,9 @@ use super::types::{Family, RelayedAddr};
 
 /// One per process, behind an [`Arc`], handed to every shard's `Server`.
 pub struct Shared {
-    /// One shard's nonce is good on every other: a client's next request may arrive anywhere.
-    pub(super) nonce_key: [u8; 32],
+    /// Issues nonces where no secret is configured. One shard's nonce is good on every other: a client's next request may
+    /// arrive anywhere.
+    pub(super) nonce_key: NonceKey,
     pub(super) quotas: Quotas,
     pub(super) limiters: Limiters,
     pub(super) ports: RelayPorts,
@@ -43,7 +45,7 @@ impl Shared {
     pub fn new(seed: [u8; 32]) -> Self {
         let mut rng = Rng::new(seed);
         Self {
-            nonce_key: rng.array(),
+            nonce_key: NonceKey::random(rng.array()),
             quotas: Quotas::new(&mut rng),
             limiters: Limiters::new(&mut rng),
             ports: RelayPorts::default(),

@@ -109,7 +109,7 @@ rules! {
         s.nonce = "nothing-of-yours".into();
         s.say(Method::Allocate, &udp)
     };
-    "STUN-AUTH-05", "an Allocate with another client's nonce", "438", |s| {
+    "STUN-AUTH-05", "an Allocate with the nonce of another port", "success", |s| {
         let mut other = Story::begin(s.target, s.transport, s.patience);
         other.challenge();
         (s.realm, s.nonce) = (other.realm, other.nonce);

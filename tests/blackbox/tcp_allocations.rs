@@ -418,34 +418,34 @@ fn relay_ports_listen_only_where_there_is_a_tcp_allocation() {
     assert!(TcpStream::connect_timeout(&relayed, SILENCE).is_err());
 }
 
+/// What coturn's client tells of a run over TCP allocations (`-T`); a hung one is ended.
+fn uclient(server: &Server, tls: bool, options: &[&str]) -> String {
+    let login = minted(SECRET, 600, "coturn");
+    let address = if tls { server.tls } else { server.plain };
+    let mut command = Command::new("timeout");
+    command.args(["60", "turnutils_uclient", "-T"]).args(options);
+    command.args(["-u", &login.username, "-w", &login.password]);
+    command.args(["-p", &address.port().to_string()]);
+    if tls {
+        command.arg("-S");
+    }
+    let output = command.arg(address.ip().to_string()).output().expect("timeout");
+    assert_ne!(
+        output.status.code(),
+        Some(127),
+        "turnutils_uclient cannot be run: install Debian's `coturn`"
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 //= TCP-ALLOC-06
 //= TCP-ALLOC-07
 #[test]
 fn coturns_client_relays_over_tcp_between_two_allocations_of_its_own() {
     for tls in [false, true] {
         let server = serving();
-        let login = minted(SECRET, 600, "coturn");
-        let address = if tls { server.tls } else { server.plain };
-        // Two clients, twenty messages each; a hung one is ended.
-        let mut command = Command::new("timeout");
-        command.args(["60", "turnutils_uclient", "-T", "-m", "2", "-n", "20", "-l", "400"]);
-        command.args([
-            "-u",
-            &login.username,
-            "-w",
-            &login.password,
-            "-p",
-            &address.port().to_string(),
-        ]);
-        if tls {
-            command.arg("-S");
-        }
-        let output = command.arg(address.ip().to_string()).output().expect("timeout");
-        if output.status.code() == Some(127) && std::env::var_os("CI").is_none() {
-            eprintln!("NOT TESTED: turnutils_uclient cannot be run; install Debian's `coturn`");
-            return;
-        }
-        let told = String::from_utf8_lossy(&output.stdout);
+        // Two clients, twenty messages each.
+        let told = uclient(&server, tls, &["-m", "2", "-n", "20", "-l", "400"]);
         assert!(
             told.contains("tot_send_msgs=40, tot_recv_msgs=40"),
             "TLS: {tls}\n{told}"
@@ -453,4 +453,20 @@ fn coturns_client_relays_over_tcp_between_two_allocations_of_its_own() {
         server.wait_for_metric("relay_tcp_peer_connections_bound_total", "", 2.0);
         server.wait_for_metric("relay_tcp_bytes_total", "up", 16_000.0);
     }
+}
+
+/// It brings each ConnectionBind the nonce of the control connection, and does not try again after a 438.
+//= TCP-ALLOC-08
+//= D12
+#[test]
+fn coturns_client_binds_every_connection_with_the_nonce_of_its_control_connection() {
+    let server = Server::start_with(&format!(
+        "{ON}connections_per_allocation = 16\n\n[limits]\nallocations_per_user = 100\n"
+    ));
+    // Ten clients, each connected with the nine others, five messages each.
+    let told = uclient(&server, false, &["-y", "-c", "-m", "10", "-n", "5", "-l", "100"]);
+    assert!(told.contains("90 connections are completed"), "{told}");
+    assert!(told.contains("Total lost packets 0 "), "{told}");
+    assert_eq!(server.metric("relay_tcp_peer_connections_bound_total", ""), 90.0);
+    assert_eq!(server.metric("relay_error_responses_total", "438"), 0.0);
 }

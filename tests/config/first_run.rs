@@ -90,6 +90,17 @@ fn what_a_crash_left_behind_does_not_matter_but_a_damaged_secret_does() {
     assert_eq!(fs::read_to_string(dir.join("secret")).expect("untouched"), "damaged\n");
 }
 
+/// Somebody copied a secret of their own there.
+#[test]
+fn a_weak_secret_in_the_state_directory_is_refused_like_one_in_the_configuration() {
+    let machine = Machine::new();
+    let dir = machine.dir.join("state");
+    fs::create_dir(&dir).expect("a directory");
+    fs::write(dir.join("secret"), "change-me-to-something-long-and-random-please\n").expect("a file");
+    let told = machine.bad("").to_string();
+    assert!(told.contains("the secret is weak"), "{told}");
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_made_is_told_with_what_to_do() {
     let mut machine = Machine::new();

@@ -412,12 +412,17 @@ fn secrets_are_hidden_wherever_the_configuration_is_shown() {
     let key = "Qm9RtW5yZc8Lb3Vp7Xk2";
     let toml = format!(
         "[credentials]\nsecrets = [\"{SECRET}\"]\nusers = [{{ name = \"bob\", password = \"{password}\" }}]\n\
-         [[api.keys]]\nname = \"app\"\nkey = \"{key}\"\n"
+         [turn]\nnonce_secret = \"{OLD_SECRET}\"\n[[api.keys]]\nname = \"app\"\nkey = \"{key}\"\n"
     );
     let loaded = machine.good(&toml);
     let shown = format!("{}{:?}{}", loaded.effective(), loaded, loaded.warnings);
     assert!(
         loaded.effective().contains("secrets = [\"(hidden)\"]"),
+        "{}",
+        loaded.effective()
+    );
+    assert!(
+        loaded.effective().contains("nonce_secret = \"(hidden)\""),
         "{}",
         loaded.effective()
     );
@@ -440,7 +445,7 @@ fn secrets_are_hidden_wherever_the_configuration_is_shown() {
     ];
     for toml in faulty {
         let mistakes = machine.bad(&toml);
-        for secret in [SECRET, password, key] {
+        for secret in [SECRET, OLD_SECRET, password, key] {
             for text in [
                 format!("{mistakes}"),
                 format!("{mistakes:?}"),

@@ -112,30 +112,6 @@ fn a_stale_nonce_is_told_with_a_fresh_one_that_works() {
     assert_eq!(client.request(&mut world, &refresh(600)).code(), 0);
 }
 
-//= STUN-AUTH-05
-//= COMPAT-03
-#[test]
-fn a_nonce_is_for_one_client() {
-    let mut world = World::new();
-    let mut first = client(1);
-    first.allocate(&mut world);
-    let mut second = client(2);
-    second.nonce = first.nonce.clone();
-    let answer = second.request(&mut world, &allocate());
-    assert_eq!(answer.code(), 438);
-    second.nonce = answer.attribute(AttributeType::NONCE);
-    second.allocate(&mut world);
-}
-
-#[test]
-fn a_nonce_is_good_at_every_shard() {
-    let mut world = World::sharded(2, |_| {});
-    let mut client = client(1).at_shard(0);
-    client.request(&mut world, &refresh(600));
-    client.shard = 1;
-    client.allocate(&mut world);
-}
-
 //= STUN-AUTH-08
 #[test]
 fn another_realm_is_not_ours() {

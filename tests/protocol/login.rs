@@ -107,9 +107,8 @@ fn a_nonce_of_another_address_or_with_another_cookie_is_stale() {
         moved.client.five_tuple.client = addr(to);
         moved
     };
-    let (port, ip) = (moved("203.0.113.1:40002"), moved("203.0.113.2:40001"));
-    let (v6, mapped) = (moved("[2001:db8::1]:40001"), moved("[::cb00:7101]:40001"));
-    for mut elsewhere in [port, ip, v6, mapped] {
+    let (ip, v6) = (moved("203.0.113.2:40001"), moved("[2001:db8::1]:40001"));
+    for mut elsewhere in [ip, v6, moved("[::cb00:7101]:40001")] {
         assert_eq!(elsewhere.request(&mut world, &allocate()).code(), 438);
     }
     let edited = |text: &[u8]| [text, &good[13..]].concat();

@@ -27,6 +27,7 @@ mod limits;
 mod login;
 mod malformed;
 mod mobility;
+mod nonces;
 mod permission;
 mod precedence;
 mod random;

@@ -50,7 +50,7 @@ impl World {
                 .oracle
                 .nonces
                 .iter()
-                .find(|(_, issued)| **issued == (from, self.now().unix.0));
+                .find(|(_, issued)| (issued.to, issued.at) == (from, self.now().unix.0));
             let nonce = issued.map(|(nonce, _)| nonce.clone()).unwrap_or_default();
             let (id, ask) = (self.transaction(), Ask::Allocate(Wanted::default()));
             let request = Rc::new(Request {

@@ -135,7 +135,7 @@ impl Oracle {
         if request.flaw == Some(Flaw::NoNonce) {
             return refuse(400);
         }
-        if !self.is_nonce_good(client, now, &request.nonce) {
+        if !self.is_nonce_good(shard, client, now, &request.nonce) {
             return refuse(438);
         }
         let allocate = matches!(request.ask, Ask::Allocate(_));
@@ -183,11 +183,13 @@ impl Oracle {
         release && fulfilled.is_some_and(|&at| now.mono < at + PAST_CERTAIN)
     }
 
-    /// Issued to this address, within the lifetime. Wall-clock time, which may jump.
-    fn is_nonce_good(&self, client: &Client, now: Now, nonce: &[u8]) -> bool {
-        self.nonces.get(nonce).is_some_and(|&(issued_to, at)| {
-            let age = now.unix.0.cast_signed() - at.cast_signed();
-            issued_to == client.five_tuple.client
+    /// Issued to this address, whatever the port, within the lifetime, and with a secret that is good still. Wall-clock
+    /// time, which may jump.
+    fn is_nonce_good(&self, shard: usize, client: &Client, now: Now, nonce: &[u8]) -> bool {
+        self.nonces.get(nonce).is_some_and(|issued| {
+            let age = now.unix.0.cast_signed() - issued.at.cast_signed();
+            issued.to.ip() == client.five_tuple.client.ip()
+                && self.rules[shard].secrets.contains(&issued.secret)
                 && (-NONCE_SKEW..=self.setup.nonce_lifetime.cast_signed()).contains(&age)
         })
     }

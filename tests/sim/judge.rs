@@ -10,7 +10,7 @@ use relay::wire::message::Method;
 
 use crate::expect::{Answers, Expected};
 use crate::message::{Ask, Packet, REALM, Request, Told, Wanted};
-use crate::oracle::{CHANNEL, Deadline, Life, Oracle, PERMISSION, Way, key};
+use crate::oracle::{CHANNEL, Deadline, Issued, Life, Oracle, PERMISSION, Way, key};
 use crate::reply::Reply;
 
 /// Largest UDP response to a stranger, beside the realm: header, ERROR-CODE, headers of REALM and NONCE, the longest nonce,
@@ -105,8 +105,15 @@ impl Oracle {
         if let Some(nonce) = &reply.nonce {
             assert!(matches!(reply.code, 401 | 438), "a nonce beside {}", reply.code);
             assert!(nonce.len() < 128);
-            self.nonces
-                .insert(nonce.clone(), (deed.client.five_tuple.client, deed.now.unix.0));
+            let issued = Issued {
+                to: deed.client.five_tuple.client,
+                at: deed.now.unix.0,
+                secret: self.rules[deed.shard].secrets[0].clone(),
+            };
+            if let Some(twin) = self.nonces.get(nonce) {
+                assert_eq!(twin.to, issued.to, "two clients have the same nonce");
+            }
+            self.nonces.insert(nonce.clone(), issued);
         } else {
             assert!(!matches!(reply.code, 401 | 438), "a challenge without a nonce");
         }

@@ -206,6 +206,15 @@ pub(crate) enum Way {
     Allocation { from: SocketAddr, shard: usize },
 }
 
+/// A nonce: where it is good, from when on, and while which secret is configured.
+#[derive(Debug)]
+pub(crate) struct Issued {
+    pub(crate) to: SocketAddr,
+    /// Wall-clock time.
+    pub(crate) at: u64,
+    pub(crate) secret: String,
+}
+
 /// The model.
 #[derive(Debug)]
 pub(crate) struct Oracle {
@@ -216,8 +225,8 @@ pub(crate) struct Oracle {
     pub(crate) ports: [Option<RangeInclusive<u16>>; 2],
     pub(crate) held: BTreeMap<Key, Held>,
     pub(crate) tokens: BTreeMap<[u8; 8], Reserved>,
-    /// Every nonce issued: to which address, and at what wall-clock time.
-    pub(crate) nonces: BTreeMap<Vec<u8>, (SocketAddr, u64)>,
+    /// Every nonce issued, by this run of the server or one before.
+    pub(crate) nonces: BTreeMap<Vec<u8>, Issued>,
     /// Allocates whose allocation ended, and Refreshes that ended one, over UDP: a copy of them may still be under way.
     pub(crate) past: BTreeMap<(Key, [u8; 12]), Instant>,
     pub(crate) ledgers: Vec<crate::ledger::Ledger>,
@@ -243,11 +252,11 @@ impl Oracle {
         }
     }
 
-    /// The server starts again and knows nothing.
+    /// The server starts again and knows nothing but its secrets, and with them its nonces.
     pub(crate) fn restart(&mut self, rules: &Rules) {
-        let marks = core::mem::take(&mut self.marks);
+        let (marks, nonces) = (core::mem::take(&mut self.marks), core::mem::take(&mut self.nonces));
         *self = Self::new(Rc::clone(&self.setup), rules);
-        self.marks = marks;
+        (self.marks, self.nonces) = (marks, nonces);
     }
 
     /// A shard is told something else. The ports of a family that is not served any more stay as they are.

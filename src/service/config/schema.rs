@@ -6,6 +6,7 @@ mod forced_relay;
 mod front_door;
 mod listener;
 mod tcp;
+mod turn;
 
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,11 +18,12 @@ use super::effective::Effective;
 use super::reader::{Located, Reader, Section};
 use super::settings::ClientIp;
 use super::value::{Auto, Bytes, External, Hidden, Host, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports};
-use crate::turn::config::{Challenge, IcmpReports, Limits};
+use crate::turn::config::Limits;
 use crate::turn::policy::REFLECTOR_PORTS;
 
 pub(super) use listener::RawListener;
 pub(super) use tcp::RawTcp;
+pub(super) use turn::{RawRedirect, RawTurn};
 
 /// Where the operator's listener is unless told otherwise: in no registry, and in no list of metrics exporters.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
@@ -125,27 +127,6 @@ pub(super) struct RawPeers {
     pub(super) nat64: Located<Vec<Placed<Network>>>,
 }
 
-pub(super) struct RawTurn {
-    pub(super) software: Located<String>,
-    pub(super) binding: Located<bool>,
-    pub(super) challenge: Located<OneOf<Challenge>>,
-    pub(super) icmp: Located<OneOf<IcmpReports>>,
-    pub(super) nonce_lifetime: Located<Duration>,
-    pub(super) default_lifetime: Located<Duration>,
-    pub(super) max_lifetime: Located<Duration>,
-    pub(super) max_session: Located<OffOr<Duration>>,
-    pub(super) redirect: RawRedirect,
-    pub(super) compat: RawCompat,
-    pub(super) mobility: RawMobility,
-    pub(super) tcp: RawTcp,
-}
-
-pub(super) struct RawRedirect {
-    pub(super) ipv4: Located<OffOr<SocketAddr>>,
-    pub(super) ipv6: Located<OffOr<SocketAddr>>,
-    pub(super) domain: Located<String>,
-}
-
 pub(super) struct RawNatDiscovery {
     pub(super) enabled: Located<bool>,
     pub(super) ipv4: Located<Vec<Placed<IpAddr>>>,
@@ -154,16 +135,6 @@ pub(super) struct RawNatDiscovery {
     pub(super) announced_ipv6: Located<Vec<Placed<IpAddr>>>,
     pub(super) ports: Located<Vec<Port>>,
     pub(super) max_padding: Located<u16>,
-}
-
-pub(super) struct RawCompat {
-    pub(super) rfc3489_binding: Located<bool>,
-    pub(super) rfc5766_channels: Located<bool>,
-}
-
-pub(super) struct RawMobility {
-    pub(super) enabled: Located<bool>,
-    pub(super) grace: Located<Duration>,
 }
 
 pub(super) struct RawLimits {
@@ -314,7 +285,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             ports: s.value("ports", Ports(49_152..=65_535)),
         }),
         peers: top.section("peers", read_peers),
-        turn: top.section("turn", read_turn),
+        turn: top.section("turn", turn::read),
         nat_discovery: top.section("nat_discovery", |s| RawNatDiscovery {
             enabled: s.value("enabled", false),
             ipv4: s.value("ipv4", Vec::new()),
@@ -406,7 +377,14 @@ fn secret_or_file(
     file_key: &'static str,
     place: Option<Place>,
 ) -> Option<SecretOrFile> {
-    let written = s.has(key) || s.has(file_key);
+    if !s.has(key) && !s.has(file_key) {
+        let diagnostic = Diagnostic::error(format!("`{}`: `{key}` is missing", s.path())).at(place);
+        s.report(diagnostic.help(format!("add a `{key}` or a `{file_key}`")));
+    }
+    optional_secret_or_file(s, key, file_key)
+}
+
+fn optional_secret_or_file(s: &mut Section<'_, '_>, key: &'static str, file_key: &'static str) -> Option<SecretOrFile> {
     let text = s.optional::<Hidden>(key);
     let file = s.optional::<PathBuf>(file_key);
     if let (Some(text), Some(file)) = (&text, &file) {
@@ -416,10 +394,6 @@ fn secret_or_file(
                 .also(text.place, "here is the other")
                 .help("keep one of them"),
         );
-    }
-    if !written {
-        let diagnostic = Diagnostic::error(format!("`{}`: `{key}` is missing", s.path())).at(place);
-        s.report(diagnostic.help(format!("add a `{key}` or a `{file_key}`")));
     }
     text.map(SecretOrFile::Text).or_else(|| file.map(SecretOrFile::File))
 }
@@ -433,33 +407,6 @@ fn read_peers(s: &mut Section<'_, '_>) -> RawPeers {
         only_allowed: s.value("only_allowed", false),
         denied_ports: s.value("denied_ports", reflectors),
         nat64: s.value("nat64", Vec::new()),
-    }
-}
-
-fn read_turn(s: &mut Section<'_, '_>) -> RawTurn {
-    RawTurn {
-        software: s.value("software", "relay".to_owned()),
-        binding: s.value("binding", true),
-        challenge: s.value("challenge", OneOf(Challenge::Full)),
-        icmp: s.value("icmp", OneOf(IcmpReports::Auto)),
-        nonce_lifetime: s.within("nonce_lifetime", 10 * MINUTE, MINUTE..=HOUR),
-        default_lifetime: s.within("default_lifetime", 10 * MINUTE, 10 * MINUTE..=DAY),
-        max_lifetime: s.within("max_lifetime", HOUR, 10 * MINUTE..=DAY),
-        max_session: s.value("max_session", OffOr(None)),
-        redirect: s.section("redirect", |s| RawRedirect {
-            ipv4: s.value("ipv4", OffOr(None)),
-            ipv6: s.value("ipv6", OffOr(None)),
-            domain: s.value("domain", String::new()),
-        }),
-        compat: s.section("compat", |s| RawCompat {
-            rfc3489_binding: s.value("rfc3489_binding", false),
-            rfc5766_channels: s.value("rfc5766_channels", false),
-        }),
-        mobility: s.section("mobility", |s| RawMobility {
-            enabled: s.value("enabled", false),
-            grace: s.within("grace", 5 * MINUTE, SECOND..=DAY),
-        }),
-        tcp: s.section("tcp_allocations", tcp::read),
     }
 }
 

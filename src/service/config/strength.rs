@@ -1,5 +1,5 @@
-//! How hard a secret is to guess. One message on the wire is enough to try guesses offline, as many as the attacker
-//! likes, so a shared secret must be random: 32 bytes from the operating system's generator.
+//! How hard a secret is to guess. Anybody may ask for a challenge, and one is enough to try guesses offline, as many as
+//! the attacker likes, so a shared secret must be random: 32 bytes from the operating system's generator.
 
 /// Bytes a shared secret has at least.
 pub(super) const SECRET_BYTES: usize = 32;
@@ -74,7 +74,8 @@ pub(super) fn judge(secret: &[u8], least: usize) -> Strength {
     if secret.len() < least {
         return Strength::Weak(format!("it has {} bytes, at least {least} are needed", secret.len()));
     }
-    match estimated_bits(secret) {
+    let bits = estimated_bits(secret).min(bits_of_words(secret).unwrap_or(u32::MAX));
+    match bits {
         bits if bits < LEAST_BITS.min(bits_of(least)) => Strength::Weak("it is not random".into()),
         bits if bits < GOOD_BITS && least >= SECRET_BYTES => Strength::Fair,
         _ => Strength::Good,
@@ -109,7 +110,7 @@ fn plain(secret: &[u8]) -> String {
 /// in steps.
 fn estimated_bits(secret: &[u8]) -> u32 {
     let has = |test: fn(&u8) -> bool| secret.iter().any(test);
-    let alphabet: usize = if has(|b| !b.is_ascii_graphic()) {
+    let alphabet: usize = if has(|&b| b != b' ' && !b.is_ascii_graphic()) {
         256
     } else if secret.iter().all(u8::is_ascii_hexdigit) {
         if has(u8::is_ascii_alphabetic) { 16 } else { 10 }
@@ -117,7 +118,11 @@ fn estimated_bits(secret: &[u8]) -> u32 {
         let lower = if has(u8::is_ascii_lowercase) { 26 } else { 0 };
         let upper = if has(u8::is_ascii_uppercase) { 26 } else { 0 };
         let digits = if has(u8::is_ascii_digit) { 10 } else { 0 };
-        let others = if has(u8::is_ascii_punctuation) { 32 } else { 0 };
+        let others = if has(|&b| b == b' ' || b.is_ascii_punctuation()) {
+            32
+        } else {
+            0
+        };
         lower + upper + digits + others
     };
     let mut seen = [false; 256];
@@ -132,6 +137,32 @@ fn estimated_bits(secret: &[u8]) -> u32 {
     // Powers of two are exact enough here: thousandths of a bit per character.
     let millibits = (symbols.max(1) as f64).log2() * 1000.0;
     u32::try_from(effective_len(secret) * millibits as usize / 1000).unwrap_or(u32::MAX)
+}
+
+/// What a phrase is worth: words parted by spaces, punctuation or capitals, each out of a list of two thousand. `None` if
+/// it is none. Random text is none: it mixes digits and capitals into its words, or has no words.
+fn bits_of_words(secret: &[u8]) -> Option<u32> {
+    let text = core::str::from_utf8(secret).ok()?;
+    let mut words = vec![String::new()];
+    let mut before = ' ';
+    for c in text.chars() {
+        if !c.is_alphanumeric() || (c.is_uppercase() && before.is_lowercase()) {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
+            word.push(c);
+        }
+        before = c;
+    }
+    words.retain(|word| !word.is_empty());
+    let is_word = |word: &String| {
+        let all = |test: fn(char) -> bool| word.chars().all(test);
+        let capitalised = word.chars().skip(1).all(char::is_lowercase);
+        all(char::is_numeric) || all(char::is_uppercase) || (all(char::is_alphabetic) && capitalised)
+    };
+    let letters: usize = words.iter().map(String::len).sum();
+    let is_phrase = words.len() >= 3 && words.iter().all(is_word) && letters * 2 >= words.len() * 7;
+    is_phrase.then(|| u32::try_from(words.len() * 11).unwrap_or(u32::MAX))
 }
 
 /// The length without repetition (`abcabcabc` counts as `abc`) and without runs (`abcdef`, `aaaa`, `97531`).
@@ -206,6 +237,34 @@ mod tests {
             "12345678901234567890123456789012345678901234567890".to_owned(),
         ] {
             assert!(weak(&secret), "{secret}");
+        }
+    }
+
+    #[test]
+    fn a_phrase_is_worth_its_words_and_random_text_is_none() {
+        for secret in [
+            "my very long sentence for the turn server",
+            "correct-horse-battery-staple-and-more",
+            "CorrectHorseBatteryStapleAndMoreOfIt",
+            "Unser TURN-Server steht im Keller, Raum 12",
+            "le relais de la cinquième étage, 2026",
+        ] {
+            assert!(weak(secret), "{secret}");
+        }
+        // Nine words of a list are more than guessing gets through.
+        assert!(!weak("abacus-lagoon-timber-velvet-quarry-ripple-walnut-fennel-gopher"));
+        assert!(!weak("6f1d7c52-9be0-4a7e-8d3c-b5a4e2f01c96"), "a random UUID");
+        let letters =
+            |seed: u32, first: u8, count: u8| -> Vec<u8> { sha2_of(seed).map(|byte| first + byte % count).to_vec() };
+        for seed in 0..200 {
+            let lower = String::from_utf8(letters(seed, b'a', 26)).unwrap();
+            assert!(!weak(&lower), "{lower}");
+            let mixed: String = lower
+                .chars()
+                .zip(sha2_of(!seed))
+                .map(|(c, coin)| if coin % 2 == 0 { c.to_ascii_uppercase() } else { c })
+                .collect();
+            assert!(!weak(&mixed), "{mixed}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::turn::config::RelayConfig;
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use crate::turn::nonce::NonceKey;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::rng::Rng;
 use crate::turn::time::{Instant, UnixTime};
@@ -46,8 +47,8 @@ fn config(secrets: Vec<Secret>, users: &[(&str, &str)]) -> Config {
 
 fn world_of(config: Config) -> World {
     World {
+        nonces: Nonces::new(config.nonce_keys(), &NonceKey::random([7; 32])),
         config,
-        nonces: Nonces::new([7; 32]),
         limiters: Limiters::new(&mut Rng::new([9; 32])),
         now: Now {
             mono: Instant::ZERO,
@@ -341,6 +342,8 @@ fn a_nonce_of_another_address_age_or_making_is_stale_and_the_new_one_works() {
     let mut world = world();
     let nonce = world.nonce();
     world.client.client.set_port(5001);
+    assert_eq!(code(world.login(&Signed::alice(&nonce))), 0, "another port");
+    world.client.client = "192.0.2.8:5001".parse().unwrap();
     let Err(AuthAnswer::Challenge(again)) = world.login(&Signed::alice(&nonce)) else {
         panic!("accepted")
     };

@@ -162,9 +162,14 @@ impl World {
     }
 
     pub(crate) fn sharded(count: usize, alter: impl FnOnce(&mut Config)) -> Self {
+        Self::seeded([0x5A; 32], count, alter)
+    }
+
+    /// The same, of another process.
+    pub(crate) fn seeded(seed: [u8; 32], count: usize, alter: impl FnOnce(&mut Config)) -> Self {
         let mut config = config();
         alter(&mut config);
-        let shared = Arc::new(Shared::new([0x5A; 32]));
+        let shared = Arc::new(Shared::new(seed));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let server = |(index, counters): (usize, &Arc<Counters>)| {
             let shard = ShardIndex { index, count };

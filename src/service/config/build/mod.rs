@@ -34,6 +34,7 @@ use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
 use crate::turn::credential::Credentials;
 use crate::turn::discovery::Discovery;
 use crate::turn::forced::ForcedRelay;
+use crate::turn::nonce::NonceKey;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::types::Transport;
 
@@ -161,7 +162,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         turn: turn_config(
             raw,
             limits(raw, cx),
-            secrets.credentials,
+            (secrets.credentials, secrets.nonce_key),
             policy,
             found.relay,
             discovery,
@@ -379,7 +380,7 @@ fn ipv6_net(net: IpNet) -> Option<Ipv6Net> {
 fn turn_config(
     raw: &Raw,
     limits: Limits,
-    credentials: Arc<Credentials>,
+    (credentials, nonce_key): (Arc<Credentials>, Option<NonceKey>),
     policy: Arc<PeerPolicy>,
     relay: RelayConfig,
     discovery: Option<Arc<Discovery>>,
@@ -397,6 +398,7 @@ fn turn_config(
         challenge: raw.turn.challenge.value.0,
         icmp: raw.turn.icmp.value.0,
         nonce_lifetime: raw.turn.nonce_lifetime.value,
+        nonce_key,
         default_lifetime: raw.turn.default_lifetime.value,
         max_lifetime: raw.turn.max_lifetime.value,
         max_session: raw.turn.max_session.value.0,

@@ -16,6 +16,7 @@ use super::super::settings::ApiKey;
 use super::Context;
 use crate::service::first_run;
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use crate::turn::nonce::NonceKey;
 
 /// A secret is a line, not a book.
 const MAX_FILE: u64 = 64 * 1024;
@@ -28,12 +29,14 @@ pub(super) struct Files {
     secrets: Vec<Secret>,
     users: Vec<StaticUser>,
     api_keys: Vec<ApiKey>,
+    nonce_key: Option<NonceKey>,
 }
 
 /// Everything secret.
 pub(super) struct Secrets {
     pub(super) credentials: Arc<Credentials>,
     pub(super) api_keys: Vec<ApiKey>,
+    pub(super) nonce_key: Option<NonceKey>,
     /// The file of the generated secret, and whether it was made just now.
     pub(super) first_run: Option<(PathBuf, bool)>,
 }
@@ -69,6 +72,7 @@ pub(super) fn read(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) ->
         secrets,
         users: users(raw, cx),
         api_keys: api_keys(raw, cx),
+        nonce_key: nonce_key(raw, cx),
     }
 }
 
@@ -92,9 +96,10 @@ pub(super) fn warn_of_open_file(raw: &Raw, cx: &mut Context<'_>) {
     let secrets = raw.credentials.secrets.value.iter().map(|secret| secret.place);
     let passwords = raw.credentials.users.iter().filter_map(|user| written(&user.password));
     let keys = raw.api.keys.value.iter().filter_map(|key| written(&key.key));
+    let nonces = written(&raw.turn.nonce_secret);
     let Some(path) = cx.file else { return };
     let in_file = |place: &Place| cx.d.is_in(*place, path);
-    if let Some(place) = secrets.chain(passwords).chain(keys).find(in_file)
+    if let Some(place) = secrets.chain(passwords).chain(keys).chain(nonces).find(in_file)
         && is_open(path)
     {
         let message = format!(
@@ -121,10 +126,15 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
         mut secrets,
         users,
         api_keys,
+        nonce_key,
     } = files;
     let mut first_run = None;
     if needs_first_run(raw) {
         let secret = first_run_secret(state_dir, cx)?;
+        if let Some(secret) = &secret {
+            // Somebody may have put another there.
+            check::secret(&secret.bytes, &secret.file.display().to_string(), None, cx.d);
+        }
         cx.effective.remark(
             "credentials",
             match &secret {
@@ -157,6 +167,7 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
         Ok(credentials) => Some(Secrets {
             credentials: Arc::new(credentials),
             api_keys,
+            nonce_key,
             first_run,
         }),
         Err(error) => {
@@ -244,6 +255,17 @@ fn api_keys(raw: &Raw, cx: &mut Context<'_>) -> Vec<ApiKey> {
         });
     }
     keys
+}
+
+fn nonce_key(raw: &Raw, cx: &mut Context<'_>) -> Option<NonceKey> {
+    match raw.turn.nonce_secret.as_ref()? {
+        SecretOrFile::Text(text) => Some(NonceKey::derive(text.value.0.as_bytes())),
+        SecretOrFile::File(file) => {
+            let bytes = read_file(&file.value, file.place, cx)?;
+            check::secret(&bytes, &file.value.display().to_string(), file.place, cx.d);
+            Some(NonceKey::derive(&bytes))
+        }
+    }
 }
 
 fn read_text(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<String>> {

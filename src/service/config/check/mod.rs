@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::Located;
-use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn};
+use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn, SecretOrFile};
 use super::value::{Auto, Bytes, External, Host, OffOr, OneOf, is_host_name, quoted};
 use crate::service::external::is_private;
 use crate::service::log::level::{WrongLevel, check as check_level};
@@ -274,6 +274,9 @@ fn turn(turn: &RawTurn, d: &mut Diagnostics) {
                 .at(turn.max_session.place)
                 .help("make it several hours, or \"off\""),
         );
+    }
+    if let Some(SecretOrFile::Text(text)) = &turn.nonce_secret {
+        secret(text.value.0.as_bytes(), "`turn.nonce_secret`", text.place, d);
     }
     if turn.compat.rfc3489_binding.value && !turn.binding.value {
         let message = "`turn.compat.rfc3489_binding` has no effect while `turn.binding` is off";
