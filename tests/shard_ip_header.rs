@@ -20,21 +20,15 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Expedited forwarding, ECN-capable.
 const MEDIA: u32 = 0xB8 | 0x02;
 
-/// Sees IPv4 headers; `None` without the privilege, which CI has.
+/// Sees IPv4 headers.
 struct Sniffer(Socket);
 
 impl Sniffer {
-    fn new() -> Option<Self> {
-        let raw = match Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)) {
-            Ok(raw) => raw,
-            Err(e) if std::env::var_os("CI").is_none() => {
-                eprintln!("NOT TESTED: raw sockets need CAP_NET_RAW ({e})");
-                return None;
-            }
-            Err(e) => panic!("raw sockets must be there in CI: {e}"),
-        };
+    fn new() -> Self {
+        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP))
+            .unwrap_or_else(|error| panic!("raw sockets need CAP_NET_RAW, which root has: {error}"));
         raw.set_read_timeout(Some(PATIENCE)).unwrap();
-        Some(Self(raw))
+        Self(raw)
     }
 
     /// Traffic class and DF of the next datagram from `from` to `to`.
@@ -55,7 +49,7 @@ impl Sniffer {
 //= TURN-NET-06
 #[test]
 fn traffic_class_is_copied_between_udp_and_udp() {
-    let Some(mut wire) = Sniffer::new() else { return };
+    let mut wire = Sniffer::new();
     let (server, peer) = (TestServer::start(1), Peer::new());
     let mut client = server.client();
     let relayed = client.allocate();
@@ -80,7 +74,7 @@ fn traffic_class_is_copied_between_udp_and_udp() {
 /// QUIC looks for the path's MTU by itself (RFC 9000 §14) and uses ECN (§13.4): a flow takes nothing of either away.
 #[test]
 fn quic_keeps_its_traffic_class_and_is_never_fragmented() {
-    let Some(mut wire) = Sniffer::new() else { return };
+    let mut wire = Sniffer::new();
     let (backend, client) = (Peer::new(), Peer::new());
     let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), |_| {})));
     let mut long = vec![0xC0, 0, 0, 0, 1, 8];
@@ -100,7 +94,7 @@ fn quic_keeps_its_traffic_class_and_is_never_fragmented() {
 //= TURN-DATA-10
 #[test]
 fn from_a_stream_datagrams_are_best_effort_and_df_is_set_where_asked_for() {
-    let Some(mut wire) = Sniffer::new() else { return };
+    let mut wire = Sniffer::new();
     let (server, peer) = (TestServer::start(1), Peer::new());
     for stream in [true, false] {
         let mut client = if stream { server.tcp_client() } else { server.client() };

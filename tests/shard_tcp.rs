@@ -27,7 +27,7 @@ fn ended(server: &TestServer, why: ConnectionEnd) -> u64 {
 fn connected(client: &mut Client) -> (TcpStream, u32) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let id = client.connect(listener.local_addr().unwrap());
-    let (peer, _) = listener.accept().unwrap();
+    let (peer, _) = accept(&listener);
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
     (peer, id)
 }
@@ -163,12 +163,12 @@ fn a_shutdown_closes_peers_pending_and_bound() {
     let (mut bound, id) = connected(&mut control);
     let mut client = server.tcp_client();
     client.connection_bind(id, b"");
-    let mut pending = TcpStream::connect(relayed).unwrap();
+    let mut pending = TcpStream::connect_timeout(&relayed, PATIENCE).unwrap();
     pending.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(matches!(control.incoming(), Incoming::Attempt { .. }));
     assert!(server.shards.shutdown(Duration::from_secs(5)));
     for peer in [&mut bound, &mut pending] {
         assert!(matches!(peer.read(&mut [0; 8]), Ok(0) | Err(_)));
     }
-    assert!(TcpStream::connect(relayed).is_err());
+    assert!(TcpStream::connect_timeout(&relayed, PATIENCE).is_err());
 }

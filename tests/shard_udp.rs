@@ -185,17 +185,20 @@ fn bursts_keep_their_order_both_ways_and_leave_as_they_came_in_few_large_message
             );
         }
     }
-    let messages = server.stat(|s| s.sent_messages.get());
-    let datagrams = server.stat(|s| s.sent_datagrams.get());
     assert!(
         server.stat(|s| s.gso.get()) == 1 && server.stat(|s| s.gro.get()) == 1,
         "this kernel has both"
     );
-    assert!(
-        messages * 2 < datagrams,
-        "{messages} messages for {datagrams} datagrams"
-    );
-    assert!(server.stat(|s| s.received_messages.get()) < server.stat(|s| s.received_datagrams.get()));
+    // Four packets a second or more went in one message; what was sent last is counted a moment later.
+    server.eventually("datagrams share messages, both ways", |s| {
+        let both = |messages: u64, datagrams: u64, most: u64| datagrams >= 240 && messages * most < datagrams;
+        both(s.stat(|s| s.sent_messages.get()), s.stat(|s| s.sent_datagrams.get()), 2)
+            && both(
+                s.stat(|s| s.received_messages.get()),
+                s.stat(|s| s.received_datagrams.get()),
+                1,
+            )
+    });
 }
 
 #[test]
@@ -257,11 +260,14 @@ fn two_clients_of_one_shard_reach_each_other_without_the_kernel() {
     let (relayed_a, relayed_b) = (a.allocate(), b.allocate());
     hairpin(&server, &mut a, &mut b, relayed_a, relayed_b);
     assert_eq!(server.stat(|s| s.mailbox_sent.get()), 0);
-    let from_clients = server.count(|c| c.up[relay::turn::forced::Path::Other as usize][0].packets.get());
-    assert!(from_clients > 10);
     // Every datagram received came from a client: nothing went out of a relay socket and came in by another.
-    let responses = server.count(|c| c.answered.get()) + server.count(|c| c.waiting.get());
-    assert_eq!(server.stat(|s| s.received_datagrams.get()), from_clients + responses);
+    server.becomes("received and not from a client", 0, |s| {
+        let from_clients = s.count(|c| c.up[relay::turn::forced::Path::Other as usize][0].packets.get());
+        let responses = s.count(|c| c.answered.get()) + s.count(|c| c.waiting.get());
+        s.stat(|s| s.received_datagrams.get())
+            .abs_diff(from_clients + responses)
+    });
+    assert!(server.count(|c| c.up[relay::turn::forced::Path::Other as usize][0].packets.get()) > 10);
 }
 
 #[test]
@@ -271,9 +277,10 @@ fn two_clients_of_different_shards_reach_each_other_through_the_mailbox() {
     let relayed_a = a.allocate();
     let (mut b, relayed_b) = server.client_elsewhere();
     hairpin(&server, &mut a, &mut b, relayed_a, relayed_b);
-    let sent = server.stat(|s| s.mailbox_sent.get());
-    assert!(sent >= 11, "{sent}");
-    assert_eq!(server.stat(|s| s.mailbox_received.get()), sent);
+    server.eventually("every packet went through a mailbox and was taken", |s| {
+        let sent = s.stat(|s| s.mailbox_sent.get());
+        sent >= 11 && s.stat(|s| s.mailbox_received.get()) == sent
+    });
     assert_eq!(server.stat(|s| s.mailbox_full.get()), 0);
 }
 
@@ -341,7 +348,7 @@ fn an_icmp_error_is_told_to_the_client_and_harms_nothing() {
                 }
             }
         }
-        assert!(server.stat(|s| s.icmp_errors.get()) >= 1);
+        server.eventually("ICMP errors are counted", |s| s.stat(|s| s.icmp_errors.get()) >= 1);
     }
 }
 
@@ -360,9 +367,10 @@ fn garbage_is_counted_and_never_answered() {
         client.pipe.send(garbage);
     }
     assert!(client.hears_nothing());
-    assert_eq!(server.count(|c| c.received.get()), 6);
-    let dropped = server.count(|c| c.dropped.iter().map(|cell| cell.get()).sum());
-    assert_eq!(dropped, 6);
+    server.becomes("received and dropped", (6, 6), |s| {
+        let dropped = |s: &TestServer| s.count(|c| c.dropped.iter().map(|cell| cell.get()).sum());
+        (s.count(|c| c.received.get()), dropped(s))
+    });
     client.allocate();
 }
 
@@ -371,13 +379,13 @@ fn releasing_closes_the_relay_socket_and_the_port_can_be_bound_by_others() {
     let server = TestServer::start(1);
     let mut client = server.client();
     let relayed = client.allocate();
-    assert_eq!(server.stat(|s| s.relay_sockets.get()), 1);
+    server.becomes("relay sockets", 1, |s| s.stat(|s| s.relay_sockets.get()));
     assert!(std::net::UdpSocket::bind(relayed).is_err(), "bound by the relay");
     client.release();
     server.eventually("the relay socket is closed", |server| {
         server.stat(|s| s.relay_sockets.get()) == 0
     });
-    std::net::UdpSocket::bind(relayed).unwrap();
+    server.eventually("the port is free", |_| std::net::UdpSocket::bind(relayed).is_ok());
 }
 
 #[test]
@@ -387,14 +395,12 @@ fn a_flood_on_one_relay_socket_does_not_starve_another() {
     let target = flooded.allocate();
     let flooder = Peer::new();
     flooded.permit(flooder.addr());
-    let stop = std::sync::Arc::new(AtomicBool::new(false));
-    let thread = std::thread::spawn({
-        let stop = std::sync::Arc::clone(&stop);
-        move || {
-            while !stop.load(SeqCst) {
-                for _ in 0..64 {
-                    let _ = flooder.socket.send_to(&[0; 100], target);
-                }
+    // Dropped at the end, also at that of a test that fails: nothing is ever sent.
+    let (going_on, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        while ended.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+            for _ in 0..64 {
+                let _ = flooder.socket.send_to(&[0; 100], target);
             }
         }
     });
@@ -414,7 +420,7 @@ fn a_flood_on_one_relay_socket_does_not_starve_another() {
             }
         );
     }
-    stop.store(true, SeqCst);
+    drop(going_on);
     thread.join().unwrap();
 }
 
@@ -468,10 +474,10 @@ fn at_a_moderate_rate_packets_are_let_gather_and_none_is_lost() {
         let start = std::time::Instant::now();
         let mut next = Duration::ZERO;
         while sent.load(SeqCst) < 5_000 || server.stat(|s| s.pauses.get()) == 0 {
-            assert!(start.elapsed() < PATIENCE, "at this rate pauses are taken");
             // 50 000 a second, and never more on the way than the peer's socket holds.
             while start.elapsed() < next || sent.load(SeqCst) > arrived.load(SeqCst) + 100 {
-                std::hint::spin_loop();
+                assert!(start.elapsed() < PATIENCE, "what is sent arrives, and pauses are taken");
+                std::thread::yield_now();
             }
             next = start.elapsed().min(next + Duration::from_millis(1)) + Duration::from_micros(20);
             socket.send(&frame).unwrap();

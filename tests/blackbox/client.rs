@@ -17,8 +17,8 @@ use relay::wire::writer::MessageWriter;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-/// How long an answer may take before it counts as silence.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+/// How long anything that must come may take. Generous: it bounds a failure, on a machine that has other things to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long silence is watched where silence is expected.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
@@ -237,6 +237,16 @@ impl Client {
 
     /// Sends a request built by `fill`, signed when there is a nonce, and waits for its answer; silence is `None`.
     pub(crate) fn try_request(&mut self, method: Method, fill: impl Fn(&mut MessageWriter<'_>)) -> Option<Answer> {
+        self.try_request_within(PATIENCE, method, fill)
+    }
+
+    /// The same, for `patience`.
+    pub(crate) fn try_request_within(
+        &mut self,
+        patience: Duration,
+        method: Method,
+        fill: impl Fn(&mut MessageWriter<'_>),
+    ) -> Option<Answer> {
         let id = self.transaction_id();
         let mut buf = [0; 2048];
         let mut writer = MessageWriter::new(&mut buf, Class::Request, method, id);
@@ -257,7 +267,7 @@ impl Client {
         }
         let len = writer.finish().expect("the request fits");
         self.send_raw(&buf[..len]);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             let bytes = self.receive(deadline.saturating_duration_since(Instant::now()))?;
             let Ok(message) = Message::parse(&bytes) else { continue };

@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
 
-use crate::client::{Client, Login, tls_config};
+use crate::client::{Client, Login, PATIENCE, tls_config};
 use crate::harness::{API_KEY, OTHER_SECRET, SECRET, Server, minted, parse_http};
 
 fn outcome(server: &Server, transport: Transport, login: &Login) -> Result<SocketAddr, u16> {
@@ -74,7 +74,7 @@ fn a_rotated_out_secret_is_refused_after_a_reload_and_calls_go_on() {
 
     std::fs::write(&file, format!("{OTHER_SECRET}\n")).expect("the secret is written");
     server.signal(Signal::SIGHUP);
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let deadline = std::time::Instant::now() + PATIENCE;
     while outcome(&server, Transport::Udp, &minted(OTHER_SECRET, 600, "new")).is_err() {
         assert!(
             std::time::Instant::now() < deadline,
@@ -92,10 +92,9 @@ fn a_rotated_out_secret_is_refused_after_a_reload_and_calls_go_on() {
 pub(crate) fn https(server: &Server, request: &str) -> (u16, String, String) {
     let name = ServerName::try_from("relay.test").expect("a name");
     let connection = ClientConnection::new(tls_config(&[b"http/1.1"]), name).expect("a client");
-    let socket = TcpStream::connect(server.door).expect("the front door accepts");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("a timeout");
+    let socket = TcpStream::connect_timeout(&server.door, PATIENCE).expect("the front door accepts");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
     let mut stream = StreamOwned::new(connection, socket);
     stream.write_all(request.as_bytes()).expect("the request is taken");
     let mut answer = Vec::new();

@@ -59,7 +59,7 @@ fn a_drained_node_sends_new_clients_to_another_and_keeps_its_own() {
         file.write_all(redirect.as_bytes()).expect("it is written");
         drained.signal(Signal::SIGHUP);
         let login = minted(SECRET, 600, "new");
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         let answer = loop {
             let answer = try_allocate(&mut Client::over_transport(transport, at(&drained)).with_login(&login));
             if answer.code() != 0 {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::client::PATIENCE;
+
 /// The secret of every test server.
 pub(crate) const SECRET: &str = "4Fq0mG1kVb9x2Rj7TzYh3LwQe8NcPa5UsDgKoIi6";
 /// A second one, for rotation.
@@ -220,17 +222,21 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
 
     /// Waits until the log contains `text`.
     pub(crate) fn wait_for_log(&self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         while !self.log().contains(text) {
-            assert!(Instant::now() < deadline, "no {text:?} in the log:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "waited for {text:?} in the log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     /// Status and body of a GET on the admin listener.
     pub(crate) fn admin_get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.admin).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"
@@ -261,7 +267,7 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
     }
 
     fn wait_until_metric(&self, name: &str, labels: &str, text: &str, holds: impl Fn(f64) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let value = self.metric(name, labels);
             if holds(value) {

@@ -1,32 +1,38 @@
 //! STUN clients of others, as the distribution has them.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 use crate::harness::Server;
 
-/// Runs a program to its end, at most twenty seconds, and returns what it printed.
-pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
-    let mut child = Command::new(program)
+/// No program runs longer, in seconds: generous, as it only bounds a failure.
+const PATIENCE: &str = "60";
+
+/// Runs a program to its end; panics if that does not come, or if the program is not there.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
+    let output = Command::new("timeout")
+        .args([PATIENCE, program])
         .args(arguments)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{program} (sudo tests/install-packages): {error}"));
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while child.try_wait().expect("the child is ours").is_none() {
-        if Instant::now() >= deadline {
-            let _ = child.kill();
-        }
-        std::thread::sleep(Duration::from_millis(10));
+        .output()
+        .unwrap_or_else(|error| panic!("timeout (coreutils): {error}"));
+    // What `timeout` says of itself.
+    match output.status.code() {
+        Some(124) => panic!(
+            "waited {PATIENCE} s for the end of {program} {arguments:?}:\n{}",
+            printed(&output)
+        ),
+        Some(126 | 127) => panic!("{program} cannot be run (sudo tests/install-packages)"),
+        _ => output,
     }
-    let output = child.wait_with_output().expect("the child is ours");
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+}
+
+/// Runs a program to its end, and returns what it printed.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    printed(&output(program, arguments))
+}
+
+fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 //= STUN-BIND-09

@@ -68,8 +68,10 @@ impl Prosody {
     fn connect(&mut self) -> TcpStream {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+            let address = ([127, 0, 0, 1], self.port).into();
+            if let Ok(stream) = TcpStream::connect_timeout(&address, PATIENCE) {
                 stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
                 return stream;
             }
             let ended = self.child.try_wait().expect("the child is ours");

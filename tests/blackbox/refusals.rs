@@ -34,7 +34,7 @@ fn assert_told(server: &Server, reason: &str, texts: &[&str]) {
         assert!(told[0].contains(text), "no {text:?} in {}", told[0]);
     }
     let label = format!("reason=\"{reason}\"");
-    assert_eq!(server.metric("relay_refusals_total", &label), 1.0, "{reason}");
+    server.wait_for_metric("relay_refusals_total", &label, 1.0);
 }
 
 fn allocate(server: &Server, login: &Login) -> Result<Client, u16> {
@@ -162,8 +162,8 @@ fn a_denied_peer_is_one_line_with_its_address_and_the_next_ones_are_counted() {
     ] {
         assert!(told[0].contains(text), "no {text:?} in {}", told[0]);
     }
-    assert_eq!(server.metric("relay_refusals_total", "reason=\"peer_denied\""), 3.0);
-    assert_eq!(server.metric("relay_peers_refused_total", "rule=\"private\""), 3.0);
+    server.wait_for_metric("relay_refusals_total", "reason=\"peer_denied\"", 3.0);
+    server.wait_for_metric("relay_peers_refused_total", "rule=\"private\"", 3.0);
 }
 
 #[test]
@@ -190,10 +190,7 @@ fn a_flood_of_wrong_logins_writes_a_bounded_number_of_lines_and_says_what_it_lef
         let mut client = Client::udp_from(source, server.plain).with_login(&login);
         assert_eq!(client.allocate().err(), Some(401));
     }
-    assert_eq!(
-        server.metric("relay_refusals_total", "reason=\"unknown_user\""),
-        f64::from(SOURCES)
-    );
+    server.wait_for_metric("relay_refusals_total", "reason=\"unknown_user\"", f64::from(SOURCES));
     server.wait_for_log("more requests were refused than have a line");
     let most = 30 + 2 * (began.elapsed() + Duration::from_secs(1)).as_secs();
     let told = lines(&server).len() as u64;

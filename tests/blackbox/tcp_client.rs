@@ -63,7 +63,9 @@ impl Client {
         let mut client = Self::over_transport(transport, server).with_login(login);
         assert_eq!(client.connection_bind(id), 0);
         let (carrier, early) = client.into_parts();
-        Data { carrier, early }
+        let data = Data { carrier, early };
+        data.socket().set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        data
     }
 }
 

@@ -34,9 +34,14 @@ pub(crate) fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Runs a command that must succeed; what it printed.
+/// Runs a command that must succeed, within a minute; what it printed.
 pub(crate) fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = Command::new("timeout")
+        .args(["--verbose", "60"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .output()
+        .unwrap_or_else(|error| panic!("timeout (coreutils): {error}"));
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
     text

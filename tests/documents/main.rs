@@ -225,6 +225,12 @@ fn run(page: &Page) {
         if Instant::now() >= deadline {
             // The first process of its namespace: all others end with it.
             let _ = machine.kill();
+            let _ = machine.wait();
+            let printed = std::fs::read_to_string(&output).unwrap_or_default();
+            panic!(
+                "{}: waited {PATIENCE:?} for the end of its commands\n{printed}",
+                page.path
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     };

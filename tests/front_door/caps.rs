@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use relay::service::front_door::{Limits, Outcome};
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
 
 use crate::support::*;
 
@@ -68,7 +67,7 @@ async fn a_source_that_opens_connections_too_often_is_refused_for_a_while() {
             }
         }
     };
-    timeout(PATIENCE, served).await.expect("not for ever");
+    in_time("a connection that is served again", served).await;
 }
 
 #[tokio::test]
@@ -89,7 +88,7 @@ async fn connections_of_one_source_are_capped() {
     // Another source is served: all of 127/8 is this machine.
     let other = tokio::net::TcpSocket::new_v4().unwrap();
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let mut other = other.connect(door.address).await.unwrap();
+    let mut other = in_time("a connection", other.connect(door.address)).await.unwrap();
     other.write_all(&stun(2)).await.unwrap();
     assert_eq!(door.handover().await.client, other.local_addr().unwrap());
     drop(stream);

@@ -34,19 +34,17 @@ async fn inside() {
     // Each connection takes two descriptors here, ours and the server's: connect until none is left.
     let mut clients = Vec::new();
     let counters = door.door.counters().clone();
-    while let Ok(client) = TcpStream::connect(door.address).await {
+    while let Ok(client) = in_time("a connection", TcpStream::connect(door.address)).await {
         clients.push(client);
-        let taken = async {
-            while counters.accepted() + counters.shed() < clients.len() as u64 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, taken).await.expect("accepted or shed");
+        eventually("each to be accepted or shed", || {
+            counters.accepted() + counters.shed() >= clients.len() as u64
+        })
+        .await;
     }
     assert!(clients.len() > 5);
     // One descriptor for us, none for the server.
     drop(ballast);
-    let mut unserved = TcpStream::connect(door.address).await.unwrap();
+    let mut unserved = in_time("a connection", TcpStream::connect(door.address)).await.unwrap();
     assert_eq!(until_closed(&mut unserved).await, b"", "closed, not left hanging");
     assert!(counters.shed() > 0);
     let errors = counters.accept_errors(AcceptError::Exhausted);
@@ -69,5 +67,5 @@ async fn inside() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, served).await.expect("it recovers");
+    in_time("a connection that is served again", served).await;
 }

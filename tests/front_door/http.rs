@@ -2,7 +2,6 @@ use std::time::{Duration, Instant};
 
 use relay::service::front_door::{Accepts, Limits, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 use crate::support::*;
 
@@ -18,10 +17,8 @@ async fn https_is_served_behind_the_same_tls_and_knows_its_client() {
         client.write_all(GET).await.unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(address.as_bytes()) {
-            assert_ne!(
-                timeout(PATIENCE, client.read_buf(&mut answer)).await.unwrap().unwrap(),
-                0
-            );
+            let read = in_time("the answer", client.read_buf(&mut answer)).await;
+            assert_ne!(read.unwrap(), 0);
         }
         assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
     }
@@ -80,7 +77,7 @@ async fn a_connection_that_never_ends_is_ended() {
     let mut client = door.connect_tls(&[]).await.unwrap();
     let begun = Instant::now();
     let requests = async { while client.write_all(GET).await.is_ok() && !read_some(&mut client).await.is_empty() {} };
-    timeout(PATIENCE, requests).await.expect("closed although it is busy");
+    in_time("the end of a connection that is busy", requests).await;
     assert!(begun.elapsed() >= Duration::from_millis(200));
     door.empties().await;
 }
@@ -148,12 +145,12 @@ async fn stopping_lets_a_request_finish() {
         .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
         .unwrap();
-    timeout(PATIENCE, door.started.notified()).await.unwrap();
+    in_time("the request to arrive", door.started.notified()).await;
     door.stop.send(true).unwrap();
     door.refuses().await;
     door.finish.notify_one();
     assert!(until_closed(&mut client).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    timeout(PATIENCE, &mut door.served).await.unwrap().unwrap();
+    in_time("the end of the front door", &mut door.served).await.unwrap();
 }
 
 #[tokio::test]
@@ -170,10 +167,10 @@ async fn stopping_waits_no_longer_than_its_bound() {
         .write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
         .unwrap();
-    timeout(PATIENCE, door.started.notified()).await.unwrap();
+    in_time("the request to arrive", door.started.notified()).await;
     let begun = Instant::now();
     door.stop.send(true).unwrap();
-    timeout(PATIENCE, &mut door.served).await.unwrap().unwrap();
+    in_time("the end of the front door", &mut door.served).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(100));
     door.empties().await;
 }

@@ -9,7 +9,6 @@ use relay::service::front_door::{Limits, Outcome};
 use relay::turn::types::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::support::*;
 
@@ -52,7 +51,7 @@ async fn a_trusted_proxy_tells_the_client_of_plain_turn_in_either_version() {
         assert_eq!(handover.transport, Transport::Tcp);
         assert_eq!(serve_as_shard(handover, 1, channel_data(b"back")).await, [stun(1)]);
         let mut answer = [0; 8];
-        proxy.read_exact(&mut answer).await.unwrap();
+        in_time("the answer", proxy.read_exact(&mut answer)).await.unwrap();
         assert_eq!(answer[..], channel_data(b"back"));
     }
     door.empties().await;
@@ -90,7 +89,8 @@ async fn tls_follows_the_header_and_http_knows_the_client() {
 
 async fn tls(socket: TcpStream) -> tokio_rustls::client::TlsStream<TcpStream> {
     let name = rustls::pki_types::ServerName::try_from("relay.test").unwrap();
-    connector(&[]).connect(name, socket).await.unwrap()
+    let handshake = connector(&[]).connect(name, socket);
+    in_time("the end of the TLS handshake", handshake).await.unwrap()
 }
 
 //= XPORT-19
@@ -207,7 +207,7 @@ async fn connections_are_counted_for_the_client_behind_the_proxy() {
         .write_all(b"PROXY TCP4 192.0.2.8 198.51.100.1 2000 443\r\n")
         .await
         .unwrap();
-    timeout(PATIENCE, until_closed(&mut second)).await.unwrap();
+    until_closed(&mut second).await;
     door.reaches(Outcome::TooManyFromSource, 1).await;
     drop(held);
     door.empties().await;

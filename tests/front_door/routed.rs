@@ -6,9 +6,10 @@ use std::time::Duration;
 use relay::service::config::settings::{FrontDoorSettings, RouteSettings};
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, Outcome, SpliceEnd};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::*;
 
@@ -34,7 +35,10 @@ impl Backend {
     }
 
     async fn accept(&self) -> TcpStream {
-        timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap().0
+        in_time("a connection to the backend", self.listener.accept())
+            .await
+            .unwrap()
+            .0
     }
 
     /// Both ends of a connection that leads to it: the client's and its own.
@@ -49,14 +53,16 @@ impl Backend {
 
 async fn expect(socket: &mut TcpStream, bytes: &[u8]) {
     let mut read = vec![0; bytes.len()];
-    timeout(PATIENCE, socket.read_exact(&mut read)).await.unwrap().unwrap();
+    in_time(&format!("{} bytes", bytes.len()), socket.read_exact(&mut read))
+        .await
+        .unwrap();
     assert_eq!(read, bytes);
 }
 
 /// Everything until the other end is done, or how else it ends.
 async fn until_end(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
-    timeout(PATIENCE, socket.read_to_end(&mut all)).await.unwrap()?;
+    in_time("the end of the connection", socket.read_to_end(&mut all)).await?;
     Ok(all)
 }
 
@@ -76,10 +82,8 @@ async fn a_backend_gets_every_byte_as_it_came_and_its_own_go_back() {
         // One side may be done while the other still talks.
         client.write_all(b"last").await.unwrap();
         client.shutdown().await.unwrap();
-        let mut rest = Vec::new();
-        far.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, b"last");
-        assert_eq!(door.door.behind().open(), 1);
+        assert_eq!(until_end(&mut far).await.unwrap(), b"last");
+        eventually("this connection alone to be left", || door.door.behind().open() == 1).await;
         far.write_all(b"answer").await.unwrap();
         drop(far);
         assert_eq!(until_closed(&mut client).await, b"answer");
@@ -143,7 +147,7 @@ async fn an_answer_whose_end_was_passed_on_arrives_whole_however_the_rest_ends()
     // What the client does not read yet waits in the front door's socket.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
-    let client = timeout(PATIENCE, socket.connect(door.address)).await.unwrap();
+    let client = in_time("a connection", socket.connect(door.address)).await;
     let (mut client, mut far) = backend.route(client.unwrap()).await;
     far.write_all(&ANSWER).await.unwrap();
     far.shutdown().await.unwrap();
@@ -184,6 +188,13 @@ async fn a_backend_is_told_the_client_where_it_wants_to_be() {
     expect(&mut far, &[header, hello].concat()).await;
 }
 
+/// A client that has shaken hands with the server of that name.
+async fn tls(door: &Door, name: &'static str) -> TlsStream<TcpStream> {
+    let name = ServerName::try_from(name).unwrap();
+    let handshake = connector(&[]).connect(name, door.connect().await);
+    in_time("the end of the TLS handshake", handshake).await.unwrap()
+}
+
 #[tokio::test]
 async fn other_names_and_none_are_ours() {
     let backend = Backend::start(false).await;
@@ -194,8 +205,7 @@ async fn other_names_and_none_are_ours() {
         "relay.app.example.org",
         "127.0.0.1",
     ] {
-        let name = rustls::pki_types::ServerName::try_from(name).unwrap();
-        let mut client = connector(&[]).connect(name, door.connect().await).await.unwrap();
+        let mut client = tls(&door, name).await;
         client.write_all(&stun(1)).await.unwrap();
         door.handover().await;
     }
@@ -203,8 +213,7 @@ async fn other_names_and_none_are_ours() {
     // A listener without HTTPS is no front door: whoever comes there wants TURN.
     let turn = Accepts { https: false, ..ALL };
     let mut door = Door::with(turn, Proxies::default(), limits(), &backend.settings);
-    let name = rustls::pki_types::ServerName::try_from("www.example.org").unwrap();
-    let mut client = connector(&[]).connect(name, door.connect().await).await.unwrap();
+    let mut client = tls(&door, "www.example.org").await;
     client.write_all(&stun(2)).await.unwrap();
     door.handover().await;
 }
@@ -268,6 +277,6 @@ async fn what_rests_too_long_is_closed_and_a_stop_waits_for_none() {
     let _far = backend.accept().await;
     door.reaches(Outcome::Routed, 1).await;
     door.stop.send(true).unwrap();
-    timeout(PATIENCE, &mut door.served).await.unwrap().unwrap();
+    in_time("the end of the front door", &mut door.served).await.unwrap();
     assert_eq!(door.door.behind().counters().ends(SpliceEnd::Stopped), 1);
 }

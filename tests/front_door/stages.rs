@@ -148,13 +148,11 @@ async fn stopping_closes_strangers_at_once_and_the_listener() {
     let mut silent = door.connect().await;
     let mut half_open = door.connect().await;
     half_open.write_all(&client_hello()).await.unwrap();
-    while door.door.unproven_connections() < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    eventually("both to be accepted", || door.door.unproven_connections() == 2).await;
     door.stop.send(true).unwrap();
     until_closed(&mut silent).await;
     until_closed(&mut half_open).await;
     door.reaches(Outcome::Stopped, 2).await;
     door.refuses().await;
-    assert_eq!(door.door.open_connections(), 0);
+    door.empties().await;
 }

@@ -1,6 +1,7 @@
 //! A front door on a free port of loopback, and clients for it.
 
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +38,28 @@ pub(crate) const ALL: Accepts = Accepts {
 };
 /// What no test should take, however slow the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `future` gives; panics with what was waited for when it takes longer than [`PATIENCE`].
+#[track_caller]
+pub(crate) fn in_time<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let place = Location::caller();
+    async move {
+        let Ok(outcome) = timeout(PATIENCE, future).await else {
+            panic!("{place}: waited {PATIENCE:?} for {what}")
+        };
+        outcome
+    }
+}
+
+/// Waits until `holds`.
+#[track_caller]
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) -> impl Future<Output = ()> {
+    in_time(what, async move {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+}
 
 /// Generous bounds; tests of a bound shorten it.
 pub(crate) fn limits() -> Limits {
@@ -159,18 +182,18 @@ impl Door {
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        in_time("a connection", TcpStream::connect(self.address)).await.unwrap()
     }
 
     pub(crate) async fn connect_tls(&self, alpn: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from("relay.test").unwrap();
-        connector(alpn).connect(name, self.connect().await).await
+        let handshake = connector(alpn).connect(name, self.connect().await);
+        in_time("the end of the TLS handshake", handshake).await
     }
 
     pub(crate) async fn handover(&mut self) -> StreamHandover {
-        timeout(PATIENCE, self.handovers.recv())
+        in_time("a connection that is handed over", self.handovers.recv())
             .await
-            .expect("a connection is handed over")
             .unwrap()
     }
 
@@ -197,17 +220,12 @@ impl Door {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(PATIENCE, refused).await.expect("the listener is closed");
+        in_time("the end of the listener", refused).await;
     }
 
     /// Waits until no connection is open.
     pub(crate) async fn empties(&self) {
-        let empty = async {
-            while self.door.open_connections() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, empty).await.expect("every connection ends");
+        eventually("the end of every connection", || self.door.open_connections() == 0).await;
         assert_eq!(self.door.unproven_connections(), 0);
         let counters = self.door.counters();
         let outcomes: u64 = Outcome::ALL.iter().map(|&outcome| counters.outcome(outcome)).sum();
@@ -237,7 +255,7 @@ pub(crate) async fn until_closed(stream: &mut (impl tokio::io::AsyncRead + Unpin
             all.extend_from_slice(&buffer[..len]);
         }
     };
-    timeout(PATIENCE, read).await.expect("the connection is closed");
+    in_time("the end of the connection", read).await;
     all
 }
 
@@ -309,9 +327,8 @@ pub(crate) async fn serve_as_shard(handover: StreamHandover, count: usize, answe
         drop(guard);
         messages
     };
-    timeout(PATIENCE, tokio::task::spawn_blocking(serve))
+    in_time("messages for the shard", tokio::task::spawn_blocking(serve))
         .await
-        .expect("the shard is served")
         .unwrap()
 }
 

@@ -6,7 +6,6 @@ use relay::service::front_door::{Accepts, Outcome};
 use relay::turn::types::Transport;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 use crate::support::*;
 
@@ -51,9 +50,8 @@ async fn turn_over_tls_reaches_the_shard_whole_and_is_answered() {
         let shard = tokio::spawn(serve_as_shard(handover, 4, stun(9)));
         client.write_all(&stun(3)).await.unwrap();
         let mut answer = [0; 20];
-        timeout(PATIENCE, client.read_exact(&mut answer))
+        in_time("the shard's answer", client.read_exact(&mut answer))
             .await
-            .unwrap()
             .unwrap();
         assert_eq!(answer[..], stun(9)[..]);
         assert_eq!(shard.await.unwrap(), [&sent[..], &[stun(3)]].concat());

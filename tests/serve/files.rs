@@ -9,12 +9,16 @@ use super::*;
 /// As many connections as a moderate burst brings.
 const BURST: usize = 40;
 
-/// The lowest number that none of a process's open files has: the next one would get it.
+/// The lowest number that none of a process's open files has: the next one would get it. What is open for a moment only
+/// does not count: it looks for a while.
 fn next_file(pid: Pid) -> u64 {
     let folder = format!("/proc/{}/fd", pid.as_raw_nonzero());
-    (0..)
-        .find(|number| std::fs::symlink_metadata(format!("{folder}/{number}")).is_err())
-        .expect("numbers do not end")
+    let free = |number: &u64| std::fs::symlink_metadata(format!("{folder}/{number}")).is_err();
+    let looks = (0..20).map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        (0..).find(free).expect("numbers do not end")
+    });
+    looks.min().expect("it has looked")
 }
 
 /// Processor time a process has used.
@@ -58,7 +62,7 @@ fn without_files_new_connections_are_turned_away_and_the_rest_is_served() {
     );
 
     prlimit(Some(server.pid()), Resource::Nofile, former).expect("as it was");
-    assert!(setup.metric("relay_accept_errors_total{reason=\"exhausted\"}") >= 1.0);
+    setup.wait_for_metric_of_at_least("relay_accept_errors_total{reason=\"exhausted\"}", 1.0);
     setup.wait_for_metric("relay_connections_shed_total", BURST as f64);
     assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)));
 }

@@ -113,15 +113,24 @@ key = "{KEY}"
 
     /// Waits until [`Self::metric`] is `expected`: what is counted is counted after a client has seen it.
     fn wait_for_metric(&self, series: &str, expected: f64) {
+        self.wait_until_metric(series, &format!("{expected}"), |value| value == expected);
+    }
+
+    /// Waits until [`Self::metric`] is at least `least`.
+    fn wait_for_metric_of_at_least(&self, series: &str, least: f64) {
+        self.wait_until_metric(series, &format!("at least {least}"), |value| value >= least);
+    }
+
+    fn wait_until_metric(&self, series: &str, text: &str, holds: impl Fn(f64) -> bool) {
         let begin = Instant::now();
         loop {
             let value = self.metric(series);
-            if value == expected {
+            if holds(value) {
                 return;
             }
             assert!(
                 begin.elapsed() < support::PATIENCE,
-                "waited for {series} to be {expected}, and it is {value}"
+                "waited for {series} to be {text}, and it is {value}"
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -134,15 +143,6 @@ key = "{KEY}"
              Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         http(connect(local(self.admin)), &request)
-    }
-
-    /// Waits until a reload is over.
-    fn wait_for_reload(&self, series: &str) {
-        let begin = Instant::now();
-        while self.metric(series) == 0.0 {
-            assert!(begin.elapsed() < support::PATIENCE, "{series} stays 0");
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 
@@ -264,19 +264,16 @@ fn a_second_sigterm_does_not_wait_for_an_answer_under_way() {
     let head =
         format!("POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n");
     slow.write_all(head.as_bytes()).expect("write");
-    let begin = Instant::now();
-    while setup.metric("relay_connections_unproven") > 0.0 || setup.metric("relay_connections") < 1.0 {
-        assert!(begin.elapsed() < support::PATIENCE);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    setup.wait_for_metric_of_at_least("relay_connections", 1.0);
+    setup.wait_for_metric("relay_connections_unproven", 0.0);
     server.signal(Signal::SIGTERM);
     server.wait_for_log("stopping");
-    assert_eq!(
-        get(local(setup.admin), "/readyz").status,
-        503,
-        "no more clients are wanted"
-    );
-    assert!(TcpStream::connect(local(setup.turn)).is_err(), "and none is accepted");
+    support::eventually("no more clients are wanted", || {
+        get(local(setup.admin), "/readyz").status == 503
+    });
+    support::eventually("and none is accepted", || {
+        TcpStream::connect_timeout(&local(setup.turn), support::PATIENCE).is_err()
+    });
     server.signal(Signal::SIGTERM);
     let begin = Instant::now();
     assert_eq!(
@@ -285,7 +282,8 @@ fn a_second_sigterm_does_not_wait_for_an_answer_under_way() {
         "{}",
         server.errors()
     );
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    // Without the second signal it would be `shutdown_timeout`.
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -300,7 +298,7 @@ fn a_rotated_out_secret_is_refused_after_a_reload_and_live_allocations_stay() {
         "not before the reload"
     );
     server.signal(Signal::SIGHUP);
-    setup.wait_for_reload(RELOADED);
+    setup.wait_for_metric_of_at_least(RELOADED, 1.0);
     assert_eq!(setup.allocate(SECRET), Outcome::Refused(401));
     assert!(matches!(setup.allocate(NEXT_SECRET), Outcome::Allocated(_)));
     setup.wait_for_metric("relay_allocations{transport=\"udp\"}", 2.0);
@@ -318,7 +316,7 @@ fn a_broken_configuration_is_not_taken_and_the_old_one_stays() {
     server.wait_for_log("not reloaded");
     setup.wait_for_metric(NOT_RELOADED, 1.0);
     setup.wait_for_metric("relay_config_last_reload_successful", 0.0);
-    assert!(server.errors().contains("realmm"), "{}", server.errors());
+    server.wait_for_log("realmm");
     assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)));
 }
 
@@ -338,7 +336,7 @@ fn what_cannot_change_without_a_restart_is_said() {
     let log = server.errors();
     let line = log.lines().find(|line| line.contains("need a restart")).expect("line");
     assert!(line.contains("workers") && line.contains("relay.ports"), "{line}");
-    setup.wait_for_reload(RELOADED);
+    setup.wait_for_metric_of_at_least(RELOADED, 1.0);
     // What is offered to clients is what is really listened on.
     let json: serde_json::Value = serde_json::from_str(&setup.mint().body).expect("JSON");
     let urls = json["iceServers"][0]["urls"].to_string();
@@ -431,9 +429,7 @@ fn an_ordinary_user_is_told_how_to_allow_443_and_served_on_the_rest() {
          [external]\nipv4 = \"192.0.2.1\"\nipv6 = \"off\"\n[relay]\nipv4 = \"0.0.0.0\"\n",
         state.display()
     ));
-    let Some(mut server) = Server::spawn_unprivileged(&config) else {
-        return;
-    };
+    let mut server = Server::spawn_unprivileged(&config);
     server.wait_for_output("is ready");
     let output = server.output();
     let notes: Vec<&str> = output
@@ -472,7 +468,7 @@ fn the_service_manager_is_told_of_start_life_reload_and_end() {
     manager.set_read_timeout(Some(support::PATIENCE)).expect("timeout");
     let environment = [
         ("NOTIFY_SOCKET", path.to_str().expect("UTF-8")),
-        ("WATCHDOG_USEC", "400000"),
+        ("WATCHDOG_USEC", "1000000"),
     ];
     let mut server = Server::spawn(&setup.write(&setup.with_secret_file()), &environment);
     let wait_for = |text: &str| {
@@ -493,8 +489,8 @@ fn the_service_manager_is_told_of_start_life_reload_and_end() {
         wait_for("WATCHDOG=1");
     }
     assert!(
-        begin.elapsed() < Duration::from_secs(1),
-        "two to three beats in a second: {:?}",
+        begin.elapsed() < Duration::from_secs(3),
+        "more than one beat in a second: {:?}",
         begin.elapsed()
     );
     server.signal(Signal::SIGHUP);

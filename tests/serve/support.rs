@@ -1,13 +1,13 @@
 //! Starts the real program on loopback and talks to it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
@@ -76,8 +76,8 @@ pub(crate) fn local(port: u16) -> SocketAddr {
 /// The running program. Killed when dropped.
 pub(crate) struct Server {
     child: Child,
-    output: Arc<Mutex<String>>,
-    errors: Arc<Mutex<String>>,
+    output: Pipe,
+    errors: Pipe,
 }
 
 impl Server {
@@ -98,33 +98,29 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let output = collect(child.stdout.take().expect("stdout"));
-        let errors = collect(child.stderr.take().expect("stderr"));
+        let output = Pipe::collect(child.stdout.take().expect("stdout"));
+        let errors = Pipe::collect(child.stderr.take().expect("stderr"));
         Self { child, output, errors }
     }
 
-    /// Starts it as an ordinary user with a network of its own. `None` where the kernel does not allow that, which CI does
-    /// not forgive.
-    pub(crate) fn spawn_unprivileged(config: &Path) -> Option<Self> {
+    /// Starts it as an ordinary user with a network of its own.
+    pub(crate) fn spawn_unprivileged(config: &Path) -> Self {
         // No user is mapped into the new user namespace, so the program has no capability there; the new network is
         // owned by that namespace and has the default bounds on ports.
         let isolate = ["--user", "--net"];
         let allowed = Command::new("unshare").args(isolate).arg("true").output();
-        if !allowed.as_ref().is_ok_and(|output| output.status.success()) {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "namespaces must be allowed in CI: {allowed:?}"
-            );
-            eprintln!("NOT TESTED: unshare cannot make user and network namespaces here ({allowed:?})");
-            return None;
-        }
+        assert!(
+            allowed.as_ref().is_ok_and(|output| output.status.success()),
+            "`unshare` (util-linux) must make user and network namespaces here: {allowed:?}\n\
+             Run the tests as root, or allow users to: kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns"
+        );
         let mut command = Command::new("unshare");
         command
             .args(isolate)
             .arg(env!("CARGO_BIN_EXE_relay"))
             .arg("--config")
             .arg(config);
-        Some(Self::spawn_command(command))
+        Self::spawn_command(command)
     }
 
     /// Starts it in a network of its own that has no address but loopback's yet. Root within it is whoever runs the test.
@@ -159,12 +155,12 @@ impl Server {
 
     /// What it has printed.
     pub(crate) fn output(&self) -> String {
-        self.output.lock().expect("lock").clone()
+        self.output.text()
     }
 
     /// What it has logged.
     pub(crate) fn errors(&self) -> String {
-        self.errors.lock().expect("lock").clone()
+        self.errors.text()
     }
 
     pub(crate) fn wait_for_output(&mut self, text: &str) {
@@ -183,9 +179,10 @@ impl Server {
         let begin = Instant::now();
         while !done(self) {
             let exited = self.child.try_wait().expect("wait");
+            if exited.is_some() {
+                self.collect_last_words();
+            }
             if exited.is_some() || begin.elapsed() > limit {
-                // What was written last may still be on its way.
-                thread::sleep(Duration::from_millis(100));
                 if done(self) {
                     return;
                 }
@@ -194,6 +191,13 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What a process wrote last may still be on its way when it has ended.
+    fn collect_last_words(&self) {
+        eventually("its output ends with it", || {
+            self.output.reader.is_finished() && self.errors.reader.is_finished()
+        });
     }
 
     pub(crate) fn pid(&self) -> rustix::process::Pid {
@@ -210,8 +214,7 @@ impl Server {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
-                // Its last lines.
-                thread::sleep(Duration::from_millis(100));
+                self.collect_last_words();
                 return Some(status);
             }
             if begin.elapsed() > limit {
@@ -229,17 +232,39 @@ impl Drop for Server {
     }
 }
 
-fn collect(pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
-    let text = Arc::new(Mutex::new(String::new()));
-    let sink = Arc::clone(&text);
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            let mut text = sink.lock().expect("lock");
-            text.push_str(&line);
-            text.push('\n');
-        }
-    });
-    text
+/// What a program writes to a pipe.
+struct Pipe {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Pipe {
+    /// Reads until the program closes it. What it writes at once is there at once, not line by line.
+    fn collect(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let mut part = vec![0; 65_536];
+            while let Ok(len @ 1..) = pipe.read(&mut part) {
+                sink.lock().expect("lock").extend_from_slice(&part[..len]);
+            }
+        });
+        Self { bytes, reader }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().expect("lock")).into_owned()
+    }
+}
+
+/// Waits until `holds`.
+#[track_caller]
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// An HTTP answer: status and body.
@@ -274,6 +299,7 @@ pub(crate) fn http(mut connection: impl Read + Write, request: &str) -> Answer {
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connect");
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream.set_write_timeout(Some(PATIENCE)).expect("timeout");
     stream
 }
 
@@ -363,7 +389,7 @@ impl Udp {
     pub(crate) fn new(server: SocketAddr) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         socket.connect(server).expect("connect");
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+        socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
         Self(socket)
     }
 }

@@ -216,7 +216,7 @@ pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
     // No test waits longer for a server that has stopped reading, or that says nothing.
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (socket, client) = tcp::accept(&listener);
+    let (socket, client) = accept(&listener);
     let options = socket2::SockRef::from(&socket);
     options.set_tcp_nodelay(true).unwrap();
     options.set_tcp_notsent_lowat(KERNEL_UNSENT).unwrap();
