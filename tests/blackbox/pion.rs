@@ -1,7 +1,7 @@
 //! pion's TURN client (tests/pion), in the versions that are in use: what LiveKit, rtcd and every other program in Go has.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -12,6 +12,7 @@ use relay::turn::types::Transport;
 use serde_json::Value;
 
 use crate::harness::{EchoPeer, SECRET, Server, minted};
+use crate::tcp_allocations::peer_connects;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -106,6 +107,19 @@ impl Pion {
         self.wait_for(&format!("{data} from {peer}"), |line| {
             line["event"] == "data" && line["from"] == from && line["data"] == data
         });
+    }
+
+    /// Sends over a stream of a TCP allocation, whose other end is `peer`, and back.
+    fn echoes_on(&mut self, stream: i64, mut peer: TcpStream) {
+        let text = format!("over stream {stream}");
+        self.call(&format!("write {stream} {}", hex(text.as_bytes())));
+        let mut read = vec![0; text.len()];
+        peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        peer.read_exact(&mut read).expect("what pion wrote");
+        assert_eq!(read, text.as_bytes());
+        peer.write_all(b"back").expect("the stream is open");
+        let name = format!("an answer on stream {stream}");
+        self.wait_for(&name, |line| line["stream"] == stream && line["data"] == hex(b"back"));
     }
 
     /// The first line that is `wanted`, among those passed over so far and those to come.
@@ -223,5 +237,31 @@ fn empty_and_long_datagrams_of_peers_leave_pion_reading() {
             }
             pion.call("close");
         }
+    }
+}
+
+/// pion sends ConnectionBind on a connection of its own with the nonce of the control connection, and asks no second time.
+//= STUN-AUTH-05
+#[test]
+fn pion_dials_and_accepts_through_a_tcp_allocation() {
+    let server = Server::start_with(
+        "[peers]\nallow = [\"127.0.0.2/32\"]\n\n[turn.tcp_allocations]\nenabled = true\nconnections_per_allocation = 11\n",
+    );
+    // One connection at a time to each peer (RFC 6062 §4.3).
+    let listeners = [(); 10].map(|()| TcpListener::bind("127.0.0.2:0").expect("a free port"));
+    for version in VERSIONS {
+        let mut pion = Pion::connect(version, Transport::Tcp, server.plain, "");
+        let relayed = relayed(&pion.call("allocate-tcp"));
+        for (stream, listener) in (0..).zip(&listeners) {
+            let peer = listener.local_addr().expect("bound");
+            assert_eq!(pion.call(&format!("dial {peer}"))["stream"], stream);
+            let (accepted, _) = listener.accept().expect("the relay connected");
+            pion.echoes_on(stream, accepted);
+        }
+        // The permission Connect left behind lets the peer in: a ConnectionAttempt indication.
+        let connected = peer_connects(relayed);
+        assert_eq!(pion.call("accept")["stream"], 10);
+        pion.echoes_on(10, connected);
+        pion.call("close");
     }
 }

@@ -71,7 +71,7 @@ fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 /// Connects to a relayed transport address as a peer of the policy.
-fn peer_connects(to: SocketAddr) -> TcpStream {
+pub(crate) fn peer_connects(to: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     let from: SocketAddr = ([127, 0, 0, 2], 0).into();
     socket.bind(&from.into()).expect("bound");

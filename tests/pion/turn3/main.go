@@ -10,9 +10,33 @@ import (
 	"relay.test/pion/talk"
 )
 
-type client struct{ *turn.Client }
+type client struct {
+	*turn.Client
+	server string
+}
 
-func (c client) AllocateTCP() (talk.Streams, error) { return c.Client.AllocateTCP() }
+// streams brings its own connection for Dial, whose own wants a server address this version never has.
+type streams struct {
+	talk.Streams
+	dial func(network, address string) (net.Conn, error)
+}
+
+func (s streams) Dial(network, address string) (net.Conn, error) { return s.dial(network, address) }
+
+func (c client) AllocateTCP() (talk.Streams, error) {
+	made, err := c.Client.AllocateTCP()
+	if err != nil {
+		return nil, err
+	}
+	dial := func(network, address string) (net.Conn, error) {
+		conn, err := net.Dial(network, c.server)
+		if err != nil {
+			return nil, err
+		}
+		return made.DialWithConn(conn, network, address)
+	}
+	return streams{made, dial}, nil
+}
 
 func main() {
 	talk.Run(talk.Stack{DTLS: handshake, Datagrams: datagrams, New: open})
@@ -29,7 +53,7 @@ func open(login talk.Login, conn net.PacketConn) (talk.Client, error) {
 		Realm:          login.Realm,
 		Conn:           conn,
 	})
-	return client{made}, err
+	return client{made, login.Server}, err
 }
 
 func handshake(network string, server *net.UDPAddr, serverName string, roots *x509.CertPool) (net.Conn, error) {
