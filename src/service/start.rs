@@ -324,6 +324,12 @@ fn shard_config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<Shar
             ClientIp::Truncated => LogClient::Truncated,
             ClientIp::Off => LogClient::Off,
         },
+        local_listeners: settings
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.addresses.iter().copied())
+            .filter(|address| address.ip().is_loopback())
+            .collect(),
         ..ShardConfig::default()
     })
 }

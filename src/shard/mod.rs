@@ -39,6 +39,7 @@ mod worker;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
@@ -101,6 +102,8 @@ pub struct ShardConfig {
     pub pause: Duration,
     /// How much of a client's address the log shows.
     pub log_client: LogClient,
+    /// Listeners for TCP that are bound to loopback: clients from there are nobody's proxy.
+    pub local_listeners: Vec<SocketAddr>,
     /// Called first thing in each worker's thread: to pin it to a core, or to restrict what it may do.
     pub on_thread_start: Option<ThreadStart>,
 }
@@ -125,6 +128,7 @@ impl Default for ShardConfig {
             mailbox: 256 * 1024,
             pause: Duration::from_micros(100),
             log_client: LogClient::Full,
+            local_listeners: Vec::new(),
             on_thread_start: None,
         }
     }
@@ -203,7 +207,7 @@ impl Shards {
             shard_counters: Vec::new(),
             shared: Arc::clone(&shared),
             clock,
-            refusals: Arc::new(RefusalLog::new(u64::from_ne_bytes(random_seed()?))),
+            refusals: refusal_log(&config)?,
             next: AtomicUsize::new(0),
         };
         let ways_in = sockets.into_iter().zip(control_rxs).zip(handovers);
@@ -330,6 +334,11 @@ fn mailboxes(bytes: usize, wakers: &[Waker]) -> Vec<Ends> {
         }
     }
     ends
+}
+
+fn refusal_log(config: &ShardConfig) -> io::Result<Arc<RefusalLog>> {
+    let seed = u64::from_ne_bytes(random_seed()?);
+    Ok(Arc::new(RefusalLog::new(seed, config.local_listeners.clone())))
 }
 
 fn random_seed<const N: usize>() -> io::Result<[u8; N]> {

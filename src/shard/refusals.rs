@@ -3,16 +3,20 @@
 //! Clients cause these lines, so they are bounded, for the whole process: [`SOURCE_LINES`] for each client address,
 //! [`ALL_LINES`] for all. What is left out is counted, and said once a minute. Routine refusals (`Refused::routine`) are
 //! lines at debug.
+//!
+//! And why somebody may not be able to connect who was not refused: behind a proxy that hides where its clients are.
 
 mod text;
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
+use std::net::SocketAddr;
 
 use super::log::{LogClient, Username};
-use crate::turn::Refused;
 use crate::turn::limits::{Rate, RateTable, SharedBucket};
 use crate::turn::time::Instant;
+use crate::turn::types::{FiveTuple, RelayedAddr};
+use crate::turn::{Event, Refused};
 
 use self::text::{Explanation, explain, shown_peer};
 
@@ -23,6 +27,8 @@ const SOURCE_LINES: Rate = Rate::every(Duration::from_secs(10), 5);
 const ALL_LINES: Rate = Rate::new(2, 30);
 /// The line that says how many were left out.
 const SUMMARIES: Rate = Rate::every(Duration::from_secs(60), 1);
+/// The warning about hidden clients: once, and again after a day for who has not read it.
+const HIDDEN_CLIENTS: Rate = Rate::every(Duration::from_secs(86_400), 1);
 
 /// Bounds the lines of all workers together.
 #[derive(Debug)]
@@ -33,17 +39,22 @@ pub(super) struct RefusalLog {
     routine: SharedBucket,
     left_out: AtomicU64,
     summaries: SharedBucket,
+    hidden_clients: SharedBucket,
+    /// Listeners bound to loopback.
+    local_listeners: Vec<SocketAddr>,
 }
 
 impl RefusalLog {
     /// `seed` is random: which sources share a bucket is not to be foreseen.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, local_listeners: Vec<SocketAddr>) -> Self {
         Self {
             sources: RateTable::new(seed),
             all: SharedBucket::default(),
             routine: SharedBucket::default(),
             left_out: AtomicU64::new(0),
             summaries: SharedBucket::default(),
+            hidden_clients: SharedBucket::default(),
+            local_listeners,
         }
     }
 
@@ -63,6 +74,39 @@ impl RefusalLog {
             return true;
         }
         false
+    }
+
+    /// Warns, once, if `event` is an allocation of a client that a proxy hides. The client is given the proxy's address as
+    /// its own (XOR-MAPPED-ADDRESS); Firefox takes no candidate for which that is loopback. `false`: there is no need.
+    pub(super) fn warn_of_hidden_client(&self, now: Instant, event: &Event) -> bool {
+        let Event::AllocationBegan {
+            five_tuple, relayed, ..
+        } = event
+        else {
+            return false;
+        };
+        if !self.is_hidden(five_tuple, relayed) || !self.hidden_clients.admit(now, HIDDEN_CLIENTS) {
+            return false;
+        }
+        tracing::warn!(
+            target: "relay::shard",
+            client = %five_tuple.client,
+            listener = %five_tuple.server,
+            transport = five_tuple.transport.as_str(),
+            help = "have it send the header (nginx: proxy_protocol on, HAProxy: send-proxy-v2), and set proxy_protocol and \
+                    trusted_proxies of the listener",
+            "a TURN client comes from this machine itself: a proxy without PROXY header hides its clients, all count as one, \
+             and Firefox refuses loopback as its address"
+        );
+        true
+    }
+
+    /// Loopback over a stream is a proxy on this machine, unless the server is for this machine alone: it listens on
+    /// loopback, and relays there.
+    fn is_hidden(&self, client: &FiveTuple, relayed: &[Option<RelayedAddr>]) -> bool {
+        let loopback = client.transport.is_stream() && client.client.ip().is_loopback();
+        let relays_here = relayed.iter().flatten().all(|relayed| relayed.0.ip().is_loopback());
+        loopback && !(relays_here && self.local_listeners.contains(&client.server))
     }
 
     /// Counts refusals that have no line.

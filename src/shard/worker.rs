@@ -455,7 +455,10 @@ impl Worker {
             match &event {
                 turn::Event::Refused(refused) if self.refusals.log(now, refused, self.log_client) => {}
                 turn::Event::Refused(_) => left_out += 1,
-                event => log::log(event, self.index, self.log_client),
+                event => {
+                    log::log(event, self.index, self.log_client);
+                    self.refusals.warn_of_hidden_client(now, event);
+                }
             }
         }
         if left_out > 0 {

@@ -113,12 +113,26 @@ impl Client {
         Self::over(Carrier::Tcp(connect(server)), Transport::Tcp)
     }
 
-    pub(crate) fn tls(server: SocketAddr) -> Self {
-        let connection = ClientConnection::new(tls_config(&[]), ServerName::try_from("relay.test").expect("a name"))
-            .expect("a client configuration");
-        let mut stream = StreamOwned::new(connection, connect(server));
+    /// Over TCP through a proxy that has accepted the connection of `client`.
+    pub(crate) fn tcp_of(client: SocketAddr, server: SocketAddr) -> Self {
+        let mut stream = connect(server);
+        let (from, to) = ((client.ip(), client.port()), (server.ip(), server.port()));
+        let header = format!("PROXY TCP4 {} {} {} {}\r\n", from.0, to.0, from.1, to.1);
+        stream.write_all(header.as_bytes()).expect("the header is taken");
+        Self::over(Carrier::Tcp(stream), Transport::Tcp)
+    }
+
+    /// Over TLS on `stream`, asking for `name`.
+    pub(crate) fn tls_on(stream: TcpStream, name: &'static str) -> Self {
+        let name = ServerName::try_from(name).expect("a name");
+        let connection = ClientConnection::new(tls_config(&[]), name).expect("a client configuration");
+        let mut stream = StreamOwned::new(connection, stream);
         stream.conn.complete_io(&mut stream.sock).expect("TLS handshake");
         Self::over(Carrier::Tls(Box::new(stream)), Transport::Tls)
+    }
+
+    pub(crate) fn tls(server: SocketAddr) -> Self {
+        Self::tls_on(connect(server), "relay.test")
     }
 
     pub(crate) fn over_transport(transport: Transport, server: SocketAddr) -> Self {

@@ -163,6 +163,43 @@ fn openvidu_behind_an_external_proxy_is_told_the_client_by_the_pages_nginx() {
     assert_relays(&server);
 }
 
+#[test]
+fn openvidu_behind_its_proxy_has_its_name_and_the_relay_knows_whom_nginx_speaks_for() {
+    let page = page("openvidu");
+    let server = Server::start_recipe(page.relay());
+    let (web, plain) = listen();
+    let [front, stripped] = [(); 2].map(|()| free_port());
+    let block = pointed_at(page.block("nginx.conf"), "127.0.0.1:5349", server.door.port());
+    let block = pointed_at(&block, "127.0.0.1:7880", plain);
+    let block = block.replace("127.0.0.1:7879", &format!("127.0.0.1:{stripped}"));
+    let block = block.replace("listen 443 ssl", &format!("listen 127.0.0.1:{front} ssl"));
+    let _nginx = Nginx::start(&server.path("nginx"), front, &block);
+    let front = SocketAddr::from(([127, 0, 0, 1], front));
+
+    let mut browser = StreamOwned::new(hello("openvidu.example.org", &[]), connect(front));
+    browser
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .expect("the request is taken");
+    assert_eq!(
+        read_to(&mut accept(&web), "\r\n\r\n"),
+        "get / http/1.1\r\n\r\n",
+        "and no header before it"
+    );
+
+    // Any address of 127.0.0.0/8 but nginx' own.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let own = SocketAddr::from(([127, 0, 0, 77], 0));
+    socket.bind(&own.into()).expect("an address of this machine");
+    socket.connect_timeout(&front.into(), PATIENCE).expect("nginx accepts");
+    let stream = patient(socket.into());
+    let own = stream.local_addr().expect("bound");
+    let login = minted(SECRET, 14_400, "PA_hR7mJk2vXq9T");
+    let mut client = Client::tls_on(stream, "turn.example.org").with_login(&login);
+    assert!(client.allocate().is_ok());
+    assert_eq!(client.binding(), Some(own), "what Firefox takes for its mapped address");
+    server.wait_for_log(&format!("allocation began id=0-0-1 client={own}"));
+}
+
 /// Debian's nginx with blocks of a page; its certificates are made for it.
 struct Nginx(Child);
 
@@ -180,14 +217,20 @@ impl Nginx {
         let paths = kinds
             .map(|kind| format!("{kind}_temp_path {folder}/{kind};\n"))
             .concat();
-        assert!(blocks.contains("/etc/nginx/openvidu/") && blocks.starts_with("http {"));
-        let blocks = blocks.replace("/etc/nginx/openvidu", &folder).replacen(
-            "http {",
-            &format!("http {{\naccess_log off;\n{paths}"),
-            1,
+        let module = match blocks {
+            stream if stream.starts_with("stream {") => "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n",
+            http => {
+                assert!(http.starts_with("http {"), "{http}");
+                ""
+            }
+        };
+        let blocks = blocks
+            .replace("/etc/nginx/openvidu", &folder)
+            .replace("/etc/relay", &folder);
+        let blocks = blocks.replacen("http {", &format!("http {{\naccess_log off;\n{paths}"), 1);
+        let text = format!(
+            "{module}daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n{blocks}"
         );
-        let text =
-            format!("daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n{blocks}");
         write("nginx.conf", text);
         let child = Command::new("nginx")
             .args(["-p", &folder, "-e", "stderr", "-c", &format!("{folder}/nginx.conf")])

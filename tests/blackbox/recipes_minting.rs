@@ -1,5 +1,7 @@
 //! `docs/recipes`: systems that mint with the shared secret, by what their own configuration on the page says.
 
+use std::net::SocketAddr;
+
 use relay::turn::types::Transport;
 use serde_json::Value;
 
@@ -209,16 +211,19 @@ fn what_an_sfu_mints_by_its_own_configuration_allocates() {
         if theirs.id.is_empty() {
             login = bare(ttl);
         }
+        let ports = std::cell::Cell::new(50_000);
+        let connect = |transport| match transport {
+            _ if behind_proxy => {
+                ports.set(ports.get() + 1);
+                Client::tcp_of(SocketAddr::from(([203, 0, 113, 7], ports.get())), server.door)
+            }
+            transport => Client::over_transport(transport, server.door),
+        };
         for uri in &theirs.uris {
-            let transport = if behind_proxy {
-                Transport::Tcp
-            } else {
-                transport_of(uri)
-            };
-            let mut client = Client::over_transport(transport, server.door).with_login(&login);
+            let mut client = connect(transport_of(uri)).with_login(&login);
             assert!(client.allocate().is_ok(), "{} {uri}", theirs.page);
         }
-        let mut client = Client::tcp(server.door).with_login(&Login::new(&login.username, "another"));
+        let mut client = connect(Transport::Tcp).with_login(&Login::new(&login.username, "another"));
         assert_eq!(client.allocate(), Err(401), "{}", theirs.page);
     }
 }

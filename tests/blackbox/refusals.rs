@@ -202,3 +202,36 @@ fn a_flood_of_wrong_logins_writes_a_bounded_number_of_lines_and_says_what_it_lef
         "{left_out} + {told}"
     );
 }
+
+#[test]
+fn clients_that_a_proxy_on_this_machine_hides_are_warned_of_once_and_those_with_a_header_never() {
+    const WARNING: &str = "a proxy without PROXY header hides its clients";
+    let login = minted(SECRET, 600, "bob");
+    let server = Server::start_overridden(&[("RELAY__EXTERNAL__IPV4", "203.0.113.9")]);
+    // A health check that asks for its address, and UDP, are no reason to warn.
+    assert!(Client::tcp(server.plain).binding().is_some());
+    allocate(&server, &login).expect("an allocation").refresh(0);
+    server.wait_for_log("allocation ended");
+    assert!(!server.log().contains(WARNING));
+    for _ in 0..3 {
+        let mut client = Client::tcp(server.plain).with_login(&login);
+        assert!(client.allocate().is_ok());
+        client.refresh(0);
+    }
+    server.wait_for_log(WARNING);
+    server.wait_for_log("trusted_proxies");
+    assert_eq!(server.log().matches(WARNING).count(), 1);
+
+    let server = Server::start_overridden(&[
+        ("RELAY__EXTERNAL__IPV4", "203.0.113.9"),
+        ("RELAY__LISTENER__0__PROXY_PROTOCOL", "required"),
+        ("RELAY__LISTENER__0__TRUSTED_PROXIES", "[\"127.0.0.1\"]"),
+    ]);
+    let outside = "192.0.2.50:50000".parse().expect("an address");
+    let mut client = Client::tcp_of(outside, server.plain).with_login(&login);
+    assert!(client.allocate().is_ok());
+    client.refresh(0);
+    server.wait_for_log("allocation ended");
+    assert!(server.log().contains("client=192.0.2.50:50000"));
+    assert!(!server.log().contains(WARNING));
+}

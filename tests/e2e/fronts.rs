@@ -65,6 +65,8 @@ fn behind_nginx_that_ends_tls_media_flows_over_plain_tcp_inside() {
         log.contains("client=127.0.0.1:") && log.contains("transport=\"tcp\""),
         "{log}"
     );
+    let warnings = log.matches("a proxy without PROXY header hides its clients").count();
+    assert_eq!(warnings, 1, "{log}");
 }
 
 //= XPORT-19

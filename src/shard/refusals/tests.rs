@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::turn::policy::Denied;
-use crate::turn::types::{Family, FiveTuple, Transport};
+use crate::turn::types::{AllocationId, Family, FiveTuple, RelayedAddr, Transport};
 use crate::turn::{Refusal, RefusalReason};
 use crate::wire::message::Method;
 
@@ -31,7 +31,7 @@ fn refused(source: u32, refusal: Refusal) -> Refused {
 #[test]
 fn a_thousand_wrong_logins_a_second_from_a_thousand_sources_write_150_lines_in_the_first_minute_and_120_in_each_later()
 {
-    let log = RefusalLog::new(1);
+    let log = RefusalLog::new(1, Vec::new());
     let minute = |from: u64| {
         let events = (0..60_000_u64).map(|n| (Instant::ZERO + seconds(from) + Duration::from_millis(n), n % 1000));
         events
@@ -52,7 +52,7 @@ fn a_thousand_wrong_logins_a_second_from_a_thousand_sources_write_150_lines_in_t
 
 #[test]
 fn one_source_has_five_lines_and_then_six_a_minute_and_leaves_the_others_theirs() {
-    let log = RefusalLog::new(1);
+    let log = RefusalLog::new(1, Vec::new());
     let lines = |source: u32, now| {
         let one = refused(source, Refusal::UnknownUser);
         (0..1000).filter(|_| log.log(now, &one, LogClient::Full)).count()
@@ -65,7 +65,7 @@ fn one_source_has_five_lines_and_then_six_a_minute_and_leaves_the_others_theirs(
 
 #[test]
 fn a_routine_refusal_takes_nothing_of_the_budget_for_the_others() {
-    let log = RefusalLog::new(1);
+    let log = RefusalLog::new(1, Vec::new());
     let mut routine = refused(1, Refusal::UnknownUser);
     routine.routine = true;
     for _ in 0..1000 {
@@ -76,7 +76,7 @@ fn a_routine_refusal_takes_nothing_of_the_budget_for_the_others() {
 
 #[test]
 fn what_was_left_out_is_said_once_a_minute() {
-    let log = RefusalLog::new(1);
+    let log = RefusalLog::new(1, Vec::new());
     let left = || log.left_out.load(Relaxed);
     log.leave_out(7);
     log.summarise(at(0));
@@ -89,6 +89,47 @@ fn what_was_left_out_is_said_once_a_minute() {
     log.leave_out(1);
     log.say_left_out();
     assert_eq!(left(), 0, "the last word");
+}
+
+#[test]
+fn a_client_from_this_machine_is_a_proxys_unless_the_server_is_for_this_machine_alone() {
+    const ELSEWHERE: &str = "198.51.100.9:50000";
+    const HERE: &str = "127.0.0.4:50000";
+    for (client, transport, server, relayed, hidden) in [
+        ("127.0.0.1:4000", Transport::Tcp, "127.0.0.1:5349", ELSEWHERE, true),
+        ("127.8.0.1:4000", Transport::Tls, "127.0.0.1:5349", ELSEWHERE, true),
+        ("[::1]:4000", Transport::Tcp, "[::1]:5349", ELSEWHERE, true),
+        // Bound to loopback, as is wise behind a proxy, and relays to others.
+        ("127.0.0.1:4000", Transport::Tcp, "127.0.0.1:5350", ELSEWHERE, true),
+        // For tests on one machine.
+        ("127.0.0.1:4000", Transport::Tcp, "127.0.0.1:5350", HERE, false),
+        ("127.0.0.1:4000", Transport::Tcp, "127.0.0.1:5349", HERE, true),
+        ("192.0.2.7:4000", Transport::Tcp, "192.0.2.1:5349", ELSEWHERE, false),
+        // A program on this machine; proxies in front of the relay carry streams.
+        ("127.0.0.1:4000", Transport::Udp, "127.0.0.1:5349", ELSEWHERE, false),
+        ("127.0.0.1:4000", Transport::Dtls, "127.0.0.1:5349", ELSEWHERE, false),
+    ] {
+        let log = RefusalLog::new(1, vec!["127.0.0.1:5350".parse().unwrap()]);
+        let began = Event::AllocationBegan {
+            id: AllocationId {
+                index: 1,
+                generation: 1,
+            },
+            five_tuple: FiveTuple {
+                client: client.parse().unwrap(),
+                server: server.parse().unwrap(),
+                transport,
+            },
+            username: Arc::from("bob"),
+            relayed: [Some(RelayedAddr(relayed.parse().unwrap())), None],
+        };
+        let said = [0, 1, 86_399, 86_400].map(|n| log.warn_of_hidden_client(at(n), &began));
+        assert_eq!(
+            said,
+            [hidden, false, false, hidden],
+            "{client} {transport} {server} {relayed}"
+        );
+    }
 }
 
 fn peer(text: &str, rule: Denied) -> Refusal {
@@ -221,7 +262,7 @@ fn every_rule_of_the_peer_policy_and_every_reason_has_words() {
 }
 
 fn every_refusal() -> Vec<Refusal> {
-    let peer: std::net::SocketAddr = "192.0.2.9:9000".parse().unwrap();
+    let peer: SocketAddr = "192.0.2.9:9000".parse().unwrap();
     let to = crate::turn::config::Alternate {
         server: peer,
         other: None,
