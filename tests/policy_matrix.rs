@@ -227,11 +227,24 @@ fn policy(allow: &[&str]) -> PeerPolicy {
     .unwrap()
 }
 
+/// This machine, which is reached by its own addresses alone and not by one that hides them.
+fn is_here(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified()
+}
+
+fn hides_here(ip: IpAddr) -> bool {
+    model_forms(ip).is_some_and(|forms| forms[1..].iter().any(|&ip| is_here(ip)))
+}
+
 /// Both questions the core asks, which must agree on addresses.
 fn passes(policy: &PeerPolicy, ip: IpAddr) -> bool {
     let permission = policy.permission(ip);
     let peer = policy.peer(PeerAddr(SocketAddr::new(ip, 40_000)));
-    assert_eq!(permission, peer.map(|class| assert_eq!(class, PeerClass::Peer)), "{ip}");
+    assert_eq!(
+        permission,
+        peer.map(|class| assert!(matches!(class, PeerClass::Peer | PeerClass::Local))),
+        "{ip}"
+    );
     permission.is_ok()
 }
 
@@ -312,12 +325,12 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
                 // `::` and `::1` are addresses of their own, not ways to write 0.0.0.0 and 0.0.0.1.
                 assert_eq!(
                     passes(&reopened, written),
-                    spelling.is_as_good_as_the_address(),
+                    spelling.is_as_good_as_the_address() && !hides_here(written),
                     "{ip} as {spelling:?}"
                 );
                 assert_eq!(
                     passes(&with_translators, written),
-                    !spelling.is_never_right(),
+                    !spelling.is_never_right() && !hides_here(written),
                     "{ip} as {spelling:?}"
                 );
             }
@@ -330,7 +343,7 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
             let never = ["::ffff:0:0/96", "2001::/32", "2002::/16"]
                 .iter()
                 .any(|net| Range::of(net).holds(ip));
-            assert_eq!(passes(&reopened, ip), !never, "{ip}");
+            assert_eq!(passes(&reopened, ip), !never && !hides_here(ip), "{ip}");
         }
     }
 }
@@ -458,28 +471,33 @@ impl Scene {
     }
 
     fn permission(&self, ip: IpAddr) -> bool {
+        model_forms(ip).is_some() && (Self::ips(&self.relay).contains(&ip) || self.address_passes(ip))
+    }
+
+    fn address_passes(&self, ip: IpAddr) -> bool {
         let Some(forms) = model_forms(ip) else { return false };
         let verdicts: Option<Vec<bool>> = forms.iter().map(|&ip| self.address(ip)).collect();
-        let passes = verdicts.is_some_and(|listed| listed[0] || !self.only_allowed);
-        Self::ips(&self.relay).contains(&ip) || passes
+        // What is hidden in it is not this machine.
+        forms[1..].iter().all(|&ip| !self.is_here(ip)) && verdicts.is_some_and(|listed| listed[0] || !self.only_allowed)
+    }
+
+    fn is_here(&self, ip: IpAddr) -> bool {
+        let ours = [&self.local, &self.relay]
+            .iter()
+            .any(|ips| Self::ips(ips).contains(&ip));
+        ours || is_here(ip)
     }
 
     fn peer(&self, ip: IpAddr, port: u16) -> Option<PeerClass> {
         if model_forms(ip)?.iter().any(|&ip| self.is_own(ip, port)) {
             return None;
         }
+        let open = self.address_passes(ip) && ![0, 53, 138].contains(&port);
         if Self::ips(&self.relay).contains(&ip) {
-            if (50_000..=50_099).contains(&port) {
-                return Some(PeerClass::Relayed);
-            }
-            // Off the relay ports it is an address like any other.
-            if !self.address(ip)? && self.only_allowed {
-                return None;
-            }
-        } else if !self.permission(ip) {
-            return None;
+            let relayed = (50_000..=50_099).contains(&port).then_some(PeerClass::Relayed);
+            return if open { Some(PeerClass::RelayedOrLocal) } else { relayed };
         }
-        (![0, 53, 138].contains(&port)).then_some(PeerClass::Peer)
+        open.then(|| [PeerClass::Peer, PeerClass::Local][usize::from(self.is_here(ip))])
     }
 }
 
@@ -571,7 +589,7 @@ proptest! {
     #[test]
     fn allowing_everything_never_opens_what_is_never_right(ip in address(), port: u16) {
         let policy = policy(&["0.0.0.0/0", "::/0"]);
-        let never = model_forms(ip).is_none();
+        let never = model_forms(ip).is_none() || hides_here(ip);
         prop_assert_eq!(policy.permission(ip).is_err(), never);
         let decided = policy.peer(PeerAddr(SocketAddr::new(ip, port)));
         prop_assert!(!never || matches!(decided, Err(Denied::Embedded | Denied::Transition)));

@@ -59,7 +59,7 @@ enum Format {
 /// Prints a credential: exit status 0, or 1 with the reason on standard error.
 pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
     let Command::Mint(wish) = &arguments.command;
-    match mint(config, &ProcessEnv, wish) {
+    match mint(config, &ProcessEnv::default(), wish) {
         // A reader that closed its end has read enough.
         Ok(text) => {
             let mut out = io::stdout().lock();

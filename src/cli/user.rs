@@ -90,7 +90,7 @@ impl Judged {
 
 impl Env for Judged {
     fn variables(&self) -> Vec<(OsString, OsString)> {
-        let mut variables = ProcessEnv.variables();
+        let mut variables = ProcessEnv::default().variables();
         if let Some(user) = &self.user {
             // The home is that of who asks; the service has its own, and its unit's state directory.
             variables.retain(|(name, _)| name != "HOME" && name != "XDG_STATE_HOME");
@@ -103,42 +103,42 @@ impl Env for Judged {
     }
 
     fn default_file(&self) -> Option<PathBuf> {
-        ProcessEnv.default_file()
+        ProcessEnv::default().default_file()
     }
 
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        ProcessEnv.resolve(host, port)
+        ProcessEnv::default().resolve(host, port)
     }
 
     fn interfaces(&self) -> Vec<Interface> {
-        ProcessEnv.interfaces()
+        ProcessEnv::default().interfaces()
     }
 
     fn route_source(&self, family: Family) -> Option<IpAddr> {
-        ProcessEnv.route_source(family)
+        ProcessEnv::default().route_source(family)
     }
 
     fn can_bind(&self, ip: IpAddr) -> bool {
-        ProcessEnv.can_bind(ip)
+        ProcessEnv::default().can_bind(ip)
     }
 
     fn ask_stun(&self, server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr> {
-        ProcessEnv.ask_stun(server, bind, timeout)
+        ProcessEnv::default().ask_stun(server, bind, timeout)
     }
 
     fn cores(&self) -> usize {
-        ProcessEnv.cores()
+        ProcessEnv::default().cores()
     }
 
     fn open_files(&self) -> Option<u64> {
-        ProcessEnv.open_files()
+        ProcessEnv::default().open_files()
     }
 
     fn user_id(&self) -> u32 {
-        ProcessEnv.user_id()
+        ProcessEnv::default().user_id()
     }
 
     fn now(&self) -> UnixTime {
-        ProcessEnv.now()
+        ProcessEnv::default().now()
     }
 }

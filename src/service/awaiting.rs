@@ -71,7 +71,7 @@ type Outcome = Result<Loaded, config::diagnostic::Diagnostics>;
 
 /// Looks once, on a thread that may wait.
 async fn load(path: Option<PathBuf>, first: bool, signals: &mut Signals) -> Result<Outcome, u8> {
-    let mut look = spawn_blocking(move || config::load(path.as_deref(), &ProcessEnv));
+    let mut look = spawn_blocking(move || config::load(path.as_deref(), &ProcessEnv::default()));
     let mut slow = core::pin::pin!(sleep(SLOW));
     let mut tell = first;
     loop {

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 pub use self::source::{Found, Local, NotFound, Plan, Source, key};
 use super::config::env::Env;
+use crate::turn::OwnSockets;
 use crate::turn::config::RelayConfig;
 use crate::turn::types::Family;
 use crate::wire::attribute::AttributeType;
@@ -78,12 +79,16 @@ pub fn route_source(family: Family) -> Option<IpAddr> {
     (!ip.is_unspecified()).then_some(ip)
 }
 
-/// Asks the STUN server at `server` where packets from `bind` come from. Waits `timeout` at most.
+/// Asks the STUN server at `server` where packets from `bind` come from, from a socket noted in `own`. Waits `timeout` at
+/// most.
 ///
 /// # Errors
 /// When it cannot be reached, does not answer in time, or answers without an address.
-pub fn ask_stun(server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr> {
+pub fn ask_stun(server: SocketAddr, bind: IpAddr, timeout: Duration, own: Option<&OwnSockets>) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((bind, 0))?;
+    let noted = own.zip(socket.local_addr().ok()).map(|(own, local)| own.note(local));
+    // In this order, so that the socket is closed first.
+    let (_noted, socket) = (noted, socket);
     // Connected: only the server's datagrams get through.
     socket.connect(server)?;
     let mut id = TransactionId([0; 12]);
@@ -161,7 +166,7 @@ mod tests {
     use super::*;
 
     /// A server that answers what `answer` makes of each request, `skip` requests left out; gives back its address.
-    fn server(skip: usize, answer: fn(&Message<'_>, SocketAddr) -> Vec<u8>) -> SocketAddr {
+    fn server(skip: usize, answer: impl Fn(&Message<'_>, SocketAddr) -> Vec<u8> + Send + 'static) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))
@@ -203,15 +208,29 @@ mod tests {
                 request.transaction_id(),
             )
         });
-        let ip = ask_stun(server, LOCALHOST, Duration::from_secs(3)).expect("an answer");
+        let ip = ask_stun(server, LOCALHOST, Duration::from_secs(3), None).expect("an answer");
         assert_eq!(ip, IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)));
+    }
+
+    #[test]
+    fn the_socket_of_a_question_is_nobodys_peer_while_it_waits() {
+        let own = OwnSockets::default();
+        let noted = own.clone();
+        let (ours, asked_from) = std::sync::mpsc::channel();
+        let server = server(0, move |request, from| {
+            ours.send((from, noted.has(from))).expect("the test waits");
+            success(request, from, request.transaction_id())
+        });
+        ask_stun(server, LOCALHOST, Duration::from_secs(3), Some(&own)).expect("an answer");
+        let (from, was_noted) = asked_from.recv().expect("the server was asked");
+        assert!(was_noted && !own.has(from));
     }
 
     #[test]
     fn a_lost_request_is_sent_again() {
         let server = server(1, |request, from| success(request, from, request.transaction_id()));
         assert_eq!(
-            ask_stun(server, LOCALHOST, Duration::from_secs(3)).ok(),
+            ask_stun(server, LOCALHOST, Duration::from_secs(3), None).ok(),
             Some(LOCALHOST)
         );
     }
@@ -219,7 +238,7 @@ mod tests {
     #[test]
     fn an_answer_to_another_request_is_not_taken() {
         let server = server(0, |request, from| success(request, from, TransactionId([7; 12])));
-        let error = ask_stun(server, LOCALHOST, Duration::from_millis(300)).expect_err("no answer");
+        let error = ask_stun(server, LOCALHOST, Duration::from_millis(300), None).expect_err("no answer");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
@@ -233,7 +252,7 @@ mod tests {
             out.truncate(len);
             out
         });
-        let error = ask_stun(server, LOCALHOST, Duration::from_secs(3)).expect_err("an error");
+        let error = ask_stun(server, LOCALHOST, Duration::from_secs(3), None).expect_err("an error");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 

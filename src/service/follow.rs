@@ -50,6 +50,7 @@ impl Outcome {
 
 /// When to look again, and what was last found missing.
 pub(super) struct Follower {
+    env: ProcessEnv,
     next: Instant,
     looking: Option<JoinHandle<Looked>>,
     /// Said once, not at every look.
@@ -57,8 +58,9 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, env: ProcessEnv) -> Self {
         Self {
+            env,
             next: Instant::now() + pause(settings),
             looking: None,
             told: Vec::new(),
@@ -79,7 +81,8 @@ impl Follower {
                     .filter(|plan| plan.follows())
                     .cloned()
                     .collect();
-                none.insert(spawn_blocking(move || look(plans, &ProcessEnv)))
+                let env = self.env.clone();
+                none.insert(spawn_blocking(move || look(plans, &env)))
             }
         };
         let looked = looking.await;
@@ -133,7 +136,7 @@ impl Follower {
         }
         let (now, before) = (&relay, &settings.turn.relay);
         let moved = (now.ipv4, now.ipv6) != (before.ipv4, before.ipv6);
-        moved && announce(settings, relay, &ProcessEnv)
+        moved && announce(settings, relay, &self.env)
     }
 
     fn missed(&mut self, why: NotFound) {
@@ -221,7 +224,7 @@ mod tests {
         );
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).expect("write");
-        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv);
+        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv::default());
         std::fs::remove_file(&path).expect("remove");
         let mut settings = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).settings;
         let source = Source::Name("turn.example.org".to_owned());
@@ -256,7 +259,7 @@ mod tests {
     async fn another_address_is_announced_and_the_policy_knows_the_one_before() {
         let (mut settings, plan) = settings();
         assert!(settings.api.host_from_address);
-        let mut follower = Follower::new(&settings);
+        let mut follower = Follower::new(&settings, ProcessEnv::default());
         let mut outcomes = Vec::new();
         let mut take = |outcome, settings: &mut Settings| {
             follower.take(vec![(plan.clone(), outcome)], settings, |outcome| {
@@ -283,7 +286,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_is_not_found_again_stays() {
         let (mut settings, plan) = settings();
-        let mut follower = Follower::new(&settings);
+        let mut follower = Follower::new(&settings, ProcessEnv::default());
         let mut outcomes = Vec::new();
         for outcome in [missing(), missing(), Ok(None), found("192.0.2.1")] {
             let moved = follower.take(vec![(plan.clone(), outcome)], &mut settings, |outcome| {
@@ -302,7 +305,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_looked_for_before_a_reload_changed_the_question_is_not_taken() {
         let (mut settings, plan) = settings();
-        let mut follower = Follower::new(&settings);
+        let mut follower = Follower::new(&settings, ProcessEnv::default());
         settings.external.plans[0].source = Source::Auto;
         assert!(
             !follower.take(vec![(plan, found("192.0.2.9"))], &mut settings, |_| panic!(

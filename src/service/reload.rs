@@ -110,7 +110,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     fn settings(name: &str, text: &str) -> Settings {
         let path = std::env::temp_dir().join(format!("relay-reload-{name}-{}.toml", std::process::id()));
         std::fs::write(&path, text).expect("write");
-        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv);
+        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv::default());
         std::fs::remove_file(&path).expect("remove");
         loaded
             .unwrap_or_else(|diagnostics| panic!("{}", diagnostics.render(false)))

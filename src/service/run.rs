@@ -180,7 +180,7 @@ impl Server {
         let mut files = ticks(WATCH_INTERVAL);
         let mut days = ticks(DAY);
         days.reset();
-        let mut follower = Follower::new(&self.settings);
+        let mut follower = Follower::new(&self.settings, self.env());
         let mut reloading: Option<Reloading> = None;
         let mut reload_again = false;
         loop {
@@ -195,7 +195,7 @@ impl Server {
                 }
                 loaded = outcome(&mut reloading) => {
                     self.end_reload(loaded);
-                    follower = Follower::new(&self.settings);
+                    follower = Follower::new(&self.settings, self.env());
                     reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload());
                 }
                 _ = heartbeat.tick() => {
@@ -222,7 +222,15 @@ impl Server {
         systemd::reloading();
         let path = self.path.clone();
         // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
-        spawn_blocking(move || config::load(path.as_deref(), &ProcessEnv))
+        let env = self.env();
+        spawn_blocking(move || config::load(path.as_deref(), &env))
+    }
+
+    /// The machine, to be asked while clients are served.
+    fn env(&self) -> ProcessEnv {
+        ProcessEnv {
+            own: Some(self.shards.own_sockets()),
+        }
     }
 
     fn end_reload(&mut self, loaded: Result<Result<Loaded, Diagnostics>, JoinError>) {

@@ -72,7 +72,7 @@ use crate::net::stream::StreamLimits;
 use crate::net::sys::epoll::{Epoll, Waker};
 use crate::net::udp::UdpOptions;
 use crate::turn::types::ShardIndex;
-use crate::turn::{Config, Counters, PortGauges, Response, Server, Shared};
+use crate::turn::{Config, Counters, OwnSockets, PortGauges, Response, Server, Shared};
 
 /// Streams that may wait to be taken over by one shard.
 const HANDOVERS: usize = 1024;
@@ -290,6 +290,11 @@ impl Shards {
         self.shared.port_gauges()
     }
 
+    /// Where other sockets of this process are noted, so that they are nobody's peers.
+    pub fn own_sockets(&self) -> OwnSockets {
+        self.shared.own_sockets()
+    }
+
     /// How long ago each worker last turned. Beyond a few seconds it hangs: it turns once a second even when idle.
     pub fn heartbeat_ages(&self) -> Vec<Duration> {
         let now = self.clock.mono();
@@ -339,6 +344,11 @@ fn mailboxes(bytes: usize, wakers: &[Waker]) -> Vec<Ends> {
 fn refusal_log(config: &ShardConfig) -> io::Result<Arc<RefusalLog>> {
     let seed = u64::from_ne_bytes(random_seed()?);
     Ok(Arc::new(RefusalLog::new(seed, config.local_listeners.clone())))
+}
+
+fn new_http3(config: Option<Http3Config>, shared: Http3Shared) -> io::Result<Option<Http3>> {
+    let seed = random_seed()?;
+    Ok(config.map(|config| Http3::new(config, shared, u64::from_ne_bytes(seed))))
 }
 
 fn random_seed<const N: usize>() -> io::Result<[u8; N]> {
@@ -431,12 +441,11 @@ impl Seed {
         };
         #[cfg(not(feature = "dtls"))]
         let dtls = None;
+        let own = shared.own_sockets();
         let server = Server::new(turn, shared, index, random, Arc::clone(&counters));
-        let http3 = match config.http3 {
-            Some(config) => Some(Http3::new(config, http3_shared, u64::from_ne_bytes(random_seed()?))),
-            None => None,
-        };
-        let sockets = Sockets::new(listeners, http3.as_ref().map_or(0, Http3::most_flows), config.relay);
+        let http3 = new_http3(config.http3, http3_shared)?;
+        let most_flows = http3.as_ref().map_or(0, Http3::most_flows);
+        let sockets = Sockets::new(listeners, most_flows, config.relay, own);
         let now = clock.now();
         stats.heartbeat.set(now.mono.as_nanos());
         Ok(Worker {

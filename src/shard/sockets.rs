@@ -8,6 +8,7 @@ use super::link::{Name, relay_slot};
 use crate::net::sys::epoll::{Epoll, Interest};
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::turn::types::RelayId;
+use crate::turn::{OwnSocket, OwnSockets};
 
 /// A socket clients send to, and what is served there.
 #[derive(Debug)]
@@ -43,6 +44,13 @@ struct Relay {
     read_in: Option<u64>,
 }
 
+/// The socket of an HTTP/3 flow. In this order: first it is closed, then its port is nobody's.
+#[derive(Debug)]
+struct Flow {
+    socket: UdpSocket,
+    _own: OwnSocket,
+}
+
 /// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, those of HTTP/3 flows, relay sockets behind.
 #[derive(Debug)]
 pub(super) struct Sockets {
@@ -50,16 +58,18 @@ pub(super) struct Sockets {
     /// How many there were at the start: the numbers behind them are those of flows, for ever.
     listener_count: usize,
     /// By slot of the flow.
-    flows: Vec<Option<UdpSocket>>,
+    flows: Vec<Option<Flow>>,
     /// As many as there may ever be: the numbers behind them are those of relay sockets.
     most_flows: usize,
     relays: Vec<Option<Relay>>,
     options: UdpOptions,
+    own: OwnSockets,
 }
 
 impl Sockets {
-    /// `options` are those of relay sockets; slots of HTTP/3 flows are below `most_flows`.
-    pub(super) fn new(listeners: Vec<Listener>, most_flows: usize, options: UdpOptions) -> Self {
+    /// `options` are those of relay sockets; slots of HTTP/3 flows are below `most_flows`, and their sockets are noted in
+    /// `own`.
+    pub(super) fn new(listeners: Vec<Listener>, most_flows: usize, options: UdpOptions, own: OwnSockets) -> Self {
         Self {
             listener_count: listeners.len(),
             listeners,
@@ -67,6 +77,7 @@ impl Sockets {
             most_flows,
             relays: Vec::new(),
             options,
+            own,
         }
     }
 
@@ -112,7 +123,7 @@ impl Sockets {
         if let Some(slot) = egress.checked_sub(self.first_relay()) {
             self.relays.get(slot)?.as_ref().map(|relay| &relay.socket)
         } else if let Some(slot) = egress.checked_sub(self.listener_count) {
-            self.flows.get(slot)?.as_ref()
+            self.flows.get(slot)?.as_ref().map(|flow| &flow.socket)
         } else {
             self.listeners.get(egress).map(|listener| &listener.socket)
         }
@@ -145,7 +156,7 @@ impl Sockets {
 
     /// The socket of the HTTP/3 flow in `slot`.
     pub(super) fn flow(&self, slot: u32) -> Option<&UdpSocket> {
-        self.flows.get(slot as usize)?.as_ref()
+        self.flows.get(slot as usize)?.as_ref().map(|flow| &flow.socket)
     }
 
     /// Opens, connects and watches the socket of an HTTP/3 flow.
@@ -159,19 +170,20 @@ impl Sockets {
             ..self.options
         };
         let socket = UdpSocket::connect(backend, &options)?;
+        let own = self.own.note(socket.local_addr());
         epoll.add(socket.as_fd(), name.token(), Interest::Read)?;
         let slot = slot as usize;
         if self.flows.len() <= slot {
             self.flows.resize_with(slot + 1, || None);
         }
-        self.flows[slot] = Some(socket);
+        self.flows[slot] = Some(Flow { socket, _own: own });
         Ok(())
     }
 
     /// Closes the socket of an HTTP/3 flow.
     pub(super) fn close_flow(&mut self, slot: u32) {
-        if let Some(socket) = self.flows.get_mut(slot as usize) {
-            *socket = None;
+        if let Some(flow) = self.flows.get_mut(slot as usize) {
+            *flow = None;
         }
     }
 
@@ -282,7 +294,8 @@ mod tests {
 
     fn sockets() -> (Sockets, Epoll) {
         let listener = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
-        (Sockets::new(vec![listener.into()], 3, OPTIONS), Epoll::new(8).unwrap())
+        let sockets = Sockets::new(vec![listener.into()], 3, OPTIONS, OwnSockets::default());
+        (sockets, Epoll::new(8).unwrap())
     }
 
     #[test]
@@ -296,7 +309,10 @@ mod tests {
         assert_eq!(sockets.egress_count(), 11);
         let open = |sockets: &Sockets| (0..12).filter(|&n| sockets.by_egress(n).is_some()).collect::<Vec<_>>();
         assert_eq!(open(&sockets), [0, 2, 10]);
+        let local = sockets.flow(1).unwrap().local_addr();
+        assert!(sockets.own.has(local), "nobody's peer");
         sockets.close_flow(1);
+        assert!(!sockets.own.has(local));
         assert_eq!(open(&sockets), [0, 10]);
         assert!(sockets.flow(1).is_none() && sockets.flow(9).is_none());
     }

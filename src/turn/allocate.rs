@@ -147,8 +147,9 @@ impl Server {
             .policy
             .client(addr.ip())
             .map_err(|rule| Refusal::ClientDenied { rule })?;
-        let relayed = self.config.policy.peer(PeerAddr(addr)) == Ok(PeerClass::Relayed);
-        if relayed && self.shared.directory.owner(RelayedAddr(addr)).is_some() {
+        let class = self.config.policy.peer(PeerAddr(addr));
+        let may_be_relayed = matches!(class, Ok(PeerClass::Relayed | PeerClass::RelayedOrLocal));
+        if may_be_relayed && self.shared.directory.owner(RelayedAddr(addr)).is_some() {
             return Err(Refusal::ClientIsRelayed);
         }
         Ok(())

@@ -43,7 +43,7 @@ impl Server {
         let class = self.tcp_peer(id, peer)?;
         let bind = binds[Family::of(peer.0.ip()) as usize].ok_or(Refusal::FamilyMismatch { peer: Some(peer.0) })?;
         let to = match class {
-            PeerClass::Peer => peer.0,
+            PeerClass::Peer | PeerClass::Local | PeerClass::RelayedOrLocal => peer.0,
             // Another client of this server. Where only a router knows our address, the way there begins here.
             PeerClass::Relayed => SocketAddr::new(inside(bind.ip()), self.config.relay.bound_port(peer.0.port())),
         };
@@ -76,11 +76,17 @@ impl Server {
             return Err(Refusal::PeerIsItself { peer });
         }
         let class = self.config.policy.peer(PeerAddr(peer));
-        let class = class.map_err(|rule| Refusal::PeerDenied { peer, rule })?;
+        let is_relayed = self.shared.directory.is_tcp(RelayedAddr(peer));
+        let class = match class.map_err(|rule| Refusal::PeerDenied { peer, rule })? {
+            PeerClass::RelayedOrLocal if is_relayed => PeerClass::Relayed,
+            class => class,
+        };
         let may = match class {
-            PeerClass::Peer => config.peer_ports.iter().any(|range| range.contains(&peer.port())),
-            // Never a program of this machine that happens to listen on a relay port.
-            PeerClass::Relayed => self.shared.directory.is_tcp(RelayedAddr(peer)),
+            // Not a program of this machine that happens to listen on a relay port.
+            PeerClass::Relayed => is_relayed,
+            PeerClass::Peer | PeerClass::Local | PeerClass::RelayedOrLocal => {
+                config.peer_ports.iter().any(|range| range.contains(&peer.port()))
+            }
         };
         if may {
             Ok(class)

@@ -13,7 +13,8 @@
 //! | Send indication         | yes        | yes        | -       | yes         |
 //! | datagram from a peer    | yes        | yes (§9)   | if bound: ChannelData, else Data indication | yes |
 //!
-//! The verdict of the peer policy is cached with the epoch of the policy that gave it; a reload starts a new epoch.
+//! The verdict of the peer policy is cached with the epoch of the policy that gave it; a reload starts a new epoch. Where a
+//! peer on this machine is found is asked for each packet: the cached verdict only says that it must be.
 //!
 //! Every change of a route goes through the writers in the second `impl ForwardTable` and in `moving`, nothing else: an
 //! offload that mirrors the table would be told there. Deadlines travel with the routes, so a mirror could test them as well.
@@ -164,21 +165,18 @@ impl ForwardTable {
             // Nobody talks to itself through the relay: it is the shortest of loops (§21.1.7).
             Some(_) if relayed.0 == peer.0 => return Verdict::Drop(DropReason::PeerDenied),
             Some(_) if data.len() > MAX_DATAGRAM[family as usize] => return Verdict::Drop(DropReason::TooLong),
-            Some(PeerClass::Peer) => {
-                let relay = RelayId {
-                    allocation: flow.id,
-                    family,
-                };
-                Verdict::ToPeer {
-                    relay,
+            Some(class) => match self.directory.way(class, peer) {
+                Err(reason) => return Verdict::Drop(reason),
+                Ok(None) => Verdict::ToPeer {
+                    relay: RelayId {
+                        allocation: flow.id,
+                        family,
+                    },
                     peer,
                     data,
                     dont_fragment: dont_fragment && flow.keeps_family(family),
-                }
-            }
-            Some(PeerClass::Relayed) => match self.directory.owner(RelayedAddr(peer.0)) {
-                None => return Verdict::Drop(DropReason::NoSuchRelay),
-                Some(shard) => Verdict::ToAllocation {
+                },
+                Ok(Some(shard)) => Verdict::ToAllocation {
                     shard,
                     to: RelayedAddr(peer.0),
                     from: PeerAddr(relayed.0),

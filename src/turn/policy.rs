@@ -4,11 +4,12 @@
 //! everything that is not the public Internet is refused unless the operator re-opens it. One canonicaliser and one table:
 //! there is no second code path for another spelling of an address.
 //!
-//! Order: spellings that are never accepted → own listeners → own relayed addresses (hairpin) → `deny` and `allow`, the
-//! longer prefix winning → built-in table and local addresses → ports. `allow` re-opens anything of the table, but neither
-//! the server's own listeners nor 6to4, Teredo and IPv4-mapped peers.
+//! Order: spellings that are never accepted → own listeners → `deny` and `allow`, the longer prefix winning → built-in
+//! table and local addresses → ports. `allow` re-opens anything of the table, but neither the server's own listeners nor
+//! 6to4, Teredo and IPv4-mapped peers. A relayed address of ours (hairpin) is allowed whatever the lists say.
 //!
-//! Not here: host names (resolved by whoever builds the configuration) and permissions themselves.
+//! Not here: host names (resolved by whoever builds the configuration), permissions themselves, and what is at a port of
+//! this machine at this moment: the policy only says what may be there ([`PeerClass`]).
 
 mod address;
 mod table;
@@ -95,6 +96,11 @@ pub enum PeerClass {
     Peer,
     /// A relayed transport address of this server, if an allocation lives there: delivered in memory.
     Relayed,
+    /// The same, and where no allocation lives a program of this machine, which `allow` opens: reached through the relay
+    /// socket.
+    RelayedOrLocal,
+    /// A program of this machine, which `allow` opens, at an address without allocations. Never a socket of ours.
+    Local,
 }
 
 /// The compiled policy. Every question costs a handful of prefix look-ups and no heap.
@@ -190,14 +196,33 @@ impl PeerPolicy {
         if forms.all().any(|ip| self.is_own_listener(ip, port)) {
             return Err(Denied::OwnListener);
         }
-        if self.relay_ips.contains(&ip) && self.relay_ports.contains(&port) {
-            return Ok(PeerClass::Relayed);
+        let is_relay = self.relay_ips.contains(&ip);
+        match self.host(&forms, port) {
+            Err(_) if is_relay && self.relay_ports.contains(&port) => Ok(PeerClass::Relayed),
+            Err(why) => Err(why),
+            Ok(()) if is_relay => Ok(PeerClass::RelayedOrLocal),
+            Ok(()) if self.is_here(ip) => Ok(PeerClass::Local),
+            Ok(()) => Ok(PeerClass::Peer),
         }
-        self.address(&forms)?;
+    }
+
+    /// Whether `allow` opens `ip`, an address of this machine, to clients.
+    pub fn opens(&self, ip: IpAddr) -> bool {
+        refuse_spelling(ip).is_ok() && self.address(&Forms::of(ip, &self.nat64)).is_ok()
+    }
+
+    /// The lists and the ports, as if nothing of ours were there.
+    fn host(&self, forms: &Forms, port: u16) -> Result<(), Denied> {
+        self.address(forms)?;
         if port == 0 || self.denied_ports.iter().any(|range| range.contains(&port)) {
             return Err(Denied::Port);
         }
-        Ok(PeerClass::Peer)
+        Ok(())
+    }
+
+    /// Whether packets to `ip` stay on this machine.
+    fn is_here(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || ip.is_unspecified() || self.local_ips.contains(&ip) || self.relay_ips.contains(&ip)
     }
 
     /// Whether a client at `ip` may allocate and bind channels: not from 6to4 or Teredo (RFC 8656 §21.4).
@@ -214,8 +239,11 @@ impl PeerPolicy {
     /// The address as written, and every address inside it, must pass.
     fn address(&self, forms: &Forms) -> Result<(), Denied> {
         let listed = self.one_address(forms.wire)?;
-        for &ip in &forms.embedded {
-            self.one_address(ip.into()).map_err(|_| Denied::Embedded)?;
+        for ip in forms.embedded.iter().map(|&ip| ip.into()) {
+            // This machine is reached by its own addresses alone, where it is known what of it is ours.
+            if self.is_here(ip) || self.one_address(ip).is_err() {
+                return Err(Denied::Embedded);
+            }
         }
         if self.only_allowed && !listed {
             return Err(Denied::NotAllowed);

@@ -13,11 +13,14 @@ use super::auth::Session;
 use super::limits::Limiters;
 use super::mobility::ticket::Tickets;
 use super::nonce::NonceKey;
+use super::output::DropReason;
+use super::own::OwnSockets;
+use super::policy::PeerClass;
 use super::ports::{PortGauges, RelayPort, RelayPorts};
 use super::quota::{Quotas, ReservationUnit};
 use super::rng::Rng;
 use super::time::Instant;
-use super::types::{Family, RelayedAddr};
+use super::types::{Family, PeerAddr, RelayedAddr};
 
 /// One per process, behind an [`Arc`], handed to every shard's `Server`.
 pub struct Shared {
@@ -60,19 +63,26 @@ impl Shared {
         self.quotas.allocations()
     }
 
+    /// Where the process notes its sockets that are neither listeners nor relay sockets: they are nobody's peers.
+    pub fn own_sockets(&self) -> OwnSockets {
+        self.directory.own.clone()
+    }
+
     /// How many relay ports there are and how many are in use, now and later.
     pub fn port_gauges(&self) -> Arc<PortGauges> {
         self.ports.gauges()
     }
 }
 
-/// Which shard a live relayed transport address belongs to.
+/// What of ours is at an address of this machine: which shard a live relayed transport address belongs to, and where other
+/// sockets are.
 ///
 /// Written when an allocation begins, moves and ends.
 #[derive(Debug)]
 pub(super) struct RelayDirectory {
     /// By family and port: shard index plus one, or [`TCP`]; 0 where nothing lives.
     owners: [Box<[AtomicU16]>; 2],
+    own: OwnSockets,
 }
 
 impl Default for RelayDirectory {
@@ -80,6 +90,7 @@ impl Default for RelayDirectory {
         let ports = || (0..=u16::MAX).map(|_| AtomicU16::new(0)).collect();
         Self {
             owners: [ports(), ports()],
+            own: OwnSockets::default(),
         }
     }
 }
@@ -92,6 +103,29 @@ impl RelayDirectory {
     pub(super) fn owner(&self, relayed: RelayedAddr) -> Option<u16> {
         let owner = self.entry(relayed).load(Relaxed).checked_sub(1)?;
         (owner != TCP - 1).then_some(owner)
+    }
+
+    /// The way to a peer on this machine, at this moment: the shard that has an allocation there or, for a program that is
+    /// not ours, `None`: by the relay socket. A port may change hands between any two packets.
+    pub(super) fn way(&self, class: PeerClass, peer: PeerAddr) -> Result<Option<u16>, DropReason> {
+        let relayed = RelayedAddr(peer.0);
+        match class {
+            PeerClass::Relayed => self.owner(relayed).map(Some).ok_or(DropReason::NoSuchRelay),
+            PeerClass::RelayedOrLocal => match self.owner(relayed) {
+                Some(shard) => Ok(Some(shard)),
+                None if self.is_tcp(relayed) => Err(DropReason::NoSuchRelay),
+                None => self.not_ours(peer),
+            },
+            PeerClass::Local => self.not_ours(peer),
+            PeerClass::Peer => Ok(None),
+        }
+    }
+
+    fn not_ours(&self, peer: PeerAddr) -> Result<Option<u16>, DropReason> {
+        if self.own.has(peer.0) {
+            return Err(DropReason::PeerDenied);
+        }
+        Ok(None)
     }
 
     /// Whether a TCP allocation listens at this address of ours.

@@ -93,6 +93,28 @@ fn announced_ports_stand_for_bound_ones_in_order_and_the_policy_knows_them() {
     }
 }
 
+#[test]
+fn what_opening_an_address_of_this_machine_means_is_told() {
+    let machine = Machine::new();
+    let told = |toml: &str| machine.good(toml).warnings.to_string();
+    for (allow, opened) in [
+        ("203.0.113.10/32", "203.0.113.10"),
+        ("203.0.113.0/24", "203.0.113.10"),
+        ("198.51.100.7/32", "198.51.100.7"),
+    ] {
+        let toml = format!(
+            "[external]\nipv4 = \"198.51.100.7\"\nipv6 = \"off\"\n\
+             [relay]\nipv4 = \"203.0.113.10\"\nports = \"50000-50999\"\n[peers]\nallow = [\"{allow}\"]\n"
+        );
+        let told = told(&toml);
+        let line = format!("`peers.allow` opens {opened}, an address of this machine");
+        assert_eq!(told.matches("an address of this machine").count(), 1, "{told}");
+        assert!(told.contains(&line) && told.contains("50000-50999"), "{told}");
+    }
+    let elsewhere = "[peers]\nallow = [\"10.200.0.0/24\"]\n";
+    assert!(!told(elsewhere).contains("an address of this machine"));
+}
+
 /// Fly.io: UDP must be bound to the address behind this name, TCP to every address.
 #[test]
 fn udp_and_tcp_of_one_port_can_be_bound_to_different_names() {

@@ -1,15 +1,16 @@
-//! Janus, a real SFU, in the SFU's namespace: its echo test sends a browser's media back. It is reached over its HTTP
-//! API by the test program; browsers never talk to it but through the relay.
+//! Janus, a real SFU, in the SFU's namespace or beside the relay: its echo test sends a browser's media back. It is reached
+//! over its HTTP API by the test program; browsers never talk to it but through the relay.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::http;
-use crate::lab::{Lab, Namespace};
+use crate::lab::{Lab, Namespace, RELAY, SFU};
 use crate::process::{Output, Process};
 
 const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8088);
@@ -18,6 +19,8 @@ const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST
 pub(crate) struct Janus {
     process: Process,
     namespace: Namespace,
+    /// Where its media is.
+    pub(crate) address: Ipv4Addr,
     session: u64,
     handle: u64,
 }
@@ -25,14 +28,25 @@ pub(crate) struct Janus {
 impl Janus {
     /// Starts it with the echo test and the HTTP API alone, and attaches to the echo test.
     pub(crate) fn start(lab: &Lab) -> Self {
+        Self::start_in(lab, lab.sfu(), SFU, "")
+    }
+
+    /// The same on the relay's own machine, with these ports for media.
+    pub(crate) fn start_beside_relay(lab: &Lab, ports: &RangeInclusive<u16>) -> Self {
+        let media = format!("media: {{ rtp_port_range = \"{}-{}\" }}", ports.start(), ports.end());
+        Self::start_in(lab, lab.relay(), RELAY, &media)
+    }
+
+    fn start_in(lab: &Lab, namespace: &Namespace, address: Ipv4Addr, settings: &str) -> Self {
         let folder = lab.folder().join("janus");
-        write_configuration(&folder);
-        let mut command = lab.sfu().command("janus");
+        write_configuration(&folder, settings);
+        let mut command = namespace.command("janus");
         command.arg("--configs-folder").arg(&folder).arg("--disable-colors");
         let process = Process::start("janus", lab.folder(), command, Output::Log);
         let mut janus = Self {
             process,
-            namespace: lab.sfu().clone(),
+            namespace: namespace.clone(),
+            address,
             session: 0,
             handle: 0,
         };
@@ -102,7 +116,7 @@ fn id_of(answer: &Value) -> u64 {
 }
 
 /// One candidate (`eth0`), no trickling from Janus, the API on loopback.
-fn write_configuration(folder: &Path) {
+fn write_configuration(folder: &Path, settings: &str) {
     let plugins = folder.join("plugins");
     let transports = folder.join("transports");
     for (kind, target, library) in [
@@ -125,7 +139,8 @@ fn write_configuration(folder: &Path) {
                full_trickle = false
                ice_enforce_list = \"eth0\"
                ignore_mdns = true
-             }}",
+             }}
+             {settings}",
             plugins.display(),
             transports.display()
         ),

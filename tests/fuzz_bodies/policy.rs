@@ -116,8 +116,13 @@ fn address_passes(config: &PolicyConfig, ip: IpAddr) -> bool {
     };
     hidden(ip)
         .into_iter()
-        .all(|ip| one_address(config, ip.into()).is_some())
+        .all(|ip| !is_here(config, ip.into()) && one_address(config, ip.into()).is_some())
         && (listed || !config.only_allowed)
+}
+
+fn is_here(config: &PolicyConfig, ip: IpAddr) -> bool {
+    let mut ours = config.relay_ips.iter().chain(&config.local_ips);
+    ip.is_loopback() || ip.is_unspecified() || ours.any(|own| *own == ip)
 }
 
 fn peer_class(config: &PolicyConfig, peer: SocketAddr) -> Option<PeerClass> {
@@ -132,11 +137,18 @@ fn peer_class(config: &PolicyConfig, peer: SocketAddr) -> Option<PeerClass> {
     if port == listener.port() && at_listener {
         return None;
     }
-    if config.relay_ips.contains(&ip) && RELAY_PORTS.contains(&port) {
-        return Some(PeerClass::Relayed);
-    }
     let reflector = REFLECTOR_PORTS.iter().any(|ports| ports.contains(&port));
-    (address_passes(config, ip) && port != 0 && !reflector).then_some(PeerClass::Peer)
+    let open = address_passes(config, ip) && port != 0 && !reflector;
+    if config.relay_ips.contains(&ip) {
+        let relayed = RELAY_PORTS.contains(&port).then_some(PeerClass::Relayed);
+        return if open { Some(PeerClass::RelayedOrLocal) } else { relayed };
+    }
+    let class = if is_here(config, ip) {
+        PeerClass::Local
+    } else {
+        PeerClass::Peer
+    };
+    open.then_some(class)
 }
 
 /// F7: any policy and any peers.

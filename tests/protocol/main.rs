@@ -28,6 +28,7 @@ mod login;
 mod malformed;
 mod mobility;
 mod nonces;
+mod own_machine;
 mod permission;
 mod precedence;
 mod random;

@@ -86,7 +86,7 @@ fn login(config: Option<&Path>, wish: &Common) -> Result<Login, Failure> {
         let text = fs::read(path).map_err(|error| Failure::Refused(format!("{}: {error}", path.display())))?;
         return Ok(Login::Secret(text.trim_ascii().to_vec()));
     }
-    let loaded = load_for(Purpose::Mint, config, &ProcessEnv)
+    let loaded = load_for(Purpose::Mint, config, &ProcessEnv::default())
         .map_err(|mistakes| Failure::Refused(mistakes.for_stderr().trim_end().to_owned()))?;
     Ok(Login::Configured(loaded.settings.turn.credentials))
 }

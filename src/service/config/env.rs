@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::service::external::{self, Interface};
+use crate::turn::OwnSockets;
 use crate::turn::time::UnixTime;
 use crate::turn::types::Family;
 
@@ -63,8 +64,11 @@ pub trait Env {
 }
 
 /// The machine this process really runs on.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ProcessEnv;
+#[derive(Clone, Debug, Default)]
+pub struct ProcessEnv {
+    /// Once clients are served: where sockets are noted that questions are asked from.
+    pub own: Option<OwnSockets>,
+}
 
 impl Env for ProcessEnv {
     fn variables(&self) -> Vec<(OsString, OsString)> {
@@ -97,7 +101,7 @@ impl Env for ProcessEnv {
     }
 
     fn ask_stun(&self, server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr> {
-        external::ask_stun(server, bind, timeout)
+        external::ask_stun(server, bind, timeout, self.own.as_ref())
     }
 
     fn cores(&self) -> usize {

@@ -85,9 +85,14 @@ fn the_reason_is_that_of_the_longest_match() {
     }
     for text in ["8.8.8.8", "2606:4700::1111", "9.255.255.255", "192.0.1.0"] {
         assert_eq!(policy.permission(ip(text)), Ok(()), "{text}");
+        let class = if ip(text).is_loopback() {
+            PeerClass::Local
+        } else {
+            PeerClass::Peer
+        };
         assert_eq!(
             policy.peer(PeerAddr(SocketAddr::new(ip(text), 4000))),
-            Ok(PeerClass::Peer),
+            Ok(class),
             "{text}"
         );
     }
@@ -160,10 +165,10 @@ fn own_listeners_are_refused_under_every_name_of_this_machine_whatever_is_allowe
         assert_eq!(closed.peer(peer(text)), Err(Denied::OwnListener), "{text}");
         assert_eq!(open.peer(peer(text)), Err(Denied::OwnListener), "{text}");
     }
-    assert_eq!(open.peer(peer("127.0.0.1:3479")), Ok(PeerClass::Peer));
+    assert_eq!(open.peer(peer("127.0.0.1:3479")), Ok(PeerClass::Local));
     assert_eq!(
         open.peer(peer("9.9.9.9:9090")),
-        Ok(PeerClass::Peer),
+        Ok(PeerClass::Local),
         "bound to loopback only"
     );
     assert_eq!(
@@ -197,12 +202,41 @@ fn relayed_addresses_of_this_server_are_peers_on_relay_ports_only() {
 }
 
 #[test]
-fn an_allowed_own_address_is_a_peer_outside_the_relay_ports() {
+fn an_allowed_own_address_is_a_program_of_this_machine_where_no_allocation_lives() {
     // An SFU on the same machine.
-    let policy = policy(|config| config.allow = nets(&["5.6.7.8/32"]));
-    assert_eq!(policy.peer(peer("5.6.7.8:50000")), Ok(PeerClass::Relayed));
-    assert_eq!(policy.peer(peer("5.6.7.8:40000")), Ok(PeerClass::Peer));
-    assert_eq!(policy.peer(peer("5.6.7.8:3478")), Err(Denied::OwnListener));
+    let closed = policy(|_| {});
+    assert_eq!(closed.peer(peer("5.6.7.8:50000")), Ok(PeerClass::Relayed));
+    assert_eq!(closed.peer(peer("5.6.7.8:40000")), Err(Denied::OwnAddress));
+    assert!(!closed.opens(ip("5.6.7.8")) && !closed.opens(ip("9.9.9.9")));
+    let open = policy(|config| config.allow = nets(&["5.6.7.8/32", "9.9.9.9/32", "127.0.0.0/8"]));
+    assert_eq!(open.peer(peer("5.6.7.8:50000")), Ok(PeerClass::RelayedOrLocal));
+    assert_eq!(open.peer(peer("5.6.7.8:40000")), Ok(PeerClass::RelayedOrLocal));
+    assert_eq!(open.peer(peer("9.9.9.9:50000")), Ok(PeerClass::Local));
+    assert_eq!(open.peer(peer("127.0.0.1:50000")), Ok(PeerClass::Local));
+    assert_eq!(open.peer(peer("5.6.7.8:3478")), Err(Denied::OwnListener));
+    assert_eq!(open.peer(peer("5.6.7.8:53")), Err(Denied::Port));
+    assert!(open.opens(ip("5.6.7.8")) && open.opens(ip("9.9.9.9")));
+    // The longer prefix still wins, and the relayed addresses stay.
+    let denied = policy(|config| {
+        config.allow = nets(&["5.6.7.0/24"]);
+        config.deny = nets(&["5.6.7.8/32"]);
+    });
+    assert_eq!(denied.peer(peer("5.6.7.8:50000")), Ok(PeerClass::Relayed));
+    assert_eq!(denied.peer(peer("5.6.7.8:40000")), Err(Denied::Configured));
+}
+
+#[test]
+fn this_machine_is_not_reached_through_an_address_that_carries_its_own() {
+    let policy = policy(|config| config.allow = nets(&["5.6.7.8/32", "9.9.9.9/32", "64:ff9b::/96"]));
+    for text in ["64:ff9b::5.6.7.8", "64:ff9b::9.9.9.9"] {
+        assert_eq!(policy.permission(ip(text)), Err(Denied::Embedded), "{text}");
+        assert_eq!(
+            policy.peer(PeerAddr(SocketAddr::new(ip(text), 50_000))),
+            Err(Denied::Embedded),
+            "{text}"
+        );
+    }
+    assert_eq!(policy.permission(ip("64:ff9b::8.8.8.8")), Ok(()));
 }
 
 #[test]
@@ -226,9 +260,14 @@ fn allow_re_opens_the_table_but_no_spelling_that_is_never_right() {
         "64:ff9b::10.0.0.1",
     ] {
         assert_eq!(policy.permission(ip(text)), Ok(()), "{text}");
+        let class = if ip(text).is_loopback() {
+            PeerClass::Local
+        } else {
+            PeerClass::Peer
+        };
         assert_eq!(
             policy.peer(PeerAddr(SocketAddr::new(ip(text), 4000))),
-            Ok(PeerClass::Peer),
+            Ok(class),
             "{text}"
         );
     }

@@ -11,6 +11,7 @@ mod tls;
 
 use core::time::Duration;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -362,11 +363,45 @@ fn policy(
             .collect(),
     };
     match PeerPolicy::new(config.clone()) {
-        Ok(policy) => Some((config, Arc::new(policy))),
+        Ok(policy) => {
+            warn_of_opened_own(raw, cx, &policy, relay);
+            Some((config, Arc::new(policy)))
+        }
         Err(error) => {
             cx.d.push(Diagnostic::error(format!("`peers`: {error}")).at(raw.peers.nat64.place));
             None
         }
+    }
+}
+
+/// A media server on this machine needs its address opened; everything else that listens there is opened with it.
+fn warn_of_opened_own(raw: &Raw, cx: &mut Context<'_>, policy: &PeerPolicy, relay: &RelayConfig) {
+    let interfaces = cx.env.interfaces().into_iter().map(|interface| interface.ip);
+    let mut own: Vec<IpAddr> = interfaces.chain(relay.own_ips()).collect();
+    // That loopback is opened is told by the checks already.
+    own.retain(|ip| !ip.is_loopback() && policy.opens(*ip));
+    own.sort_unstable();
+    own.dedup();
+    let (first, last) = relay.announced_ports().into_inner();
+    for ip in own {
+        let holders = raw.peers.allow.value.iter().filter(|allow| allow.value.0.contains(&ip));
+        // A network of everything is told by the checks already, too.
+        let Some(allowed) = holders.max_by_key(|allow| allow.value.0.prefix_len()) else {
+            continue;
+        };
+        if allowed.value.0.prefix_len() == 0 {
+            continue;
+        }
+        let message = format!("`peers.allow` opens {ip}, an address of this machine: clients reach the programs there");
+        let mut help = "needed for a media server on this machine (docs/recipes/livekit.md, \"On one machine\"); \
+                        what the relay listens on stays closed"
+            .to_owned();
+        if relay.own_ips().any(|own| own == ip) {
+            help.push_str(&format!(
+                ", and a port of {first}-{last} is a client's relayed address while one has it: give the media server others"
+            ));
+        }
+        cx.d.push(Diagnostic::warning(message).at(allowed.place).help(help));
     }
 }
 

@@ -1,0 +1,136 @@
+//! Ports of sockets of this process that are neither listeners nor relay sockets: those of HTTP/3 flows and of questions we
+//! ask. No peer is ever one of them, whatever the peer policy opens.
+//!
+//! A packet costs one relaxed load, and only one to a program of this machine asks at all.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use super::shared::lock;
+use super::types::Family;
+
+/// The ports of one place, a bit each.
+type Ports = [AtomicU64; 1024];
+
+/// Where a socket is reached: by family, and whether over loopback. A media server may have the port of a socket that only
+/// loopback leads to.
+const PLACES: usize = 4;
+
+/// All such sockets of the process.
+#[derive(Clone)]
+pub struct OwnSockets(Arc<Inner>);
+
+struct Inner {
+    ports: [Ports; PLACES],
+    /// How many sockets there are at a port.
+    counts: Mutex<BTreeMap<(usize, u16), u32>>,
+}
+
+impl Default for OwnSockets {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            ports: [const { [const { AtomicU64::new(0) }; 1024] }; PLACES],
+            counts: Mutex::default(),
+        }))
+    }
+}
+
+impl fmt::Debug for OwnSockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnSockets").field(&*lock(&self.0.counts)).finish()
+    }
+}
+
+impl OwnSockets {
+    /// Notes that a socket of ours is bound to `local`, until the guard is dropped.
+    pub fn note(&self, local: SocketAddr) -> OwnSocket {
+        let mut counts = lock(&self.0.counts);
+        for place in places_of(local.ip()) {
+            *counts.entry((place, local.port())).or_default() += 1;
+            let (word, bit) = self.0.bit(place, local.port());
+            word.fetch_or(bit, Relaxed);
+        }
+        OwnSocket {
+            all: self.clone(),
+            local,
+        }
+    }
+
+    /// Whether a socket of ours is reached at `peer`, an address of this machine.
+    pub fn has(&self, peer: SocketAddr) -> bool {
+        let ip = peer.ip();
+        // The unspecified address leads to loopback.
+        let place = place(ip, ip.is_loopback() || ip.is_unspecified());
+        let (word, bit) = self.0.bit(place, peer.port());
+        word.load(Relaxed) & bit != 0
+    }
+}
+
+impl Inner {
+    fn bit(&self, place: usize, port: u16) -> (&AtomicU64, u64) {
+        (&self.ports[place][usize::from(port / 64)], 1 << (port % 64))
+    }
+}
+
+const fn place(ip: IpAddr, loopback: bool) -> usize {
+    2 * (Family::of(ip) as usize) + loopback as usize
+}
+
+/// A socket that is bound to no address in particular is reached by all of them.
+fn places_of(ip: IpAddr) -> impl Iterator<Item = usize> {
+    [false, true]
+        .into_iter()
+        .filter(move |&loopback| ip.is_unspecified() || ip.is_loopback() == loopback)
+        .map(move |loopback| place(ip, loopback))
+}
+
+/// A socket of ours. To be dropped after it is closed.
+#[derive(Debug)]
+pub struct OwnSocket {
+    all: OwnSockets,
+    local: SocketAddr,
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.all.0.counts);
+        for place in places_of(self.local.ip()) {
+            let at = (place, self.local.port());
+            let left = counts.get(&at).map_or(0, |count| count - 1);
+            if left > 0 {
+                counts.insert(at, left);
+            } else {
+                counts.remove(&at);
+                let (word, bit) = self.all.0.bit(place, self.local.port());
+                word.fetch_and(!bit, Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_ours_while_one_socket_is_left_there_and_where_that_is_reached() {
+        let own = OwnSockets::default();
+        let has = |text: &str| own.has(text.parse().unwrap());
+        let note = |text: &str| own.note(text.parse().unwrap());
+        let loopback = note("127.0.0.1:50000");
+        assert!(has("127.0.0.1:50000") && has("127.9.9.9:50000") && has("0.0.0.0:50000"));
+        assert!(!has("198.51.100.9:50000") && !has("[::1]:50000") && !has("127.0.0.1:50001"));
+        let (one, other) = (note("198.51.100.9:50000"), note("198.51.100.9:50000"));
+        let any = note("[::]:65535");
+        assert!(has("198.51.100.9:50000") && has("[::1]:65535") && has("[2001:db8::1]:65535"));
+        drop(one);
+        assert!(has("198.51.100.9:50000"));
+        drop((other, any));
+        assert!(!has("198.51.100.9:50000") && !has("[::1]:65535") && has("127.0.0.1:50000"));
+        drop(loopback);
+        assert_eq!(format!("{own:?}"), "OwnSockets({})");
+    }
+}
