@@ -12,7 +12,7 @@ use relay::turn::types::Transport;
 use serde_json::Value;
 
 use crate::harness::{EchoPeer, SECRET, Server, minted};
-use crate::tcp_allocations::peer_connects;
+use crate::tcp_allocations::{accept, peer_connects};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -255,7 +255,7 @@ fn pion_dials_and_accepts_through_a_tcp_allocation() {
         for (stream, listener) in (0..).zip(&listeners) {
             let peer = listener.local_addr().expect("bound");
             assert_eq!(pion.call(&format!("dial {peer}"))["stream"], stream);
-            let (accepted, _) = listener.accept().expect("the relay connected");
+            let (accepted, _) = accept(listener);
             pion.echoes_on(stream, accepted);
         }
         // The permission Connect left behind lets the peer in: a ConnectionAttempt indication.
