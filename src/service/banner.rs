@@ -109,7 +109,7 @@ fn lines(settings: &Settings, places: &Places, notes: &[String]) -> Lines {
             format!("{bind} ports {}-{}{announced}", ports.start(), ports.end()),
         ));
     }
-    if settings.api.enabled {
+    if settings.api.enabled && !settings.api.uris.is_empty() {
         lines.push(("uris", settings.api.uris.join(" ")));
     }
     lines.push(("realm", settings.realm.clone()));

@@ -122,6 +122,8 @@ impl Server {
             ("RELAY__EXTERNAL__IPV6".to_owned(), "off".to_owned()),
             ("RELAY__RELAY__IPV4".to_owned(), RELAY_IP.to_owned()),
             ("RELAY__RELAY__PORTS".to_owned(), "20000-29999".to_owned()),
+            // All listeners are on loopback, where a name would lead nobody.
+            ("RELAY__API__HOST".to_owned(), "127.0.0.1".to_owned()),
         ];
         for index in 0..listeners.max(1) {
             overrides.push((format!("RELAY__LISTENER__{index}__BIND"), door.to_string()));

@@ -53,7 +53,12 @@ fn a_certificate_replaced_by_a_bad_and_then_a_good_one_touches_no_connection() {
     setup.wait_for_metric("relay_allocations{transport=\"tls\"}", 1.0);
     setup.wait_for_metric("relay_certificate_updates_total{outcome=\"failure\"}", 1.0);
     setup.wait_for_metric("relay_certificate_updates_total{outcome=\"success\"}", 1.0);
+    // Clients are sent to the address, which neither has: said at start, and of the new one again.
     let log = server.errors();
+    for name in ["old.example.org", "new.example.org"] {
+        let told = format!("clients are sent to 127.0.0.1 with TLS, and the certificate there is for {name}");
+        assert_eq!(log.matches(&told).count(), 1, "{name}: {log}");
+    }
     let said: Vec<&str> = log.lines().filter(|line| line.contains("cannot be used")).collect();
     assert!(
         said.len() == 1 && said[0].contains("key.pem") && said[0].contains("PRIVATE KEY"),

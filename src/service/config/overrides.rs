@@ -65,22 +65,26 @@ fn wrong_number(path: &[String], known: &Known) -> Option<Problem> {
             .cloned()
             .collect::<Vec<_>>()
             .join(".");
-        let is_list = known.lists.contains(&before);
-        // What stands behind a key that is no list is reported where it is put in.
-        if !is_list || is_number(part) || is_number(&path[at - 1]) {
+        if is_number(part) || is_number(&path[at - 1]) {
+            continue;
+        }
+        let digit = match part.as_str() {
+            "o" => Some("0"),
+            "l" | "i" => Some("1"),
+            _ => None,
+        };
+        // What else stands behind a key that is no list of tables is reported where it is put in.
+        let is_list = known.lists.contains(&before) || (digit.is_some() && known.keys.contains(&before));
+        if !is_list {
             continue;
         }
         let is_key = known.keys.contains(&format!("{before}.{part}"));
-        let number = match part.as_str() {
-            "o" => "0",
-            "l" | "i" => "1",
-            _ => "0",
-        };
+        let number = digit.unwrap_or("0").to_owned();
         let mut right = path.to_vec();
         if is_key {
-            right.insert(at, number.to_owned());
+            right.insert(at, number);
         } else {
-            number.clone_into(&mut right[at]);
+            right[at] = number;
         }
         let right = format!("{PREFIX}{}", right.join("__").to_uppercase());
         let message = if is_key {
@@ -88,7 +92,7 @@ fn wrong_number(path: &[String], known: &Known) -> Option<Problem> {
         } else {
             format!("`{}` is not a number, and `{before}` is a list", part.to_uppercase())
         };
-        let letter = if number != part.as_str() && ["o", "l", "i"].contains(&part.as_str()) {
+        let letter = if digit.is_some() && !is_key {
             ", with the digit instead of the letter"
         } else {
             ""
