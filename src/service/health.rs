@@ -3,10 +3,13 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::Serialize;
 
+use super::config::settings::Settings;
+use super::drain::Drain;
 use super::process;
 use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
@@ -36,6 +39,7 @@ pub struct Health {
     shards: Vec<Arc<Counters>>,
     relay_ports: Arc<PortGauges>,
     allocations_limit: AtomicU64,
+    drain: Mutex<Drain>,
 }
 
 /// The answer of `/healthz`.
@@ -85,6 +89,7 @@ impl Health {
             shards,
             relay_ports,
             allocations_limit: AtomicU64::new(allocations_limit.into()),
+            drain: Mutex::default(),
         }
     }
 
@@ -102,9 +107,19 @@ impl Health {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    /// A reload may change the limit.
-    pub fn set_allocations_limit(&self, limit: u32) {
+    /// The settings that hold from now on.
+    pub fn set_settings(&self, settings: &Settings) {
+        self.set_allocations_limit(settings.turn.limits.allocations);
+        self.drain().follow(settings, Instant::now());
+    }
+
+    fn set_allocations_limit(&self, limit: u32) {
         self.allocations_limit.store(limit.into(), Relaxed);
+    }
+
+    fn drain(&self) -> std::sync::MutexGuard<'_, Drain> {
+        // Every critical section is one assignment at its end, so a panic leaves nothing half done.
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether every worker is alive.
@@ -139,6 +154,10 @@ impl Health {
         let reasons = [
             (phase == Phase::Starting, "starting"),
             (phase == Phase::Stopping, "stopping"),
+            (
+                self.drain().is_complete(Instant::now()),
+                "turn.redirect sends every new client to another server",
+            ),
             (!self.liveness().alive, "a worker is stuck"),
             (allocations >= allocations_limit, "limits.allocations is reached"),
             (relay_ports_free == 0, "no relay port is free"),

@@ -8,6 +8,7 @@ mod awaiting;
 pub mod banner;
 pub mod bind;
 pub mod config;
+mod drain;
 #[cfg(feature = "dtls")]
 mod dtls;
 pub mod external;

@@ -283,7 +283,7 @@ impl Server {
         self.shards.set_config(Arc::new(settings.turn.clone()));
         self.api
             .set_config(settings.api.clone(), Arc::clone(&settings.turn.credentials));
-        self.health.set_allocations_limit(settings.turn.limits.allocations);
+        self.health.set_settings(&settings);
         self.settings = settings;
         true
     }

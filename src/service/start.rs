@@ -228,6 +228,7 @@ fn serve(
         settings.turn.limits.allocations,
         move || alive.heartbeat_ages().into_iter().max().unwrap_or_default(),
     );
+    health.set_settings(&settings);
     let health = Arc::new(health);
     let https = api.front_door(Arc::clone(&health), behind.http());
     let adopting = Arc::clone(&shards);

@@ -83,7 +83,7 @@ impl Server {
         self.check_newcomer(client, session)?;
         let tcp = self.wants_tcp(client, message)?;
         let wanted = self.wanted(now.mono, session, message)?;
-        self.check_redirect(client, &wanted)?;
+        self.check_redirect(now.mono, client, &wanted)?;
         let limits = Arc::clone(&self.config);
         let limits = &limits.limits;
         let reservation = match wanted.port {
@@ -156,8 +156,9 @@ impl Server {
     }
 
     /// Whether another server takes new clients. Who holds a token has an allocation here, and wants the port next to it.
-    fn check_redirect(&self, client: &Client, wanted: &Wanted) -> Result<(), Refusal> {
-        match self.config.redirect.of(&client.five_tuple) {
+    fn check_redirect(&self, now: Instant, client: &Client, wanted: &Wanted) -> Result<(), Refusal> {
+        let age = now.saturating_since(self.redirecting_since.unwrap_or(now));
+        match self.config.redirect.of(&client.five_tuple, age) {
             Some(to) if wanted.token.is_none() => Err(Refusal::Redirected { to }),
             _ => Ok(()),
         }

@@ -52,6 +52,8 @@ pub struct Server {
     pub(super) unreported_refusals: u64,
     pub(super) visitors: Visitors,
     pub(super) handoffs: VecDeque<Handoff>,
+    /// Since when `Config::redirect` has named another server, whichever.
+    pub(super) redirecting_since: Option<Instant>,
     pub(super) stopping: bool,
     /// Kept for its capacity.
     due: Vec<u32>,
@@ -72,6 +74,7 @@ impl Server {
         let forward = ForwardTable::new(rng.next_u64(), policy, directory, Arc::clone(&counters));
         let server = Self {
             nonces: Nonces::new(config.nonce_keys(), &shared.nonce_key),
+            redirecting_since: config.redirect.is_on().then_some(Instant::ZERO),
             config,
             shared,
             shard,
@@ -223,12 +226,18 @@ impl Server {
     }
 
     /// Goes on with another configuration. Allocations stay; what they may relay is judged anew by its peer policy.
-    pub fn set_config(&mut self, _now: Now, config: Arc<Config>) {
+    pub fn set_config(&mut self, now: Now, config: Arc<Config>) {
         self.forward.set_policy(Arc::clone(&config.policy));
         self.nonces = Nonces::new(config.nonce_keys(), &self.shared.nonce_key);
         self.config = config;
+        self.note_redirect(now.mono);
         self.set_ports();
         self.judge_connections();
+    }
+
+    fn note_redirect(&mut self, now: Instant) {
+        let since = self.redirecting_since.unwrap_or(now);
+        self.redirecting_since = self.config.redirect.is_on().then_some(since);
     }
 
     /// Ends every allocation, because the server stops.

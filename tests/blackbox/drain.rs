@@ -51,13 +51,11 @@ fn a_drained_node_sends_new_clients_to_another_and_keeps_its_own() {
         running.allocate().expect("allocated");
         assert_eq!(running.channel_bind(0x4000, peer.address), 0);
 
-        let mut file = OpenOptions::new()
-            .append(true)
-            .open(drained.path("relay.toml"))
-            .expect("its configuration");
-        let redirect = format!("\n[turn.redirect]\nipv4 = \"{destination}\"\ndomain = \"other.relay.test\"\n");
-        file.write_all(redirect.as_bytes()).expect("it is written");
-        drained.signal(Signal::SIGHUP);
+        let redirect = format!(
+            "\n[turn.redirect]\nipv4 = \"{destination}\"\ndomain = \"other.relay.test\"\n\
+             transports = [\"udp\", \"tcp\", \"tls\"]\n"
+        );
+        reload_with(&drained, &redirect);
         let login = minted(SECRET, 600, "new");
         let deadline = Instant::now() + PATIENCE;
         let answer = loop {
@@ -85,4 +83,45 @@ fn a_drained_node_sends_new_clients_to_another_and_keeps_its_own() {
         assert_eq!(running.refresh(600), 0);
         drained.wait_for_metric_of_at_least("relay_error_responses_total", "code=\"300\"", 1.0);
     }
+}
+
+/// Appends `section` to the configuration and reloads it.
+fn reload_with(server: &Server, section: &str) {
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(server.path("relay.toml"))
+        .expect("its configuration");
+    file.write_all(section.as_bytes()).expect("it is written");
+    server.signal(Signal::SIGHUP);
+}
+
+/// Allocates anew until the answer is `code`.
+fn until_answered(server: &Server, transport: Transport, code: u16) {
+    let login = minted(SECRET, 600, "new");
+    let deadline = Instant::now() + PATIENCE;
+    while try_allocate(&mut Client::over_transport(transport, server.plain).with_login(&login)).code() != code {
+        assert!(
+            Instant::now() < deadline,
+            "{transport}: never {code}:\n{}",
+            server.log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+//= STUN-BIND-11
+#[test]
+fn clients_that_cannot_follow_are_served_until_the_deadline_and_then_the_node_is_not_ready() {
+    let (other, drained) = (Server::start(), Server::start());
+    let port = other.plain.port();
+    let redirect = format!("\n[turn.redirect]\nipv4 = \"127.0.0.1:{port}\"\nipv6 = \"[::1]:{port}\"\n");
+    reload_with(&drained, &redirect);
+    until_answered(&drained, Transport::Udp, 300);
+    until_answered(&drained, Transport::Tcp, 0);
+    assert_eq!(drained.metric("relay_ready", ""), 1.0);
+    // It counts from the moment another server was named, so this is over at once.
+    reload_with(&drained, "serve_others = \"0s\"\n");
+    until_answered(&drained, Transport::Tcp, 300);
+    until_answered(&drained, Transport::Udp, 300);
+    drained.wait_for_metric("relay_ready", "", 0.0);
 }

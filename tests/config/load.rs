@@ -326,6 +326,20 @@ fn clients_of_a_family_that_is_not_redirected_are_warned_of() {
 }
 
 #[test]
+fn a_redirection_that_reaches_nobody_is_warned_of() {
+    let machine = Machine::new();
+    let toml = "[turn.redirect]\nipv4 = \"203.0.113.20:443\"\nipv6 = \"[2001:db8::20]:443\"\ntransports = []\n";
+    let warnings = |toml: &str| summary(&machine.good(toml).warnings, &machine.dir.join("relay.toml"));
+    let expected = "4:14 warning: `turn.redirect`: there is another server, but no client is ever sent to it | name a transport in `transports`, or set `serve_others` to a duration";
+    let told = warnings(&format!("{toml}serve_others = \"off\"\n"));
+    assert!(told.contains(&expected.to_owned()), "{told:#?}");
+    assert!(
+        !warnings(toml).iter().any(|text| text.contains("redirect")),
+        "an hour later everybody is"
+    );
+}
+
+#[test]
 fn files_that_others_can_read_are_warned_of() {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt as _;

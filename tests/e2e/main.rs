@@ -11,6 +11,7 @@ mod chromium;
 mod clients;
 mod coturn;
 mod dns;
+mod drain;
 mod firefox;
 mod forced;
 mod fronts;

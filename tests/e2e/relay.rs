@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::certs::Certs;
 use crate::chromium::Chromium;
 use crate::http;
-use crate::lab::{Lab, Namespace, RELAY, RELAY_HOST, SFU_NETWORK};
+use crate::lab::{CLIENTS, Lab, Namespace, RELAY, RELAY_HOST, SFU_NETWORK};
 use crate::page::ORIGIN;
 use crate::process::{Output, Process, run, tail, write_private};
 use crate::server::{RELAY_PORTS, SECRET};
@@ -22,6 +22,39 @@ const API_KEY: &str = "b1a4c7d2e95f4f60a83c1d0e7b26f519";
 /// A stop has `shutdown_timeout` below, and a little for the machine.
 const STOP: Duration = Duration::from_secs(8);
 
+/// Which relay of a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The only one of most labs.
+    First,
+    /// Another one, on the machine of the second client.
+    Second,
+}
+
+impl Place {
+    /// For its files.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::First => "relay",
+            Self::Second => "relay2",
+        }
+    }
+
+    pub(crate) const fn address(self) -> Ipv4Addr {
+        match self {
+            Self::First => RELAY,
+            Self::Second => CLIENTS[1],
+        }
+    }
+
+    fn namespace(self, lab: &Lab) -> Namespace {
+        match self {
+            Self::First => lab.relay().clone(),
+            Self::Second => lab.client(1).clone(),
+        }
+    }
+}
+
 /// A running relay.
 pub(crate) struct Relay {
     process: Process,
@@ -30,7 +63,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Starts it with its default listeners, and `settings` below the configuration all tests share, and waits until it says it is ready.
+    /// Starts it with its default listeners, and `settings` below the configuration all tests share, and waits until it serves.
     pub(crate) fn start(lab: &Lab, certs: &Certs, settings: &str) -> Self {
         Self::start_with_tls(lab, &certs.settings(), settings)
     }
@@ -42,15 +75,20 @@ impl Relay {
 
     /// The same with `environment`, which stands above what is written.
     pub(crate) fn start_with(lab: &Lab, tls: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
-        let configuration = write_configuration(lab, tls, settings);
-        let namespace = lab.relay().clone();
+        Self::start_at(Place::First, lab, tls, settings, environment)
+    }
+
+    /// The same at a place.
+    pub(crate) fn start_at(place: Place, lab: &Lab, tls: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
+        let configuration = write_configuration(place, lab, tls, settings);
+        let namespace = place.namespace(lab);
         let mut command = namespace.command(PROGRAM);
         command.arg("--config").arg(&configuration).env_remove("RELAY_CONFIG");
         command.envs(environment.iter().copied());
-        let mut process = Process::start("relay", lab.folder(), command, Output::Log);
+        let mut process = Process::start(place.name(), lab.folder(), command, Output::Log);
         process.wait_until("is ready", Duration::from_secs(30), |_| {
             let answer = http::request(&namespace, ADMIN, "GET", "/readyz", &[], None);
-            answer.is_ok_and(|answer| answer.status == 200)
+            answer.is_ok_and(|answer| answer.body.contains("\"phase\":\"serving\""))
         });
         Self {
             process,
@@ -138,7 +176,7 @@ impl Relay {
     }
 }
 
-fn write_configuration(lab: &Lab, tls: &str, settings: &str) -> PathBuf {
+fn write_configuration(place: Place, lab: &Lab, tls: &str, settings: &str) -> PathBuf {
     let level = env::var("RELAY_E2E_LOG").unwrap_or_else(|_| "info".to_owned());
     let text = format!(
         r#"realm = "{RELAY_HOST}"
@@ -152,7 +190,7 @@ secrets = ["{SECRET}"]
 {tls}
 
 [external]
-ipv4 = "{RELAY}"
+ipv4 = "{address}"
 
 [relay]
 ports = "{first}-{last}"
@@ -173,11 +211,12 @@ address = "{ADMIN}"
 [log]
 level = "{level}"
 {settings}"#,
-        state = lab.folder().join("state").display(),
+        state = lab.folder().join(format!("{}-state", place.name())).display(),
+        address = place.address(),
         first = RELAY_PORTS.start(),
         last = RELAY_PORTS.end(),
     );
-    let path = lab.folder().join("relay.toml");
+    let path = lab.folder().join(format!("{}.toml", place.name()));
     write_private(&path, &text);
     path
 }

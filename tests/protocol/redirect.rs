@@ -24,6 +24,8 @@ fn away() -> Redirect {
         ipv4: Some(addr(ALTERNATE_V4)),
         ipv6: Some(addr(ALTERNATE_V6)),
         domain: Some("turn2.example.org".into()),
+        transports: [true; Transport::ALL.len()],
+        serve_others: None,
     }
 }
 
@@ -146,6 +148,65 @@ fn allocations_that_are_there_go_on_when_a_node_is_drained() {
     );
     world.reload(|config| config.redirect = Redirect::default());
     client.allocate(&mut world);
+}
+
+/// Clients that cannot follow are served; how long, counts from the moment there was another server.
+//= STUN-BIND-11
+#[test]
+fn clients_over_transports_that_are_not_named_are_served_until_a_deadline() {
+    let only_udp = || Redirect {
+        transports: Transport::ALL.map(|transport| transport == Transport::Udp),
+        serve_others: Some(secs(3600)),
+        ..away()
+    };
+    let codes = |world: &mut World, n: u16| {
+        Transport::ALL.map(|transport| {
+            let mut client = client_over(n + transport as u16, transport);
+            client.request(world, &allocate()).code()
+        })
+    };
+    let mut world = World::new();
+    world.pass(secs(5000));
+    assert_eq!(codes(&mut world, 10), [0; 4]);
+    world.reload(|config| config.redirect = only_udp());
+    assert_eq!(codes(&mut world, 20), [300, 0, 0, 0]);
+    // Another address, or a reload of anything else, does not begin anew.
+    world.pass(secs(1800));
+    world.reload(|config| {
+        config.redirect = Redirect {
+            ipv4: Some(addr("198.51.100.78:3478")),
+            ..only_udp()
+        };
+    });
+    world.pass_unnoticed(just_before(secs(1800)));
+    assert_eq!(codes(&mut world, 30), [300, 0, 0, 0]);
+    world.pass_unnoticed(secs(1));
+    assert_eq!(codes(&mut world, 40), [300; 4]);
+    // Undone, and done again: from the beginning.
+    world.reload(|config| config.redirect = Redirect::default());
+    assert_eq!(codes(&mut world, 50), [0; 4]);
+    world.reload(|config| config.redirect = only_udp());
+    assert_eq!(codes(&mut world, 60), [300, 0, 0, 0]);
+
+    let mut never = World::new();
+    never.reload(|config| {
+        config.redirect = Redirect {
+            serve_others: None,
+            ..only_udp()
+        };
+    });
+    never.pass(secs(1_000_000));
+    assert_eq!(codes(&mut never, 70), [300, 0, 0, 0]);
+    let mut nobody = World::new();
+    nobody.reload(|config| {
+        config.redirect = Redirect {
+            transports: [false; 4],
+            ..only_udp()
+        };
+    });
+    assert_eq!(codes(&mut nobody, 80), [0; 4], "not even over UDP");
+    nobody.pass(secs(3600));
+    assert_eq!(codes(&mut nobody, 90), [300; 4]);
 }
 
 //= STUN-BIND-11

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::diagnostic::Diagnostic;
 use super::super::reader::Located;
 use super::super::schema::RawRedirect;
-use super::super::value::OffOr;
+use super::super::value::{OffOr, OneOf};
 use super::Context;
 use super::listeners::{Resolved, overlap};
 use crate::turn::config::{Redirect, RelayConfig};
+use crate::turn::types::Transport;
 
 /// The core's part.
 pub(super) fn build(raw: &RawRedirect) -> Redirect {
@@ -17,6 +18,8 @@ pub(super) fn build(raw: &RawRedirect) -> Redirect {
         ipv4: raw.ipv4.value.0,
         ipv6: raw.ipv6.value.0,
         domain: (!domain.is_empty()).then(|| domain.as_str().into()),
+        transports: Transport::ALL.map(|transport| raw.transports.value.contains(&OneOf(transport))),
+        serve_others: raw.serve_others.value.0,
     }
 }
 

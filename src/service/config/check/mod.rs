@@ -318,6 +318,16 @@ fn redirect(redirect: &RawRedirect, d: &mut Diagnostics) {
             );
         }
     }
+    let somewhere = redirect.ipv4.value.0.is_some() || redirect.ipv6.value.0.is_some();
+    if somewhere && redirect.transports.value.is_empty() && redirect.serve_others.value.0.is_none() {
+        let message = "`turn.redirect`: there is another server, but no client is ever sent to it";
+        let diagnostic = Diagnostic::warning(message).at(redirect.transports.place);
+        d.push(
+            diagnostic
+                .also(redirect.serve_others.place, "and here")
+                .help("name a transport in `transports`, or set `serve_others` to a duration"),
+        );
+    }
     let domain = &redirect.domain;
     if domain.value.is_empty() {
         return;
@@ -330,7 +340,7 @@ fn redirect(redirect: &RawRedirect, d: &mut Diagnostics) {
                 .help("write the name in the other server's certificate, or \"\""),
         );
     }
-    if redirect.ipv4.value.0.is_none() && redirect.ipv6.value.0.is_none() {
+    if !somewhere {
         let diagnostic = Diagnostic::error("`turn.redirect.domain` is set, but there is no address to redirect to");
         d.push(
             diagnostic

@@ -7,6 +7,7 @@ use super::super::reader::{Located, Section};
 use super::super::value::{OffOr, OneOf};
 use super::{DAY, HOUR, MINUTE, RawTcp, SECOND, SecretOrFile, optional_secret_or_file, tcp};
 use crate::turn::config::{Challenge, IcmpReports};
+use crate::turn::types::Transport;
 
 /// The protocol.
 pub(in super::super) struct RawTurn {
@@ -30,6 +31,8 @@ pub(in super::super) struct RawRedirect {
     pub(in super::super) ipv4: Located<OffOr<SocketAddr>>,
     pub(in super::super) ipv6: Located<OffOr<SocketAddr>>,
     pub(in super::super) domain: Located<String>,
+    pub(in super::super) transports: Located<Vec<OneOf<Transport>>>,
+    pub(in super::super) serve_others: Located<OffOr<Duration>>,
 }
 
 /// For clients of older RFCs.
@@ -59,6 +62,8 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawTurn {
             ipv4: s.value("ipv4", OffOr(None)),
             ipv6: s.value("ipv6", OffOr(None)),
             domain: s.value("domain", String::new()),
+            transports: s.value("transports", vec![OneOf(Transport::Udp)]),
+            serve_others: s.value("serve_others", OffOr(Some(HOUR))),
         }),
         compat: s.section("compat", |s| RawCompat {
             rfc3489_binding: s.value("rfc3489_binding", false),

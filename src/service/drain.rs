@@ -1,0 +1,127 @@
+//! When a drained server serves no new client any more, for those who ask whether it is ready.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::config::settings::{ListenerSettings, Settings};
+use crate::turn::config::Redirect;
+
+/// How far a server has come that sends its clients to another one (`turn.redirect`).
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    since: Option<Instant>,
+    /// From when on every new client is sent away. `None`: some are served, now and later.
+    complete: Option<Instant>,
+}
+
+impl Drain {
+    /// The settings that hold from now on. The core counts from the same moment.
+    pub(super) fn follow(&mut self, settings: &Settings, now: Instant) {
+        let redirect = &settings.turn.redirect;
+        let since = self.since.unwrap_or(now);
+        self.since = redirect.is_on().then_some(since);
+        self.complete = self
+            .since
+            .and_then(|since| complete(redirect, &settings.listeners, since));
+    }
+
+    /// Whether every new client is sent away.
+    pub(super) fn is_complete(&self, now: Instant) -> bool {
+        self.complete.is_some_and(|at| now >= at)
+    }
+}
+
+fn complete(redirect: &Redirect, listeners: &[ListenerSettings], since: Instant) -> Option<Instant> {
+    let another_server = |address: &SocketAddr| match address {
+        SocketAddr::V4(_) => redirect.ipv4.is_some(),
+        SocketAddr::V6(_) => redirect.ipv6.is_some(),
+    };
+    if !listeners
+        .iter()
+        .flat_map(|listener| &listener.addresses)
+        .all(another_server)
+    {
+        return None;
+    }
+    let [udp, tcp, tls, dtls] = redirect.transports;
+    let at_once = |listener: &ListenerSettings| {
+        let served_and_sent = [
+            (listener.udp, udp),
+            (listener.tcp, tcp),
+            (listener.tls, tls),
+            (listener.dtls, dtls),
+        ];
+        served_and_sent.iter().all(|&(served, sent)| sent || !served)
+    };
+    if listeners.iter().all(at_once) {
+        return Some(since);
+    }
+    since.checked_add(redirect.serve_others?)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::service::config::settings::ProxyProtocol;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn listener(address: &str, udp_only: bool) -> ListenerSettings {
+        ListenerSettings {
+            label: address.to_owned(),
+            addresses: vec![address.parse().expect("an address")],
+            udp: true,
+            dtls: false,
+            tcp: !udp_only,
+            tls: false,
+            https: false,
+            optional: false,
+            proxy_protocol: ProxyProtocol::Off,
+            trusted_proxies: Vec::new(),
+        }
+    }
+
+    fn away() -> Redirect {
+        Redirect {
+            ipv4: Some("203.0.113.20:443".parse().expect("an address")),
+            ..Redirect::default()
+        }
+    }
+
+    #[test]
+    fn a_drain_is_complete_when_nobody_is_served_any_more() {
+        let now = Instant::now();
+        let at = |redirect: &Redirect, listeners: &[ListenerSettings]| {
+            complete(redirect, listeners, now).map(|at| at.duration_since(now))
+        };
+        let (both, udp) = (listener("192.0.2.1:443", false), listener("192.0.2.1:3478", true));
+        let v6 = listener("[2001:db8::1]:443", true);
+        assert_eq!(
+            at(&away(), std::slice::from_ref(&both)),
+            Some(HOUR),
+            "TCP is served for an hour"
+        );
+        assert_eq!(
+            at(&away(), std::slice::from_ref(&udp)),
+            Some(Duration::ZERO),
+            "UDP is sent away at once"
+        );
+        assert_eq!(at(&away(), &[udp, v6]), None, "IPv6 has no other server");
+        let for_ever = Redirect {
+            serve_others: None,
+            ..away()
+        };
+        assert_eq!(
+            at(&for_ever, std::slice::from_ref(&both)),
+            None,
+            "TCP is served as long as the drain lasts"
+        );
+        let all = Redirect {
+            transports: [true; 4],
+            ..for_ever
+        };
+        assert_eq!(at(&all, &[both]), Some(Duration::ZERO));
+    }
+}
