@@ -209,7 +209,7 @@ pub struct Refused {
     pub username: Option<Arc<str>>,
     /// Why.
     pub refusal: Refusal,
-    /// Nothing an operator need look at: see [`Server::is_routine`].
+    /// Nothing an operator need look at: the server counts it, and logs it at debug.
     pub routine: bool,
 }
 
