@@ -97,6 +97,16 @@ impl Visitor {
         client.five_tuple.transport == Transport::Udp || self.visit.client.link == client.link
     }
 
+    /// Keeps `packet` for later; `false`: there is no room.
+    fn hold(&mut self, packet: &[u8]) -> bool {
+        let room = self.held.len() < HELD_PACKETS && self.held_bytes + packet.len() <= HELD_BYTES;
+        if room {
+            self.held.push(packet.into());
+            self.held_bytes += packet.len();
+        }
+        room
+    }
+
     const fn grant(&self) -> Option<&Grant> {
         match &self.state {
             State::Asked => None,
@@ -150,6 +160,9 @@ impl Server {
             match visitor.state {
                 State::Granted(grant) | State::Fetching(grant) if visitor.transaction_id == transaction_id => {
                     return Ok(self.granted(grant.until - now, &grant.ticket));
+                }
+                State::Asked if visitor.transaction_id == transaction_id && client.five_tuple.transport.is_stream() => {
+                    return Ok(self.hold_copy(client, message.bytes()));
                 }
                 State::Asked | State::Fetching(_) => return Ok(Outcome::Silent(DropReason::Retransmission)),
                 // The client has given up on the first request: its allocation is asked for anew.
@@ -212,6 +225,12 @@ impl Server {
                 Arc::clone(&visitor.session),
                 (visitor.transaction_id, visitor.fingerprint),
             );
+            // Copies have the same answer.
+            visitor.held_bytes = 0;
+            let copies = core::mem::take(&mut visitor.held);
+            self.visitors
+                .again
+                .extend(copies.into_iter().map(|packet| (visit.client, packet)));
             let ticket = self.shared.tickets.text(&grant.ticket);
             self.reply(&visit, &session, reply, response, Ok((grant.lifetime, Some(&ticket))));
             return Some(visit.client);
@@ -227,6 +246,7 @@ impl Server {
             Decision::Refused(refusal) => Err(refusal),
             Decision::Limited => {
                 let _ = self.count(Verdict::Drop(DropReason::PermissionLimited));
+                self.take_again(*visitor);
                 return None;
             }
             Decision::Deleted | Decision::Granted(_) => {
@@ -239,6 +259,7 @@ impl Server {
         };
         let reply = (visitor.transaction_id, visitor.fingerprint);
         self.reply(&visit, &visitor.session, reply, response, result);
+        self.take_again(*visitor);
         Some(visit.client)
     }
 
@@ -279,17 +300,26 @@ impl Server {
         }
         let visitor = self.visitors.by_client.get_mut(&client.five_tuple)?;
         let grant = *visitor.grant()?;
-        if visitor.held.len() >= HELD_PACKETS || visitor.held_bytes + packet.len() > HELD_BYTES {
+        if !visitor.hold(packet) {
             return Some(Verdict::Drop(DropReason::Moving));
         }
-        visitor.held.push(packet.into());
-        visitor.held_bytes += packet.len();
         if let State::Granted(_) = visitor.state {
             visitor.state = State::Fetching(grant);
             let visit = visitor.visit;
             self.tell(grant.home, Note::Fetch(visit, grant.id));
         }
         Some(Verdict::Waiting)
+    }
+
+    /// A copy of a Refresh that has no answer yet. Over UDP it is a retransmission, and the answer is for both. A stream loses
+    /// nothing: coturn's client sends two there and waits for two answers.
+    fn hold_copy(&mut self, client: &Client, packet: &[u8]) -> Outcome {
+        let visitor = self.visitors.by_client.get_mut(&client.five_tuple);
+        if visitor.is_some_and(|visitor| visitor.hold(packet)) {
+            Outcome::Waiting
+        } else {
+            Outcome::Silent(DropReason::Moving)
+        }
     }
 
     /// Holds a request of the owner of the allocation that is waited for.

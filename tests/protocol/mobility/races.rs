@@ -75,6 +75,26 @@ fn copies_of_the_refresh_get_the_same_answer_before_and_after_the_move() {
     assert_eq!(allocations(&world), 1);
 }
 
+/// coturn's client sends its Refresh twice on a stream and waits for two answers.
+#[test]
+fn a_copy_of_the_refresh_on_a_stream_before_its_answer_has_an_answer_of_its_own() {
+    let Leaving {
+        mut world,
+        new,
+        refresh,
+        ..
+    } = leaving_over(Transport::Tcp, Transport::Tcp);
+    world.hold_handoffs = true;
+    assert_eq!(world.packet(&new, &refresh), Answer::Waiting);
+    assert_eq!(world.packet(&new, &refresh), Answer::Waiting);
+    let (to, response) = world.carry().unwrap();
+    assert_eq!(to, new.client);
+    let (packet, copy) = world.released.pop().expect("the copy");
+    assert_eq!(packet, refresh);
+    assert_eq!(ticket_of(&copy), ticket_of(&Answer::of(&response, &refresh)));
+    assert_eq!(allocations(&world), 1);
+}
+
 #[test]
 fn a_client_that_lost_every_response_asks_anew_from_the_same_place() {
     let Leaving {
