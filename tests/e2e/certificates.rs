@@ -128,7 +128,7 @@ fn assert_playing(browser: &mut Chromium) -> Value {
 fn obtained(lab: &Lab, authority: &Pebble) -> Certs {
     let root = lab.folder().join("pebble-root.pem");
     fs::write(&root, authority.root()).expect("the lab's folder is writable");
-    let directories = fs::read_dir(lab.folder().join("state/acme")).expect("the relay's state");
+    let directories = fs::read_dir(lab.folder().join("relay-state/acme")).expect("the relay's state");
     let kept: Vec<PathBuf> = directories
         .map(|entry| entry.expect("readable").path().join("certificate.pem"))
         .collect();
