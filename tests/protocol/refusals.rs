@@ -338,12 +338,22 @@ fn a_client_that_must_not_be_one_says_why() {
 
 #[test]
 fn a_redirected_client_is_counted_and_routine() {
-    let mut world = World::with(|config| config.redirect.ipv4 = Some(addr("192.0.2.99:3478")));
-    assert_eq!(client(1).request(&mut world, &allocate()).code(), 300);
+    let (v4, v6) = (addr("192.0.2.99:3478"), addr("[2001:db8::99]:3478"));
+    let mut world = World::with(|config| {
+        config.redirect.ipv4 = Some(v4);
+        config.redirect.ipv6 = Some(v6);
+    });
+    let mut client = client(1);
+    let (server, other) = if client.client.five_tuple.client.is_ipv4() {
+        (v4, v6)
+    } else {
+        (v6, v4)
+    };
+    assert_eq!(client.request(&mut world, &allocate()).code(), 300);
     let refused = only(&mut world);
     let to = Alternate {
-        server: addr("192.0.2.99:3478"),
-        other: None,
+        server,
+        other: Some(other),
         domain: None,
     };
     assert_eq!((refused.refusal, refused.routine), (Refusal::Redirected { to }, true));
