@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 
-use relay::turn::config::Redirect;
+use relay::turn::Refusal;
+use relay::turn::config::{Alternate, Redirect};
 use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay::wire::message::Method;
 
+use crate::refusals::only;
 use crate::world::*;
 
 const ALTERNATE_V4: &str = "198.51.100.77:3478";
@@ -218,4 +220,27 @@ fn a_reserved_port_is_still_had_from_the_node_that_reserved_it() {
     drained(&mut world);
     let answer = client(2).request(&mut world, &allocate().with(AttributeType::RESERVATION_TOKEN, token));
     assert_eq!(answer.code(), 0);
+}
+
+#[test]
+fn a_redirected_client_is_counted_and_routine() {
+    let (v4, v6) = (addr("192.0.2.99:3478"), addr("[2001:db8::99]:3478"));
+    let mut world = World::with(|config| {
+        config.redirect.ipv4 = Some(v4);
+        config.redirect.ipv6 = Some(v6);
+    });
+    let mut client = client(1);
+    let (server, other) = if client.client.five_tuple.client.is_ipv4() {
+        (v4, v6)
+    } else {
+        (v6, v4)
+    };
+    assert_eq!(client.request(&mut world, &allocate()).code(), 300);
+    let refused = only(&mut world);
+    let to = Alternate {
+        server,
+        other: Some(other),
+        domain: None,
+    };
+    assert_eq!((refused.refusal, refused.routine), (Refusal::Redirected { to }, true));
 }

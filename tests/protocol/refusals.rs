@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay::turn::config::{Alternate, Mobility, TcpConfig};
+use relay::turn::config::{Mobility, TcpConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret};
 use relay::turn::policy::{Denied, PeerPolicy, PolicyConfig};
 use relay::turn::refusal::QUEUED_REFUSALS;
@@ -18,7 +18,7 @@ use crate::world::*;
 const PEER: &str = "192.0.2.7:9000";
 
 /// The one refusal there was since this was last asked.
-fn only(world: &mut World) -> Refused {
+pub(crate) fn only(world: &mut World) -> Refused {
     assert_eq!(world.refused.len(), 1, "{:?}", world.refused);
     let refused = world.refused.remove(0);
     assert!(world.refusals(refused.refusal.reason()) > 0);
@@ -334,29 +334,6 @@ fn a_client_that_must_not_be_one_says_why() {
     let mut looped = client(2);
     looped.client.five_tuple.client = client(3).allocate(&mut world);
     assert_eq!(not_let_in(&mut world, &mut looped), Refusal::ClientIsRelayed);
-}
-
-#[test]
-fn a_redirected_client_is_counted_and_routine() {
-    let (v4, v6) = (addr("192.0.2.99:3478"), addr("[2001:db8::99]:3478"));
-    let mut world = World::with(|config| {
-        config.redirect.ipv4 = Some(v4);
-        config.redirect.ipv6 = Some(v6);
-    });
-    let mut client = client(1);
-    let (server, other) = if client.client.five_tuple.client.is_ipv4() {
-        (v4, v6)
-    } else {
-        (v6, v4)
-    };
-    assert_eq!(client.request(&mut world, &allocate()).code(), 300);
-    let refused = only(&mut world);
-    let to = Alternate {
-        server,
-        other: Some(other),
-        domain: None,
-    };
-    assert_eq!((refused.refusal, refused.routine), (Refusal::Redirected { to }, true));
 }
 
 #[test]
