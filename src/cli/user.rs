@@ -138,6 +138,10 @@ impl Env for Judged {
         ProcessEnv::default().user_id()
     }
 
+    fn user(&self) -> String {
+        ProcessEnv::default().user()
+    }
+
     fn now(&self) -> UnixTime {
         ProcessEnv::default().now()
     }

@@ -142,7 +142,9 @@ fn write(refused: &Refused, show: LogClient) {
         username,
         refusal,
         routine,
+        half,
     } = refused;
+    let half = if *half { " in half" } else { "" };
     let Explanation { why, help } = explain(refusal, show);
     let peer = refusal.peer().map(|peer| shown_peer(refusal, peer, show));
     let peer = peer.map(tracing::field::display);
@@ -157,7 +159,7 @@ fn write(refused: &Refused, show: LogClient) {
                 transport = five_tuple.transport.as_str(),
                 peer,
                 help,
-                "{method:?} refused: {why}"
+                "{method:?} refused{half}: {why}"
             )
         };
     }

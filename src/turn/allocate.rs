@@ -63,7 +63,7 @@ struct Wanted {
 struct Taken {
     sockets: [Socket; 2],
     reserved: Option<RelayPort>,
-    unavailable: Option<(Family, u16)>,
+    unavailable: Option<(Family, Refusal)>,
 }
 
 impl Server {
@@ -108,6 +108,7 @@ impl Server {
             reservation,
             fingerprint: message.has_fingerprint(),
             error: None,
+            half: taken.unavailable.as_ref().map(|(_, refusal)| refusal.clone()),
         };
         self.allocations.insert(Allocation {
             id,
@@ -117,7 +118,7 @@ impl Server {
             transaction_id,
             requested: now.mono,
             token: None,
-            unavailable: taken.unavailable,
+            unavailable: taken.unavailable.map(|(family, refusal)| (family, refusal.code())),
             opening: Some(Box::new(opening)),
             tcp: tcp.then(Box::default),
             requests: Bucket::default(),
@@ -279,7 +280,7 @@ impl Server {
                     any = true;
                 }
                 Err(refusal) if wanted.dual => {
-                    taken.unavailable = Some((family, refusal.code()));
+                    taken.unavailable = Some((family, refusal.clone()));
                     if refusal != Refusal::FamilyNotSupported {
                         none = refusal;
                     }
@@ -366,7 +367,10 @@ impl Server {
                 if again && self.try_another_port(id, family) {
                     return None;
                 }
-                self.allocations.get_mut(id)?.unavailable = Some((family, Refusal::from(error).code()));
+                let refusal = Refusal::from(error);
+                let allocation = self.allocations.get_mut(id)?;
+                allocation.unavailable = Some((family, refusal.code()));
+                allocation.opening.as_deref_mut()?.half = Some(refusal);
             }
         }
         self.settle(now, id, response)
@@ -417,8 +421,11 @@ impl Server {
             .iter()
             .any(|socket| matches!(socket, Socket::Open { .. }));
         if some {
-            let opening = self.allocations.get_mut(id)?.opening.take()?;
+            let mut opening = self.allocations.get_mut(id)?.opening.take()?;
             self.begin(now.mono, id, opening.lifetime);
+            if let Some(refusal) = opening.half.take() {
+                self.report_half(&client.five_tuple, &session.username, refusal);
+            }
             let token = self.reserve(now.mono, &session, *opening);
             self.allocations.get_mut(id)?.token = token;
         } else {

@@ -13,6 +13,7 @@ use super::mobility::Mobile;
 use super::output::{Command, EndReason, Event};
 use super::ports::{RelayPort, Want};
 use super::quota::{QuotaUnit, ReservationUnit};
+use super::refusal::Refusal;
 use super::server::Server;
 use super::shared::Token;
 use super::tcp::TcpRelay;
@@ -90,6 +91,8 @@ pub(super) struct Opening {
     pub(super) fingerprint: bool,
     /// Why the last socket that failed could not be opened.
     pub(super) error: Option<OpenError>,
+    /// Why one of the two relayed addresses that were asked for is not given.
+    pub(super) half: Option<Refusal>,
 }
 
 /// Allocations by slot of the forward table.

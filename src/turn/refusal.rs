@@ -211,6 +211,8 @@ pub struct Refused {
     pub refusal: Refusal,
     /// Nothing an operator need look at: the server counts it, and logs it at debug.
     pub routine: bool,
+    /// Only one of the two relayed addresses that were asked for is refused (RFC 8656 §7.2, ADDRESS-ERROR-CODE).
+    pub half: bool,
 }
 
 impl Refused {
@@ -234,20 +236,38 @@ impl Server {
         method: Method,
         refusal: Refusal,
     ) {
-        self.counters.refusals.count(&refusal);
         let routine = self.is_routine(live, &refusal);
-        if self.queued_refusals >= QUEUED_REFUSALS {
-            self.unreported_refusals += 1;
-            return;
-        }
-        self.queued_refusals += 1;
-        self.events.push_back(Event::Refused(Box::new(Refused {
+        self.note(Refused {
             method,
             five_tuple: *client,
             username,
             refusal,
             routine,
-        })));
+            half: false,
+        });
+    }
+
+    /// The same where one relayed address of two is refused and the other given.
+    pub(super) fn report_half(&mut self, client: &FiveTuple, username: &Arc<str>, refusal: Refusal) {
+        self.note(Refused {
+            method: Method::Allocate,
+            five_tuple: *client,
+            username: Some(Arc::clone(username)),
+            // A client may always ask for both; a server of one family is what the operator wants.
+            routine: refusal == Refusal::FamilyNotSupported,
+            refusal,
+            half: true,
+        });
+    }
+
+    fn note(&mut self, refused: Refused) {
+        self.counters.refusals.count(&refused.refusal);
+        if self.queued_refusals >= QUEUED_REFUSALS {
+            self.unreported_refusals += 1;
+            return;
+        }
+        self.queued_refusals += 1;
+        self.events.push_back(Event::Refused(Box::new(refused)));
     }
 
     /// Refusals since the last call that made no event, because too many were queued.

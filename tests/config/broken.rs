@@ -4,6 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use crate::machine::{Machine, SECRET, summary};
 
 /// The machine the broken configurations are for.
@@ -15,6 +18,25 @@ fn machine() -> Machine {
     machine.file("secret", SECRET);
     machine.file("short-secret", "Zk3v8yB1qTn5LxW0\n");
     machine.file("empty", "\n");
+    let certificate = CertificateDer::from_pem_file(machine.dir.join("fullchain.pem")).expect("a certificate");
+    machine.file("certificate.der", &certificate);
+    let key = PrivateKeyDer::from_pem_file(machine.dir.join("privkey.pem")).expect("a key");
+    machine.file("key.der", key.secret_der());
+    // As OpenSSL writes them: the first bytes are what tells these two.
+    machine.file(
+        "both.p12",
+        b"\x30\x82\x0a\x0b\x02\x01\x03\x30\x82\x09\xd1\x06\x09\x2a\x86\x48",
+    );
+    machine.file(
+        "chain.p7b",
+        b"\x30\x82\x0a\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02\xa0\x82",
+    );
+    machine.file(
+        "locked.der",
+        b"\x30\x81\xf3\x30\x5e\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d\x30\x51",
+    );
+    fs::create_dir(machine.dir.join("certificates")).expect("a directory");
+    machine.file("certificates/turn.pem", "");
     machine
 }
 

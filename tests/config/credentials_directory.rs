@@ -72,7 +72,7 @@ fn a_credential_that_is_not_handed_over_is_told_with_the_line_for_the_unit() {
     let mistakes = machine.bad(TOML);
     let told = summary(&mistakes, &machine.dir.join("relay.toml"));
     let expected = "3:15 error: cannot read handed/secret: No such file or directory (os error 2) | \
-                    add to the unit: LoadCredential=secret:/path/of/the/file";
+                    add to the unit: LoadCredential=secret:/path/of/the/file; or did you mean `credential:secret-old`?";
     assert_eq!(told, [expected]);
 }
 

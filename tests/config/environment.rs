@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use relay::service::config::diagnostic::Diagnostics;
 use relay::service::config::{Purpose, load, load_for};
 
 use crate::machine::{Machine, SECRET, summary};
@@ -203,6 +204,43 @@ fn an_unreadable_file_is_named_with_what_to_do() {
             "- error: cannot read the configuration missing.toml: No such file or directory (os error 2) | correct the path, or start without --config for the defaults"
         ]
     );
+    // Its directory misspelt, and its name.
+    std::fs::create_dir(machine.dir.join("relay")).expect("a directory");
+    machine.file("relay/relay.toml", "");
+    let path = machine.dir.join("relya/relay.tml");
+    let mistakes = load(Some(&path), &machine).expect_err("no file");
+    let meant = machine.dir.join("relay/relay.toml");
+    let help = format!(
+        "did you mean {}? Without --config the server starts with the defaults",
+        meant.display()
+    );
+    assert_eq!(mistakes.iter().next().and_then(|first| first.help), Some(&*help));
+}
+
+#[test]
+fn a_turnserver_conf_is_called_one_and_nothing_else_is_said_and_no_secret_shown() {
+    let machine = Machine::new();
+    let place = |mistakes: &Diagnostics| summary(mistakes, &machine.dir.join("relay.toml"));
+    for (text, line) in [
+        (
+            "# Debian's\nrealm=turn.example.org\nuser=alice:kX8sQ2vL5nR9\nfingerprint\nlt-cred-mech\ncert=/etc/ssl/a.pem\n",
+            "4:1",
+        ),
+        ("static-auth-secret=kX8sQ2vL5nR9\nuse-auth-secret\n", "1:1"),
+        ("listening-port 3478\nexternal-ip 203.0.113.5/10.0.0.5\n", "1:1"),
+    ] {
+        let mistakes = machine.bad(text);
+        let told = format!(
+            "{line} error: this is the turnserver.conf of coturn, and the configuration is TOML | \
+             docs/configuration.md, \"From coturn\", says what its options are called here"
+        );
+        assert_eq!(place(&mistakes), [told]);
+        assert!(!mistakes.to_string().contains("kX8sQ2vL5nR9"), "{mistakes}");
+    }
+    assert!(include_str!("../../docs/configuration.md").contains("\n## From coturn\n"));
+    // One option of coturn's among keys of ours is told as before.
+    let told = place(&machine.bad("realm = \"turn.example.org\"\nuse-auth-secret\n")).join("\n");
+    assert!(!told.contains("turnserver.conf"), "{told}");
 }
 
 #[cfg(unix)]

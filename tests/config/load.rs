@@ -342,17 +342,19 @@ fn a_redirection_that_reaches_nobody_is_warned_of() {
 #[test]
 fn files_that_others_can_read_are_warned_of() {
     use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::fs::PermissionsExt as _;
-    let machine = Machine::new();
+    let mut machine = Machine::new();
     let secret = machine.file("secret", SECRET);
     set_permissions(&secret, Permissions::from_mode(0o644)).expect("its mode");
+    machine.user_id = secret.metadata().expect("its owner").uid();
     let warnings = summary(
         &machine.good("[credentials]\nsecret_file = \"secret\"\n").warnings,
         &machine.dir.join("relay.toml"),
     );
     assert_eq!(
         warnings,
-        ["2:15 warning: every user of this machine may read secret | chmod o-r secret"]
+        ["2:15 warning: every user of this machine may read secret | chmod o-rwx secret"]
     );
 
     let toml = format!("[credentials]\nsecrets = [\"{SECRET}\"]\n");
@@ -361,8 +363,47 @@ fn files_that_others_can_read_are_warned_of() {
     let loaded = relay::service::config::load(Some(&path), &machine).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(
         summary(&loaded.warnings, &path),
-        ["2:12 warning: every user of this machine may read open.toml, and it holds a secret | chmod o-r open.toml"]
+        ["2:12 warning: every user of this machine may read open.toml, and it holds a secret | chmod o-rwx open.toml"]
     );
+
+    // The server may have read another's file as one of the others: it must still be able to.
+    machine.user_id += 1000;
+    machine.certificate("turn.example.org");
+    set_permissions(machine.dir.join("privkey.pem"), Permissions::from_mode(0o644)).expect("its mode");
+    let warnings = summary(
+        &machine
+            .good(
+                "realm = \"turn.example.org\"\n[credentials]\nsecret_file = \"secret\"\n\
+                 [tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n",
+            )
+            .warnings,
+        &machine.dir.join("relay.toml"),
+    );
+    assert_eq!(
+        warnings,
+        [
+            "3:15 warning: every user of this machine may read secret | chown relay secret && chmod o-rwx secret",
+            "6:15 warning: the private key file privkey.pem has mode 0644: others can read it | \
+             chown relay privkey.pem && chmod o-rwx privkey.pem"
+        ]
+    );
+}
+
+#[test]
+fn uris_of_which_none_is_a_turn_uri_are_warned_of() {
+    let machine = Machine::new();
+    let told = |uris: &str| {
+        let loaded = machine.good(&format!("[api]\nuris = {uris}\n"));
+        summary(&loaded.warnings, &machine.dir.join("relay.toml"))
+    };
+    let warning = "2:8 warning: `api.uris` has no TURN URI: clients learn their address here, and relay nothing | \
+                   add one, for example \"turns:turn.example.org:443?transport=tcp\", or write \"auto\"";
+    assert_eq!(told("[\"stun:turn.example.org:3478\"]"), [warning]);
+    assert_eq!(
+        told("[\"stuns:turn.example.org\", \"stun:turn.example.org\"]"),
+        [warning]
+    );
+    assert_eq!(told("[\"stun:turn.example.org\", \"turn:turn.example.org\"]"), [""; 0]);
 }
 
 #[test]

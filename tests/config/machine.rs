@@ -33,6 +33,8 @@ pub struct Machine {
     pub stun: Vec<(&'static str, &'static str)>,
     pub asked: RefCell<Vec<(SocketAddr, IpAddr)>>,
     pub open_files: u64,
+    /// Of the user `relay`.
+    pub user_id: u32,
 }
 
 impl Machine {
@@ -59,6 +61,7 @@ impl Machine {
             stun: Vec::new(),
             asked: RefCell::default(),
             open_files: 1 << 20,
+            user_id: 1000,
         }
     }
 
@@ -190,7 +193,11 @@ impl Env for Machine {
     }
 
     fn user_id(&self) -> u32 {
-        1000
+        self.user_id
+    }
+
+    fn user(&self) -> String {
+        "relay".to_owned()
     }
 
     fn now(&self) -> UnixTime {

@@ -1,8 +1,10 @@
 //! Address families (RFC 8656 §7.2 steps 6, 7 and 9).
 
-use relay::turn::{Config, OpenError};
+use relay::turn::{Config, OpenError, Refusal, RefusalReason};
 use relay::wire::attribute::AttributeType;
+use relay::wire::message::Method;
 
+use crate::refusals::only;
 use crate::world::*;
 
 const V4: u8 = 1;
@@ -67,6 +69,12 @@ fn every_combination_of_what_is_asked_for_and_what_is_served() {
                 "case {n} from {source}"
             );
             assert_eq!(world.ports_used(), families.len() as u64);
+            let refused = world.refusals(RefusalReason::FamilyNotSupported);
+            let expected = code == 440 || error.is_some();
+            assert_eq!(refused, u64::from(expected), "case {n} from {source}");
+            // What the operator switched off is no news where the client has the other family.
+            let news = world.refused.iter().filter(|refused| !refused.routine).count();
+            assert_eq!(news, usize::from(code != 0), "case {n} from {source}");
         }
     }
 }
@@ -104,6 +112,14 @@ fn half_a_dual_allocation_whose_socket_cannot_be_opened_is_reported_and_the_othe
             Some(vec![missing, 0, 5, 8])
         );
         assert_eq!(world.ports_used(), 1);
+        let refused = only(&mut world);
+        assert_eq!(refused.refusal, Refusal::NoDescriptor);
+        assert_eq!(
+            (refused.half, refused.routine, refused.method),
+            (true, false, Method::Allocate)
+        );
+        assert_eq!(refused.username.as_deref(), Some(client.username.as_str()));
+        assert_eq!(world.refusals(RefusalReason::NoDescriptor), 1);
         client.request(&mut world, &refresh(0));
         world.assert_empty();
     }

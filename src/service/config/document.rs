@@ -89,6 +89,14 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
             .push(diagnostic.help("write `key = value`, and sections as `[section]`; config/relay.toml is an example"));
         return (table, vec![Place::new(source, &(0..text.len()))]);
     }
+    if let Some(span) = syntax::coturn(text) {
+        let line_end = text[span.end..].find('\n').map_or(text.len(), |end| span.end + end);
+        diagnostics.hide(Place::new(source, &(span.end..line_end)));
+        let diagnostic = Diagnostic::error("this is the turnserver.conf of coturn, and the configuration is TOML");
+        let help = "docs/configuration.md, \"From coturn\", says what its options are called here";
+        diagnostics.push(diagnostic.at(Place::new(source, &span)).help(help));
+        return (table, vec![Place::new(source, &(0..text.len()))]);
+    }
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut lists = Vec::new();
     collect_lists(&table, &mut lists);

@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::unistd::{Uid, User};
+
 use crate::service::external::{self, Interface};
 use crate::turn::OwnSockets;
 use crate::turn::time::UnixTime;
@@ -52,6 +54,9 @@ pub trait Env {
 
     /// The user this process runs as.
     fn user_id(&self) -> u32;
+
+    /// The same by name, or by number where it has none; for commands an operator copies.
+    fn user(&self) -> String;
 
     /// Wall-clock time.
     fn now(&self) -> UnixTime;
@@ -118,6 +123,12 @@ impl Env for ProcessEnv {
     fn user_id(&self) -> u32 {
         // The owner of /proc/self is the effective user.
         std::fs::metadata("/proc/self").map_or(u32::MAX, |metadata| metadata.uid())
+    }
+
+    fn user(&self) -> String {
+        let id = self.user_id();
+        let user = User::from_uid(Uid::from_raw(id)).ok().flatten();
+        user.map_or_else(|| id.to_string(), |user| user.name)
     }
 
     fn now(&self) -> UnixTime {

@@ -211,10 +211,14 @@ fn read_text(
         Ok(bytes) => Some(Text::new(path.display().to_string(), bytes, Some(path.to_owned()))),
         Err(error) => {
             let help = match error.kind() {
-                io::ErrorKind::NotFound => {
-                    Some("correct the path, or start without --config for the defaults".to_owned())
-                }
-                io::ErrorKind::PermissionDenied => Some(access::help(path, env.user_id())),
+                io::ErrorKind::NotFound => Some(match access::similar(path) {
+                    Some(similar) => format!(
+                        "did you mean {}? Without --config the server starts with the defaults",
+                        similar.display()
+                    ),
+                    None => "correct the path, or start without --config for the defaults".to_owned(),
+                }),
+                io::ErrorKind::PermissionDenied => Some(access::help(path, &env.user())),
                 _ => None,
             };
             let message = format!("cannot read the configuration {}: {error}", path.display());

@@ -110,6 +110,75 @@ pub(super) fn other_language(text: &str) -> Option<(&'static str, Range<usize>)>
     None
 }
 
+/// Options that only coturn's turnserver.conf has, some of which stand in every one.
+const COTURN: [&str; 37] = [
+    "allowed-peer-ip",
+    "alt-listening-port",
+    "cipher-list",
+    "cli-password",
+    "denied-peer-ip",
+    "dh-file",
+    "dh2066",
+    "external-ip",
+    "fingerprint",
+    "listening-device",
+    "listening-ip",
+    "listening-port",
+    "lt-cred-mech",
+    "max-port",
+    "min-port",
+    "mobility",
+    "no-auth",
+    "no-cli",
+    "no-dtls",
+    "no-multicast-peers",
+    "no-rfc5780",
+    "no-stdout-log",
+    "no-stun",
+    "no-stun-backward-compatibility",
+    "no-tcp",
+    "no-tcp-relay",
+    "no-tls",
+    "no-tlsv1",
+    "no-tlsv1_1",
+    "no-udp",
+    "no-udp-relay",
+    "proc-user",
+    "relay-ip",
+    "stale-nonce",
+    "static-auth-secret",
+    "tls-listening-port",
+    "use-auth-secret",
+];
+
+/// Whether a text that is no TOML is coturn's turnserver.conf from its first line to its last: where its first option of
+/// that program's own stands. Only the name: a value may be a secret.
+pub(super) fn coturn(text: &str) -> Option<Range<usize>> {
+    let mut first = None;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let option = line.trim();
+        let start = at + (line.len() - line.trim_start().len());
+        at += line.len();
+        if option.is_empty() || option.starts_with('#') {
+            continue;
+        }
+        let end = option.find(|c: char| c == '=' || c.is_whitespace());
+        let (name, value) = option.split_at(end.unwrap_or(option.len()));
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        let value = value.trim_start_matches(|c: char| c == '=' || c.is_whitespace());
+        // In TOML texts stand in quotes and lists in brackets.
+        if !name.chars().all(is_name) || value.starts_with(['"', '\'', '[', '{']) {
+            return None;
+        }
+        let name = name.trim_start_matches('-');
+        if first.is_none() && COTURN.contains(&name) {
+            first = Some(start..start + end.unwrap_or(option.len()));
+        }
+    }
+    first
+}
+
 fn line_at(text: &str, at: usize) -> &str {
     let (Some(before), Some(behind)) = (text.get(..at), text.get(at..)) else {
         return "";
@@ -299,6 +368,32 @@ fn first_inline(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turnserver_conf_is_recognised_as_a_whole_and_a_single_line_of_it_is_not() {
+        for (text, option) in [
+            (
+                "listening-port=3478\nfingerprint\nlt-cred-mech\nrealm=turn.example.org\n",
+                Some("listening-port"),
+            ),
+            (
+                "# of Debian\n\nrealm turn.example.org\n  use-auth-secret\nstatic-auth-secret=x\n",
+                Some("use-auth-secret"),
+            ),
+            (
+                "user=alice:secret\r\nno-cli\r\nexternal-ip=203.0.113.5/10.0.0.5\r\n",
+                Some("no-cli"),
+            ),
+            ("verbose\nsyslog\nmin-port=49152\n", Some("min-port")),
+            // A text without quotes, or one option among keys of ours.
+            ("realm = turn.example.org\n", None),
+            ("realm = \"turn.example.org\"\nuse-auth-secret\n", None),
+            ("fingerprint\n[turn]\nbinding = true\n", None),
+            ("", None),
+        ] {
+            assert_eq!(coturn(text).map(|span| &text[span]), option, "{text:?}");
+        }
+    }
 
     #[test]
     fn text_in_another_language_is_recognised_by_its_first_line() {

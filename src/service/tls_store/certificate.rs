@@ -1,6 +1,7 @@
 //! A certificate with its key, and what an operator should know of it.
 
 use core::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
@@ -56,8 +57,8 @@ pub enum TlsWarning {
     NotTheIssuer(usize),
     /// The end of validity of this certificate of the chain, from 1, has passed.
     IssuerExpired(usize),
-    /// Others than its owner may read the key file: its mode.
-    KeyReadableByOthers(u32),
+    /// Others than its owner may read the key file: it, and its mode.
+    KeyReadableByOthers(PathBuf, u32),
 }
 
 /// The outcome of loading.
@@ -139,8 +140,9 @@ impl Loaded {
             warnings.push(TlsWarning::NoNames);
         }
         warnings.extend(load::broken_links(certificate.chain(), now));
-        if let Some(mode) = load::mode_open_to_others(&source.files().private_key) {
-            warnings.push(TlsWarning::KeyReadableByOthers(mode));
+        let key = &source.files().private_key;
+        if let Some(mode) = load::mode_open_to_others(key) {
+            warnings.push(TlsWarning::KeyReadableByOthers(key.clone(), mode));
         }
         Self {
             info: info.clone(),
@@ -179,10 +181,11 @@ impl fmt::Display for TlsWarning {
                 "certificate number {position} of the chain has expired: clients may refuse the chain. Renew it, or \
                  get the issuer's present certificate"
             ),
-            Self::KeyReadableByOthers(mode) => {
+            Self::KeyReadableByOthers(file, mode) => {
+                let file = file.display();
                 write!(
                     f,
-                    "the private key file has mode {mode:04o}: others can read it. `chmod 600` it"
+                    "the private key file {file} has mode {mode:04o}: others can read it. `chmod o-rwx {file}`"
                 )
             }
         }

@@ -34,6 +34,8 @@ pub enum TlsProblem {
     CertificateInsteadOfKey,
     /// The key is protected by a pass phrase.
     EncryptedKey,
+    /// DER or another binary form, where PEM is needed.
+    Binary(Binary),
     /// Text in UTF-16, as some editors save it.
     Utf16,
     /// PEM that cannot be decoded.
@@ -48,6 +50,38 @@ pub enum TlsProblem {
     WrongOrder(usize),
     /// The TLS library refused.
     Library(String),
+}
+
+/// What a file holds that is no PEM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// A certificate in DER.
+    Certificate,
+    /// A private key in DER, without a pass phrase.
+    PrivateKey,
+    /// A private key in DER, encrypted.
+    EncryptedKey,
+    /// Certificates in PKCS #7, in DER or PEM.
+    Pkcs7 {
+        /// Its form.
+        pem: bool,
+    },
+    /// Certificates and a key in PKCS #12.
+    Pkcs12,
+}
+
+impl Binary {
+    /// What it is, and how OpenSSL makes PEM of it.
+    const fn says(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Certificate => ("a certificate in DER", "openssl x509 -inform der"),
+            Self::PrivateKey => ("a private key in DER", "openssl pkey -inform der"),
+            Self::EncryptedKey => ("an encrypted private key in DER", "openssl pkey -inform der"),
+            Self::Pkcs7 { pem: false } => ("certificates in PKCS #7", "openssl pkcs7 -inform der -print_certs"),
+            Self::Pkcs7 { pem: true } => ("certificates in PKCS #7", "openssl pkcs7 -print_certs"),
+            Self::Pkcs12 => ("PKCS #12", "openssl pkcs12 -nodes"),
+        }
+    }
 }
 
 impl TlsProblem {
@@ -93,6 +127,13 @@ impl fmt::Display for TlsError {
                 "the private key is protected by a pass phrase. Store it without one: \
                  `openssl pkey -in old.pem -out new.pem`",
             ),
+            TlsProblem::Binary(binary) => {
+                let ((what, command), file) = (binary.says(), self.file.display());
+                write!(
+                    f,
+                    "holds {what}, and PEM is needed. Convert it: `{command} -in {file} -out {file}.pem`"
+                )
+            }
             TlsProblem::Utf16 => f.write_str("is saved as UTF-16, and PEM is ASCII. Save it as UTF-8 or ASCII"),
             TlsProblem::BadPem(error) => write!(f, "is damaged: {error}"),
             TlsProblem::BadCertificate(error) => write!(f, "the first certificate cannot be parsed: {error}"),

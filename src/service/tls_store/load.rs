@@ -13,6 +13,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
+use super::error::Binary;
 use super::{Certificate, CertificateFiles, CertificateInfo, TlsError, TlsProblem, TlsWarning};
 use crate::turn::time::UnixTime;
 
@@ -103,7 +104,10 @@ fn parse_chain(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsProblem>
     match chain.is_empty() {
         false => Ok(chain),
         true if holds(bytes, b"PRIVATE KEY-----") => Err(TlsProblem::KeyInsteadOfCertificate),
-        true => Err(TlsProblem::NoCertificate),
+        true => Err(match binary(bytes) {
+            Some(Binary::PrivateKey | Binary::EncryptedKey) => TlsProblem::KeyInsteadOfCertificate,
+            other => other.map_or(TlsProblem::NoCertificate, TlsProblem::Binary),
+        }),
     }
 }
 
@@ -113,9 +117,46 @@ fn parse_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsProblem> {
     }
     PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
         pem::Error::NoItemsFound if holds(bytes, b"BEGIN CERTIFICATE") => TlsProblem::CertificateInsteadOfKey,
-        pem::Error::NoItemsFound => TlsProblem::NoKey,
+        pem::Error::NoItemsFound => match binary(bytes) {
+            Some(Binary::Certificate | Binary::Pkcs7 { .. }) => TlsProblem::CertificateInsteadOfKey,
+            other => other.map_or(TlsProblem::NoKey, TlsProblem::Binary),
+        },
         error => TlsProblem::BadPem(error.to_string()),
     })
+}
+
+/// What a file holds in which there is no PEM block that we read.
+fn binary(bytes: &[u8]) -> Option<Binary> {
+    if holds(bytes, b"BEGIN PKCS7") {
+        return Some(Binary::Pkcs7 { pem: true });
+    }
+    if parse_x509_certificate(bytes).is_ok() {
+        return Some(Binary::Certificate);
+    }
+    // The others are told by what stands first in their outermost SEQUENCE.
+    const VERSION_3: &[u8] = &[0x02, 0x01, 0x03];
+    const OID_PKCS7: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07];
+    const OID_PKCS5: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05];
+    let inside = inside_sequence(bytes)?;
+    if inside.starts_with(VERSION_3) {
+        Some(Binary::Pkcs12)
+    } else if inside.starts_with(OID_PKCS7) {
+        Some(Binary::Pkcs7 { pem: false })
+    } else if PrivateKeyDer::try_from(bytes).is_ok() {
+        Some(Binary::PrivateKey)
+    } else {
+        let algorithm = inside_sequence(inside)?;
+        algorithm.starts_with(OID_PKCS5).then_some(Binary::EncryptedKey)
+    }
+}
+
+/// What follows the tag and length of a SEQUENCE in DER.
+fn inside_sequence(bytes: &[u8]) -> Option<&[u8]> {
+    match bytes {
+        [0x30, 0..=0x7f, inside @ ..] => Some(inside),
+        [0x30, more @ 0x81..=0x84, inside @ ..] => inside.get(usize::from(more & 0x7f)..),
+        _ => None,
+    }
 }
 
 fn holds(bytes: &[u8], text: &[u8]) -> bool {

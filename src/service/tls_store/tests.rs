@@ -224,10 +224,13 @@ fn a_certificate_without_names_and_a_key_for_everyone_are_warned_about() {
     let (certificate, key) = issue(&[], -1, 90);
     let source = directory.source(&certificate, &key);
     fs::set_permissions(&source.files().private_key, fs::Permissions::from_mode(0o644)).unwrap();
-    let (_, loaded) = open(source, NOW).unwrap();
+    let (_, loaded) = open(source.clone(), NOW).unwrap();
     assert_eq!(
         loaded.warnings,
-        [TlsWarning::NoNames, TlsWarning::KeyReadableByOthers(0o644)]
+        [
+            TlsWarning::NoNames,
+            TlsWarning::KeyReadableByOthers(source.files().private_key.clone(), 0o644)
+        ]
     );
 }
 

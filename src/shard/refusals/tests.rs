@@ -25,6 +25,7 @@ fn refused(source: u32, refusal: Refusal) -> Refused {
         username: Some(Arc::from("1700000000:bob")),
         refusal,
         routine: false,
+        half: false,
     }
 }
 

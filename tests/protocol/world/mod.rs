@@ -52,6 +52,8 @@ pub(crate) struct World {
     pub(crate) events: Vec<Event>,
     /// The operator's word on each refusal.
     pub(crate) refused: Vec<Refused>,
+    /// Shard and reason of every relayed address that was refused beside one that was given: no error response.
+    halves: Vec<(usize, RefusalReason)>,
     /// Handoffs on their way, with the shard they are from; delivered at once unless `hold_handoffs`.
     pub(crate) handoffs: VecDeque<(usize, Handoff)>,
     pub(crate) hold_handoffs: bool,
@@ -196,6 +198,7 @@ impl World {
             closed_streams: Vec::new(),
             events: Vec::new(),
             refused: Vec::new(),
+            halves: Vec::new(),
             handoffs: VecDeque::new(),
             hold_handoffs: false,
             detached: HashMap::new(),
@@ -411,7 +414,12 @@ impl World {
         }
         while let Some(event) = self.shards[index].poll_event() {
             match event {
-                Event::Refused(refused) => self.refused.push(*refused),
+                Event::Refused(refused) => {
+                    if refused.half {
+                        self.halves.push((index, refused.refusal.reason()));
+                    }
+                    self.refused.push(*refused);
+                }
                 event => self.events.push(event),
             }
         }
@@ -489,7 +497,13 @@ impl World {
         {
             let reasons = RefusalReason::ALL.iter().filter(|reason| reason.code() == *code);
             let counted = reasons.map(|&reason| counters.refusals.reasons[reason as usize].get());
-            assert_eq!(answered.get(), counted.sum::<u64>(), "every {code} has a reason");
+            let half = |half: &&(usize, RefusalReason)| half.0 == index && half.1.code() == *code;
+            let halves = self.halves.iter().filter(half).count() as u64;
+            assert_eq!(
+                answered.get() + halves,
+                counted.sum::<u64>(),
+                "every {code} has a reason"
+            );
         }
         let ports = self.shared.port_gauges();
         assert!(ports.used() <= ports.total());

@@ -102,13 +102,23 @@ impl Context<'_> {
         match error.kind() {
             io::ErrorKind::NotFound => {
                 let credentials = self.env.variable(CREDENTIALS_DIRECTORY);
-                let name = credentials.and_then(|dir| path.strip_prefix(dir).ok());
-                Some(name.map_or_else(
-                    || missing.into(),
-                    |name| format!("add to the unit: LoadCredential={}:/path/of/the/file", name.display()),
-                ))
+                let name = credentials.as_ref().and_then(|dir| path.strip_prefix(dir).ok());
+                let similar = access::similar(path);
+                Some(match (name, similar) {
+                    (Some(name), similar) => {
+                        let add = format!("add to the unit: LoadCredential={}:/path/of/the/file", name.display());
+                        let handed = similar.as_deref().and_then(Path::file_name);
+                        handed.map_or(add.clone(), |other| {
+                            format!("{add}; or did you mean `{CREDENTIAL}{}`?", other.display())
+                        })
+                    }
+                    (None, Some(similar)) => {
+                        format!("did you mean {}? Otherwise {}", similar.display(), missing.into())
+                    }
+                    (None, None) => missing.into(),
+                })
             }
-            io::ErrorKind::PermissionDenied => Some(access::help(path, self.env.user_id())),
+            io::ErrorKind::PermissionDenied => Some(access::help(path, &self.env.user())),
             io::ErrorKind::IsADirectory => Some("name the file in it".into()),
             _ => None,
         }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::super::Purpose;
 use super::super::check;
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::schema::{Raw, SecretOrFile};
 use super::super::settings::ApiKey;
+use super::super::{Purpose, access};
 use super::Context;
 use crate::service::first_run;
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
@@ -106,11 +106,8 @@ pub(super) fn warn_of_open_file(raw: &Raw, cx: &mut Context<'_>) {
             "every user of this machine may read {}, and it holds a secret",
             path.display()
         );
-        cx.d.push(
-            Diagnostic::warning(message)
-                .at(place)
-                .help(format!("chmod o-r {}", path.display())),
-        );
+        let help = access::closing(path, cx.env);
+        cx.d.push(Diagnostic::warning(message).at(place).help(help));
     }
 }
 
@@ -290,7 +287,7 @@ fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
     let mut bytes = match read_bounded(&path) {
         Ok(bytes) => bytes,
         Err(error) => {
-            let user = cx.env.user_id();
+            let user = cx.env.user();
             let make = format!(
                 "make it: head -c 33 /dev/urandom | base64 | tr +/ -_ | install -m 600 -o {user} /dev/stdin {}",
                 path.display()
@@ -330,7 +327,7 @@ fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
     }
     if is_open(&path) {
         let diagnostic = Diagnostic::warning(format!("every user of this machine may read {}", path.display()));
-        cx.d.push(diagnostic.at(place).help(format!("chmod o-r {}", path.display())));
+        cx.d.push(diagnostic.at(place).help(access::closing(&path, cx.env)));
     }
     Some(bytes)
 }

@@ -42,7 +42,7 @@ fn is_made_by_systemd(dir: &Path, cx: &Context<'_>) -> bool {
 
 /// Serving tells by trying; a check tries nothing.
 fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
-    let user = cx.env.user_id();
+    let user = cx.env.user();
     let place = raw.state_dir.place;
     match fs::metadata(dir) {
         Ok(metadata) if !metadata.is_dir() => {
@@ -53,7 +53,7 @@ fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
             if let Err(error) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
                 let message = format!("cannot write to the state directory {}: {error}", dir.display());
                 let help = format!(
-                    "give it to the user the server runs as (now number {user}): chown -R {user} {}",
+                    "give it to the user the server runs as (now {user}): chown -R {user} {}",
                     dir.display()
                 );
                 cx.d.push(Diagnostic::error(message).at(place).help(help));
@@ -61,7 +61,7 @@ fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let message = format!("cannot use the state directory {}: {error}", dir.display());
-            cx.d.push(Diagnostic::error(message).at(place).help(help(dir, user)));
+            cx.d.push(Diagnostic::error(message).at(place).help(help(dir, &user)));
         }
         // Nothing is wrong where the server can make it; the configuration may also be for another machine.
         Err(_) => {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::super::Purpose;
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::schema::{Protocol, Raw};
 use super::super::settings::{AcmeSettings, ApiSettings, FrontDoorSettings, TlsSettings};
+use super::super::{Purpose, access};
 use super::{Context, front_door};
 use crate::service::acme::trusted_roots;
 use crate::service::front_door::hidden;
@@ -155,11 +155,11 @@ fn can_be_served(
                 served.push((loaded.info.clone(), certificate.1));
                 let hidden = hidden(front_door, &loaded.info);
                 for warning in &loaded.warnings {
-                    let place = match warning {
-                        TlsWarning::KeyReadableByOthers(_) => key.1,
-                        _ => certificate.1,
-                    };
                     let (message, help) = split(&warning.to_string());
+                    let (place, help) = match warning {
+                        TlsWarning::KeyReadableByOthers(file, _) => (key.1, Some(access::closing(file, cx.env))),
+                        _ => (certificate.1, help),
+                    };
                     cx.d.push(Diagnostic::warning(message).at(place).maybe_help(help));
                 }
                 for hidden in hidden {

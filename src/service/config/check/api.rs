@@ -122,6 +122,13 @@ fn uris(api: &RawApi, d: &mut Diagnostics) {
             d.push(diagnostic.at(uri.place).help(help));
         }
     }
+    let relays = |uri: &str| uri.starts_with("turn:") || uri.starts_with("turns:");
+    let is_stun = |uri: &str| uri.starts_with("stun:") || uri.starts_with("stuns:");
+    if uris.iter().any(|uri| is_stun(&uri.value)) && !uris.iter().any(|uri| relays(&uri.value)) {
+        let message = "`api.uris` has no TURN URI: clients learn their address here, and relay nothing";
+        let help = "add one, for example \"turns:turn.example.org:443?transport=tcp\", or write \"auto\"";
+        d.push(Diagnostic::warning(message).at(api.uris.place).help(help));
+    }
     if uris.is_empty() {
         let diagnostic = Diagnostic::error("`api.uris` is empty: clients would be told no server").at(api.uris.place);
         d.push(diagnostic.help("write \"auto\" to have the URIs made from the listeners"));

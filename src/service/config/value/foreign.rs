@@ -66,6 +66,53 @@ pub(super) fn bind(text: &str) -> Option<String> {
     }
 }
 
+/// What to write instead of `text` where a duration is expected: `10 seconds`, `5min`, `1 hour`.
+pub(super) fn duration(text: &str) -> Option<String> {
+    let (number, unit) = number_and_unit(text)?;
+    let unit = match unit.as_str() {
+        // A number in quotes is read as one of seconds, where none is written.
+        "" | "s" | "sec" | "secs" | "second" | "seconds" => "s",
+        "ms" | "msec" | "msecs" | "milli" | "millis" | "millisecond" | "milliseconds" => "ms",
+        "m" | "min" | "mins" | "minute" | "minutes" => "m",
+        "h" | "hr" | "hrs" | "hour" | "hours" => "h",
+        "d" | "day" | "days" => "d",
+        "w" | "week" | "weeks" => return Some(format!("write {}", quoted(&format!("{}d", number.checked_mul(7)?)))),
+        _ => return None,
+    };
+    Some(format!("write {}", quoted(&format!("{number}{unit}"))))
+}
+
+/// What to write instead of `text` where a size is expected: `256kb`, `256k`, `4 megabytes`.
+pub(super) fn size(text: &str) -> Option<String> {
+    let (number, unit) = number_and_unit(text)?;
+    let letter = match unit.as_str() {
+        "" | "b" | "byte" | "bytes" => {
+            return Some(format!(
+                "write {number}, without quotes, or {}",
+                quoted(&format!("{number}B"))
+            ));
+        }
+        "k" | "kb" | "kib" | "kbyte" | "kbytes" | "kilobyte" | "kilobytes" | "kibibyte" | "kibibytes" => ('K', 'k'),
+        "m" | "mb" | "mib" | "mbyte" | "mbytes" | "megabyte" | "megabytes" | "mebibyte" | "mebibytes" => ('M', 'M'),
+        "g" | "gb" | "gib" | "gbyte" | "gbytes" | "gigabyte" | "gigabytes" | "gibibyte" | "gibibytes" => ('G', 'G'),
+        _ => return None,
+    };
+    let (binary, decimal) = letter;
+    Some(format!(
+        "write {}, which counts in 1024, or {}, which counts in 1000",
+        quoted(&format!("{number}{binary}iB")),
+        quoted(&format!("{number}{decimal}B"))
+    ))
+}
+
+/// A whole number and the small letters behind it.
+fn number_and_unit(text: &str) -> Option<(u64, String)> {
+    let text = text.trim();
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number = text[..text.len() - unit.len()].parse().ok()?;
+    Some((number, unit.trim().to_ascii_lowercase()))
+}
+
 /// What to write instead of `text` where a network is expected: `10.0.0.1-10.0.0.9`, `10.0.8.*`, a host name.
 pub(super) fn network(text: &str) -> Option<String> {
     let write = |nets: &[IpNet]| {
@@ -204,6 +251,41 @@ pub(super) fn external(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_and_sizes_in_other_units_are_written_as_here() {
+        for (text, help) in [
+            ("10 seconds", "write \"10s\""),
+            ("10", "write \"10s\""),
+            ("5min", "write \"5m\""),
+            ("1 Hour", "write \"1h\""),
+            ("2 weeks", "write \"14d\""),
+            ("250 millis", "write \"250ms\""),
+        ] {
+            assert_eq!(duration(text).as_deref(), Some(help), "{text}");
+        }
+        for text in ["", "soon", "5 lightyears", "1.5h", "-5s"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+        let thousands = |binary, decimal| {
+            format!("write \"{binary}\", which counts in 1024, or \"{decimal}\", which counts in 1000")
+        };
+        for (text, help) in [
+            ("256kb", thousands("256KiB", "256kB")),
+            ("256 KB", thousands("256KiB", "256kB")),
+            ("256k", thousands("256KiB", "256kB")),
+            ("4 megabytes", thousands("4MiB", "4MB")),
+            ("4mib", thousands("4MiB", "4MB")),
+            ("1G", thousands("1GiB", "1GB")),
+            ("65536", "write 65536, without quotes, or \"65536B\"".to_owned()),
+            ("65536 bytes", "write 65536, without quotes, or \"65536B\"".to_owned()),
+        ] {
+            assert_eq!(size(text), Some(help), "{text}");
+        }
+        for text in ["", "kb", "much", "4 parsecs", "1.5MiB", "-1kB"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn what_other_programs_bind_to_is_written_as_it_is_here() {

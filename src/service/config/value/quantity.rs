@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::super::document::{Node, Value};
-use super::{Mistake, Setting, expected, has_too_many_digits, quoted, too_large};
+use super::{Mistake, Setting, expected, foreign, has_too_many_digits, quoted, too_large};
 
 impl Setting for Duration {
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
@@ -16,10 +16,13 @@ impl Setting for Duration {
             Value::Text(text) => match parse_duration(text) {
                 Some(duration) => Ok(duration),
                 None if has_too_many_digits(text) => too_large(node),
-                None => expected(
-                    node,
-                    "a duration",
-                    "\"150ms\", \"10s\", \"5m\", \"1h30m\", \"7d\", or seconds as a whole number",
+                None => instead(
+                    expected(
+                        node,
+                        "a duration",
+                        "\"150ms\", \"10s\", \"5m\", \"1h30m\", \"7d\", or seconds as a whole number",
+                    ),
+                    foreign::duration(text),
                 ),
             },
             _ => expected(
@@ -105,10 +108,17 @@ impl Setting for Bytes {
             Value::Text(text) => parse_bytes(text),
             _ => None,
         };
-        bytes.map_or_else(
-            || expected(node, "a size", "\"256KiB\", \"4MiB\", or bytes as a whole number"),
-            |b| Ok(Self(b)),
-        )
+        let Some(bytes) = bytes else {
+            let help = match &node.value {
+                Value::Text(text) => foreign::size(text),
+                _ => None,
+            };
+            return instead(
+                expected(node, "a size", "\"256KiB\", \"4MiB\", or bytes as a whole number"),
+                help,
+            );
+        };
+        Ok(Self(bytes))
     }
 
     fn show(&self) -> String {
@@ -122,11 +132,20 @@ impl Setting for Bytes {
     }
 }
 
+/// `expected` with another help, if there is one.
+fn instead<T>(expected: Result<T, Vec<Mistake>>, help: Option<String>) -> Result<T, Vec<Mistake>> {
+    match help {
+        Some(help) => expected.map_err(|all| all.into_iter().map(|mistake| mistake.help(&*help)).collect()),
+        None => expected,
+    }
+}
+
+/// Capitals count: one kB is 1000 bytes, one KiB 1024, and `kb` could be either.
 fn parse_bytes(text: &str) -> Option<usize> {
     let text = text.trim();
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let unit = text[digits..].trim();
-    let (_, size) = BYTE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+    let (_, size) = BYTE_UNITS.iter().find(|(name, _)| *name == unit)?;
     text[..digits].parse::<usize>().ok()?.checked_mul(*size)
 }
 
