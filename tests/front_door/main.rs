@@ -5,9 +5,13 @@
 #[path = "../../src/cli/bench/any_certificate.rs"]
 mod any_certificate;
 mod caps;
+mod claims;
 mod exhaustion;
 mod http;
+mod keys;
+mod pace;
 mod proxied;
+mod recorder;
 mod routed;
 mod stages;
 mod support;

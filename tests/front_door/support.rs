@@ -11,9 +11,11 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use relay::net::stream::{StreamConn, StreamLimits};
+use relay::service::api::Api;
 use relay::service::config::settings::{BackendAddress, FrontDoorSettings};
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits, Outcome, bind};
+use relay::service::health::Health;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::handover::StreamHandover;
 use relay::turn::time::{Instant, UnixTime};
@@ -105,12 +107,43 @@ impl Door {
         Self::with(ALL, Proxies::default(), limits, settings)
     }
 
+    /// The same, with the credentials API under the paths that are its own.
+    pub(crate) fn with_api(limits: Limits, settings: &FrontDoorSettings, api: &Api) -> Self {
+        let health = Health::new(Vec::new(), Arc::default(), 1, || Duration::ZERO);
+        Self::opened(ALL, Proxies::default(), limits, Behind::new(settings), |rest, _, _| {
+            api.front_door(Arc::new(health), rest)
+        })
+    }
+
     /// Serves everything, to clients of `proxies`.
     pub(crate) fn behind(proxies: Proxies, limits: Limits) -> Self {
         Self::with(ALL, proxies, limits, &FrontDoorSettings::default())
     }
 
     pub(crate) fn with(accepts: Accepts, proxies: Proxies, limits: Limits, settings: &FrontDoorSettings) -> Self {
+        Self::opened(
+            accepts,
+            proxies,
+            limits,
+            Behind::new(settings),
+            |rest, started, finish| {
+                let router = pages(started, finish);
+                match rest {
+                    Some(rest) => router.fallback_service(rest),
+                    None => router,
+                }
+            },
+        )
+    }
+
+    /// `router` is made from what is behind it, and from who is told of slow requests.
+    fn opened(
+        accepts: Accepts,
+        proxies: Proxies,
+        limits: Limits,
+        behind: Behind,
+        router: impl FnOnce(Option<Router>, Arc<Notify>, Arc<Notify>) -> Router,
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "relay-door-{}-{}",
@@ -133,30 +166,7 @@ impl Door {
             .as_secs();
         let (store, _) = TlsStore::open(vec![source], UnixTime(unix)).unwrap();
         let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let router = Router::new()
-            .route(
-                "/",
-                get(|ConnectInfo(client): ConnectInfo<SocketAddr>| async move { client.to_string() }),
-            )
-            .route("/slow", {
-                let (started, finish) = (started.clone(), finish.clone());
-                get(async move || {
-                    started.notify_one();
-                    finish.notified().await;
-                })
-            })
-            .route("/endless", {
-                let started = started.clone();
-                get(async move || {
-                    started.notify_one();
-                    core::future::pending::<()>().await;
-                })
-            });
-        let behind = Behind::new(settings);
-        let router = match behind.http() {
-            Some(rest) => router.fallback_service(rest),
-            None => router,
-        };
+        let router = router(behind.http(), started.clone(), finish.clone());
         let (sender, handovers) = mpsc::unbounded_channel();
         let door = FrontDoor::new(limits, Some(Arc::new(store)), router, behind, move |stream| {
             let _ = sender.send(stream);
@@ -232,6 +242,30 @@ impl Door {
         assert_eq!(outcomes, counters.accepted(), "each connection has one outcome");
         assert_eq!(counters.outcome(Outcome::Panicked), 0);
     }
+}
+
+/// What a door serves that has no API.
+fn pages(started: Arc<Notify>, finish: Arc<Notify>) -> Router {
+    let endless = started.clone();
+    Router::new()
+        .route(
+            "/",
+            get(|ConnectInfo(client): ConnectInfo<SocketAddr>| async move { client.to_string() }),
+        )
+        .route(
+            "/slow",
+            get(async move || {
+                started.notify_one();
+                finish.notified().await;
+            }),
+        )
+        .route(
+            "/endless",
+            get(async move || {
+                endless.notify_one();
+                core::future::pending::<()>().await;
+            }),
+        )
 }
 
 pub(crate) fn connector(alpn: &[&[u8]]) -> TlsConnector {

@@ -1,5 +1,8 @@
 //! Who may mint: keys are compared in constant time, and only their digests are kept.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
@@ -10,6 +13,9 @@ use crate::service::config::settings::ApiSettings;
 pub(super) struct Keys {
     keys: Vec<Key>,
     open: bool,
+    /// Marks of the keys by their length, made with `hasher`, whose own key is random.
+    marks: HashMap<usize, Vec<u64>>,
+    hasher: RandomState,
 }
 
 struct Key {
@@ -61,10 +67,31 @@ impl Keys {
                 governor::clock::DefaultClock::default(),
             ),
         });
+        let hasher = RandomState::new();
+        let mut marks: HashMap<usize, Vec<u64>> = HashMap::new();
+        for key in settings.keys.iter().map(|key| key.key.as_bytes()) {
+            marks.entry(key.len()).or_default().push(hasher.hash_one(key));
+        }
         Self {
             keys: keys.collect(),
             open: settings.open,
+            marks,
+            hasher,
         }
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whether one of them stands anywhere in `text`. No byte of a key is compared, so the time taken tells nothing.
+    pub(super) fn are_in(&self, text: &[u8]) -> bool {
+        let marked = |(&len, marks): (&usize, &Vec<u64>)| {
+            let mut windows = text.windows(len.max(1));
+            windows.any(|window| marks.contains(&self.hasher.hash_one(window)))
+        };
+        self.marks.iter().any(marked)
     }
 
     /// What `presented` gives, `None` if nothing. A wrong key is refused even where none is needed: whoever sends one

@@ -34,6 +34,7 @@ use crate::turn::time::UnixTime;
 mod access;
 mod cors;
 pub mod counters;
+mod guard;
 mod limit;
 mod page;
 mod reply;
@@ -111,7 +112,7 @@ impl Api {
     }
 
     /// Everything a front door answers over HTTPS. `rest` is somebody else's, if there is anybody: every path that is not
-    /// the API's, and on `/` every method but POST. Without it a visitor finds a page, and a balancer `/healthz`.
+    /// the API's in any spelling, and on `/` every method but POST; no key of the API reaches it. Without it a visitor finds a page, and a balancer `/healthz`.
     pub fn front_door(&self, health: Arc<Health>, rest: Option<Router>) -> Router {
         let scheme = Scheme::Https;
         let enabled = self.policy.load().settings.enabled;
@@ -126,6 +127,7 @@ impl Api {
             let not_found = Router::new().fallback(async || Refusal::NotFound);
             return own.merge(self.dressed(scheme, not_found));
         };
+        let rest = rest.layer(middleware::from_fn_with_state(self.clone(), guard::guard));
         if !enabled {
             return rest;
         }

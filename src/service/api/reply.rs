@@ -140,8 +140,12 @@ pub(super) enum Refusal {
     Unauthorized(&'static str),
     /// 403: a preflight from an origin that is not on the list.
     Origin,
+    /// 403: a key of the API, in a request that is not for the API.
+    KeyElsewhere,
     /// 404.
     NotFound,
+    /// 404: a path of the API, written in another way.
+    Spelling,
     /// 405.
     Method,
     /// 408: the body did not come.
@@ -181,7 +185,16 @@ impl IntoResponse for Refusal {
                 StatusCode::FORBIDDEN,
                 "this origin is not on the list of allowed origins",
             ),
+            Self::KeyElsewhere => (
+                StatusCode::FORBIDDEN,
+                "this request has a key of the API and is not for the API, so it is not passed on",
+            ),
             Self::NotFound => (StatusCode::NOT_FOUND, "no such resource"),
+            Self::Spelling => (
+                StatusCode::NOT_FOUND,
+                "the API's paths are written so: /turn, /ice, /v1/ice-servers, \
+                 /v1/turn/keys/NAME/credentials/generate-ice-servers",
+            ),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed here"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 8 KiB"),

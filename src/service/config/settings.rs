@@ -199,6 +199,14 @@ pub struct FrontDoorSettings {
     pub connect_timeout: Duration,
     /// For the first byte of an answer over HTTP.
     pub answer_timeout: Duration,
+    /// For the first bytes of both ends of a connection, of a request's body, and for the answer to WebSocket.
+    pub first_bytes_timeout: Duration,
+    /// Bytes per second that the body of a request must keep up.
+    pub body_rate: u64,
+    /// How far it may fall behind that.
+    pub body_pause: Duration,
+    /// For the whole body of a request.
+    pub body_timeout: Duration,
     /// A connection to a backend on which nothing moves is closed after this.
     pub idle_timeout: Duration,
 }
@@ -213,6 +221,10 @@ impl Default for FrontDoorSettings {
             connections: 4096,
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(60),
+            first_bytes_timeout: Duration::from_secs(10),
+            body_rate: 1024,
+            body_pause: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(3600),
             idle_timeout: Duration::from_secs(600),
         }
     }

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::pace::Pace;
 use super::routes::Routes;
 use super::seldom::Seldom;
 use super::splice::SpliceEnd;
@@ -61,6 +62,11 @@ impl Behind {
         self.upstream.as_ref().map(|_| self.bounds.idle_timeout)
     }
 
+    /// What the body of a request has to keep.
+    pub(super) const fn pace(&self) -> Pace {
+        self.bounds.pace
+    }
+
     /// What became of what was passed on.
     pub fn counters(&self) -> &Arc<BehindCounters> {
         &self.counters
@@ -108,6 +114,10 @@ pub(super) struct Bounds {
     pub(super) connect_timeout: Duration,
     /// For the first byte of an answer over HTTP.
     pub(super) answer_timeout: Duration,
+    /// For the first bytes of both ends.
+    pub(super) first_bytes_timeout: Duration,
+    /// What the body of a request has to keep.
+    pub(super) pace: Pace,
     /// A connection on which nothing moves is closed after this.
     pub(super) idle_timeout: Duration,
 }
@@ -120,6 +130,8 @@ impl Bounds {
             places: Arc::new(Semaphore::new(most)),
             connect_timeout: settings.connect_timeout,
             answer_timeout: settings.answer_timeout,
+            first_bytes_timeout: settings.first_bytes_timeout,
+            pace: Pace::from(settings),
             idle_timeout: settings.idle_timeout,
         }
     }

@@ -101,8 +101,8 @@ impl FrontDoor {
                     guard: Arc::new(party.guard),
                     stop,
                 };
-                let patience = self.behind.http_patience();
-                http::serve(*tls, early, client, visit, self.http.clone(), &self.limits, patience).await;
+                let router = self.http.clone();
+                http::serve(*tls, early, client, visit, router, &self.limits, &self.behind).await;
             }
             Ok(Destination::Backend { route, arrival }) => {
                 let Behind { bounds, counters, .. } = &self.behind;

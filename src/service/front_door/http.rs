@@ -15,13 +15,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use super::Limits;
 use super::accept::stopped;
 use super::admission::ConnectionGuard;
+use super::behind::Behind;
+use super::pace::Paced;
 use super::splice::{Activity, Watched};
 
 /// Most bytes of a request's head; more is answered with 431.
@@ -42,7 +44,7 @@ pub(super) struct Visit {
 }
 
 /// Serves requests of one client until it is done, its time is up, or the server stops. `early` was read already. With
-/// `patience`, the last request may take as long as nothing rests for longer than that.
+/// a web server `behind`, the last request may take as long as nothing rests for longer than its patience.
 pub(super) async fn serve(
     tls: TlsStream<TcpStream>,
     early: Vec<u8>,
@@ -50,18 +52,20 @@ pub(super) async fn serve(
     visit: Visit,
     router: axum::Router,
     limits: &Limits,
-    patience: Option<Duration>,
+    behind: &Behind,
 ) {
     let Visit { activity, mut stop, .. } = visit.clone();
     let (reader, writer) = tokio::io::split(tls);
     let both = tokio::io::join(Cursor::new(early).chain(reader), writer);
     let io = TokioIo::new(Watched::new(both, activity.clone()));
+    let pace = behind.pace();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(client));
         request.extensions_mut().insert(visit.clone());
         let router = router.clone();
         async move {
-            match router.oneshot(request.map(Body::new)).await {
+            let request = request.map(|body| Body::new(Paced::new(body, pace)));
+            match router.oneshot(request).await {
                 Ok(response) => Ok::<_, Infallible>(response),
                 Err(never) => match never {},
             }
@@ -81,7 +85,7 @@ pub(super) async fn serve(
         () = stopped(&mut stop) => {}
     }
     connection.as_mut().graceful_shutdown();
-    if let Some(patience) = patience {
+    if let Some(patience) = behind.http_patience() {
         tokio::select! {
             _ = connection.as_mut() => return,
             () = activity.rests_for(patience) => return,

@@ -14,7 +14,7 @@ use super::accept::stopped;
 use super::arrival::Arrival;
 use super::behind::{Backend, BehindCounters, Bounds};
 use super::proxy::{self, Ends};
-use super::splice::splice;
+use super::splice::{Beginning, splice};
 use crate::service::config::settings::{FrontDoorSettings, RouteSettings};
 use crate::service::tls_store::CertificateInfo;
 
@@ -159,7 +159,14 @@ impl Routed {
     /// Carries bytes both ways until it ends.
     pub(super) async fn carry(mut self, bounds: &Bounds, counters: &BehindCounters, mut stop: watch::Receiver<bool>) {
         let stop = stopped(&mut stop);
-        let spliced = splice(&mut self.client, &mut self.backend, bounds.idle_timeout, stop).await;
+        let spliced = splice(
+            &mut self.client,
+            &mut self.backend,
+            bounds.idle_timeout,
+            Beginning::Both(bounds.first_bytes_timeout),
+            stop,
+        )
+        .await;
         for (socket, cut) in [(&self.client, spliced.client_cut), (&self.backend, spliced.backend_cut)] {
             if cut {
                 // Closed with a reset. It fails only where the connection is gone already.

@@ -23,13 +23,24 @@ pub enum SpliceEnd {
     Broken,
     /// Nothing moved for too long.
     Idle,
+    /// An end was not heard of in time.
+    Silent,
+    /// Its place at the backends was needed for a client with fewer.
+    Displaced,
     /// The server stopped first.
     Stopped,
 }
 
 impl SpliceEnd {
     /// Every end: `ALL[x as usize] == x`.
-    pub const ALL: [Self; 4] = [Self::Closed, Self::Broken, Self::Idle, Self::Stopped];
+    pub const ALL: [Self; 6] = [
+        Self::Closed,
+        Self::Broken,
+        Self::Idle,
+        Self::Silent,
+        Self::Displaced,
+        Self::Stopped,
+    ];
 
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
@@ -37,7 +48,34 @@ impl SpliceEnd {
             Self::Closed => "closed",
             Self::Broken => "broken",
             Self::Idle => "idle",
+            Self::Silent => "silent",
+            Self::Displaced => "displaced",
             Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Who is to be heard of within this time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beginning {
+    /// Either end: which of them speaks first, if any, is the application's.
+    Either(Duration),
+    /// Both.
+    Both(Duration),
+}
+
+impl Beginning {
+    /// Returns when that is over in vain.
+    async fn missed(self, client: &Activity, backend: &Activity) {
+        let (Self::Either(time) | Self::Both(time)) = self;
+        sleep(time).await;
+        let (client, backend) = (client.any(), backend.any());
+        let begun = match self {
+            Self::Either(_) => client || backend,
+            Self::Both(_) => client && backend,
+        };
+        if begun {
+            core::future::pending().await
         }
     }
 }
@@ -56,17 +94,20 @@ pub(super) async fn splice(
     client: impl AsyncRead + AsyncWrite + Unpin,
     backend: impl AsyncRead + AsyncWrite + Unpin,
     idle: Duration,
+    beginning: Beginning,
     stop: impl Future<Output = ()>,
 ) -> Spliced {
     let moved = Activity::default();
     let mut client = Watched::new(client, moved.clone());
     let mut backend = Watched::new(backend, moved.clone());
+    let heard = (client.heard.clone(), backend.heard.clone());
     let end = tokio::select! {
         copied = tokio::io::copy_bidirectional(&mut client, &mut backend) => match copied {
             Ok(_) => SpliceEnd::Closed,
             Err(_) => SpliceEnd::Broken,
         },
         () = moved.rests_for(idle) => SpliceEnd::Idle,
+        () = beginning.missed(&heard.0, &heard.1) => SpliceEnd::Silent,
         () = stop => SpliceEnd::Stopped,
     };
     Spliced {
@@ -83,6 +124,11 @@ pub(super) struct Activity(Arc<AtomicU64>);
 impl Activity {
     fn note(&self) {
         self.0.fetch_add(1, Relaxed);
+    }
+
+    /// Whether anything has moved at all.
+    fn any(&self) -> bool {
+        self.0.load(Relaxed) > 0
     }
 
     /// Returns when nothing has moved for `idle`, at most an eighth of it later.
@@ -103,15 +149,18 @@ impl Activity {
 pub(super) struct Watched<S> {
     stream: S,
     activity: Activity,
+    /// Bytes came from it.
+    heard: Activity,
     /// Its peer was told that no more will come.
     told_end: bool,
 }
 
 impl<S> Watched<S> {
-    pub(super) const fn new(stream: S, activity: Activity) -> Self {
+    pub(super) fn new(stream: S, activity: Activity) -> Self {
         Self {
             stream,
             activity,
+            heard: Activity::default(),
             told_end: false,
         }
     }
@@ -126,7 +175,11 @@ impl<S> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.heard.note();
+        }
         self.noting(polled)
     }
 }
@@ -155,12 +208,13 @@ mod tests {
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(80);
+    const FIRST: Beginning = Beginning::Both(Duration::from_secs(100_000));
 
     #[tokio::test(start_paused = true)]
     async fn one_end_may_stop_sending_and_still_receive() {
         let (mut client, near) = duplex(64);
         let (far, mut backend) = duplex(64);
-        let spliced = tokio::spawn(splice(near, far, IDLE, core::future::pending()));
+        let spliced = tokio::spawn(splice(near, far, IDLE, FIRST, core::future::pending()));
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         let mut question = Vec::new();
@@ -177,7 +231,7 @@ mod tests {
     async fn what_rests_too_long_ends_and_what_moves_does_not() {
         let (mut client, near) = duplex(64);
         let (far, mut backend) = duplex(64);
-        let spliced = tokio::spawn(splice(near, far, IDLE, core::future::pending()));
+        let spliced = tokio::spawn(splice(near, far, IDLE, FIRST, core::future::pending()));
         // Either way keeps it alive, over many times its idle time.
         for round in 0..10 {
             sleep(IDLE - Duration::from_secs(1)).await;
@@ -199,8 +253,38 @@ mod tests {
     async fn a_half_closed_connection_that_rests_ends_too() {
         let (mut client, near) = duplex(64);
         let (far, _backend) = duplex(64);
-        let spliced = tokio::spawn(splice(near, far, IDLE, core::future::pending()));
+        let spliced = tokio::spawn(splice(near, far, IDLE, FIRST, core::future::pending()));
         client.shutdown().await.unwrap();
         assert_eq!(spliced.await.unwrap().end, SpliceEnd::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_says_nothing_is_not_waited_for_as_long_as_one_that_rests() {
+        const SHORT: Duration = Duration::from_secs(10);
+        // Who speaks, and whether that is enough, of both and of either.
+        for (speaks, both, either) in [
+            ([false, false], false, false),
+            ([true, false], false, true),
+            ([false, true], false, true),
+            ([true, true], true, true),
+        ] {
+            for (beginning, enough) in [(Beginning::Both(SHORT), both), (Beginning::Either(SHORT), either)] {
+                let (mut client, near) = duplex(64);
+                let (far, mut backend) = duplex(64);
+                let begun = tokio::time::Instant::now();
+                let spliced = tokio::spawn(splice(near, far, IDLE, beginning, core::future::pending()));
+                sleep(SHORT / 2).await;
+                for (end, _) in [&mut client, &mut backend]
+                    .into_iter()
+                    .zip(speaks)
+                    .filter(|(_, speaks)| *speaks)
+                {
+                    end.write_all(b"x").await.unwrap();
+                }
+                let expected = if enough { SpliceEnd::Idle } else { SpliceEnd::Silent };
+                assert_eq!(spliced.await.unwrap().end, expected, "{beginning:?} {speaks:?}");
+                assert!(enough || begun.elapsed() == SHORT, "{beginning:?} {speaks:?}");
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP that is not ours goes to a web server behind us, request by request.
 //!
 //! A request is read by hyper and written anew by hyper, so both servers see the same one: where it ends cannot be argued
-//! about. What the client claims about itself or earlier proxies is replaced, headers for one hop are not passed on, and
+//! about. What the client claims about itself or earlier proxies is replaced ([`headers`]), trailers are not passed on, and
 //! of upgrades only WebSocket is: `h2c` would carry requests past these rules.
 
 use std::net::SocketAddr;
@@ -11,7 +11,6 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, StatusCode, Uri, Version};
 use hyper_util::client::legacy::Client;
@@ -20,29 +19,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::behind::{Backend, BehindCounters, Bounds};
+use super::headers;
 use super::http::Visit;
-use super::splice::splice;
+use super::pace::TooSlow;
+use super::splice::{Beginning, splice};
 use crate::service::config::settings::BackendAddress;
 
 /// Idle connections kept for the next request.
 const KEPT: usize = 32;
 /// How long: shorter than servers keep theirs (Node.js: 5 s), so that none is closed under a request.
 const KEPT_FOR: core::time::Duration = core::time::Duration::from_secs(4);
-
-/// Headers that are for one connection (RFC 9110 §7.6.1), and `Expect`, which is answered here.
-const ONE_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What became of a request that is not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +54,13 @@ pub enum Failure {
     Unusable,
     /// It did not answer in time.
     Late,
+    /// The request's body came too slowly.
+    Slow,
 }
 
 impl Forwarded {
     /// Every one: `ALL[x.index()] == x`.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Answered,
         Self::Upgraded,
         Self::Failed(Failure::Refused),
@@ -80,6 +68,7 @@ impl Forwarded {
         Self::Failed(Failure::Unreachable),
         Self::Failed(Failure::Unusable),
         Self::Failed(Failure::Late),
+        Self::Failed(Failure::Slow),
     ];
 
     pub(super) const fn index(self) -> usize {
@@ -100,6 +89,7 @@ impl Forwarded {
             Self::Failed(Failure::Unreachable) => "unreachable",
             Self::Failed(Failure::Unusable) => "unusable",
             Self::Failed(Failure::Late) => "late",
+            Self::Failed(Failure::Slow) => "slow",
         }
     }
 }
@@ -153,13 +143,18 @@ impl Upstream {
         let upgrade = request
             .extensions_mut()
             .remove::<OnUpgrade>()
-            .filter(|_| wants_websocket(request.headers()));
+            .filter(|_| headers::wants_websocket(request.headers()));
         let request = rewrite(request, &self.backend.address, client, upgrade.is_some())?;
 
+        // Nobody has to think long about WebSocket.
+        let patience = match upgrade {
+            Some(_) => self.bounds.first_bytes_timeout.min(self.bounds.answer_timeout),
+            None => self.bounds.answer_timeout,
+        };
         let response = tokio::select! {
             response = self.client.request(request) => response.map_err(|error| self.failed(&error))?,
             // A body that is still on its way keeps it alive.
-            () = visit.activity.rests_for(self.bounds.answer_timeout) => return Err(Failure::Late),
+            () = visit.activity.rests_for(patience) => return Err(Failure::Late),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(upgrade) = upgrade else {
@@ -170,7 +165,7 @@ impl Upstream {
         }
         self.counters.count_forwarded(Forwarded::Answered);
         let (mut parts, body) = response.into_parts();
-        drop_one_hop(&mut parts.headers);
+        headers::drop_one_hop(&mut parts.headers);
         // The place is held as long as the body takes.
         let body = body.map_frame(move |frame| {
             let _held = &place;
@@ -180,6 +175,9 @@ impl Upstream {
     }
 
     fn failed(&self, error: &hyper_util::client::legacy::Error) -> Failure {
+        if TooSlow::is_cause_of(error) {
+            return Failure::Slow;
+        }
         let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
         if error.is_connect() {
             self.backend.tell_failure(&cause);
@@ -200,7 +198,7 @@ impl Upstream {
     ) -> Response {
         let backend = hyper::upgrade::on(&mut response);
         let counters = Arc::clone(&self.counters);
-        let idle = self.bounds.idle_timeout;
+        let (idle, first) = (self.bounds.idle_timeout, self.bounds.first_bytes_timeout);
         tokio::spawn(async move {
             let Visit { guard, mut stop, .. } = visit;
             let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else {
@@ -208,13 +206,20 @@ impl Upstream {
             };
             let stop = super::accept::stopped(&mut stop);
             // Cut off is what has no close frame (RFC 6455 §7.1.5), and at the client's no end of TLS either.
-            let spliced = splice(TokioIo::new(client), TokioIo::new(backend), idle, stop).await;
+            let spliced = splice(
+                TokioIo::new(client),
+                TokioIo::new(backend),
+                idle,
+                Beginning::Either(first),
+                stop,
+            )
+            .await;
             counters.count_end(spliced.end);
             drop((guard, place));
         });
         let (mut parts, _) = response.into_parts();
-        drop_one_hop(&mut parts.headers);
-        upgrade_to_websocket(&mut parts.headers);
+        headers::drop_one_hop(&mut parts.headers);
+        headers::upgrade_to_websocket(&mut parts.headers);
         Response::from_parts(parts, Body::empty())
     }
 }
@@ -236,6 +241,7 @@ impl IntoResponse for Failure {
                 StatusCode::GATEWAY_TIMEOUT,
                 "The server behind this one did not answer in time.\n",
             ),
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, "The request came too slowly.\n"),
         };
         (status, text).into_response()
     }
@@ -249,7 +255,7 @@ fn rewrite(
     websocket: bool,
 ) -> Result<Request<Body>, Failure> {
     let (mut parts, body) = request.into_parts();
-    let host = host(&parts.uri, &parts.headers).ok_or(Failure::Refused)?;
+    let host = headers::host(&parts.uri, &parts.headers).ok_or(Failure::Refused)?;
     if parts.method == Method::CONNECT {
         return Err(Failure::Refused);
     }
@@ -262,72 +268,11 @@ fn rewrite(
         .map_err(|_| Failure::Refused)?;
     parts.version = Version::HTTP_11;
 
-    drop_one_hop(&mut parts.headers);
-    parts.headers.remove(header::EXPECT);
-    drop_claims(&mut parts.headers);
-    let text = |text: &str| HeaderValue::from_str(text).map_err(|_| Failure::Refused);
-    parts.headers.insert(FORWARDED_FOR, text(&client.ip().to_string())?);
-    parts.headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
-    parts.headers.insert(FORWARDED_HOST, host.clone());
-    parts.headers.insert(header::HOST, host);
+    headers::rewrite(&mut parts.headers, client.ip(), &host).ok_or(Failure::Refused)?;
     if websocket {
-        upgrade_to_websocket(&mut parts.headers);
+        headers::upgrade_to_websocket(&mut parts.headers);
     }
     Ok(Request::from_parts(parts, body))
-}
-
-/// Whom the request is for: the one Host header, or the name in the URI, which goes before it (RFC 9112 §3.2.2).
-fn host(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return None;
-    };
-    match uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => Some(host.clone()),
-    }
-}
-
-/// Removes what was meant for this connection alone, by its nature or because `Connection` says so.
-fn drop_one_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
-        .filter_map(|token| token.parse().ok())
-        .collect();
-    for name in named.iter().chain(&ONE_HOP) {
-        headers.remove(name);
-    }
-}
-
-/// Removes what only a proxy in front may say, and names that many servers take for other ones (`x_forwarded_for`).
-fn drop_claims(headers: &mut HeaderMap) {
-    let claims = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip" || name.contains('_')
-    };
-    let dropped: Vec<HeaderName> = headers.keys().filter(|name| claims(name)).cloned().collect();
-    for name in dropped {
-        headers.remove(name);
-    }
-}
-
-fn wants_websocket(headers: &HeaderMap) -> bool {
-    tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
-        && tokens(headers, &header::UPGRADE).eq(["websocket"])
-}
-
-fn upgrade_to_websocket(headers: &mut HeaderMap) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-}
-
-/// The comma-separated parts of all headers of a name.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).into_iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
         connections: front_door.connections.value,
         connect_timeout: front_door.connect_timeout.value,
         answer_timeout: front_door.answer_timeout.value,
+        first_bytes_timeout: front_door.first_bytes_timeout.value,
+        body_rate: front_door.body_rate.value.0 as u64,
+        body_pause: front_door.body_pause.value,
+        body_timeout: front_door.body_timeout.value,
         idle_timeout: front_door.idle_timeout.value,
     }
 }

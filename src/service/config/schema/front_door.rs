@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::super::reader::{Located, Section};
 use super::super::settings::{BackendAddress, FrontDoorSettings};
-use super::super::value::{OffOr, Placed, ServerName};
+use super::super::value::{Bytes, OffOr, Placed, ServerName};
 use super::{DAY, HOUR, MINUTE, SECOND};
 use crate::shard::Http3Config;
 
@@ -13,6 +13,10 @@ pub(in super::super) struct RawFrontDoor {
     pub(in super::super) connections: Located<usize>,
     pub(in super::super) connect_timeout: Located<Duration>,
     pub(in super::super) answer_timeout: Located<Duration>,
+    pub(in super::super) first_bytes_timeout: Located<Duration>,
+    pub(in super::super) body_rate: Located<Bytes>,
+    pub(in super::super) body_pause: Located<Duration>,
+    pub(in super::super) body_timeout: Located<Duration>,
     pub(in super::super) idle_timeout: Located<Duration>,
     pub(in super::super) routes: Located<Vec<RawRoute>>,
     pub(in super::super) http3: RawHttp3,
@@ -39,6 +43,10 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawFrontDoor {
         connections: s.number("connections", d.connections, 1..=16_777_216),
         connect_timeout: s.within("connect_timeout", d.connect_timeout, SECOND..=MINUTE),
         answer_timeout: s.within("answer_timeout", d.answer_timeout, SECOND..=HOUR),
+        first_bytes_timeout: s.within("first_bytes_timeout", d.first_bytes_timeout, SECOND..=HOUR),
+        body_rate: s.within("body_rate", Bytes(1 << 10), Bytes(1)..=Bytes(1 << 30)),
+        body_pause: s.within("body_pause", d.body_pause, SECOND..=HOUR),
+        body_timeout: s.within("body_timeout", d.body_timeout, SECOND..=DAY),
         idle_timeout: s.within("idle_timeout", d.idle_timeout, SECOND..=DAY),
         routes: s.tables("route", Vec::new(), |route, place| {
             let names = route.required("names", "[\"www.example.org\"]", place);

@@ -1,0 +1,244 @@
+//! A request's body at the pace it has to keep: whoever sends one byte now and then holds a place at a backend no longer
+//! than somebody who sends none.
+
+use core::fmt;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use core::time::Duration;
+
+use axum::BoxError;
+use axum::body::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::service::config::settings::FrontDoorSettings;
+
+/// What a body has to keep.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// For its first byte.
+    first: Duration,
+    /// Bytes a second; each buys its part of a second.
+    rate: u64,
+    /// How far it may fall behind that rate.
+    pause: Duration,
+    /// For all of it.
+    total: Duration,
+}
+
+impl From<&FrontDoorSettings> for Pace {
+    fn from(settings: &FrontDoorSettings) -> Self {
+        Self {
+            first: settings.first_bytes_timeout,
+            rate: settings.body_rate.max(1),
+            pause: settings.body_pause,
+            total: settings.body_timeout,
+        }
+    }
+}
+
+impl Pace {
+    fn bought(&self, bytes: usize) -> Duration {
+        let nanos = u128::try_from(bytes).unwrap_or(u128::MAX).saturating_mul(1_000_000_000) / u128::from(self.rate);
+        u64::try_from(nanos).map_or(self.pause, Duration::from_nanos)
+    }
+}
+
+/// The body came too slowly.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooSlow;
+
+impl fmt::Display for TooSlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request's body comes too slowly")
+    }
+}
+
+impl core::error::Error for TooSlow {}
+
+impl TooSlow {
+    /// Whether it is what `error` comes from.
+    pub(super) fn is_cause_of(error: &(dyn core::error::Error + 'static)) -> bool {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if error.is::<Self>() {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+}
+
+/// A body that fails with [`TooSlow`]. Only time that is spent waiting for its client counts against its rate. Trailers
+/// end here: whatever headers may not say, they may not either (RFC 9110 §6.5.1 leaves that to us).
+pub(super) struct Paced<B> {
+    body: B,
+    pace: Pace,
+    /// What it may still fall behind.
+    left: Duration,
+    begun: bool,
+    waits_since: Option<Instant>,
+    end: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<B> Paced<B> {
+    pub(super) fn new(body: B, pace: Pace) -> Self {
+        let end = Instant::now() + pace.total;
+        Self {
+            body,
+            pace,
+            left: pace.first,
+            begun: false,
+            waits_since: None,
+            end,
+            timer: Box::pin(sleep_until(end)),
+        }
+    }
+
+    fn note(&mut self, bytes: usize) {
+        if let Some(since) = self.waits_since.take() {
+            self.left = self.left.saturating_sub(since.elapsed());
+        }
+        if bytes > 0 && !self.begun {
+            self.begun = true;
+            self.left = self.pace.pause;
+        }
+        self.left = (self.left + self.pace.bought(bytes)).min(self.pace.pause);
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        let deadline = (since + self.left).min(self.end);
+        if self.timer.deadline() != deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}
+
+impl<B> Body for Paced<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if Instant::now() >= self.end {
+            return Poll::Ready(Some(Err(TooSlow.into())));
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(self.poll_late(cx));
+                Poll::Ready(Some(Err(TooSlow.into())))
+            }
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    self.note(data.len());
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
+                Err(_trailers) => Poll::Ready(None),
+            },
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::sync::mpsc;
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const PACE: Pace = Pace {
+        first: Duration::from_secs(10),
+        rate: 100,
+        pause: Duration::from_secs(30),
+        total: Duration::from_secs(600),
+    };
+
+    type Frames = mpsc::UnboundedSender<usize>;
+
+    /// A body made of what is sent, by length.
+    fn body() -> (Frames, impl Body<Data = Bytes, Error = BoxError> + Unpin) {
+        let (sender, frames) = mpsc::unbounded_channel();
+        let stream = futures_util::stream::unfold(frames, |mut frames| async {
+            let len: usize = frames.recv().await?;
+            Some((Ok::<_, BoxError>(Frame::data(Bytes::from(vec![0; len]))), frames))
+        });
+        (sender, Paced::new(StreamBody::new(stream.boxed()), PACE))
+    }
+
+    /// Reads all of a body of which `len` bytes come every `pause`; how long that went.
+    async fn read(len: usize, pause: Duration) -> (Duration, bool) {
+        let (sender, body) = body();
+        let begun = Instant::now();
+        let feeder = tokio::spawn(async move {
+            for _ in 0..1000 {
+                if sender.send(len).is_err() {
+                    return;
+                }
+                sleep(pause).await;
+            }
+        });
+        let read = body.collect().await;
+        feeder.abort();
+        let slow = read.err().is_some_and(|error| TooSlow::is_cause_of(error.as_ref()));
+        (begun.elapsed(), slow)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_ends_as_one_that_rests_and_an_honest_one_is_read_whole() {
+        let seconds = Duration::from_secs;
+        let (time, slow) = read(1, seconds(20)).await;
+        assert!(slow && time < seconds(40), "{time:?}");
+        let (time, slow) = read(50, seconds(1)).await;
+        assert!(
+            slow && time > seconds(55) && time < seconds(65),
+            "half the rate: {time:?}"
+        );
+        // At the rate for most of the time there is.
+        let (time, slow) = read(100, Duration::from_millis(500)).await;
+        assert!(!slow && time >= seconds(500), "{time:?}");
+        // In bursts, each after as long a pause as may be.
+        let (time, slow) = read(10_000, seconds(29)).await;
+        assert!(slow && time == PACE.total, "the time for all of it ends it: {time:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_byte_is_waited_for_less_long() {
+        let (sender, mut body) = body();
+        let begun = Instant::now();
+        assert!(body.frame().await.unwrap().is_err());
+        assert_eq!(begun.elapsed(), PACE.first);
+        drop(sender);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nobody_reads_is_not_the_clients() {
+        let (sender, mut body) = body();
+        sender.send(1).unwrap();
+        body.frame().await.unwrap().unwrap();
+        for _ in 0..10 {
+            // The backend takes its time.
+            advance(Duration::from_secs(50)).await;
+            sender.send(1).unwrap();
+            body.frame().await.unwrap().unwrap();
+        }
+    }
+}
