@@ -274,7 +274,6 @@ fn one_udp_port_serves_a_web_site_over_http3_and_media() {
 /// 500 half-open handshakes and 500 connections of one byte a second.
 #[test]
 fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
-    const SETUP: Duration = Duration::from_secs(2);
     let _turn = one_at_a_time();
     let lab = Lab::new(Firewall::OnlyTcp443, SFU_PROGRAMS);
     let certs = Certs::make(lab.folder(), RELAY_HOST);
@@ -287,18 +286,21 @@ fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
     call_echo(&mut running, &mut janus, &configuration, &["tls"]);
     let before = running.call_page("sample", &[]);
 
+    let mut set_up = || {
+        janus.attach();
+        let begun = Instant::now();
+        let offer = new.call_page("offer", &[&configuration]);
+        let answer = janus.answer(offer.as_str().expect("an offer is text"));
+        new.call_page("accept", &[&Value::from(answer)]);
+        new.call_page("connected", &[]);
+        let took = begun.elapsed();
+        new.evaluate("connection.close()");
+        took
+    };
+    // How quick the browser is depends on what else this machine does.
+    let quiet = (0..3).map(|_| set_up()).max().expect("three calls");
     let attack = Attack::start(&lab);
-    let setups: Vec<Duration> = (0..3)
-        .map(|_| {
-            janus.attach();
-            let begun = Instant::now();
-            let offer = new.call_page("offer", &[&configuration]);
-            let answer = janus.answer(offer.as_str().expect("an offer is text"));
-            new.call_page("accept", &[&Value::from(answer)]);
-            new.call_page("connected", &[]);
-            begun.elapsed()
-        })
-        .collect();
+    let setups: Vec<Duration> = (0..3).map(|_| set_up()).collect();
     let opened = attack.end();
 
     let sample = running.call_page("sample", &[]);
@@ -314,10 +316,12 @@ fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
     let evicted = relay.metric("relay_connections_total{outcome=\"evicted\"}");
     assert!(evicted > 0.0, "none had to give way");
     assert!(
-        setups.iter().all(|&setup| setup < SETUP),
-        "calls took {setups:?} to set up"
+        setups.iter().all(|&setup| setup < 2 * quiet + Duration::from_secs(2)),
+        "calls took {setups:?} to set up, without the attack {quiet:?}"
     );
-    eprintln!("calls set up in {setups:?} while {opened} connections were opened, {evicted} of them evicted");
+    eprintln!(
+        "calls set up in {setups:?}, without the attack in {quiet:?}, while {opened} connections were opened, {evicted} of them evicted"
+    );
     relay.stop();
 }
 
