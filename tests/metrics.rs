@@ -10,10 +10,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
-use relay::service::admin;
+use relay::service::admin::{self, AdminCounters, AdminRefusal};
 use relay::service::api::counters::ApiCounters;
 use relay::service::front_door::{Behind, FrontDoor, Limits};
 use relay::service::health::{Health, Phase};
+use relay::service::http_server;
 use relay::service::metrics::{Metrics, ProcessCounters, Sources};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::counters::ShardCounters;
@@ -26,9 +27,14 @@ use relay::turn::time::UnixTime;
 use relay::turn::types::Transport;
 use relay::turn::{Refusal, RefusalReason};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 struct Admin {
+    counters: Arc<AdminCounters>,
     ports: Arc<PortGauges>,
     shards: Vec<Arc<Counters>>,
     workers: Vec<Arc<ShardCounters>>,
@@ -76,6 +82,7 @@ fn admin() -> Admin {
         Duration::from_millis(3)
     }));
     let process = Arc::new(ProcessCounters::new(UnixTime(1_700_000_000)));
+    let counters = Arc::new(AdminCounters::default());
     let metrics = Metrics::new(Sources {
         turn: shards.clone(),
         relay_ports: Arc::clone(&ports),
@@ -85,11 +92,16 @@ fn admin() -> Admin {
         health: Arc::clone(&health),
         process: Arc::clone(&process),
         lost_log_lines: Box::new(|| 5),
+        left_out_log_lines: Box::new(|| 6),
+        admin: Arc::clone(&counters),
         tls: Some(Arc::new(certificates())),
         acme: None,
     });
-    let router = admin::router(Arc::new(metrics.expect("families")), Arc::clone(&health), None);
+    let hosts = vec!["relay.internal".to_owned()];
+    let metrics = Arc::new(metrics.expect("families"));
+    let router = admin::router(metrics, Arc::clone(&health), None, hosts, Arc::clone(&counters));
     Admin {
+        counters,
         ports,
         shards,
         workers,
@@ -100,9 +112,14 @@ fn admin() -> Admin {
 }
 
 async fn call(router: &Router, method: Method, path: &str) -> (StatusCode, String) {
+    call_for(router, method, path, "localhost:13478").await
+}
+
+async fn call_for(router: &Router, method: Method, path: &str, host: &str) -> (StatusCode, String) {
     let request = Request::builder()
         .method(method)
         .uri(path)
+        .header("host", host)
         .body(Body::empty())
         .expect("request");
     let response = router.clone().oneshot(request).await.expect("infallible");
@@ -194,6 +211,7 @@ async fn the_counters_of_all_shards_are_added_up() {
         ("relay_ports_in_use", 3.0),
         ("relay_ports_limit", 200.0),
         ("relay_log_lines_lost_total", 5.0),
+        ("relay_log_lines_left_out_total", 6.0),
         ("relay_certificate_expiry_timestamp_seconds", 1_800_000_000.0),
         ("relay_certificate_updates_total{outcome=\"failure\"}", 0.0),
         ("process_start_time_seconds", 1_700_000_000.0),
@@ -402,4 +420,83 @@ async fn nothing_else_is_served_there_and_nothing_can_be_changed() {
     ] {
         assert_eq!(call(&admin.router, method, path).await.0, status, "{path}");
     }
+}
+
+/// DNS rebinding: a page whose name leads here is told apart by that name.
+#[tokio::test]
+async fn whoever_asks_for_another_host_is_told_whether_all_is_well_and_nothing_else() {
+    let admin = admin();
+    admin.health.set_phase(Phase::Serving);
+    for host in ["localhost", "127.0.0.1:13478", "[::1]:13478", "relay.internal"] {
+        let (status, text) = call_for(&admin.router, Method::GET, "/metrics", host).await;
+        assert_eq!(status, StatusCode::OK, "{host}: {text}");
+    }
+    for host in [
+        "evil.example",
+        "evil.example:13478",
+        "192.0.2.1",
+        "127.0.0.1.evil.example",
+        "",
+    ] {
+        for path in ["/metrics", "/", "/turn", "/v1/ice-servers", "/healthz/", "/metrics/"] {
+            let (status, text) = call_for(&admin.router, Method::GET, path, host).await;
+            assert_eq!(status, StatusCode::MISDIRECTED_REQUEST, "{host} {path}");
+            assert!(!text.contains("relay_") && text.contains("admin.hosts"), "{text}");
+        }
+        let (status, text) = call_for(&admin.router, Method::GET, "/healthz", host).await;
+        assert_eq!((status, text.as_str()), (StatusCode::OK, r#"{"alive":true}"#), "{host}");
+        let (status, text) = call_for(&admin.router, Method::GET, "/readyz", host).await;
+        assert_eq!((status, text.as_str()), (StatusCode::OK, r#"{"ready":true}"#), "{host}");
+    }
+    assert_eq!(admin.counters.refused(AdminRefusal::Host), 30);
+    admin.health.set_phase(Phase::Stopping);
+    let (status, text) = call_for(&admin.router, Method::GET, "/readyz", "evil.example").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, r#"{"ready":false}"#)
+    );
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_answered_however_many_hold_the_listener_busy() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const IDLE: usize = 500;
+    let admin = admin();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(http_server::serve(
+        listener,
+        admin.router,
+        Arc::clone(&admin.counters),
+        stopping,
+    ));
+    let mut idle = Vec::new();
+    for n in 0..IDLE {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        // Some have begun a request.
+        if n % 2 == 0 {
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: loc")
+                .await
+                .expect("a beginning");
+        }
+        idle.push(stream);
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let ask = async {
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("a request");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("an answer");
+            answer
+        };
+        let answer = timeout(PATIENCE, ask)
+            .await
+            .unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {path}"));
+        assert!(answer.starts_with("HTTP/1.1 "), "{path}: {answer}");
+    }
+    let displaced = admin.counters.refused(AdminRefusal::Displaced);
+    assert!(displaced >= (IDLE - 128) as u64, "{displaced}");
 }

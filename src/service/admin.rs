@@ -1,37 +1,117 @@
 //! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and the credentials API where that is wanted.
 //!
-//! Loopback by default and without login: whoever reaches it may read it. Nothing here changes anything, and nothing
-//! names a client or a user.
+//! Loopback by default and without login: whoever reaches it by a name it knows may read it. Nothing here changes anything,
+//! and nothing names a client or a user. Health is told to everybody, but to those who come by another name without numbers.
 
+mod hosts;
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, middleware};
+use axum::{Extension, Json, middleware};
 
+use self::hosts::Hosts;
 use super::api::{Api, Scheme};
 use super::health::Health;
 use super::metrics::Metrics;
 
-/// Builds the router. `api`: served here too.
-pub fn router(metrics: Arc<Metrics>, health: Arc<Health>, api: Option<&Api>) -> Router {
+/// Why somebody was not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminRefusal {
+    /// The request is for a host this listener is not known by.
+    Host,
+    /// Its connection gave way to a newer one.
+    Displaced,
+}
+
+impl AdminRefusal {
+    /// Every reason: `ALL[x as usize] == x`.
+    pub const ALL: [Self; 2] = [Self::Host, Self::Displaced];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Displaced => "displaced",
+        }
+    }
+}
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+pub struct AdminCounters([AtomicU64; AdminRefusal::ALL.len()]);
+
+impl AdminCounters {
+    pub(super) fn count(&self, why: AdminRefusal) {
+        self.0[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How often somebody was not served for this reason.
+    pub fn refused(&self, why: AdminRefusal) -> u64 {
+        self.0[why as usize].load(Relaxed)
+    }
+}
+
+/// Whether a request is for a host this listener is known by.
+#[derive(Clone, Copy)]
+struct Known(bool);
+
+/// Builds the router. `api`: served here too. `hosts` are known beside loopback and the address a request came to.
+pub fn router(
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    api: Option<&Api>,
+    hosts: Vec<String>,
+    counters: Arc<AdminCounters>,
+) -> Router {
     let live = Arc::clone(&health);
     let own = Router::new()
         .route("/metrics", get(move || scrape(Arc::clone(&metrics))))
-        .route("/healthz", get(async move || liveness(&live)))
-        .route("/readyz", get(async move || readiness(&health)))
+        .route(
+            "/healthz",
+            get(async move |Extension(known): Extension<Known>| liveness(&live, known)),
+        )
+        .route(
+            "/readyz",
+            get(async move |Extension(known): Extension<Known>| readiness(&health, known)),
+        )
         .method_not_allowed_fallback(async || error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here"))
         .layer(middleware::map_response(harden));
     let not_found = Router::new()
         .fallback(async || error(StatusCode::NOT_FOUND, "no such resource"))
         .layer(middleware::map_response(harden));
     let own = own.merge(not_found);
-    match api {
+    let all = match api {
         Some(api) => own.merge(api.routes(Scheme::Http)),
         None => own,
+    };
+    let door = (Arc::new(Hosts::new(hosts)), counters);
+    all.layer(middleware::from_fn_with_state(door, check_host))
+}
+
+async fn check_host(
+    State((hosts, counters)): State<(Arc<Hosts>, Arc<AdminCounters>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let known = hosts.know(&request);
+    let is_health = matches!(request.uri().path(), "/healthz" | "/readyz");
+    if !known && !is_health {
+        counters.count(AdminRefusal::Host);
+        return harden(error(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this server is not known by that host; see admin.hosts",
+        ))
+        .await;
     }
+    request.extensions_mut().insert(Known(known));
+    next.run(request).await
 }
 
 async fn scrape(metrics: Arc<Metrics>) -> Response {
@@ -43,14 +123,24 @@ async fn scrape(metrics: Arc<Metrics>) -> Response {
     }
 }
 
-fn liveness(health: &Health) -> Response {
+fn liveness(health: &Health, known: Known) -> Response {
     let liveness = health.liveness();
-    (status(liveness.alive), Json(liveness)).into_response()
+    let status = status(liveness.alive);
+    if known.0 {
+        (status, Json(liveness)).into_response()
+    } else {
+        (status, Json(serde_json::json!({ "alive": liveness.alive }))).into_response()
+    }
 }
 
-fn readiness(health: &Health) -> Response {
+fn readiness(health: &Health, known: Known) -> Response {
     let readiness = health.readiness();
-    (status(readiness.ready), Json(readiness)).into_response()
+    let status = status(readiness.ready);
+    if known.0 {
+        (status, Json(readiness)).into_response()
+    } else {
+        (status, Json(serde_json::json!({ "ready": readiness.ready }))).into_response()
+    }
 }
 
 fn status(good: bool) -> StatusCode {

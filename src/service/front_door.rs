@@ -24,7 +24,6 @@ mod pace;
 pub mod proxy;
 mod recognise;
 mod routes;
-mod seldom;
 mod splice;
 mod upstream;
 
@@ -39,7 +38,6 @@ use self::admission::Admission;
 pub use self::behind::{Behind, BehindCounters};
 pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
 pub use self::routes::{Hidden, hidden};
-use self::seldom::Seldom;
 pub use self::splice::SpliceEnd;
 pub use self::upstream::{Failure, Forwarded};
 use super::config::settings::{ListenerSettings, StreamSettings};
@@ -115,9 +113,6 @@ pub struct FrontDoor {
     streams: Box<dyn Fn(StreamHandover) + Send + Sync>,
     admission: Admission,
     counters: Arc<FrontDoorCounters>,
-    /// Lines about PROXY headers: from strangers, and wrong ones of proxies.
-    strangers: Seldom,
-    bad_headers: Seldom,
 }
 
 impl FrontDoor {
@@ -141,8 +136,6 @@ impl FrontDoor {
             streams: Box::new(streams),
             admission,
             counters,
-            strangers: Seldom::default(),
-            bad_headers: Seldom::default(),
         })
     }
 

@@ -1,23 +1,29 @@
 //! Logs: one line per event, text or JSON, on standard error.
 //!
 //! Writing never holds up the process: lines go through a bounded queue to a thread of their own, and what does not fit
-//! is dropped and counted. A line is one line whatever a client put into its username: control and text-direction
-//! characters are escaped, and a line has a longest length. Deliberately absent: colours, files, rotation — the service
-//! manager's work.
+//! is dropped and counted. A value is one value whatever a client put into it (`line`), and no kind of line comes more
+//! often than its budget allows (`cap`). Libraries write errors only, unless `log.level` names them (`level`).
+//! Deliberately absent: colours, files, rotation — the service manager's work.
 
+mod cap;
 pub(super) mod level;
+mod line;
 
 use core::fmt;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 
-use tracing::{Event, Subscriber};
+use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{Format, Full, Json, JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use self::cap::Capped;
+pub use self::cap::Caps;
+use self::line::Lines;
+pub use self::line::is_harmful;
 
 use super::config::diagnostic::{Diagnostics, Severity};
 use super::config::settings::LogSettings;
@@ -26,19 +32,23 @@ use super::tls_store::Loaded;
 /// Lines waiting for the writer; beyond this they are dropped. When the server stops every allocation has its line at
 /// once: twice as many as there are relay ports by default.
 const QUEUE_LINES: usize = 64 * 1024;
-/// Longest line in bytes. Nothing of ours comes near; a longer one is replaced by a note.
-const MAX_LINE: usize = 8 * 1024;
 
 /// Keeps the writer alive. When it is dropped, the lines still queued are written.
 pub struct LogGuard {
     _worker: WorkerGuard,
     lost: ErrorCounter,
+    caps: Arc<Caps>,
 }
 
 impl LogGuard {
     /// Counts lines that were dropped because the writer could not keep up.
     pub fn lost_lines(&self) -> ErrorCounter {
         self.lost.clone()
+    }
+
+    /// Counts lines that were left out because there were too many of their kind, and tells of them.
+    pub fn caps(&self) -> Arc<Caps> {
+        Arc::clone(&self.caps)
     }
 }
 
@@ -79,11 +89,16 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
         .thread_name("relay-log")
         .finish(io::stderr());
     let lost = writer.error_counter();
-    subscriber(settings, writer)
+    let caps = Arc::new(Caps::new());
+    capped(settings, writer, Arc::clone(&caps))
         .map_err(LogError::Filter)?
         .try_init()
         .map_err(|_| LogError::Twice)?;
-    Ok(LogGuard { _worker: worker, lost })
+    Ok(LogGuard {
+        _worker: worker,
+        lost,
+        caps,
+    })
 }
 
 /// Makes a panic one line on standard error: where, in which thread, and what. It is written at once rather than through
@@ -118,22 +133,21 @@ pub fn subscriber<W>(settings: &LogSettings, writer: W) -> Result<Box<dyn Subscr
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&settings.level).map_err(|error| error.to_string())?;
+    capped(settings, writer, Arc::new(Caps::new()))
+}
+
+fn capped<W>(settings: &LogSettings, writer: W, caps: Arc<Caps>) -> Result<Box<dyn Subscriber + Send + Sync>, String>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(level::filter(&settings.level)).map_err(|error| error.to_string())?;
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(false)
-        .log_internal_errors(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    Ok(if settings.json {
-        let json = Format::default()
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false);
-        Box::new(registry.with(layer.fmt_fields(JsonFields::new()).event_format(OneLine(json))))
-    } else {
-        Box::new(registry.with(layer.event_format(OneLine(Format::default().with_ansi(false)))))
-    })
+        .log_internal_errors(false)
+        .event_format(if settings.json { Lines::Json } else { Lines::Text });
+    let registry = tracing_subscriber::registry().with(filter).with(Capped(caps));
+    Ok(Box::new(registry.with(layer)))
 }
 
 /// Logs what was found in a configuration, one line each.
@@ -166,156 +180,5 @@ pub fn certificate(loaded: &Loaded) {
     }
 }
 
-/// Makes one harmless line of what the inner format writes.
-struct OneLine<F>(F);
-
-impl<S, N, F> FormatEvent<S, N> for OneLine<F>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-    F: FormatEvent<S, N> + Escape,
-{
-    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut line = String::with_capacity(256);
-        self.0.format_event(ctx, Writer::new(&mut line), event)?;
-        let line = line.strip_suffix('\n').unwrap_or(&line);
-        if line.len() > MAX_LINE {
-            return F::too_long(line.len(), &mut out);
-        }
-        for c in line.chars() {
-            if is_harmful(c) {
-                F::escape(c, &mut out)?
-            } else {
-                out.write_char(c)?
-            }
-        }
-        out.write_char('\n')
-    }
-}
-
-/// Characters that a terminal acts on or that make one line look like another.
-pub fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}')
-}
-
-/// How a format writes a character that must not stand there as it is.
-trait Escape {
-    fn escape(c: char, out: &mut Writer<'_>) -> fmt::Result;
-    /// Stands in for a line that is too long to be one of ours.
-    fn too_long(length: usize, out: &mut Writer<'_>) -> fmt::Result;
-}
-
-impl<T> Escape for Format<Full, T> {
-    fn escape(c: char, out: &mut Writer<'_>) -> fmt::Result {
-        write!(out, "{}", c.escape_unicode())
-    }
-
-    fn too_long(length: usize, out: &mut Writer<'_>) -> fmt::Result {
-        writeln!(out, " WARN relay::log: a log line was withheld length={length}")
-    }
-}
-
-impl<T> Escape for Format<Json, T> {
-    /// Harmful characters are all in the basic plane, and stand in strings only.
-    fn escape(c: char, out: &mut Writer<'_>) -> fmt::Result {
-        write!(out, "\\u{:04x}", u32::from(c))
-    }
-
-    fn too_long(length: usize, out: &mut Writer<'_>) -> fmt::Result {
-        let message = "a log line was withheld";
-        writeln!(
-            out,
-            r#"{{"level":"WARN","message":"{message}","target":"relay::log","length":{length}}}"#
-        )
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-    use crate::service::config::settings::ClientIp;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("lock").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// What `log` leaves behind.
-    fn written(level: &str, json: bool, log: impl FnOnce()) -> String {
-        let sink = Sink::default();
-        let (writer, guard) = NonBlockingBuilder::default().finish(sink.clone());
-        let settings = LogSettings {
-            level: level.to_owned(),
-            json,
-            client_ip: ClientIp::Full,
-        };
-        tracing::subscriber::with_default(subscriber(&settings, writer).expect("level"), log);
-        drop(guard);
-        let bytes = sink.0.lock().expect("lock").clone();
-        String::from_utf8(bytes).expect("UTF-8")
-    }
-
-    const NASTY: &str = "a\nINFO forged\r\u{1b}[31m\u{9b}2J\u{202e}\u{2028}\"}\0é";
-
-    #[test]
-    fn a_username_cannot_forge_a_line_or_reach_the_terminal() {
-        for json in [false, true] {
-            let text = written("info", json, || {
-                tracing::info!(username = NASTY, display = %NASTY, debug = ?NASTY, "{NASTY}");
-            });
-            assert_eq!(text.matches('\n').count(), 1, "{text:?}");
-            assert!(text.ends_with('\n'));
-            assert!(!text.trim_end().contains(is_harmful), "{text:?}");
-            assert!(text.contains('é'));
-        }
-    }
-
-    #[test]
-    fn json_lines_are_objects_with_the_fields_on_the_top_level() {
-        let text = written("info", true, || {
-            tracing::info!(username = NASTY, bytes = 7_u64, "allocation ended")
-        });
-        let object: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(object["username"], NASTY);
-        assert_eq!(object["bytes"], 7);
-        assert_eq!(object["message"], "allocation ended");
-        assert_eq!(object["level"], "INFO");
-    }
-
-    #[test]
-    fn a_line_without_end_is_withheld_and_said_so() {
-        let long = "x".repeat(MAX_LINE);
-        let text = written("info", false, || tracing::info!("{long}"));
-        assert!(text.len() < 200 && text.contains("withheld"), "{text}");
-        let text = written("info", true, || tracing::info!("{long}"));
-        serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
-        let fits = "x".repeat(MAX_LINE - 200);
-        assert!(written("info", false, || tracing::info!("{fits}")).contains(&fits));
-    }
-
-    #[test]
-    fn the_level_decides_what_is_written_and_a_bad_one_is_an_error() {
-        assert_eq!(written("info", false, || tracing::debug!("quiet")), "");
-        assert!(written("warn,relay=debug", false, || tracing::debug!("loud")).contains("loud"));
-        let (writer, _guard) = NonBlockingBuilder::default().finish(io::sink());
-        let settings = LogSettings {
-            level: "relay=chatty".to_owned(),
-            json: false,
-            client_ip: ClientIp::Full,
-        };
-        assert!(subscriber(&settings, writer).is_err());
-    }
-}
+mod tests;

@@ -67,6 +67,9 @@ pub fn serve(path: Option<&Path>) -> ExitCode {
     let (code, log) = runtime.block_on(live(path.map(Path::to_owned)));
     // What still runs belongs to nobody: a lookup that never answers must not hold up the end.
     runtime.shutdown_background();
+    if let Some(log) = &log {
+        log.caps().tell();
+    }
     // Writes what is still queued.
     drop(log);
     code.into()

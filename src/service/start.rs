@@ -5,6 +5,7 @@
 //! ```
 
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::acme::Acme;
+use super::admin::AdminCounters;
 use super::api::Api;
 use super::bind::{self, Bound, Places};
 use super::config::Loaded;
@@ -31,6 +33,9 @@ use crate::net::udp::UdpOptions;
 use crate::shard::{Listener, LogClient, ShardConfig, Shards};
 use crate::turn;
 use crate::turn::credential::MintedCredential;
+
+/// Time between two times at which the log tells which lines it has left out.
+const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts everything.
 ///
@@ -62,6 +67,7 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     let trial = first_run(&settings, &mut notes);
 
     let server = serve(path, settings, tls, bound, log)?;
+    tokio::spawn(tell_what_was_left_out(log.caps()));
     server.health.set_phase(Phase::Serving);
     banner::print(&server.settings, &server.places, &notes, trial.as_ref());
     systemd::ready("serving");
@@ -210,6 +216,14 @@ fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCrede
         .ok()
 }
 
+/// Now and then, for as long as the process lives.
+async fn tell_what_was_left_out(caps: Arc<log::Caps>) {
+    loop {
+        tokio::time::sleep(LEFT_OUT_INTERVAL).await;
+        caps.tell();
+    }
+}
+
 /// Workers, front door, admin listener.
 fn serve(
     path: Option<PathBuf>,
@@ -247,11 +261,22 @@ fn serve(
     let (stop_admin, admin_stopping) = watch::channel(false);
     if let Some(socket) = bound.admin {
         let certificates = (tls.clone(), acme.clone());
-        let metrics = Metrics::new(sources(&shards, &door, &api, &health, &process, certificates, log))
-            .map_err(|error| vec![format!("the metrics cannot be registered: {error}")])?;
+        let admin_counters = Arc::new(AdminCounters::default());
+        let mut sources = sources(&shards, &door, &api, &health, &process, certificates, log);
+        sources.admin = Arc::clone(&admin_counters);
+        let metrics =
+            Metrics::new(sources).map_err(|error| vec![format!("the metrics cannot be registered: {error}")])?;
         let api = (settings.api.enabled && settings.admin.api).then_some(&api);
-        let router = admin::router(Arc::new(metrics), Arc::clone(&health), api);
-        tokio::spawn(http_server::serve(asynchronous(socket)?, router, admin_stopping));
+        let hosts = settings.admin.hosts.clone();
+        let router = admin::router(
+            Arc::new(metrics),
+            Arc::clone(&health),
+            api,
+            hosts,
+            Arc::clone(&admin_counters),
+        );
+        let socket = asynchronous(socket)?;
+        tokio::spawn(http_server::serve(socket, router, admin_counters, admin_stopping));
     }
     Ok(Server {
         path,
@@ -344,7 +369,7 @@ fn sources(
     (tls, acme): (Option<Arc<TlsStore>>, Option<Arc<Acme>>),
     log: &LogGuard,
 ) -> Sources {
-    let lost = log.lost_lines();
+    let (lost, caps) = (log.lost_lines(), log.caps());
     Sources {
         turn: shards.counters().to_vec(),
         relay_ports: shards.port_gauges(),
@@ -354,6 +379,8 @@ fn sources(
         health: Arc::clone(health),
         process: Arc::clone(process),
         lost_log_lines: Box::new(move || lost.dropped_lines() as u64),
+        left_out_log_lines: Box::new(move || caps.left_out()),
+        admin: Arc::default(),
         tls,
         acme,
     }

@@ -1,6 +1,6 @@
 //! One line when an allocation begins, one whenever it moves, and one when it ends (target `relay::allocation`).
 
-use core::fmt;
+use core::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -68,18 +68,14 @@ impl Seldom {
 /// Longest username shown, in characters.
 const USERNAME: usize = 128;
 
-/// A username as a log may hold it: no control characters, no invisible ones that reorder the line, not too long.
+/// A username, cut where it is too long. What is in it is the log's to escape.
 pub(super) struct Username<'a>(pub(super) &'a str);
 
 impl fmt::Display for Username<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut chars = self.0.chars();
         for c in chars.by_ref().take(USERNAME) {
-            match c {
-                // Quotes are no danger, and escaping them would only make names unlike themselves.
-                '\'' | '"' => write!(f, "{c}")?,
-                c => write!(f, "{}", c.escape_debug())?,
-            }
+            f.write_char(c)?;
         }
         if chars.next().is_some() {
             f.write_str("…")
@@ -187,12 +183,8 @@ mod tests {
     }
 
     #[test]
-    fn a_username_cannot_forge_or_reorder_a_line() {
+    fn a_username_is_cut_where_it_is_too_long() {
         assert_eq!(Username("1700000000:bob").to_string(), "1700000000:bob");
-        assert_eq!(
-            Username("a\nb\x1b[31m\u{202e}c").to_string(),
-            "a\\nb\\u{1b}[31m\\u{202e}c"
-        );
         let long = "x".repeat(USERNAME + 1);
         assert_eq!(Username(&long).to_string(), format!("{}…", "x".repeat(USERNAME)));
         assert_eq!(Username(&long[1..]).to_string(), "x".repeat(USERNAME));

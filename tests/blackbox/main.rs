@@ -18,6 +18,7 @@ mod hostile;
 mod http3;
 #[path = "../support/http3_site.rs"]
 mod http3_site;
+mod log;
 mod mobility;
 mod peers;
 mod pion;

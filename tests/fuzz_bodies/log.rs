@@ -61,6 +61,7 @@ pub(crate) fn log_line(input: &[u8]) {
     assert!(!line.contains(is_harmful), "{line:?}");
     assert!(line.len() < 4096, "{}", line.len());
     let is_plain = username.len() <= 128 && username.chars().all(|c| c.is_ascii_graphic() && c != '\\');
+    let is_word = is_plain && !username.is_empty() && !username.contains(['=', '"', '\'']);
     if json {
         let object: serde_json::Value = serde_json::from_str(line).expect("a line is an object");
         assert_eq!(object["level"], "INFO");
@@ -71,9 +72,49 @@ pub(crate) fn log_line(input: &[u8]) {
         );
         assert_eq!(object["id"], "3-7-1");
         assert!(!is_plain || object["user"] == *username, "{line}");
-    } else if is_plain {
-        assert!(line.contains(&*format!(" user={username}")), "{line}");
+    } else {
+        assert_eq!(names(line), NAMES[usize::from(ended)], "{line}");
+        assert!(!is_word || line.contains(&*format!(" user={username}")), "{line}");
     }
+}
+
+const NAMES: [&[&str]; 2] = [
+    &["id", "client", "transport", "relayed", "user"],
+    &[
+        "id",
+        "client",
+        "transport",
+        "relayed",
+        "user",
+        "up_bytes",
+        "up_packets",
+        "down_bytes",
+        "down_packets",
+        "seconds",
+        "why",
+    ],
+];
+
+/// The names of the fields behind the message, which has no `=`.
+fn names(line: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = line;
+    while let Some((before, value)) = rest.split_once('=') {
+        names.push(before.rsplit(' ').next().unwrap_or_default());
+        rest = match value.strip_prefix('"') {
+            None => value.find(' ').map_or("", |end| &value[end..]),
+            Some(quoted) => {
+                let mut escaped = false;
+                let end = quoted.find(|c| {
+                    let ends = c == '"' && !escaped;
+                    escaped = c == '\\' && !escaped;
+                    ends
+                });
+                &quoted[end.expect("a quote at the end") + 1..]
+            }
+        };
+    }
+    names
 }
 
 fn event(username: Arc<str>, ended: bool) -> Event {

@@ -139,7 +139,7 @@ key = "{KEY}"
     /// Asks the credentials API on the admin listener.
     fn mint(&self) -> support::Answer {
         let request = format!(
-            "POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\n\
+            "POST /v1/ice-servers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\
              Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         http(connect(local(self.admin)), &request)
@@ -205,7 +205,7 @@ fn the_credentials_api_answers_over_tls_on_the_port_that_also_speaks_turn() {
     let answer = http(
         support::tls(tcp),
         &format!(
-            "GET /turn?service=turn HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+            "GET /turn?service=turn HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
         ),
     );
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -261,8 +261,9 @@ fn a_second_sigterm_does_not_wait_for_an_answer_under_way() {
     let setup = Setup::new();
     let mut server = setup.start();
     let mut slow = support::tls(connect(local(setup.tls)));
-    let head =
-        format!("POST /v1/ice-servers HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n");
+    let head = format!(
+        "POST /v1/ice-servers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n"
+    );
     slow.write_all(head.as_bytes()).expect("write");
     setup.wait_for_metric_of_at_least("relay_connections", 1.0);
     setup.wait_for_metric("relay_connections_unproven", 0.0);

@@ -308,7 +308,7 @@ pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     http(connect(address), &request)
 }
 

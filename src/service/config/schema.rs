@@ -195,6 +195,7 @@ pub(super) struct RawKey {
 
 pub(super) struct RawAdmin {
     pub(super) address: Located<OffOr<SocketAddr>>,
+    pub(super) hosts: Located<Vec<Placed<String>>>,
     pub(super) api: Located<bool>,
 }
 
@@ -314,10 +315,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             handshakes: s.number("handshakes", 256, 1..=65_536),
         }),
         api: top.section("api", read_api),
-        admin: top.section("admin", |s| RawAdmin {
-            address: s.value("address", OffOr(Some(DEFAULT_ADMIN))),
-            api: s.value("api", true),
-        }),
+        admin: top.section("admin", read_admin),
         log: top.section("log", |s| RawLog {
             level: s.value("level", "info".to_owned()),
             format: s.value("format", OneOf(Format::Text)),
@@ -325,6 +323,14 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         }),
         listeners: top.tables("listener", default_listeners, &mut listener),
         lacks_listeners,
+    }
+}
+
+fn read_admin(s: &mut Section<'_, '_>) -> RawAdmin {
+    RawAdmin {
+        address: s.value("address", OffOr(Some(DEFAULT_ADMIN))),
+        hosts: s.value("hosts", Vec::new()),
+        api: s.value("api", true),
     }
 }
 

@@ -382,6 +382,8 @@ impl core::fmt::Debug for ApiKey {
 pub struct AdminSettings {
     /// Where; loopback by default. `None`: switched off.
     pub address: Option<SocketAddr>,
+    /// Names and addresses it is reached by, beside its own and those of loopback; lower case.
+    pub hosts: Vec<String>,
     /// The credentials API is served here too.
     pub api: bool,
 }

@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use super::pace::Pace;
 use super::routes::Routes;
-use super::seldom::Seldom;
 use super::splice::SpliceEnd;
 use super::upstream::{Forwarded, Upstream};
 use crate::service::config::settings::{BackendAddress, FrontDoorSettings};
@@ -146,15 +145,11 @@ impl Bounds {
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) address: BackendAddress,
-    failures: Seldom,
 }
 
 impl Backend {
-    pub(super) fn new(address: BackendAddress) -> Self {
-        Self {
-            address,
-            failures: Seldom::default(),
-        }
+    pub(super) const fn new(address: BackendAddress) -> Self {
+        Self { address }
     }
 
     /// Connects to the first of its addresses that answers.
@@ -173,14 +168,12 @@ impl Backend {
         }
     }
 
-    /// One line for the operator, however many clients ask.
+    /// For the operator.
     pub(super) fn tell_failure(&self, error: &str) {
-        if self.failures.may() {
-            tracing::warn!(
-                backend = %self.address,
-                error,
-                "a backend of the front door cannot be reached, so its clients are turned away; is it running there?"
-            );
-        }
+        tracing::warn!(
+            backend = %self.address,
+            error,
+            "a backend of the front door cannot be reached, so its clients are turned away; is it running there?"
+        );
     }
 }

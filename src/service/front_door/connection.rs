@@ -145,7 +145,7 @@ impl FrontDoor {
             }
             Opening::Tls | Opening::Turn | Opening::Http => Err(Outcome::NotServed),
             Opening::Proxy => {
-                self.tell_of_stranger(party.ends.client);
+                tell_of_stranger(party.ends.client);
                 Err(Outcome::UntrustedProxy)
             }
             Opening::More | Opening::Unknown => Err(Outcome::Unrecognised),
@@ -164,14 +164,12 @@ impl FrontDoor {
             Ok(ends) => ends,
             Err(HeaderError::Missed(outcome)) => return Err(outcome),
             Err(HeaderError::Bad(why)) => {
-                if self.bad_headers.may() {
-                    tracing::warn!(
-                        %proxy,
-                        why,
-                        "closed a connection of a trusted proxy for its PROXY header; make the proxy send one \
-                         (HAProxy: send-proxy-v2, nginx: proxy_protocol on), or take it off trusted_proxies"
-                    );
-                }
+                tracing::warn!(
+                    %proxy,
+                    why,
+                    "closed a connection of a trusted proxy for its PROXY header; make the proxy send one (HAProxy: \
+                     send-proxy-v2, nginx: proxy_protocol on), or take it off trusted_proxies"
+                );
                 return Err(Outcome::BadProxyHeader);
             }
         };
@@ -182,17 +180,6 @@ impl FrontDoor {
         }
         party.proxied = false;
         Ok(())
-    }
-
-    /// Somebody claims to be a proxy, or comes where only proxies may.
-    pub(super) fn tell_of_stranger(&self, client: SocketAddr) {
-        if self.strangers.may() {
-            tracing::warn!(
-                %client,
-                "refused a connection that is not a trusted proxy's; if it is one, add its address to trusted_proxies of \
-                 the listener"
-            );
-        }
     }
 
     /// Leaves alone what is a backend's. Of the rest, ends TLS, then looks at the first plaintext.
@@ -249,6 +236,15 @@ impl FrontDoor {
             }
         }
     }
+}
+
+/// Somebody claims to be a proxy, or comes where only proxies may.
+pub(super) fn tell_of_stranger(client: SocketAddr) {
+    tracing::warn!(
+        %client,
+        "refused a connection that is not a trusted proxy's; if it is one, add its address to trusted_proxies of the \
+         listener"
+    );
 }
 
 /// TURN and HTTP, each whether it may come. A protocol agreed on by ALPN excludes the other.

@@ -14,6 +14,7 @@ use prometheus::{Registry, TextEncoder};
 
 use self::exposition::{Exposition, Sample};
 use super::acme::Acme;
+use super::admin::{AdminCounters, AdminRefusal};
 use super::api::counters::{ApiCounters, CODES, Route};
 use super::follow;
 use super::front_door::FrontDoor;
@@ -50,6 +51,10 @@ pub struct Sources {
     pub process: Arc<ProcessCounters>,
     /// Log lines lost so far.
     pub lost_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Log lines left out so far, because there were too many of their kind.
+    pub left_out_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// The admin listener.
+    pub admin: Arc<AdminCounters>,
     /// Certificates, if any listener needs them.
     pub tls: Option<Arc<TlsStore>>,
     /// Who asks for one, if anybody does.
@@ -243,6 +248,16 @@ fn service(sources: &Sources, out: &mut Exposition) {
         "relay_log_lines_lost_total",
         "Log lines dropped because the log could not be written fast enough.",
         Sample::plain((sources.lost_log_lines)()),
+    );
+    out.counter(
+        "relay_log_lines_left_out_total",
+        "Log lines left out because there were too many of their kind.",
+        Sample::plain((sources.left_out_log_lines)()),
+    );
+    out.counter(
+        "relay_admin_refused_total",
+        "Requests to the admin listener for a host it does not know, and connections that gave way to newer ones.",
+        AdminRefusal::ALL.map(|why| Sample::with([("reason", why.as_str())], sources.admin.refused(why))),
     );
 }
 

@@ -500,6 +500,13 @@ fn admin(raw: &Raw, cx: &mut Context<'_>) {
 fn admin_settings(raw: &Raw) -> AdminSettings {
     AdminSettings {
         address: raw.admin.address.value.0,
+        hosts: raw
+            .admin
+            .hosts
+            .value
+            .iter()
+            .map(|host| host.value.to_ascii_lowercase())
+            .collect(),
         api: raw.admin.api.value,
     }
 }

@@ -451,6 +451,13 @@ fn admin_and_log(raw: &Raw, d: &mut Diagnostics) {
                 .help("bind it to 127.0.0.1, or fence it with a firewall"),
         );
     }
+    for host in &raw.admin.hosts.value {
+        if host.value.parse::<IpAddr>().is_err() && !is_host_name(&host.value) {
+            let message = format!("`admin.hosts`: {:?} is neither a host name nor an address", host.value);
+            let help = "without scheme, port and path: \"metrics.example.org\"";
+            d.push(Diagnostic::error(message).at(host.place).help(help));
+        }
+    }
     let level = &raw.log.level;
     if let Err(WrongLevel { message, help }) = check_level(&level.value) {
         let diagnostic = Diagnostic::error(format!("`log.level`: {message}")).at(level.place);

@@ -1,0 +1,126 @@
+//! How often the log tells the same thing. Strangers cause lines, and their number is theirs to choose: so every kind of
+//! line, each place in the code that writes one, has a budget for the whole process. What is left out is counted, and said
+//! once a minute.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::callsite::Identifier;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use super::line::Told;
+use crate::shard::clock::Clock;
+use crate::turn::limits::{Rate, SharedBucket};
+use crate::turn::time::Instant;
+
+/// Lines of a kind: fifty at once, and then one every five seconds.
+const LINES: Rate = Rate::every(Duration::from_secs(5), 50);
+/// The same at debug, which somebody reads who looks for a fault.
+const DEBUG_LINES: Rate = Rate::new(100, 1000);
+/// Lines that are bounded where they are made, or that only the operator causes, as many as it takes.
+const EXEMPT: [&str; 3] = ["relay::allocation", "relay::refusal", "relay::service::log"];
+/// Most characters of the message that a kind is known by.
+const NAME: usize = 100;
+
+/// The budgets of all kinds. Their number is that of places in the code.
+#[derive(Debug)]
+pub struct Caps {
+    clock: Clock,
+    kinds: Mutex<HashMap<Identifier, Kind>>,
+    left_out: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Kind {
+    bucket: SharedBucket,
+    level: Level,
+    /// What its first line said.
+    name: String,
+    left_out: u64,
+}
+
+impl Caps {
+    pub(super) fn new() -> Self {
+        Self {
+            clock: Clock::start(),
+            kinds: Mutex::default(),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
+    /// Lines left out since the start.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Relaxed)
+    }
+
+    /// Says which lines were left out, and how many of each.
+    pub fn tell(&self) {
+        // Not under the lock: telling comes back here.
+        let told: Vec<_> = {
+            let mut kinds = self.lock();
+            let kinds = kinds.values_mut().filter(|kind| kind.left_out > 0);
+            kinds
+                .map(|kind| (kind.level, kind.name.clone(), core::mem::take(&mut kind.left_out)))
+                .collect()
+        };
+        for (level, like, count) in told {
+            if level <= Level::WARN {
+                tracing::warn!(target: "relay::service::log", count, like, "lines were left out, there were too many");
+            } else {
+                tracing::info!(target: "relay::service::log", count, like, "lines were left out, there were too many");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, Kind>> {
+        // A kind is whole between any two of its changes.
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, now: Instant, event: &Event<'_>) -> bool {
+        let metadata = event.metadata();
+        if EXEMPT.contains(&metadata.target()) {
+            return true;
+        }
+        let rate = if *metadata.level() <= Level::INFO {
+            LINES
+        } else {
+            DEBUG_LINES
+        };
+        let mut kinds = self.lock();
+        let kind = kinds.entry(metadata.callsite()).or_insert_with(|| {
+            let told = Told::of(event);
+            let message: String = told
+                .message
+                .iter()
+                .flat_map(|message| message.chars())
+                .take(NAME)
+                .collect();
+            Kind {
+                bucket: SharedBucket::default(),
+                level: *metadata.level(),
+                name: format!("{}: {message}", told.target),
+                left_out: 0,
+            }
+        });
+        let admitted = kind.bucket.admit(now, rate);
+        if !admitted {
+            kind.left_out += 1;
+            self.left_out.fetch_add(1, Relaxed);
+        }
+        admitted
+    }
+}
+
+/// Keeps the lines of a subscriber within the budgets.
+pub(super) struct Capped(pub(super) Arc<Caps>);
+
+impl<S: Subscriber> Layer<S> for Capped {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        self.0.admit(self.0.clock.mono(), event)
+    }
+}
