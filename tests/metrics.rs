@@ -16,6 +16,7 @@ use relay::service::front_door::{Behind, FrontDoor, Limits};
 use relay::service::health::{Health, Phase};
 use relay::service::http_server;
 use relay::service::metrics::{Metrics, ProcessCounters, Sources};
+use relay::service::reload::Outcome;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::counters::ShardCounters;
 use relay::turn::PortGauges;
@@ -227,12 +228,12 @@ async fn a_failed_reload_is_seen_until_one_succeeds() {
         value(&scrape(&admin.router).await, "relay_config_last_reload_successful"),
         1.0
     );
-    admin.process.reloaded(UnixTime(1_700_000_100), false);
+    admin.process.reloaded(UnixTime(1_700_000_100), Outcome::Failure);
     let text = scrape(&admin.router).await;
     assert_eq!(value(&text, "relay_config_last_reload_successful"), 0.0);
     assert_eq!(value(&text, "relay_config_reloads_total{outcome=\"failure\"}"), 1.0);
     assert_eq!(value(&text, "relay_config_loaded_timestamp_seconds"), 1_700_000_000.0);
-    admin.process.reloaded(UnixTime(1_700_000_200), true);
+    admin.process.reloaded(UnixTime(1_700_000_200), Outcome::Success);
     let text = scrape(&admin.router).await;
     assert_eq!(value(&text, "relay_config_last_reload_successful"), 1.0);
     assert_eq!(value(&text, "relay_config_loaded_timestamp_seconds"), 1_700_000_200.0);

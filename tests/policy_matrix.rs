@@ -232,6 +232,11 @@ fn is_here(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified()
 }
 
+/// What of this machine no network opens, but for one within 127.0.0.0/8.
+fn by_name_only(ip: IpAddr) -> bool {
+    ip.is_unspecified() || (ip.is_loopback() && ip.is_ipv6())
+}
+
 fn hides_here(ip: IpAddr) -> bool {
     model_forms(ip).is_some_and(|forms| forms[1..].iter().any(|&ip| is_here(ip)))
 }
@@ -318,19 +323,19 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
             "fe80::/10",
         ]);
         for ip in range.inside() {
-            assert!(passes(&reopened, ip), "{ip}");
+            assert_eq!(passes(&reopened, ip), !by_name_only(ip), "{ip}");
             let IpAddr::V4(ip) = ip else { unreachable!() };
             for spelling in Spelling::ALL {
                 let written = spelling.of(ip);
                 // `::` and `::1` are addresses of their own, not ways to write 0.0.0.0 and 0.0.0.1.
                 assert_eq!(
                     passes(&reopened, written),
-                    spelling.is_as_good_as_the_address() && !hides_here(written),
+                    spelling.is_as_good_as_the_address() && !hides_here(written) && !by_name_only(written),
                     "{ip} as {spelling:?}"
                 );
                 assert_eq!(
                     passes(&with_translators, written),
-                    !spelling.is_never_right() && !hides_here(written),
+                    !spelling.is_never_right() && !hides_here(written) && !by_name_only(written),
                     "{ip} as {spelling:?}"
                 );
             }
@@ -343,7 +348,11 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
             let never = ["::ffff:0:0/96", "2001::/32", "2002::/16"]
                 .iter()
                 .any(|net| Range::of(net).holds(ip));
-            assert_eq!(passes(&reopened, ip), !never && !hides_here(ip), "{ip}");
+            assert_eq!(
+                passes(&reopened, ip),
+                !never && !hides_here(ip) && !by_name_only(ip),
+                "{ip}"
+            );
         }
     }
 }
@@ -352,9 +361,17 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
 fn an_own_listener_is_reached_by_no_spelling_whatever_is_allowed() {
     let own = ["0.0.0.0:3478", "[::]:3478", "5.6.7.8:443", "10.0.0.5:443"];
     let policy = PeerPolicy::new(PolicyConfig {
-        allow: nets(&["0.0.0.0/0", "::/0"]),
+        allow: nets(&[
+            "0.0.0.0/0",
+            "::/0",
+            "127.0.0.0/8",
+            "0.0.0.0/32",
+            "10.0.0.5/32",
+            "5.6.7.8/32",
+            "9.9.9.9/32",
+        ]),
         own: own.iter().map(|addr| addr.parse().unwrap()).collect(),
-        local_ips: vec!["10.0.0.5".parse().unwrap(), "9.9.9.9".parse().unwrap()],
+        local: nets(&["10.0.0.5/32", "9.9.9.9/32"]),
         relay_ips: vec!["10.0.0.5".parse().unwrap(), "5.6.7.8".parse().unwrap()],
         relay_ports: 443..=65_535,
         nat64: nat64(),
@@ -441,7 +458,7 @@ impl Scene {
             deny: nets(&self.deny),
             only_allowed: self.only_allowed,
             own: self.own(),
-            local_ips: Self::ips(&self.local),
+            local: Self::ips(&self.local).into_iter().map(IpNet::from).collect(),
             relay_ips: Self::ips(&self.relay),
             relay_ports: 50_000..=50_099,
             nat64: nat64(),
@@ -452,13 +469,17 @@ impl Scene {
 
     /// `Some(true)`: allowed by name; `Some(false)`: by no rule; `None`: refused.
     fn address(&self, ip: IpAddr) -> Option<bool> {
-        match (model_longest(&self.allow, ip), model_longest(&self.deny, ip)) {
-            (None, None) => {
-                let mine = [&self.local, &self.relay]
-                    .iter()
-                    .any(|list| Self::ips(list).contains(&ip));
-                (!mine && !is_refused_range(ip)).then_some(false)
-            }
+        let mine = [&self.local, &self.relay]
+            .iter()
+            .any(|list| Self::ips(list).contains(&ip));
+        let least = match ip {
+            IpAddr::V4(ip) if ip.is_loopback() => 8,
+            _ if by_name_only(ip) || mine => IpNet::from(ip).prefix_len(),
+            _ => 0,
+        };
+        let allow = model_longest(&self.allow, ip).filter(|&len| len >= least);
+        match (allow, model_longest(&self.deny, ip)) {
+            (None, None) => (!mine && !is_refused_range(ip)).then_some(false),
             (allow, deny) => (allow > deny).then_some(true),
         }
     }
@@ -590,7 +611,7 @@ proptest! {
     fn allowing_everything_never_opens_what_is_never_right(ip in address(), port: u16) {
         let policy = policy(&["0.0.0.0/0", "::/0"]);
         let never = model_forms(ip).is_none() || hides_here(ip);
-        prop_assert_eq!(policy.permission(ip).is_err(), never);
+        prop_assert_eq!(policy.permission(ip).is_err(), never || is_here(ip));
         let decided = policy.peer(PeerAddr(SocketAddr::new(ip, port)));
         prop_assert!(!never || matches!(decided, Err(Denied::Embedded | Denied::Transition)));
     }

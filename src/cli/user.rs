@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use nix::unistd::{Uid, User, initgroups, setgid, setuid};
 
+use ipnet::IpNet;
+
 use crate::service::config::env::{Env, ProcessEnv};
 use crate::service::external::Interface;
 use crate::turn::time::UnixTime;
@@ -110,8 +112,12 @@ impl Env for Judged {
         ProcessEnv::default().resolve(host, port)
     }
 
-    fn interfaces(&self) -> Vec<Interface> {
+    fn interfaces(&self) -> io::Result<Vec<Interface>> {
         ProcessEnv::default().interfaces()
+    }
+
+    fn networks(&self) -> io::Result<Vec<IpNet>> {
+        ProcessEnv::default().networks()
     }
 
     fn route_source(&self, family: Family) -> Option<IpAddr> {

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "dtls")]
 pub mod dtls;
+pub mod local;
 pub mod stream;
 pub(crate) mod sys;
 pub mod tcp;

@@ -11,7 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
 pub use self::source::{Found, Local, NotFound, Plan, Source, key};
-use super::config::env::Env;
 use crate::turn::OwnSockets;
 use crate::turn::config::RelayConfig;
 use crate::turn::types::Family;
@@ -33,32 +32,19 @@ pub struct Interface {
     pub name: String,
     /// Its address.
     pub ip: IpAddr,
-    /// The broadcast address of its network.
-    pub broadcast: Option<IpAddr>,
 }
 
-/// The addresses of this machine; none if they cannot be read.
-pub fn interfaces() -> Vec<Interface> {
-    let all = if_addrs::get_if_addrs().unwrap_or_default();
-    all.into_iter()
-        .map(|interface| {
-            let broadcast = match &interface.addr {
-                if_addrs::IfAddr::V4(v4) => v4.broadcast.map(IpAddr::V4),
-                if_addrs::IfAddr::V6(_) => None,
-            };
-            Interface {
-                ip: interface.ip(),
-                name: interface.name,
-                broadcast,
-            }
-        })
-        .collect()
-}
-
-/// Addresses of this machine, and the broadcast addresses of its networks: for the peer policy.
-pub fn local_ips(env: &dyn Env) -> Vec<IpAddr> {
-    let all = env.interfaces().into_iter().flat_map(|it| [Some(it.ip), it.broadcast]);
-    all.flatten().collect()
+/// The addresses of this machine's interfaces.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn interfaces() -> io::Result<Vec<Interface>> {
+    let all = if_addrs::get_if_addrs()?.into_iter();
+    let one = |interface: if_addrs::Interface| Interface {
+        ip: interface.ip(),
+        name: interface.name,
+    };
+    Ok(all.map(one).collect())
 }
 
 /// What clients can reach the server by where it has no name.

@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::config::env::{Env, ProcessEnv};
 use super::config::settings::Settings;
-use super::external::{Found, NotFound, Plan, announced_host, key, local_ips};
+use super::external::{Found, NotFound, Plan, announced_host, key};
 use crate::turn::config::RelayConfig;
 use crate::turn::policy::PeerPolicy;
 
@@ -136,7 +136,7 @@ impl Follower {
         }
         let (now, before) = (&relay, &settings.turn.relay);
         let moved = (now.ipv4, now.ipv6) != (before.ipv4, before.ipv6);
-        moved && announce(settings, relay, &self.env)
+        moved && announce(settings, relay)
     }
 
     fn missed(&mut self, why: NotFound) {
@@ -168,10 +168,9 @@ fn look(plans: Vec<Plan>, env: &dyn Env) -> Looked {
 }
 
 /// Has `settings` announce the addresses of `relay`.
-fn announce(settings: &mut Settings, relay: RelayConfig, env: &dyn Env) -> bool {
+fn announce(settings: &mut Settings, relay: RelayConfig) -> bool {
     let former = settings.peers.relay_ips.clone();
     settings.peers.relay_ips = relay.own_ips().collect();
-    settings.peers.local_ips = local_ips(env);
     if !keep_former(settings, &former) {
         return false;
     }
@@ -191,13 +190,18 @@ pub(super) fn keep_former(settings: &mut Settings, former: &[IpAddr]) -> bool {
         }
     }
     settings.peers.relay_ips.truncate(FORMER);
+    renew_policy(settings)
+}
+
+/// Makes the peer policy anew from what `settings.peers` has now.
+pub(super) fn renew_policy(settings: &mut Settings) -> bool {
     match PeerPolicy::new(settings.peers.clone()) {
         Ok(policy) => {
             settings.turn.policy = Arc::new(policy);
             true
         }
         Err(error) => {
-            tracing::error!(%error, "the peer policy cannot be made for another address; this is a bug");
+            tracing::error!(%error, "the peer policy cannot be made anew; this is a bug");
             false
         }
     }

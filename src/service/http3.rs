@@ -4,9 +4,10 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::lookup_host;
+use ipnet::IpNet;
 use tokio::time::{sleep, timeout};
 
+use super::backends::Backends;
 use super::config::settings::{BackendAddress, Settings};
 use crate::shard::{Http3Config, SharedBackend};
 
@@ -16,7 +17,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(5);
 
 /// `None`: there is no backend. From here on, workers know by themselves where its name leads.
-pub(super) fn config(settings: &Settings) -> Option<Http3Config> {
+pub(super) fn config(settings: &Settings, backends: &Backends) -> Option<Http3Config> {
     let http3 = &settings.front_door.http3;
     let address = http3.backend.as_ref()?;
     let backend = SharedBackend::default();
@@ -27,6 +28,7 @@ pub(super) fn config(settings: &Settings) -> Option<Http3Config> {
                 address: address.clone(),
                 patience: settings.front_door.connect_timeout,
                 ours: Ours::new(settings),
+                told: backends.clone(),
                 backend: Arc::clone(&backend),
             };
             tokio::spawn(follow.run());
@@ -47,6 +49,7 @@ struct Follow {
     address: BackendAddress,
     patience: Duration,
     ours: Ours,
+    told: Backends,
     backend: SharedBackend,
 }
 
@@ -78,12 +81,11 @@ impl Follow {
     }
 
     async fn look_up(&self) -> Result<SocketAddr, String> {
-        let address = (self.address.host.as_str(), self.address.port);
-        let found = timeout(self.patience, lookup_host(address)).await;
-        let mut found = found
+        let found = timeout(self.patience, self.told.look_up(&self.address)).await;
+        let found = found
             .map_err(|_| "no answer in time")?
             .map_err(|error| error.to_string())?;
-        let first = found.next().ok_or("it has no address")?;
+        let first = *found.first().ok_or("it has no address")?;
         if self.ours.contains(first) {
             return Err(format!("{first} is this server itself"));
         }
@@ -92,7 +94,12 @@ impl Follow {
 }
 
 /// Where datagrams for this server itself go: passed on there, they would come back for ever.
-struct Ours(Vec<SocketAddr>);
+struct Ours {
+    at: Vec<SocketAddr>,
+    /// Ports that are listened on at every address of this machine.
+    everywhere: Vec<u16>,
+    local: Vec<IpNet>,
+}
 
 impl Ours {
     fn new(settings: &Settings) -> Self {
@@ -101,22 +108,27 @@ impl Ours {
             .iter()
             .filter(|listener| listener.udp || listener.dtls);
         let relay = [settings.turn.relay.ipv4, settings.turn.relay.ipv6];
-        let mut all = Vec::new();
+        let (mut all, mut everywhere) = (Vec::new(), Vec::new());
         for bound in listeners.flat_map(|listener| &listener.addresses) {
             let at = |ip| SocketAddr::new(ip, bound.port());
             all.push(*bound);
             all.extend(relay.iter().flatten().map(|relay| at(relay.announced)));
             if bound.ip().is_unspecified() {
-                let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-                all.extend(interfaces.iter().map(|interface| at(interface.ip())));
+                everywhere.push(bound.port());
             }
         }
-        Self(all)
+        Self {
+            at: all,
+            everywhere,
+            local: settings.peers.local.clone(),
+        }
     }
 
     fn contains(&self, address: SocketAddr) -> bool {
-        self.0
-            .contains(&SocketAddr::new(address.ip().to_canonical(), address.port()))
+        let ip = address.ip().to_canonical();
+        let is_here = || ip.is_loopback() || self.local.iter().any(|net| net.contains(&ip));
+        self.at.contains(&SocketAddr::new(ip, address.port()))
+            || (self.everywhere.contains(&address.port()) && is_here())
     }
 }
 
@@ -133,7 +145,12 @@ mod tests {
                     port,
                 },
                 patience: Duration::from_secs(10),
-                ours: Ours(ours.iter().map(|address| address.parse().unwrap()).collect()),
+                ours: Ours {
+                    at: ours.iter().map(|address| address.parse().unwrap()).collect(),
+                    everywhere: Vec::new(),
+                    local: Vec::new(),
+                },
+                told: Backends::default(),
                 backend: SharedBackend::default(),
             };
             follow.look_up().await

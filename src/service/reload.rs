@@ -3,11 +3,11 @@
 //! Sockets, threads and buffers are made once. Everything that is looked up per request or per packet changes with the
 //! next one: credentials, limits, peer policy, the credentials API.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 
-use super::config::settings::Settings;
-use super::follow::keep_former;
-use crate::turn::policy::PolicyConfig;
+use super::config::settings::{Part, Settings};
+use super::external::{announced_host, key};
+use super::follow::{keep_former, renew_policy};
 
 /// A configuration that a running server can take.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Merged {
     pub settings: Settings,
     /// Keys and sections whose change waits for a restart.
     pub waiting: Vec<&'static str>,
+    /// What could not be taken, and why: as it was in `old`.
+    pub failed: Vec<String>,
 }
 
 /// Merges a newly loaded configuration into the one in force.
@@ -28,8 +30,6 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
         differs
     };
 
-    // The peer policy protects the addresses that are really listened on and relayed from. Where those would change with
-    // a restart only, the old policy stays with the old addresses.
     let mut addresses = false;
     if keep("[[listener]]", old.listeners != new.listeners) {
         new.listeners.clone_from(&old.listeners);
@@ -47,19 +47,6 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     if addresses && keep("[nat_discovery]", old.turn.discovery != new.turn.discovery) {
         new.turn.discovery.clone_from(&old.turn.discovery);
     }
-    if addresses {
-        new.turn.policy = Arc::clone(&old.turn.policy);
-        // External addresses do not wait, and the policy must know them.
-        new.peers = PolicyConfig {
-            relay_ips: core::mem::take(&mut new.peers.relay_ips),
-            ..old.peers.clone()
-        };
-        keep("[peers]", true);
-    }
-    if new.peers.relay_ips != old.peers.relay_ips {
-        keep_former(&mut new, &old.peers.relay_ips);
-    }
-
     if keep("workers", old.workers != new.workers) {
         new.workers = old.workers;
     }
@@ -81,17 +68,104 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     if keep("state_dir", old.state_dir != new.state_dir) {
         new.state_dir.clone_from(&old.state_dir);
     }
-    if keep("[tls]", old.tls != new.tls) {
+    let lacks_certificates = new.lacking.contains(&Part::Certificates);
+    if lacks_certificates || keep("[tls]", old.tls != new.tls) {
         new.tls.clone_from(&old.tls);
     }
     if keep("api.enabled", old.api.enabled != new.api.enabled) {
         new.api.enabled = old.api.enabled;
     }
-    Merged { settings: new, waiting }
+    let failed = lacking(old, &mut new);
+    peers(old, &mut new);
+    Merged {
+        settings: new,
+        waiting,
+        failed,
+    }
+}
+
+/// What could not be found or read stays as it was.
+fn lacking(old: &Settings, new: &mut Settings) -> Vec<String> {
+    let mut failed = Vec::new();
+    if new.lacking.contains(&Part::Credentials) {
+        new.turn.credentials.clone_from(&old.turn.credentials);
+        new.turn.nonce_key.clone_from(&old.turn.nonce_key);
+        new.api.keys.clone_from(&old.api.keys);
+        // Keys are bound to it.
+        new.realm.clone_from(&old.realm);
+        new.turn.realm.clone_from(&old.turn.realm);
+        failed.push("credentials, keys and realm: a file cannot be read, or holds no secret".to_owned());
+    }
+    if new.lacking.contains(&Part::Certificates) {
+        failed.push(CERTIFICATES.to_owned());
+    }
+    let families: Vec<_> = new.external.plans.iter().map(|plan| plan.family).collect();
+    for family in families {
+        let before = old.turn.relay.of(family);
+        if new.turn.relay.of(family).is_none() && before.is_some() {
+            new.turn.relay.set(family, before);
+            failed.push(format!("external.{}: no address is found", key(family)));
+            if new.api.host_from_address {
+                new.api.host = announced_host(&new.turn.relay);
+            }
+        }
+    }
+    failed
+}
+
+/// For [`Merged::failed`].
+pub const CERTIFICATES: &str = "certificates: one of them cannot be used";
+
+/// The new lists, around the sockets that are really open: those of the new file would leave these unprotected.
+fn peers(old: &Settings, new: &mut Settings) {
+    new.peers.own.clone_from(&old.peers.own);
+    // Followed, and known without asking again.
+    new.peers.local.clone_from(&old.peers.local);
+    new.peers.relay_ports.clone_from(&old.peers.relay_ports);
+    // Of a front door that is to be another one after a restart, connections go to the present backends.
+    new.peers.backends.clone_from(&old.peers.backends);
+    new.peers.relay_ips = new.turn.relay.own_ips().collect();
+    if !keep_former(new, &old.peers.relay_ips) {
+        new.peers.clone_from(&old.peers);
+        new.turn.policy.clone_from(&old.turn.policy);
+    }
+}
+
+/// Has the peer policy know where the servers behind this one are; `false`: it does already.
+pub(super) fn know_backends(settings: &mut Settings, all: Vec<SocketAddr>) -> bool {
+    let before = core::mem::replace(&mut settings.peers.backends, all);
+    before != settings.peers.backends && renew_policy(settings)
+}
+
+/// What became of a reload, for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it is in force.
+    Success,
+    /// Some of it waits for a restart, or could not be taken.
+    Partial,
+    /// None of it is.
+    Failure,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Partial, Self::Failure];
+
+    /// As metrics call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Partial => "partial",
+            Self::Failure => "failure",
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::service::config::env::ProcessEnv;
     use crate::service::config::{Purpose, load_for};
@@ -154,35 +228,33 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         );
     }
 
-    /// The peer policy of the new configuration would leave the old listener's port open to peers.
+    /// The sockets of the new configuration are not open, and those that are open would be unprotected.
     #[test]
-    fn with_other_listeners_the_policy_that_protects_the_present_ones_stays() {
+    fn with_other_listeners_the_new_lists_hold_around_the_present_ones() {
         let old = settings("policy-old", BASE);
         for (name, change) in [("3478", "3479"), ("30999", "30899")] {
             let text = BASE.replace(name, change);
-            let merged = merge(
-                &old,
-                settings(
-                    &format!("policy-{name}"),
-                    &format!("{text}\npeers.allow = [\"127.0.0.0/8\"]\n"),
-                ),
-            );
-            assert_eq!(merged.settings.listeners, old.listeners);
-            assert_eq!(merged.settings.turn.relay.ports, old.turn.relay.ports);
-            assert!(Arc::ptr_eq(&merged.settings.turn.policy, &old.turn.policy));
-            assert!(merged.waiting.contains(&"[peers]"), "{:?}", merged.waiting);
+            let lists = "peers.allow = [\"127.0.0.0/8\"]\npeers.deny = [\"8.8.8.8/32\"]\n";
+            let merged = merge(&old, settings(&format!("policy-{name}"), &format!("{text}\n{lists}")));
+            let now = &merged.settings;
+            assert_eq!(now.listeners, old.listeners);
+            assert_eq!(now.turn.relay.ports, old.turn.relay.ports);
+            assert_eq!(merged.waiting.len(), 1, "{:?}", merged.waiting);
+            let peer = |text: &str| now.turn.policy.peer(PeerAddr(text.parse().expect("an address")));
+            for closed in ["127.0.0.1:3478", "8.8.8.8:9"] {
+                assert!(peer(closed).is_err(), "{closed}");
+            }
+            assert_eq!(peer("127.0.0.1:3479"), Ok(PeerClass::RelayedOrLocal));
+            assert_eq!(peer("192.0.2.1:30950"), Ok(PeerClass::Relayed));
         }
     }
 
     /// Its clients reach each other in memory, and nobody reaches the server itself by it.
     #[test]
-    fn with_other_listeners_the_policy_that_stays_learns_of_another_external_address() {
+    fn with_other_listeners_the_policy_learns_of_another_external_address() {
         let old = settings("external-old", BASE);
         let text = BASE.replace("3478", "3479").replace("192.0.2.1", "192.0.2.2");
-        let new = settings(
-            "external-new",
-            &format!("{text}\npeers.allow = [\"127.0.0.0/8\", \"192.0.2.0/24\"]\n"),
-        );
+        let new = settings("external-new", &format!("{text}\npeers.allow = [\"192.0.2.0/24\"]\n"));
         let now = merge(&old, new).settings;
         let announced = now.turn.relay.ipv4.map(|address| address.announced.to_string());
         assert_eq!(announced.as_deref(), Some("192.0.2.2"));
@@ -190,9 +262,42 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         for relayed in ["192.0.2.1:30100", "192.0.2.2:30100"] {
             assert_eq!(peer(relayed), Ok(PeerClass::Relayed), "{relayed}");
         }
-        for closed in ["192.0.2.2:3478", "127.0.0.1:3478", "127.0.0.1:9", "192.0.2.9:9"] {
+        for closed in [
+            "192.0.2.2:3478",
+            "127.0.0.1:3478",
+            "127.0.0.1:9",
+            "192.0.2.2:9",
+            "192.0.2.1:9",
+        ] {
             assert!(peer(closed).is_err(), "{closed}");
         }
+        assert_eq!(peer("192.0.2.9:9"), Ok(PeerClass::Peer), "the new list");
+    }
+
+    /// Connections go to the present ones until the restart.
+    #[test]
+    fn with_another_front_door_the_present_backends_stay_closed() {
+        let route = |to: &str| {
+            let text = BASE.replace("\"udp\", \"tcp\"", "\"tcp\", \"tls\", \"https\"");
+            format!(
+                "{text}\npeers.allow = [\"10.0.8.0/24\"]\n[[front_door.route]]\nnames = [\"www.example.org\"]\n\
+                 backend = \"{to}\"\n"
+            )
+        };
+        let old = settings("backends-old", &route("10.0.8.7:443"));
+        let merged = merge(&old, settings("backends-new", &route("10.0.8.8:443")));
+        assert_eq!(merged.waiting, ["[front_door]"]);
+        let mut now = merged.settings;
+        let closed = |now: &Settings, ip: &str| now.turn.policy.permission(ip.parse().expect("an address")).is_err();
+        assert!(closed(&now, "10.0.8.7") && !closed(&now, "10.0.8.8"));
+        // And so does where a name leads later.
+        assert!(know_backends(
+            &mut now,
+            vec!["10.0.8.9:443".parse().expect("an address")]
+        ));
+        assert!(closed(&now, "10.0.8.9"));
+        let same = now.peers.backends.clone();
+        assert!(!know_backends(&mut now, same));
     }
 
     /// Its places would be told to clients, and nothing listens there before the restart.

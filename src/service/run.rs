@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
@@ -17,14 +18,16 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::acme::Acme;
 use super::api::Api;
+use super::backends::Backends;
 use super::bind::Places;
 use super::config::diagnostic::Diagnostics;
 use super::config::env::ProcessEnv;
 use super::config::settings::Settings;
-use super::config::{self, Loaded};
-use super::follow::{Follower, Looked};
+use super::config::{self, Loaded, Purpose};
+use super::follow::{Follower, Looked, Outcome};
 use super::front_door::hidden;
 use super::health::{Health, Phase};
+use super::machine::Machine;
 use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
 use super::tls_store::{self, TlsError, TlsStore};
@@ -159,6 +162,10 @@ pub(super) struct Server {
     /// The configuration file, to be read again.
     pub(super) path: Option<PathBuf>,
     pub(super) settings: Settings,
+    /// What leads to this machine, followed.
+    pub(super) machine: Machine,
+    /// Where servers behind this one are, followed.
+    pub(super) backends: Backends,
     pub(super) places: Places,
     pub(super) tls: Option<Arc<TlsStore>>,
     pub(super) acme: Option<Arc<Acme>>,
@@ -211,6 +218,8 @@ impl Server {
                 // Whoever reads the log is told each day that one is about to end; one of our own making is renewed.
                 _ = days.tick() => self.certificates(TlsStore::reload),
                 looked = follower.looked(&self.settings) => self.follow(&mut follower, looked),
+                read = self.machine.read() => self.know_machine(read),
+                () = self.backends.changed() => self.know_backends(),
                 Some(ended) = self.doors.join_next() => {
                     let error = ended.err().map(|error| error.to_string()).unwrap_or_default();
                     tracing::error!(error, "a listener ended; this is a bug, and the process ends");
@@ -226,7 +235,7 @@ impl Server {
         let path = self.path.clone();
         // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
         let env = self.env();
-        spawn_blocking(move || config::load(path.as_deref(), &env))
+        spawn_blocking(move || config::load_for(Purpose::Reload, path.as_deref(), &env))
     }
 
     /// The machine, to be asked while clients are served.
@@ -237,48 +246,56 @@ impl Server {
     }
 
     fn end_reload(&mut self, loaded: Result<Result<Loaded, Diagnostics>, JoinError>) {
-        let success = match loaded {
+        let outcome = match loaded {
             Ok(Ok(loaded)) => {
                 log::diagnostics(&loaded.warnings);
                 self.apply(loaded.settings)
             }
             Ok(Err(diagnostics)) => {
                 log::diagnostics(&diagnostics);
-                false
+                reload::Outcome::Failure
             }
             Err(error) => {
                 tracing::error!(%error, "the configuration cannot be read");
-                false
+                reload::Outcome::Failure
             }
         };
-        self.process.reloaded(unix_now(), success);
-        if success {
-            tracing::info!("reloaded");
-            systemd::ready("serving");
-        } else {
-            tracing::error!("not reloaded: the configuration before stays in force");
-            systemd::ready("serving; the latest reload failed");
+        self.process.reloaded(unix_now(), outcome);
+        match outcome {
+            reload::Outcome::Success => {
+                tracing::info!("reloaded");
+                systemd::ready("serving");
+            }
+            reload::Outcome::Partial => {
+                tracing::warn!("reloaded in part: what is named above stays as it was, everything else is in force");
+                systemd::ready("serving; a part of the latest reload is not in force");
+            }
+            reload::Outcome::Failure => {
+                tracing::error!("not reloaded: the configuration before stays in force");
+                systemd::ready("serving; the latest reload failed");
+            }
         }
     }
 
-    fn apply(&mut self, new: Settings) -> bool {
-        let reload::Merged { mut settings, waiting } = reload::merge(&self.settings, new);
+    /// Every part that can take effect does.
+    fn apply(&mut self, new: Settings) -> reload::Outcome {
+        let merged = reload::merge(&self.settings, new);
+        let (mut settings, waiting, mut failed) = (merged.settings, merged.waiting, merged.failed);
         if let Some(message) = forced_path_missing(&settings, &self.places) {
             if settings.turn.forced.everyone {
-                tracing::error!("{message}");
-                return false;
+                settings.turn.forced.clone_from(&self.settings.turn.forced);
+                settings.api.forced = self.settings.api.forced;
+                failed.push(message);
+            } else {
+                tracing::warn!("{message}");
             }
-            tracing::warn!("{message}");
         }
         offer_only_what_is_bound(&mut settings, &self.places);
-        if !waiting.is_empty() {
-            tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
-        }
-        // Certificates first: they alone can still fail.
         if let Some(tls) = &self.tls
             && !tell_of(tls.reload(unix_now()))
+            && !failed.iter().any(|part| part == reload::CERTIFICATES)
         {
-            return false;
+            failed.push(reload::CERTIFICATES.to_owned());
         }
         if let Some(acme) = &self.acme {
             acme.try_again();
@@ -288,7 +305,17 @@ impl Server {
             .set_config(settings.api.clone(), Arc::clone(&settings.turn.credentials));
         self.health.set_settings(&settings);
         self.settings = settings;
-        true
+        for part in &failed {
+            tracing::error!("not reloaded: {part}");
+        }
+        if !waiting.is_empty() {
+            tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
+        }
+        if failed.is_empty() && waiting.is_empty() {
+            reload::Outcome::Success
+        } else {
+            reload::Outcome::Partial
+        }
     }
 
     /// New allocations get the address that is the external one now.
@@ -301,6 +328,23 @@ impl Server {
         self.shards.set_config(Arc::new(self.settings.turn.clone()));
         let credentials = Arc::clone(&self.settings.turn.credentials);
         self.api.set_config(self.settings.api.clone(), credentials);
+    }
+
+    /// Peers may not reach what leads to this machine now.
+    fn know_machine(&mut self, read: io::Result<Vec<IpNet>>) {
+        let outcome = self.machine.take(read, &mut self.settings);
+        self.process.read_machine(outcome);
+        if outcome == Outcome::Changed {
+            self.shards.set_config(Arc::new(self.settings.turn.clone()));
+        }
+    }
+
+    /// Peers may not reach servers behind this one, wherever their names lead.
+    fn know_backends(&mut self) {
+        if reload::know_backends(&mut self.settings, self.backends.all()) {
+            tracing::info!("a server behind this one has another address, which peers may not reach");
+            self.shards.set_config(Arc::new(self.settings.turn.clone()));
+        }
     }
 
     fn certificates(&self, check: fn(&TlsStore, UnixTime) -> Vec<Result<tls_store::Loaded, TlsError>>) {

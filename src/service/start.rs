@@ -1,7 +1,7 @@
 //! Start-up, from a checked configuration to a serving process.
 //!
 //! ```text
-//! file descriptors → certificate → every socket → workers → front door, admin → ready
+//! changes of addresses → file descriptors → certificate → every socket → workers → front door, admin → ready
 //! ```
 
 use core::net::{IpAddr, SocketAddr};
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::acme::Acme;
 use super::admin::AdminCounters;
 use super::api::Api;
+use super::backends::Backends;
 use super::bind::{self, Bound, Places};
 use super::config::Loaded;
 use super::config::offer::{offer, serves_path};
@@ -24,6 +25,7 @@ use super::front_door::proxy::Proxies;
 use super::front_door::{Accepts, Behind, FrontDoor, Limits};
 use super::health::{Health, Phase};
 use super::log::LogGuard;
+use super::machine::Machine;
 use super::metrics::{Metrics, ProcessCounters, Sources};
 use super::run::{Server, unix_now};
 use super::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
@@ -51,6 +53,11 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     tracing::info!(version = env!("CARGO_PKG_VERSION"), configuration = source, "starting");
     log::diagnostics(&warnings);
     let mut notes = Vec::new();
+    let machine = Machine::new().map_err(|error| {
+        vec![format!(
+            "the system does not tell when addresses of this machine change: {error}"
+        )]
+    })?;
     if let Err(error) = process::raise_max_fds() {
         tracing::warn!(%error, "the limit on file descriptors cannot be raised");
     }
@@ -66,7 +73,7 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     offer_only_what_is_bound(&mut settings, &bound.places);
     let trial = first_run(&settings, &mut notes);
 
-    let server = serve(path, settings, tls, bound, log)?;
+    let server = serve(path, settings, tls, (bound, machine), log)?;
     tokio::spawn(tell_what_was_left_out(log.caps()));
     server.health.set_phase(Phase::Serving);
     banner::print(&server.settings, &server.places, &notes, trial.as_ref());
@@ -229,12 +236,14 @@ fn serve(
     path: Option<PathBuf>,
     settings: Settings,
     tls: Option<Arc<TlsStore>>,
-    bound: Bound,
+    (bound, machine): (Bound, Machine),
     log: &LogGuard,
 ) -> Result<Server, Vec<String>> {
-    let shards = start_workers(&settings, tls.as_ref(), bound.udp)?;
+    let backends = Backends::new(settings.peers.backends.clone());
+    backends.follow(&settings.front_door);
+    let shards = start_workers(&settings, tls.as_ref(), &backends, bound.udp)?;
     let api = Api::new(settings.api.clone(), Arc::clone(&settings.turn.credentials), unix_now);
-    let behind = Behind::new(&settings.front_door);
+    let behind = Behind::told(&settings.front_door, &backends);
     let alive = Arc::clone(&shards);
     let health = Health::new(
         shards.counters().to_vec(),
@@ -281,6 +290,8 @@ fn serve(
     Ok(Server {
         path,
         settings,
+        machine,
+        backends,
         places: bound.places,
         tls,
         acme,
@@ -297,13 +308,14 @@ fn serve(
 fn start_workers(
     settings: &Settings,
     tls: Option<&Arc<TlsStore>>,
+    backends: &Backends,
     sockets: Vec<Vec<Listener>>,
 ) -> Result<Arc<Shards>, Vec<String>> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| vec![format!("the system gives no random numbers: {error}")])?;
     let config = Arc::new(settings.turn.clone());
     let shards = Shards::start(
-        shard_config(settings, tls)?,
+        shard_config(settings, tls, backends)?,
         config,
         Arc::new(turn::Shared::new(seed)),
         sockets,
@@ -321,7 +333,11 @@ fn asynchronous(socket: std::net::TcpListener) -> Result<TcpListener, Vec<String
     not(feature = "dtls"),
     expect(unused_variables, reason = "DTLS alone asks for certificates")
 )]
-fn shard_config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<ShardConfig, Vec<String>> {
+fn shard_config(
+    settings: &Settings,
+    tls: Option<&Arc<TlsStore>>,
+    backends: &Backends,
+) -> Result<ShardConfig, Vec<String>> {
     let stream = &settings.stream;
     Ok(ShardConfig {
         #[cfg(feature = "dtls")]
@@ -334,7 +350,7 @@ fn shard_config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<Shar
             ..StreamLimits::default()
         },
         idle_timeout: stream.idle_timeout,
-        http3: super::http3::config(settings),
+        http3: super::http3::config(settings, backends),
         relay: UdpOptions {
             receive_buffer: settings.udp.relay_buffer,
             send_buffer: settings.udp.relay_buffer,

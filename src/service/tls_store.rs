@@ -48,7 +48,7 @@ pub const ALPN_TURN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 pub const ALPN_HTTP: &[u8] = b"http/1.1";
 
 /// A certificate and its key on disk; both may be in one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     /// PEM chain, the server's own certificate first.
     pub certificate: PathBuf,

@@ -4,9 +4,11 @@
 //! everything that is not the public Internet is refused unless the operator re-opens it. One canonicaliser and one table:
 //! there is no second code path for another spelling of an address.
 //!
-//! Order: spellings that are never accepted → own listeners → `deny` and `allow`, the longer prefix winning → built-in
-//! table and local addresses → ports. `allow` re-opens anything of the table, but neither the server's own listeners nor
-//! 6to4, Teredo and IPv4-mapped peers. A relayed address of ours (hairpin) is allowed whatever the lists say.
+//! Order: spellings that are never accepted → sockets of ours and of servers behind us → `deny` and `allow`, the longer
+//! prefix winning → built-in table and own addresses → ports. `allow` re-opens anything of the table, but neither those
+//! sockets nor 6to4, Teredo and IPv4-mapped peers; and what is our own only where it names that one address: a network
+//! that was opened for its media servers does not open the relay that stands in it. A relayed address of ours (hairpin) is
+//! allowed whatever the lists say.
 //!
 //! Not here: host names (resolved by whoever builds the configuration), permissions themselves, and what is at a port of
 //! this machine at this moment: the policy only says what may be there ([`PeerClass`]).
@@ -38,8 +40,13 @@ pub struct PolicyConfig {
     pub only_allowed: bool,
     /// Sockets of this server: listeners, admin. An unspecified address stands for every address of this machine.
     pub own: Vec<SocketAddr>,
-    /// This machine's addresses, and the broadcast addresses of its networks.
-    pub local_ips: Vec<IpAddr>,
+    /// What leads to this machine: its addresses, the broadcast addresses of its networks, local routes.
+    pub local: Vec<IpNet>,
+    /// Servers that connections are passed on to. Their sockets are closed as our own are, and so are their addresses.
+    pub backends: Vec<SocketAddr>,
+    /// Servers that clients are sent to. Their sockets are closed. Their addresses are peers as any other host's, since their
+    /// clients' relayed addresses are there; but no network of `allow` opens them.
+    pub redirects: Vec<SocketAddr>,
     /// Addresses relay sockets are bound to, and the ones announced for them.
     pub relay_ips: Vec<IpAddr>,
     /// Ports of relayed transport addresses.
@@ -58,7 +65,9 @@ impl Default for PolicyConfig {
             deny: Vec::new(),
             only_allowed: false,
             own: Vec::new(),
-            local_ips: Vec::new(),
+            local: Vec::new(),
+            backends: Vec::new(),
+            redirects: Vec::new(),
             relay_ips: Vec::new(),
             relay_ports: 49_152..=65_535,
             nat64: Vec::new(),
@@ -111,7 +120,11 @@ pub struct PeerPolicy {
     table: PrefixTable<Denied>,
     only_allowed: bool,
     own: Vec<SocketAddr>,
-    local_ips: Vec<IpAddr>,
+    local: PrefixTable<()>,
+    /// Where of `allow` only whole addresses count.
+    named: PrefixTable<()>,
+    backends: Vec<SocketAddr>,
+    redirects: Vec<SocketAddr>,
     relay_ips: Vec<IpAddr>,
     relay_ports: RangeInclusive<u16>,
     nat64: Vec<Ipv6Net>,
@@ -126,19 +139,20 @@ impl PeerPolicy {
     pub fn new(config: PolicyConfig) -> Result<Self, PolicyError> {
         let PolicyConfig {
             mut nat64,
-            mut local_ips,
             mut relay_ips,
             mut own,
+            mut backends,
+            mut redirects,
             ..
         } = config;
         if let Some(&net) = nat64.iter().find(|net| !NAT64_LENGTHS.contains(&net.prefix_len())) {
             return Err(PolicyError::Nat64Length(net));
         }
         nat64.sort_unstable_by_key(|net| core::cmp::Reverse(net.prefix_len()));
-        for ip in local_ips.iter_mut().chain(&mut relay_ips) {
+        for ip in &mut relay_ips {
             *ip = ip.to_canonical();
         }
-        for addr in &mut own {
+        for addr in own.iter_mut().chain(&mut backends).chain(&mut redirects) {
             addr.set_ip(addr.ip().to_canonical());
         }
 
@@ -149,10 +163,21 @@ impl PeerPolicy {
                 table.insert(net, *why);
             }
         }
-        for &ip in local_ips.iter().chain(&relay_ips) {
+        let (mut local, mut named) = (PrefixTable::new(), PrefixTable::new());
+        for &net in &config.local {
+            local.insert(net, ());
+        }
+        let single = relay_ips.iter().copied().chain(backends.iter().map(SocketAddr::ip));
+        for net in single.map(IpNet::from).chain(config.local.iter().copied()) {
+            let ip = net.addr();
+            // Loopback's and 0.0.0.0's names say more.
             if !ip.is_unspecified() && !ip.is_loopback() {
-                table.insert(ip.into(), Denied::OwnAddress);
+                table.insert(net, Denied::OwnAddress);
+                named.insert(net, ());
             }
+        }
+        for redirect in &redirects {
+            named.insert(redirect.ip().into(), ());
         }
         let mut allow = PrefixTable::new();
         config.allow.into_iter().for_each(|net| allow.insert(net, ()));
@@ -164,7 +189,10 @@ impl PeerPolicy {
             table,
             only_allowed: config.only_allowed,
             own,
-            local_ips,
+            local,
+            named,
+            backends,
+            redirects,
             relay_ips,
             relay_ports: config.relay_ports,
             nat64,
@@ -193,7 +221,7 @@ impl PeerPolicy {
         let (ip, port) = (peer.0.ip(), peer.0.port());
         refuse_spelling(ip)?;
         let forms = Forms::of(ip, &self.nat64);
-        if forms.all().any(|ip| self.is_own_listener(ip, port)) {
+        if forms.all().any(|ip| self.is_own_socket(ip, port)) {
             return Err(Denied::OwnListener);
         }
         let is_relay = self.relay_ips.contains(&ip);
@@ -222,7 +250,7 @@ impl PeerPolicy {
 
     /// Whether packets to `ip` stay on this machine.
     fn is_here(&self, ip: IpAddr) -> bool {
-        ip.is_loopback() || ip.is_unspecified() || self.local_ips.contains(&ip) || self.relay_ips.contains(&ip)
+        ip.is_loopback() || ip.is_unspecified() || self.local.longest(ip).is_some() || self.relay_ips.contains(&ip)
     }
 
     /// Whether a client at `ip` may allocate and bind channels: not from 6to4 or Teredo (RFC 8656 §21.4).
@@ -253,7 +281,7 @@ impl PeerPolicy {
 
     /// `Ok(true)`: on the allow list. `Ok(false)`: on no list.
     fn one_address(&self, ip: IpAddr) -> Result<bool, Denied> {
-        match (self.allow.longest(ip), self.deny.longest(ip)) {
+        match (self.allowed(ip), self.deny.longest(ip)) {
             (Some((allow, ())), Some((deny, ()))) if allow > deny => Ok(true),
             (_, Some(_)) => Err(Denied::Configured),
             (Some(_), None) => Ok(true),
@@ -261,17 +289,38 @@ impl PeerPolicy {
         }
     }
 
-    fn is_own_listener(&self, ip: IpAddr, port: u16) -> bool {
-        self.own.iter().any(|own| {
+    /// The longest prefix of `allow` that opens `ip`.
+    fn allowed(&self, ip: IpAddr) -> Option<(u8, ())> {
+        let whole = IpNet::from(ip).prefix_len();
+        let least = if ip.is_loopback() {
+            // A network within loopback is this machine's alone, and meant so.
+            if ip.is_ipv4() { LOOPBACK_LENGTH } else { whole }
+        } else if ip.is_unspecified() || self.named.longest(ip).is_some() {
+            whole
+        } else {
+            0
+        };
+        self.allow.longest(ip).filter(|&(length, ())| length >= least)
+    }
+
+    fn is_own_socket(&self, ip: IpAddr, port: u16) -> bool {
+        let is_here = self.is_here(ip);
+        let own = self.own.iter().any(|own| {
             // Announced addresses lead here through a 1:1 NAT, and 0.0.0.0 and :: connect to the machine itself.
             own.port() == port
                 && (own.ip() == ip
                     || ip.is_unspecified()
                     || self.relay_ips.contains(&ip)
-                    || (own.ip().is_unspecified() && (ip.is_loopback() || self.local_ips.contains(&ip))))
-        })
+                    || (own.ip().is_unspecified() && is_here))
+        });
+        // A server on this machine may listen on all of its addresses, whichever of them it is reached by.
+        let backend = |at: &SocketAddr| at.port() == port && (at.ip() == ip || (is_here && self.is_here(at.ip())));
+        own || self.backends.iter().any(backend) || self.redirects.contains(&SocketAddr::new(ip, port))
     }
 }
+
+/// 127.0.0.0/8; of IPv6 it is one address.
+const LOOPBACK_LENGTH: u8 = 8;
 
 /// Spellings that stand for another address and that no setting re-opens.
 fn refuse_spelling(ip: IpAddr) -> Result<(), Denied> {

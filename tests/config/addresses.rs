@@ -97,11 +97,7 @@ fn announced_ports_stand_for_bound_ones_in_order_and_the_policy_knows_them() {
 fn what_opening_an_address_of_this_machine_means_is_told() {
     let machine = Machine::new();
     let told = |toml: &str| machine.good(toml).warnings.to_string();
-    for (allow, opened) in [
-        ("203.0.113.10/32", "203.0.113.10"),
-        ("203.0.113.0/24", "203.0.113.10"),
-        ("198.51.100.7/32", "198.51.100.7"),
-    ] {
+    for (allow, opened) in [("203.0.113.10/32", "203.0.113.10"), ("198.51.100.7/32", "198.51.100.7")] {
         let toml = format!(
             "[external]\nipv4 = \"198.51.100.7\"\nipv6 = \"off\"\n\
              [relay]\nipv4 = \"203.0.113.10\"\nports = \"50000-50999\"\n[peers]\nallow = [\"{allow}\"]\n"
@@ -111,6 +107,25 @@ fn what_opening_an_address_of_this_machine_means_is_told() {
         assert_eq!(told.matches("an address of this machine").count(), 1, "{told}");
         assert!(told.contains(&line) && told.contains("50000-50999"), "{told}");
     }
+    // A network does not open it, and what to write is told.
+    for (allow, closed, example) in [
+        ("203.0.113.0/24", "203.0.113.10", "203.0.113.10/32"),
+        ("10.0.0.0/8", "10.0.8.2", "10.0.8.2/32"),
+        ("2001:db8:1::/64", "2001:db8:1::10", "2001:db8:1::10/128"),
+        ("0.0.0.0/0", "10.0.8.2, 203.0.113.10", "10.0.8.2/32"),
+    ] {
+        let told = told(&format!("[peers]\nallow = [\"{allow}\"]\n"));
+        assert!(
+            told.contains(&format!("{allow} does not open {closed}, of this machine")),
+            "{told}"
+        );
+        assert!(
+            told.contains(&format!("write its address as well: \"{example}\"")),
+            "{told}"
+        );
+    }
+    let both = told("[peers]\nallow = [\"203.0.113.0/24\", \"203.0.113.10\"]\n");
+    assert!(!both.contains("does not open"), "{both}");
     let elsewhere = "[peers]\nallow = [\"10.200.0.0/24\"]\n";
     assert!(!told(elsewhere).contains("an address of this machine"));
 }
@@ -246,4 +261,46 @@ fn what_the_machine_lacks_is_no_mistake_of_the_configuration() {
         assert!(!both.may_pass(), "{both}");
     }
     assert_eq!(machine.load_for(Purpose::Check, "").expect("good").warnings.here(), 0);
+}
+
+#[test]
+fn a_prefix_that_leads_here_and_servers_behind_this_one_are_told_where_a_network_holds_them() {
+    let mut machine = Machine::new();
+    machine.networks.push("10.9.0.0/24");
+    machine
+        .names
+        .push(("web.example.org", vec!["10.9.1.7", "2001:db8:1::7"]));
+    let config = |allow: &str| {
+        format!(
+            "[peers]\nallow = [{allow}]\n[[front_door.route]]\nnames = [\"www.example.org\"]\n\
+             backend = \"web.example.org:8443\"\n[turn.redirect]\nipv4 = \"10.9.1.9:3478\"\n"
+        )
+    };
+    let loaded = machine.good(&config("\"10.9.0.0/16\""));
+    let told = loaded.warnings.to_string();
+    assert!(
+        told.contains("10.9.0.0/16 does not open 10.9.0.0/24, 10.9.1.7, 10.9.1.9"),
+        "{told}"
+    );
+    let peer = |text: &str| loaded.settings.turn.policy.peer(PeerAddr(socket(text)));
+    for closed in ["10.9.0.1:9", "10.9.1.7:9", "10.9.1.9:9", "[2001:db8:1::7]:8443"] {
+        assert!(peer(closed).is_err(), "{closed}");
+    }
+    assert_eq!(peer("10.9.2.1:9"), Ok(PeerClass::Peer));
+    let part = machine
+        .good(&config("\"10.9.0.16/28\", \"10.9.1.7\""))
+        .warnings
+        .to_string();
+    assert!(
+        part.contains("10.9.0.16/28 does not open 10.9.0.0/24") && !part.contains("10.9.1.7,"),
+        "{part}"
+    );
+}
+
+#[test]
+fn a_machine_that_does_not_tell_its_addresses_is_not_served_on() {
+    let mut machine = Machine::new();
+    machine.is_mute = true;
+    let told = machine.bad("realm = \"turn.example.org\"\n").to_string();
+    assert!(told.contains("the addresses of this machine cannot be read"), "{told}");
 }

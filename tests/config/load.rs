@@ -209,6 +209,7 @@ fn own_listeners_are_closed_to_peers_even_where_their_network_is_allowed() {
         "the listeners"
     );
     assert!(reached("127.0.0.1:9000") && reached("203.0.113.11:3478"));
+    assert!(!reached("203.0.113.10:9000"), "this machine is not its network");
 }
 
 //= REST-10
@@ -293,6 +294,7 @@ fn unwise_settings_are_warned_of_with_their_place() {
         "3:11 warning: `credentials.max_ttl` is more than a week",
         "4:12 warning: `credentials.secrets`: the secret holds less than 32 random bytes",
         "6:10 warning: `peers.allow`: 0.0.0.0/0 opens every address",
+        "6:10 warning: `peers.allow`: 0.0.0.0/0 does not open 10.0.8.2, 203.0.113.10, of this machine",
         "6:23 warning: `peers.allow`: 169.254.0.0/16 opens the cloud's metadata service",
         "6:41 warning: `peers.allow`: 127.0.0.1/32 opens every service of this machine",
         "8:22 warning: `limits.connections_per_ip` is more than",

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use relay::service::config::diagnostic::{Diagnostics, Found, Severity};
 use relay::service::config::env::Env;
 use relay::service::config::{Loaded, Purpose, load_for};
@@ -26,6 +27,10 @@ pub struct Machine {
     pub variables: Vec<(OsString, OsString)>,
     pub default_file: Option<PathBuf>,
     pub interfaces: Vec<(&'static str, &'static str)>,
+    /// What else leads here.
+    pub networks: Vec<&'static str>,
+    /// It does not tell its addresses.
+    pub is_mute: bool,
     pub route_v4: Option<&'static str>,
     pub route_v6: Option<&'static str>,
     pub names: Vec<(&'static str, Vec<&'static str>)>,
@@ -55,6 +60,8 @@ impl Machine {
                 ("eth0", "2001:db8:1::10"),
                 ("eth1", "10.0.8.2"),
             ],
+            networks: Vec::new(),
+            is_mute: false,
             route_v4: Some("203.0.113.10"),
             route_v6: Some("2001:db8:1::10"),
             names: vec![("turn.example.org", vec!["203.0.113.10", "2001:db8:1::10"])],
@@ -150,13 +157,22 @@ impl Env for Machine {
         Ok(all.iter().map(|text| SocketAddr::new(ip(text), port)).collect())
     }
 
-    fn interfaces(&self) -> Vec<Interface> {
+    fn interfaces(&self) -> io::Result<Vec<Interface>> {
         let one = |(name, text): &(&str, &str)| Interface {
             name: (*name).into(),
             ip: ip(text),
-            broadcast: None,
         };
-        self.interfaces.iter().map(one).collect()
+        if self.is_mute {
+            return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+        }
+        Ok(self.interfaces.iter().map(one).collect())
+    }
+
+    fn networks(&self) -> io::Result<Vec<IpNet>> {
+        let all = self.interfaces.iter().map(|(_, text)| ip(text).into());
+        Ok(all
+            .chain(self.networks.iter().map(|net| net.parse().expect("a network")))
+            .collect())
     }
 
     fn route_source(&self, family: Family) -> Option<IpAddr> {

@@ -90,7 +90,17 @@ fn hidden(ip: IpAddr) -> Vec<Ipv4Addr> {
 /// Whether an address passes: `None` if not, else whether it is on the allow list.
 fn one_address(config: &PolicyConfig, ip: IpAddr) -> Option<bool> {
     let longest = |nets: &[IpNet]| nets.iter().filter(|net| net.contains(&ip)).map(IpNet::prefix_len).max();
-    match (longest(&config.allow), longest(&config.deny)) {
+    let own = is_own(config, ip);
+    let whole = IpNet::from(ip).prefix_len();
+    let least = match ip {
+        IpAddr::V4(ip) if ip.is_loopback() => 8,
+        _ if own || ip.is_unspecified() || ip.is_loopback() => whole,
+        _ => 0,
+    };
+    match (
+        longest(&config.allow).filter(|&len| len >= least),
+        longest(&config.deny),
+    ) {
         (Some(allow), Some(deny)) => (allow > deny).then_some(true),
         (Some(_), None) => Some(true),
         (None, Some(_)) => None,
@@ -98,7 +108,6 @@ fn one_address(config: &PolicyConfig, ip: IpAddr) -> Option<bool> {
             let built_in = DENY_TABLE
                 .iter()
                 .any(|(net, _)| net.parse::<IpNet>().expect("a range").contains(&ip));
-            let own = config.local_ips.iter().chain(&config.relay_ips).any(|&own| own == ip);
             (!built_in && !own).then_some(false)
         }
     }
@@ -121,8 +130,11 @@ fn address_passes(config: &PolicyConfig, ip: IpAddr) -> bool {
 }
 
 fn is_here(config: &PolicyConfig, ip: IpAddr) -> bool {
-    let mut ours = config.relay_ips.iter().chain(&config.local_ips);
-    ip.is_loopback() || ip.is_unspecified() || ours.any(|own| *own == ip)
+    ip.is_loopback() || ip.is_unspecified() || is_own(config, ip)
+}
+
+fn is_own(config: &PolicyConfig, ip: IpAddr) -> bool {
+    config.relay_ips.contains(&ip) || config.local.iter().any(|net| net.contains(&ip))
 }
 
 fn peer_class(config: &PolicyConfig, peer: SocketAddr) -> Option<PeerClass> {
@@ -159,7 +171,7 @@ pub(crate) fn address_policy(input: &[u8]) {
         deny: nets(&mut input),
         only_allowed: input.byte() % 4 == 1,
         own: vec![LISTENER.parse().expect("an address")],
-        local_ips: vec!["198.51.100.1".parse().expect("an address")],
+        local: vec!["198.51.100.1/32".parse().expect("a network")],
         relay_ips: RELAY.map(|ip| ip.parse().expect("an address")).to_vec(),
         relay_ports: RELAY_PORTS,
         ..PolicyConfig::default()

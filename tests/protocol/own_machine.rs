@@ -15,7 +15,9 @@ fn machine(config: &mut Config, allow: &[&str]) {
     let policy = PolicyConfig {
         allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
         own: vec![addr("0.0.0.0:3478"), addr("[::]:3478")],
-        local_ips: vec![ip("10.1.2.3"), ip("172.20.0.1"), ip(RELAY_V6)],
+        local: [ip("10.1.2.3"), ip("172.20.0.1"), ip(RELAY_V6)]
+            .map(Into::into)
+            .to_vec(),
         relay_ips: vec![ip("10.1.2.3"), ip(RELAY_V4), ip(RELAY_V6)],
         relay_ports: 50_000..=50_001,
         ..PolicyConfig::default()

@@ -244,7 +244,9 @@ impl Setup {
             allow: net(rules.peers.private_reopened, places::ALLOW),
             deny: net(rules.peers.shifty_denied, places::DENY),
             own: vec![places::server(Family::V4), places::server(Family::V6)],
-            local_ips: vec![places::SERVER_V4, places::SERVER_V6, places::BOUND_V4],
+            local: [places::SERVER_V4, places::SERVER_V6, places::BOUND_V4]
+                .map(Into::into)
+                .to_vec(),
             relay_ips: vec![places::BOUND_V4, places::ANNOUNCED_V4, places::RELAY_V6],
             relay_ports: rules.ports.clone(),
             ..PolicyConfig::default()

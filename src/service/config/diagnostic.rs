@@ -216,6 +216,19 @@ impl Diagnostics {
         });
     }
 
+    /// Makes warnings of the errors behind the first `kept`, and says whether there was any.
+    pub(super) fn soften(&mut self, kept: usize) -> bool {
+        let mut errors = self
+            .list
+            .iter_mut()
+            .skip(kept)
+            .filter(|d| d.severity == Severity::Error)
+            .peekable();
+        let any = errors.peek().is_some();
+        errors.for_each(|d| d.severity = Severity::Warning);
+        any
+    }
+
     /// How many there are so far.
     pub(super) fn len(&self) -> usize {
         self.list.len()

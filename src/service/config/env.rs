@@ -7,8 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use nix::unistd::{Uid, User};
 
+use crate::net::local;
 use crate::service::external::{self, Interface};
 use crate::turn::OwnSockets;
 use crate::turn::time::UnixTime;
@@ -31,8 +33,17 @@ pub trait Env {
     /// When the name has none, or cannot be looked up.
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
-    /// The addresses of this machine.
-    fn interfaces(&self) -> Vec<Interface>;
+    /// The addresses of this machine's interfaces.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    fn interfaces(&self) -> io::Result<Vec<Interface>>;
+
+    /// Every network that leads to this machine: [`crate::net::local`].
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    fn networks(&self) -> io::Result<Vec<IpNet>>;
 
     /// The address packets to the Internet leave from.
     fn route_source(&self, family: Family) -> Option<IpAddr>;
@@ -93,8 +104,12 @@ impl Env for ProcessEnv {
         Ok((host, port).to_socket_addrs()?.collect())
     }
 
-    fn interfaces(&self) -> Vec<Interface> {
+    fn interfaces(&self) -> io::Result<Vec<Interface>> {
         external::interfaces()
+    }
+
+    fn networks(&self) -> io::Result<Vec<IpNet>> {
+        local::read()
     }
 
     fn route_source(&self, family: Family) -> Option<IpAddr> {

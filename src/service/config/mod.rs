@@ -53,6 +53,8 @@ const MAX_SYNTAX_ERRORS: usize = 20;
 pub enum Purpose {
     /// To run: a first run makes its secret.
     Serve,
+    /// To run on with: what cannot be read of a part that a running server has leaves that part as it is.
+    Reload,
     /// To judge it, maybe on another machine: nothing is made, and what depends on the machine gives warnings.
     Check,
     /// To mint credentials: nothing is made, and certificates need not be readable.
@@ -126,6 +128,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
                 file: text.file.as_deref(),
                 d,
                 effective,
+                machine: build::Machine::default(),
             },
         )
     } else {

@@ -48,6 +48,17 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// What first-run set-up did, to be told at start-up.
     pub first_run: FirstRun,
+    /// Parts that a reload could not read: those in force stay.
+    pub lacking: Vec<Part>,
+}
+
+/// A part of the configuration that a reload can leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Secrets, users and keys: their files cannot be read.
+    Credentials,
+    /// Certificates cannot be used.
+    Certificates,
 }
 
 impl Settings {
@@ -129,7 +140,7 @@ pub struct ExternalSettings {
 }
 
 /// Where certificates come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSettings {
     /// The operator's, the default first.
     pub certificates: Vec<CertificateFiles>,
@@ -211,6 +222,14 @@ pub struct FrontDoorSettings {
     pub idle_timeout: Duration,
 }
 
+impl FrontDoorSettings {
+    /// Every server that something is passed on to.
+    pub fn backends(&self) -> impl Iterator<Item = &BackendAddress> {
+        let routes = self.routes.iter().map(|route| &route.backend);
+        routes.chain(&self.http_upstream).chain(&self.http3.backend)
+    }
+}
+
 impl Default for FrontDoorSettings {
     fn default() -> Self {
         Self {
@@ -270,7 +289,7 @@ pub struct RouteSettings {
 }
 
 /// Where a server behind this one is; a name is looked up for each connection (that of [`Http3Settings`], now and then).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BackendAddress {
     /// Host name, or IP address without brackets.
     pub host: String,

@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::net::IpAddr;
 
-use super::is_private;
+use super::{Interface, is_private};
 use crate::service::config::env::Env;
 use crate::turn::config::RelayAddress;
 use crate::turn::types::Family;
@@ -90,10 +90,9 @@ impl Plan {
     pub fn find(&self, env: &dyn Env) -> Result<Option<Found>, NotFound> {
         let bind = self.bind(env)?;
         match &self.source {
-            Source::Auto => Ok(self.auto(bind, env)),
+            Source::Auto => self.auto(bind, env),
             Source::Fixed(ip) => {
-                let local = bind.or_else(|| is_here(*ip, env).then_some(*ip));
-                let bind = local.or_else(|| own(self.family, env).map(|own| own.0));
+                let bind = self.local(*ip, bind, env)?;
                 let help = format!("set `relay.{}` to the local address to relay from", key(self.family));
                 let message = || {
                     format!(
@@ -139,20 +138,20 @@ impl Plan {
             .map(Some)
     }
 
-    fn auto(&self, bind: Option<IpAddr>, env: &dyn Env) -> Option<Found> {
+    fn auto(&self, bind: Option<IpAddr>, env: &dyn Env) -> Result<Option<Found>, NotFound> {
         let specific = bind.filter(|ip| !ip.is_unspecified());
-        let (announced, how) = match specific {
-            Some(ip) => (ip, format!("as `relay.{}`", key(self.family))),
-            None => own(self.family, env)?,
+        let own = match specific {
+            Some(ip) => Some((ip, format!("as `relay.{}`", key(self.family)))),
+            None => self.own(env)?,
         };
-        Some(Found {
+        Ok(own.map(|(announced, how)| Found {
             private: is_private(announced),
             ..found(bind.unwrap_or(announced), announced, how)
-        })
+        }))
     }
 
     fn interface(&self, wanted: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<Found, NotFound> {
-        let all = env.interfaces();
+        let all = self.interfaces(env)?;
         let mut of_it = all.iter().filter(|interface| interface.name == wanted);
         if let Some(one) = of_it.find(|interface| usable(self.family, interface.ip)) {
             return Ok(found(bind.unwrap_or(one.ip), one.ip, format!("address of {wanted}")));
@@ -179,8 +178,7 @@ impl Plan {
         let Some(announced) = of_family.min() else {
             return Err(self.fail(format!("{host} has no {} address", name(self.family)), help));
         };
-        let local = bind.or_else(|| is_here(announced, env).then_some(announced));
-        let bind = local.or_else(|| own(self.family, env).map(|own| own.0));
+        let bind = self.local(announced, bind, env)?;
         let none = || {
             self.fail(
                 format!("this machine has no {} address to relay from", name(self.family)),
@@ -198,7 +196,11 @@ impl Plan {
         let Some(server) = all.into_iter().find(|address| Family::of(address.ip()) == self.family) else {
             return Err(fail(format!("{host} has no {} address", name(self.family))));
         };
-        let Some(bind) = bind.or_else(|| own(self.family, env).map(|own| own.0)) else {
+        let bind = match bind {
+            None => self.own(env)?.map(|own| own.0),
+            given => given,
+        };
+        let Some(bind) = bind else {
             return Err(fail(format!(
                 "this machine has no {} address to ask from",
                 name(self.family)
@@ -213,6 +215,47 @@ impl Plan {
             Ok(other) => Err(fail(format!("{host} answered with {other}"))),
             Err(error) => Err(fail(format!("the STUN server {host}:{port} ({server}): {error}"))),
         }
+    }
+
+    fn interfaces(&self, env: &dyn Env) -> Result<Vec<Interface>, NotFound> {
+        let read = env.interfaces();
+        read.map_err(|error| {
+            self.fail(
+                format!("the addresses of this machine cannot be read: {error}"),
+                "let the server use netlink (AF_NETLINK)",
+            )
+        })
+    }
+
+    /// What to bind to where `announced` is told: `bind` if somebody says so, `announced` if this machine has it (all of
+    /// 127/8 is its own, and no interface lists it), else its own address.
+    fn local(&self, announced: IpAddr, bind: Option<IpAddr>, env: &dyn Env) -> Result<Option<IpAddr>, NotFound> {
+        if bind.is_some() {
+            return Ok(bind);
+        }
+        let is_here = announced.is_loopback() || self.interfaces(env)?.iter().any(|it| it.ip == announced);
+        if is_here {
+            return Ok(Some(announced));
+        }
+        Ok(self.own(env)?.map(|own| own.0))
+    }
+
+    /// This machine's own address: where the default route leaves, else that of any interface.
+    fn own(&self, env: &dyn Env) -> Result<Option<(IpAddr, String)>, NotFound> {
+        let interfaces = self.interfaces(env)?;
+        if let Some(ip) = env.route_source(self.family).filter(|ip| usable(self.family, *ip)) {
+            let name = interfaces.iter().find(|interface| interface.ip == ip);
+            let name = name.map_or("", |interface| &interface.name);
+            let how = format!("address of the default route's interface {name}");
+            return Ok(Some((ip, how.trim_end().to_owned())));
+        }
+        let interface = interfaces
+            .into_iter()
+            .find(|interface| usable(self.family, interface.ip));
+        Ok(interface.map(|interface| {
+            let how = format!("address of {}; there is no default route", interface.name);
+            (interface.ip, how)
+        }))
     }
 
     fn fail(&self, why: String, help: &str) -> NotFound {
@@ -253,23 +296,4 @@ fn usable(family: Family, ip: IpAddr) -> bool {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     Family::of(ip) == family && !ip.is_loopback() && !ip.is_unspecified() && !link_local
-}
-
-/// Whether this machine has it. All of 127/8 is its own, and no interface lists it.
-fn is_here(ip: IpAddr, env: &dyn Env) -> bool {
-    ip.is_loopback() || env.interfaces().iter().any(|interface| interface.ip == ip)
-}
-
-/// This machine's own address: where the default route leaves, else that of any interface.
-fn own(family: Family, env: &dyn Env) -> Option<(IpAddr, String)> {
-    let interfaces = env.interfaces();
-    if let Some(ip) = env.route_source(family).filter(|ip| usable(family, *ip)) {
-        let name = interfaces.iter().find(|interface| interface.ip == ip);
-        let name = name.map_or("", |interface| &interface.name);
-        let how = format!("address of the default route's interface {name}");
-        return Some((ip, how.trim_end().to_owned()));
-    }
-    let interface = interfaces.into_iter().find(|interface| usable(family, interface.ip))?;
-    let how = format!("address of {}; there is no default route", interface.name);
-    Some((interface.ip, how))
 }

@@ -12,6 +12,7 @@ use super::pace::Pace;
 use super::routes::Routes;
 use super::splice::SpliceEnd;
 use super::upstream::{Forwarded, Upstream};
+use crate::service::backends::Backends;
 use crate::service::config::settings::{BackendAddress, FrontDoorSettings};
 
 /// All of them. By default there are none.
@@ -32,14 +33,22 @@ impl Default for Behind {
 impl Behind {
     /// As configured.
     pub fn new(settings: &FrontDoorSettings) -> Self {
+        Self::told(settings, &Backends::default())
+    }
+
+    /// As configured; where names of servers lead is told to `backends`.
+    pub fn told(settings: &FrontDoorSettings, backends: &Backends) -> Self {
         let bounds = Bounds::new(settings);
         let counters = Arc::new(BehindCounters::default());
-        let upstream = settings
-            .http_upstream
-            .clone()
-            .map(|address| Arc::new(Upstream::new(address, bounds.clone(), Arc::clone(&counters))));
+        let upstream = settings.http_upstream.clone().map(|address| {
+            Arc::new(Upstream::new(
+                Backend::new(address, backends),
+                bounds.clone(),
+                Arc::clone(&counters),
+            ))
+        });
         Self {
-            routes: Routes::new(&settings.routes, &settings.own_names),
+            routes: Routes::new(&settings.routes, &settings.own_names, backends),
             bounds,
             upstream,
             counters,
@@ -145,17 +154,24 @@ impl Bounds {
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) address: BackendAddress,
+    pub(super) told: Backends,
 }
 
 impl Backend {
-    pub(super) const fn new(address: BackendAddress) -> Self {
-        Self { address }
+    pub(super) fn new(address: BackendAddress, told: &Backends) -> Self {
+        Self {
+            address,
+            told: told.clone(),
+        }
     }
 
     /// Connects to the first of its addresses that answers.
     pub(super) async fn connect(&self, bounds: &Bounds) -> Option<TcpStream> {
-        let address = (self.address.host.as_str(), self.address.port);
-        match timeout(bounds.connect_timeout, TcpStream::connect(address)).await {
+        let connecting = async {
+            let found = self.told.look_up(&self.address).await?;
+            TcpStream::connect(&found[..]).await
+        };
+        match timeout(bounds.connect_timeout, connecting).await {
             Ok(Ok(socket)) => Some(socket),
             Ok(Err(error)) => {
                 self.tell_failure(&error.to_string());

@@ -15,6 +15,7 @@ use super::arrival::Arrival;
 use super::behind::{Backend, BehindCounters, Bounds};
 use super::proxy::{self, Ends};
 use super::splice::{Beginning, splice};
+use crate::service::backends::Backends;
 use crate::service::config::settings::{FrontDoorSettings, RouteSettings};
 use crate::service::tls_store::CertificateInfo;
 
@@ -37,14 +38,14 @@ pub(super) struct Route {
 }
 
 impl Routes {
-    pub(super) fn new(settings: &[RouteSettings], own: &[String]) -> Self {
+    pub(super) fn new(settings: &[RouteSettings], own: &[String], backends: &Backends) -> Self {
         let mut routes = Self {
             own: own.to_vec(),
             ..Self::default()
         };
         for route in settings {
             let to = Arc::new(Route {
-                backend: Backend::new(route.backend.clone()),
+                backend: Backend::new(route.backend.clone(), backends),
                 proxy_header: route.proxy_header,
             });
             for name in &route.names {
@@ -95,7 +96,7 @@ pub enum Hidden {
 /// What `front_door` hides of a certificate. That a route names what the certificate names as well is no mistake: one
 /// certificate often serves a web site and its relay.
 pub fn hidden(front_door: &FrontDoorSettings, certificate: &CertificateInfo) -> Vec<Hidden> {
-    let routes = Routes::new(&front_door.routes, &front_door.own_names);
+    let routes = Routes::new(&front_door.routes, &front_door.own_names, &Backends::default());
     let names = &certificate.names;
     if !names.is_empty() && names.iter().all(|name| routes.take_away(name)) {
         return vec![Hidden::All(names.clone())];
@@ -198,7 +199,7 @@ mod tests {
             route(&["*.example.org"], 2),
             route(&["*.app.example.org"], 3),
         ];
-        let routes = Routes::new(&all, &["turn.example.org".to_owned()]);
+        let routes = Routes::new(&all, &["turn.example.org".to_owned()], &Backends::default());
         let port = |name| routes.find(name).map(|route| route.backend.address.port);
         assert_eq!(port("www.example.org"), Some(1));
         assert_eq!(port("WWW.Example.ORG"), Some(1));
@@ -217,7 +218,11 @@ mod tests {
         ] {
             assert_eq!(port(name), None, "{name}");
         }
-        assert!(Routes::new(&[], &[]).find("www.example.org").is_none());
+        assert!(
+            Routes::new(&[], &[], &Backends::default())
+                .find("www.example.org")
+                .is_none()
+        );
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! about. What the client claims about itself or earlier proxies is replaced ([`headers`]), trailers are not passed on, and
 //! of upgrades only WebSocket is: `h2c` would carry requests past these rules.
 
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,14 +18,17 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, StatusCode, Uri, Version};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
+use tower::Service;
 
 use super::behind::{Backend, BehindCounters, Bounds};
 use super::headers;
 use super::http::Visit;
 use super::pace::TooSlow;
 use super::splice::{Beginning, splice};
+use crate::service::backends::Backends;
 use crate::service::config::settings::BackendAddress;
 
 /// Idle connections kept for the next request.
@@ -94,18 +100,38 @@ impl Forwarded {
     }
 }
 
+/// Looks the web server's name up, and tells where it leads.
+#[derive(Clone, Debug)]
+struct Lookup(BackendAddress, Backends);
+
+impl Service<Name> for Lookup {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Name) -> Self::Future {
+        let Self(backend, told) = self.clone();
+        Box::pin(async move { Ok(told.look_up(&backend).await?.into_iter()) })
+    }
+}
+
 /// The web server behind us.
 #[derive(Debug)]
 pub(super) struct Upstream {
     backend: Backend,
-    client: Client<HttpConnector, Body>,
+    client: Client<HttpConnector<Lookup>, Body>,
     bounds: Bounds,
     counters: Arc<BehindCounters>,
 }
 
 impl Upstream {
-    pub(super) fn new(address: BackendAddress, bounds: Bounds, counters: Arc<BehindCounters>) -> Self {
-        let mut connector = HttpConnector::new();
+    pub(super) fn new(backend: Backend, bounds: Bounds, counters: Arc<BehindCounters>) -> Self {
+        let lookup = Lookup(backend.address.clone(), backend.told.clone());
+        let mut connector = HttpConnector::new_with_resolver(lookup);
         connector.set_connect_timeout(Some(bounds.connect_timeout));
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new())
@@ -115,7 +141,7 @@ impl Upstream {
             .pool_max_idle_per_host(KEPT)
             .build(connector);
         Self {
-            backend: Backend::new(address),
+            backend,
             client,
             bounds,
             counters,

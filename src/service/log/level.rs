@@ -25,6 +25,7 @@ const TARGETS: [&str; 19] = [
     "relay::service::front_door::upstream",
     "relay::service::http3",
     "relay::service::log",
+    "relay::service::machine",
     "relay::service::run",
     "relay::service::start",
     "relay::service::systemd",

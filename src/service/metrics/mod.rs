@@ -20,6 +20,7 @@ use super::follow;
 use super::front_door::FrontDoor;
 use super::health::Health;
 use super::process;
+use super::reload;
 use super::tls_store::TlsStore;
 use crate::shard::counters::ShardCounters;
 use crate::turn::PortGauges;
@@ -65,8 +66,9 @@ pub struct Sources {
 #[derive(Debug)]
 pub struct ProcessCounters {
     started: UnixTime,
-    reloads: [AtomicU64; 2],
+    reloads: [AtomicU64; 3],
     looks: [AtomicU64; 3],
+    machine_reads: [AtomicU64; 3],
     last_reload: AtomicU64,
     last_reload_failed: AtomicU64,
 }
@@ -76,8 +78,9 @@ impl ProcessCounters {
     pub fn new(started: UnixTime) -> Self {
         Self {
             started,
-            reloads: [AtomicU64::new(0), AtomicU64::new(0)],
-            looks: [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)],
+            reloads: Default::default(),
+            looks: Default::default(),
+            machine_reads: Default::default(),
             last_reload: AtomicU64::new(started.0),
             last_reload_failed: AtomicU64::new(0),
         }
@@ -88,11 +91,17 @@ impl ProcessCounters {
         self.looks[outcome as usize].fetch_add(1, Relaxed);
     }
 
+    /// What leads to this machine was read again.
+    pub fn read_machine(&self, outcome: follow::Outcome) {
+        self.machine_reads[outcome as usize].fetch_add(1, Relaxed);
+    }
+
     /// A reload ended.
-    pub fn reloaded(&self, now: UnixTime, success: bool) {
-        self.reloads[usize::from(!success)].fetch_add(1, Relaxed);
-        self.last_reload_failed.store(u64::from(!success), Relaxed);
-        if success {
+    pub fn reloaded(&self, now: UnixTime, outcome: reload::Outcome) {
+        self.reloads[outcome as usize].fetch_add(1, Relaxed);
+        self.last_reload_failed
+            .store(u64::from(outcome != reload::Outcome::Success), Relaxed);
+        if outcome != reload::Outcome::Failure {
             self.last_reload.store(now.0, Relaxed);
         }
     }
@@ -218,14 +227,11 @@ fn service(sources: &Sources, out: &mut Exposition) {
     out.counter(
         "relay_config_reloads_total",
         "Configuration reloads, by outcome.",
-        [
-            Sample::with([("outcome", "success")], reloads[0].load(Relaxed)),
-            Sample::with([("outcome", "failure")], reloads[1].load(Relaxed)),
-        ],
+        reload::Outcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], reloads[it as usize].load(Relaxed))),
     );
     out.gauge(
         "relay_config_last_reload_successful",
-        "0 when the latest reload failed and the configuration before it is still in force.",
+        "0 when the latest reload is not in force, or not all of it.",
         Sample::plain(sources.process.last_reload_failed.load(Relaxed) == 0),
     );
     out.gauge(
@@ -233,16 +239,18 @@ fn service(sources: &Sources, out: &mut Exposition) {
         "When the configuration in force was loaded, Unix time.",
         Sample::plain(sources.process.last_reload.load(Relaxed)),
     );
-    let looks = follow::Outcome::ALL.map(|it| {
-        Sample::with(
-            [("outcome", it.as_str())],
-            sources.process.looks[it as usize].load(Relaxed),
-        )
-    });
+    let by_outcome = |counts: &[AtomicU64; 3]| {
+        follow::Outcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], counts[it as usize].load(Relaxed)))
+    };
     out.counter(
         "relay_external_address_checks_total",
         "External addresses looked for again, by what was found.",
-        looks,
+        by_outcome(&sources.process.looks),
+    );
+    out.counter(
+        "relay_own_address_reads_total",
+        "Addresses of this machine read again after a change, by what was found.",
+        by_outcome(&sources.process.machine_reads),
     );
     out.counter(
         "relay_log_lines_lost_total",

@@ -257,15 +257,18 @@ const fn denied(rule: Denied) -> (&'static str, &'static str) {
         Denied::Private => ("is private", ALLOW),
         Denied::Shared => ("is in the shared space of carriers (100.64.0.0/10)", ALLOW),
         Denied::OwnAddress => (
-            "is an address of this machine",
-            "add it to peers.allow if your SFU is on this machine",
+            "is an address of this machine, or of a server behind it",
+            "if your SFU is there, add that one address to peers.allow (/32 or /128); a network does not open it",
         ),
         Denied::Loopback => (
             "is loopback",
             "have the SFU announce an address that others can reach; peers.allow opens it",
         ),
         Denied::LinkLocal => ("is link-local", ALLOW),
-        Denied::OwnListener => ("is a socket this server listens on", NEVER_OPEN),
+        Denied::OwnListener => (
+            "is a socket of this server, or of one that clients are passed on or sent to",
+            NEVER_OPEN,
+        ),
         Denied::Unspecified => ("is no address of a host", "the other side announces 0.0.0.0 or ::"),
         Denied::Metadata => (
             "is a cloud provider's metadata service",

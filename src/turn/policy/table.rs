@@ -27,9 +27,9 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// A socket this server listens on. No setting re-opens it.
+    /// A socket this server listens on, or one that clients are passed on or sent to. No setting re-opens it.
     OwnListener => "own_listener",
-    /// An address of this machine, outside the relay ports.
+    /// An address of this machine outside the relay ports, or of a server behind it. No network re-opens it.
     OwnAddress => "own_address",
     /// 0.0.0.0/8 or `::`, which reach the machine itself.
     Unspecified => "unspecified",

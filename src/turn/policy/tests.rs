@@ -21,7 +21,7 @@ fn host() -> PolicyConfig {
             "[::]:443".parse().unwrap(),
             "127.0.0.1:9090".parse().unwrap(),
         ],
-        local_ips: vec![ip("10.1.1.5"), ip("127.0.0.1"), ip("2600::5"), ip("9.9.9.9")],
+        local: nets(&["10.1.1.5/32", "127.0.0.0/8", "2600::5/128", "9.9.9.9/32"]),
         relay_ips: vec![ip("10.1.1.5"), ip("5.6.7.8"), ip("2600::5")],
         relay_ports: 50_000..=50_099,
         ..PolicyConfig::default()
@@ -147,7 +147,18 @@ fn a_nat64_prefix_of_an_impossible_length_is_refused_at_start() {
 #[test]
 fn own_listeners_are_refused_under_every_name_of_this_machine_whatever_is_allowed() {
     let closed = policy(|_| {});
-    let open = policy(|config| config.allow = nets(&["0.0.0.0/0", "::/0"]));
+    let open = policy(|config| {
+        let all = [
+            "0.0.0.0/0",
+            "::/0",
+            "127.0.0.0/8",
+            "10.1.1.5/32",
+            "9.9.9.9/32",
+            "5.6.7.8/32",
+            "2600::5/128",
+        ];
+        config.allow = nets(&all);
+    });
     for text in [
         "127.0.0.1:3478",
         "127.8.8.8:3478",
@@ -381,4 +392,106 @@ fn clients_behind_6to4_and_teredo_may_not_allocate() {
     for text in ["2001:1::1", "2003::1", "2001:db8::1", "10.0.0.1", "127.0.0.1"] {
         assert_eq!(policy.client(ip(text)), Ok(()), "{text}");
     }
+}
+
+#[test]
+fn what_leads_to_this_machine_is_opened_address_by_address_and_by_no_network() {
+    let own = |config: &mut PolicyConfig| config.local.extend(nets(&["8.9.0.0/24", "2600:a::/64"]));
+    let closed = policy(own);
+    for text in ["8.9.0.1", "8.9.0.255", "2600:a::1"] {
+        assert_eq!(closed.permission(ip(text)), Err(Denied::OwnAddress), "{text}");
+    }
+    for text in ["8.9.1.0", "8.8.255.255", "2600:a:0:1::"] {
+        assert_eq!(closed.permission(ip(text)), Ok(()), "{text}");
+    }
+    let wide = policy(|config| {
+        own(config);
+        config.allow = nets(&[
+            "0.0.0.0/0",
+            "::/0",
+            "8.9.0.0/24",
+            "8.9.0.8/31",
+            "8.9.0.7/32",
+            "2600:a::/64",
+            "2600:a::7/128",
+        ]);
+    });
+    for (text, decided) in [
+        ("8.9.0.1:9", Err(Denied::OwnAddress)),
+        ("8.9.0.8:9", Err(Denied::OwnAddress)),
+        ("8.9.0.7:9", Ok(PeerClass::Local)),
+        ("[2600:a::1]:9", Err(Denied::OwnAddress)),
+        ("[2600:a::7]:9", Ok(PeerClass::Local)),
+        ("9.9.9.9:9", Err(Denied::OwnAddress)),
+        ("5.6.7.8:9", Err(Denied::OwnAddress)),
+        ("5.6.7.8:50000", Ok(PeerClass::Relayed)),
+        ("10.1.1.6:9", Ok(PeerClass::Peer)),
+        ("127.0.0.1:9", Err(Denied::Loopback)),
+        ("[::1]:9", Err(Denied::Loopback)),
+        ("0.0.0.0:9", Err(Denied::Unspecified)),
+        ("[64:ff9b::8.9.0.1]:9", Err(Denied::Embedded)),
+    ] {
+        assert_eq!(wide.peer(peer(text)), decided, "{text}");
+    }
+}
+
+#[test]
+fn a_network_within_loopback_opens_loopback_as_far_as_it_goes() {
+    let policy = policy(|config| config.allow = nets(&["127.1.0.0/16", "::/1"]));
+    assert_eq!(policy.peer(peer("127.1.2.3:9")), Ok(PeerClass::Local));
+    assert_eq!(policy.peer(peer("127.0.0.1:9")), Err(Denied::Loopback));
+    assert_eq!(policy.peer(peer("[::1]:9")), Err(Denied::Loopback));
+}
+
+#[test]
+fn servers_behind_this_one_are_closed_and_opened_but_for_their_ports_as_this_machine_is() {
+    let backends = ["10.0.8.7:8080", "8.8.4.4:443", "127.0.0.1:7000", "[2600::8]:443"];
+    let with = |allow: &[&str]| {
+        policy(|config| {
+            config.backends = backends.map(|at| at.parse().unwrap()).to_vec();
+            config.allow = nets(allow);
+        })
+    };
+    let wide = with(&["10.0.8.0/24", "8.0.0.0/8", "2600::/16", "0.0.0.0/0"]);
+    for text in ["10.0.8.7", "8.8.4.4", "2600::8"] {
+        assert_eq!(wide.permission(ip(text)), Err(Denied::OwnAddress), "{text}");
+    }
+    assert_eq!(wide.permission(ip("10.0.8.8")), Ok(()));
+    let named = with(&["10.0.8.7/32", "8.8.4.4/32", "2600::8/128", "127.0.0.0/8", "5.6.7.8/32"]);
+    for (text, decided) in [
+        ("10.0.8.7:8080", Err(Denied::OwnListener)),
+        ("10.0.8.7:8081", Ok(PeerClass::Peer)),
+        ("8.8.4.4:443", Err(Denied::OwnListener)),
+        ("8.8.4.4:444", Ok(PeerClass::Peer)),
+        ("[2600::8]:443", Err(Denied::OwnListener)),
+        // One on loopback may listen on every address of this machine.
+        ("127.0.0.1:7000", Err(Denied::OwnListener)),
+        ("127.0.0.2:7000", Err(Denied::OwnListener)),
+        ("5.6.7.8:7000", Err(Denied::OwnListener)),
+        ("5.6.7.8:7001", Ok(PeerClass::RelayedOrLocal)),
+        ("9.0.0.1:7000", Ok(PeerClass::Peer)),
+    ] {
+        assert_eq!(named.peer(peer(text)), decided, "{text}");
+    }
+}
+
+#[test]
+fn of_the_server_clients_are_sent_to_the_port_is_closed_and_no_network_opens_its_address() {
+    let with = |allow: &[&str]| {
+        policy(|config| {
+            config.redirects = ["8.8.4.4:443", "10.0.8.20:443"].map(|at| at.parse().unwrap()).to_vec();
+            config.allow = nets(allow);
+        })
+    };
+    let wide = with(&["10.0.8.0/24", "8.0.0.0/8"]);
+    assert_eq!(wide.peer(peer("8.8.4.4:443")), Err(Denied::OwnListener));
+    assert_eq!(
+        wide.peer(peer("8.8.4.4:50000")),
+        Ok(PeerClass::Peer),
+        "a relayed address"
+    );
+    assert_eq!(wide.peer(peer("10.0.8.20:50000")), Err(Denied::Private));
+    let named = with(&["10.0.8.20/32"]);
+    assert_eq!(named.peer(peer("10.0.8.20:50000")), Ok(PeerClass::Peer));
+    assert_eq!(named.peer(peer("10.0.8.20:443")), Err(Denied::OwnListener));
 }

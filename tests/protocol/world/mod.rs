@@ -115,7 +115,7 @@ pub(crate) fn policy(denied: &[&str]) -> Arc<PeerPolicy> {
         allow: nets(&["192.0.2.0/24", "2001:db8::/32"]),
         deny: nets(denied),
         own: vec![addr("198.51.100.1:3478")],
-        local_ips: vec![ip("198.51.100.1")],
+        local: vec![ip("198.51.100.1").into()],
         relay_ips: vec![ip("10.1.2.3"), ip(RELAY_V4), ip(RELAY_V6)],
         relay_ports: 50_000..=50_399,
         ..PolicyConfig::default()
@@ -128,7 +128,7 @@ pub(crate) fn map_ports(config: &mut Config) {
     config.relay.port_shift = -30_000;
     let policy = PolicyConfig {
         own: vec![addr("0.0.0.0:3478")],
-        local_ips: vec![ip("10.1.2.3")],
+        local: vec![ip("10.1.2.3").into()],
         relay_ips: config.relay.own_ips().collect(),
         relay_ports: config.relay.announced_ports(),
         ..PolicyConfig::default()

@@ -192,7 +192,7 @@ fn one_family(keys: &Keys<'_>, raw: &Raw, cx: &mut Context<'_>) -> Option<(Relay
 }
 
 fn own_addresses(family: Family, cx: &Context<'_>) -> Option<String> {
-    let all = cx.env.interfaces().into_iter().map(|interface| interface.ip);
+    let all = cx.machine.interfaces.iter().map(|interface| interface.ip);
     let all: Vec<String> = all
         .filter(|ip| Family::of(*ip) == family)
         .map(|ip| ip.to_string())

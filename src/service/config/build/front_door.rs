@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::super::Purpose;
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::schema::Raw;
 use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, ListenerSettings, RouteSettings};
@@ -45,6 +46,21 @@ pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
         body_timeout: front_door.body_timeout.value,
         idle_timeout: front_door.idle_timeout.value,
     }
+}
+
+/// Where the servers behind this one are now. A name that leads nowhere is looked up again while the server runs.
+pub(super) fn resolve(raw: &Raw, cx: &Context<'_>) -> Vec<SocketAddr> {
+    if cx.purpose == Purpose::Mint {
+        return Vec::new();
+    }
+    let settings = settings(raw);
+    let all = settings
+        .backends()
+        .filter_map(|backend| cx.env.resolve(&backend.host, backend.port).ok());
+    let mut all: Vec<_> = all.flatten().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// Names that clients find in minted URIs, as far as they are written down, and those a certificate is obtained for: the
@@ -117,7 +133,7 @@ fn own(
         "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
         host => host.parse().ok()?,
     };
-    let here = ip.is_loopback() || cx.env.interfaces().iter().any(|interface| interface.ip == ip);
+    let here = cx.machine.has(ip);
     let leads_to = |bound: &SocketAddr| {
         let same = bound.ip() == ip || (here && bound.ip().is_unspecified() && bound.is_ipv4() == ip.is_ipv4());
         same && bound.port() == backend.port

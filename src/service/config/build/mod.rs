@@ -4,6 +4,7 @@ mod addresses;
 mod discovery;
 mod front_door;
 mod listeners;
+mod opened;
 mod redirect;
 mod secrets;
 mod state_dir;
@@ -24,12 +25,12 @@ use super::env::Env;
 use super::offer::offer;
 use super::schema::{Format, Raw, RawTcp, RawUdp};
 use super::settings::{
-    AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Settings,
-    StreamSettings, UdpSettings,
+    AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Part, Settings,
+    StreamSettings, TlsSettings, UdpSettings,
 };
 use super::value::{Auto, Network, OneOf, Placed, is_host_name};
 use super::{Purpose, access, check};
-use crate::service::external::{announced_host, local_ips};
+use crate::service::external::{Interface, announced_host};
 use crate::service::log::level::without_spaces;
 use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
 use crate::turn::credential::Credentials;
@@ -55,6 +56,22 @@ pub(super) struct Context<'a> {
     pub(super) file: Option<&'a Path>,
     pub(super) d: &'a mut Diagnostics,
     pub(super) effective: &'a mut Effective,
+    pub(super) machine: Machine,
+}
+
+/// This machine's addresses.
+#[derive(Default)]
+pub(super) struct Machine {
+    /// Of its interfaces.
+    interfaces: Vec<Interface>,
+    /// Whatever leads to it.
+    networks: Vec<IpNet>,
+}
+
+impl Machine {
+    fn has(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.networks.iter().any(|net| net.contains(&ip))
+    }
 }
 
 impl Context<'_> {
@@ -89,7 +106,7 @@ impl Context<'_> {
             let diagnostic = match self.purpose {
                 // By hand: systemd hands it over when the service starts.
                 Purpose::Check => Diagnostic::warning(message),
-                Purpose::Serve | Purpose::Mint => Diagnostic::error(message),
+                Purpose::Serve | Purpose::Reload | Purpose::Mint => Diagnostic::error(message),
             };
             self.d.push(diagnostic.at(place).help(help));
             return None;
@@ -129,17 +146,23 @@ impl Context<'_> {
     fn here(&self, message: impl Into<String>) -> Diagnostic {
         match self.purpose {
             Purpose::Serve => Diagnostic::error(message).here(),
-            Purpose::Check | Purpose::Mint => Diagnostic::warning(message).here(),
+            Purpose::Reload | Purpose::Check | Purpose::Mint => Diagnostic::warning(message).here(),
         }
     }
 }
 
 /// Builds the settings. `None` if something went wrong; what, is in the diagnostics.
 pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
+    cx.machine = machine(cx);
     let state_dir = state_dir::find(raw, cx);
     secrets::warn_of_open_file(raw, cx);
-    let files = secrets::read(raw, state_dir.as_deref(), cx);
-    let tls = tls::check(raw, state_dir.as_deref(), cx);
+    let mut lacking = Vec::new();
+    let files = part(Part::Credentials, &mut lacking, cx, |cx| {
+        secrets::read(raw, state_dir.as_deref(), cx)
+    });
+    let tls = part(Part::Certificates, &mut lacking, cx, |cx| {
+        tls::check(raw, state_dir.as_deref(), cx)
+    });
     let found = addresses::find(raw, cx);
     let resolved = listeners::resolve(raw, cx);
     let relay = found.as_ref().map(|found| &found.relay);
@@ -158,7 +181,10 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     }
     let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
     let found = found.unwrap_or_else(|| addresses::Found::none(raw));
-    let (tls, served) = tls?;
+    let (tls, served) = match tls {
+        None if lacking.contains(&Part::Certificates) => (TlsSettings::default(), tls::Served::new()),
+        tls => tls?,
+    };
     let api = api_settings(raw, secrets.api_keys, &found, &listeners, &forced, cx);
     tls::check_names(raw, &api, &served, cx);
     check_reach(raw, &api, &listeners, cx);
@@ -199,7 +225,41 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
             external: found.told,
         },
         listeners,
+        lacking,
     })
+}
+
+/// Reads a part that a reload can leave as it is. What is wrong there is no mistake of the other parts then.
+fn part<T>(part: Part, lacking: &mut Vec<Part>, cx: &mut Context<'_>, read: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    let before = cx.d.len();
+    let read = read(cx);
+    if cx.purpose == Purpose::Reload && cx.d.soften(before) {
+        lacking.push(part);
+    }
+    read
+}
+
+/// Where they are not known, nothing of this machine could be closed to peers. A running server knows them by itself.
+fn machine(cx: &mut Context<'_>) -> Machine {
+    let read = cx
+        .env
+        .interfaces()
+        .and_then(|interfaces| Ok((interfaces, cx.env.networks()?)));
+    match read {
+        Ok((interfaces, networks)) => Machine { interfaces, networks },
+        Err(error) => {
+            let message = format!("the addresses of this machine cannot be read: {error}");
+            let diagnostic = match cx.purpose {
+                Purpose::Serve => Diagnostic::error(message),
+                Purpose::Reload | Purpose::Check | Purpose::Mint => Diagnostic::warning(message),
+            };
+            cx.d.push(diagnostic.help(
+                "peers may not reach what is here, so the server must know it: let it use netlink \
+                 (RestrictAddressFamilies=AF_NETLINK in a unit, rtnetlink in a sandbox)",
+            ));
+            Machine::default()
+        }
+    }
 }
 
 fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {
@@ -334,7 +394,7 @@ fn check_reach(raw: &Raw, api: &ApiSettings, listeners: &[ListenerSettings], cx:
     // The server starts, because TURN itself may be in use; the API answers 503.
     let diagnostic = match cx.purpose {
         Purpose::Check => Diagnostic::error(message),
-        Purpose::Serve | Purpose::Mint => Diagnostic::warning(message),
+        Purpose::Serve | Purpose::Reload | Purpose::Mint => Diagnostic::warning(message),
     };
     let place = raw.listeners.value.first().and_then(|listener| listener.bind.place);
     cx.d.push(
@@ -360,7 +420,12 @@ fn policy(
             .flat_map(|l| l.addresses.clone())
             .chain(raw.admin.address.value.0)
             .collect(),
-        local_ips: local_ips(cx.env),
+        local: cx.machine.networks.clone(),
+        backends: front_door::resolve(raw, cx),
+        redirects: [&raw.turn.redirect.ipv4, &raw.turn.redirect.ipv6]
+            .iter()
+            .filter_map(|it| it.value.0)
+            .collect(),
         relay_ips: relay.own_ips().collect(),
         relay_ports: relay.announced_ports(),
         nat64: nets(&raw.peers.nat64.value).into_iter().filter_map(ipv6_net).collect(),
@@ -374,44 +439,13 @@ fn policy(
     };
     match PeerPolicy::new(config.clone()) {
         Ok(policy) => {
-            warn_of_opened_own(raw, cx, &policy, relay);
+            opened::warn(raw, &policy, &config, relay, cx);
             Some((config, Arc::new(policy)))
         }
         Err(error) => {
             cx.d.push(Diagnostic::error(format!("`peers`: {error}")).at(raw.peers.nat64.place));
             None
         }
-    }
-}
-
-/// A media server on this machine needs its address opened; everything else that listens there is opened with it.
-fn warn_of_opened_own(raw: &Raw, cx: &mut Context<'_>, policy: &PeerPolicy, relay: &RelayConfig) {
-    let interfaces = cx.env.interfaces().into_iter().map(|interface| interface.ip);
-    let mut own: Vec<IpAddr> = interfaces.chain(relay.own_ips()).collect();
-    // That loopback is opened is told by the checks already.
-    own.retain(|ip| !ip.is_loopback() && policy.opens(*ip));
-    own.sort_unstable();
-    own.dedup();
-    let (first, last) = relay.announced_ports().into_inner();
-    for ip in own {
-        let holders = raw.peers.allow.value.iter().filter(|allow| allow.value.0.contains(&ip));
-        // A network of everything is told by the checks already, too.
-        let Some(allowed) = holders.max_by_key(|allow| allow.value.0.prefix_len()) else {
-            continue;
-        };
-        if allowed.value.0.prefix_len() == 0 {
-            continue;
-        }
-        let message = format!("`peers.allow` opens {ip}, an address of this machine: clients reach the programs there");
-        let mut help = "needed for a media server on this machine (docs/recipes/livekit.md, \"On one machine\"); \
-                        what the relay listens on stays closed"
-            .to_owned();
-        if relay.own_ips().any(|own| own == ip) {
-            help.push_str(&format!(
-                ", and a port of {first}-{last} is a client's relayed address while one has it: give the media server others"
-            ));
-        }
-        cx.d.push(Diagnostic::warning(message).at(allowed.place).help(help));
     }
 }
 

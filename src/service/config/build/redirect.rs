@@ -25,8 +25,8 @@ pub(super) fn build(raw: &RawRedirect) -> Redirect {
 
 /// Reports a redirection to ourselves, and clients that would not be redirected.
 pub(super) fn check(raw: &RawRedirect, all: &[Resolved<'_>], relay: Option<&RelayConfig>, cx: &mut Context<'_>) {
-    let mut ours: Vec<IpAddr> = cx.env.interfaces().into_iter().map(|interface| interface.ip).collect();
     let relay = relay.into_iter().flat_map(|relay| [relay.ipv4, relay.ipv6]).flatten();
+    let mut ours: Vec<IpAddr> = cx.machine.interfaces.iter().map(|interface| interface.ip).collect();
     ours.extend(relay.flat_map(|address| [address.bind, address.announced]));
     let families = [
         ("ipv4", "IPv4", &raw.ipv4, &raw.ipv6),

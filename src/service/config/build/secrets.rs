@@ -179,7 +179,7 @@ fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Op
     // Reported in `read` already.
     let dir = state_dir?;
     let result = match cx.purpose {
-        Purpose::Serve => first_run::obtain_secret(dir).map(Some),
+        Purpose::Serve | Purpose::Reload => first_run::obtain_secret(dir).map(Some),
         Purpose::Check | Purpose::Mint => first_run::find_secret(dir),
     };
     match result {
@@ -188,7 +188,7 @@ fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Op
             let message = format!("no secret is configured, and the generated one: {error}");
             // Who owns a directory does not change by itself.
             let diagnostic = match cx.purpose {
-                Purpose::Serve => Diagnostic::error(message),
+                Purpose::Serve | Purpose::Reload => Diagnostic::error(message),
                 Purpose::Check | Purpose::Mint => cx.here(message),
             };
             cx.d.push(diagnostic.help(FIRST_RUN_HELP));

@@ -247,12 +247,12 @@ fn peers(peers: &RawPeers, d: &mut Diagnostics) {
 /// What no client should reach, and `net` would let it.
 fn opened_by(net: IpNet) -> Option<&'static str> {
     if net.prefix_len() == 0 {
-        return Some("every address, this machine and its private networks included,");
+        return Some("every address, private networks included,");
     }
     let holds = |ip: &str| ip.parse::<IpAddr>().is_ok_and(|ip| net.contains(&ip));
     if holds("169.254.169.254") || holds("fd00:ec2::254") || holds("100.100.100.200") {
         Some("the cloud's metadata service, which hands out credentials,")
-    } else if holds("127.0.0.1") || holds("::1") {
+    } else if (holds("127.0.0.1") && net.prefix_len() >= 8) || (holds("::1") && net.prefix_len() == 128) {
         Some("every service of this machine that listens on loopback")
     } else {
         None

@@ -1,0 +1,295 @@
+//! What leads to this machine: the answer of the kernel's own routing tables, read and followed over rtnetlink(7).
+//!
+//! The addresses of interfaces are a part of it. Routes of type `local` are the rest: a prefix on `lo`, AnyIP. Broadcast
+//! and anycast routes lead to this machine as well as to others. All of them count where one of this process' packets can
+//! come to the table they stand in ([`Tables`]), but for the prefix of length 0: transparent proxies have one
+//! (`local default dev lo`), in a table for packets with a mark, and it says nothing of what is ours.
+
+mod tables;
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::rule::RuleMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use socket2::SockRef;
+
+use tables::Tables;
+
+/// Groups of rtnetlink(7), a bit each: IPv4 addresses, routes and rules, IPv6 addresses, routes and rules.
+const GROUPS: u32 = 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+/// Larger than any datagram the kernel makes of a dump.
+const DATAGRAM: usize = 64 * 1024;
+/// The kernel answers at once; whatever does not is no kernel that can be asked.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Readings that changes may spoil. The next is taken as it is: who follows the changes reads again because of them.
+const SPOILED: usize = 8;
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+const KINDS: [RouteType; 3] = [RouteType::Local, RouteType::Broadcast, RouteType::Anycast];
+
+/// Every network that leads to this machine, in the namespace of the calling thread; most are single addresses.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn read() -> io::Result<Vec<IpNet>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
+    // The kernel leaves out what is not asked for (since Linux 4.20). Without, it is left out here.
+    let _ = socket.set_netlink_get_strict_chk(true);
+    let mut reading = Reading::new(&socket);
+    for _ in 0..SPOILED {
+        let networks = reading.all()?;
+        if !core::mem::take(&mut reading.spoiled) {
+            return Ok(networks);
+        }
+    }
+    reading.all()
+}
+
+struct Reading<'a> {
+    socket: &'a Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+    /// Something changed in the middle of an answer.
+    spoiled: bool,
+}
+
+impl<'a> Reading<'a> {
+    fn new(socket: &'a Socket) -> Self {
+        Self {
+            socket,
+            sequence: 0,
+            buffer: Vec::with_capacity(DATAGRAM),
+            spoiled: false,
+        }
+    }
+
+    fn all(&mut self) -> io::Result<Vec<IpNet>> {
+        let mut found = BTreeSet::new();
+        for family in FAMILIES {
+            let mut message = AddressMessage::default();
+            message.header.family = family;
+            self.dump(RouteNetlinkMessage::GetAddress(message), |answer| {
+                if let RouteNetlinkMessage::NewAddress(address) = answer {
+                    found.extend(addresses(&address).into_iter().flatten().map(IpNet::from));
+                }
+            })?;
+        }
+        let tables = self.tables()?;
+        for (family, kind) in FAMILIES.iter().flat_map(|family| KINDS.map(|kind| (*family, kind))) {
+            let mut message = RouteMessage::default();
+            (message.header.address_family, message.header.kind) = (family, kind);
+            self.dump(RouteNetlinkMessage::GetRoute(message), |answer| {
+                if let RouteNetlinkMessage::NewRoute(route) = answer
+                    && KINDS.contains(&route.header.kind)
+                    && tables.count(&route)
+                {
+                    found.extend(network(&route));
+                }
+            })?;
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    fn tables(&mut self) -> io::Result<Tables> {
+        let mut tables = Tables::default();
+        for family in FAMILIES {
+            let mut message = RuleMessage::default();
+            message.header.family = family;
+            let asked = self.dump(RouteNetlinkMessage::GetRule(message), |answer| {
+                if let RouteNetlinkMessage::NewRule(rule) = answer {
+                    tables.add(&rule);
+                }
+            });
+            match asked.map_err(|error| (error.raw_os_error(), error)) {
+                // A kernel without policy routing, or without this family.
+                Ok(()) | Err((Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT), _)) => {}
+                Err((_, error)) => return Err(error),
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Asks for all there is of a kind, and hands every answer to `each`.
+    fn dump(&mut self, question: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        loop {
+            receive(self.socket, &mut self.buffer, 0)?;
+            for message in Messages(&self.buffer) {
+                let message = message?;
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                self.spoiled |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                match message.payload {
+                    NetlinkPayload::InnerMessage(answer) => each(answer),
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(-done.code));
+                    }
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Receives a datagram of the kernel's into `buffer`; what others send is nothing to us.
+fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::Result<()> {
+    loop {
+        buffer.clear();
+        match socket.recv_from(buffer, flags) {
+            Ok((_, from)) if from.port_number() == 0 => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The messages of a datagram.
+struct Messages<'a>(&'a [u8]);
+
+impl Iterator for Messages<'_> {
+    type Item = io::Result<NetlinkMessage<RouteNetlinkMessage>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let header = NetlinkBuffer::new_checked(self.0).ok()?;
+        let length = header.length() as usize;
+        let message = NetlinkMessage::deserialize(&self.0[..length]).map_err(io::Error::other);
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    }
+}
+
+/// An interface's address and the broadcast address of its network.
+fn addresses(message: &AddressMessage) -> [Option<IpAddr>; 2] {
+    let (mut local, mut address, mut broadcast) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            // Where there is a local one as well, this is the other end's.
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Broadcast(ip) => broadcast = Some(IpAddr::V4(*ip)),
+            _ => {}
+        }
+    }
+    [local.or(address), broadcast]
+}
+
+/// Where a route leads; `None` for everywhere.
+fn network(route: &RouteMessage) -> Option<IpNet> {
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    });
+    let length = route.header.destination_prefix_length;
+    IpNet::new(destination?, length).ok().filter(|_| length > 0)
+}
+
+/// Hears of every change.
+#[derive(Debug)]
+pub struct Changes {
+    socket: Socket,
+}
+
+impl Changes {
+    /// From now on.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, GROUPS))?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for a change that matters, and takes what else was told by then.
+    ///
+    /// # Errors
+    /// When something may not have been heard. With ENOBUFS more was told than there was room for; the next time is good.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut buffer = Vec::with_capacity(DATAGRAM);
+        let mut matters = false;
+        loop {
+            let flags = if matters { libc::MSG_DONTWAIT } else { 0 };
+            match receive(&self.socket, &mut buffer, flags) {
+                Ok(()) => {
+                    matters = matters || Messages(&buffer).any(|message| message.map_or(true, |it| concerns(&it)))
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Routes to elsewhere come and go by the thousand on a router.
+fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    use RouteNetlinkMessage::{DelAddress, DelRoute, DelRule, NewAddress, NewRoute, NewRule};
+    match &message.payload {
+        NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => KINDS.contains(&route.header.kind),
+        NetlinkPayload::InnerMessage(NewAddress(_) | DelAddress(_) | NewRule(_) | DelRule(_)) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_this_machines_and_nothing_is_everywhere() {
+        let networks = read().expect("rtnetlink");
+        let holds = |ip: &str| {
+            networks
+                .iter()
+                .any(|net| net.contains(&ip.parse::<IpAddr>().expect("an address")))
+        };
+        assert!(holds("127.0.0.1") && holds("127.255.0.1"), "{networks:?}");
+        assert!(!holds("198.41.0.4"), "{networks:?}");
+    }
+
+    #[test]
+    fn a_route_without_a_destination_is_no_network() {
+        let mut route = RouteMessage::default();
+        assert_eq!(network(&route), None);
+        let zero = RouteAddress::Inet([0, 0, 0, 0].into());
+        route.attributes.push(RouteAttribute::Destination(zero));
+        assert_eq!(network(&route), None, "0.0.0.0/0");
+        route.header.destination_prefix_length = 24;
+        assert_eq!(network(&route), "0.0.0.0/24".parse().ok());
+    }
+
+    #[test]
+    fn of_two_ends_the_local_one_is_ours() {
+        let mut message = AddressMessage::default();
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        message.attributes.push(AddressAttribute::Address(ip("10.0.0.2")));
+        assert_eq!(addresses(&message), [Some(ip("10.0.0.2")), None]);
+        message.attributes.push(AddressAttribute::Local(ip("10.0.0.1")));
+        assert_eq!(addresses(&message), [Some(ip("10.0.0.1")), None]);
+    }
+}

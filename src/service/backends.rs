@@ -1,0 +1,147 @@
+//! Where the servers behind this one are, as far as names tell. None of them is a peer: whoever looks such a name up tells it
+//! here, before a connection goes there, and the peer policy follows.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::lookup_host;
+use tokio::sync::Notify;
+use tokio::time::{Duration, sleep, timeout};
+
+use super::config::settings::{BackendAddress, FrontDoorSettings};
+
+/// Addresses of one name that stay closed: a name may lead to other ones each time it is looked up.
+const KNOWN: usize = 64;
+/// How often names are looked up although no client has asked for their servers.
+const AGAIN: Duration = Duration::from_secs(60);
+/// The same while they lead nowhere.
+const SOON: Duration = Duration::from_secs(5);
+
+/// The addresses that names have led to since the start, the latest ones of each.
+#[derive(Clone, Debug, Default)]
+pub struct Backends(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Where they were when the configuration was loaded.
+    first: Vec<SocketAddr>,
+    known: Mutex<BTreeMap<BackendAddress, Vec<IpAddr>>>,
+    told: Notify,
+}
+
+impl Backends {
+    /// `first` were found already.
+    pub fn new(first: Vec<SocketAddr>) -> Self {
+        Self(Arc::new(Inner {
+            first,
+            ..Inner::default()
+        }))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<BackendAddress, Vec<IpAddr>>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks a backend up, whose addresses are known from then on.
+    ///
+    /// # Errors
+    /// When the name leads nowhere.
+    pub async fn look_up(&self, backend: &BackendAddress) -> io::Result<Vec<SocketAddr>> {
+        let found: Vec<SocketAddr> = lookup_host((backend.host.as_str(), backend.port)).await?.collect();
+        self.note(backend, found.iter().map(SocketAddr::ip));
+        Ok(found)
+    }
+
+    fn note(&self, backend: &BackendAddress, found: impl Iterator<Item = IpAddr>) {
+        let mut all = self.known();
+        let known = all.entry(backend.clone()).or_default();
+        let mut is_news = false;
+        for ip in found.map(|ip| ip.to_canonical()) {
+            if !known.contains(&ip) {
+                known.insert(0, ip);
+                is_news = true;
+            }
+        }
+        known.truncate(KNOWN);
+        drop(all);
+        if is_news {
+            self.0.told.notify_one();
+        }
+    }
+
+    /// All of them, in order.
+    pub fn all(&self) -> Vec<SocketAddr> {
+        let known = self.known();
+        let each = known
+            .iter()
+            .flat_map(|(backend, ips)| ips.iter().map(|ip| SocketAddr::new(*ip, backend.port)));
+        let mut all: Vec<_> = each.chain(self.0.first.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Waits until there is another address than before. For one who waits.
+    pub async fn changed(&self) {
+        self.0.told.notified().await;
+    }
+
+    /// Looks all names of `settings` up from now on, each for `connect_timeout` at most: an address is closed before the first
+    /// client is passed on to it.
+    pub fn follow(&self, settings: &FrontDoorSettings) {
+        for backend in settings
+            .backends()
+            .filter(|backend| backend.host.parse::<IpAddr>().is_err())
+        {
+            let (all, backend, patience) = (self.clone(), backend.clone(), settings.connect_timeout);
+            tokio::spawn(async move {
+                loop {
+                    let found = timeout(patience, all.look_up(&backend)).await;
+                    sleep(if matches!(found, Ok(Ok(_))) { AGAIN } else { SOON }).await;
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(host: &str) -> BackendAddress {
+        BackendAddress {
+            host: host.to_owned(),
+            port: 8443,
+        }
+    }
+
+    #[tokio::test]
+    async fn where_a_name_leads_is_known_once_it_was_looked_up_and_told_once() {
+        let all = Backends::default();
+        let found = all.look_up(&backend("localhost")).await.expect("a name");
+        timeout(Duration::from_secs(5), all.changed()).await.expect("news");
+        let known = all.all();
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(known, found);
+        all.look_up(&backend("localhost")).await.expect("a name");
+        assert!(
+            timeout(Duration::from_millis(20), all.changed()).await.is_err(),
+            "no news"
+        );
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_each_time_is_known_within_a_bound() {
+        let all = Backends::default();
+        for n in 0..200 {
+            all.note(&backend("cdn"), [IpAddr::from([198, 18, 0, n])].into_iter());
+        }
+        let known = all.all();
+        assert_eq!(known.len(), KNOWN);
+        assert!(known.contains(&SocketAddr::from(([198, 18, 0, 199], 8443))));
+    }
+}

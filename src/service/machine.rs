@@ -1,0 +1,132 @@
+//! Follows what leads to this machine: whenever the kernel's tables change they are read again, and the peer policy is made
+//! anew. An address that comes while the server runs is closed to peers before anybody has learned of it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::thread;
+
+use ipnet::IpNet;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::Duration;
+
+use super::config::settings::Settings;
+use super::follow::{Outcome, renew_policy};
+use crate::net::local::{self, Changes};
+
+/// Between two readings: a start of containers brings many changes at once.
+const PAUSE: Duration = Duration::from_millis(100);
+/// After a reading that failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Networks that one log line names.
+const TOLD: usize = 8;
+
+type Read = io::Result<Vec<IpNet>>;
+
+/// What the machine tells.
+pub(super) struct Machine {
+    readings: Receiver<Read>,
+    /// Said once, not at every try.
+    told: bool,
+}
+
+impl Machine {
+    /// Hears of changes from now on, on a thread that waits for them. What was before is read at once: it may have changed
+    /// since the configuration was loaded.
+    ///
+    /// # Errors
+    /// When the kernel does not tell, or there is no thread.
+    pub(super) fn new() -> io::Result<Self> {
+        let changes = Changes::new()?;
+        let (sender, readings) = channel(1);
+        let thread = thread::Builder::new().name("relay-machine".to_owned());
+        thread.spawn(move || follow(&changes, &sender))?;
+        Ok(Self { readings, told: false })
+    }
+
+    /// Waits for a change. Can be dropped and begun again at any time.
+    pub(super) async fn read(&mut self) -> Read {
+        match self.readings.recv().await {
+            Some(read) => read,
+            // The thread ends behind us alone.
+            None => core::future::pending().await,
+        }
+    }
+
+    /// Has the peer policy of `settings` know what was read; tells what changed.
+    pub(super) fn take(&mut self, read: io::Result<Vec<IpNet>>, settings: &mut Settings) -> Outcome {
+        let networks = match read {
+            Ok(networks) => networks,
+            Err(error) => {
+                if !core::mem::replace(&mut self.told, true) {
+                    tracing::error!(%error, "the addresses of this machine cannot be read; those known stay closed to peers");
+                }
+                return Outcome::Failed;
+            }
+        };
+        self.told = false;
+        let before = core::mem::replace(&mut settings.peers.local, networks);
+        let after = &settings.peers.local;
+        if before == *after {
+            return Outcome::Same;
+        }
+        tracing::info!(
+            came = listed(after, &before),
+            went = listed(&before, after),
+            "the addresses of this machine changed, and what peers may not reach"
+        );
+        renew_policy(settings);
+        Outcome::Changed
+    }
+}
+
+/// Until nobody wants to know any more.
+fn follow(changes: &Changes, sender: &Sender<Read>) {
+    loop {
+        let read = local::read();
+        let is_good = read.is_ok();
+        if sender.blocking_send(read).is_err() {
+            return;
+        }
+        thread::sleep(if is_good { PAUSE } else { RETRY });
+        if is_good {
+            // What may not have been heard is read.
+            let _ = changes.wait();
+        }
+    }
+}
+
+/// What `these` have and `those` have not.
+fn listed(these: &[IpNet], those: &[IpNet]) -> String {
+    let those: BTreeSet<_> = those.iter().collect();
+    let others = || these.iter().filter(|net| !those.contains(net));
+    let mut text: Vec<_> = others().take(TOLD).map(name).collect();
+    let more = others().count().saturating_sub(TOLD);
+    if more > 0 {
+        text.push(format!("and {more} more"));
+    }
+    text.join(", ")
+}
+
+/// A network of one address is that address.
+fn name(net: &IpNet) -> String {
+    if net.prefix_len() == net.max_prefix_len() {
+        net.addr().to_string()
+    } else {
+        net.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_within_a_bound() {
+        let net = |n: u8| IpNet::from(core::net::IpAddr::from([10, 0, 0, n]));
+        let these: Vec<_> = (0..20).map(net).collect();
+        assert_eq!(listed(&these[..2], &[net(0)]), "10.0.0.1");
+        assert_eq!(listed(&[], &these), "");
+        assert!(listed(&these, &[]).ends_with("10.0.0.7, and 12 more"));
+        assert_eq!(listed(&["10.9.0.0/24".parse().expect("a network")], &[]), "10.9.0.0/24");
+    }
+}
