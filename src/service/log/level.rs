@@ -9,7 +9,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Where lines come from: the modules of this program that write any, and the names given to groups of events. A test
 /// holds this list to the sources.
-const TARGETS: [&str; 19] = [
+const TARGETS: [&str; 20] = [
     "relay::allocation",
     "relay::http3",
     "relay::refusal",
