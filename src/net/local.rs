@@ -26,8 +26,9 @@ use socket2::SockRef;
 
 use tables::Tables;
 
-/// Groups of rtnetlink(7), a bit each: IPv4 addresses, routes and rules, IPv6 addresses, routes and rules.
-const GROUPS: u32 = 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+/// Groups of rtnetlink(7), a bit each: interfaces (the routes of one that goes down go without a word), IPv4 addresses,
+/// routes and rules, IPv6 addresses, routes and rules.
+const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
 /// Larger than any datagram the kernel makes of a dump.
 const DATAGRAM: usize = 64 * 1024;
 /// The kernel answers at once; whatever does not is no kernel that can be asked.
@@ -248,10 +249,12 @@ impl Changes {
 
 /// Routes to elsewhere come and go by the thousand on a router.
 fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    use RouteNetlinkMessage::{DelAddress, DelRoute, DelRule, NewAddress, NewRoute, NewRule};
+    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule};
     match &message.payload {
         NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => KINDS.contains(&route.header.kind),
-        NetlinkPayload::InnerMessage(NewAddress(_) | DelAddress(_) | NewRule(_) | DelRule(_)) => true,
+        NetlinkPayload::InnerMessage(
+            NewLink(_) | DelLink(_) | NewAddress(_) | DelAddress(_) | NewRule(_) | DelRule(_),
+        ) => true,
         _ => false,
     }
 }

@@ -39,7 +39,8 @@ fn ip(words: &str) {
 
 /// An interface with a network behind it.
 fn network(address: &str) {
-    ip("link add lan type dummy");
+    ip("link add lan type veth peer name far");
+    ip("link set far up");
     ip("link set lan up");
     ip(&format!("address add {address} dev lan"));
 }
@@ -166,6 +167,25 @@ fn a_transparent_proxys_local_default_closes_nothing_and_a_table_our_packets_com
             assert_eq!(client.create_permission(peer(world)), 0, "{world}");
             ip(&format!("{family} rule del to {fenced} lookup 100"));
             becomes(&mut client, &within, 0);
+        }
+    });
+}
+
+//= TURN-PERM-04
+#[test]
+fn what_went_with_its_interface_is_an_ordinary_peer_again() {
+    in_own_network(|| {
+        network("8.40.0.1/32");
+        ip("link add other type veth peer name end");
+        ip("link set other up");
+        // Nothing is told of this route when the interface goes, but of the interface.
+        ip("route add local 8.41.0.0/24 dev other");
+        let server = Server::start_with("");
+        let mut client = client(&server, false);
+        for (interface, inside) in [("lan", "8.40.0.1"), ("other", "8.41.0.7")] {
+            assert_eq!(client.create_permission(peer(inside)), 403, "{inside}");
+            ip(&format!("link del {interface}"));
+            becomes(&mut client, inside, 0);
         }
     });
 }
