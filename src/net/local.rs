@@ -2,7 +2,7 @@
 //!
 //! The addresses of interfaces are a part of it. Routes of type `local` are the rest: a prefix on `lo`, AnyIP. Broadcast
 //! and anycast routes lead to this machine as well as to others. All of them count where one of this process' packets can
-//! come to the table they stand in ([`Tables`]), but for the prefix of length 0: transparent proxies have one
+//! come to the table they stand in (module `tables`), but for the prefix of length 0: transparent proxies have one
 //! (`local default dev lo`), in a table for packets with a mark, and it says nothing of what is ours.
 
 mod tables;
