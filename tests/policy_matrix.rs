@@ -232,13 +232,13 @@ fn is_here(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified()
 }
 
-/// What of this machine no network opens, but for one within 127.0.0.0/8.
-fn by_name_only(ip: IpAddr) -> bool {
-    ip.is_unspecified() || (ip.is_loopback() && ip.is_ipv6())
-}
-
 fn hides_here(ip: IpAddr) -> bool {
     model_forms(ip).is_some_and(|forms| forms[1..].iter().any(|&ip| is_here(ip)))
+}
+
+/// That, or of this machine what no network opens.
+fn stays_closed(ip: IpAddr) -> bool {
+    hides_here(ip) || ip.is_unspecified() || (ip.is_loopback() && ip.is_ipv6())
 }
 
 /// Both questions the core asks, which must agree on addresses.
@@ -314,28 +314,28 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
         let net = format!("{first}/{len}");
         let range = Range::of(&net);
         let reopened = policy(&[&net]);
-        let with_translators = policy(&[
-            &net,
+        let translators = [
             "64:ff9b::/96",
             "64:ff9b:1::/48",
             "::/96",
             "::ffff:0:0:0/96",
             "fe80::/10",
-        ]);
+        ];
+        let with_translators = policy(&[&[net.as_str()], &translators[..]].concat());
         for ip in range.inside() {
-            assert_eq!(passes(&reopened, ip), !by_name_only(ip), "{ip}");
+            assert_eq!(passes(&reopened, ip), !stays_closed(ip), "{ip}");
             let IpAddr::V4(ip) = ip else { unreachable!() };
             for spelling in Spelling::ALL {
                 let written = spelling.of(ip);
                 // `::` and `::1` are addresses of their own, not ways to write 0.0.0.0 and 0.0.0.1.
                 assert_eq!(
                     passes(&reopened, written),
-                    spelling.is_as_good_as_the_address() && !hides_here(written) && !by_name_only(written),
+                    spelling.is_as_good_as_the_address() && !stays_closed(written),
                     "{ip} as {spelling:?}"
                 );
                 assert_eq!(
                     passes(&with_translators, written),
-                    !spelling.is_never_right() && !hides_here(written) && !by_name_only(written),
+                    !spelling.is_never_right() && !stays_closed(written),
                     "{ip} as {spelling:?}"
                 );
             }
@@ -348,11 +348,7 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
             let never = ["::ffff:0:0/96", "2001::/32", "2002::/16"]
                 .iter()
                 .any(|net| Range::of(net).holds(ip));
-            assert_eq!(
-                passes(&reopened, ip),
-                !never && !hides_here(ip) && !by_name_only(ip),
-                "{ip}"
-            );
+            assert_eq!(passes(&reopened, ip), !never && !stays_closed(ip), "{ip}");
         }
     }
 }
@@ -360,16 +356,9 @@ fn allow_re_opens_every_range_and_what_is_spelt_inside_it() {
 #[test]
 fn an_own_listener_is_reached_by_no_spelling_whatever_is_allowed() {
     let own = ["0.0.0.0:3478", "[::]:3478", "5.6.7.8:443", "10.0.0.5:443"];
+    let all = "0.0.0.0/0 ::/0 127.0.0.0/8 0.0.0.0/32 10.0.0.5/32 5.6.7.8/32 9.9.9.9/32";
     let policy = PeerPolicy::new(PolicyConfig {
-        allow: nets(&[
-            "0.0.0.0/0",
-            "::/0",
-            "127.0.0.0/8",
-            "0.0.0.0/32",
-            "10.0.0.5/32",
-            "5.6.7.8/32",
-            "9.9.9.9/32",
-        ]),
+        allow: nets(&all.split(' ').collect::<Vec<_>>()),
         own: own.iter().map(|addr| addr.parse().unwrap()).collect(),
         local: nets(&["10.0.0.5/32", "9.9.9.9/32"]),
         relay_ips: vec!["10.0.0.5".parse().unwrap(), "5.6.7.8".parse().unwrap()],
@@ -469,17 +458,14 @@ impl Scene {
 
     /// `Some(true)`: allowed by name; `Some(false)`: by no rule; `None`: refused.
     fn address(&self, ip: IpAddr) -> Option<bool> {
-        let mine = [&self.local, &self.relay]
-            .iter()
-            .any(|list| Self::ips(list).contains(&ip));
         let least = match ip {
             IpAddr::V4(ip) if ip.is_loopback() => 8,
-            _ if by_name_only(ip) || mine => IpNet::from(ip).prefix_len(),
+            _ if self.is_here(ip) => IpNet::from(ip).prefix_len(),
             _ => 0,
         };
         let allow = model_longest(&self.allow, ip).filter(|&len| len >= least);
         match (allow, model_longest(&self.deny, ip)) {
-            (None, None) => (!mine && !is_refused_range(ip)).then_some(false),
+            (None, None) => (!self.is_here(ip) && !is_refused_range(ip)).then_some(false),
             (allow, deny) => (allow > deny).then_some(true),
         }
     }

@@ -244,15 +244,7 @@ fn serve(
     let shards = start_workers(&settings, tls.as_ref(), &backends, bound.udp)?;
     let api = Api::new(settings.api.clone(), Arc::clone(&settings.turn.credentials), unix_now);
     let behind = Behind::told(&settings.front_door, &backends);
-    let alive = Arc::clone(&shards);
-    let health = Health::new(
-        shards.counters().to_vec(),
-        shards.port_gauges(),
-        settings.turn.limits.allocations,
-        move || alive.heartbeat_ages().into_iter().max().unwrap_or_default(),
-    );
-    health.set_settings(&settings);
-    let health = Arc::new(health);
+    let health = Arc::new(health(&settings, &shards));
     let https = api.front_door(Arc::clone(&health), behind.http());
     let adopting = Arc::clone(&shards);
     let limits = Limits::from(&settings.stream);
@@ -303,6 +295,18 @@ fn serve(
         stop_doors,
         stop_admin,
     })
+}
+
+fn health(settings: &Settings, shards: &Arc<Shards>) -> Health {
+    let alive = Arc::clone(shards);
+    let health = Health::new(
+        shards.counters().to_vec(),
+        shards.port_gauges(),
+        settings.turn.limits.allocations,
+        move || alive.heartbeat_ages().into_iter().max().unwrap_or_default(),
+    );
+    health.set_settings(settings);
+    health
 }
 
 fn start_workers(

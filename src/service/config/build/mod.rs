@@ -26,7 +26,7 @@ use super::offer::offer;
 use super::schema::{Format, Raw, RawTcp, RawUdp};
 use super::settings::{
     AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Part, Settings,
-    StreamSettings, TlsSettings, UdpSettings,
+    StreamSettings, UdpSettings,
 };
 use super::value::{Auto, Network, OneOf, Placed, is_host_name};
 use super::{Purpose, access, check};
@@ -181,10 +181,8 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     }
     let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
     let found = found.unwrap_or_else(|| addresses::Found::none(raw));
-    let (tls, served) = match tls {
-        None if lacking.contains(&Part::Certificates) => (TlsSettings::default(), tls::Served::new()),
-        tls => tls?,
-    };
+    let none = lacking.contains(&Part::Certificates).then(Default::default);
+    let (tls, served) = tls.or(none)?;
     let api = api_settings(raw, secrets.api_keys, &found, &listeners, &forced, cx);
     tls::check_names(raw, &api, &served, cx);
     check_reach(raw, &api, &listeners, cx);
@@ -213,11 +211,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         dtls: dtls_settings(raw),
         udp: udp_settings(&raw.udp),
         admin: admin_settings(raw),
-        log: LogSettings {
-            level: without_spaces(&raw.log.level.value),
-            json: raw.log.format.value.0 == Format::Json,
-            client_ip: raw.log.client_ip.value.0,
-        },
+        log: log_settings(raw),
         shutdown_timeout: raw.shutdown_timeout.value,
         first_run: FirstRun {
             secret_file,
@@ -227,6 +221,14 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         listeners,
         lacking,
     })
+}
+
+fn log_settings(raw: &Raw) -> LogSettings {
+    LogSettings {
+        level: without_spaces(&raw.log.level.value),
+        json: raw.log.format.value.0 == Format::Json,
+        client_ip: raw.log.client_ip.value.0,
+    }
 }
 
 /// Reads a part that a reload can leave as it is. What is wrong there is no mistake of the other parts then.
