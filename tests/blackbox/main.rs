@@ -35,3 +35,4 @@ mod rules;
 mod story;
 mod tcp_allocations;
 mod tcp_client;
+mod unasked;

@@ -77,11 +77,16 @@ impl Pion {
         pion
     }
 
-    /// Obeys one command; panics if it fails.
-    pub(crate) fn call(&mut self, command: &str) -> Value {
+    /// Obeys one command, or says why it cannot.
+    pub(crate) fn try_call(&mut self, command: &str) -> Value {
         writeln!(self.commands, "{command}").unwrap_or_else(|error| panic!("{}: {command}: {error}", self.name));
         let word = command.split(' ').next();
-        let reply = self.wait_for(command, |line| line["reply"].as_str() == word);
+        self.wait_for(command, |line| line["reply"].as_str() == word)
+    }
+
+    /// Obeys one command; panics if it fails.
+    pub(crate) fn call(&mut self, command: &str) -> Value {
+        let reply = self.try_call(command);
         assert!(reply["error"].is_null(), "{}: {command}: {}", self.name, reply["error"]);
         reply
     }

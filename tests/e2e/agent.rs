@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::certs::Certs;
 use crate::dns::Dns;
 use crate::lab::{self, Lab, RELAY_HOST};
+use crate::page::Page;
 use crate::process::{Output, Process};
 
 /// How long one command may take; above every limit inside the programs.
@@ -110,5 +111,15 @@ impl Agent {
         let mut answer: Value = serde_json::from_str(&answer).expect("agents answer in JSON");
         assert!(answer.get("error").is_none(), "{function}: {}", answer["error"]);
         answer["ok"].take()
+    }
+}
+
+impl Page for Agent {
+    fn call_page(&mut self, function: &str, arguments: &[&Value]) -> Value {
+        self.call(function, arguments)
+    }
+
+    fn console(&self) -> String {
+        self.process.log()
     }
 }

@@ -23,6 +23,7 @@ mod janus;
 mod lab;
 mod mapping;
 mod messages;
+mod open_api;
 mod page;
 mod pebble;
 mod process;
@@ -32,6 +33,7 @@ mod reloads;
 mod requirements;
 mod selftest;
 mod server;
+mod unasked;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

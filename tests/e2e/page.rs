@@ -7,7 +7,7 @@ pub(crate) const PAGE_PORT: u16 = 8080;
 /// Origin of the page, which the relay's API must allow.
 pub(crate) const ORIGIN: &str = "http://localhost:8080";
 
-/// What a test asks of a browser.
+/// What a test asks of a browser, or of another stack with the same functions.
 pub(crate) trait Page {
     /// Calls a function of the page, waits for its promise, and gives the value back.
     fn call_page(&mut self, function: &str, arguments: &[&Value]) -> Value;

@@ -139,6 +139,18 @@ impl Relay {
             .unwrap_or_else(|| panic!("no {series}"))
     }
 
+    /// The sum of a metric's samples with these labels.
+    pub(crate) fn metric_sum(&self, name: &str, labels: &str) -> f64 {
+        let answer = http::request(&self.namespace, ADMIN, "GET", "/metrics", &[], None).expect("metrics");
+        let lines = answer
+            .body
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(labels));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
     /// Waits until it has logged a line with all of `words`, and gives it back.
     pub(crate) fn wait_for_log(&mut self, words: &[&str], limit: Duration) -> String {
         let find = |log: String| {

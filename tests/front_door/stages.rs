@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use relay::service::front_door::{Limits, Outcome};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
@@ -55,6 +55,8 @@ async fn silence_after_the_handshake_is_closed_in_time() {
     let door = Door::open(ALL, hasty());
     let mut client = door.connect_tls(&[]).await.unwrap();
     assert_eq!(until_closed(&mut client).await, b"");
+    // With close_notify: without it this is an error.
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     // The beginning of a method is not enough either.
     let mut client = door.connect_tls(&[]).await.unwrap();
     client.write_all(b"GE").await.unwrap();

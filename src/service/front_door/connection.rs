@@ -67,8 +67,10 @@ impl FrontDoor {
     ) {
         prepare(&arrival.socket);
         let mut place = self.admission.enter();
+        // In this order: who is past the handshake is told of the stop.
         let told_apart = tokio::select! {
-            told_apart = self.tell_apart(arrival, &mut party, accepts) => told_apart,
+            biased;
+            told_apart = self.tell_apart(arrival, &mut party, accepts, stop.clone()) => told_apart,
             () = place.lost() => Err(Outcome::Evicted),
             () = stopped(&mut stop) => Err(Outcome::Stopped),
         };
@@ -127,13 +129,14 @@ impl FrontDoor {
         mut arrival: Arrival,
         party: &mut Party,
         accepts: Accepts,
+        stop: watch::Receiver<bool>,
     ) -> Result<Destination, Outcome> {
         let deadline = Instant::now() + self.limits.handshake_timeout;
         if party.proxied {
             self.read_proxy_header(&mut arrival, party, deadline).await?;
         }
         match arrival.opening(deadline).await? {
-            Opening::Tls if accepts.tls || accepts.https => self.accept_tls(arrival, accepts, deadline).await,
+            Opening::Tls if accepts.tls || accepts.https => self.accept_tls(arrival, accepts, deadline, stop).await,
             Opening::Turn if accepts.tcp => Ok(Destination::Shard {
                 socket: arrival.socket,
                 tls: None,
@@ -188,6 +191,7 @@ impl FrontDoor {
         mut arrival: Arrival,
         accepts: Accepts,
         deadline: Instant,
+        mut stop: watch::Receiver<bool>,
     ) -> Result<Destination, Outcome> {
         let Some(store) = &self.tls else {
             return Err(Outcome::NotServed);
@@ -217,24 +221,23 @@ impl FrontDoor {
                 }
             }
         };
-        match timeout(self.limits.handshake_timeout, opening).await {
-            Err(_) => Err(Outcome::SilentTls),
-            Ok(Err(outcome)) => Err(outcome),
-            Ok(Ok(Opening::Turn)) if turn => Ok(into_shard(tls, early)),
-            Ok(Ok(Opening::Http)) if https => Ok(Destination::Http {
-                tls: Box::new(tls),
-                early,
-            }),
-            Ok(Ok(opening)) => {
-                let _ = timeout(self.limits.http_header_timeout, tls.shutdown()).await;
-                let known = matches!(opening, Opening::Turn | Opening::Http);
-                Err(if known {
-                    Outcome::NotServed
-                } else {
-                    Outcome::Unrecognised
-                })
+        let opened = tokio::select! {
+            opened = timeout(self.limits.handshake_timeout, opening) => opened.unwrap_or(Err(Outcome::SilentTls)),
+            () = stopped(&mut stop) => Err(Outcome::Stopped),
+        };
+        let outcome = match opened {
+            Ok(Opening::Turn) if turn => return Ok(into_shard(tls, early)),
+            Ok(Opening::Http) if https => {
+                let tls = Box::new(tls);
+                return Ok(Destination::Http { tls, early });
             }
-        }
+            Ok(Opening::Turn | Opening::Http) => Outcome::NotServed,
+            Ok(_) => Outcome::Unrecognised,
+            Err(outcome) => outcome,
+        };
+        // To OpenSSL the end of a stream without close_notify is an error.
+        let _ = timeout(self.limits.http_header_timeout, tls.shutdown()).await;
+        Err(outcome)
     }
 }
 

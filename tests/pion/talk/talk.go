@@ -11,7 +11,7 @@
 //
 // Events: {"event":"connected"} first, {"event":"data","from":ADDRESS,"data":HEX} for a datagram,
 // {"event":"stream","stream":0,"data":HEX} and {"event":"end","stream":0} for a stream, {"event":"deallocated"} when
-// the relayed connection ends. A reply with "error" is a command that failed.
+// the relayed connection ends, {"event":"ended","error":"EOF"} when the connection to the server does. A reply with "error" is a command that failed.
 package talk
 
 import (
@@ -98,7 +98,7 @@ func Run(stack Stack) {
 	flag.Parse()
 
 	s := &session{out: json.NewEncoder(os.Stdout)}
-	conn, err := connect(stack, *transport, login.Server, *serverName, *ca)
+	conn, err := s.connect(stack, *transport, login.Server, *serverName, *ca)
 	if err == nil {
 		s.client, err = stack.New(login, conn)
 	}
@@ -132,7 +132,21 @@ func Run(stack Stack) {
 	}
 }
 
-func connect(stack Stack, transport, server, serverName, ca string) (net.PacketConn, error) {
+// watched tells of the end of a connection to the server.
+type watched struct {
+	net.Conn
+	s *session
+}
+
+func (w watched) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	if err != nil {
+		w.s.say(line{"event": "ended", "error": err.Error()})
+	}
+	return n, err
+}
+
+func (s *session) connect(stack Stack, transport, server, serverName, ca string) (net.PacketConn, error) {
 	roots, err := authority(ca)
 	if err != nil {
 		return nil, err
@@ -154,7 +168,7 @@ func connect(stack Stack, transport, server, serverName, ca string) (net.PacketC
 		if err != nil {
 			return nil, err
 		}
-		return stack.Datagrams(conn), nil
+		return stack.Datagrams(watched{conn, s}), nil
 	case "tls":
 		// Tests talk to servers that made their own certificate.
 		config := &tls.Config{ServerName: serverName, RootCAs: roots, InsecureSkipVerify: roots == nil}
@@ -162,13 +176,13 @@ func connect(stack Stack, transport, server, serverName, ca string) (net.PacketC
 		if err != nil {
 			return nil, err
 		}
-		return stack.Datagrams(conn), nil
+		return stack.Datagrams(watched{conn, s}), nil
 	case "dtls":
 		conn, err := stack.DTLS(network, address, serverName, roots)
 		if err != nil {
 			return nil, err
 		}
-		return stack.Datagrams(conn), nil
+		return stack.Datagrams(watched{conn, s}), nil
 	}
 	return nil, fmt.Errorf("no transport %q", transport)
 }
