@@ -267,7 +267,8 @@ fn where_the_addresses_of_the_machine_cannot_be_read_nothing_is_served_and_it_sa
     );
     std::fs::write(&config, text.replace(":0\"", ":13999\"")).expect("written");
     for (arguments, code) in [(&[][..], 78), (&["check"], 0)] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+        let mut command = Command::new("timeout");
+        command.args(["--verbose", "20", env!("CARGO_BIN_EXE_relay")]);
         command.args(arguments).arg("--config").arg(&config);
         without_netlink(&mut command);
         let output = command.output().expect("the program runs");
