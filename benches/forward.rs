@@ -35,6 +35,7 @@ impl Calls {
             config.relay.ports = 10_000..=65_000;
             config.limits.allocations_per_user = u32::MAX;
             config.limits.allocations_per_ip = u32::MAX;
+            config.limits.allocations_per_network = u32::MAX;
         });
         let peer = addr("192.0.2.1:7000");
         let mut clients: Vec<Client> = (0..count).map(|n| client_over(n, Transport::Udp)).collect();

@@ -50,7 +50,7 @@ fn endpoint() -> Endpoint {
         private_key: &key.serialize_der(),
     };
     let context = DtlsContext::new(&[identity], |_| 0).unwrap();
-    Endpoint::new(context.into_shared(), &[7; 32]).unwrap()
+    Endpoint::new(context.into_shared(), &[7; 32], u32::MAX).unwrap()
 }
 
 fn resident_bytes() -> u64 {

@@ -72,6 +72,7 @@ fn admin() -> Admin {
     let limits = Limits {
         connections: 10,
         connections_per_source: 10,
+        connections_per_network: 1000,
         new_connections_per_second: 1000,
         unproven: 10,
         handshake_timeout: second,

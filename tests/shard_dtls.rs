@@ -11,7 +11,7 @@ mod dtls_shard;
 mod http3_shard;
 mod shard_support;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,24 +44,77 @@ fn associations(server: &TestServer) -> u64 {
 }
 
 /// Shakes hands as far as a good cookie, and no further: returns the ClientHello that brings it.
-fn hello_with_cookie(server: SocketAddr) -> (std::net::UdpSocket, Vec<u8>) {
-    use openssl::ssl::{Ssl, SslStream};
-    let socket = DtlsClient::socket(server);
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    let mut ssl = Ssl::new(&DtlsClient::context()).unwrap();
-    ssl.set_mtu(1200).unwrap();
-    let mut stream = SslStream::new(ssl, Datagrams(ours)).unwrap();
-    let mut buffer = [0; 2048];
-    stream.connect().unwrap_err();
-    let len = theirs.recv(&mut buffer).unwrap();
-    socket.send(&buffer[..len]).unwrap();
-    let len = socket.recv(&mut buffer).unwrap();
-    theirs.send(&buffer[..len]).unwrap();
-    stream.connect().unwrap_err();
-    let len = theirs.recv(&mut buffer).unwrap();
-    (socket, buffer[..len].to_vec())
+fn hello_with_cookie(server: SocketAddr) -> (UdpSocket, Vec<u8>) {
+    let mut client = SlowClient::new(from([127, 0, 0, 1], server));
+    client.step();
+    (client.socket, client.outbound.remove(0))
+}
+
+/// A socket at this address that sends to `server`.
+fn from(address: [u8; 4], server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(SocketAddr::from((address, 0))).unwrap();
+    socket.connect(server).unwrap();
+    socket
+}
+
+/// A client that shakes hands a flight at a time.
+struct SlowClient {
+    socket: UdpSocket,
+    stream: openssl::ssl::SslStream<Datagrams>,
+    /// The other end of what `stream` takes for its socket.
+    wire: std::os::unix::net::UnixDatagram,
+    /// Its next flight.
+    outbound: Vec<Vec<u8>>,
+}
+
+impl SlowClient {
+    fn new(socket: UdpSocket) -> Self {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (ours, wire) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        for end in [&ours, &wire] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let mut ssl = openssl::ssl::Ssl::new(&DtlsClient::context()).unwrap();
+        ssl.set_mtu(1200).unwrap();
+        let stream = openssl::ssl::SslStream::new(ssl, Datagrams(ours)).unwrap();
+        let mut client = Self {
+            socket,
+            stream,
+            wire,
+            outbound: Vec::new(),
+        };
+        client.think();
+        client
+    }
+
+    /// Goes as far as it can with what it has heard. `true`: the handshake is complete.
+    fn think(&mut self) -> bool {
+        let complete = self.stream.connect().is_ok();
+        let mut buffer = [0; 2048];
+        while let Ok(len) = self.wire.recv(&mut buffer) {
+            self.outbound.push(buffer[..len].to_vec());
+        }
+        complete
+    }
+
+    fn send_flight(&mut self) {
+        for datagram in self.outbound.drain(..) {
+            self.socket.send(&datagram).unwrap();
+        }
+    }
+
+    /// Sends its flight, and hears until it has another one. `true`: the handshake is complete.
+    fn step(&mut self) -> bool {
+        self.send_flight();
+        let mut complete = false;
+        while !complete && self.outbound.is_empty() {
+            let mut buffer = [0; 2048];
+            let len = self.socket.recv(&mut buffer).expect("an answer of the server");
+            self.wire.send(&buffer[..len]).unwrap();
+            complete = self.think();
+        }
+        complete
+    }
 }
 
 struct Datagrams(std::os::unix::net::UnixDatagram);
@@ -208,8 +261,115 @@ fn a_late_copy_of_the_hello_replaces_nothing_and_a_new_one_only_with_its_cookie(
     server.becomes("closed", 1, |s| closed(s, DtlsClose::Replaced));
 }
 
+/// Handshakes at `address` that stall, `count` of them, each seen by the server before the next.
+fn stall(server: &TestServer, address: [u8; 4], count: u64) -> Vec<UdpSocket> {
+    let seen = |s: &TestServer| {
+        s.stat(|s| s.dtls_half_open.get()) + closed(s, DtlsClose::Displaced) + s.stat(|s| s.dtls_handshakes.get())
+    };
+    let stalled = (0..count).map(|_| {
+        let before = seen(server);
+        let mut client = SlowClient::new(from(address, server.udp));
+        client.step();
+        client.send_flight();
+        server.eventually("the handshake is under way", |s| seen(s) > before);
+        client.socket
+    });
+    stalled.collect()
+}
+
 #[test]
-fn the_oldest_handshake_gives_way_and_no_established_association_does() {
+fn in_a_flood_of_handshakes_a_slow_client_keeps_its_own() {
+    let server = start(config(|config| config.handshakes = 8));
+    let mut flood = stall(&server, [127, 0, 1, 1], 20);
+    let mut client = SlowClient::new(from([127, 0, 0, 1], server.udp));
+    // HelloVerifyRequest, the server's flight, and its Finished, with more handshakes between them than there may be.
+    let mut flights = 0;
+    while !client.step() {
+        flights += 1;
+        // Of four addresses and of one; the last ones come in vain, each displaces one of its own.
+        for host in 1..=4 {
+            flood.extend(stall(&server, [127, 0, host, 1], 4));
+        }
+    }
+    assert!(flights >= 2, "{flights}");
+    server.becomes("handshakes", 1, |s| s.stat(|s| s.dtls_handshakes.get()));
+    assert!(server.stat(|s| s.dtls_half_open.get()) <= 8);
+}
+
+#[test]
+fn where_all_associations_are_used_up_who_has_most_without_an_allocation_loses_one() {
+    let server = start(config(|config| config.associations = 4));
+    let connect = |address| DtlsClient::on(from(address, server.udp), 1200).unwrap();
+    let mut served = over(connect([127, 0, 2, 1])).0;
+    served.allocate();
+    let mut lone = connect([127, 0, 3, 1]);
+    let mut many = [connect([127, 0, 1, 1]), connect([127, 0, 1, 1])];
+    server.becomes("associations", 4, associations);
+    let mut newcomer = over(connect([127, 0, 4, 1])).0;
+    newcomer.allocate();
+    server.becomes("associations and displaced", (4, 1), |s| {
+        (associations(s), closed(s, DtlsClose::Displaced))
+    });
+    assert_served(&mut served);
+    // Whoever has one has it still: what it says is answered.
+    let binding = newcomer.compose(Method::Binding, &|_| {});
+    for client in [&mut lone, &mut many[1]] {
+        client.send(&binding).unwrap();
+        assert!(client.receive(&mut [0; 2048], PATIENCE).is_ok());
+    }
+}
+
+#[test]
+fn a_cookie_is_good_for_few_associations() {
+    let server = start(config(|config| config.associations_per_cookie = 3));
+    let (socket, mut hello) = hello_with_cookie(server.udp);
+    for n in 0..10 {
+        // The random of the ClientHello begins behind the headers of record and handshake, and the version.
+        hello[13 + 12 + 2] = n;
+        socket.send(&hello).unwrap();
+    }
+    server.becomes("cookies spent", 7, |s| dropped(s, DtlsDrop::CookieSpent));
+    server.becomes("replaced, and left", (2, 1), |s| {
+        (closed(s, DtlsClose::Replaced), associations(s))
+    });
+    // At another port of the address it begins again.
+    client(&server).allocate();
+}
+
+#[test]
+fn a_source_begins_associations_no_more_often_than_it_may() {
+    let server = start(config(|config| {
+        config.associations_per_ip = 3;
+        config.new_associations_per_second = 1;
+    }));
+    for _ in 0..3 {
+        DtlsClient::connect(server.udp).close();
+    }
+    let (socket, hello) = hello_with_cookie(server.udp);
+    socket.send(&hello).unwrap();
+    server.eventually("refused", |s| dropped(s, DtlsDrop::TooFast) == 1);
+    over(DtlsClient::on(from([127, 0, 1, 1], server.udp), 1200).unwrap())
+        .0
+        .allocate();
+}
+
+#[test]
+fn one_network_has_no_more_than_its_share() {
+    let server = start(config(|config| {
+        config.associations_per_ip = 1;
+        config.associations_per_network = 3;
+    }));
+    let connect = |address| DtlsClient::on(from(address, server.udp), 1200).unwrap();
+    let _held: Vec<_> = (1..=3).map(|host| connect([127, 0, 1, host])).collect();
+    let mut refused = SlowClient::new(from([127, 0, 1, 4], server.udp));
+    refused.step();
+    refused.send_flight();
+    server.eventually("refused", |s| dropped(s, DtlsDrop::Limit) == 1);
+    connect([127, 0, 2, 1]);
+}
+
+#[test]
+fn of_one_source_the_oldest_handshake_gives_way_and_no_established_association_does() {
     let server = start(config(|config| config.handshakes = 2));
     let mut served = client(&server);
     served.allocate();

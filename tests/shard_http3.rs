@@ -345,7 +345,7 @@ fn every_limit_holds_and_who_has_heard_the_backend_stays() {
     proven.send(&short(0x40, b"still here"));
     assert_eq!(backend.recv().1, proven.flow.unwrap());
 
-    let limits = |config: &mut Http3Config| (config.flows_per_ip, config.new_flows_per_second) = (2, 2);
+    let limits = |config: &mut Http3Config| (config.flows_per_ip, config.new_flows_per_second) = (2, 4);
     let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), limits)));
     for _ in 0..2 {
         Quic::new(server.udp).begin(&backend);

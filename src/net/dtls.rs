@@ -27,7 +27,7 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslStream};
 
 use self::context::Facts;
 pub use self::context::{DtlsContext, Identity, SharedContext};
-use self::cookie::Secret;
+use self::cookie::{Secret, Uses};
 pub use self::record::{ClientHello, Random, client_hello};
 use super::sys::dtls as sys;
 use crate::turn::time::Instant;
@@ -118,6 +118,8 @@ pub enum Listened {
     Accepted(Association),
     /// It was asked to come again with a cookie; nothing is kept of it.
     Asked,
+    /// The client has begun as many associations as a cookie is good for.
+    Spent,
     /// It is no ClientHello OpenSSL can make sense of.
     Refused,
 }
@@ -130,6 +132,7 @@ pub struct Endpoint {
     /// Will be the next association.
     waiting: Option<SslStream<Pipe>>,
     secret: Secret,
+    uses: Uses,
     scratch: sys::Scratch,
     wire: Rc<RefCell<Wire>>,
     quick: bool,
@@ -144,16 +147,18 @@ impl core::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// Listens with the present one of `contexts`. `seed`, for the cookies, is from the system's generator.
+    /// Listens with the present one of `contexts`. `seed`, for the cookies, is from the system's generator; a cookie is good
+    /// for `per_cookie` associations.
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(contexts: SharedContext, seed: &[u8; 32]) -> io::Result<Self> {
+    pub fn new(contexts: SharedContext, seed: &[u8; 32], per_cookie: u32) -> io::Result<Self> {
         Ok(Self {
             context: contexts.load_full(),
             contexts,
             waiting: None,
             secret: Secret::new(seed),
+            uses: Uses::new(per_cookie),
             scratch: sys::Scratch::new().ok_or(ErrorKind::OutOfMemory)?,
             wire: Rc::default(),
             quick: false,
@@ -169,6 +174,10 @@ impl Endpoint {
 
     /// Looks at the first record of a stranger's datagram, a ClientHello. Keeps nothing unless it brings a good cookie.
     pub fn listen(&mut self, now: Instant, client: &FiveTuple, hello: &[u8]) -> Listened {
+        // Another cookie would be the same one.
+        if self.uses.are_spent(now, client) {
+            return Listened::Spent;
+        }
         let present = self.contexts.load();
         if !Arc::ptr_eq(&present, &self.context) {
             self.context = Arc::clone(&present);
@@ -183,6 +192,7 @@ impl Endpoint {
         let accepted = sys::listen(stream.ssl(), &self.scratch);
         forget_errors();
         if accepted {
+            self.uses.note(client);
             return Listened::Accepted(Association {
                 stream,
                 wire: Rc::clone(&self.wire),

@@ -24,7 +24,10 @@ pub(super) fn config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result
         mtu: dtls.mtu,
         associations: dtls.associations,
         associations_per_ip: dtls.associations_per_ip,
-        handshakes: dtls.handshakes.div_ceil(settings.workers),
+        associations_per_network: dtls.associations_per_network,
+        associations_per_cookie: dtls.associations_per_cookie,
+        new_associations_per_second: settings.stream.max_new_connections_per_second,
+        handshakes: dtls.handshakes,
         handshake_timeout: settings.stream.handshake_timeout,
         ..DtlsConfig::new(contexts)
     }))

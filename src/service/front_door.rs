@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Nothing waits in the accept loop. Each stage has a deadline, each connection one [`Outcome`], and a client that has
-//! not shown yet what it wants holds a place that a newer one may take: half-open connections cannot shut others out.
+//! not shown yet what it wants holds a place that whoever holds fewer may take ([`crate::turn::shares`]): half-open
+//! connections cannot shut others out.
 //! First bytes are handed on with the connection, never lost. HTTP is not tried on bytes that failed as
 //! TURN, nor the other way round, and ALPN binds a client to what it asked for.
 
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use self::admission::Admission;
+pub(super) use self::admission::LEAVING;
 pub use self::behind::{Behind, BehindCounters};
 pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
 pub use self::routes::{Hidden, hidden};
@@ -75,9 +77,12 @@ pub struct Limits {
     pub connections: usize,
     /// Open connections per source (IPv4 address, IPv6 /64).
     pub connections_per_source: usize,
-    /// New connections per second and source, once `connections_per_source` have come at once.
+    /// Open connections per network (IPv4 /24, IPv6 /48).
+    pub connections_per_network: usize,
+    /// New connections per second and source, once `connections_per_source` have come at once; of a network as many times
+    /// that as it may have connections.
     pub new_connections_per_second: u32,
-    /// Connections that have not shown yet what they want; over it the oldest of them is closed.
+    /// Connections that have not shown yet what they want; over it the source with the most of them loses one.
     pub unproven: usize,
     /// For the first byte and the TLS handshake together, and again for the first plaintext.
     pub handshake_timeout: Duration,
@@ -94,8 +99,10 @@ impl From<&StreamSettings> for Limits {
         Self {
             connections: settings.max_connections,
             connections_per_source: settings.max_connections_per_ip,
+            connections_per_network: settings.max_connections_per_network,
             new_connections_per_second: settings.max_new_connections_per_second,
-            unproven: settings.max_handshakes,
+            // The rest is left to those that have shown what they want.
+            unproven: settings.max_handshakes.min(settings.max_connections / 2),
             handshake_timeout: settings.handshake_timeout,
             http_header_timeout: Duration::from_secs(5),
             http_lifetime: Duration::from_secs(60),
@@ -152,6 +159,11 @@ impl FrontDoor {
     /// Connections open now, those in the shards included.
     pub fn open_connections(&self) -> usize {
         self.admission.open()
+    }
+
+    /// Connections ended because there were too many and their sources had the most.
+    pub fn displaced_connections(&self) -> u64 {
+        self.admission.displaced()
     }
 
     /// Connections that have not shown yet what they want.

@@ -37,6 +37,7 @@ pub(super) fn config(settings: &Settings, backends: &Backends) -> Option<Http3Co
     Some(Http3Config {
         flows: http3.flows,
         flows_per_ip: http3.flows_per_ip,
+        flows_per_network: http3.flows_per_network,
         new_flows_per_second: http3.new_flows_per_second,
         handshake_timeout: settings.stream.handshake_timeout,
         idle_timeout: http3.idle_timeout,

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::admin::{AdminCounters, AdminRefusal};
 
 /// Connections at once.
-const MAX_CONNECTIONS: usize = 128;
+pub const MAX_CONNECTIONS: usize = 128;
 /// A request's header must be complete within this.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection is closed after so long, however many requests it carried: scrapes every few seconds keep theirs.

@@ -4,21 +4,33 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::turn::limits::Source;
+use crate::turn::limits::{Network, Source};
 use crate::turn::quota::CountMap;
 
 #[derive(Debug)]
 struct Counts {
     total: AtomicU32,
     sources: CountMap<Source>,
+    networks: CountMap<Network>,
+}
+
+/// How many there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// In all.
+    pub(super) all: u32,
+    /// From one source (IPv4 address, IPv6 /64).
+    pub(super) per_source: u32,
+    /// From one network (IPv4 /24, IPv6 /48).
+    pub(super) per_network: u32,
 }
 
 /// Which bound is reached.
 #[derive(Debug)]
 pub(super) enum Over {
-    /// That of one source (IPv4 address, IPv6 /64).
+    /// That of one source, or of its network.
     Source,
-    /// That of all together, and not that of the source.
+    /// That of all together, and neither of those.
     All(Share),
 }
 
@@ -32,21 +44,29 @@ impl Caps {
         Self(Arc::new(Counts {
             total: AtomicU32::new(0),
             sources: CountMap::new(seed),
+            networks: CountMap::new(!seed),
         }))
     }
 
-    /// Counts one of `client`, unless there are `most` of them, or `most_per_source` from where it comes.
-    pub(super) fn take(&self, client: IpAddr, most: u32, most_per_source: u32) -> Result<Unit, Over> {
+    /// Counts one of `client`, unless there are as many as there may be.
+    pub(super) fn take(&self, client: IpAddr, bounds: Bounds) -> Result<Unit, Over> {
         let source = Source::from(client);
-        if self.0.sources.take(&source, most_per_source).is_err() {
+        let Counts { sources, networks, .. } = &*self.0;
+        let held = sources.take(&source, bounds.per_source).map_err(|_| Over::Source)?;
+        if networks.take(&source.network(), bounds.per_network).is_err() {
+            sources.give_back(&source);
             return Err(Over::Source);
         }
-        let share = Share(Arc::clone(&self.0), source);
-        let below = |n| (n < most).then_some(n + 1);
+        let share = Share {
+            counts: Arc::clone(&self.0),
+            source,
+            is_first: held == 1,
+        };
+        let below = |n| (n < bounds.all).then_some(n + 1);
         match self.0.total.fetch_update(Relaxed, Relaxed, below) {
             Ok(_) => Ok(Unit {
                 _place: Place(Arc::clone(&self.0)),
-                _share: share,
+                share,
             }),
             Err(_) => Err(Over::All(share)),
         }
@@ -58,13 +78,18 @@ impl Caps {
 #[must_use = "dropping it gives it back"]
 pub(super) struct Unit {
     _place: Place,
-    _share: Share,
+    share: Share,
 }
 
 impl Unit {
     /// What it counts has given way to another, whose share of its source is `share`.
     pub(super) fn hand_over(self, share: Share) -> Self {
-        Self { _share: share, ..self }
+        Self { share, ..self }
+    }
+
+    /// Whether its source had none.
+    pub(super) fn is_first(&self) -> bool {
+        self.share.is_first
     }
 }
 
@@ -79,11 +104,17 @@ impl Drop for Place {
 
 /// One of those from a source.
 #[derive(Debug)]
-pub(super) struct Share(Arc<Counts>, Source);
+pub(super) struct Share {
+    counts: Arc<Counts>,
+    source: Source,
+    /// Its source had none.
+    pub(super) is_first: bool,
+}
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.0.sources.give_back(&self.1);
+        self.counts.sources.give_back(&self.source);
+        self.counts.networks.give_back(&self.source.network());
     }
 }
 
@@ -94,7 +125,15 @@ mod tests {
     #[test]
     fn both_bounds_hold_and_what_ends_makes_room() {
         let caps = Caps::new(7);
-        let from = |last, most, each| caps.take(IpAddr::from([192, 0, 2, last]), most, each);
+        let from = |last, all, per_source| {
+            let per_network = 4;
+            let bounds = Bounds {
+                all,
+                per_source,
+                per_network,
+            };
+            caps.take(IpAddr::from([192, 0, 2, last]), bounds)
+        };
         let first = from(1, 2, 1).unwrap();
         assert!(matches!(from(1, 2, 1), Err(Over::Source)));
         let second = from(2, 2, 1).unwrap();
@@ -109,5 +148,6 @@ mod tests {
         drop((third, fourth));
         let all = [1, 2, 3, 4].map(|last| from(last, 4, 1));
         assert!(all.iter().all(Result::is_ok));
+        assert!(matches!(from(5, 9, 1), Err(Over::Source)), "its network has four");
     }
 }

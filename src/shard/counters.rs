@@ -11,7 +11,7 @@ use crate::turn::output::closed_set;
 
 /// Why a shard closed a stream. What [`StreamError`] does not know comes first. One that has moved lives on: as the client's
 /// side of a peer connection (RFC 6062), or at the shard where that is.
-pub const STREAM_CLOSE_REASONS: [&str; 6 + StreamError::REASONS.len()] = {
+pub const STREAM_CLOSE_REASONS: [&str; 7 + StreamError::REASONS.len()] = {
     let mut all = [
         "client",
         "idle",
@@ -19,6 +19,7 @@ pub const STREAM_CLOSE_REASONS: [&str; 6 + StreamError::REASONS.len()] = {
         "control_queue",
         "shutdown",
         "moved",
+        "displaced",
         "",
         "",
         "",
@@ -29,7 +30,7 @@ pub const STREAM_CLOSE_REASONS: [&str; 6 + StreamError::REASONS.len()] = {
     ];
     let mut i = 0;
     while i < StreamError::REASONS.len() {
-        all[6 + i] = StreamError::REASONS[i];
+        all[7 + i] = StreamError::REASONS[i];
         i += 1;
     }
     all
@@ -46,7 +47,7 @@ closed_set! {
         Failed => "failed",
         /// The handshake was not complete in time.
         HandshakeTimeout => "handshake_timeout",
-        /// Too many handshakes, or associations: the oldest handshake gave way.
+        /// Too many handshakes, or associations: its source had the most of those without an allocation.
         Displaced => "displaced",
         /// The same client began anew.
         Replaced => "replaced",
@@ -62,8 +63,12 @@ closed_set! {
         NoAssociation => "no_association",
         /// A ClientHello that makes no sense.
         BadHello => "bad_hello",
-        /// Too many associations, in all or from its source.
+        /// Too many associations, in all or from its source or network.
         Limit => "limit",
+        /// Its source, or network, begins associations too often.
+        TooFast => "too_fast",
+        /// A ClientHello with a cookie that has begun as many associations as it may.
+        CookieSpent => "cookie_spent",
         /// Over the limits for challenges: not asked for a cookie.
         ChallengeLimited => "challenge_limited",
         /// Too many datagrams of one handshake at a time.
@@ -80,7 +85,7 @@ closed_set! {
         Idle => "idle",
         /// Its client did not show in time that it hears the backend: forged, gone, or the backend does not answer.
         Unproven => "unproven",
-        /// Too many flows: the oldest without proof gave way.
+        /// Too many flows: its source had the most of those without proof.
         Displaced => "displaced",
         /// Its client has an allocation now.
         Allocation => "allocation",
@@ -96,7 +101,7 @@ closed_set! {
     Http3Drop {
         /// Would begin a flow: there are too many.
         TooMany => "too_many",
-        /// The same, from its source.
+        /// The same, from its source or network.
         TooManyFromSource => "too_many_from_source",
         /// Would begin a flow: too many begin.
         TooFast => "too_fast",

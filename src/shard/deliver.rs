@@ -134,8 +134,7 @@ impl Worker {
                     return;
                 };
                 if !stream.authenticated && self.server.has_allocation(client) {
-                    stream.authenticated = true;
-                    stream.conn.set_authenticated();
+                    stream.set_authenticated();
                 }
                 let queued = stream
                     .conn

@@ -15,9 +15,11 @@ use std::time::Duration;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use super::caps::{Caps, Unit};
+use super::caps::{Bounds, Caps, Unit};
 use super::link::{Name, next_generation};
 use crate::net::dtls::{Association, Endpoint, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext};
+use crate::turn::limits::Arrivals;
+use crate::turn::shares::{Place, Shares};
 use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple, Transport};
 
@@ -38,7 +40,14 @@ pub struct DtlsConfig {
     pub associations: u32,
     /// Of these, from one source (IPv4 address, IPv6 /64).
     pub associations_per_ip: u32,
-    /// Handshakes under way in one shard; beyond it the oldest gives way.
+    /// Of these, from one network (IPv4 /24, IPv6 /48).
+    pub associations_per_network: u32,
+    /// Associations a cookie is good for.
+    pub associations_per_cookie: u32,
+    /// Associations of a source that may begin in a second, once `associations_per_ip` have begun at once; of a network as
+    /// many times that as it may have.
+    pub new_associations_per_second: u32,
+    /// Handshakes under way in one shard; beyond it the source with the most loses one.
     pub handshakes: usize,
     /// A handshake must be complete within this.
     pub handshake_timeout: Duration,
@@ -54,9 +63,35 @@ impl DtlsConfig {
             mtu: 1500,
             associations: 16_384,
             associations_per_ip: 256,
-            handshakes: 256,
+            associations_per_network: 4096,
+            associations_per_cookie: 4,
+            new_associations_per_second: 20,
+            handshakes: 512,
             handshake_timeout: Duration::from_secs(10),
             quick_retransmission: false,
+        }
+    }
+}
+
+/// What the shards share of it.
+#[derive(Clone)]
+pub(super) struct DtlsShared {
+    caps: Caps,
+    arrivals: Arc<Arrivals>,
+}
+
+impl DtlsShared {
+    /// `seed` is not to be guessed.
+    pub(super) fn new(config: &DtlsConfig, seed: u64) -> Self {
+        let arrivals = Arrivals::new(
+            seed,
+            config.new_associations_per_second,
+            config.associations_per_ip,
+            config.associations_per_network,
+        );
+        Self {
+            caps: Caps::new(seed),
+            arrivals: Arc::new(arrivals),
         }
     }
 }
@@ -78,7 +113,11 @@ struct Peer {
     queued: bool,
     /// When its last flight is sent again.
     retransmit_at: Option<Instant>,
-    _unit: Unit,
+    unit: Unit,
+    /// Its place among the handshakes under way.
+    half_open: Option<Place>,
+    /// Its place among those that give way: it has no allocation, as far as is known.
+    yielding: Option<Place>,
 }
 
 #[derive(Default)]
@@ -91,12 +130,14 @@ struct Entry {
 pub(super) struct Dtls {
     endpoint: Endpoint,
     config: DtlsConfig,
-    caps: Caps,
+    shared: DtlsShared,
     entries: Vec<Entry>,
     free: Vec<u32>,
     by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
-    /// Slots whose handshake is under way, the oldest first.
-    half_open: VecDeque<u32>,
+    /// Slots whose handshake is under way.
+    half_open: Shares<u32>,
+    /// Slots without an allocation, those included.
+    yielding: Shares<u32>,
     /// Slots with a step of the handshake to be done.
     todo: VecDeque<u32>,
     /// Not later than the first `Peer::retransmit_at`.
@@ -110,8 +151,8 @@ impl Dtls {
     ///
     /// # Errors
     /// Out of memory.
-    pub(super) fn new(config: DtlsConfig, caps: Caps, seed: &[u8; 32]) -> std_io::Result<Self> {
-        let mut endpoint = Endpoint::new(Arc::clone(&config.contexts), seed)?;
+    pub(super) fn new(config: DtlsConfig, shared: DtlsShared, seed: &[u8; 32]) -> std_io::Result<Self> {
+        let mut endpoint = Endpoint::new(Arc::clone(&config.contexts), seed, config.associations_per_cookie)?;
         if config.quick_retransmission {
             endpoint = endpoint.with_quick_retransmission();
         }
@@ -119,11 +160,12 @@ impl Dtls {
         Ok(Self {
             endpoint,
             config,
-            caps,
+            shared,
             entries: Vec::new(),
             free: Vec::new(),
             by_five_tuple: HashMap::with_hasher(FixedState::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))),
-            half_open: VecDeque::new(),
+            half_open: Shares::default(),
+            yielding: Shares::default(),
             todo: VecDeque::new(),
             next_timer: None,
             message: vec![0; MAX_PLAINTEXT].into_boxed_slice(),
@@ -180,6 +222,7 @@ impl Dtls {
         });
         let entry = &mut self.entries[slot as usize];
         let generation = entry.generation;
+        let ip = new.five_tuple.client.ip();
         entry.peer = Some(Box::new(Peer {
             association: new.association,
             client: Client {
@@ -193,10 +236,11 @@ impl Dtls {
             pending: new.rest.into_iter().collect(),
             queued: true,
             retransmit_at: None,
-            _unit: new.unit,
+            unit: new.unit,
+            half_open: Some(self.half_open.enter(ip, slot)),
+            yielding: Some(self.yielding.enter(ip, slot)),
         }));
         self.by_five_tuple.insert(new.five_tuple, slot);
-        self.half_open.push_back(slot);
         self.todo.push_back(slot);
         slot
     }
@@ -208,8 +252,11 @@ impl Dtls {
         entry.generation = next_generation(entry.generation);
         self.free.push(slot);
         self.by_five_tuple.remove(&peer.client.five_tuple);
-        if !peer.established {
-            self.half_open.retain(|&other| other != slot);
+        if let Some(place) = peer.half_open {
+            self.half_open.leave(place);
+        }
+        if let Some(place) = peer.yielding {
+            self.yielding.leave(place);
         }
         if peer.queued {
             self.todo.retain(|&other| other != slot);
@@ -236,11 +283,31 @@ impl Dtls {
     }
 
     fn set_established(&mut self, now: Instant, slot: u32) {
-        if let Some(peer) = self.at(slot) {
-            peer.established = true;
-            peer.since = now;
-            peer.retransmit_at = None;
-            self.half_open.retain(|&other| other != slot);
+        let Some(peer) = self.at(slot) else { return };
+        peer.established = true;
+        peer.since = now;
+        peer.retransmit_at = None;
+        if let Some(place) = peer.half_open.take() {
+            self.half_open.leave(place);
+        }
+    }
+
+    /// Notes whether the association in `slot` gives way where there are too many: not while its client has an allocation.
+    fn set_yielding(&mut self, slot: u32, yields: bool) {
+        let Some(peer) = self
+            .entries
+            .get_mut(slot as usize)
+            .and_then(|entry| entry.peer.as_deref_mut())
+        else {
+            return;
+        };
+        match (peer.yielding, yields) {
+            (None, true) => peer.yielding = Some(self.yielding.enter(peer.client.five_tuple.client.ip(), slot)),
+            (Some(place), false) => {
+                peer.yielding = None;
+                self.yielding.leave(place);
+            }
+            _ => {}
         }
     }
 

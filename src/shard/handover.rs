@@ -1,12 +1,30 @@
 //! A client's stream on its way to a shard: from the front door, told apart and ready for TURN, or from another shard.
 
-use core::any::Any;
 use core::fmt;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use crate::net::sys::epoll::Waker;
 use crate::turn::types::Transport;
+
+/// Ends a stream at the shard that has it, soon.
+pub type Displace = Box<dyn FnOnce() + Send>;
+
+/// What counts an open connection, until it is dropped.
+pub trait StreamGuard: Send {
+    /// Its client has logged in: from here on it gives way to nobody.
+    fn settle(&mut self);
+
+    /// `displace` is to be called if it has to give way to another connection.
+    fn when_displaced(&mut self, displace: Displace);
+}
+
+/// A connection that nobody counts, but may watch.
+impl StreamGuard for Arc<()> {
+    fn settle(&mut self) {}
+
+    fn when_displaced(&mut self, _: Displace) {}
+}
 
 /// A connection changing hands. Its socket is non-blocking.
 pub struct StreamHandover {
@@ -23,7 +41,7 @@ pub struct StreamHandover {
     /// [`Transport::Tcp`] or [`Transport::Tls`].
     pub transport: Transport,
     /// Dropped when the stream is closed: the front door counts open connections by it.
-    pub guard: Box<dyn Any + Send>,
+    pub guard: Box<dyn StreamGuard>,
 }
 
 impl fmt::Debug for StreamHandover {

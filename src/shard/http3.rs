@@ -13,14 +13,13 @@
 //! The backend sees one address of ours for each flow and not the client's, so what it knows of a client's address it knows of
 //! ours: a token it has given to one client is good for all. Hence the rule against amplification (RFC 9000 §8.1) is kept here,
 //! for each flow: until its client has named a connection ID that only the backend's answer tells, three times as many bytes go
-//! to the client as have come from it, the flow ends soon, and at the limit it gives way to newer ones. Nothing of that needs a
-//! key: [`crate::wire::quic`].
+//! to the client as have come from it, the flow ends soon, and at the limit it gives way to others if its source has the most of
+//! its kind. Nothing of that needs a key: [`crate::wire::quic`].
 //!
 //! This part knows no socket and reads no clock; `io` does what it says.
 
 mod io;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +28,12 @@ use arc_swap::ArcSwapOption;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use super::caps::{Caps, Over, Unit};
+use super::caps::{Bounds, Caps, Over, Unit};
 use super::counters::{Http3Drop, Http3End};
 use super::link::next_generation;
 use super::log::Seldom;
 use crate::turn::limits::{Rate, SharedBucket};
+use crate::turn::shares::{Place, Shares};
 use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple};
 use crate::wire::quic::ServerId;
@@ -53,7 +53,9 @@ pub struct Http3Config {
     pub flows: u32,
     /// Of these, from one source (IPv4 address, IPv6 /64).
     pub flows_per_ip: u32,
-    /// Flows that may begin in a second, in all shards together.
+    /// Of these, from one network (IPv4 /24, IPv6 /48).
+    pub flows_per_network: u32,
+    /// Flows that may begin in a second, in all shards together; the first ones of their sources before others.
     pub new_flows_per_second: u32,
     /// The client must have shown within this that it hears the backend.
     pub handshake_timeout: Duration,
@@ -71,6 +73,7 @@ impl Http3Config {
             backend,
             flows: 4096,
             flows_per_ip: 256,
+            flows_per_network: 2048,
             new_flows_per_second: 200,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
@@ -120,6 +123,8 @@ struct Flow {
     last: Instant,
     to_backend: u64,
     to_client: u64,
+    /// Its place among those without proof.
+    place: Option<Place>,
 }
 
 #[derive(Debug, Default)]
@@ -146,8 +151,8 @@ pub(super) struct Http3 {
     entries: Vec<Entry>,
     free: Vec<u32>,
     by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
-    /// Slot and generation of flows that began without proof, the oldest first; some have given it since, or have ended.
-    unproven: VecDeque<(u32, u32)>,
+    /// Slots of flows without proof.
+    unproven: Shares<u32>,
     /// Lines about sockets that cannot be had, and about a backend that cannot be reached.
     no_socket: Seldom,
     unreachable: Seldom,
@@ -162,7 +167,7 @@ impl Http3 {
             entries: Vec::new(),
             free: Vec::new(),
             by_five_tuple: HashMap::with_hasher(FixedState::with_seed(seed)),
-            unproven: VecDeque::new(),
+            unproven: Shares::default(),
             no_socket: Seldom::default(),
             unreachable: Seldom::default(),
         }
@@ -196,37 +201,40 @@ impl Http3 {
         (entry.generation == generation).then_some(entry.flow.as_deref_mut()?)
     }
 
-    /// The oldest flow without proof.
-    fn oldest_unproven(&mut self) -> Option<u32> {
-        while let Some(&(slot, generation)) = self.unproven.front() {
-            if self.by_name(slot, generation).is_some_and(|flow| !flow.is_proven()) {
-                return Some(slot);
-            }
-            self.unproven.pop_front();
-        }
-        None
-    }
-
-    /// Begins the flow of a client that has none. Where they are used up, the oldest of those that have proved nothing ends.
+    /// Begins the flow of a client that has none. Where they are used up, one of those that have proved nothing ends: of the
+    /// source that has the most of them, the oldest.
     ///
     /// # Errors
     /// Why it may not begin.
     fn begin(&mut self, now: Instant, client: Client, backend: SocketAddr) -> Result<Begun, Http3Drop> {
         let ip = client.five_tuple.client.ip();
-        let unit = match self.shared.caps.take(ip, self.config.flows, self.config.flows_per_ip) {
-            Ok(unit) => Ok(unit),
-            Err(Over::All(share)) => Err(share),
+        let bounds = Bounds {
+            all: self.config.flows,
+            per_source: self.config.flows_per_ip,
+            per_network: self.config.flows_per_network,
+        };
+        let (unit, is_first) = match self.shared.caps.take(ip, bounds) {
+            Ok(unit) => {
+                let is_first = unit.is_first();
+                (Ok(unit), is_first)
+            }
+            Err(Over::All(share)) => {
+                let is_first = share.is_first;
+                (Err(share), is_first)
+            }
             Err(Over::Source) => return Err(Http3Drop::TooManyFromSource),
         };
-        // Second, so that no source can use up more of it than its own share.
-        let rate = Rate::per_second(self.config.new_flows_per_second);
+        // Second, so that no source can use up more of it than its own share. Whoever has a flow leaves half of what may
+        // come at once to those that have none.
+        let most = self.config.new_flows_per_second;
+        let rate = Rate::new(most, if is_first { most } else { most / 2 });
         if !self.shared.begun.admit(now, rate) {
             return Err(Http3Drop::TooFast);
         }
         let (unit, displaced) = match unit {
             Ok(unit) => (unit, None),
             Err(share) => {
-                let slot = self.oldest_unproven().ok_or(Http3Drop::TooMany)?;
+                let slot = self.unproven.displace(ip).ok_or(Http3Drop::TooMany)?;
                 let (flow, unit) = self.remove(slot).ok_or(Http3Drop::TooMany)?;
                 (unit.hand_over(share), Some((slot, flow)))
             }
@@ -239,8 +247,6 @@ impl Http3 {
 
     /// Keeps a new flow. The five-tuple is free.
     fn insert(&mut self, now: Instant, client: Client, backend: SocketAddr, unit: Unit) -> Begun {
-        // What is stale in front goes, so that the queue is no longer than flows begin within a handshake's time.
-        self.oldest_unproven();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry::default());
             self.entries.len() as u32 - 1
@@ -258,10 +264,10 @@ impl Http3 {
             last: now,
             to_backend: 0,
             to_client: 0,
+            place: Some(self.unproven.enter(client.five_tuple.client.ip(), slot)),
         }));
         entry.unit = Some(unit);
         self.by_five_tuple.insert(client.five_tuple, slot);
-        self.unproven.push_back((slot, generation));
         Begun {
             slot,
             generation,
@@ -276,7 +282,20 @@ impl Http3 {
         entry.generation = next_generation(entry.generation);
         self.free.push(slot);
         self.by_five_tuple.remove(&flow.client.five_tuple);
+        if let Some(place) = flow.place {
+            self.unproven.leave(place);
+        }
         Some((flow, unit))
+    }
+
+    /// Takes note of a datagram from the client in `slot`. `true`: it has proved its address just now.
+    fn hear_client(&mut self, now: Instant, slot: u32, datagram: &[u8]) -> bool {
+        let Some(flow) = self.at(slot) else { return false };
+        let is_proof = flow.hear_client(now, datagram);
+        if is_proof && let Some(place) = flow.place.take() {
+            self.unproven.leave(place);
+        }
+        is_proof
     }
 
     /// Why the time of the flow in `slot` is up, if it is.

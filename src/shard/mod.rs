@@ -46,15 +46,13 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-#[cfg(feature = "dtls")]
-use self::caps::Caps;
 use self::carrier::Carrier;
 use self::clock::Clock;
 pub use self::counters::ShardCounters;
 #[cfg(feature = "dtls")]
-use self::dtls::Dtls;
-#[cfg(feature = "dtls")]
 pub use self::dtls::DtlsConfig;
+#[cfg(feature = "dtls")]
+use self::dtls::{Dtls, DtlsShared};
 use self::handover::HandoverSender;
 pub use self::handover::StreamHandover;
 use self::http3::{Http3, Http3Shared};
@@ -198,7 +196,7 @@ impl Shards {
         let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
         let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
         #[cfg(feature = "dtls")]
-        let dtls_caps = Caps::new(u64::from_ne_bytes(random_seed()?));
+        let dtls_shared = new_dtls_shared(&config)?;
         let http3_shared = Http3Shared::new(u64::from_ne_bytes(random_seed()?));
         let (handover_to, handovers) = handover::channels(HANDOVERS, &wakers);
         let mut all = Self {
@@ -223,7 +221,7 @@ impl Shards {
                 shared: Arc::clone(&shared),
                 random: random_seed()?,
                 #[cfg(feature = "dtls")]
-                dtls_caps: dtls_caps.clone(),
+                dtls_shared: dtls_shared.clone(),
                 http3_shared: http3_shared.clone(),
                 listeners: listeners.into_iter().map(Into::into).collect(),
                 inlets: Inlets {
@@ -351,6 +349,13 @@ fn new_http3(config: Option<Http3Config>, shared: Http3Shared) -> io::Result<Opt
     Ok(config.map(|config| Http3::new(config, shared, u64::from_ne_bytes(seed))))
 }
 
+#[cfg(feature = "dtls")]
+fn new_dtls_shared(config: &ShardConfig) -> io::Result<Option<DtlsShared>> {
+    let seed = random_seed()?;
+    let shared = |dtls| DtlsShared::new(dtls, u64::from_ne_bytes(seed));
+    Ok(config.dtls.as_ref().map(shared))
+}
+
 fn random_seed<const N: usize>() -> io::Result<[u8; N]> {
     let mut seed = [0; N];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
@@ -366,7 +371,7 @@ struct Seed {
     shared: Arc<Shared>,
     random: [u8; 32],
     #[cfg(feature = "dtls")]
-    dtls_caps: Caps,
+    dtls_shared: Option<DtlsShared>,
     http3_shared: Http3Shared,
     listeners: Vec<Listener>,
     inlets: Inlets,
@@ -423,7 +428,7 @@ impl Seed {
             shared,
             random,
             #[cfg(feature = "dtls")]
-            dtls_caps,
+            dtls_shared,
             http3_shared,
             listeners,
             inlets,
@@ -435,8 +440,8 @@ impl Seed {
             refusals,
         } = self;
         #[cfg(feature = "dtls")]
-        let dtls = match config.dtls {
-            Some(dtls) => Some(Dtls::new(dtls, dtls_caps, &random_seed()?)?),
+        let dtls = match config.dtls.zip(dtls_shared) {
+            Some((dtls, shared)) => Some(Dtls::new(dtls, shared, &random_seed()?)?),
             None => None,
         };
         #[cfg(not(feature = "dtls"))]

@@ -2,7 +2,7 @@
 
 use super::handover::StreamHandover;
 use super::link::Name;
-use super::worker::Worker;
+use super::worker::{Control, Worker};
 use crate::net::stream::{Flushed, StreamError};
 use crate::net::sys::epoll::Event;
 use crate::turn::DropReason;
@@ -18,6 +18,7 @@ impl Worker {
             Ok(slot) => {
                 self.stats.streams_adopted.add(1);
                 self.stats.streams.add(1);
+                self.let_give_way(slot);
                 // What was read to tell TURN from HTTP may be the whole first request.
                 self.take_messages(slot);
             }
@@ -25,6 +26,32 @@ impl Worker {
                 self.stats.stream_closed("io");
                 tracing::debug!(target: "relay::shard", shard = self.index, %error, "cannot take a stream over");
             }
+        }
+    }
+
+    /// The front door may want the connection back for somebody else.
+    fn let_give_way(&mut self, slot: u32) {
+        let (Some(stream), Some((control, waker))) = (self.streams.at(slot), self.peers.get(self.index)) else {
+            return;
+        };
+        if let Name::Stream { slot, generation } = Name::from_link(stream.client.link) {
+            let (control, waker) = (control.clone(), waker.clone());
+            stream.when_displaced(Box::new(move || {
+                // A worker that is gone has taken its streams along.
+                let _ = control.send(Control::Displace { slot, generation });
+                waker.wake();
+            }));
+        }
+    }
+
+    /// Another connection takes the place of this one, unless its client has logged in meanwhile.
+    pub(super) fn displace_stream(&mut self, slot: u32, generation: u32) {
+        if self
+            .streams
+            .by_name(slot, generation)
+            .is_some_and(|stream| !stream.authenticated)
+        {
+            self.remove_stream(slot, "displaced");
         }
     }
 

@@ -1,11 +1,10 @@
 //! The TCP and TLS clients of one shard: who they are, what is to be flushed, what epoll is to tell.
 
-use core::any::Any;
 use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 
-use super::handover::StreamHandover;
+use super::handover::{Displace, StreamGuard, StreamHandover};
 use super::link::{Name, next_generation};
 use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
@@ -32,7 +31,7 @@ pub(super) struct Stream {
     socket: TcpStream,
     interest: Interest,
     dirty: bool,
-    _guard: Box<dyn Any + Send>,
+    guard: Box<dyn StreamGuard>,
 }
 
 impl Stream {
@@ -59,8 +58,20 @@ impl Stream {
     }
 
     /// Takes it apart, no longer watched: socket, state, and what is dropped when the socket closes.
-    pub(super) fn into_parts(self) -> (TcpStream, StreamParts, Box<dyn Any + Send>) {
-        (self.socket, self.conn.into_parts(), self._guard)
+    pub(super) fn into_parts(self) -> (TcpStream, StreamParts, Box<dyn StreamGuard>) {
+        (self.socket, self.conn.into_parts(), self.guard)
+    }
+
+    /// Its client has an allocation: the limits for strangers are lifted, and it gives way to nobody.
+    pub(super) fn set_authenticated(&mut self) {
+        self.authenticated = true;
+        self.conn.set_authenticated();
+        self.guard.settle();
+    }
+
+    /// `displace` is to be called if it has to give way to another connection.
+    pub(super) fn when_displaced(&mut self, displace: Displace) {
+        self.guard.when_displaced(displace);
     }
 
     const fn wanted_interest(&self) -> Interest {
@@ -190,7 +201,7 @@ impl Streams {
             socket,
             interest: Interest::Read,
             dirty: false,
-            _guard: guard,
+            guard,
         }));
         self.open += 1;
         Ok(slot)

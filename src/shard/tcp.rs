@@ -5,7 +5,6 @@
 //! when to stop, and is the first the client gets. A client's connection may arrive at any shard; ConnectionBind moves it to
 //! the one that has the peer, so that nothing relayed crosses shards.
 
-use std::any::Any;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use super::handover::StreamHandover;
+use super::handover::{StreamGuard, StreamHandover};
 use super::link::Name;
 use super::streams::Stream;
 use super::worker::Worker;
@@ -63,7 +62,7 @@ struct PeerClient {
     socket: TcpStream,
     watch: Watch,
     pipe: Pipe,
-    _guard: Box<dyn Any + Send>,
+    _guard: Box<dyn StreamGuard>,
 }
 
 /// What epoll was told about a socket; `None`: it does not watch it any more.
@@ -272,7 +271,8 @@ impl Worker {
             return;
         };
         self.stats.stream_closed("moved");
-        let (socket, parts, guard) = stream.into_parts();
+        let (socket, parts, mut guard) = stream.into_parts();
+        guard.settle();
         let watched = self
             .epoll
             .add(socket.as_fd(), Name::PeerClient(id).token(), Interest::Read);

@@ -57,6 +57,8 @@ pub(super) enum Control {
     Config(Arc<Config>),
     /// End every allocation and stream, then stop; at the latest after this long.
     Shutdown(Duration),
+    /// The front door wants the place of this stream for another one.
+    Displace { slot: u32, generation: u32 },
     /// What another shard says about an allocation that moves.
     Handoff(Box<Parcel>),
 }
@@ -355,6 +357,7 @@ impl Worker {
             match control {
                 Control::Config(config) => self.server.set_config(self.now, config),
                 Control::Shutdown(timeout) => self.begin_shutdown(timeout),
+                Control::Displace { slot, generation } => self.displace_stream(slot, generation),
                 Control::Handoff(parcel) => self.receive_handoff(*parcel),
             }
         }

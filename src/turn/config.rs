@@ -281,6 +281,8 @@ pub struct Limits {
     pub allocations_per_user: u32,
     /// Allocations per client IP address (486).
     pub allocations_per_ip: u32,
+    /// Allocations per network of client addresses (486): IPv4 /24, IPv6 /48.
+    pub allocations_per_network: u32,
     /// Allocations in all (508).
     pub allocations: u32,
     /// Permissions per allocation (508).
@@ -308,6 +310,7 @@ impl Default for Limits {
         Self {
             allocations_per_user: 100,
             allocations_per_ip: 1000,
+            allocations_per_network: 8192,
             allocations: 16_384,
             permissions: 128,
             channels: 128,

@@ -5,7 +5,7 @@
 //! table; two that meet in one bucket share its budget, which errs on the quiet side. The tables are shared by the shards,
 //! or a source that spreads its ports over them would be allowed as many times the rate.
 
-use core::hash::BuildHasher;
+use core::hash::{BuildHasher, Hash};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::net::IpAddr;
@@ -101,6 +101,31 @@ impl From<IpAddr> for Source {
     }
 }
 
+impl Source {
+    /// The network it is in.
+    pub const fn network(self) -> Network {
+        match self {
+            Self::V4(ip) => Network::V4(ip >> 8),
+            Self::V6(net) => Network::V6(net >> 16),
+        }
+    }
+}
+
+/// What one party can have many sources of: an IPv4 /24, an IPv6 /48 (what a site is given).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Network {
+    /// The upper 24 bits of an IPv4 address.
+    V4(u32),
+    /// The upper 48 bits of an IPv6 address.
+    V6(u64),
+}
+
+impl From<IpAddr> for Network {
+    fn from(ip: IpAddr) -> Self {
+        Source::from(ip).network()
+    }
+}
+
 /// Token buckets for all sources there are, in half a megabyte.
 #[derive(Debug)]
 pub struct RateTable {
@@ -125,13 +150,50 @@ impl RateTable {
         self.bucket(source).admit(now, rate)
     }
 
+    /// The same for a network; a table is for sources or for networks.
+    pub fn admit_network(&self, now: Instant, network: Network, rate: Rate) -> bool {
+        self.bucket(network).admit(now, rate)
+    }
+
     /// Whether [`Self::admit`] would refuse.
     pub fn is_exhausted(&self, now: Instant, source: Source, rate: Rate) -> bool {
         rate.admit(self.bucket(source).0.load(Relaxed), now).is_none()
     }
 
-    fn bucket(&self, source: Source) -> &SharedBucket {
+    fn bucket(&self, source: impl Hash) -> &SharedBucket {
         &self.buckets[self.hasher.hash_one(source) as usize % Self::BUCKETS]
+    }
+}
+
+/// How often something begins, held to a rate for each source and for each network.
+#[derive(Debug)]
+pub struct Arrivals {
+    sources: RateTable,
+    networks: RateTable,
+    per_source: Rate,
+    per_network: Rate,
+}
+
+impl Arrivals {
+    /// So many of a source may begin at once, and then `per_second` of them in a second; a network has as many times the
+    /// rate as the burst. Who stays is never in the way of others, who comes and goes costs something each time.
+    pub fn new(seed: u64, per_second: u32, source_burst: u32, network_burst: u32) -> Self {
+        let times = u64::from(network_burst) * u64::from(per_second) / u64::from(source_burst.max(1));
+        let network_rate = u32::try_from(times).unwrap_or(u32::MAX).max(per_second);
+        Self {
+            sources: RateTable::new(seed),
+            networks: RateTable::new(!seed),
+            per_source: Rate::new(per_second, source_burst),
+            per_network: Rate::new(network_rate, network_burst),
+        }
+    }
+
+    /// Whether one more of `client` may begin.
+    pub fn admit(&self, now: Instant, client: IpAddr) -> bool {
+        let source = Source::from(client);
+        // Second, so that no source can use up more of it than its own share.
+        self.sources.admit(now, source, self.per_source)
+            && self.networks.admit_network(now, source.network(), self.per_network)
     }
 }
 
@@ -261,6 +323,16 @@ mod tests {
         assert_eq!(source("192.0.2.1"), source("::ffff:192.0.2.1"));
         assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
         assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
+    }
+
+    #[test]
+    fn networks_are_ipv4_24s_and_ipv6_48s() {
+        let network = |ip: &str| Network::from(ip.parse::<IpAddr>().unwrap());
+        assert_eq!(network("192.0.2.1"), network("192.0.2.255"));
+        assert_eq!(network("192.0.2.1"), network("::ffff:192.0.2.2"));
+        assert_ne!(network("192.0.2.1"), network("192.0.3.1"));
+        assert_eq!(network("2001:db8:7:1::1"), network("2001:db8:7:ffff:ffff::2"));
+        assert_ne!(network("2001:db8:7::1"), network("2001:db8:8::1"));
     }
 
     #[test]

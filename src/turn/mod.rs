@@ -32,6 +32,7 @@ mod response;
 pub mod rng;
 mod server;
 mod shared;
+pub mod shares;
 mod tcp;
 pub mod time;
 mod timers;

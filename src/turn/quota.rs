@@ -2,7 +2,7 @@
 //!
 //! A unit is taken by an Allocate and owned by what it paid for: dropping the [`QuotaUnit`] is the only way to give it
 //! back, so nothing else can release it early or forget it. Shared by all shards, touched by Allocate and the end of an
-//! allocation only. Users are told apart as in [`UserId`], addresses as in [`Source`].
+//! allocation only. Users are told apart as in [`UserId`], addresses as in [`Source`], and counted once more by [`Network`].
 
 use core::hash::{BuildHasher, Hash};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::config::Limits;
-use super::limits::Source;
+use super::limits::{Network, Source};
 use super::rng::Rng;
 use super::user::UserId;
 
@@ -30,6 +30,13 @@ pub enum QuotaExceeded {
     },
     /// Allocations from this client address: 486.
     Address {
+        /// How many it has.
+        held: u32,
+        /// How many it may have.
+        limit: u32,
+    },
+    /// Allocations from the network of this client address: 486.
+    Network {
         /// How many it has.
         held: u32,
         /// How many it may have.
@@ -55,6 +62,7 @@ pub struct Quotas(Arc<Counts>);
 struct Counts {
     users: CountMap<UserId>,
     addresses: CountMap<Source>,
+    networks: CountMap<Network>,
     reservations: CountMap<UserId>,
     total: AtomicU32,
     connections: AtomicU32,
@@ -66,6 +74,7 @@ impl Quotas {
         Self(Arc::new(Counts {
             users: CountMap::new(rng.next_u64()),
             addresses: CountMap::new(rng.next_u64()),
+            networks: CountMap::new(rng.next_u64()),
             reservations: CountMap::new(rng.next_u64()),
             total: AtomicU32::new(0),
             connections: AtomicU32::new(0),
@@ -106,15 +115,26 @@ impl Quotas {
     /// Takes the share of one client address alone: for an allocation that is to move there (RFC 8016).
     ///
     /// # Errors
-    /// When the address holds as many as allowed.
+    /// When the address, or its network, holds as many as allowed.
     pub fn address(&self, client: IpAddr, limits: &Limits) -> Result<AddressUnit, QuotaExceeded> {
         let source = Source::from(client);
-        self.0
-            .addresses
+        let Counts {
+            addresses, networks, ..
+        } = &*self.0;
+        addresses
             .take(&source, limits.allocations_per_ip)
             .map_err(|held| QuotaExceeded::Address {
                 held,
                 limit: limits.allocations_per_ip,
+            })?;
+        networks
+            .take(&source.network(), limits.allocations_per_network)
+            .map_err(|held| {
+                addresses.give_back(&source);
+                QuotaExceeded::Network {
+                    held,
+                    limit: limits.allocations_per_network,
+                }
             })?;
         Ok(AddressUnit {
             counts: Arc::clone(&self.0),
@@ -188,7 +208,7 @@ impl Drop for QuotaUnit {
     }
 }
 
-/// One client address's share; goes back when dropped.
+/// One client address's share, and its network's; goes back when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the share back"]
 pub struct AddressUnit {
@@ -206,6 +226,7 @@ impl AddressUnit {
 impl Drop for AddressUnit {
     fn drop(&mut self) {
         self.counts.addresses.give_back(&self.source);
+        self.counts.networks.give_back(&self.source.network());
     }
 }
 
@@ -252,16 +273,18 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
         }
     }
 
-    /// Adds one to `key` unless it has `limit`; the error is how many it has.
-    pub(crate) fn take(&self, key: &K, limit: u32) -> Result<(), u32> {
+    /// Adds one to `key` unless it has `limit`. Either way, returns how many it has.
+    pub(crate) fn take(&self, key: &K, limit: u32) -> Result<u32, u32> {
         let mut part = self.part(key);
         match part.entry(key.clone()) {
-            Entry::Occupied(mut entry) if *entry.get() < limit => *entry.get_mut() += 1,
-            Entry::Occupied(entry) => return Err(*entry.get()),
-            Entry::Vacant(entry) if limit > 0 => drop(entry.insert(1)),
-            Entry::Vacant(_) => return Err(0),
+            Entry::Occupied(mut entry) if *entry.get() < limit => {
+                *entry.get_mut() += 1;
+                Ok(*entry.get())
+            }
+            Entry::Occupied(entry) => Err(*entry.get()),
+            Entry::Vacant(entry) if limit > 0 => Ok(*entry.insert(1)),
+            Entry::Vacant(_) => Err(0),
         }
-        Ok(())
     }
 
     /// Takes one from `key`.
@@ -321,7 +344,7 @@ mod tests {
             fn len<K>(map: &CountMap<K>) -> usize {
                 map.parts.iter().map(|part| part.lock().unwrap().len()).sum()
             }
-            len(&self.0.users) + len(&self.0.addresses) + len(&self.0.reservations)
+            len(&self.0.users) + len(&self.0.addresses) + len(&self.0.networks) + len(&self.0.reservations)
         }
     }
 
@@ -355,6 +378,34 @@ mod tests {
                 .allocation(&user("b"), "2001:db8:0:1::2".parse().unwrap(), &limits)
                 .is_ok()
         );
+    }
+
+    //= TURN-ALLOC-25
+    #[test]
+    fn one_ipv6_48_or_ipv4_24_cannot_take_everything_by_many_addresses() {
+        let networks: [fn(u16) -> IpAddr; 2] = [
+            |n| IpAddr::from([192, 0, 2, n as u8]),
+            |n| IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]),
+        ];
+        let quotas = quotas();
+        let limits = Limits {
+            allocations_per_network: 8,
+            ..limits(9, 2, 100, 0)
+        };
+        for network in networks {
+            let take = |n: u16| quotas.allocation(&user(&n.to_string()), network(n), &limits);
+            let held: Vec<_> = (0..8).map(|n| take(n).unwrap()).collect();
+            let refused = take(8).unwrap_err();
+            assert_eq!(refused, QuotaExceeded::Network { held: 8, limit: 8 });
+            assert!(
+                quotas
+                    .allocation(&user("x"), IpAddr::from([198, 51, 100, 1]), &limits)
+                    .is_ok()
+            );
+            drop(held);
+            assert!(take(8).is_ok());
+        }
+        assert_eq!((quotas.allocations(), quotas.keys()), (0, 0));
     }
 
     //= TURN-ALLOC-26

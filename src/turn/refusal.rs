@@ -102,6 +102,8 @@ refusals! {
     UserQuota { held: u32, limit: u32 } => 486, "user_quota";
     /// The client's address has as many allocations as it may.
     AddressQuota { held: u32, limit: u32 } => 486, "address_quota";
+    /// The network of the client's address (IPv4 /24, IPv6 /48) has as many allocations as it may.
+    NetworkQuota { held: u32, limit: u32 } => 486, "network_quota";
     /// There are as many allocations as there may be.
     TotalLimit { limit: u32 } => 508, "total_limit";
     /// The user has as many reserved ports as it may.
@@ -182,6 +184,7 @@ impl From<QuotaExceeded> for Refusal {
         match exceeded {
             QuotaExceeded::User { held, limit } => Self::UserQuota { held, limit },
             QuotaExceeded::Address { held, limit } => Self::AddressQuota { held, limit },
+            QuotaExceeded::Network { held, limit } => Self::NetworkQuota { held, limit },
             QuotaExceeded::Total { limit } => Self::TotalLimit { limit },
             QuotaExceeded::Reservations { limit } => Self::ReservationQuota { limit },
         }

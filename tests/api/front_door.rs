@@ -46,6 +46,7 @@ impl Door {
         let limits = Limits {
             connections: 100,
             connections_per_source: 100,
+            connections_per_network: 1000,
             new_connections_per_second: 1000,
             unproven: 100,
             handshake_timeout: PATIENCE,

@@ -64,6 +64,7 @@ fn settings() -> ApiSettings {
         max_ttl: Duration::from_secs(86_400),
         mints_per_minute_per_key: 0,
         mints_per_minute_per_ip: 0,
+        mints_per_minute_per_network: 0,
     }
 }
 

@@ -70,6 +70,17 @@ impl Server {
         )
     }
 
+    /// As [`Self::start_with`], in a process that may open so many files.
+    pub(crate) fn start_with_files(files: u32, sections: &str) -> Self {
+        let sections = format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}");
+        Self::launch_with(&sections, "off", |dir| {
+            let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+            let mut command = Command::new("sh");
+            command.args(["-c", &limited, env!("CARGO_BIN_EXE_relay")]);
+            spawn_command(command, dir, &[])
+        })
+    }
+
     /// As [`Self::start_with`], with environment variables that stand above the configuration.
     pub(crate) fn start_overridden(overrides: &[(&str, &str)]) -> Self {
         let overrides: Vec<_> = overrides
@@ -142,6 +153,10 @@ impl Server {
     }
 
     fn launch(sections: &str, ipv6: &str, overrides: &[(String, String)]) -> Self {
+        Self::launch_with(sections, ipv6, |dir| spawn(dir, overrides))
+    }
+
+    fn launch_with(sections: &str, ipv6: &str, spawn: impl FnOnce(&Path) -> Child) -> Self {
         let dir = new_folder();
         let [plain, tls, door, admin] = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let config = format!(
@@ -177,7 +192,7 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
         );
         let config = config.replace("@DOOR@", &door.port().to_string());
         std::fs::write(dir.join("relay.toml"), config).expect("the configuration is written");
-        let child = spawn(&dir, overrides);
+        let child = spawn(&dir);
         let mut server = Self {
             child,
             dir,
@@ -323,8 +338,12 @@ fn new_folder() -> PathBuf {
 }
 
 fn spawn(dir: &Path, overrides: &[(String, String)]) -> Child {
+    spawn_command(Command::new(env!("CARGO_BIN_EXE_relay")), dir, overrides)
+}
+
+fn spawn_command(mut command: Command, dir: &Path, overrides: &[(String, String)]) -> Child {
     let log = File::create(dir.join("log")).expect("a log file");
-    Command::new(env!("CARGO_BIN_EXE_relay"))
+    command
         .arg("--config")
         .arg(dir.join("relay.toml"))
         // Every client of these tests has the same address: the limits per address are tested elsewhere.

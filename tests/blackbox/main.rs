@@ -6,6 +6,7 @@ mod bench;
 mod client;
 mod compare;
 mod credentials;
+mod descriptors;
 mod discovery;
 mod drain;
 #[path = "../support/dtls_client.rs"]

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod broken;
+mod capacity;
 mod certificates;
 mod command;
 mod credentials_directory;

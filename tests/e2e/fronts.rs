@@ -278,7 +278,11 @@ fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
     let lab = Lab::new(Firewall::OnlyTcp443, SFU_PROGRAMS);
     let certs = Certs::make(lab.folder(), RELAY_HOST);
     // They come from one address here, and are to be as many as from a thousand.
-    let relay = Relay::start(&lab, &certs, "\n[limits]\nconnections_per_ip = 5000\n");
+    let relay = Relay::start(
+        &lab,
+        &certs,
+        "\n[limits]\nconnections_per_ip = 5000\nhandshakes = 256\n",
+    );
     let mut janus = Janus::start(&lab);
     let mut running = Chromium::start(&lab, 0, &certs);
     let mut new = Chromium::start(&lab, 1, &certs);

@@ -46,6 +46,7 @@ fn api() -> Api {
         max_ttl: Duration::from_secs(3600),
         mints_per_minute_per_key: 0,
         mints_per_minute_per_ip: 0,
+        mints_per_minute_per_network: 0,
     };
     Api::new(settings, Arc::new(credentials.unwrap()), || UnixTime(1_893_456_000))
 }

@@ -7,6 +7,7 @@ mod any_certificate;
 mod caps;
 mod claims;
 mod exhaustion;
+mod flood;
 mod http;
 mod keys;
 mod pace;

@@ -68,6 +68,7 @@ pub(crate) fn limits() -> Limits {
     Limits {
         connections: 1000,
         connections_per_source: 1000,
+        connections_per_network: 1000,
         new_connections_per_second: 1000,
         unproven: 1000,
         handshake_timeout: PATIENCE,

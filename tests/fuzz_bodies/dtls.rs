@@ -71,7 +71,7 @@ fn context() -> SharedContext {
 }
 
 fn endpoint() -> Endpoint {
-    CONTEXT.with(|context| Endpoint::new(context.clone(), &[7; 32]).expect("memory"))
+    CONTEXT.with(|context| Endpoint::new(context.clone(), &[7; 32], u32::MAX).expect("memory"))
 }
 
 fn five_tuple() -> FiveTuple {
@@ -93,7 +93,7 @@ fn listen(endpoint: &mut Endpoint, datagram: &[u8]) -> Option<Association> {
             assert!(longest <= 60, "nothing to amplify with");
             None
         }
-        Listened::Refused => {
+        Listened::Refused | Listened::Spent => {
             assert_eq!(endpoint.drain(|_| {}), 0);
             None
         }

@@ -242,6 +242,10 @@ fn the_quotas_and_the_limits_say_how_many_of_how_many() {
         limited(|limits| limits.allocations_per_ip = 1),
         Refusal::AddressQuota { held, limit }
     );
+    assert_eq!(
+        limited(|limits| limits.allocations_per_network = 1),
+        Refusal::NetworkQuota { held, limit }
+    );
     assert_eq!(limited(|limits| limits.allocations = 1), Refusal::TotalLimit { limit });
 
     let mut world = World::with(|config| config.limits.reservations_per_user = 0);

@@ -228,7 +228,7 @@ pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
         client,
         server,
         transport: Transport::Tcp,
-        guard: Box::new(()),
+        guard: Box::new(Arc::new(())),
     };
     (stream, handover)
 }

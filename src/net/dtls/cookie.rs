@@ -1,6 +1,8 @@
 //! The cookie a client has to bring back before anything is kept of it (RFC 6347 §4.2.1).
 
 use core::time::Duration;
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,6 +12,8 @@ use subtle::ConstantTimeEq;
 use crate::turn::time::Instant;
 use crate::turn::types::FiveTuple;
 
+/// Clients whose associations are remembered, for each period. Of more, the rate of their sources is all that is held to.
+const REMEMBERED: usize = 1 << 16;
 /// Sixteen bytes: nobody guesses them, and the answer that carries them is shorter than any ClientHello.
 const LEN: usize = 16;
 /// Cookies are made anew so often; one is good in the period it was made in, and in the next.
@@ -43,8 +47,7 @@ impl Secret {
 
     /// What `client` has to bring at `now`.
     pub(super) fn cookies(&self, now: Instant, client: &FiveTuple) -> Cookies {
-        // From one on, so that there is a period before.
-        let period = 1 + now.as_nanos() / PERIOD.as_nanos() as u64;
+        let period = period(now);
         Cookies([period, period - 1].map(|period| self.cookie(period, client)))
     }
 
@@ -56,6 +59,58 @@ impl Secret {
         let mut cookie = [0; LEN];
         cookie.copy_from_slice(&mac.finalize().into_bytes()[..LEN]);
         cookie
+    }
+}
+
+/// From one on, so that there is a period before.
+fn period(now: Instant) -> u64 {
+    1 + now.as_nanos() / PERIOD.as_nanos() as u64
+}
+
+/// What cookies have been used for: whoever is asked for one seldom may not begin associations with it at will.
+pub(super) struct Uses {
+    period: u64,
+    /// Associations by client, in this period and in the one before.
+    counts: [HashMap<u64, u32, RandomState>; 2],
+    hasher: RandomState,
+    most: u32,
+}
+
+impl Uses {
+    /// A client may begin `most` in two periods, for as long as a cookie may be good.
+    pub(super) fn new(most: u32) -> Self {
+        Self {
+            period: 0,
+            counts: Default::default(),
+            hasher: RandomState::new(),
+            most,
+        }
+    }
+
+    /// Whether `client` has begun as many as it may.
+    pub(super) fn are_spent(&mut self, now: Instant, client: &FiveTuple) -> bool {
+        let period = period(now).max(self.period);
+        match period - self.period {
+            0 => {}
+            1 => {
+                self.counts.swap(0, 1);
+                self.counts[0].clear();
+            }
+            _ => self.counts.iter_mut().for_each(HashMap::clear),
+        }
+        self.period = period;
+        let key = self.hasher.hash_one(client);
+        let used: u32 = self.counts.iter().filter_map(|counts| counts.get(&key)).sum();
+        used >= self.most
+    }
+
+    /// `client` begins one.
+    pub(super) fn note(&mut self, client: &FiveTuple) {
+        let key = self.hasher.hash_one(client);
+        let counts = &mut self.counts[0];
+        if counts.len() < REMEMBERED || counts.contains_key(&key) {
+            *counts.entry(key).or_default() += 1;
+        }
     }
 }
 
@@ -106,6 +161,33 @@ mod tests {
         }
         let elsewhere = Secret::new(&[8; 32]).cookies(Instant::ZERO, &tuple("192.0.2.1:7000", "192.0.2.9:443"));
         assert!(!elsewhere.contain(mine.present()));
+    }
+
+    #[test]
+    fn a_client_begins_so_many_associations_while_a_cookie_is_good_and_others_theirs() {
+        let mut uses = Uses::new(2);
+        let at = |after: Duration| Instant::ZERO + after;
+        let [one, other] = ["192.0.2.1:7000", "192.0.2.1:7001"].map(|client| tuple(client, "192.0.2.9:443"));
+        let mut begin = |after, client| {
+            let spent = uses.are_spent(at(after), client);
+            if !spent {
+                uses.note(client);
+            }
+            !spent
+        };
+        assert_eq!([SECOND; 3].map(|after| begin(after, &one)), [true, true, false]);
+        assert!(begin(SECOND, &other));
+        assert_eq!(
+            [PERIOD * 2 - SECOND, PERIOD * 2].map(|after| begin(after, &one)),
+            [false, true]
+        );
+        assert_eq!([PERIOD * 3, PERIOD * 3].map(|after| begin(after, &one)), [true, false]);
+        assert_eq!([PERIOD * 9; 3].map(|after| begin(after, &one)), [true, true, false]);
+        for port in 0..u16::MAX {
+            uses.note(&tuple(&format!("192.0.2.2:{port}"), "192.0.2.9:443"));
+            uses.note(&tuple(&format!("192.0.2.3:{port}"), "192.0.2.9:443"));
+        }
+        assert_eq!(uses.counts[0].len(), REMEMBERED);
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn shared(names: &[&str]) -> SharedContext {
 }
 
 fn endpoint() -> Endpoint {
-    Endpoint::new(shared(&["relay.test"]), &[7; 32])
+    Endpoint::new(shared(&["relay.test"]), &[7; 32], u32::MAX)
         .unwrap()
         .with_quick_retransmission()
 }
@@ -405,7 +405,7 @@ fn the_certificate_is_that_of_the_name_asked_for_and_a_swapped_one_is_served_at_
         let names = certificate.subject_alt_names().unwrap();
         (names[0].dnsname().unwrap().to_owned(), server.endpoint)
     };
-    let mut endpoint = Endpoint::new(Arc::clone(&contexts), &[7; 32]).unwrap();
+    let mut endpoint = Endpoint::new(Arc::clone(&contexts), &[7; 32], u32::MAX).unwrap();
     for (host, name) in [
         (None, "one.test"),
         (Some("one.test"), "one.test"),

@@ -65,7 +65,11 @@ struct Policy {
 
 impl Policy {
     fn new(settings: ApiSettings, credentials: Arc<Credentials>) -> Self {
-        let per_address = PerAddress::new(settings.mints_per_minute_per_ip, DefaultClock::default());
+        let per_address = PerAddress::new(
+            settings.mints_per_minute_per_ip,
+            settings.mints_per_minute_per_network,
+            DefaultClock::default(),
+        );
         Self {
             keys: Keys::new(&settings),
             per_address,

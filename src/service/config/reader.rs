@@ -8,7 +8,7 @@ use super::characters;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::document::{Entry, Node, Table, Value};
 use super::effective::Effective;
-use super::value::{Setting, nearest};
+use super::value::{Auto, Setting, nearest};
 
 /// A value with its place; no place where it is the default.
 #[derive(Clone, Debug)]
@@ -388,6 +388,30 @@ impl<'d> Section<'_, 'd> {
             None => (default, None),
         };
         self.reader.effective.pair(&self.instance, key, value.to_string());
+        Located { value, place }
+    }
+
+    /// The same, or "auto", which is the default.
+    pub(super) fn auto_number<T>(&mut self, key: &'static str, bounds: RangeInclusive<T>) -> Located<Auto<T>>
+    where
+        T: TryFrom<i128> + Display + PartialOrd + Copy,
+    {
+        let (read, place) = self.read_entry::<Auto<i128>>(key);
+        let (value, place) = match read {
+            None | Some(Auto::Auto) => (Auto::Auto, place),
+            Some(Auto::Given(number)) => match T::try_from(number) {
+                Ok(value) if bounds.contains(&value) => (Auto::Given(value), place),
+                _ => {
+                    self.out_of_bounds(key, place, &number, bounds.start(), bounds.end());
+                    (Auto::Auto, None)
+                }
+            },
+        };
+        let shown = match &value {
+            Auto::Given(number) => number.to_string(),
+            Auto::Auto => Auto::<i128>::Auto.show(),
+        };
+        self.reader.effective.pair(&self.instance, key, shown);
         Located { value, place }
     }
 

@@ -139,10 +139,12 @@ pub(super) struct RawNatDiscovery {
 
 pub(super) struct RawLimits {
     pub(super) allocations: Located<Auto<i128>>,
-    /// All but `allocations`, which depends on the relay ports.
+    pub(super) allocations_per_network: Located<Auto<u32>>,
+    /// All but those, which depend on the relay ports.
     pub(super) core: Limits,
     pub(super) connections: Located<usize>,
     pub(super) connections_per_ip: Located<usize>,
+    pub(super) connections_per_network: Located<Auto<usize>>,
     pub(super) new_connections_per_second: Located<u32>,
     pub(super) handshakes: Located<usize>,
     pub(super) handshake_timeout: Located<Duration>,
@@ -167,6 +169,8 @@ pub(super) struct RawDtls {
     pub(super) mtu: Located<usize>,
     pub(super) associations: Located<u32>,
     pub(super) associations_per_ip: Located<u32>,
+    pub(super) associations_per_network: Located<Auto<u32>>,
+    pub(super) associations_per_cookie: Located<u32>,
     pub(super) handshakes: Located<usize>,
 }
 
@@ -182,6 +186,7 @@ pub(super) struct RawApi {
     pub(super) max_ttl: Located<Duration>,
     pub(super) mints_per_minute_per_key: Located<u32>,
     pub(super) mints_per_minute_per_ip: Located<u32>,
+    pub(super) mints_per_minute_per_network: Located<Auto<u32>>,
     pub(super) keys: Located<Vec<RawKey>>,
 }
 
@@ -312,7 +317,9 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             mtu: s.number("mtu", 1500, 576..=9000),
             associations: s.number("associations", 16_384, 1..=16_777_216),
             associations_per_ip: s.number("associations_per_ip", 256, 1..=16_777_216),
-            handshakes: s.number("handshakes", 256, 1..=65_536),
+            associations_per_network: s.auto_number("associations_per_network", 1..=16_777_216),
+            associations_per_cookie: s.number("associations_per_cookie", 4, 1..=1000),
+            handshakes: s.number("handshakes", 512, 1..=65_536),
         }),
         api: top.section("api", read_api),
         admin: top.section("admin", read_admin),
@@ -424,6 +431,7 @@ fn read_limits(s: &mut Section<'_, '_>) -> RawLimits {
         allocations: d.allocations,
         allocations_per_user: s.number("allocations_per_user", d.allocations_per_user, 1..=most).value,
         allocations_per_ip: s.number("allocations_per_ip", d.allocations_per_ip, 1..=most).value,
+        allocations_per_network: d.allocations_per_network,
         permissions: s.number("permissions", d.permissions, 1..=4096).value,
         channels: s.number("channels", d.channels, 1..=4096).value,
         reservations_per_user: s
@@ -450,11 +458,13 @@ fn read_limits(s: &mut Section<'_, '_>) -> RawLimits {
     };
     RawLimits {
         allocations,
+        allocations_per_network: s.auto_number("allocations_per_network", 1..=most),
         core,
         connections: s.number("connections", 16_384, 1..=16_777_216),
         connections_per_ip: s.number("connections_per_ip", 256, 1..=16_777_216),
+        connections_per_network: s.auto_number("connections_per_network", 1..=16_777_216),
         new_connections_per_second: s.number("new_connections_per_second", 20, 1..=16_777_216),
-        handshakes: s.number("handshakes", 256, 1..=65_536),
+        handshakes: s.number("handshakes", 1024, 1..=65_536),
         handshake_timeout: s.within("handshake_timeout", 10 * SECOND, SECOND..=2 * MINUTE),
         idle_timeout: s.within("idle_timeout", 10 * SECOND, SECOND..=HOUR),
         frame_timeout: s.within("frame_timeout", 10 * SECOND, SECOND..=2 * MINUTE),
@@ -481,6 +491,7 @@ fn read_api(s: &mut Section<'_, '_>) -> RawApi {
         max_ttl: s.within("max_ttl", DAY, MINUTE..=365 * DAY),
         mints_per_minute_per_key: s.number("mints_per_minute_per_key", 600, 0..=1_000_000),
         mints_per_minute_per_ip: s.number("mints_per_minute_per_ip", 600, 0..=1_000_000),
+        mints_per_minute_per_network: s.auto_number("mints_per_minute_per_network", 0..=16_000_000),
         keys: s.tables("keys", Vec::new(), |key, place| {
             let name = key.required("name", "\"app\"", place);
             let secret = secret_or_file(key, "key", "key_file", place);

@@ -175,9 +175,11 @@ pub struct StreamSettings {
     pub max_connections: usize,
     /// Open client connections per IP address.
     pub max_connections_per_ip: usize,
+    /// Open client connections per network (IPv4 /24, IPv6 /48).
+    pub max_connections_per_network: usize,
     /// New client connections per second and IP address, once `max_connections_per_ip` have come at once.
     pub max_new_connections_per_second: u32,
-    /// Connections that have not shown yet what they want; over it the oldest of them is closed.
+    /// Connections that have not shown yet what they want; over it the source with the most loses one.
     pub max_handshakes: usize,
     /// A TLS handshake, and the first bytes, must be complete within this.
     pub handshake_timeout: Duration,
@@ -258,6 +260,8 @@ pub struct Http3Settings {
     pub flows: u32,
     /// Flows at a time per source (IPv4 address, IPv6 /64).
     pub flows_per_ip: u32,
+    /// Flows at a time per network (IPv4 /24, IPv6 /48).
+    pub flows_per_network: u32,
     /// Flows that may begin in a second.
     pub new_flows_per_second: u32,
     /// A flow on which nothing comes is forgotten after this.
@@ -270,6 +274,7 @@ impl Default for Http3Settings {
             backend: None,
             flows: 4096,
             flows_per_ip: 256,
+            flows_per_network: 2048,
             new_flows_per_second: 200,
             // Either end of a QUIC connection gives up sooner: browsers after 30 s, web servers after 75 s at most.
             idle_timeout: Duration::from_secs(120),
@@ -334,7 +339,11 @@ pub struct DtlsSettings {
     pub associations: u32,
     /// Associations per source (IPv4 address, IPv6 /64).
     pub associations_per_ip: u32,
-    /// Handshakes under way, in all; over it the oldest of them gives way.
+    /// Associations per network (IPv4 /24, IPv6 /48).
+    pub associations_per_network: u32,
+    /// Associations a cookie is good for.
+    pub associations_per_cookie: u32,
+    /// Handshakes under way at one worker; over it the source with the most loses one.
     pub handshakes: usize,
 }
 
@@ -373,6 +382,8 @@ pub struct ApiSettings {
     pub mints_per_minute_per_key: u32,
     /// Mints per minute and client IP address.
     pub mints_per_minute_per_ip: u32,
+    /// Mints per minute and network of client addresses (IPv4 /24, IPv6 /48).
+    pub mints_per_minute_per_network: u32,
 }
 
 /// A key for the credentials API.

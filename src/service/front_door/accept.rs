@@ -95,8 +95,8 @@ impl FrontDoor {
         };
         let neighbour = proxies.neighbour(ends.client.ip());
         let admitted = match neighbour {
-            Neighbour::Client => self.admission.admit(Some(ends.client.ip())),
-            Neighbour::Proxy => self.admission.admit(None),
+            Neighbour::Client => self.admission.admit(ends.client.ip()),
+            Neighbour::Proxy => self.admission.admit_proxy(ends.client.ip()),
             Neighbour::Stranger => {
                 tell_of_stranger(ends.client);
                 Err(Outcome::UntrustedProxy)

@@ -1,72 +1,121 @@
 //! How many connections there may be, and which gives way.
 
-use core::hash::BuildHasher as _;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::RandomState;
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::proxy::Ends;
 use super::{Limits, Outcome};
 use crate::shard::clock::Clock;
-use crate::turn::limits::{Rate, RateTable};
+use crate::shard::handover::{Displace, StreamGuard};
+use crate::turn::limits::{Arrivals, Network, Source};
+use crate::turn::shares::{self, Shares};
 use crate::turn::time::Instant;
+
+/// Connections that have been told to go and are still there, beyond which nobody is let in for another: their holders
+/// take milliseconds.
+pub(in crate::service) const LEAVING: usize = 64;
 
 /// Counts connections, and keeps places for those that have not shown yet what they want.
 pub(super) struct Admission {
-    connections: usize,
     places: usize,
     clock: Clock,
     open: Arc<Mutex<Open>>,
-    unproven: Arc<Mutex<Unproven>>,
+    unproven: Arc<Mutex<Shares<oneshot::Sender<()>>>>,
 }
 
 struct Open {
+    most: usize,
     total: usize,
-    by_source: HashMap<IpAddr, usize>,
+    /// Of these, those that have been told to go.
+    leaving: usize,
+    by_source: HashMap<Source, usize>,
+    by_network: HashMap<Network, usize>,
     /// What proxies have told, and still holds.
     told: HashSet<Ends>,
     most_per_source: usize,
-    /// As many as may be open can come at once, and then so many a second: who stays is never in the way of others, who
-    /// comes and goes costs a handshake each time.
-    rate: Rate,
-    arrivals: RateTable,
+    most_per_network: usize,
+    arrivals: Arrivals,
+    /// Those that give way when there are too many: all whose client is known and has not logged in.
+    yielding: Shares<Arc<Displacement>>,
+    displaced: u64,
 }
 
 impl Open {
     fn new(limits: &Limits) -> Self {
-        let most_per_source = limits.connections_per_source;
-        let burst = u32::try_from(most_per_source).unwrap_or(u32::MAX);
+        let burst = |connections| u32::try_from(connections).unwrap_or(u32::MAX);
+        let (per_source, per_network) = (limits.connections_per_source, limits.connections_per_network);
         Self {
+            most: limits.connections,
             total: 0,
+            leaving: 0,
             by_source: HashMap::new(),
+            by_network: HashMap::new(),
             told: HashSet::new(),
-            most_per_source,
-            rate: Rate::new(limits.new_connections_per_second, burst),
-            arrivals: RateTable::new(RandomState::new().hash_one(burst)),
+            most_per_source: per_source,
+            most_per_network: per_network,
+            arrivals: Arrivals::new(
+                RandomState::new().hash_one(per_source),
+                limits.new_connections_per_second,
+                burst(per_source),
+                burst(per_network),
+            ),
+            yielding: Shares::default(),
+            displaced: 0,
         }
     }
 
-    fn add(&mut self, now: Instant, source: IpAddr) -> Result<(), Outcome> {
-        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
-        if of_source >= self.most_per_source {
+    /// Counts one more of the client at `ip`.
+    fn add(&mut self, now: Instant, ip: IpAddr) -> Result<(), Outcome> {
+        let source = Source::from(ip);
+        let held = self.by_source.get(&source).copied().unwrap_or(0);
+        if held >= self.most_per_source {
             return Err(Outcome::TooManyFromSource);
         }
-        if !self.arrivals.admit(now, source.into(), self.rate) {
+        let of_network = self.by_network.get(&source.network()).copied().unwrap_or(0);
+        if of_network >= self.most_per_network {
+            return Err(Outcome::TooManyFromNetwork);
+        }
+        if !self.arrivals.admit(now, ip) {
             return Err(Outcome::TooFast);
         }
-        self.by_source.insert(source, of_source + 1);
+        self.by_source.insert(source, held + 1);
+        self.by_network.insert(source.network(), of_network + 1);
+        Ok(())
+    }
+
+    fn give_back(&mut self, source: Source) {
+        give_back(&mut self.by_source, source);
+        give_back(&mut self.by_network, source.network());
+    }
+
+    /// Finds room for one more of the client, or proxy, at `ip`: where there is none, somebody heavier has to go.
+    fn make_room(&mut self, ip: IpAddr) -> Result<(), Outcome> {
+        if self.total - self.leaving < self.most {
+            return Ok(());
+        }
+        if self.leaving >= LEAVING {
+            return Err(Outcome::TooManyConnections);
+        }
+        let displaced = self.yielding.displace_heavier(ip).ok_or(Outcome::TooManyConnections)?;
+        displaced.tell();
+        self.leaving += 1;
+        self.displaced += 1;
         Ok(())
     }
 }
 
-#[derive(Default)]
-struct Unproven {
-    next: u64,
-    /// By age. Dropping the sender tells the holder to leave.
-    holders: BTreeMap<u64, oneshot::Sender<()>>,
+/// A key at zero takes no room.
+fn give_back<K: Eq + core::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
 }
 
 /// A poisoned lock guards counts that are still whole: nothing between their updates can panic.
@@ -74,18 +123,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Addresses one party can choose from: an IPv4 address, an IPv6 /64.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX))),
-    }
-}
-
 impl Admission {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            connections: limits.connections,
             places: limits.unproven.max(1),
             clock: Clock::start(),
             open: Arc::new(Mutex::new(Open::new(limits))),
@@ -93,39 +133,51 @@ impl Admission {
         }
     }
 
-    /// Counts a connection for as long as the guard lives. That of a proxy has no source yet.
-    pub(super) fn admit(&self, ip: Option<IpAddr>) -> Result<ConnectionGuard, Outcome> {
-        let source = ip.map(source);
+    /// Counts a connection of the client at `ip` for as long as the guard lives.
+    pub(super) fn admit(&self, ip: IpAddr) -> Result<ConnectionGuard, Outcome> {
         let mut open = lock(&self.open);
-        if open.total >= self.connections {
-            return Err(Outcome::TooManyConnections);
-        }
-        if let Some(source) = source {
-            open.add(self.clock.mono(), source)?;
+        open.add(self.clock.mono(), ip)?;
+        if let Err(outcome) = open.make_room(ip) {
+            open.give_back(ip.into());
+            return Err(outcome);
         }
         open.total += 1;
-        Ok(ConnectionGuard {
-            source,
-            told: None,
-            clock: self.clock,
-            open: self.open.clone(),
-        })
+        let mut guard = self.guard();
+        guard.belong(&mut open, ip);
+        Ok(guard)
     }
 
-    /// Gives a connection a place; if none is free, the oldest holder's.
-    pub(super) fn enter(&self) -> Place {
-        let mut unproven = lock(&self.unproven);
-        if unproven.holders.len() >= self.places {
-            unproven.holders.pop_first();
+    /// Counts a connection of the proxy at `ip`. Whose it is, the proxy has yet to tell.
+    pub(super) fn admit_proxy(&self, ip: IpAddr) -> Result<ConnectionGuard, Outcome> {
+        let mut open = lock(&self.open);
+        open.make_room(ip)?;
+        open.total += 1;
+        Ok(self.guard())
+    }
+
+    fn guard(&self) -> ConnectionGuard {
+        ConnectionGuard {
+            source: None,
+            told: None,
+            clock: self.clock,
+            open: Arc::clone(&self.open),
+            yielding: None,
+            displacement: Arc::default(),
         }
-        let id = unproven.next;
-        unproven.next += 1;
+    }
+
+    /// Gives a connection of the client at `ip` a place; if none is free, that of whoever holds most.
+    pub(super) fn enter(&self, ip: IpAddr) -> Place {
+        let mut unproven = lock(&self.unproven);
+        if unproven.len() >= self.places {
+            // Dropping the sender tells its holder to leave.
+            drop(unproven.displace(ip));
+        }
         let (sender, evicted) = oneshot::channel();
-        unproven.holders.insert(id, sender);
         Place {
-            id,
+            place: unproven.enter(ip, sender),
             evicted,
-            unproven: self.unproven.clone(),
+            unproven: Arc::clone(&self.unproven),
         }
     }
 
@@ -133,33 +185,100 @@ impl Admission {
         lock(&self.open).total
     }
 
+    pub(super) fn displaced(&self) -> u64 {
+        lock(&self.open).displaced
+    }
+
     pub(super) fn unproven(&self) -> usize {
-        lock(&self.unproven).holders.len()
+        lock(&self.unproven).len()
+    }
+}
+
+/// Tells whoever has a connection that it is to end, so that somebody else may have one.
+#[derive(Default)]
+pub(super) struct Displacement {
+    told: watch::Sender<bool>,
+    /// Tells the shard that has it.
+    shard: Mutex<Option<Displace>>,
+}
+
+impl Displacement {
+    fn tell(&self) {
+        self.told.send_replace(true);
+        if let Some(shard) = lock(&self.shard).take() {
+            shard();
+        }
+    }
+
+    /// Returns when it is to end.
+    pub(super) async fn told(&self) {
+        // An error says that it can no longer be told, which cannot be while somebody asks.
+        let _ = self.told.subscribe().wait_for(|&told| told).await;
+    }
+
+    fn is_told(&self) -> bool {
+        *self.told.borrow()
     }
 }
 
 /// One open connection.
 pub(super) struct ConnectionGuard {
-    source: Option<IpAddr>,
+    source: Option<Source>,
     told: Option<Ends>,
     clock: Clock,
     open: Arc<Mutex<Open>>,
+    /// Its place among those that give way.
+    yielding: Option<shares::Place>,
+    displacement: Arc<Displacement>,
 }
 
 impl ConnectionGuard {
     /// A proxy has told whose connection this is: it counts as that client's from now on. Clients are told apart by
     /// these two addresses, so no two connections may have the same ones at a time.
     pub(super) fn belongs_to(&mut self, ends: Ends) -> Result<(), Outcome> {
-        let source = source(ends.client.ip());
-        let mut open = lock(&self.open);
+        let clock = self.clock;
+        let all = Arc::clone(&self.open);
+        let mut open = lock(&all);
         if open.told.contains(&ends) {
             return Err(Outcome::BadProxyHeader);
         }
-        open.add(self.clock.mono(), source)?;
+        open.add(clock.mono(), ends.client.ip())?;
         open.told.insert(ends);
-        self.source = Some(source);
+        self.belong(&mut open, ends.client.ip());
         self.told = Some(ends);
         Ok(())
+    }
+
+    fn belong(&mut self, open: &mut Open, ip: IpAddr) {
+        self.source = Some(ip.into());
+        self.yielding = Some(open.yielding.enter(ip, Arc::clone(&self.displacement)));
+    }
+
+    /// Tells when the connection is to end before its time.
+    pub(super) fn displacement(&self) -> Arc<Displacement> {
+        Arc::clone(&self.displacement)
+    }
+}
+
+impl StreamGuard for ConnectionGuard {
+    fn settle(&mut self) {
+        let Some(place) = self.yielding.take() else { return };
+        let mut open = lock(&self.open);
+        open.yielding.leave(place);
+        if self.displacement.is_told() {
+            // It came too late; whoever was let in for it is one more.
+            open.leaving -= 1;
+        }
+    }
+
+    fn when_displaced(&mut self, displace: Displace) {
+        *lock(&self.displacement.shard) = Some(displace);
+        // It may have been told on the way; whoever takes it out calls it, once.
+        if self.displacement.is_told()
+            && let Some(displace) = lock(&self.displacement.shard).take()
+        {
+            displace();
+        }
     }
 }
 
@@ -167,28 +286,30 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
         open.total -= 1;
+        if let Some(place) = self.yielding {
+            open.yielding.leave(place);
+            if self.displacement.is_told() {
+                open.leaving -= 1;
+            }
+        }
         if let Some(ends) = &self.told {
             open.told.remove(ends);
         }
-        let Some(source) = &self.source else { return };
-        if let Some(count) = open.by_source.get_mut(source) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_source.remove(source);
-            }
+        if let Some(source) = self.source {
+            open.give_back(source);
         }
     }
 }
 
 /// The place of a connection that has not shown yet what it wants.
 pub(super) struct Place {
-    id: u64,
+    place: shares::Place,
     evicted: oneshot::Receiver<()>,
-    unproven: Arc<Mutex<Unproven>>,
+    unproven: Arc<Mutex<Shares<oneshot::Sender<()>>>>,
 }
 
 impl Place {
-    /// Returns when a newer connection has taken the place.
+    /// Returns when another connection has taken the place.
     pub(super) async fn lost(&mut self) {
         // Nothing is ever sent: the sender is dropped.
         let _ = (&mut self.evicted).await;
@@ -197,7 +318,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.unproven).holders.remove(&self.id);
+        lock(&self.unproven).leave(self.place);
     }
 }
 
@@ -211,6 +332,7 @@ mod tests {
         Limits {
             connections,
             connections_per_source: per_source,
+            connections_per_network: usize::MAX,
             new_connections_per_second: per_second,
             unproven,
             handshake_timeout: Duration::ZERO,
@@ -225,8 +347,8 @@ mod tests {
         Admission::new(&limits(connections, per_source, unproven, u32::MAX))
     }
 
-    fn ip(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]
@@ -269,11 +391,13 @@ mod tests {
     fn a_source_that_comes_and_goes_is_held_to_a_rate_behind_its_first_burst() {
         let mut open = Open::new(&limits(10, 3, 1, 20));
         let at = |ms| Instant::ZERO + Duration::from_millis(ms);
-        let [one, other] = [ip("192.0.2.1"), ip("192.0.2.2")].map(Option::unwrap);
-        let mut arrive = |ms, source| {
-            let added = open.add(at(ms), source);
-            // It goes at once.
-            open.by_source.remove(&source);
+        let [one, other] = [ip("192.0.2.1"), ip("192.0.2.2")];
+        let mut arrive = |ms, ip: IpAddr| {
+            let added = open.add(at(ms), ip);
+            if added.is_ok() {
+                // It goes at once.
+                open.give_back(ip.into());
+            }
             added.err()
         };
         for _ in 0..3 {
@@ -294,7 +418,9 @@ mod tests {
             server: "198.51.100.1:443".parse().unwrap(),
         };
         let admission = admission(10, 2, 1);
-        let mut proxied: Vec<_> = (0..5).map(|_| admission.admit(None).ok().unwrap()).collect();
+        let mut proxied: Vec<_> = (0..5)
+            .map(|_| admission.admit_proxy(ip("198.51.100.9")).ok().unwrap())
+            .collect();
         assert!(proxied[0].belongs_to(ends("192.0.2.1:1000")).is_ok());
         assert_eq!(
             proxied[1].belongs_to(ends("192.0.2.1:1000")).err(),
@@ -310,25 +436,94 @@ mod tests {
         assert_eq!(admission.open(), 5);
         proxied.clear();
         let open = lock(&admission.open);
-        assert!(open.total == 0 && open.by_source.is_empty() && open.told.is_empty());
+        assert!(open.total == 0 && open.by_source.is_empty() && open.by_network.is_empty());
+        assert!(open.told.is_empty() && open.yielding.is_empty() && open.leaving == 0);
     }
 
-    #[tokio::test]
-    async fn the_oldest_gives_its_place() {
+    /// Waits for nothing: `true` if the place, or the connection, is lost already.
+    fn is_over(lost: impl Future<Output = ()>) -> bool {
+        let mut lost = core::pin::pin!(lost);
+        let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+        lost.as_mut().poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn of_equal_sources_the_oldest_gives_its_place() {
         let admission = admission(10, 10, 2);
-        let mut first = admission.enter();
-        let mut second = admission.enter();
-        let _third = admission.enter();
-        first.lost().await;
+        let mut first = admission.enter(ip("192.0.2.1"));
+        let mut second = admission.enter(ip("198.51.100.1"));
+        let _third = admission.enter(ip("203.0.113.1"));
+        assert!(is_over(first.lost()));
         assert_eq!(admission.unproven(), 2);
         drop(first);
         assert_eq!(admission.unproven(), 2, "a lost place is not given back twice");
-        tokio::select! {
-            biased;
-            () = second.lost() => panic!("the second still has its place"),
-            () = core::future::ready(()) => {}
-        }
+        assert!(!is_over(second.lost()));
         drop(second);
         assert_eq!(admission.unproven(), 1);
+    }
+
+    #[test]
+    fn in_a_flood_from_64_addresses_a_client_with_one_place_keeps_it() {
+        let admission = admission(10, 10, 256);
+        let mut honest = admission.enter(ip("192.0.2.1"));
+        let mut flood = std::collections::VecDeque::new();
+        for n in 0..10_000_u32 {
+            flood.push_back(admission.enter(IpAddr::from([198, 51, (n % 64) as u8, 1])));
+            if flood.len() > 1000 {
+                flood.pop_front();
+            }
+        }
+        assert!(!is_over(honest.lost()));
+        assert_eq!(admission.unproven(), 256);
+    }
+
+    #[test]
+    fn one_ipv6_48_has_no_more_than_its_share_of_connections_and_comes_no_faster_than_one_network() {
+        let bounds = Limits {
+            connections_per_network: 8,
+            ..limits(100, 2, 1, 2)
+        };
+        let admission = Admission::new(&bounds);
+        let site = |n: u16| IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]);
+        let held: Vec<_> = (0..8).map(|n| admission.admit(site(n)).ok().unwrap()).collect();
+        assert_eq!(admission.admit(site(8)).err(), Some(Outcome::TooManyFromNetwork));
+        assert!(admission.admit(ip("2001:db8:8::1")).is_ok());
+        drop(held);
+        // Eight at once it had, as many as it may have; then eight a second, four times what a source may.
+        assert_eq!(admission.admit(site(9)).err(), Some(Outcome::TooFast));
+        assert!(lock(&admission.open).by_network.is_empty());
+    }
+
+    #[test]
+    fn where_all_connections_are_used_up_who_has_most_loses_one_unless_it_has_logged_in() {
+        let admission = admission(4, 10, 1);
+        let [many, lone, other] = [ip("192.0.2.1"), ip("198.51.100.1"), ip("203.0.113.1")];
+        let mut held: Vec<_> = (0..4).map(|_| admission.admit(many).ok().unwrap()).collect();
+        held[0].settle();
+        let told = |held: &[ConnectionGuard]| {
+            held.iter()
+                .map(|guard| is_over(guard.displacement().told()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(admission.admit(many).err(), Some(Outcome::TooManyConnections));
+        let (called, calls) = std::sync::mpsc::channel();
+        held[1].when_displaced(Box::new(move || called.send(()).unwrap()));
+        let _lone = admission.admit(lone).ok().unwrap();
+        assert_eq!(told(&held), [false, true, false, false]);
+        assert_eq!((calls.try_recv(), admission.open()), (Ok(()), 5));
+        // What has been told while it was on its way to a shard goes all the same.
+        let _other = admission.admit_proxy(other).ok().unwrap();
+        assert_eq!(told(&held), [false, true, true, false]);
+        let (called, calls) = std::sync::mpsc::channel();
+        held[2].when_displaced(Box::new(move || called.send(()).unwrap()));
+        assert_eq!(calls.try_recv(), Ok(()));
+        // One each is left: nobody gives way any more.
+        assert_eq!(
+            admission.admit(ip("203.0.113.9")).err(),
+            Some(Outcome::TooManyConnections)
+        );
+        assert_eq!(admission.displaced(), 2);
+        held.drain(1..3);
+        assert_eq!((admission.open(), lock(&admission.open).leaving), (4, 0));
     }
 }

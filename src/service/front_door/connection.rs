@@ -66,15 +66,14 @@ impl FrontDoor {
         mut stop: watch::Receiver<bool>,
     ) {
         prepare(&arrival.socket);
-        let mut place = self.admission.enter();
+        let displacement = party.guard.displacement();
         // In this order: who is past the handshake is told of the stop.
         let told_apart = tokio::select! {
             biased;
             told_apart = self.tell_apart(arrival, &mut party, accepts, stop.clone()) => told_apart,
-            () = place.lost() => Err(Outcome::Evicted),
+            () = displacement.told() => Err(Outcome::Evicted),
             () = stopped(&mut stop) => Err(Outcome::Stopped),
         };
-        drop(place);
         let Ends { client, server } = party.ends;
         match told_apart {
             Ok(Destination::Shard { socket, tls, early }) => {
@@ -104,14 +103,23 @@ impl FrontDoor {
                     stop,
                 };
                 let router = self.http.clone();
-                http::serve(*tls, early, client, visit, router, &self.limits, &self.behind).await;
+                tokio::select! {
+                    () = http::serve(*tls, early, client, visit, router, &self.limits, &self.behind) => {}
+                    () = displacement.told() => {}
+                }
             }
             Ok(Destination::Backend { route, arrival }) => {
                 let Behind { bounds, counters, .. } = &self.behind;
                 match route.take(arrival, party.ends, bounds).await {
                     Ok(routed) => {
                         self.counters.count(Outcome::Routed);
-                        routed.carry(bounds, counters, stop).await;
+                        let end = async {
+                            tokio::select! {
+                                () = stopped(&mut stop) => {}
+                                () = displacement.told() => {}
+                            }
+                        };
+                        routed.carry(bounds, counters, end).await;
                     }
                     Err(outcome) => self.counters.count(outcome),
                 }
@@ -123,7 +131,7 @@ impl FrontDoor {
         }
     }
 
-    /// By its first bytes, behind those of a proxy.
+    /// By its first bytes, behind those of a proxy. A proxy has no place of its own: it would hold those of all its clients.
     async fn tell_apart(
         &self,
         mut arrival: Arrival,
@@ -135,6 +143,22 @@ impl FrontDoor {
         if party.proxied {
             self.read_proxy_header(&mut arrival, party, deadline).await?;
         }
+        let mut place = self.admission.enter(party.ends.client.ip());
+        tokio::select! {
+            biased;
+            told_apart = self.tell_client_apart(arrival, party, accepts, deadline, stop) => told_apart,
+            () = place.lost() => Err(Outcome::Evicted),
+        }
+    }
+
+    async fn tell_client_apart(
+        &self,
+        mut arrival: Arrival,
+        party: &Party,
+        accepts: Accepts,
+        deadline: Instant,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Destination, Outcome> {
         match arrival.opening(deadline).await? {
             Opening::Tls if accepts.tls || accepts.https => self.accept_tls(arrival, accepts, deadline, stop).await,
             Opening::Turn if accepts.tcp => Ok(Destination::Shard {

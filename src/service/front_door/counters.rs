@@ -21,9 +21,11 @@ pub enum Outcome {
     TooManyConnections,
     /// Refused: too many connections from one source.
     TooManyFromSource,
-    /// Refused: the source opens connections too often.
+    /// Refused: too many connections from one network.
+    TooManyFromNetwork,
+    /// Refused: the source, or its network, opens connections too often.
     TooFast,
-    /// Gave its place to a newer connection before it had shown what it wants.
+    /// Lost its place to another connection before it had shown what it wants: its source had the most.
     Evicted,
     /// No first byte in time, or too few to tell what it is.
     Silent,
@@ -51,7 +53,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome: `ALL[x as usize] == x`.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Tcp,
         Self::Tls,
         Self::Https,
@@ -60,6 +62,7 @@ impl Outcome {
         Self::TooManyRouted,
         Self::TooManyConnections,
         Self::TooManyFromSource,
+        Self::TooManyFromNetwork,
         Self::TooFast,
         Self::Evicted,
         Self::Silent,
@@ -86,6 +89,7 @@ impl Outcome {
             Self::TooManyRouted => "too_many_routed",
             Self::TooManyConnections => "too_many_connections",
             Self::TooManyFromSource => "too_many_from_source",
+            Self::TooManyFromNetwork => "too_many_from_network",
             Self::TooFast => "too_fast",
             Self::Evicted => "evicted",
             Self::Silent => "silent",

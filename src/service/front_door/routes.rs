@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Outcome;
-use super::accept::stopped;
 use super::arrival::Arrival;
 use super::behind::{Backend, BehindCounters, Bounds};
 use super::proxy::{self, Ends};
@@ -158,8 +157,7 @@ impl Route {
 
 impl Routed {
     /// Carries bytes both ways until it ends.
-    pub(super) async fn carry(mut self, bounds: &Bounds, counters: &BehindCounters, mut stop: watch::Receiver<bool>) {
-        let stop = stopped(&mut stop);
+    pub(super) async fn carry(mut self, bounds: &Bounds, counters: &BehindCounters, stop: impl Future<Output = ()>) {
         let spliced = splice(
             &mut self.client,
             &mut self.backend,

@@ -27,7 +27,7 @@ pub enum SpliceEnd {
     Silent,
     /// Its place at the backends was needed for a client with fewer.
     Displaced,
-    /// The server stopped first.
+    /// The server stopped first, or the connection had to give way to another.
     Stopped,
 }
 

@@ -230,7 +230,13 @@ impl Upstream {
             let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else {
                 return;
             };
-            let stop = super::accept::stopped(&mut stop);
+            let displacement = guard.displacement();
+            let stop = async {
+                tokio::select! {
+                    () = super::accept::stopped(&mut stop) => {}
+                    () = displacement.told() => {}
+                }
+            };
             // Cut off is what has no close frame (RFC 6455 §7.1.5), and at the client's no end of TLS either.
             let spliced = splice(
                 TokioIo::new(client),

@@ -36,6 +36,11 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
         "Connections closed unseen because no file descriptor was left for them.",
         Sample::plain(counters.shed()),
     );
+    out.counter(
+        "relay_connections_displaced_total",
+        "Connections ended for others because there were too many and their sources had the most.",
+        Sample::plain(door.displaced_connections()),
+    );
     let behind = door.behind();
     out.gauge(
         "relay_backend_connections",

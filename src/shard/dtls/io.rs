@@ -1,5 +1,6 @@
 //! What a worker does with its DTLS clients.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use super::super::caps::{Over, Unit};
@@ -7,7 +8,7 @@ use super::super::counters::{DtlsClose, DtlsDrop};
 use super::super::deliver::to_listener;
 use super::super::link::Name;
 use super::super::worker::Worker;
-use super::{Dtls, Newcomer, longest_message, over_dtls};
+use super::{Bounds, Dtls, Newcomer, longest_message, over_dtls};
 use crate::net::dtls::{DtlsError, Listened, client_hello};
 use crate::net::udp::Datagram;
 use crate::turn::DropReason;
@@ -56,15 +57,19 @@ impl Worker {
         };
         let outcome = dtls.endpoint.listen(self.now.mono, &five_tuple, hello.record);
         match outcome {
+            Listened::Spent => self.stats.dtls_drop(DtlsDrop::CookieSpent),
             Listened::Accepted(association) => {
                 let rest = (!hello.rest.is_empty()).then(|| hello.rest.into());
                 let random = hello.random;
                 if let Some(&old) = dtls.by_five_tuple.get(&five_tuple) {
                     self.remove_dtls(old, DtlsClose::Replaced);
                 }
-                let Some(unit) = self.take_unit(&five_tuple) else {
-                    self.stats.dtls_drop(DtlsDrop::Limit);
-                    return;
+                let unit = match self.take_unit(&five_tuple) {
+                    Ok(unit) => unit,
+                    Err(reason) => {
+                        self.stats.dtls_drop(reason);
+                        return;
+                    }
                 };
                 let newcomer = Newcomer {
                     association,
@@ -93,24 +98,57 @@ impl Worker {
         }
     }
 
-    /// A newcomer's share of all associations. Where they are used up, or too many handshakes are under way, the oldest
-    /// handshake gives way: its client may never come back, the newcomer has just shown that it is there.
-    fn take_unit(&mut self, client: &FiveTuple) -> Option<Unit> {
-        let take = |dtls: &Dtls| {
-            let config = &dtls.config;
-            dtls.caps
-                .take(client.client.ip(), config.associations, config.associations_per_ip)
+    /// A newcomer's share of all associations. Where they are used up, or too many handshakes are under way, the source that
+    /// has the most without an allocation, or the most handshakes, loses its oldest ([`crate::turn::shares`]).
+    ///
+    /// # Errors
+    /// Why it may not begin.
+    fn take_unit(&mut self, client: &FiveTuple) -> Result<Unit, DtlsDrop> {
+        let ip = client.client.ip();
+        let dtls = self.dtls.as_mut().ok_or(DtlsDrop::Limit)?;
+        let bounds = Bounds {
+            all: dtls.config.associations,
+            per_source: dtls.config.associations_per_ip,
+            per_network: dtls.config.associations_per_network,
         };
-        let dtls = self.dtls.as_ref()?;
-        let unit = take(dtls);
-        let full = match &unit {
-            Ok(_) => dtls.half_open.len() >= dtls.config.handshakes,
-            Err(over) => matches!(over, Over::All(_)),
+        let unit = match dtls.shared.caps.take(ip, bounds) {
+            Ok(unit) => Ok(unit),
+            Err(Over::All(share)) => Err(share),
+            Err(Over::Source) => return Err(DtlsDrop::Limit),
         };
-        if let Some(&oldest) = dtls.half_open.front().filter(|_| full) {
-            self.remove_dtls(oldest, DtlsClose::Displaced);
+        // Second, so that what is refused anyway is not counted.
+        if !dtls.shared.arrivals.admit(self.now.mono, ip) {
+            return Err(DtlsDrop::TooFast);
         }
-        unit.ok().or_else(|| take(self.dtls.as_ref()?).ok())
+        match unit {
+            Ok(unit) => {
+                if dtls.half_open.len() >= dtls.config.handshakes
+                    && let Some(slot) = dtls.half_open.displace(ip)
+                {
+                    self.remove_dtls(slot, DtlsClose::Displaced);
+                }
+                Ok(unit)
+            }
+            Err(share) => {
+                let slot = self.next_to_yield(ip);
+                let unit = slot.and_then(|slot| self.remove_dtls(slot, DtlsClose::Displaced));
+                unit.map(|unit| unit.hand_over(share)).ok_or(DtlsDrop::Limit)
+            }
+        }
+    }
+
+    /// Who gives way to one more of `ip`.
+    fn next_to_yield(&mut self, ip: IpAddr) -> Option<u32> {
+        loop {
+            let dtls = self.dtls.as_mut()?;
+            let slot = dtls.yielding.displace(ip)?;
+            let peer = dtls.at(slot)?;
+            peer.yielding = None;
+            // Whoever has an allocation by now stays.
+            if !self.server.has_allocation(&peer.client) {
+                return Some(slot);
+            }
+        }
     }
 
     /// Hands every message of the datagram that the association in `slot` has just been given to the core.
@@ -152,7 +190,7 @@ impl Worker {
             Ok(()) if taken == 0 && sent == 0 => self.stats.dtls_drop(DtlsDrop::Discarded),
             Ok(()) => {}
             Err(DtlsError::Closed) => self.close_dtls(slot, DtlsClose::Client),
-            Err(DtlsError::Failed) => self.remove_dtls(slot, DtlsClose::Failed),
+            Err(DtlsError::Failed) => drop(self.remove_dtls(slot, DtlsClose::Failed)),
         }
     }
 
@@ -206,11 +244,9 @@ impl Worker {
         let now = self.now.mono;
         let Some(dtls) = &mut self.dtls else { return };
         dtls.next_timer = None;
-        for index in (0..dtls.half_open.len()).rev() {
+        let slots: Vec<u32> = dtls.half_open.iter().copied().collect();
+        for slot in slots {
             let Some(dtls) = &mut self.dtls else { return };
-            let Some(&slot) = dtls.half_open.get(index) else {
-                continue;
-            };
             let Some(peer) = dtls.at(slot) else { continue };
             let due = peer.retransmit_at.is_some_and(|at| at <= now);
             if due && peer.association.handle_timeout().is_err() {
@@ -310,15 +346,16 @@ impl Worker {
     }
 
     /// Forgets an association; its allocation ends with this turn, because nobody can come back to it.
-    fn remove_dtls(&mut self, slot: u32, reason: DtlsClose) {
-        if let Some(peer) = self.dtls.as_mut().and_then(|dtls| dtls.remove(slot)) {
-            self.departed.push(peer.client);
-            self.stats.dtls_associations.sub(1);
-            if !peer.established {
-                self.stats.dtls_half_open.sub(1);
-            }
-            self.stats.dtls_closed[reason as usize].add(1);
+    /// Returns its share of all associations.
+    fn remove_dtls(&mut self, slot: u32, reason: DtlsClose) -> Option<Unit> {
+        let peer = self.dtls.as_mut()?.remove(slot)?;
+        self.departed.push(peer.client);
+        self.stats.dtls_associations.sub(1);
+        if !peer.established {
+            self.stats.dtls_half_open.sub(1);
         }
+        self.stats.dtls_closed[reason as usize].add(1);
+        Some(peer.unit)
     }
 
     /// Ends an association whose time is up: a handshake not completed, or no allocation for too long.
@@ -334,8 +371,11 @@ impl Worker {
             }
         } else if self.server.has_allocation(&peer.client) {
             peer.since = now;
+            dtls.set_yielding(slot, false);
         } else if now - peer.since >= idle_timeout {
             self.close_dtls(slot, DtlsClose::Idle);
+        } else {
+            dtls.set_yielding(slot, true);
         }
     }
 

@@ -109,12 +109,11 @@ impl Worker {
 
     fn send_to_backend(&mut self, slot: u32, packet: Range<usize>, tos: u8) {
         let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
-        let Some(flow) = self.http3.as_mut().and_then(|http3| http3.at(slot)) else {
-            return;
-        };
-        if flow.hear_client(self.now.mono, bytes) {
+        let Some(http3) = &mut self.http3 else { return };
+        if http3.hear_client(self.now.mono, slot, bytes) {
             self.stats.http3_unproven.sub(1);
         }
+        let Some(flow) = http3.at(slot) else { return };
         self.stats.http3_datagrams[0].add(1);
         self.stats.http3_bytes[0].add(bytes.len() as u64);
         let datagram = Datagram {

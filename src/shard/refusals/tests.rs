@@ -296,6 +296,7 @@ fn every_refusal() -> Vec<Refusal> {
         Refusal::MobilityForbidden,
         Refusal::UserQuota { held: 1, limit: 1 },
         Refusal::AddressQuota { held: 1, limit: 1 },
+        Refusal::NetworkQuota { held: 1, limit: 1 },
         Refusal::TotalLimit { limit: 1 },
         Refusal::ReservationQuota { limit: 1 },
         Refusal::NoFreePort {

@@ -103,6 +103,10 @@ fn allocation(refusal: &Refusal) -> Option<(String, &'static str)> {
             format!("address has {held} of {limit} allocations"),
             "limits.allocations_per_ip: many users behind one address, or a proxy without PROXY header",
         ),
+        Refusal::NetworkQuota { held, limit } => (
+            format!("the network of the address has {held} of {limit} allocations"),
+            "limits.allocations_per_network: a large site, or a carrier's NAT",
+        ),
         Refusal::TotalLimit { limit } => (
             format!("the server has {limit} of {limit} allocations"),
             "limits.allocations",

@@ -8,8 +8,31 @@ use super::super::schema::Raw;
 use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, ListenerSettings, RouteSettings};
 use super::super::value::{Auto, is_host_name};
 use super::Context;
+use super::capacity::{Capacity, per_network};
 use super::listeners::{Resolved, is_stream, is_udp};
 
+/// What is written, within what the open files allow.
+pub(super) fn bounded(raw: &Raw, capacity: &Capacity, cx: &mut Context<'_>) -> FrontDoorSettings {
+    let settings = settings(raw);
+    let http3 = &raw.front_door.http3;
+    FrontDoorSettings {
+        http3: Http3Settings {
+            flows: capacity.flows,
+            flows_per_network: per_network(
+                "front_door.http3.flows_per_network",
+                &http3.flows_per_network,
+                http3.flows_per_ip.value,
+                Some(capacity.flows),
+                cx,
+            ),
+            ..settings.http3
+        },
+        connections: capacity.backends,
+        ..settings
+    }
+}
+
+/// What is written.
 pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
     let front_door = &raw.front_door;
     FrontDoorSettings {
@@ -36,6 +59,7 @@ pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
             flows_per_ip: front_door.http3.flows_per_ip.value,
             new_flows_per_second: front_door.http3.new_flows_per_second.value,
             idle_timeout: front_door.http3.idle_timeout.value,
+            ..Http3Settings::default()
         },
         connections: front_door.connections.value,
         connect_timeout: front_door.connect_timeout.value,

@@ -1,6 +1,7 @@
 //! From the checked configuration to [`Settings`]: reads the files it names, looks up names and addresses.
 
 mod addresses;
+mod capacity;
 mod discovery;
 mod front_door;
 mod listeners;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use self::capacity::Capacity;
 pub(super) use self::front_door::own_names;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::effective::Effective;
@@ -44,9 +46,6 @@ use crate::turn::types::Transport;
 const CREDENTIAL: &str = "credential:";
 /// Where systemd puts such files.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
-
-/// Descriptors for everything that is neither an allocation nor a client's connection.
-const SPARE_FILES: u64 = 512;
 
 /// What building needs beside the configuration.
 pub(super) struct Context<'a> {
@@ -187,16 +186,21 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     tls::check_names(raw, &api, &served, cx);
     check_reach(raw, &api, &listeners, cx);
     let (peers, policy) = policy(raw, cx, &listeners, &found.relay)?;
+    let workers = workers(raw, cx);
+    let capacity = capacity::divide(raw, &found.relay, &listeners, workers, cx);
     let (secret_file, secret_is_new) = secrets.first_run.unzip();
     Some(Settings {
         realm: raw.realm.value.clone(),
         // Only where nothing is kept there can it be missing.
         state_dir: state_dir.unwrap_or_default(),
-        workers: workers(raw, cx),
+        workers,
         api,
         turn: turn_config(
             raw,
-            limits(raw, cx),
+            (
+                capacity::limits(raw, &capacity, cx),
+                tcp_config(&raw.turn.tcp, &capacity),
+            ),
             (secrets.credentials, secrets.nonce_key),
             policy,
             found.relay,
@@ -206,9 +210,9 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         external: found.settings,
         peers,
         tls,
-        stream: stream_settings(raw),
-        front_door: front_door::settings(raw),
-        dtls: dtls_settings(raw),
+        stream: stream_settings(raw, &capacity, cx),
+        front_door: front_door::bounded(raw, &capacity, cx),
+        dtls: dtls_settings(raw, cx),
         udp: udp_settings(&raw.udp),
         admin: admin_settings(raw),
         log: log_settings(raw),
@@ -275,54 +279,6 @@ fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {
     }
 }
 
-/// The core's limits; `allocations` follows the relay ports and the files this process may open.
-fn limits(raw: &Raw, cx: &mut Context<'_>) -> Limits {
-    let ports = u64::from(raw.relay.ports.value.count());
-    let tcp = &raw.turn.tcp;
-    let peers = if tcp.enabled.value {
-        u64::from(tcp.connections.value)
-    } else {
-        0
-    };
-    let connections = u64::try_from(raw.limits.connections.value)
-        .unwrap_or(u64::MAX)
-        .saturating_add(peers);
-    let room = cx
-        .env
-        .open_files()
-        .map_or(u64::MAX, |files| files.saturating_sub(SPARE_FILES));
-    let allocations = match raw.limits.allocations.value {
-        Auto::Given(given) => {
-            let given = u64::try_from(given).unwrap_or(1);
-            if given.saturating_add(connections) > room {
-                let message = format!(
-                    "{given} allocations and {connections} connections need more files than the {} this process may open",
-                    room.saturating_add(SPARE_FILES)
-                );
-                let help = "raise LimitNOFILE= in the systemd unit, or `ulimit -Hn`";
-                cx.d.push(Diagnostic::warning(message).at(raw.limits.allocations.place).help(help));
-            }
-            given
-        }
-        Auto::Auto => {
-            // Where files are few, half of them are for clients.
-            let files = room.saturating_sub(connections).max(room / 2).max(1);
-            let allocations = ports.min(files);
-            let why = if files < ports {
-                "as many as open files allow"
-            } else {
-                "one per relay port"
-            };
-            cx.effective.note("limits.allocations", format!("{allocations}: {why}"));
-            allocations
-        }
-    };
-    Limits {
-        allocations: u32::try_from(allocations).unwrap_or(u32::MAX),
-        ..raw.limits.core.clone()
-    }
-}
-
 fn api_settings(
     raw: &Raw,
     keys: Vec<ApiKey>,
@@ -359,6 +315,13 @@ fn api_settings(
         max_ttl: api.max_ttl.value,
         mints_per_minute_per_key: api.mints_per_minute_per_key.value,
         mints_per_minute_per_ip: api.mints_per_minute_per_ip.value,
+        mints_per_minute_per_network: capacity::per_network(
+            "api.mints_per_minute_per_network",
+            &api.mints_per_minute_per_network,
+            api.mints_per_minute_per_ip.value,
+            None,
+            cx,
+        ),
     };
     offer(&mut settings, listeners, forced);
     if settings.uris_from_listeners || forced.everyone {
@@ -460,7 +423,7 @@ fn ipv6_net(net: IpNet) -> Option<Ipv6Net> {
 
 fn turn_config(
     raw: &Raw,
-    limits: Limits,
+    (limits, tcp): (Limits, Option<TcpConfig>),
     (credentials, nonce_key): (Arc<Credentials>, Option<NonceKey>),
     policy: Arc<PeerPolicy>,
     relay: RelayConfig,
@@ -489,16 +452,16 @@ fn turn_config(
             grace: raw.turn.mobility.grace.value,
         }),
         discovery,
-        tcp: tcp_config(&raw.turn.tcp),
+        tcp,
         limits,
     }
 }
 
-fn tcp_config(raw: &RawTcp) -> Option<TcpConfig> {
+fn tcp_config(raw: &RawTcp, capacity: &Capacity) -> Option<TcpConfig> {
     raw.enabled.value.then(|| TcpConfig {
         peer_ports: raw.peer_ports.value.iter().map(|ports| ports.0.clone()).collect(),
         connections_per_allocation: raw.connections_per_allocation.value,
-        connections: raw.connections.value,
+        connections: capacity.peers,
         max_bytes: raw
             .max_bytes
             .value
@@ -547,12 +510,21 @@ fn admin_settings(raw: &Raw) -> AdminSettings {
     }
 }
 
-fn dtls_settings(raw: &Raw) -> DtlsSettings {
+fn dtls_settings(raw: &Raw, cx: &mut Context<'_>) -> DtlsSettings {
+    let dtls = &raw.dtls;
     DtlsSettings {
-        mtu: raw.dtls.mtu.value,
-        associations: raw.dtls.associations.value,
-        associations_per_ip: raw.dtls.associations_per_ip.value,
-        handshakes: raw.dtls.handshakes.value,
+        mtu: dtls.mtu.value,
+        associations: dtls.associations.value,
+        associations_per_ip: dtls.associations_per_ip.value,
+        associations_per_network: capacity::per_network(
+            "dtls.associations_per_network",
+            &dtls.associations_per_network,
+            dtls.associations_per_ip.value,
+            Some(dtls.associations.value),
+            cx,
+        ),
+        associations_per_cookie: dtls.associations_per_cookie.value,
+        handshakes: dtls.handshakes.value,
     }
 }
 
@@ -568,11 +540,18 @@ fn udp_settings(udp: &RawUdp) -> UdpSettings {
     }
 }
 
-fn stream_settings(raw: &Raw) -> StreamSettings {
+fn stream_settings(raw: &Raw, capacity: &Capacity, cx: &mut Context<'_>) -> StreamSettings {
     let limits = &raw.limits;
     StreamSettings {
-        max_connections: limits.connections.value,
+        max_connections: capacity.connections,
         max_connections_per_ip: limits.connections_per_ip.value,
+        max_connections_per_network: capacity::per_network(
+            "limits.connections_per_network",
+            &limits.connections_per_network,
+            limits.connections_per_ip.value,
+            Some(capacity.connections),
+            cx,
+        ),
         max_new_connections_per_second: limits.new_connections_per_second.value,
         max_handshakes: limits.handshakes.value,
         handshake_timeout: limits.handshake_timeout.value,

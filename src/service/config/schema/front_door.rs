@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::super::reader::{Located, Section};
 use super::super::settings::{BackendAddress, FrontDoorSettings};
-use super::super::value::{Bytes, OffOr, Placed, ServerName};
+use super::super::value::{Auto, Bytes, OffOr, Placed, ServerName};
 use super::{DAY, HOUR, MINUTE, SECOND};
 use crate::shard::Http3Config;
 
@@ -26,6 +26,7 @@ pub(in super::super) struct RawHttp3 {
     pub(in super::super) backend: Located<OffOr<BackendAddress>>,
     pub(in super::super) flows: Located<u32>,
     pub(in super::super) flows_per_ip: Located<u32>,
+    pub(in super::super) flows_per_network: Located<Auto<u32>>,
     pub(in super::super) new_flows_per_second: Located<u32>,
     pub(in super::super) idle_timeout: Located<Duration>,
 }
@@ -62,6 +63,7 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawFrontDoor {
             backend: s.value("backend", OffOr(d.http3.backend)),
             flows: s.number("flows", d.http3.flows, 1..=Http3Config::MOST_FLOWS),
             flows_per_ip: s.number("flows_per_ip", d.http3.flows_per_ip, 1..=Http3Config::MOST_FLOWS),
+            flows_per_network: s.auto_number("flows_per_network", 1..=Http3Config::MOST_FLOWS),
             new_flows_per_second: s.number("new_flows_per_second", d.http3.new_flows_per_second, 1..=1_000_000),
             idle_timeout: s.within("idle_timeout", d.http3.idle_timeout, SECOND..=HOUR),
         }),

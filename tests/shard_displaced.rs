@@ -1,0 +1,69 @@
+//! A stream whose place the front door wants for somebody else.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
+
+mod shard_support;
+
+use std::io::Read;
+use std::sync::Arc;
+
+use relay::shard::counters::STREAM_CLOSE_REASONS;
+use relay::shard::handover::{Displace, StreamGuard, StreamHandover};
+use relay::wire::message::Method;
+use shard_support::*;
+
+fn displaced(server: &TestServer) -> u64 {
+    let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == "displaced").unwrap();
+    server.stat(|s| s.streams_closed[i].get())
+}
+
+/// Counts a connection as the front door does, and lets the test end it.
+struct Guard {
+    settled: std::sync::mpsc::Sender<()>,
+    displace: Arc<std::sync::Mutex<Option<Displace>>>,
+}
+
+impl StreamGuard for Guard {
+    fn settle(&mut self) {
+        self.settled.send(()).unwrap();
+    }
+
+    fn when_displaced(&mut self, displace: Displace) {
+        *self.displace.lock().unwrap() = Some(displace);
+    }
+}
+
+#[test]
+fn a_stream_whose_place_is_wanted_is_closed_and_one_that_has_logged_in_stays() {
+    let server = TestServer::start(2);
+    for logs_in in [false, true] {
+        let (settled, has_settled) = std::sync::mpsc::channel();
+        let displace = Arc::default();
+        let (stream, handover) = tcp_pair(Vec::new());
+        let guard = Box::new(Guard {
+            settled,
+            displace: Arc::clone(&displace),
+        });
+        server.shards.adopt(StreamHandover { guard, ..handover });
+        let mut watched = stream.try_clone().unwrap();
+        let mut client = Client::tcp(stream);
+        client.request(Method::Binding, &|_| {});
+        if logs_in {
+            client.allocate();
+            assert!(has_settled.try_recv().is_ok(), "before it is answered");
+        }
+        let displace = displace.lock().unwrap().take().expect("the worker has said how");
+        displace();
+        if logs_in {
+            // Whoever was quicker, the message has been heard when the next request is answered.
+            client.request(Method::Refresh, &|_| {});
+        } else {
+            let mut rest = Vec::new();
+            // However it is closed.
+            let _ = watched.read_to_end(&mut rest);
+            assert_eq!(rest, b"");
+            assert!(has_settled.try_recv().is_err());
+        }
+        server.becomes("displaced", 1, displaced);
+    }
+}
