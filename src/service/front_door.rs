@@ -22,6 +22,7 @@ mod counters;
 mod headers;
 mod http;
 mod pace;
+mod places;
 pub mod proxy;
 mod recognise;
 mod routes;

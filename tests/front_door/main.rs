@@ -11,6 +11,7 @@ mod flood;
 mod http;
 mod keys;
 mod pace;
+mod places;
 mod proxied;
 mod recorder;
 mod routed;

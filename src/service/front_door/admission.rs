@@ -203,7 +203,7 @@ pub(super) struct Displacement {
 }
 
 impl Displacement {
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         self.told.send_replace(true);
         if let Some(shard) = lock(&self.shard).take() {
             shard();
@@ -264,9 +264,8 @@ impl StreamGuard for ConnectionGuard {
     fn settle(&mut self) {
         let Some(place) = self.yielding.take() else { return };
         let mut open = lock(&self.open);
-        open.yielding.leave(place);
-        if self.displacement.is_told() {
-            // It came too late; whoever was let in for it is one more.
+        if open.yielding.leave(place).is_none() {
+            // It comes too late; whoever was let in for it is one more.
             open.leaving -= 1;
         }
     }
@@ -286,11 +285,10 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
         open.total -= 1;
-        if let Some(place) = self.yielding {
-            open.yielding.leave(place);
-            if self.displacement.is_told() {
-                open.leaving -= 1;
-            }
+        if let Some(place) = self.yielding
+            && open.yielding.leave(place).is_none()
+        {
+            open.leaving -= 1;
         }
         if let Some(ends) = &self.told {
             open.told.remove(ends);

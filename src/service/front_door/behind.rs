@@ -5,10 +5,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::pace::Pace;
+use super::places::Places;
 use super::routes::Routes;
 use super::splice::SpliceEnd;
 use super::upstream::{Forwarded, Upstream};
@@ -82,7 +82,12 @@ impl Behind {
 
     /// Connections and requests that are with a backend now.
     pub fn open(&self) -> usize {
-        self.bounds.most - self.bounds.places.available_permits()
+        self.bounds.places.held()
+    }
+
+    /// Connections and requests that lost their place at a backend to a client with fewer.
+    pub fn displaced(&self) -> u64 {
+        self.bounds.places.displaced()
     }
 }
 
@@ -116,8 +121,7 @@ impl BehindCounters {
 /// Bounds on what is passed on, shared by all backends.
 #[derive(Clone, Debug)]
 pub(super) struct Bounds {
-    most: usize,
-    places: Arc<Semaphore>,
+    pub(super) places: Places,
     /// For looking up the backend's name and connecting to it.
     pub(super) connect_timeout: Duration,
     /// For the first byte of an answer over HTTP.
@@ -132,21 +136,14 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(settings: &FrontDoorSettings) -> Self {
-        let most = settings.connections.min(Semaphore::MAX_PERMITS);
         Self {
-            most,
-            places: Arc::new(Semaphore::new(most)),
+            places: Places::new(settings.connections),
             connect_timeout: settings.connect_timeout,
             answer_timeout: settings.answer_timeout,
             first_bytes_timeout: settings.first_bytes_timeout,
             pace: Pace::from(settings),
             idle_timeout: settings.idle_timeout,
         }
-    }
-
-    /// A place for one more, until it is dropped.
-    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 }
 

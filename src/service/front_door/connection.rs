@@ -13,13 +13,13 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::accept::stopped;
-use super::admission::ConnectionGuard;
+use super::admission::{ConnectionGuard, Displacement};
 use super::arrival::{Arrival, HeaderError};
 use super::http::Visit;
 use super::proxy::Ends;
 use super::recognise::{Opening, recognise};
 use super::routes::Route;
-use super::splice::Activity;
+use super::splice::{Activity, SpliceEnd};
 use super::{Accepts, Behind, FrontDoor, Outcome, http};
 use crate::net::stream::KERNEL_UNSENT;
 use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
@@ -110,16 +110,11 @@ impl FrontDoor {
             }
             Ok(Destination::Backend { route, arrival }) => {
                 let Behind { bounds, counters, .. } = &self.behind;
-                match route.take(arrival, party.ends, bounds).await {
+                let place = Arc::clone(&displacement);
+                match route.take(arrival, party.ends, bounds, place).await {
                     Ok(routed) => {
                         self.counters.count(Outcome::Routed);
-                        let end = async {
-                            tokio::select! {
-                                () = stopped(&mut stop) => {}
-                                () = displacement.told() => {}
-                            }
-                        };
-                        routed.carry(bounds, counters, end).await;
+                        routed.carry(bounds, counters, over(&mut stop, &displacement)).await;
                     }
                     Err(outcome) => self.counters.count(outcome),
                 }
@@ -262,6 +257,14 @@ impl FrontDoor {
         // To OpenSSL the end of a stream without close_notify is an error.
         let _ = timeout(self.limits.http_header_timeout, tls.shutdown()).await;
         Err(outcome)
+    }
+}
+
+/// Returns when a connection that is passed on has to end, and why.
+pub(super) async fn over(stop: &mut watch::Receiver<bool>, displacement: &Displacement) -> SpliceEnd {
+    tokio::select! {
+        () = stopped(stop) => SpliceEnd::Stopped,
+        () = displacement.told() => SpliceEnd::Displaced,
     }
 }
 

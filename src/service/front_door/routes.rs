@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Outcome;
+use super::admission::Displacement;
 use super::arrival::Arrival;
 use super::behind::{Backend, BehindCounters, Bounds};
+use super::places::Place;
 use super::proxy::{self, Ends};
-use super::splice::{Beginning, splice};
+use super::splice::{Beginning, SpliceEnd, splice};
 use crate::service::backends::Backends;
 use crate::service::config::settings::{FrontDoorSettings, RouteSettings};
 use crate::service::tls_store::CertificateInfo;
@@ -130,13 +131,20 @@ impl fmt::Display for Hidden {
 pub(super) struct Routed {
     client: TcpStream,
     backend: TcpStream,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Route {
     /// Connects to the backend and gives it what the client has sent so far.
-    pub(super) async fn take(&self, arrival: Arrival, ends: Ends, bounds: &Bounds) -> Result<Routed, Outcome> {
-        let place = bounds.place().ok_or(Outcome::TooManyRouted)?;
+    pub(super) async fn take(
+        &self,
+        arrival: Arrival,
+        ends: Ends,
+        bounds: &Bounds,
+        displacement: Arc<Displacement>,
+    ) -> Result<Routed, Outcome> {
+        let place = bounds.places.enter(ends.client.ip(), displacement);
+        let place = place.ok_or(Outcome::TooManyRouted)?;
         let mut backend = self.backend.connect(bounds).await.ok_or(Outcome::BackendDown)?;
         let mut first = Vec::new();
         if self.proxy_header {
@@ -157,13 +165,18 @@ impl Route {
 
 impl Routed {
     /// Carries bytes both ways until it ends.
-    pub(super) async fn carry(mut self, bounds: &Bounds, counters: &BehindCounters, stop: impl Future<Output = ()>) {
+    pub(super) async fn carry(
+        mut self,
+        bounds: &Bounds,
+        counters: &BehindCounters,
+        over: impl Future<Output = SpliceEnd>,
+    ) {
         let spliced = splice(
             &mut self.client,
             &mut self.backend,
             bounds.idle_timeout,
             Beginning::Both(bounds.first_bytes_timeout),
-            stop,
+            over,
         )
         .await;
         for (socket, cut) in [(&self.client, spliced.client_cut), (&self.backend, spliced.backend_cut)] {

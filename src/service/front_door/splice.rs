@@ -25,9 +25,9 @@ pub enum SpliceEnd {
     Idle,
     /// An end was not heard of in time.
     Silent,
-    /// Its place at the backends was needed for a client with fewer.
+    /// It gave way to a client with fewer connections, or fewer places at the backends.
     Displaced,
-    /// The server stopped first, or the connection had to give way to another.
+    /// The server stopped first.
     Stopped,
 }
 
@@ -95,7 +95,7 @@ pub(super) async fn splice(
     backend: impl AsyncRead + AsyncWrite + Unpin,
     idle: Duration,
     beginning: Beginning,
-    stop: impl Future<Output = ()>,
+    over: impl Future<Output = SpliceEnd>,
 ) -> Spliced {
     let moved = Activity::default();
     let mut client = Watched::new(client, moved.clone());
@@ -108,7 +108,7 @@ pub(super) async fn splice(
         },
         () = moved.rests_for(idle) => SpliceEnd::Idle,
         () = beginning.missed(&heard.0, &heard.1) => SpliceEnd::Silent,
-        () = stop => SpliceEnd::Stopped,
+        end = over => end,
     };
     Spliced {
         end,

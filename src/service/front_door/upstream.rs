@@ -20,13 +20,14 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
 use super::behind::{Backend, BehindCounters, Bounds};
+use super::connection::over;
 use super::headers;
 use super::http::Visit;
 use super::pace::TooSlow;
+use super::places::Place;
 use super::splice::{Beginning, splice};
 use crate::service::backends::Backends;
 use crate::service::config::settings::BackendAddress;
@@ -165,12 +166,15 @@ impl Upstream {
         let (Some(visit), Some(client)) = (visit, client) else {
             return Err(Failure::Refused);
         };
-        let place = self.bounds.place().ok_or(Failure::Busy)?;
+        let place = self.bounds.places.enter(client.ip(), visit.guard.displacement());
+        let place = Arc::new(place.ok_or(Failure::Busy)?);
         let upgrade = request
             .extensions_mut()
             .remove::<OnUpgrade>()
             .filter(|_| headers::wants_websocket(request.headers()));
         let request = rewrite(request, &self.backend.address, client, upgrade.is_some())?;
+        // It may outlast its answer.
+        let request = request.map(|body| holding(body, &place));
 
         // Nobody has to think long about WebSocket.
         let patience = match upgrade {
@@ -192,12 +196,7 @@ impl Upstream {
         self.counters.count_forwarded(Forwarded::Answered);
         let (mut parts, body) = response.into_parts();
         headers::drop_one_hop(&mut parts.headers);
-        // The place is held as long as the body takes.
-        let body = body.map_frame(move |frame| {
-            let _held = &place;
-            frame
-        });
-        Ok(Response::from_parts(parts, Body::new(body)))
+        Ok(Response::from_parts(parts, holding(Body::new(body), &place)))
     }
 
     fn failed(&self, error: &hyper_util::client::legacy::Error) -> Failure {
@@ -220,7 +219,7 @@ impl Upstream {
         mut response: Response<hyper::body::Incoming>,
         client: OnUpgrade,
         visit: Visit,
-        place: OwnedSemaphorePermit,
+        place: Arc<Place>,
     ) -> Response {
         let backend = hyper::upgrade::on(&mut response);
         let counters = Arc::clone(&self.counters);
@@ -231,19 +230,14 @@ impl Upstream {
                 return;
             };
             let displacement = guard.displacement();
-            let stop = async {
-                tokio::select! {
-                    () = super::accept::stopped(&mut stop) => {}
-                    () = displacement.told() => {}
-                }
-            };
+            let over = over(&mut stop, &displacement);
             // Cut off is what has no close frame (RFC 6455 §7.1.5), and at the client's no end of TLS either.
             let spliced = splice(
                 TokioIo::new(client),
                 TokioIo::new(backend),
                 idle,
                 Beginning::Either(first),
-                stop,
+                over,
             )
             .await;
             counters.count_end(spliced.end);
@@ -277,6 +271,15 @@ impl IntoResponse for Failure {
         };
         (status, text).into_response()
     }
+}
+
+/// A body that holds a place for as long as it takes.
+fn holding(body: Body, place: &Arc<Place>) -> Body {
+    let place = Arc::clone(place);
+    Body::new(body.map_frame(move |frame| {
+        let _held = &place;
+        frame
+    }))
 }
 
 /// The request as the web server is to see it.

@@ -48,6 +48,11 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
         Sample::plain(behind.open()),
     );
     out.counter(
+        "relay_backend_displaced_total",
+        "Connections and requests that lost their place at a backend to a client with fewer.",
+        Sample::plain(behind.displaced()),
+    );
+    out.counter(
         "relay_backend_connections_ended_total",
         "Spliced connections to backends that ended, WebSocket included, by how.",
         SpliceEnd::ALL.map(|end| Sample::with([("reason", end.as_str())], behind.counters().ends(end))),

@@ -188,7 +188,6 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     let (peers, policy) = policy(raw, cx, &listeners, &found.relay)?;
     let workers = workers(raw, cx);
     let capacity = capacity::divide(raw, &found.relay, &listeners, workers, cx);
-    let (secret_file, secret_is_new) = secrets.first_run.unzip();
     Some(Settings {
         realm: raw.realm.value.clone(),
         // Only where nothing is kept there can it be missing.
@@ -217,14 +216,20 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         admin: admin_settings(raw),
         log: log_settings(raw),
         shutdown_timeout: raw.shutdown_timeout.value,
-        first_run: FirstRun {
-            secret_file,
-            secret_is_new: secret_is_new.unwrap_or(false),
-            external: found.told,
-        },
+        first_run: first_run(secrets.first_run, found.told),
         listeners,
         lacking,
     })
+}
+
+/// What first-run set-up did: the file of the secret, and whether it was made just now; the addresses found.
+fn first_run(secret: Option<(PathBuf, bool)>, external: Vec<(IpAddr, String)>) -> FirstRun {
+    let (secret_file, secret_is_new) = secret.unzip();
+    FirstRun {
+        secret_file,
+        secret_is_new: secret_is_new.unwrap_or(false),
+        external,
+    }
 }
 
 fn log_settings(raw: &Raw) -> LogSettings {

@@ -1,0 +1,93 @@
+//! Places at the backends. When there are none left, whoever has most of them loses one ([`crate::turn::shares`]): a few
+//! addresses that hold many connections open, however busily, leave room for everybody else.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::admission::{Displacement, LEAVING};
+use crate::turn::shares::{self, Shares};
+
+/// All places.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    most: usize,
+    held: Arc<Mutex<Held>>,
+    displaced: Arc<AtomicU64>,
+}
+
+#[derive(Default)]
+struct Held {
+    shares: Shares<Arc<Displacement>>,
+    /// Connections that have lost their place and are still there.
+    leaving: usize,
+}
+
+impl core::fmt::Debug for Held {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Held")
+            .field("held", &self.shares.len())
+            .field("leaving", &self.leaving)
+            .finish()
+    }
+}
+
+impl Places {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            held: Arc::default(),
+            displaced: Arc::default(),
+        }
+    }
+
+    /// A place for a client, until it is dropped; `connection` ends when it is lost.
+    pub(super) fn enter(&self, client: IpAddr, connection: Arc<Displacement>) -> Option<Place> {
+        let mut held = lock(&self.held);
+        if held.shares.len() >= self.most {
+            // Those that were told go in milliseconds; nobody can have more told than that.
+            if held.leaving >= LEAVING {
+                return None;
+            }
+            held.shares.displace_heavier(client)?.tell();
+            held.leaving += 1;
+            self.displaced.fetch_add(1, Relaxed);
+        }
+        let place = held.shares.enter(client, connection);
+        Some(Place {
+            place,
+            held: Arc::clone(&self.held),
+        })
+    }
+
+    /// Places that are held.
+    pub(super) fn held(&self) -> usize {
+        lock(&self.held).shares.len()
+    }
+
+    /// Places lost to others since the start.
+    pub(super) fn displaced(&self) -> u64 {
+        self.displaced.load(Relaxed)
+    }
+}
+
+/// A poisoned lock guards counts that are still whole: nothing between their updates can panic.
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One place.
+#[derive(Debug)]
+pub(super) struct Place {
+    place: shares::Place,
+    held: Arc<Mutex<Held>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = lock(&self.held);
+        if held.shares.leave(self.place).is_none() {
+            held.leaving -= 1;
+        }
+    }
+}
