@@ -54,7 +54,7 @@ pub enum SendError {
     NoBuffers,
     /// Larger than UDP or, with DF, the interface takes (EMSGSIZE).
     TooLong,
-    /// An ICMP error kept coming in between (ECONNREFUSED).
+    /// ICMP errors kept coming in between (ECONNREFUSED).
     Refused,
     /// Forbidden by a firewall or to broadcast (EPERM, EACCES).
     Forbidden,
@@ -109,9 +109,23 @@ impl SendError {
         }
     }
 
-    /// Whether the error may be that of an earlier datagram, reported by ICMP and told to whoever calls next.
-    const fn may_be_pending(self) -> bool {
-        !matches!(self, Self::WouldBlock | Self::NoBuffers)
+    /// How often a datagram is tried that fails with this errno. It may be the error of an earlier datagram, reported by
+    /// ICMP and told to whoever calls next; then the datagram at hand has not been looked at, and more such errors, which
+    /// anybody can forge, may come before the next try.
+    const fn tries(errno: i32) -> u32 {
+        match errno {
+            libc::ENOBUFS | libc::ENOMEM => 1,
+            // Nothing but ICMP gives these.
+            libc::ECONNREFUSED
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+            | libc::EHOSTDOWN
+            | libc::ENONET => 32,
+            // The kernel may say so itself, each time.
+            libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EACCES | libc::EMSGSIZE => 4,
+            _ => 2,
+        }
     }
 }
 
@@ -302,10 +316,10 @@ enum End {
     Blocked,
 }
 
-/// Sends all units, each tried at most twice.
+/// Sends all units, each tried as often as its error deserves.
 fn transmit(units: &[Unit], stats: &mut SendStats, mut send: impl FnMut(usize) -> io::Result<usize>) -> End {
     let mut at = 0;
-    let mut retried = false;
+    let mut failures = 0;
     while let Some(unit) = units.get(at) {
         stats.calls += 1;
         let error = match send(at) {
@@ -313,7 +327,7 @@ fn transmit(units: &[Unit], stats: &mut SendStats, mut send: impl FnMut(usize) -
                 // At least one, or this would never end.
                 let end = (at + sent.max(1)).min(units.len());
                 units[at..end].iter().for_each(|unit| stats.count(*unit));
-                (at, retried) = (end, false);
+                (at, failures) = (end, 0);
                 continue;
             }
             Err(error) => error,
@@ -323,14 +337,17 @@ fn transmit(units: &[Unit], stats: &mut SendStats, mut send: impl FnMut(usize) -
         if class == SendError::WouldBlock {
             stats.failed[class as usize] += units[at..].iter().map(|unit| u64::from(unit.datagrams)).sum::<u64>();
             return End::Blocked;
-        } else if class.may_be_pending() && !retried {
-            retried = true;
-        } else if unit.datagrams > 1 && matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE) {
+        }
+        failures += 1;
+        if failures < SendError::tries(errno) {
+            continue;
+        }
+        if unit.datagrams > 1 && matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE) {
             stats.gso_refused += 1;
             return End::GsoRefused(unit.at, errno);
         } else {
             stats.failed[class as usize] += u64::from(unit.datagrams);
-            (at, retried) = (at + 1, false);
+            (at, failures) = (at + 1, 0);
         }
     }
     End::Sent
@@ -392,17 +409,21 @@ mod tests {
 
     #[test]
     fn an_error_that_stays_costs_its_own_datagram_only() {
-        for e in [
-            libc::EPERM,
-            libc::ENETUNREACH,
-            libc::EINVAL,
-            libc::EMSGSIZE,
-            libc::EBADF,
-            libc::ECONNREFUSED,
+        for (e, tries) in [
+            (libc::EPERM, 2),
+            (libc::ENETUNREACH, 4),
+            (libc::EINVAL, 2),
+            (libc::EMSGSIZE, 4),
+            (libc::EBADF, 2),
+            (libc::ECONNREFUSED, 32),
         ] {
-            let (end, stats, calls) = run(&[unit(1), unit(1), unit(1)], vec![Ok(1), errno(e), errno(e), Ok(1)]);
+            let failures = (0..tries).map(|_| errno(e));
+            let script = core::iter::once(Ok(1)).chain(failures).chain([Ok(1)]).collect();
+            let (end, stats, calls) = run(&[unit(1), unit(1), unit(1)], script);
             assert!(matches!(end, End::Sent));
-            assert_eq!((stats.datagrams, calls), (2, vec![0, 1, 1, 2]));
+            let mut expected = vec![1; tries + 2];
+            (expected[0], expected[tries + 1]) = (0, 2);
+            assert_eq!((stats.datagrams, calls), (2, expected));
             assert_eq!(stats.failed[SendError::of(e) as usize], 1);
         }
     }
@@ -420,11 +441,14 @@ mod tests {
     #[test]
     fn a_refused_gso_message_is_handed_back_and_a_lone_datagram_never_is() {
         for e in [libc::EIO, libc::EINVAL, libc::EMSGSIZE] {
-            let (end, stats, calls) = run(&[unit(1), unit(12)], vec![Ok(1), errno(e), errno(e)]);
+            let tries = SendError::tries(e) as usize;
+            let failures = || (0..tries).map(|_| errno(e));
+            let script = core::iter::once(Ok(1)).chain(failures()).collect();
+            let (end, stats, calls) = run(&[unit(1), unit(12)], script);
             assert!(matches!(end, End::GsoRefused(Cursor { message: 5, piece: 7 }, x) if x == e));
             assert_eq!((stats.datagrams, stats.gso_refused, stats.failed), (1, 1, [0; 8]));
-            assert_eq!(calls, [0, 1, 1]);
-            let (end, stats, _) = run(&[unit(1)], vec![errno(e), errno(e)]);
+            assert_eq!(calls.len(), 1 + tries);
+            let (end, stats, _) = run(&[unit(1)], failures().collect());
             assert!(matches!(end, End::Sent));
             assert_eq!((stats.gso_refused, stats.failed.iter().sum::<u64>()), (0, 1));
         }

@@ -1,3 +1,5 @@
+mod forged;
+
 use std::time::Duration as StdDuration;
 
 use super::*;
