@@ -77,6 +77,14 @@ fn hidden(ip: IpAddr) -> Vec<Ipv4Addr> {
     if prefix("64:ff9b::", 96) || prefix("64:ff9b:1::", 48) {
         hidden.push(low);
     }
+    if prefix("64:ff9b:1::", 48) {
+        // RFC 8215: behind prefixes of 48, 56 and 64 bits; the eight bits from 64 on are skipped (RFC 6052).
+        let (high, rest) = ((bits >> 64) as u64, bits as u64 & 0x00ff_ffff_ffff_ffff);
+        for shift in [16, 8, 0] {
+            let skipped = u128::from(high) << 56 | u128::from(rest);
+            hidden.push(Ipv4Addr::from_bits((skipped >> (24 + shift)) as u32));
+        }
+    }
     if (prefix("::", 96) && bits > 1) || prefix("::ffff:0:0:0", 96) {
         hidden.push(low);
     }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 /// An IP address, and every IPv4 address hidden in it.
 pub(super) struct Forms {
     pub(super) wire: IpAddr,
-    pub(super) embedded: SmallVec<[Ipv4Addr; 3]>,
+    pub(super) embedded: SmallVec<[Ipv4Addr; 6]>,
 }
 
 impl Forms {
@@ -44,17 +44,27 @@ pub(super) const fn is_transition(ip: Ipv6Addr) -> bool {
 /// Lengths RFC 6052 §2.2 gives a translation prefix.
 pub(super) const NAT64_LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 
-/// RFC 6052: the IPv4 address behind a NAT64 prefix. Bits 64..71 are skipped by every length but 96.
-fn translated(ip: Ipv6Addr, nat64: &[Ipv6Net]) -> Option<Ipv4Addr> {
-    let o = ip.octets();
+/// RFC 6052: the IPv4 address behind a NAT64 prefix. Inside 64:ff9b:1::/48 the network may use any length that fits
+/// (RFC 8215); unless the operator says which, each counts.
+fn translated(ip: Ipv6Addr, nat64: &[Ipv6Net]) -> impl Iterator<Item = Ipv4Addr> {
     let s = ip.segments();
-    let well_known = s[0] == 0x64 && s[1] == 0xff9b && (s[2..6] == [0; 4] || s[2] == 1);
-    // Inside 64:ff9b:1::/48 any length may be in use (RFC 8215); unless the operator says which, it is taken for 96.
-    let len = nat64
-        .iter()
-        .find(|net| net.contains(&ip))
-        .map(Ipv6Net::prefix_len)
-        .or(well_known.then_some(96))?;
+    let configured = nat64.iter().find(|net| net.contains(&ip)).map(Ipv6Net::prefix_len);
+    let well_known = s[0] == 0x64 && s[1] == 0xff9b;
+    let lengths: &[u8] = match configured {
+        Some(_) => &[],
+        None if well_known && s[2..6] == [0; 4] => &[96],
+        None if well_known && s[2] == 1 => &[48, 56, 64, 96],
+        None => &[],
+    };
+    configured
+        .into_iter()
+        .chain(lengths.iter().copied())
+        .map(move |len| behind(ip, len))
+}
+
+/// What stands behind a translation prefix of this length. Bits 64..71 are skipped by every length but 96.
+fn behind(ip: Ipv6Addr, len: u8) -> Ipv4Addr {
+    let o = ip.octets();
     let at = match len {
         32 => [4, 5, 6, 7],
         40 => [5, 6, 7, 9],
@@ -63,7 +73,7 @@ fn translated(ip: Ipv6Addr, nat64: &[Ipv6Net]) -> Option<Ipv4Addr> {
         64 => [9, 10, 11, 12],
         _ => [12, 13, 14, 15],
     };
-    Some(Ipv4Addr::from(at.map(|i: usize| o[i])))
+    Ipv4Addr::from(at.map(|i: usize| o[i]))
 }
 
 /// IPv4-compatible `::a.b.c.d` and IPv4-translated `::ffff:0:a.b.c.d`. `::` and `::1` are addresses of their own.

@@ -114,6 +114,38 @@ fn the_ipv4_address_behind_a_nat64_prefix_of_any_length_is_found() {
     }
 }
 
+/// RFC 8215 leaves the length to the network: a translator there may take any of these for 10.0.0.1.
+#[test]
+fn inside_the_local_nat64_prefix_an_address_is_refused_if_any_length_hides_a_refused_one() {
+    let opened = |nat64: &[&str]| {
+        policy(|config| {
+            config.allow = nets(&["64:ff9b:1::/48"]);
+            config.nat64 = nat64.iter().map(|net| net.parse().unwrap()).collect();
+        })
+    };
+    let hiding = [
+        ("64:ff9b:1::/48", "64:ff9b:1:a00:0:100:808:808"),
+        ("64:ff9b:1:800::/56", "64:ff9b:1:80a:0:1:808:808"),
+        ("64:ff9b:1:808::/64", "64:ff9b:1:808:a:0:108:808"),
+        ("64:ff9b:1:808:8:808::/96", "64:ff9b:1:808:8:808:10.0.0.1"),
+    ];
+    for (net, text) in hiding {
+        assert_eq!(opened(&[]).permission(ip(text)), Err(Denied::Embedded), "{text}");
+        assert_eq!(
+            opened(&[net]).permission(ip(text)),
+            Err(Denied::Embedded),
+            "{net} {text}"
+        );
+    }
+    let harmless = "64:ff9b:1:808:8:808:808:808";
+    assert_eq!(opened(&[]).permission(ip(harmless)), Ok(()));
+    // Who names the prefix is asked about no other length.
+    let wide = opened(&["64:ff9b:1::/96"]);
+    assert_eq!(wide.permission(ip("64:ff9b:1::8.8.8.8")), Ok(()));
+    assert_eq!(wide.permission(ip("64:ff9b:1::10.0.0.1")), Err(Denied::Embedded));
+    assert_eq!(opened(&[]).permission(ip("64:ff9b:1::8.8.8.8")), Err(Denied::Embedded));
+}
+
 #[test]
 fn nat64_peers_pass_where_the_operator_translates_unless_the_inner_address_is_refused() {
     let policy = policy(|config| config.nat64 = vec!["2600:64::/96".parse().unwrap()]);

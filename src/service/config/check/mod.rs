@@ -10,9 +10,9 @@ mod front_door;
 mod origin;
 
 use core::time::Duration;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::Located;
@@ -241,6 +241,26 @@ fn peers(peers: &RawPeers, d: &mut Diagnostics) {
         };
         let help = "a NAT64 prefix is 32, 40, 48, 56, 64 or 96 bits long, for example \"2001:db8:64::/96\"";
         d.push(Diagnostic::error(message).at(prefix.place).help(help));
+    }
+    local_nat64(peers, d);
+}
+
+/// RFC 8215 leaves the length of the prefixes in there to the network.
+fn local_nat64(peers: &RawPeers, d: &mut Diagnostics) {
+    let local = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48));
+    let named = |net: &IpNet| peers.nat64.value.iter().any(|one| one.value.0.contains(net));
+    let opened = |net: &IpNet| local.contains(net) || net.contains(&local);
+    let unnamed = peers.allow.value.iter().find(|one| {
+        let net = &one.value.0;
+        net.prefix_len() > 0 && opened(net) && !named(net)
+    });
+    if let Some(net) = unnamed {
+        let message = format!(
+            "`peers.allow`: the length of the NAT64 prefix in {} is not known",
+            net.value.0
+        );
+        let help = "name it in `peers.nat64`; until then a peer is refused if any length would hide a refused address";
+        d.push(Diagnostic::warning(message).at(net.place).help(help));
     }
 }
 
