@@ -52,6 +52,7 @@ fn certificates() -> TlsStore {
     let files = CertificateFiles {
         certificate: directory.join("cert.pem"),
         private_key: directory.join("key.pem"),
+        state_dir: Some(directory.clone()),
     };
     let wanted = SelfSigned {
         names: vec!["relay.test".to_owned()],

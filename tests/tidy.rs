@@ -271,3 +271,36 @@ fn every_decision_is_in_the_index() {
         .collect();
     report(&findings);
 }
+
+/// `service::files` reads regular files alone, bounded, and where nobody is held up. Another way would be none of that.
+#[test]
+fn files_are_read_and_written_in_one_place() {
+    const WAYS: &[&str] = &[
+        "File::open",
+        "File::create",
+        "OpenOptions",
+        "fs::read(",
+        "fs::read_to_string",
+        "fs::write(",
+    ];
+    let reads_elsewhere = |file: &&File| {
+        file.path.starts_with("src/") && file.is_rust() && !file.path.contains("/files") && !file.path.contains("tests")
+    };
+    let mut findings = Vec::new();
+    for file in files().iter().filter(reads_elsewhere) {
+        let tests = file.text.lines().position(|line| line.trim() == "#[cfg(test)]");
+        for (number, line) in file
+            .code()
+            .take_while(|(number, _)| tests.is_none_or(|tests| *number <= tests))
+        {
+            // What the kernel answers by itself is no file.
+            let is_kernels = ["/proc", "/dev/null", "schedstat", "\"status\""]
+                .iter()
+                .any(|name| line.contains(name));
+            if WAYS.iter().any(|way| line.contains(way)) && !is_kernels {
+                findings.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    assert!(findings.is_empty(), "use service::files:\n{}", findings.join("\n"));
+}

@@ -10,7 +10,6 @@ mod problem;
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,13 +22,16 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_acme::{AccountCache, AcmeConfig, CertCache, EventError, EventOk};
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
 
 use self::problem::Problem;
 use super::config::settings::AcmeSettings;
+use super::files::{self, own};
 use super::log;
 use super::run::unix_now;
-use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, without_byte_order_marks, write_private};
+use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, read_pem};
 use crate::turn::time::UnixTime;
 
 /// An order that takes longer is given up: the authority does not answer.
@@ -121,6 +123,7 @@ impl Acme {
     async fn order(&self) -> Result<(), Problem> {
         let contact = self.settings.contact.iter().map(|contact| format!("mailto:{contact}"));
         let kept = Kept {
+            state_dir: self.settings.state_dir.clone(),
             account: self.settings.account.clone(),
             tls: Arc::clone(&self.tls),
         };
@@ -207,8 +210,7 @@ fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         file: file.to_owned(),
         problem,
     };
-    let bytes = fs::read(file).map_err(|error| at(TlsProblem::of_read(&error)))?;
-    let bytes = without_byte_order_marks(bytes.into());
+    let bytes = read_pem(file, None).map_err(at)?.bytes;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match all {
         Ok(all) if all.is_empty() => Err(at(TlsProblem::NoCertificate)),
@@ -219,6 +221,7 @@ fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 
 /// Where account and certificate are kept.
 struct Kept {
+    state_dir: PathBuf,
     account: PathBuf,
     tls: Arc<TlsStore>,
 }
@@ -233,7 +236,10 @@ impl CertCache for Kept {
     }
 
     async fn store_cert(&self, _: &[String], _: &str, pem: &[u8]) -> Result<(), TlsError> {
-        self.tls.keep(pem, unix_now()).map(|loaded| log::certificate(&loaded))
+        let (tls, pem) = (Arc::clone(&self.tls), Zeroizing::new(pem.to_vec()));
+        let kept = self.waiting(move || tls.keep(&pem, unix_now())).await?;
+        log::certificate(&kept);
+        Ok(())
     }
 }
 
@@ -242,18 +248,43 @@ impl AccountCache for Kept {
     type EA = TlsError;
 
     async fn load_account(&self, _: &[String], _: &str) -> Result<Option<Vec<u8>>, TlsError> {
-        match fs::read(&self.account) {
-            Ok(key) => Ok(Some(key)),
+        let (dir, file) = (self.state_dir.clone(), self.account.clone());
+        self.waiting(move || match own::read(&dir, &file, files::MAX_PEM) {
+            Ok(key) => Ok(Some(key.bytes.to_vec())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(TlsError {
-                file: self.account.clone(),
+                file,
                 problem: TlsProblem::of_read(&error),
             }),
-        }
+        })
+        .await
     }
 
     async fn store_account(&self, _: &[String], _: &str, key: &[u8]) -> Result<(), TlsError> {
-        write_private(&self.account, key)
+        let (dir, file, key) = (
+            self.state_dir.clone(),
+            self.account.clone(),
+            Zeroizing::new(key.to_vec()),
+        );
+        self.waiting(move || {
+            own::write(&dir, &file, &key, own::PRIVATE).map_err(|error| TlsError::unwritable(&file, &error))
+        })
+        .await
+    }
+}
+
+impl Kept {
+    /// Asks file systems, where nobody is held up.
+    async fn waiting<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, TlsError> + Send + 'static,
+    ) -> Result<T, TlsError> {
+        spawn_blocking(work).await.unwrap_or_else(|error| {
+            Err(TlsError {
+                file: self.account.clone(),
+                problem: TlsProblem::Library(error.to_string()),
+            })
+        })
     }
 }
 

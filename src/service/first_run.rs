@@ -5,9 +5,9 @@
 //! certificate (`tls_store`).
 
 use core::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -15,6 +15,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::config::env::Env;
+use super::files;
+use super::files::own::{Owner, PRIVATE, StateDir};
 
 /// The file in the state directory.
 const SECRET_FILE: &str = "secret";
@@ -84,37 +86,17 @@ pub fn default_state_dir(env: &dyn Env) -> Option<PathBuf> {
 /// The secret kept in `state_dir`, if one was made.
 ///
 /// # Errors
-/// When it is there but cannot be read, or is none.
-pub fn find_secret(state_dir: &Path) -> Result<Option<Secret>, FirstRunError> {
+/// When it is there but cannot be read, is not to be trusted, or is none.
+pub fn find_secret(state_dir: &Path, owner: Owner) -> Result<Option<Secret>, FirstRunError> {
     let file = state_dir.join(SECRET_FILE);
-    match fs::read(&file).map(Zeroizing::new) {
-        Ok(mut bytes) => {
-            let len = bytes.trim_ascii_end().len();
-            bytes.truncate(len);
-            if bytes.len() < SECRET_BYTES {
-                let error = io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "it is damaged; remove it, and a new one is made",
-                );
-                return Err(FirstRunError {
-                    file,
-                    doing: "cannot use",
-                    error,
-                });
-            }
-            Ok(Some(Secret {
-                bytes,
-                file,
-                is_new: false,
-            }))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FirstRunError {
-            file,
-            doing: "cannot read",
-            error,
-        }),
-    }
+    let dir = state_dir.to_owned();
+    let name = file.clone();
+    files::within(&file, move || {
+        StateDir::open(&dir, owner)
+            .and_then(|dir| find_in(&dir, &name))
+            .or_else(unless_missing)
+    })
+    .map_err(at(&file, "cannot use"))
 }
 
 /// The secret kept in `state_dir`; makes it, and the directory, where there is none.
@@ -122,59 +104,55 @@ pub fn find_secret(state_dir: &Path) -> Result<Option<Secret>, FirstRunError> {
 /// # Errors
 /// When it can neither be read nor made.
 pub fn obtain_secret(state_dir: &Path) -> Result<Secret, FirstRunError> {
-    if let Some(secret) = find_secret(state_dir)? {
-        return Ok(secret);
-    }
-    let at = |file: &Path, doing| {
-        let file = file.to_owned();
-        move |error| FirstRunError { file, doing, error }
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state_dir)
-        .map_err(at(state_dir, "cannot make the directory"))?;
-    let lock_file = state_dir.join(LOCK_FILE);
-    let lock = private()
-        .create(true)
-        .open(&lock_file)
-        .map_err(at(&lock_file, "cannot write"))?;
-    // Whoever else starts now waits here, then finds the file. The lock goes with the handle, also after a crash.
-    lock.lock().map_err(at(&lock_file, "cannot lock"))?;
-    if let Some(secret) = find_secret(state_dir)? {
+    if let Some(secret) = find_secret(state_dir, Owner::Ourselves)? {
         return Ok(secret);
     }
     let file = state_dir.join(SECRET_FILE);
-    let mut random = Zeroizing::new([0; SECRET_BYTES]);
-    getrandom::fill(&mut random[..]).map_err(|error| at(&file, "no random bytes for")(io::Error::other(error)))?;
-    let bytes = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(&random[..]).into_bytes());
-    write_whole(&file, &bytes, state_dir).map_err(at(&file, "cannot write"))?;
-    Ok(Secret {
-        bytes,
-        file,
-        is_new: true,
+    let (dir, lock) = (state_dir.to_owned(), state_dir.join(LOCK_FILE));
+    let name = file.clone();
+    files::within(&file, move || {
+        let dir = StateDir::make(&dir)?;
+        // Whoever else starts now waits here, then finds the file.
+        let _held = dir.lock(&lock)?;
+        if let Some(secret) = find_in(&dir, &name).or_else(unless_missing)? {
+            return Ok(secret);
+        }
+        let mut random = Zeroizing::new([0; SECRET_BYTES]);
+        getrandom::fill(&mut random[..]).map_err(io::Error::other)?;
+        let bytes = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(&random[..]).into_bytes());
+        let line = Zeroizing::new([&bytes[..], b"\n"].concat());
+        dir.write(&name, &line, PRIVATE)?;
+        let is_new = true;
+        Ok(Secret {
+            bytes,
+            file: name,
+            is_new,
+        })
     })
+    .map_err(at(&file, "cannot make"))
 }
 
-/// Writes beside, then renames: a crash leaves the old state or the new one, never half a secret.
-fn write_whole(file: &Path, bytes: &[u8], dir: &Path) -> io::Result<()> {
-    let temporary = file.with_extension("new");
-    // One left over from a crash: the lock is ours, so nobody is writing it.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+fn find_in(dir: &StateDir, file: &Path) -> io::Result<Option<Secret>> {
+    let mut bytes = dir.read(file, files::MAX_SECRET)?.bytes;
+    let len = bytes.trim_ascii_end().len();
+    bytes.truncate(len);
+    if bytes.len() < SECRET_BYTES {
+        let message = "it is damaged; remove it, and a new one is made";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
-    let mut handle = private().create_new(true).open(&temporary)?;
-    handle.write_all(bytes)?;
-    handle.write_all(b"\n")?;
-    handle.sync_all()?;
-    fs::rename(&temporary, file)?;
-    // The name as well as the content must outlive a power cut.
-    File::open(dir)?.sync_all()
+    let (file, is_new) = (file.to_owned(), false);
+    Ok(Some(Secret { bytes, file, is_new }))
 }
 
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    options
+fn unless_missing(error: io::Error) -> io::Result<Option<Secret>> {
+    if error.kind() == io::ErrorKind::NotFound {
+        Ok(None)
+    } else {
+        Err(error)
+    }
+}
+
+fn at(file: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> FirstRunError {
+    let file = file.to_owned();
+    move |error| FirstRunError { file, doing, error }
 }

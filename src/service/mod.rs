@@ -13,6 +13,7 @@ mod drain;
 #[cfg(feature = "dtls")]
 mod dtls;
 pub mod external;
+pub mod files;
 pub mod first_run;
 pub mod follow;
 pub mod front_door;

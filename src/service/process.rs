@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -53,6 +53,15 @@ pub fn use_low_ports() -> io::Result<()> {
         set_capabilities(None, sets)?;
     }
     Ok(())
+}
+
+/// Forbids core dumps of this process, and other processes of its user to read its memory: it holds every secret. Root may
+/// still.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forbid_looking_inside() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Resident memory in bytes; `None` where `/proc` cannot be read.

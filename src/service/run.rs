@@ -56,6 +56,13 @@ const GRACE: Duration = Duration::from_secs(1);
 pub fn serve(path: Option<&Path>) -> ExitCode {
     // Before there is a second thread. Where it fails, so does binding, with advice.
     let _ = process::use_low_ports();
+    // Secrets are for this process alone, and for root. What is refused here would only have been a second wall.
+    let _ = process::forbid_looking_inside();
+    if let Err(error) = config::env::take_configuration() {
+        say(&format!(
+            "what the environment holds stays in /proc/self/environ: {error}"
+        ));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("relay-control")
         .enable_all()
@@ -108,8 +115,16 @@ async fn live(path: Option<PathBuf>) -> (u8, Option<log::LogGuard>) {
     (run(path, loaded, signals, &log).await, Some(log))
 }
 
-async fn run(path: Option<PathBuf>, loaded: Loaded, signals: Signals, log: &log::LogGuard) -> u8 {
-    match start(path, loaded, log) {
+async fn run(path: Option<PathBuf>, loaded: Loaded, mut signals: Signals, log: &log::LogGuard) -> u8 {
+    let started = tokio::select! {
+        started = start(path, loaded, log) => started,
+        // While a file system is waited for, and nothing is bound yet.
+        name = signals.stop.next() => {
+            tracing::info!("{name}: stopping; the server had not started");
+            return 0;
+        }
+    };
+    match started {
         Ok(server) => server.run(signals).await,
         Err(failures) => {
             for failure in &failures {
@@ -180,7 +195,11 @@ pub(super) struct Server {
     pub(super) stop_admin: watch::Sender<bool>,
 }
 
-type Reloading = JoinHandle<Result<Loaded, Diagnostics>>;
+/// What became of the certificates of each source.
+type Outcomes = Vec<Result<tls_store::Loaded, TlsError>>;
+type Reloading = JoinHandle<Result<(Loaded, Outcomes), Diagnostics>>;
+/// How certificates are loaded again.
+type Look = fn(&TlsStore, UnixTime) -> Outcomes;
 
 impl Server {
     /// Until SIGTERM or SIGINT, or until something dies.
@@ -193,6 +212,8 @@ impl Server {
         let mut follower = Follower::new(&self.settings, self.env());
         let mut reloading: Option<Reloading> = None;
         let mut reload_again = false;
+        let mut looking: Option<JoinHandle<Outcomes>> = None;
+        let mut due: Option<Look> = None;
         loop {
             tokio::select! {
                 name = signals.stop.next() => return self.stop(name, signals.stop).await,
@@ -214,9 +235,17 @@ impl Server {
                     }
                 }
                 // A renewed certificate is served from the next handshake on.
-                _ = files.tick() => self.certificates(TlsStore::look),
+                _ = files.tick() => {
+                    if looking.is_none() {
+                        looking = self.begin_look(due.take().unwrap_or(TlsStore::look));
+                    }
+                }
                 // Whoever reads the log is told each day that one is about to end; one of our own making is renewed.
-                _ = days.tick() => self.certificates(TlsStore::reload),
+                _ = days.tick() => due = Some(TlsStore::reload),
+                outcomes = outcome(&mut looking) => {
+                    looking = None;
+                    self.certificates(outcomes);
+                }
                 looked = follower.looked(&self.settings) => self.follow(&mut follower, looked),
                 read = self.machine.read() => self.know_machine(read),
                 () = self.backends.changed() => self.know_backends(),
@@ -235,7 +264,18 @@ impl Server {
         let path = self.path.clone();
         // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
         let env = self.env();
-        spawn_blocking(move || config::load_for(Purpose::Reload, path.as_deref(), &env))
+        let tls = self.tls.clone();
+        spawn_blocking(move || {
+            let loaded = config::load_for(Purpose::Reload, path.as_deref(), &env)?;
+            let certificates = tls.map_or_else(Vec::new, |tls| tls.reload(unix_now()));
+            Ok((loaded, certificates))
+        })
+    }
+
+    /// Looks at the certificates' files where a file system that does not answer holds up nobody.
+    fn begin_look(&self, look: Look) -> Option<JoinHandle<Outcomes>> {
+        let tls = Arc::clone(self.tls.as_ref()?);
+        Some(spawn_blocking(move || look(&tls, unix_now())))
     }
 
     /// The machine, to be asked while clients are served.
@@ -245,11 +285,11 @@ impl Server {
         }
     }
 
-    fn end_reload(&mut self, loaded: Result<Result<Loaded, Diagnostics>, JoinError>) {
+    fn end_reload(&mut self, loaded: Result<Result<(Loaded, Outcomes), Diagnostics>, JoinError>) {
         let outcome = match loaded {
-            Ok(Ok(loaded)) => {
+            Ok(Ok((loaded, certificates))) => {
                 log::diagnostics(&loaded.warnings);
-                self.apply(loaded.settings)
+                self.apply(loaded.settings, certificates)
             }
             Ok(Err(diagnostics)) => {
                 log::diagnostics(&diagnostics);
@@ -278,7 +318,7 @@ impl Server {
     }
 
     /// Every part that can take effect does.
-    fn apply(&mut self, new: Settings) -> reload::Outcome {
+    fn apply(&mut self, new: Settings, certificates: Outcomes) -> reload::Outcome {
         let merged = reload::merge(&self.settings, new);
         let (mut settings, waiting, mut failed) = (merged.settings, merged.waiting, merged.failed);
         if let Some(message) = forced_path_missing(&settings, &self.places) {
@@ -291,10 +331,7 @@ impl Server {
             }
         }
         offer_only_what_is_bound(&mut settings, &self.places);
-        if let Some(tls) = &self.tls
-            && !tell_of(tls.reload(unix_now()))
-            && !failed.iter().any(|part| part == reload::CERTIFICATES)
-        {
+        if !tell_of(certificates) && !failed.iter().any(|part| part == reload::CERTIFICATES) {
             failed.push(reload::CERTIFICATES.to_owned());
         }
         if let Some(acme) = &self.acme {
@@ -347,9 +384,11 @@ impl Server {
         }
     }
 
-    fn certificates(&self, check: fn(&TlsStore, UnixTime) -> Vec<Result<tls_store::Loaded, TlsError>>) {
-        let Some(tls) = &self.tls else { return };
-        let outcomes = check(tls, unix_now());
+    /// Tells what a look at their files came to.
+    fn certificates(&self, outcomes: Result<Outcomes, JoinError>) {
+        let (Some(tls), Ok(outcomes)) = (&self.tls, outcomes) else {
+            return;
+        };
         // At start and at a reload the configuration's own checks tell of it.
         for loaded in outcomes.iter().flatten() {
             for hidden in hidden(&self.settings.front_door, &loaded.info) {
@@ -418,7 +457,7 @@ impl Server {
 }
 
 /// Logs what became of certificates. `false`: not all of them could be loaded.
-fn tell_of(outcomes: Vec<Result<tls_store::Loaded, TlsError>>) -> bool {
+fn tell_of(outcomes: Outcomes) -> bool {
     let mut all = true;
     for outcome in outcomes {
         match outcome {
@@ -438,9 +477,9 @@ fn ticks(period: Duration) -> Interval {
     ticks
 }
 
-/// What became of the reload under way; waits for ever if there is none.
-async fn outcome(reloading: &mut Option<Reloading>) -> Result<Result<Loaded, Diagnostics>, JoinError> {
-    match reloading {
+/// What became of the work under way; waits for ever if there is none.
+async fn outcome<T>(work: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match work {
         Some(handle) => handle.await,
         None => core::future::pending().await,
     }

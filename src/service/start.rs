@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::acme::Acme;
 use super::admin::AdminCounters;
@@ -43,7 +43,7 @@ const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// All that is in the way, one line each. Nothing stays bound.
-pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Result<Server, Vec<String>> {
+pub(super) async fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Result<Server, Vec<String>> {
     let Loaded {
         mut settings,
         warnings,
@@ -61,7 +61,7 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     if let Err(error) = process::raise_max_fds() {
         tracing::warn!(%error, "the limit on file descriptors cannot be raised");
     }
-    let tls = open_certificate(&settings, &mut notes)?;
+    let certificates = open_certificates(&settings, &mut notes).await?;
     let bound = bind::bind(&settings).map_err(|failures| lines(&failures))?;
     notes.extend(bound.left_out());
     if let Some(message) = forced_path_missing(&settings, &bound.places) {
@@ -73,7 +73,7 @@ pub(super) fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Re
     offer_only_what_is_bound(&mut settings, &bound.places);
     let trial = first_run(&settings, &mut notes);
 
-    let server = serve(path, settings, tls, (bound, machine), log)?;
+    let server = serve(path, settings, certificates, (bound, machine), log)?;
     tokio::spawn(tell_what_was_left_out(log.caps()));
     server.health.set_phase(Phase::Serving);
     banner::print(&server.settings, &server.places, &notes, trial.as_ref());
@@ -85,16 +85,29 @@ fn lines(errors: &[impl ToString]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
-/// Certificates, where any listener needs one.
-fn open_certificate(settings: &Settings, notes: &mut Vec<String>) -> Result<Option<Arc<TlsStore>>, Vec<String>> {
+/// Certificates, and who asks for one.
+type Certificates = (Option<Arc<TlsStore>>, Option<Arc<Acme>>);
+
+/// Certificates, where any listener needs one. They are read where nobody is held up by a file system.
+async fn open_certificates(settings: &Settings, notes: &mut Vec<String>) -> Result<Certificates, Vec<String>> {
     let needs_one = |listener: &ListenerSettings| listener.dtls || listener.tls || listener.https;
     if !settings.listeners.iter().any(needs_one) {
-        return Ok(None);
+        return Ok((None, None));
     }
     let sources = certificate_sources(settings, notes);
-    let (store, loaded) = TlsStore::open(sources, unix_now()).map_err(|errors| lines(&errors))?;
+    let acme = settings.tls.acme.clone();
+    let open = move || {
+        let (store, loaded) = TlsStore::open(sources, unix_now()).map_err(|errors| lines(&errors))?;
+        let store = Arc::new(store);
+        let acme = acme.map(|acme| Acme::new(acme, Arc::clone(&store))).transpose();
+        let acme = acme.map_err(|error| lines(&[error]))?;
+        Ok((store, acme.map(Arc::new), loaded))
+    };
+    let (store, acme, loaded) = spawn_blocking(open)
+        .await
+        .unwrap_or_else(|error| Err(vec![format!("the certificates cannot be read: {error}")]))?;
     loaded.iter().for_each(log::certificate);
-    Ok(Some(Arc::new(store)))
+    Ok((Some(store), acme))
 }
 
 /// The configured files, then ACME; without either one of our own making.
@@ -106,6 +119,7 @@ fn certificate_sources(settings: &Settings, notes: &mut Vec<String>) -> Vec<Cert
         wanted.names.extend(acme.domains.iter().cloned());
         sources.push(CertificateSource::Acme {
             kept: CertificateFiles {
+                state_dir: Some(acme.state_dir.clone()),
                 certificate: acme.kept.clone(),
                 private_key: acme.kept.clone(),
             },
@@ -125,17 +139,6 @@ fn certificate_sources(settings: &Settings, notes: &mut Vec<String>) -> Vec<Cert
         ));
     }
     sources
-}
-
-/// Begins to ask for a certificate, where one is configured: the front door is open, so the authority is answered.
-fn start_acme(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<Option<Arc<Acme>>, Vec<String>> {
-    let (Some(acme), Some(tls)) = (&settings.tls.acme, tls) else {
-        return Ok(None);
-    };
-    let acme = Acme::new(acme.clone(), Arc::clone(tls)).map_err(|error| lines(&[error]))?;
-    let acme = Arc::new(acme);
-    tokio::spawn(Arc::clone(&acme).run());
-    Ok(Some(acme))
 }
 
 /// What a certificate of our own making is for: the name in the minted URIs, the announced addresses, this machine.
@@ -235,7 +238,7 @@ async fn tell_what_was_left_out(caps: Arc<log::Caps>) {
 fn serve(
     path: Option<PathBuf>,
     settings: Settings,
-    tls: Option<Arc<TlsStore>>,
+    (tls, acme): Certificates,
     (bound, machine): (Bound, Machine),
     log: &LogGuard,
 ) -> Result<Server, Vec<String>> {
@@ -257,7 +260,10 @@ fn serve(
         doors.spawn(Arc::clone(&door).serve(asynchronous(socket)?, accepts, proxies, stopping.clone()));
     }
 
-    let acme = start_acme(&settings, tls.as_ref())?;
+    // The front door is open, so an authority that asks is answered.
+    if let Some(acme) = &acme {
+        tokio::spawn(Arc::clone(acme).run());
+    }
     let process = Arc::new(ProcessCounters::new(unix_now()));
     let (stop_admin, admin_stopping) = watch::channel(false);
     if let Some(socket) = bound.admin {
@@ -386,7 +392,7 @@ fn sources(
     api: &Api,
     health: &Arc<Health>,
     process: &Arc<ProcessCounters>,
-    (tls, acme): (Option<Arc<TlsStore>>, Option<Arc<Acme>>),
+    (tls, acme): Certificates,
     log: &LogGuard,
 ) -> Sources {
     let (lost, caps) = (log.lost_lines(), log.caps());

@@ -11,7 +11,6 @@ mod choice;
 #[cfg(feature = "dtls")]
 mod dtls;
 mod error;
-mod file;
 mod load;
 mod names;
 mod self_signed;
@@ -21,7 +20,7 @@ mod tests;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -36,9 +35,9 @@ use tokio::sync::watch;
 pub use self::certificate::{Certificate, CertificateInfo, Loaded, TlsWarning};
 use self::choice::Choice;
 pub use self::error::{TlsError, TlsProblem};
-pub(super) use self::file::write_private;
-pub(super) use self::load::without_byte_order_marks;
+pub(super) use self::load::read_pem;
 pub use self::names::{Unnamed, unnamed};
+use super::files::own;
 use super::watch::Watch;
 use crate::turn::time::UnixTime;
 
@@ -54,6 +53,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM key.
     pub private_key: PathBuf,
+    /// Where the server keeps what is its own, if they stand below it; `None`: they are the operator's.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Where a certificate comes from.
@@ -120,6 +121,8 @@ pub struct TlsStore {
     changes: watch::Sender<()>,
     /// Certificates taken up, and changed ones that could not be.
     updates: [AtomicU64; 2],
+    /// Which slot holds the certificate from an ACME authority.
+    acme: Option<usize>,
 }
 
 impl fmt::Debug for TlsStore {
@@ -148,7 +151,8 @@ impl TlsStore {
             let files = Watch::new(source.watched());
             match obtain(&source, &provider, now) {
                 Ok((certificate, generated)) => {
-                    loaded.push(Loaded::new(&certificate, &source, now, true, generated));
+                    let key = &source.files().private_key;
+                    loaded.push(Loaded::new(&certificate, key, now, true, generated));
                     certificates.push(Arc::new(certificate));
                     let told = None;
                     slots.push(Slot { source, files, told });
@@ -160,6 +164,8 @@ impl TlsStore {
             return Err(errors);
         }
         let first = slots[0].source.files().certificate.clone();
+        let is_acme = |slot: &Slot| matches!(slot.source, CertificateSource::Acme { .. });
+        let acme = slots.iter().position(is_acme);
         let resolver = Resolver(Arc::new(ArcSwap::from_pointee(Choice::new(certificates))));
         let config = |alpn: &[&[u8]]| {
             server_config(&provider, &resolver, alpn).map_err(|error| {
@@ -180,11 +186,12 @@ impl TlsStore {
             challenge: ArcSwapOption::empty(),
             changes: watch::Sender::new(()),
             updates: [AtomicU64::new(0), AtomicU64::new(0)],
+            acme,
         };
         Ok((store, loaded))
     }
 
-    /// Loads everything again. Live connections are not touched.
+    /// Loads everything again. Live connections are not touched. As [`Self::look`] it waits for file systems.
     ///
     /// One outcome for each source; where it is an error, as for [`Self::open`], the old certificate stays in service.
     pub fn reload(&self, now: UnixTime) -> Vec<Result<Loaded, TlsError>> {
@@ -218,25 +225,21 @@ impl TlsStore {
     /// # Errors
     /// When it is none, or cannot be kept; then it is served all the same.
     pub fn keep(&self, pem: &[u8], now: UnixTime) -> Result<Loaded, TlsError> {
-        let slots = self.slots();
-        let mut all = slots.iter().enumerate();
-        let Some((index, slot)) = all.find(|(_, slot)| matches!(slot.source, CertificateSource::Acme { .. })) else {
+        let Some(index) = self.acme else {
             unreachable!("only the ACME client keeps certificates, and it has a place here");
         };
+        let slots = self.slots();
+        let slot = &slots[index];
         let files = slot.source.files();
-        let certificate = load::parse(pem, pem, files, &self.provider, false)?;
+        let certificate = load::parse((pem, pem), own::PRIVATE, files, &self.provider, false)?;
         let changed = self.put(index, certificate.clone());
-        write_private(&files.certificate, pem)?;
-        Ok(Loaded::new(&certificate, &slot.source, now, changed, false))
+        files.write(&files.certificate, pem, own::PRIVATE)?;
+        Ok(Loaded::new(&certificate, &files.private_key, now, changed, false))
     }
 
     /// The certificate from an ACME authority, or the one that stands in for it.
     pub fn acme_certificate(&self) -> Option<CertificateInfo> {
-        let slots = self.slots();
-        let index = slots
-            .iter()
-            .position(|slot| matches!(slot.source, CertificateSource::Acme { .. }))?;
-        Some(self.resolver.0.load().all()[index].info().clone())
+        Some(self.resolver.0.load().all()[self.acme?].info().clone())
     }
 
     /// From now on an ACME authority that asks by TLS-ALPN-01 (RFC 8737) is answered with `config`, or not at all.
@@ -271,7 +274,8 @@ impl TlsStore {
         slot.files.take();
         slot.told = None;
         let changed = self.put(index, certificate.clone());
-        Ok(Loaded::new(&certificate, &slot.source, now, changed, generated))
+        let key = &slot.source.files().private_key;
+        Ok(Loaded::new(&certificate, key, now, changed, generated))
     }
 
     /// Serves `certificate` from the next handshake on. `true`: it is another one than before.
@@ -334,6 +338,17 @@ impl TlsStore {
     }
 }
 
+impl CertificateFiles {
+    /// Puts `contents` at `file`, one of the two, which stand below `state_dir`.
+    fn write(&self, file: &Path, contents: &[u8], mode: u32) -> Result<(), TlsError> {
+        let written = match &self.state_dir {
+            Some(dir) => own::write(dir, file, contents, mode),
+            None => unreachable!("the operator's files are only read"),
+        };
+        written.map_err(|error| TlsError::unwritable(file, &error))
+    }
+}
+
 impl CertificateSource {
     const fn files(&self) -> &CertificateFiles {
         match self {
@@ -362,7 +377,7 @@ fn obtain(
         CertificateSource::SelfSigned(files, wanted) => own(files, wanted, provider, now),
         CertificateSource::Acme { kept, until, wanted } => match load::load(kept, provider, false) {
             Ok(certificate) => Ok((certificate, false)),
-            Err(error) if matches!(error.problem, TlsProblem::NotPermitted) => Err(error),
+            Err(error) if error.problem.is_of_the_place() => Err(error),
             // Missing, or damaged: the authority will be asked for another.
             Err(_) => own(until, wanted, provider, now),
         },
@@ -377,8 +392,8 @@ fn own(
 ) -> Result<(Certificate, bool), TlsError> {
     match load::load(files, provider, true) {
         Ok(certificate) if self_signed::still_serves(certificate.info(), wanted, now) => Ok((certificate, false)),
-        // Not ours to replace: the files are there, and we are not even allowed to look.
-        Err(error) if matches!(error.problem, TlsProblem::NotPermitted) => Err(error),
+        // Not ours to replace: something is there, and we cannot even look.
+        Err(error) if error.problem.is_of_the_place() => Err(error),
         Ok(_) | Err(_) => {
             self_signed::generate(files, wanted, now)?;
             Ok((load::load(files, provider, true)?, true))

@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::files;
+
 /// Some files, and what they looked like when they were last taken in.
 #[derive(Debug)]
 pub struct Watch {
@@ -23,9 +25,10 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None`: there is no such file now.
+    /// `None`: there is no such file now, or nobody says.
     fn of(path: &Path) -> Option<Self> {
-        let data = fs::metadata(path).ok()?;
+        let file = path.to_owned();
+        let data = files::within(path, move || fs::metadata(file)).ok()?;
         let modified = (data.mtime(), data.mtime_nsec());
         Some(Self {
             device: data.dev(),

@@ -33,6 +33,7 @@ impl Door {
         let files = CertificateFiles {
             certificate: directory.join("certificate.pem"),
             private_key: directory.join("key.pem"),
+            state_dir: Some(directory.clone()),
         };
         let wanted = SelfSigned {
             names: vec!["localhost".into()],

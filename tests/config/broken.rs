@@ -104,7 +104,7 @@ fn an_answer_looks_like_this() {
 error: there is no key `permisions` in `[limits]`
  --> relay.toml:4:2
   |
-4 |     permisions = 5
+4 |     permisions = *
   |     ^^^^^^^^^^
   |
   = help: did you mean `permissions`?

@@ -417,6 +417,7 @@ fn a_certificate_is_checked_when_it_is_configured() {
     let files = |certificate: &str, private_key: &str| CertificateFiles {
         certificate: machine.dir.join(certificate),
         private_key: machine.dir.join(private_key),
+        state_dir: None,
     };
     assert_eq!(
         loaded.settings.tls.certificates,

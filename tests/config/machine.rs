@@ -117,6 +117,15 @@ impl Machine {
         self.load(toml).unwrap_or_else(|mistakes| panic!("{mistakes}"))
     }
 
+    /// What is said of a configuration, whether it is good or not, on a terminal as well.
+    pub fn bad_or_good(&self, toml: &str) -> Diagnostics {
+        let told = self
+            .load(toml)
+            .map_or_else(|mistakes| mistakes, |loaded| loaded.warnings);
+        assert!(told.render(true).len() < 1024 * 1024);
+        told
+    }
+
     /// A configuration that must not be.
     pub fn bad(&self, toml: &str) -> Diagnostics {
         match self.load(toml) {

@@ -15,3 +15,5 @@ mod forced;
 mod load;
 mod machine;
 mod properties;
+mod secrets;
+mod unreadable;

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use relay::service::config::diagnostic::Diagnostics;
 use relay::service::config::{Purpose, keys, load_for};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::machine::Machine;
 
 const EXAMPLE: &str = include_str!("../../config/relay.toml");
@@ -100,5 +102,50 @@ fn depth_and_length_are_bounded() {
     let many = "= 1\n".repeat(10_000);
     assert!(machine.bad(&many).counts().0 < 30);
     let huge = format!("# {}\n", "x".repeat(1024 * 1024));
-    assert!(machine.bad(&huge).to_string().contains("more than a megabyte"));
+    assert!(machine.bad(&huge).to_string().contains("it has more than 1024 KiB"));
+}
+
+/// Half of what a configuration may have, of each. It was quadratic: minutes, as this test is built. Processor time, because
+/// others may be busy on this machine.
+#[test]
+fn a_configuration_full_of_mistakes_or_of_entries_is_answered_in_seconds() {
+    let machine = Machine::new();
+    let lines = |line: &dyn Fn(usize) -> String| (0..20_000).map(line).collect::<String>();
+    let shapes = [
+        lines(&|n| format!("unknown_key_{n} = {n}\n")),
+        format!("[limits]\n{}", lines(&|n| format!("permissions_{n} = {n}\n"))),
+        lines(&|_| "workers = 1\n".to_owned()),
+        lines(&|n| format!("= {n}\n")),
+        lines(&|n| format!("[section_{n}]\n")),
+        lines(&|n| format!("a{n}.b = \"{n}\n")),
+        format!(
+            "peers.allow = [{}]\n",
+            lines(&|n| format!("\"10.{}.{}.0/24\",", n / 256, n % 256))
+        ),
+        format!("peers.deny = [{}]\n", lines(&|n| format!("\"x{n}\",\n"))),
+        format!("credentials.secrets = [{}]\n", lines(&|n| format!("\"{n}-secret\",\n"))),
+        format!(
+            "credentials.users = [{}]\n",
+            (0..8_000)
+                .map(|n| format!("{{name=\"u{n}\",password=\"{n}\"}},\n"))
+                .collect::<String>()
+        ),
+        format!(
+            "api.keys = [{}]\n",
+            (0..8_000)
+                .map(|n| format!("{{name=\"u{n}\",key=\"key-{n}-key-key\"}},\n"))
+                .collect::<String>()
+        ),
+        (0..1_000)
+            .map(|n| format!("[[listener]]\nbind = \"*:{}\"\n", 1 + n % 65_535))
+            .collect(),
+    ];
+    for shape in shapes {
+        assert!(shape.len() < 1024 * 1024, "{}", shape.len());
+        let begin = clock_gettime(ClockId::ThreadCPUTime);
+        let mistakes = machine.bad_or_good(&shape);
+        let taken = clock_gettime(ClockId::ThreadCPUTime).tv_sec - begin.tv_sec;
+        assert!(mistakes.iter().count() <= 102, "{}", mistakes.iter().count());
+        assert!(taken < 10, "{taken} s for {:?}", &shape[..60]);
+    }
 }

@@ -155,6 +155,7 @@ impl Door {
         let files = CertificateFiles {
             certificate: directory.join("cert.pem"),
             private_key: directory.join("key.pem"),
+            state_dir: Some(directory.clone()),
         };
         let wanted = SelfSigned {
             names: vec!["relay.test".to_owned()],

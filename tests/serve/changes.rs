@@ -11,7 +11,7 @@ use super::*;
 use crate::dtls_client::DtlsClient;
 
 /// `[tls]` with a certificate for `name`, which is put in place of the one before.
-fn put(setup: &Setup, name: &str) -> String {
+pub(crate) fn put(setup: &Setup, name: &str) -> String {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("certificate");
     let certificate = setup.dir.file("cert.pem", &made.cert.pem());
     let key = setup.dir.file("key.pem", &made.signing_key.serialize_pem());

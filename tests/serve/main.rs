@@ -8,7 +8,9 @@ mod dtls_client;
 mod files;
 mod forced;
 mod late;
+mod secrets;
 mod support;
+mod unreadable;
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};

@@ -92,7 +92,14 @@ impl Server {
         Self::spawn_command(command)
     }
 
-    fn spawn_command(mut command: Command) -> Self {
+    /// The same without a file.
+    pub(crate) fn spawn_without_file(environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+        command.env_clear().envs(environment.iter().copied());
+        Self::spawn_command(command)
+    }
+
+    pub(crate) fn spawn_command(mut command: Command) -> Self {
         let command = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,7 +1,6 @@
 //! Which server is measured, with which login, and whether that may be done.
 
 use core::time::Duration;
-use std::fs;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::sync::Arc;
 use super::{Common, Failure};
 use crate::service::config::env::ProcessEnv;
 use crate::service::config::{Purpose, load_for};
+use crate::service::files;
 use crate::shard::clock::Clock;
 use crate::turn::credential::{Credentials, MintedCredential, mint};
 use crate::turn::time::UnixTime;
@@ -83,8 +83,9 @@ fn login(config: Option<&Path>, wish: &Common) -> Result<Login, Failure> {
         }));
     }
     if let Some(path) = &wish.secret_file {
-        let text = fs::read(path).map_err(|error| Failure::Refused(format!("{}: {error}", path.display())))?;
-        return Ok(Login::Secret(text.trim_ascii().to_vec()));
+        let read = files::read(path, files::MAX_SECRET);
+        let text = read.map_err(|error| Failure::Refused(format!("{}: {error}", path.display())))?;
+        return Ok(Login::Secret(text.bytes.trim_ascii().to_vec()));
     }
     let loaded = load_for(Purpose::Mint, config, &ProcessEnv::default())
         .map_err(|mistakes| Failure::Refused(mistakes.for_stderr().trim_end().to_owned()))?;

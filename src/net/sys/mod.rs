@@ -8,6 +8,7 @@ pub(crate) mod address;
 pub(crate) mod control;
 #[cfg(feature = "dtls")]
 pub(crate) mod dtls;
+pub(crate) mod environment;
 pub(crate) mod epoll;
 pub(crate) mod message;
 pub(crate) mod options;

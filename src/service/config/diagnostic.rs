@@ -7,8 +7,14 @@ use core::time::Duration;
 use std::io;
 use std::path::Path;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use anstream::{AutoStream, ColorChoice};
+
+use super::mask;
+
+/// So many mistakes are told: nobody reads more, and each is shown with the text around it.
+pub(super) const MAX_TOLD: usize = 100;
 
 /// A stretch of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +67,10 @@ impl Place {
 struct Source {
     name: String,
     text: String,
-    /// Stretches never shown: secrets.
-    hidden: Vec<Range<usize>>,
+    /// The key whose value the text is; `None`: it is a whole configuration.
+    key: Option<String>,
+    /// The text as it may be shown.
+    shown: String,
 }
 
 /// Whether the server may start all the same.
@@ -176,27 +184,18 @@ impl fmt::Display for Found<'_> {
 impl Diagnostics {
     /// Registers a text; its number goes into every [`Place`] in it.
     pub(super) fn add_source(&mut self, name: impl Into<String>, text: impl Into<String>) -> usize {
-        self.sources.push(Source {
-            name: name.into(),
-            text: text.into(),
-            hidden: Vec::new(),
-        });
+        self.add(name.into(), text.into(), None)
+    }
+
+    /// The same for the value of one key.
+    pub(super) fn add_value(&mut self, name: impl Into<String>, text: impl Into<String>, key: String) -> usize {
+        self.add(name.into(), text.into(), Some(key))
+    }
+
+    fn add(&mut self, name: String, text: String, key: Option<String>) -> usize {
+        let shown = String::new();
+        self.sources.push(Source { name, text, key, shown });
         self.sources.len() - 1
-    }
-
-    /// Never shows what stands at `place`.
-    pub(super) fn hide(&mut self, place: Place) {
-        if let Some(source) = self.sources.get_mut(place.source) {
-            source.hidden.push(place.start..place.end);
-        }
-    }
-
-    /// Whether anything at `place` is hidden.
-    pub(super) fn is_hidden(&self, place: Place) -> bool {
-        let hidden = self.sources.get(place.source).map_or(&[][..], |source| &source.hidden);
-        hidden
-            .iter()
-            .any(|range| range.start < place.end && place.start < range.end)
     }
 
     pub(super) fn push(&mut self, diagnostic: Diagnostic) {
@@ -246,17 +245,6 @@ impl Diagnostics {
         self.list.truncate(kept);
     }
 
-    /// Leaves the first `most` and says that there are more.
-    pub(super) fn truncate_errors(&mut self, most: usize) {
-        let more = self.list.len().saturating_sub(most);
-        if more > 0 {
-            self.list.truncate(most);
-            self.push(Diagnostic::error(format!(
-                "and {more} more mistakes: this does not look like TOML"
-            )));
-        }
-    }
-
     /// The lines that `place` touches, whole.
     pub(super) fn lines_of(&self, place: Place) -> Place {
         let text = self
@@ -277,10 +265,47 @@ impl Diagnostics {
         }
     }
 
-    /// Errors first, each kind in the order of the sources; what stands nowhere comes last.
-    pub(super) fn sort(&mut self) {
+    /// Makes it what people may read: errors first, each kind in the order of the sources, and what stands nowhere last;
+    /// not more than anybody reads; and nothing in it that could be a secret.
+    pub(super) fn finish(&mut self) {
         self.list
             .sort_by_key(|d| (d.severity, d.place.map_or((usize::MAX, 0), |p| (p.source, p.start))));
+        let more = self.list.len().saturating_sub(MAX_TOLD);
+        if more > 0 {
+            self.list.truncate(MAX_TOLD);
+            let severity = self.list.last().map_or(Severity::Error, |last| last.severity);
+            let last = Diagnostic::error(format!("and {more} more: mend these first"));
+            self.push(Diagnostic { severity, ..last });
+        }
+        if !self.list.is_empty() {
+            self.mask();
+        }
+    }
+
+    /// Whatever a message is made of, it may hold what a source does not show.
+    fn mask(&mut self) {
+        let mut words = Vec::new();
+        for source in &mut self.sources {
+            let masked = match &source.key {
+                None => mask::document(&source.text),
+                Some(key) => mask::value(&source.text, key),
+            };
+            source.shown = masked.text;
+            words.extend(masked.words);
+        }
+        let finder = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&words);
+        // It fails for more words than any configuration can have: then nothing is said but where.
+        let mask = |text: &str| match &finder {
+            Ok(finder) => finder.replace_all(text, &vec!["…"; words.len()]),
+            Err(_) => "…".to_owned(),
+        };
+        for diagnostic in &mut self.list {
+            diagnostic.message = mask(&diagnostic.message);
+            diagnostic.help = diagnostic.help.as_deref().map(mask);
+        }
     }
 
     /// Whether the server must not start.
@@ -339,16 +364,15 @@ impl Diagnostics {
     /// All of it for a terminal (`color`) or a file: place, source line, what is wrong, what to do. Secrets are masked.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let shown: Vec<String> = self.sources.iter().map(Source::masked).collect();
         let mut out = String::new();
         for diagnostic in &self.list {
-            out.push_str(&renderer.render(&[self.group(diagnostic, &shown)]));
+            out.push_str(&renderer.render(&[self.group(diagnostic)]));
             out.push_str("\n\n");
         }
         out
     }
 
-    fn group<'a>(&'a self, diagnostic: &'a Diagnostic, shown: &'a [String]) -> Group<'a> {
+    fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {
         let level = match diagnostic.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -367,10 +391,10 @@ impl Diagnostics {
                 if here.peek().is_none() {
                     continue;
                 }
-                let text = shown.get(index).map_or("", String::as_str);
-                let snippet = Snippet::source(text).path(source.name.as_str());
+                let (text, begin, line) = source.around(here.clone().map(|(place, _)| *place));
+                let snippet = Snippet::source(text).path(source.name.as_str()).line_start(line);
                 group = group.element(here.fold(snippet, |snippet, (place, label)| {
-                    let span = on_boundaries(text, place.start, place.end);
+                    let span = on_boundaries(text, place.start.saturating_sub(begin), place.end.saturating_sub(begin));
                     snippet.annotation(match label {
                         None => AnnotationKind::Primary.span(span),
                         Some(label) => AnnotationKind::Context.span(span).label(*label),
@@ -399,21 +423,16 @@ impl fmt::Debug for Diagnostics {
 }
 
 impl Source {
-    /// The text with each byte of each secret replaced, so that every span still fits.
-    fn masked(&self) -> String {
-        if self.hidden.is_empty() {
-            return self.text.clone();
-        }
-        let hidden = |at: usize| self.hidden.iter().any(|range| range.contains(&at));
-        let mut out = String::with_capacity(self.text.len());
-        for (at, c) in self.text.char_indices() {
-            if hidden(at) && !c.is_whitespace() && !"\"'[],{}".contains(c) {
-                out.extend(core::iter::repeat_n('*', c.len_utf8()));
-            } else {
-                out.push(c);
-            }
-        }
-        out
+    /// The lines that hold all of `places`, where they begin, and the number of the first: who renders them looks at every
+    /// line there is.
+    fn around(&self, places: impl Iterator<Item = Place> + Clone) -> (&str, usize, usize) {
+        let text = self.shown.as_str();
+        let first = floor(text, places.clone().map(|place| place.start).min().unwrap_or(0));
+        let last = floor(text, places.map(|place| place.end).max().unwrap_or(0)).max(first);
+        let begin = text[..first].rfind('\n').map_or(0, |at| at + 1);
+        let end = text[last..].find('\n').map_or(text.len(), |at| last + at);
+        let line = text.as_bytes()[..begin].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        (&text[begin..end], begin, line)
     }
 }
 
@@ -452,6 +471,7 @@ mod tests {
                 .at(Place::new(source, &span))
                 .help("do it right"),
         );
+        diagnostics.finish();
         diagnostics
     }
 
@@ -464,12 +484,38 @@ mod tests {
 
     #[test]
     fn a_masked_secret_keeps_the_underline_in_place() {
-        let mut diagnostics = with("secrets = [\"nörth\", \"b\"]\n", 11..19);
-        diagnostics.hide(Place::new(0, &(10..25)));
-        let shown = diagnostics.to_string();
+        let text = "credentials.secrets = [\"nörth\", \"b\"]\n";
+        let shown = with(text, 23..31).to_string();
         assert!(!shown.contains("rth"), "{shown}");
         assert!(shown.contains("secrets = [\"******\", \"*\"]"), "{shown}");
-        assert!(shown.contains("relay.toml:1:12"), "{shown}");
+        assert!(shown.contains("relay.toml:1:24"), "{shown}");
+    }
+
+    #[test]
+    fn a_message_does_not_say_what_the_text_does_not_show() {
+        let text = "realm = \"x\"\ncredentials.secrets = [\"Päss w0rd\\tnext\"]\n";
+        let mut diagnostics = Diagnostics::default();
+        let source = diagnostics.add_source("relay.toml", text);
+        let error = Diagnostic::error("found \"Päss w0rd\\tnext\", and päss").at(Place::new(source, &(0..5)));
+        diagnostics.push(error.help("write w0RD or next"));
+        diagnostics.finish();
+        let found = diagnostics.iter().next().expect("it");
+        assert_eq!(
+            (found.message, found.help),
+            ("found \"…\", and …", Some("write … or …"))
+        );
+    }
+
+    #[test]
+    fn no_more_is_told_than_anybody_reads() {
+        let mut diagnostics = Diagnostics::default();
+        (0..1000).for_each(|number| diagnostics.push(Diagnostic::error(number.to_string())));
+        diagnostics.finish();
+        assert_eq!(diagnostics.counts(), (MAX_TOLD + 1, 0));
+        assert_eq!(
+            diagnostics.iter().last().map(|found| found.message),
+            Some("and 900 more: mend these first")
+        );
     }
 
     #[test]

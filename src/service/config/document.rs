@@ -6,6 +6,9 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::syntax;
 
+/// After so many syntax errors the text is no TOML at all.
+const MAX_SYNTAX_ERRORS: usize = 20;
+
 /// A value and where it stands.
 #[derive(Clone)]
 pub(super) struct Node {
@@ -81,7 +84,6 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
     if errors.is_empty() {
         return (table, Vec::new());
     }
-    hide_secrets(text, source, diagnostics);
     if let Some((language, span)) = syntax::other_language(text) {
         let place = Place::new(source, &span);
         let diagnostic = Diagnostic::error(format!("this is {language}, and the configuration is TOML")).at(place);
@@ -90,18 +92,28 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
         return (table, vec![Place::new(source, &(0..text.len()))]);
     }
     if let Some(span) = syntax::coturn(text) {
-        let line_end = text[span.end..].find('\n').map_or(text.len(), |end| span.end + end);
-        diagnostics.hide(Place::new(source, &(span.end..line_end)));
         let diagnostic = Diagnostic::error("this is the turnserver.conf of coturn, and the configuration is TOML");
         let help = "docs/configuration.md, \"From coturn\", says what its options are called here";
         diagnostics.push(diagnostic.at(Place::new(source, &span)).help(help));
         return (table, vec![Place::new(source, &(0..text.len()))]);
     }
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+    let count = errors.len();
+    let statements = syntax::Statements::default();
     let mut lists = Vec::new();
     collect_lists(&table, &mut lists);
     let mut spoiled: Vec<Place> = Vec::new();
-    for error in errors {
+    for (index, error) in errors.into_iter().enumerate() {
+        if spoiled.len() == MAX_SYNTAX_ERRORS {
+            let more = count - index;
+            let message = format!("and up to {more} more mistakes: this does not look like TOML");
+            diagnostics.push(Diagnostic::error(message));
+            spoiled.push(Place::new(
+                source,
+                &(error.span().map_or(0, |span| span.start)..text.len()),
+            ));
+            break;
+        }
         let mut span = error.span().unwrap_or(0..0);
         if span.is_empty() {
             let next = text.get(span.start..).and_then(|rest| rest.chars().next());
@@ -120,7 +132,7 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
             Some((key, _)) => Diagnostic::error("this list is not closed")
                 .at(*key)
                 .help("close it with `]`"),
-            None => syntax::explain(&error, text, source, &span, !diagnostics.is_hidden(place)),
+            None => syntax::explain(&error, text, source, &span, &statements),
         });
     }
     (table, spoiled)
@@ -159,38 +171,6 @@ pub(super) fn parse_value(text: &str, source: usize, offset: usize) -> Option<No
     let mut node = convert(value, source);
     shift(&mut node, source, offset);
     Some(node)
-}
-
-/// Where the syntax is broken the tree cannot be trusted to find the secrets, and the snippets must not show them:
-/// everything behind a key that sounds like one is masked, to the end of the line or of its list.
-fn hide_secrets(text: &str, source: usize, diagnostics: &mut Diagnostics) {
-    const NAMES: [&str; 4] = ["secret", "password", "key", "token"];
-    let mut in_list = false;
-    let mut at = 0;
-    for line in text.split_inclusive('\n') {
-        // The head of the next section ends a list that was never closed.
-        in_list &= !line.trim_start().starts_with('[');
-        let lower = line.to_ascii_lowercase();
-        let name = NAMES.iter().filter_map(|name| lower.find(name)).min();
-        let from = if in_list { Some(0) } else { name };
-        let value = from.and_then(|from| {
-            if in_list {
-                Some(0)
-            } else {
-                line[from..].find('=').map(|i| from + i + 1)
-            }
-        });
-        if let Some(value) = value {
-            diagnostics.hide(Place::new(source, &(at + value..at + line.len())));
-            let depth = |c| line[value..].matches(c).count();
-            in_list = if in_list {
-                depth(']') == 0
-            } else {
-                depth('[') > depth(']')
-            };
-        }
-        at += line.len();
-    }
 }
 
 fn shift(node: &mut Node, source: usize, offset: usize) {

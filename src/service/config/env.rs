@@ -3,14 +3,17 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
 
+use super::BODY_VARIABLE;
+use super::overrides::PREFIX;
 use crate::net::local;
+use crate::net::sys::environment;
 use crate::service::external::{self, Interface};
 use crate::turn::OwnSockets;
 use crate::turn::time::UnixTime;
@@ -86,9 +89,27 @@ pub struct ProcessEnv {
     pub own: Option<OwnSockets>,
 }
 
+/// What [`take_configuration`] has taken.
+static TAKEN: OnceLock<Vec<(OsString, OsString)>> = OnceLock::new();
+
+/// Takes the configuration out of the environment, where every process of this user could read it for as long as this one
+/// lives: it may hold secrets. [`ProcessEnv`] goes on giving it out, at reloads as well. Call it before there is a second
+/// thread.
+///
+/// # Errors
+/// When it cannot be overwritten; then it stays.
+pub fn take_configuration() -> io::Result<()> {
+    let is_ours = |name: &[u8]| name == BODY_VARIABLE.as_bytes() || name.starts_with(PREFIX.as_bytes());
+    let ours = std::env::vars_os().filter(|(name, _)| is_ours(name.as_encoded_bytes()));
+    let _ = TAKEN.set(ours.collect());
+    environment::wipe(is_ours)
+}
+
 impl Env for ProcessEnv {
     fn variables(&self) -> Vec<(OsString, OsString)> {
-        std::env::vars_os().collect()
+        let taken = TAKEN.get().map_or(&[][..], Vec::as_slice);
+        let left = std::env::vars_os().filter(|(name, _)| taken.iter().all(|(other, _)| other != name));
+        left.chain(taken.iter().cloned()).collect()
     }
 
     fn default_file(&self) -> Option<PathBuf> {
@@ -136,8 +157,7 @@ impl Env for ProcessEnv {
     }
 
     fn user_id(&self) -> u32 {
-        // The owner of /proc/self is the effective user.
-        std::fs::metadata("/proc/self").map_or(u32::MAX, |metadata| metadata.uid())
+        rustix::process::geteuid().as_raw()
     }
 
     fn user(&self) -> String {

@@ -7,6 +7,7 @@
 //! diagnostic every mistake with its place            effective  what is in force, as TOML
 //! offer      the URIs clients are told               access     why a file cannot be read
 //! syntax     what is no TOML, and what was meant
+//! mask       what of it all may be shown              harmless   what no secret looks like
 //! ```
 //!
 //! Every mistake is found before anything is bound, and all are told at once. Deliberately absent: including other
@@ -20,6 +21,8 @@ pub mod diagnostic;
 mod document;
 mod effective;
 pub mod env;
+mod harmless;
+mod mask;
 pub mod offer;
 mod overrides;
 mod reader;
@@ -31,8 +34,7 @@ mod value;
 
 use core::time::Duration;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use self::build::Context;
@@ -40,13 +42,10 @@ use self::diagnostic::{Diagnostic, Diagnostics, Place};
 use self::env::Env;
 use self::settings::Settings;
 pub(in crate::service) use self::value::nearest;
+use super::files;
 
 /// Holds the whole configuration where a file is not handy.
 const BODY_VARIABLE: &str = "RELAY_CONFIG";
-/// A configuration has a few kilobytes.
-const MAX_SIZE: u64 = 1024 * 1024;
-/// After so many syntax errors the text is no TOML at all.
-const MAX_SYNTAX_ERRORS: usize = 20;
 
 /// What the configuration is loaded for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,12 +109,11 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
     let source = d.add_source(text.name.clone(), text.body.clone());
     report_foreign_bytes(&text, source, &mut d);
     let (mut table, spoiled) = document::parse(&text.body, source, &mut d);
-    d.truncate_errors(MAX_SYNTAX_ERRORS);
     let syntax_errors = d.len();
     overrides::apply(&mut table, &variables, &mut d);
     let mut reading = schema::read(table, &mut d);
     d.start_timeout = reading.raw.start_timeout.value;
-    misspelt_variables(&variables, &reading.keys, &mut d);
+    misspelt_variables(&variables, &mut d);
     check::check(&reading.raw, &mut d);
     d.retain_outside(syntax_errors, &spoiled);
     let settings = if spoiled.is_empty() {
@@ -134,7 +132,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
     } else {
         None
     };
-    d.sort();
+    d.finish();
     match settings {
         Some(settings) if !d.has_errors() => Ok(Loaded {
             settings,
@@ -148,7 +146,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
 
 /// The name of every key: `realm`, `limits.permissions`, `listener.bind`.
 pub fn keys() -> Vec<String> {
-    schema::known().keys
+    schema::known().keys().map(str::to_owned).collect()
 }
 
 /// Reads a duration as it stands in the configuration: `90s`, `1h30m`.
@@ -210,8 +208,11 @@ fn read_text(
     let Some(path) = path.or(default.as_deref()) else {
         return Some(Text::new("the built-in defaults", Vec::new(), None));
     };
-    match read_file(path) {
-        Ok(bytes) => Some(Text::new(path.display().to_string(), bytes, Some(path.to_owned()))),
+    match files::read(path, files::MAX_CONFIGURATION) {
+        Ok(mut contents) => {
+            let bytes = core::mem::take(&mut *contents.bytes);
+            Some(Text::new(path.display().to_string(), bytes, Some(path.to_owned())))
+        }
         Err(error) => {
             let help = match error.kind() {
                 io::ErrorKind::NotFound => Some(match access::similar(path) {
@@ -222,6 +223,10 @@ fn read_text(
                     None => "correct the path, or start without --config for the defaults".to_owned(),
                 }),
                 io::ErrorKind::PermissionDenied => Some(access::help(path, &env.user())),
+                // It is read again at every reload, and a pipe gives what it holds once.
+                io::ErrorKind::InvalidInput => Some(format!(
+                    "put the text into a file, or into the variable {BODY_VARIABLE}"
+                )),
                 _ => None,
             };
             let message = format!("cannot read the configuration {}: {error}", path.display());
@@ -240,22 +245,15 @@ fn is_path(text: &Text, d: &mut Diagnostics) -> bool {
     if looks_like_one {
         let body = body.trim_start_matches('@');
         let path = body.strip_prefix("file://").unwrap_or(body);
-        let message = format!("{BODY_VARIABLE} is {body:?}, and should be the text of the configuration, not its path");
+        let (is, path) = if harmless::path(path) {
+            (format!("is {body:?}"), path)
+        } else {
+            ("holds a path".to_owned(), "FILE")
+        };
+        let message = format!("{BODY_VARIABLE} {is}, and should be the text of the configuration, not its path");
         d.push(Diagnostic::error(message).help(format!("unset it and start with `--config {path}`")));
     }
     looks_like_one
-}
-
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_SIZE) {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "it has more than a megabyte",
-        ));
-    }
-    Ok(bytes)
 }
 
 fn report_foreign_bytes(text: &Text, source: usize, d: &mut Diagnostics) {
@@ -266,7 +264,7 @@ fn report_foreign_bytes(text: &Text, source: usize, d: &mut Diagnostics) {
 }
 
 /// `RELAY_REALM` where `RELAY__REALM` was meant. Other variables of that form are none of ours.
-fn misspelt_variables(variables: &[(OsString, OsString)], keys: &[String], d: &mut Diagnostics) {
+fn misspelt_variables(variables: &[(OsString, OsString)], d: &mut Diagnostics) {
     let plain = |text: &str| text.replace(['_', '.'], "").to_ascii_lowercase();
     for (name, _) in variables {
         let Some(name) = name
@@ -278,7 +276,7 @@ fn misspelt_variables(variables: &[(OsString, OsString)], keys: &[String], d: &m
         let Some(rest) = name.strip_prefix("RELAY_") else {
             continue;
         };
-        if let Some(key) = keys.iter().find(|key| plain(key) == plain(rest)) {
+        if let Some(key) = schema::known().keys().find(|key| plain(key) == plain(rest)) {
             let meant = key.replace('.', "__").to_uppercase();
             let diagnostic = Diagnostic::warning(format!("the environment variable {name} has no effect"));
             d.push(diagnostic.help(format!("did you mean RELAY__{meant}, with two underscores?")));

@@ -7,7 +7,7 @@ use super::document::{self, Entry, Node, Table, Value};
 use super::schema::{self, Known};
 
 /// What every override begins with.
-const PREFIX: &str = "RELAY__";
+pub(super) const PREFIX: &str = "RELAY__";
 
 /// Puts every `RELAY__…` variable into `table`. Values are TOML; what is none is a text. An empty value counts as not
 /// set.
@@ -28,7 +28,13 @@ pub(super) fn apply(table: &mut Table, variables: &[(OsString, OsString)], diagn
             continue;
         };
         let value = value.trim();
-        let source = diagnostics.add_source(format!("environment variable {name}"), value);
+        let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let named: Vec<_> = path
+            .iter()
+            .filter(|part| !is_number(part))
+            .map(String::as_str)
+            .collect();
+        let source = diagnostics.add_value(format!("environment variable {name}"), value, named.join("."));
         let place = Place::new(source, &(0..value.len()));
         let mut node = document::parse_value(value, source, 0).unwrap_or_else(|| Node {
             place,
@@ -36,8 +42,7 @@ pub(super) fn apply(table: &mut Table, variables: &[(OsString, OsString)], diagn
             raw: None,
         });
         node.raw = Some(value.to_owned());
-        let path: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
-        let wrong = wrong_number(&path, &known);
+        let wrong = wrong_number(&path, known);
         if let Err(problem) = wrong.map_or_else(|| insert(table, &path, node, place), Err) {
             diagnostics.push(
                 Diagnostic::error(format!("{name}: {}", problem.message))
@@ -74,11 +79,11 @@ fn wrong_number(path: &[String], known: &Known) -> Option<Problem> {
             _ => None,
         };
         // What else stands behind a key that is no list of tables is reported where it is put in.
-        let is_list = known.lists.contains(&before) || (digit.is_some() && known.keys.contains(&before));
+        let is_list = known.lists.contains(&before) || (digit.is_some() && known.has(&before));
         if !is_list {
             continue;
         }
-        let is_key = known.keys.contains(&format!("{before}.{part}"));
+        let is_key = known.has(&format!("{before}.{part}"));
         let number = digit.unwrap_or("0").to_owned();
         let mut right = path.to_vec();
         if is_key {

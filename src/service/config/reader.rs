@@ -3,12 +3,13 @@
 
 use core::fmt::Display;
 use core::ops::RangeInclusive;
+use std::collections::HashSet;
 
 use super::characters;
-use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, MAX_TOLD, Place};
 use super::document::{Entry, Node, Table, Value};
 use super::effective::Effective;
-use super::value::{Auto, Setting, nearest};
+use super::value::{Auto, Kind, Setting, nearest};
 
 /// A value with its place; no place where it is the default.
 #[derive(Clone, Debug)]
@@ -30,21 +31,22 @@ pub(super) struct Reader<'d> {
     effective: Effective,
     /// Every key there is: `limits.permissions`, `listener.bind`.
     keys: Vec<Key>,
+    /// The same, to be found quickly.
+    asked: HashSet<String>,
     /// Every list of tables: `listener`, `api.keys`.
     lists: Vec<String>,
     unknown: Vec<Unknown>,
 }
 
-#[derive(PartialEq, Eq)]
-struct Key {
-    path: String,
-    secret: bool,
+pub(super) struct Key {
+    pub(super) path: String,
+    pub(super) kind: Kind,
 }
 
 /// What a reading comes to beside its value.
 pub(super) struct Read {
     pub(super) effective: Effective,
-    pub(super) keys: Vec<String>,
+    pub(super) keys: Vec<Key>,
     pub(super) lists: Vec<String>,
 }
 
@@ -75,6 +77,7 @@ impl<'d> Reader<'d> {
             diagnostics,
             effective: Effective::default(),
             keys: Vec::new(),
+            asked: HashSet::new(),
             lists: Vec::new(),
             unknown: Vec::new(),
         };
@@ -87,42 +90,30 @@ impl<'d> Reader<'d> {
         let value = read(&mut top);
         top.finish();
         reader.report_unknown();
-        let mut keys: Vec<String> = Vec::new();
-        for key in &reader.keys {
-            if !keys.contains(&key.path) {
-                keys.push(key.path.clone());
-            }
-        }
         let read = Read {
             effective: reader.effective,
-            keys,
+            keys: reader.keys,
             lists: reader.lists,
         };
         (value, read)
     }
 
     fn report_unknown(&mut self) {
-        for Unknown { section, entry } in core::mem::take(&mut self.unknown) {
-            let suggestion = self.suggest(&section, &entry);
-            let secretive = ["secret", "pass", "key", "token"]
-                .iter()
-                .any(|word| entry.key.contains(word));
-            if secretive || suggestion.as_ref().is_some_and(|(_, secret)| *secret) {
-                self.diagnostics.hide(entry.node.place);
-            }
+        for (index, Unknown { section, entry }) in core::mem::take(&mut self.unknown).into_iter().enumerate() {
+            // Those behind are not shown, and each search compares with every key there is.
+            let suggestion = (index < MAX_TOLD).then(|| self.suggest(&section, &entry)).flatten();
             let what = match (&entry.node.value, section.is_empty()) {
                 (Value::Table(_), true) => format!("there is no section `[{}]`", entry.key),
                 (_, true) => format!("there is no key `{}`", entry.key),
                 (_, false) => format!("there is no key `{}` in `[{section}]`", entry.key),
             };
             let diagnostic = Diagnostic::error(what).at(entry.key_place);
-            self.diagnostics
-                .push(diagnostic.maybe_help(suggestion.map(|(help, _)| help)));
+            self.diagnostics.push(diagnostic.maybe_help(suggestion));
         }
     }
 
-    /// What to write instead, and whether that is a secret.
-    fn suggest(&self, section: &str, entry: &Entry) -> Option<(String, bool)> {
+    /// What to write instead.
+    fn suggest(&self, section: &str, entry: &Entry) -> Option<String> {
         let written = entry.key.to_ascii_lowercase().replace('-', "_");
         let is_table = matches!(entry.node.value, Value::Table(_));
         if section.is_empty() && is_table {
@@ -131,7 +122,7 @@ impl<'d> Reader<'d> {
                 .iter()
                 .filter_map(|key| key.path.rsplit_once('.'))
                 .map(|(section, _)| section);
-            return nearest(&written, sections).map(|name| (format!("did you mean `[{name}]`?"), false));
+            return nearest(&written, sections).map(|name| format!("did you mean `[{name}]`?"));
         }
         let prefix = if section.is_empty() {
             String::new()
@@ -144,27 +135,26 @@ impl<'d> Reader<'d> {
                 .filter_map(|key| key.path.strip_prefix(&prefix))
                 .filter(|rest| !rest.contains('.'))
         };
-        let is_secret = |path: &str| self.keys.iter().any(|key| key.path == path && key.secret);
         if let Some(help) = self.section_elsewhere(section, entry) {
-            return Some((help, false));
+            return Some(help);
         }
         let exact = here().find(|name| *name == written);
         if let Some(name) = exact.or_else(|| nearest(&written, here())) {
-            return Some((format!("did you mean `{name}`?"), is_secret(&format!("{prefix}{name}"))));
+            return Some(format!("did you mean `{name}`?"));
         }
         if let Some(found) = self.elsewhere(section, &written) {
             return Some(found);
         }
         if let Some(path) = renamed(&written) {
-            return Some((format!("here that is `{path}`"), is_secret(path)));
+            return Some(format!("here that is `{path}`"));
         }
         // Behind the last header, and misspelt.
         let names = self.keys.iter().filter_map(|key| key.path.rsplit('.').next());
-        if let Some((help, secret)) = nearest(&written, names)
+        if let Some(help) = nearest(&written, names)
             .filter(|name| name.len() > 4)
             .and_then(|name| self.elsewhere(section, name))
         {
-            return Some((format!("did you mean another key? {help}"), secret));
+            return Some(format!("did you mean another key? {help}"));
         }
         let mut all: Vec<String> = Vec::new();
         for name in here().map(|name| format!("`{name}`")) {
@@ -172,14 +162,13 @@ impl<'d> Reader<'d> {
                 all.push(name);
             }
         }
-        (!all.is_empty()).then(|| (format!("it has {}", all.join(", ")), false))
+        (!all.is_empty()).then(|| format!("it has {}", all.join(", ")))
     }
 
     /// Where a key belongs that stands in the wrong section, as one does that was appended to the file: behind the last
-    /// header. And whether it is a secret.
-    fn elsewhere(&self, section: &str, written: &str) -> Option<(String, bool)> {
+    /// header.
+    fn elsewhere(&self, section: &str, written: &str) -> Option<String> {
         let mut sections: Vec<&str> = Vec::new();
-        let mut secret = false;
         for key in self
             .keys
             .iter()
@@ -188,7 +177,6 @@ impl<'d> Reader<'d> {
             let (place, _) = key.path.rsplit_once('.').unwrap_or(("", written));
             if place != section && !sections.contains(&place) {
                 sections.push(place);
-                secret |= key.secret;
             }
         }
         let header = |section: &&str| {
@@ -198,7 +186,7 @@ impl<'d> Reader<'d> {
                 format!("`[{section}]`")
             }
         };
-        let help = match sections[..] {
+        Some(match sections[..] {
             [] => return None,
             [""] => format!("`{written}` stands at the top of the file, above the first `[section]`"),
             [only] => format!(
@@ -209,8 +197,7 @@ impl<'d> Reader<'d> {
                 "`{written}` belongs in {}: put it below that header",
                 sections.iter().map(header).collect::<Vec<_>>().join(" or ")
             ),
-        };
-        Some((help, secret))
+        })
     }
 
     /// The same for what is written with dots, or as a section: `limits.permissions = 5` behind `[[listener]]`.
@@ -274,9 +261,12 @@ impl<'d> Section<'_, 'd> {
         }
     }
 
-    fn ask(&mut self, key: &str, secret: bool) -> Option<Entry> {
+    fn ask(&mut self, key: &str, kind: Kind) -> Option<Entry> {
         let path = self.key_path(key);
-        self.reader.keys.push(Key { path, secret });
+        if !self.reader.asked.contains(&path) {
+            self.reader.asked.insert(path.clone());
+            self.reader.keys.push(Key { path, kind });
+        }
         self.table.take(key)
     }
 
@@ -286,21 +276,19 @@ impl<'d> Section<'_, 'd> {
     }
 
     fn read_entry<T: Setting>(&mut self, key: &str) -> (Option<T>, Option<Place>) {
-        let Some(entry) = self.ask(key, T::SECRET) else {
+        let secret = T::KIND.is_secret();
+        let Some(entry) = self.ask(key, T::KIND) else {
             return (None, None);
         };
-        if T::SECRET {
-            self.reader.diagnostics.hide(entry.node.place);
-        }
         match T::read(&entry.node) {
             Ok(value) => {
                 // Nothing else is said about a value with characters in it that nobody meant.
-                let odd = self.odd_characters(key, T::SECRET, &entry.node);
-                (Some(value).filter(|_| T::SECRET || !odd), Some(entry.node.place))
+                let odd = self.odd_characters(key, secret, &entry.node);
+                (Some(value).filter(|_| secret || !odd), Some(entry.node.place))
             }
             Err(mistakes) => {
                 let name = self.key_path(key);
-                if self.odd_characters(key, T::SECRET, &entry.node) {
+                if self.odd_characters(key, secret, &entry.node) {
                     return (None, None);
                 }
                 for mistake in mistakes {
@@ -472,7 +460,7 @@ impl<'d> Section<'_, 'd> {
         mut read: impl FnMut(&mut Section<'_, 'd>, Option<Place>) -> Option<T>,
     ) -> Located<Vec<T>> {
         let path = self.key_path(key);
-        let entry = self.ask(key, false);
+        let entry = self.ask(key, Kind::Plain);
         self.reader.lists.push(path.clone());
         self.learn_keys(&path, &mut read);
         let (nodes, place) = match entry {

@@ -9,15 +9,19 @@ mod tcp;
 mod turn;
 
 use core::time::Duration;
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::document::{Node, Table};
 use super::effective::Effective;
-use super::reader::{Located, Reader, Section};
+use super::reader::{Key, Located, Reader, Section};
 use super::settings::ClientIp;
-use super::value::{Auto, Bytes, External, Hidden, Host, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports};
+use super::value::{
+    Auto, Bytes, External, Hidden, Host, Kind, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
+};
 use crate::turn::config::Limits;
 use crate::turn::policy::REFLECTOR_PORTS;
 
@@ -231,7 +235,7 @@ pub(super) enum Protocol {
 pub(super) struct Reading {
     pub(super) raw: Raw,
     pub(super) effective: Effective,
-    pub(super) keys: Vec<String>,
+    pub(super) keys: Vec<Key>,
     /// Those of `keys` without their last part that are lists of tables: `listener`.
     pub(super) lists: Vec<String>,
 }
@@ -248,19 +252,50 @@ pub(super) fn read(table: Table, diagnostics: &mut Diagnostics) -> Reading {
     }
 }
 
-/// The names of all keys, and of all lists of tables.
+/// All keys, and all lists of tables.
 pub(super) struct Known {
-    pub(super) keys: Vec<String>,
+    keys: Vec<Key>,
     pub(super) lists: Vec<String>,
+    words: HashSet<String>,
+}
+
+impl Known {
+    /// The name of every key, with its section.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|key| key.path.as_str())
+    }
+
+    /// Whether there is a key of this name.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.kind(path).is_some()
+    }
+
+    /// What a key holds. `None`: there is no such key.
+    pub(super) fn kind(&self, path: &str) -> Option<Kind> {
+        self.keys.iter().find(|key| key.path == path).map(|key| key.kind)
+    }
+
+    /// Whether it is a word out of the names of keys and sections.
+    pub(super) fn is_word(&self, word: &str) -> bool {
+        self.words.contains(&word.to_ascii_lowercase())
+    }
 }
 
 /// What the schema knows.
-pub(super) fn known() -> Known {
-    let reading = read(Table { entries: Vec::new() }, &mut Diagnostics::default());
-    Known {
-        keys: reading.keys,
-        lists: reading.lists,
-    }
+pub(super) fn known() -> &'static Known {
+    static KNOWN: LazyLock<Known> = LazyLock::new(|| {
+        let reading = read(Table { entries: Vec::new() }, &mut Diagnostics::default());
+        let parts = reading
+            .keys
+            .iter()
+            .flat_map(|key| key.path.split(['.', '_']).chain(key.path.split('.')));
+        Known {
+            words: parts.map(str::to_owned).collect(),
+            keys: reading.keys,
+            lists: reading.lists,
+        }
+    });
+    &KNOWN
 }
 
 fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {

@@ -154,6 +154,8 @@ pub struct TlsSettings {
 /// Whom to ask for a certificate, and for which names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcmeSettings {
+    /// Account and certificate stand below it.
+    pub state_dir: PathBuf,
     /// Host names, at least one.
     pub domains: Vec<String>,
     /// Mail address the authority may write to.

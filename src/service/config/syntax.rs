@@ -1,5 +1,6 @@
 //! Text that is not TOML: what the person who wrote it probably meant.
 
+use core::cell::OnceCell;
 use core::ops::Range;
 
 use toml::de::{DeTable, DeValue, Error};
@@ -20,12 +21,18 @@ const BARE: [&str; 6] = [
 /// How other formats say that there is no value.
 const NOTHING: [&str; 6] = ["null", "none", "nil", "~", "undefined", "nan"];
 
-/// One syntax error as an operator should read it. `shown`: what stands there is no secret.
-pub(super) fn explain(error: &Error, text: &str, source: usize, span: &Range<usize>, shown: bool) -> Diagnostic {
+/// One syntax error as an operator should read it.
+pub(super) fn explain(
+    error: &Error,
+    text: &str,
+    source: usize,
+    span: &Range<usize>,
+    statements: &Statements,
+) -> Diagnostic {
     let place = Place::new(source, span);
     let message = error.message();
     if message.starts_with("duplicate key") {
-        return duplicate(text, source, span);
+        return duplicate(text, source, span, statements);
     }
     let line = line_at(text, span.start);
     // A comment may hold what it likes.
@@ -34,8 +41,7 @@ pub(super) fn explain(error: &Error, text: &str, source: usize, span: &Range<usi
     let word = word_at(text, span.start);
     if let Some((what, help)) = characters::odd(code) {
         let plain = characters::plain(word);
-        let help = if is_bare && shown && !plain.trim_matches('"').trim().is_empty() && characters::odd(word).is_some()
-        {
+        let help = if is_bare && !plain.trim_matches('"').trim().is_empty() && characters::odd(word).is_some() {
             format!(
                 "write straight quotes and plain spaces: \"{}\"",
                 plain.trim_matches('"').trim()
@@ -57,7 +63,12 @@ pub(super) fn explain(error: &Error, text: &str, source: usize, span: &Range<usi
     }
     Diagnostic::error(message)
         .at(place)
-        .maybe_help(hint(message, is_bare, word, shown))
+        .maybe_help(hint(message, is_bare, word))
+}
+
+/// Whether `text` is a word for a flag, or for nothing: no secret.
+pub(super) fn is_word(text: &str) -> bool {
+    flag(text).is_some() || NOTHING.contains(&text.to_ascii_lowercase().as_str())
 }
 
 /// What other formats write for true and false; and what to write where a key takes the word itself.
@@ -70,11 +81,10 @@ pub(super) fn flag(word: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
-fn hint(message: &str, is_bare: bool, word: &str, shown: bool) -> Option<String> {
+fn hint(message: &str, is_bare: bool, word: &str) -> Option<String> {
     Some(match message {
         _ if is_bare => match word {
             "" => "write a value behind the `=`".into(),
-            _ if !shown => "a text stands in quotes: \"…\"".into(),
             word => format!("a text stands in quotes: \"{}\"", word.trim_matches('"').escape_debug()),
         },
         m if m.starts_with("key with no value") => "write `key = value`".into(),
@@ -200,8 +210,8 @@ fn word_at(text: &str, at: usize) -> &str {
 }
 
 /// A key or a section that is there already, with both places.
-fn duplicate(text: &str, source: usize, span: &Range<usize>) -> Diagnostic {
-    let statements = statements(text);
+fn duplicate(text: &str, source: usize, span: &Range<usize>, all: &Statements) -> Diagnostic {
+    let statements = all.0.get_or_init(|| statements(text));
     let here = statements.iter().find_map(|statement| {
         let depth = statement.keys.iter().position(|(_, place)| place.start == span.start)?;
         Some((statement, depth))
@@ -247,6 +257,10 @@ fn duplicate(text: &str, source: usize, span: &Range<usize>) -> Diagnostic {
     };
     Diagnostic::error(message).at(place).also(first, "the first").help(help)
 }
+
+/// What each line of a text sets, once that is wanted.
+#[derive(Default)]
+pub(super) struct Statements(OnceCell<Vec<Statement>>);
 
 /// A line that begins with a key, or the head of a section.
 struct Statement {

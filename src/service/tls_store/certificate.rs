@@ -1,14 +1,14 @@
 //! A certificate with its key, and what an operator should know of it.
 
 use core::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-use super::{CertificateSource, load};
+use super::load;
 use crate::turn::time::UnixTime;
 
 const DAY: u64 = 86_400;
@@ -22,6 +22,8 @@ const SOON_PART: u64 = 6;
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     private_key: Arc<Zeroizing<Vec<u8>>>,
+    /// Of the key file.
+    mode: u32,
     info: CertificateInfo,
 }
 
@@ -75,8 +77,9 @@ pub struct Loaded {
 }
 
 impl Certificate {
-    pub(super) fn new(key: CertifiedKey, private_key: Zeroizing<Vec<u8>>, info: CertificateInfo) -> Self {
+    pub(super) fn new(key: CertifiedKey, private_key: Zeroizing<Vec<u8>>, mode: u32, info: CertificateInfo) -> Self {
         Self {
+            mode,
             key: Arc::new(key),
             private_key: Arc::new(private_key),
             info,
@@ -127,22 +130,17 @@ impl CertificateInfo {
 }
 
 impl Loaded {
-    pub(super) fn new(
-        certificate: &Certificate,
-        source: &CertificateSource,
-        now: UnixTime,
-        changed: bool,
-        generated: bool,
-    ) -> Self {
+    /// `key` is the file of its key.
+    pub(super) fn new(certificate: &Certificate, key: &Path, now: UnixTime, changed: bool, generated: bool) -> Self {
         let info = certificate.info();
         let mut warnings = Vec::from_iter(info.untimely(now));
         if info.names.is_empty() {
             warnings.push(TlsWarning::NoNames);
         }
         warnings.extend(load::broken_links(certificate.chain(), now));
-        let key = &source.files().private_key;
-        if let Some(mode) = load::mode_open_to_others(key) {
-            warnings.push(TlsWarning::KeyReadableByOthers(key.clone(), mode));
+        // A group is left alone: it is how services share a key.
+        if certificate.mode & 0o007 != 0 {
+            warnings.push(TlsWarning::KeyReadableByOthers(key.to_owned(), certificate.mode));
         }
         Self {
             info: info.clone(),

@@ -2,7 +2,7 @@
 
 use core::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A file and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,22 @@ impl Binary {
     }
 }
 
+impl TlsError {
+    /// `file` could not be written.
+    pub(in crate::service) fn unwritable(file: &Path, error: &io::Error) -> Self {
+        Self {
+            file: file.to_owned(),
+            problem: TlsProblem::Unwritable(error.to_string()),
+        }
+    }
+}
+
 impl TlsProblem {
+    /// Whether it says nothing of what the file holds, which may be as good as ever.
+    pub(super) const fn is_of_the_place(&self) -> bool {
+        matches!(self, Self::NotPermitted | Self::Unreadable(_))
+    }
+
     /// A file could not be read.
     pub(in crate::service) fn of_read(error: &io::Error) -> Self {
         match error.kind() {

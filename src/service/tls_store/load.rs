@@ -1,7 +1,5 @@
 //! PEM files to a certificate and key that belong together.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustls::crypto::CryptoProvider;
@@ -15,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::error::Binary;
 use super::{Certificate, CertificateFiles, CertificateInfo, TlsError, TlsProblem, TlsWarning};
+use crate::service::files::{self, Contents, own};
 use crate::turn::time::UnixTime;
 
 /// Reads both files.
@@ -23,9 +22,10 @@ pub(super) fn load(
     provider: &CryptoProvider,
     self_signed: bool,
 ) -> Result<Certificate, TlsError> {
-    let pem = |file| read(file).map_err(|problem| at(file, problem));
+    let pem = |file| read_pem(file, files.state_dir.as_deref()).map_err(|problem| at(file, problem));
     let (certificate, private_key) = (pem(&files.certificate)?, pem(&files.private_key)?);
-    parse(&certificate, &private_key, files, provider, self_signed)
+    let bytes = (&certificate.bytes[..], &private_key.bytes[..]);
+    parse(bytes, private_key.mode, files, provider, self_signed)
 }
 
 fn at(file: &Path, problem: TlsProblem) -> TlsError {
@@ -35,10 +35,10 @@ fn at(file: &Path, problem: TlsProblem) -> TlsError {
     }
 }
 
-/// What was read from `files`.
+/// What was read from `files`; `mode` is that of the key's.
 pub(super) fn parse(
-    chain: &[u8],
-    key: &[u8],
+    (chain, key): (&[u8], &[u8]),
+    mode: u32,
     files: &CertificateFiles,
     provider: &CryptoProvider,
     self_signed: bool,
@@ -46,6 +46,7 @@ pub(super) fn parse(
     let CertificateFiles {
         certificate,
         private_key,
+        ..
     } = files;
     let chain = parse_chain(chain).map_err(|problem| at(certificate, problem))?;
     let der = parse_key(key).map_err(|problem| at(private_key, problem))?;
@@ -68,20 +69,26 @@ pub(super) fn parse(
             None => at(private_key, TlsProblem::Mismatch(certificate.to_owned())),
         });
     }
-    Ok(Certificate::new(CertifiedKey::new(chain, key), private_key_der, info))
+    let key = CertifiedKey::new(chain, key);
+    Ok(Certificate::new(key, private_key_der, mode, info))
 }
 
-fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsProblem> {
-    let bytes = fs::read(file).map(Zeroizing::new);
-    let bytes = bytes.map_err(|error| TlsProblem::of_read(&error))?;
+/// Reads a PEM file: the operator's, or one of ours below `state_dir`.
+pub(in crate::service) fn read_pem(file: &Path, state_dir: Option<&Path>) -> Result<Contents, TlsProblem> {
+    let read = match state_dir {
+        None => files::read(file, files::MAX_PEM),
+        Some(dir) => own::read(dir, file, files::MAX_PEM),
+    };
+    let Contents { bytes, mode } = read.map_err(|error| TlsProblem::of_read(&error))?;
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(TlsProblem::Utf16);
     }
-    Ok(without_byte_order_marks(bytes))
+    let bytes = without_byte_order_marks(bytes);
+    Ok(Contents { bytes, mode })
 }
 
 /// Editors put such marks at the start of a file, and `cat` into the middle. A PEM block behind one would not be seen.
-pub(in crate::service) fn without_byte_order_marks(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+fn without_byte_order_marks(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     const MARK: &[u8] = "\u{feff}".as_bytes();
     if !holds(&bytes, MARK) {
         return bytes;
@@ -235,10 +242,4 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
         },
         _ => None,
     }
-}
-
-/// The mode of a key file that the world may read. A group is left alone: it is how services share a key.
-pub(super) fn mode_open_to_others(private_key: &Path) -> Option<u32> {
-    let mode = fs::metadata(private_key).ok()?.permissions().mode() & 0o7777;
-    (mode & 0o007 != 0).then_some(mode)
 }

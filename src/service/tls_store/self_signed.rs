@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 use zeroize::Zeroizing;
 
-use super::{CertificateFiles, CertificateInfo, SelfSigned, TlsError, TlsProblem, file};
+use super::{CertificateFiles, CertificateInfo, SelfSigned, TlsError, TlsProblem, own};
 use crate::turn::time::UnixTime;
 
 const DAY: u64 = 86_400;
@@ -70,6 +70,6 @@ pub(super) fn generate(files: &CertificateFiles, wanted: &SelfSigned, now: UnixT
     let signed = params.self_signed(&key).map_err(library)?;
     let key_pem = Zeroizing::new(key.serialize_pem());
 
-    file::write_private(&files.private_key, key_pem.as_bytes())?;
-    file::write(&files.certificate, signed.pem().as_bytes(), 0o644)
+    files.write(&files.private_key, key_pem.as_bytes(), own::PRIVATE)?;
+    files.write(&files.certificate, signed.pem().as_bytes(), 0o644)
 }

@@ -46,6 +46,7 @@ impl Directory {
         CertificateSource::Files(CertificateFiles {
             certificate: self.write(&format!("cert{number}.pem"), certificate),
             private_key: self.write(&format!("key{number}.pem"), key),
+            state_dir: None,
         })
     }
 
@@ -53,6 +54,7 @@ impl Directory {
         let files = CertificateFiles {
             certificate: self.0.join("state/cert.pem"),
             private_key: self.0.join("state/key.pem"),
+            state_dir: Some(self.0.join("state")),
         };
         let wanted = SelfSigned {
             names: names.iter().map(|&name| name.to_owned()).collect(),

@@ -1,7 +1,7 @@
 //! Secrets, passwords and keys, from the configuration and from files.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::collections::HashMap;
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,16 +10,15 @@ use zeroize::Zeroizing;
 
 use super::super::check;
 use super::super::diagnostic::{Diagnostic, Place};
+use super::super::harmless::shown;
 use super::super::schema::{Raw, SecretOrFile};
 use super::super::settings::ApiKey;
 use super::super::{Purpose, access};
 use super::Context;
+use crate::service::files::{self, Contents, own};
 use crate::service::first_run;
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use crate::turn::nonce::NonceKey;
-
-/// A secret is a line, not a book.
-const MAX_FILE: u64 = 64 * 1024;
 
 /// Where the generated secret cannot be kept.
 const FIRST_RUN_HELP: &str = "set `state_dir` to a directory of the server's user, or `credentials.secret_file`";
@@ -100,7 +99,11 @@ pub(super) fn warn_of_open_file(raw: &Raw, cx: &mut Context<'_>) {
     let Some(path) = cx.file else { return };
     let in_file = |place: &Place| cx.d.is_in(*place, path);
     if let Some(place) = secrets.chain(passwords).chain(keys).chain(nonces).find(in_file)
-        && is_open(path)
+        && files::within(path, {
+            let path = path.to_owned();
+            move || Ok(fs::metadata(path)?.permissions().mode())
+        })
+        .is_ok_and(|mode| is_open(path, mode))
     {
         let message = format!(
             "every user of this machine may read {}, and it holds a secret",
@@ -111,10 +114,9 @@ pub(super) fn warn_of_open_file(raw: &Raw, cx: &mut Context<'_>) {
     }
 }
 
-fn is_open(path: &Path) -> bool {
+fn is_open(path: &Path, mode: u32) -> bool {
     // Container run-times mount secrets readable for all: nobody else is in there.
-    !path.starts_with("/run/secrets")
-        && fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+    mode & 0o004 != 0 && !path.starts_with("/run/secrets")
 }
 
 /// Makes the credentials, and a secret if there is neither secret nor user. `None` if that cannot be.
@@ -137,7 +139,7 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
             match &secret {
                 Some(secret) => format!(
                     "the secret is the one generated at the first start: {}",
-                    secret.file.display()
+                    shown(&secret.file)
                 ),
                 None => "a secret is generated at the first start".into(),
             },
@@ -180,7 +182,9 @@ fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Op
     let dir = state_dir?;
     let result = match cx.purpose {
         Purpose::Serve | Purpose::Reload => first_run::obtain_secret(dir).map(Some),
-        Purpose::Check | Purpose::Mint => first_run::find_secret(dir),
+        Purpose::Check => first_run::find_secret(dir, own::Owner::Ourselves),
+        // Root mints for a server that runs as another user.
+        Purpose::Mint => first_run::find_secret(dir, own::Owner::OfTheDirectory),
     };
     match result {
         Ok(secret) => Some(secret),
@@ -223,6 +227,7 @@ fn users(raw: &Raw, cx: &mut Context<'_>) -> Vec<StaticUser> {
 
 fn api_keys(raw: &Raw, cx: &mut Context<'_>) -> Vec<ApiKey> {
     let mut keys: Vec<ApiKey> = Vec::new();
+    let mut seen: HashMap<String, String> = HashMap::new();
     for key in &raw.api.keys.value {
         let name = key.name.value.clone();
         let (text, place) = match &key.key {
@@ -236,8 +241,8 @@ fn api_keys(raw: &Raw, cx: &mut Context<'_>) -> Vec<ApiKey> {
                 (text.to_string(), file.place)
             }
         };
-        if let Some(twin) = keys.iter().find(|other| other.key == text) {
-            let message = format!("`api.keys`: {:?} and {name:?} have the same key", twin.name);
+        if let Some(twin) = seen.insert(text.clone(), name.clone()) {
+            let message = format!("`api.keys`: {twin:?} and {name:?} have the same key");
             cx.d.push(
                 Diagnostic::error(message)
                     .at(place)
@@ -284,8 +289,8 @@ fn read_text(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
 /// The content of a secret file, without the line break at its end.
 fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<Vec<u8>>> {
     let path = cx.file(file, place)?;
-    let mut bytes = match read_bounded(&path) {
-        Ok(bytes) => bytes,
+    let Contents { mut bytes, mode } = match files::read(&path, files::MAX_SECRET) {
+        Ok(contents) => contents,
         Err(error) => {
             let user = cx.env.user();
             let make = format!(
@@ -325,25 +330,9 @@ fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
                 .help("put each secret into a file of its own: `secret_files = [\"new\", \"old\"]`"),
         );
     }
-    if is_open(&path) {
+    if is_open(&path, mode) {
         let diagnostic = Diagnostic::warning(format!("every user of this machine may read {}", path.display()));
         cx.d.push(diagnostic.at(place).help(access::closing(&path, cx.env)));
     }
     Some(bytes)
-}
-
-fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
-    }
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_FILE) {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "it has more than 64 KiB, so it is no secret",
-        ));
-    }
-    Ok(bytes)
 }

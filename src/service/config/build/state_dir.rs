@@ -1,6 +1,5 @@
 //! Where the server keeps what it makes for itself, and whether it can.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,10 +8,12 @@ use rustix::fs::{Access, access};
 use super::super::Purpose;
 use super::super::access::help;
 use super::super::diagnostic::Diagnostic;
+use super::super::harmless::shown;
 use super::super::schema::Raw;
 use super::super::value::Auto;
 use super::Context;
-use crate::service::first_run;
+use crate::service::files::own::{Owner, StateDir};
+use crate::service::{files, first_run};
 
 /// The directory, if there is a place for one.
 pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<PathBuf> {
@@ -27,7 +28,7 @@ pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<PathBuf> {
         Auto::Auto => {
             let dir = first_run::default_state_dir(cx.env);
             if let Some(dir) = &dir {
-                cx.effective.note("state_dir", dir.display().to_string());
+                cx.effective.note("state_dir", shown(dir));
             }
             dir
         }
@@ -44,12 +45,9 @@ fn is_made_by_systemd(dir: &Path, cx: &Context<'_>) -> bool {
 fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
     let user = cx.env.user();
     let place = raw.state_dir.place;
-    match fs::metadata(dir) {
-        Ok(metadata) if !metadata.is_dir() => {
-            let diagnostic = Diagnostic::error(format!("{} is no directory", dir.display()));
-            cx.d.push(diagnostic.at(place).help("name a directory of the server's user"));
-        }
-        Ok(_) => {
+    let asked = dir.to_owned();
+    match files::within(dir, move || StateDir::open(&asked, Owner::Ourselves).map(drop)) {
+        Ok(()) => {
             if let Err(error) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
                 let message = format!("cannot write to the state directory {}: {error}", dir.display());
                 let help = format!(
@@ -59,12 +57,16 @@ fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
                 cx.d.push(Diagnostic::error(message).at(place).help(help));
             }
         }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let diagnostic = Diagnostic::error(format!("{} is no directory", dir.display()));
+            cx.d.push(diagnostic.at(place).help("name a directory of the server's user"));
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let message = format!("cannot use the state directory {}: {error}", dir.display());
             cx.d.push(Diagnostic::error(message).at(place).help(help(dir, &user)));
         }
         // Nothing is wrong where the server can make it; the configuration may also be for another machine.
-        Err(_) => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let above = dir.ancestors().skip(1).find(|above| above.exists());
             if above.is_some_and(|above| access(above, Access::WRITE_OK | Access::EXEC_OK).is_err()) {
                 let message = format!("the state directory {} is not there, and cannot be made", dir.display());
@@ -72,6 +74,10 @@ fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
                 let diagnostic = cx.here(message).at(place).help(help);
                 cx.d.push(diagnostic);
             }
+        }
+        Err(error) => {
+            let message = format!("cannot use the state directory {}: {error}", dir.display());
+            cx.d.push(Diagnostic::error(message).at(place));
         }
     }
 }

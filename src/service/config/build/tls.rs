@@ -1,16 +1,17 @@
 //! Certificates: the configured ones are loaded once to see that they can be; else the place of the self-signed one.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
 use super::super::diagnostic::{Diagnostic, Place};
+use super::super::harmless::shown;
 use super::super::schema::{Protocol, Raw};
 use super::super::settings::{AcmeSettings, ApiSettings, FrontDoorSettings, TlsSettings};
 use super::super::{Purpose, access};
 use super::{Context, front_door};
 use crate::service::acme::trusted_roots;
+use crate::service::files;
 use crate::service::front_door::hidden;
 use crate::service::tls_store::{CertificateFiles, CertificateInfo, CertificateSource, TlsStore, TlsWarning, unnamed};
 
@@ -49,6 +50,7 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
         certificates.push(CertificateFiles {
             certificate: certificate.0,
             private_key: key.0,
+            state_dir: None,
         });
     }
     let acme = match raw.tls.acme.domains.value.is_empty() {
@@ -114,8 +116,9 @@ fn acme(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Acm
     let digest = Sha256::digest(&raw.directory.value);
     let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     let dir = state_dir.join("acme").join(name);
-    cx.effective.remark("tls.acme", format!("kept in {}", dir.display()));
+    cx.effective.remark("tls.acme", format!("kept in {}", shown(&dir)));
     Some(AcmeSettings {
+        state_dir: state_dir.to_owned(),
         domains: raw
             .domains
             .value
@@ -148,6 +151,7 @@ fn can_be_served(
     let files = CertificateFiles {
         certificate: certificate.0.clone(),
         private_key: key.0.clone(),
+        state_dir: None,
     };
     match TlsStore::open(vec![CertificateSource::Files(files)], cx.env.now()) {
         Ok((_, loaded)) => {
@@ -182,7 +186,9 @@ fn can_be_served(
 
 fn readable(file: &Written, what: &str, without: &str, cx: &mut Context<'_>) -> bool {
     let (path, place) = file;
-    let Err(error) = File::open(path) else { return true };
+    let Err(error) = files::read(path, files::MAX_PEM) else {
+        return true;
+    };
     let help = cx.read_help(&error, path, format!("correct the path; {without}"));
     let message = format!("cannot read the {what} {}: {error}", path.display());
     cx.d.push(Diagnostic::error(message).at(*place).maybe_help(help));
@@ -206,11 +212,12 @@ fn self_signed(raw: &Raw, state_dir: Option<&Path>, only: bool, cx: &mut Context
     let [certificate, private_key] = SELF_SIGNED.map(|file| dir.join(file));
     if only {
         cx.effective
-            .remark("tls", format!("self-signed: {}", certificate.display()));
+            .remark("tls", format!("self-signed: {}", shown(&certificate)));
     }
     Some(CertificateFiles {
         certificate,
         private_key,
+        state_dir: Some(dir.to_owned()),
     })
 }
 

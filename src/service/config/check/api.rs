@@ -1,5 +1,7 @@
 //! The credentials API.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use super::super::diagnostic::{Diagnostic, Diagnostics};
@@ -43,22 +45,22 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
 }
 
 fn keys(api: &RawApi, d: &mut Diagnostics) {
-    for (index, key) in api.keys.value.iter().enumerate() {
+    let mut seen = HashMap::new();
+    for key in &api.keys.value {
         let name = &key.name;
         if name.value.is_empty() || name.value.chars().any(char::is_control) {
             let diagnostic = Diagnostic::error("a key's name is empty or holds a control character").at(name.place);
             d.push(diagnostic.help("the name stands in the log: say who uses the key"));
         }
-        if let Some(first) = api.keys.value[..index]
-            .iter()
-            .find(|first| first.name.value == name.value)
-        {
-            let diagnostic = Diagnostic::error(format!("there are two API keys named {:?}", name.value)).at(name.place);
-            d.push(
-                diagnostic
-                    .also(first.name.place, "the first")
-                    .help("give each key a name of its own"),
-            );
+        match seen.entry(name.value.as_str()) {
+            Entry::Vacant(vacant) => drop(vacant.insert(name.place)),
+            Entry::Occupied(first) => {
+                let message = format!("there are two API keys named {:?}", name.value);
+                let diagnostic = Diagnostic::error(message)
+                    .at(name.place)
+                    .also(*first.get(), "the first");
+                d.push(diagnostic.help("give each key a name of its own"));
+            }
         }
         if let Some(SecretOrFile::Text(text)) = &key.key {
             super::api_key(text.value.0.as_bytes(), &name.value, text.place, d);

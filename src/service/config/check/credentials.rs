@@ -1,5 +1,8 @@
 //! Secrets, users and keys.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use super::super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::super::schema::{RawCredentials, SecretOrFile};
 use super::super::strength::{API_KEY_BYTES, SECRET_BYTES, Strength, is_sample, judge};
@@ -10,32 +13,33 @@ use crate::turn::credential::TimeLimited;
 const MAKE_SECRET: &str = "make one: head -c 33 /dev/urandom | base64 | tr +/ -_";
 
 pub(super) fn check(credentials: &RawCredentials, d: &mut Diagnostics) {
-    for (index, written) in credentials.secrets.value.iter().enumerate() {
+    let mut seen = HashMap::new();
+    for written in &credentials.secrets.value {
         secret(
             written.value.0.as_bytes(),
             "`credentials.secrets`",
             Some(written.place),
             d,
         );
-        let earlier = &credentials.secrets.value[..index];
-        if let Some(first) = earlier.iter().find(|first| first.value == written.value) {
-            let diagnostic = Diagnostic::error("`credentials.secrets` holds a secret twice").at(written.place);
-            d.push(diagnostic.also(first.place, "first here").help("remove one of them"));
+        match seen.entry(written.value.0.as_str()) {
+            Entry::Vacant(vacant) => drop(vacant.insert(written.place)),
+            Entry::Occupied(first) => {
+                let diagnostic = Diagnostic::error("`credentials.secrets` holds a secret twice").at(written.place);
+                d.push(diagnostic.also(*first.get(), "first here").help("remove one of them"));
+            }
         }
     }
-    for (index, user) in credentials.users.iter().enumerate() {
+    let mut seen = HashMap::new();
+    for user in &credentials.users {
         user_name(&user.name.value, user.name.place, d);
-        if let Some(first) = credentials.users[..index]
-            .iter()
-            .find(|first| first.name.value == user.name.value)
-        {
-            let diagnostic =
-                Diagnostic::error(format!("there are two users {:?}", user.name.value)).at(user.name.place);
-            d.push(
-                diagnostic
-                    .also(first.name.place, "the first")
-                    .help("give each user a name of its own"),
-            );
+        match seen.entry(user.name.value.as_str()) {
+            Entry::Vacant(vacant) => drop(vacant.insert(user.name.place)),
+            Entry::Occupied(first) => {
+                let message = format!("there are two users {:?}", user.name.value);
+                let diagnostic = Diagnostic::error(message).at(user.name.place);
+                let diagnostic = diagnostic.also(*first.get(), "the first");
+                d.push(diagnostic.help("give each user a name of its own"));
+            }
         }
         if let Some(SecretOrFile::Text(text)) = &user.password {
             password(&text.value.0, &user.name.value, text.place, d);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::diagnostic::Place;
 use super::document::{Node, Value};
-use super::syntax;
+use super::{harmless, syntax};
 
 pub(super) use network::{Bind, BindHost, External, Host, Network, Port, PortOrPorts, Ports, ServerName, is_host_name};
 pub(super) use quantity::{Bytes, parse_duration};
@@ -37,10 +37,27 @@ impl Mistake {
     }
 }
 
+/// What may be shown of the values of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What looks like such a value.
+    Plain,
+    /// What looks like the path of a file: where a path belongs, people put what should stand in the file.
+    Path,
+    /// Nothing.
+    Secret,
+}
+
+impl Kind {
+    pub(super) const fn is_secret(self) -> bool {
+        matches!(self, Self::Secret)
+    }
+}
+
 /// A type that stands behind a key.
 pub(super) trait Setting: Sized {
-    /// Never shown.
-    const SECRET: bool = false;
+    /// What may be shown of its values.
+    const KIND: Kind = Kind::Plain;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>>;
 
@@ -133,6 +150,8 @@ impl Setting for String {
 }
 
 impl Setting for PathBuf {
+    const KIND: Kind = Kind::Path;
+
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match text_of(node) {
             Some(text) if !text.is_empty() && !text.contains('\0') => Ok(Self::from(text)),
@@ -141,7 +160,7 @@ impl Setting for PathBuf {
     }
 
     fn show(&self) -> String {
-        quoted(&self.to_string_lossy())
+        quoted(&harmless::shown(self))
     }
 }
 
@@ -150,7 +169,7 @@ impl Setting for PathBuf {
 pub(super) struct Hidden(pub(super) String);
 
 impl Setting for Hidden {
-    const SECRET: bool = true;
+    const KIND: Kind = Kind::Secret;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match text_of(node) {
@@ -168,12 +187,12 @@ impl Setting for Hidden {
 
 /// Lists. In the environment also `a,b,c`, unless the elements are secret.
 impl<T: Setting> Setting for Vec<T> {
-    const SECRET: bool = T::SECRET;
+    const KIND: Kind = T::KIND;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         let nodes = match (&node.value, &node.raw) {
             (Value::List(list), _) => list.clone(),
-            (_, Some(raw)) if T::SECRET => vec![text_node(node, raw)],
+            (_, Some(raw)) if T::KIND.is_secret() => vec![text_node(node, raw)],
             (_, Some(raw)) if raw.starts_with('[') => {
                 let mistake = Mistake::new(node, "this list is not TOML: texts in brackets need quotes");
                 let parts = parts_of(raw.trim_matches(['[', ']']));
@@ -183,7 +202,7 @@ impl<T: Setting> Setting for Vec<T> {
             }
             (_, Some(raw)) => raw.split(',').map(|part| text_node(node, part.trim())).collect(),
             (Value::Text(text), None) => {
-                let written = if T::SECRET {
+                let written = if T::KIND.is_secret() {
                     "\"…\"".to_owned()
                 } else {
                     parts_of(text).join(", ")
@@ -233,7 +252,7 @@ pub(super) struct Placed<T> {
 }
 
 impl<T: Setting> Setting for Placed<T> {
-    const SECRET: bool = T::SECRET;
+    const KIND: Kind = T::KIND;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         T::read(node).map(|value| Self {
@@ -311,6 +330,8 @@ pub(super) enum Auto<T> {
 }
 
 impl<T: Setting> Setting for Auto<T> {
+    const KIND: Kind = T::KIND;
+
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         if text_of(node).map(str::trim) == Some("auto") {
             return Ok(Self::Auto);
@@ -337,6 +358,8 @@ impl<T: Setting> Setting for Auto<T> {
 pub(super) struct OffOr<T>(pub(super) Option<T>);
 
 impl<T: Setting> Setting for OffOr<T> {
+    const KIND: Kind = T::KIND;
+
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match text_of(node).map(str::trim) {
             Some("off") => Ok(Self(None)),

@@ -11,6 +11,7 @@ fn source(directory: &Directory) -> CertificateSource {
         kept: CertificateFiles {
             certificate: kept.clone(),
             private_key: kept,
+            state_dir: Some(directory.0.join("state")),
         },
         until,
         wanted,
