@@ -402,11 +402,10 @@ fn model_forms(ip: IpAddr) -> Option<Vec<IpAddr>> {
     if compatible || within("::ffff:0:0:0/96") || translated || isatap {
         forms.push(low.into());
     }
-    // RFC 8215: of whatever length the network's prefix in there is. The bits from 64 to 71 are skipped.
-    if within("64:ff9b:1::/48") {
-        let skipped = (bits >> 64) << 56 | (bits & 0x00ff_ffff_ffff_ffff);
-        forms.extend([24, 32, 40].map(|shift| IpAddr::V4(Ipv4Addr::from_bits((skipped >> shift) as u32))));
-    }
+    // RFC 8215: of any length. The bits from 64 to 71 are skipped.
+    let skipped = (bits >> 64) << 56 | (bits & 0x00ff_ffff_ffff_ffff);
+    let local = [24, 32, 40].map(|shift| IpAddr::V4(Ipv4Addr::from_bits((skipped >> shift) as u32)));
+    forms.extend(local.into_iter().filter(|_| within("64:ff9b:1::/48")));
     forms.extend(within(NAT64[1]).then(|| IpAddr::V4(Ipv4Addr::from_bits((bits >> 64) as u32))));
     Some(forms)
 }
