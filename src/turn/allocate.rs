@@ -8,6 +8,7 @@ use super::auth::Session;
 use super::limits::Bucket;
 use super::mobility::Mobile;
 use super::output::{Command, DropReason, EndReason, Verdict};
+use super::owner::Owner;
 use super::policy::PeerClass;
 use super::ports::{RelayPort, Want};
 use super::refusal::Refusal;
@@ -121,6 +122,7 @@ impl Server {
             unavailable: taken.unavailable.map(|(family, refusal)| (family, refusal.code())),
             opening: Some(Box::new(opening)),
             tcp: tcp.then(Box::default),
+            owner: Owner::of(message),
             requests: Bucket::default(),
             reports: Bucket::default(),
             judged_a_peer: false,
@@ -492,8 +494,18 @@ impl Server {
         if !message.verify(&session.key) {
             return None;
         }
+        let allocation = self.allocations.get_mut(live?)?;
+        if !allocation.owner.admit(now.mono, &self.config.limits) {
+            return Some(Verdict::Drop(DropReason::AllocationRate));
+        }
         let config = Arc::clone(&self.config);
-        let reply = Reply::to(message, Method::Allocate, false, config.software.as_deref()).signed(&session);
+        let reply = Reply::to(
+            message,
+            Method::Allocate,
+            &client.five_tuple,
+            config.software.as_deref(),
+        )
+        .signed(&session);
         self.answer_allocate(now.mono, live?, client, &reply, response);
         Some(Verdict::Respond)
     }

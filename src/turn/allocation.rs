@@ -11,6 +11,7 @@ use super::auth::Session;
 use super::limits::Bucket;
 use super::mobility::Mobile;
 use super::output::{Command, EndReason, Event};
+use super::owner::Owner;
 use super::ports::{RelayPort, Want};
 use super::quota::{QuotaUnit, ReservationUnit};
 use super::refusal::Refusal;
@@ -48,6 +49,8 @@ pub(super) struct Allocation {
     pub(super) opening: Option<Box<Opening>>,
     /// Of a TCP allocation (RFC 6062): its connections with peers.
     pub(super) tcp: Option<Box<TcpRelay>>,
+    /// Knows its client's requests from others'.
+    pub(super) owner: Owner,
     /// CreatePermission, ChannelBind and Connect requests.
     pub(super) requests: Bucket,
     /// ICMP reports.

@@ -6,7 +6,6 @@
 //!
 //! Not here: what an authenticated request may do (437, 441 and the rest are its handler's).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::config::{Challenge as ChallengeMode, Config};
@@ -14,6 +13,8 @@ use super::credential::Name;
 use super::limits::Limiters;
 use super::nonce::{Features, NonceText, Nonces};
 use super::output::DropReason;
+use super::owner::Live;
+use super::reflection;
 use super::refusal::Refusal;
 use super::time::Now;
 use super::types::{FiveTuple, Transport};
@@ -90,12 +91,17 @@ pub struct AuthError {
     /// Why, for the operator, where the nonce was good: until then the address may be forged, and 401 and 438 are what
     /// every healthy client begins with.
     pub refusal: Option<Box<Refusal>>,
+    /// Who is answered.
+    pub asker: Asker,
 }
 
-impl From<AuthAnswer> for AuthError {
-    fn from(answer: AuthAnswer) -> Self {
-        Self { answer, refusal: None }
-    }
+/// Who sent a request that is not granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// The client of the allocation on its five-tuple: it is signed with that one's key.
+    Owner,
+    /// Nobody knows.
+    Stranger,
 }
 
 /// The answer to a request that is nobody's. None of these responses is signed.
@@ -109,7 +115,7 @@ pub enum AuthAnswer {
     Silent(DropReason),
 }
 
-/// What authentication works with.
+/// One request, and what authentication works with.
 #[derive(Debug)]
 pub struct Authenticator<'a> {
     /// Realm, credentials, limits, how much a challenge says.
@@ -118,147 +124,215 @@ pub struct Authenticator<'a> {
     pub nonces: &'a mut Nonces,
     /// Bounds replies to strangers and guessing.
     pub limiters: &'a Limiters,
+    /// Now.
+    pub now: Now,
+    /// Where the request is from.
+    pub client: &'a FiveTuple,
+    /// The request.
+    pub message: &'a Message<'a>,
+    /// The allocation on this five-tuple, if there is one.
+    pub live: Option<Live<'a>>,
 }
 
 impl Authenticator<'_> {
-    /// Tells whose request `message` is. `live` is the login of the allocation on this five-tuple, if there is one. With
-    /// `first` (Allocate) a time-limited username must not have expired; later requests are not asked (design decision D7).
+    /// Tells whose request it is. With `first` (Allocate) a time-limited username must not have expired; later requests are
+    /// not asked (design decision D7).
     ///
-    /// A login other than `live`'s that is good is returned as well; it is the caller who answers 441.
+    /// A login other than that of `live` that is good is returned as well; it is the caller who answers 441.
     ///
     /// # Errors
     /// [`AuthError`]: what to answer instead.
-    pub fn authenticate(
-        &mut self,
-        now: Now,
-        client: &FiveTuple,
-        message: &Message<'_>,
-        live: Option<&Arc<Session>>,
-        first: bool,
-    ) -> Result<Arc<Session>, AuthError> {
+    pub fn authenticate(&mut self, first: bool) -> Result<Arc<Session>, AuthError> {
+        let (now, message, config) = (self.now, self.message, self.config);
         if message.integrity().is_none() {
-            return Err(self.challenge(401, now, client).into());
+            return Err(self.challenge(401, Asker::Stranger, None));
         }
         let Some(claim) = Claim::of(message) else {
-            return Err(self.bad_request(now, client).into());
+            let asker = self.asker();
+            return Err(self.bad_request(asker, None));
         };
-        let config = self.config;
+        let source = self.client.client.ip();
         let lifetime = config.nonce_lifetime;
         let Ok(features) = self
             .nonces
-            .check(now.unix, client.client.ip(), &config.realm, claim.nonce, lifetime)
+            .check(now.unix, source, &config.realm, claim.nonce, lifetime)
         else {
-            return Err(self.challenge(438, now, client).into());
+            let asker = self.asker();
+            return Err(self.challenge(438, asker, None));
         };
         let Ok(choice) = Choice::of(message, features) else {
-            return Err(AuthError {
-                answer: self.bad_request(now, client),
-                refusal: Some(Box::new(Refusal::AlgorithmsChanged)),
-            });
+            let asker = self.asker();
+            return Err(self.bad_request(asker, Some(Refusal::AlgorithmsChanged)));
         };
         let integrity = choice.response_integrity();
         let rfc8489 = choice.explicit || matches!(claim.name, Name::Userhash(_));
         // A key is only ever bound to our own realm (STUN-AUTH-08).
         let ours = claim.realm == config.realm.as_bytes();
-        if ours && let Some(session) = self.known(&claim, choice.algorithm, integrity, message, live) {
-            return Ok(session);
+        if ours {
+            if let Some(session) = self.known(&claim, choice.algorithm, integrity) {
+                return Ok(session);
+            }
+        } else if self.asker() == Asker::Owner {
+            // The realm has changed since.
+            return Err(self.challenge(401, Asker::Owner, Some(Refusal::WrongRealm)));
         }
-        // Only now: who guesses from behind the same address as a live client must not lock it out.
-        let source = client.client.ip();
-        if self.limiters.logins_exhausted(now.mono, source, &config.limits) {
+        if self.is_locked_out(&claim) {
             return Err(AuthError {
                 answer: AuthAnswer::Silent(DropReason::LoginLimited),
                 refusal: Some(Box::new(Refusal::LoginLimited)),
+                asker: Asker::Stranger,
             });
         }
         let at = first.then_some(now.unix);
         let verify = |key: &Key| message.verify(key);
         let login = config.credentials.login(claim.name, choice.algorithm, at, verify);
         let login = if ours { login } else { Err(Refusal::WrongRealm) };
-        match login {
-            Ok(login) => Ok(Arc::new(Session {
-                username: login.username,
-                user: login.user,
-                key: login.key,
-                integrity,
-                forced: login.forced,
-                rfc8489,
-                algorithm: choice.algorithm,
-            })),
-            Err(refusal) => Err(AuthError {
-                answer: self.refuse_login(now, client, source),
-                refusal: Some(Box::new(refusal)),
-            }),
+        let login = login.map_err(|refusal| self.refuse_login(refusal))?;
+        let session = Arc::new(Session {
+            username: login.username,
+            user: login.user,
+            key: login.key,
+            integrity,
+            forced: login.forced,
+            rfc8489,
+            algorithm: choice.algorithm,
+        });
+        if let Some(live) = &mut self.live {
+            live.note_login(message, &session);
         }
+        Ok(session)
     }
 
     /// The login of the allocation that is there, if the request is by the same user: nothing is derived.
-    fn known(
-        &self,
-        claim: &Claim<'_>,
-        algorithm: PasswordAlgorithm,
-        integrity: Integrity,
-        message: &Message<'_>,
-        live: Option<&Arc<Session>>,
-    ) -> Option<Arc<Session>> {
-        let live =
-            live.filter(|live| live.algorithm == algorithm && claim.is_of(&live.username, &self.config.realm))?;
-        if !message.verify(&live.key) {
+    fn known(&mut self, claim: &Claim<'_>, algorithm: PasswordAlgorithm, integrity: Integrity) -> Option<Arc<Session>> {
+        let (message, realm) = (self.message, &self.config.realm);
+        let live = self
+            .live
+            .as_mut()
+            .filter(|live| live.session.algorithm == algorithm && claim.is_of(&live.session.username, realm))?;
+        if !message.verify(&live.session.key) {
             return None;
         }
-        Some(if live.integrity == integrity {
-            Arc::clone(live)
+        live.note(message);
+        let session = Arc::clone(live.session);
+        Some(if session.integrity == integrity {
+            session
         } else {
             Arc::new(Session {
                 integrity,
-                ..Session::clone(live)
+                ..Session::clone(&session)
             })
         })
     }
 
-    fn refuse_login(&mut self, now: Now, client: &FiveTuple, source: IpAddr) -> AuthAnswer {
-        if !self.limiters.admit_login_failure(now.mono, source, &self.config.limits) {
-            return AuthAnswer::Silent(DropReason::LoginLimited);
+    /// Whether no login is looked at, because too many from this address have failed. Who guesses from behind the same
+    /// address as a live client must not lock it out, whatever key it signs with now.
+    fn is_locked_out(&mut self, claim: &Claim<'_>) -> bool {
+        let (now, limits) = (self.now.mono, &self.config.limits);
+        if !self.limiters.logins_exhausted(now, self.client.client.ip(), limits) {
+            return false;
         }
-        self.challenge(401, now, client)
+        let named = |live: &&mut Live<'_>| claim.is_of(&live.session.username, &self.config.realm);
+        let live = self.live.as_mut().filter(named);
+        !live.is_some_and(|live| live.owner.may_look(now, limits))
     }
 
-    fn challenge(&mut self, code: u16, now: Now, client: &FiveTuple) -> AuthAnswer {
-        if let Err(reason) = self.may_answer_stranger(now, client) {
-            return AuthAnswer::Silent(reason);
+    /// Who sent a signed request that cannot be granted.
+    fn asker(&mut self) -> Asker {
+        let (now, message, limits) = (self.now.mono, self.message, &self.config.limits);
+        let live = self.live.as_mut();
+        if live.is_some_and(|live| live.is_by(now, message, limits)) {
+            Asker::Owner
+        } else {
+            Asker::Stranger
         }
-        let full = match self.config.challenge {
-            ChallengeMode::Full => true,
-            ChallengeMode::CompactUdp => client.transport != Transport::Udp,
-            ChallengeMode::Compact => false,
-        };
-        let features = Features {
-            password_algorithms: full,
-            anonymity: full && self.config.credentials.offers_anonymity(),
-        };
-        let nonce = self.nonces.issue(now.unix, client.client, &self.config.realm, features);
-        AuthAnswer::Challenge(Challenge {
-            code,
-            realm: self.config.realm.as_str().into(),
-            nonce,
-            algorithms: features.password_algorithms,
+    }
+
+    fn refuse_login(&mut self, refusal: Refusal) -> AuthError {
+        let source = self.client.client.ip();
+        if !self
+            .limiters
+            .admit_login_failure(self.now.mono, source, &self.config.limits)
+        {
+            return AuthError {
+                answer: AuthAnswer::Silent(DropReason::LoginLimited),
+                refusal: Some(Box::new(refusal)),
+                asker: Asker::Stranger,
+            };
+        }
+        self.challenge(401, Asker::Stranger, Some(refusal))
+    }
+
+    fn challenge(&mut self, code: u16, asker: Asker, refusal: Option<Refusal>) -> AuthError {
+        let (config, client) = (self.config, self.client);
+        let features = self.offers();
+        self.answer(asker, refusal, |it| {
+            let nonce = it.nonces.issue(it.now.unix, client.client, &config.realm, features);
+            AuthAnswer::Challenge(Challenge {
+                code,
+                realm: config.realm.as_str().into(),
+                nonce,
+                algorithms: features.password_algorithms,
+            })
         })
     }
 
-    fn bad_request(&self, now: Now, client: &FiveTuple) -> AuthAnswer {
-        match self.may_answer_stranger(now, client) {
-            Ok(()) => AuthAnswer::BadRequest,
-            Err(reason) => AuthAnswer::Silent(reason),
+    /// What a challenge offers beyond RFC 5389: nothing where there is no room for it.
+    fn offers(&self) -> Features {
+        let full = match self.config.challenge {
+            ChallengeMode::Full => true,
+            ChallengeMode::CompactUdp => self.client.transport != Transport::Udp,
+            ChallengeMode::Compact => false,
+        };
+        let offers = Features {
+            password_algorithms: full,
+            anonymity: full && self.config.credentials.offers_anonymity(),
+        };
+        let len = reflection::challenge(self.config.realm.len(), offers, self.message.has_fingerprint());
+        if len <= reflection::room(self.client, self.message.bytes().len()) {
+            offers
+        } else {
+            Features::NONE
         }
     }
 
-    /// Whoever speaks TCP, TLS or DTLS has proved its address; over UDP the source may be a victim's.
-    fn may_answer_stranger(&self, now: Now, client: &FiveTuple) -> Result<(), DropReason> {
-        if client.transport != Transport::Udp {
-            return Ok(());
+    fn bad_request(&mut self, asker: Asker, refusal: Option<Refusal>) -> AuthError {
+        self.answer(asker, refusal, |_| AuthAnswer::BadRequest)
+    }
+
+    /// An answer, if whoever asks may have one.
+    fn answer(
+        &mut self,
+        asker: Asker,
+        refusal: Option<Refusal>,
+        answer: impl FnOnce(&mut Self) -> AuthAnswer,
+    ) -> AuthError {
+        let (answer, limited) = match self.may_answer(asker) {
+            Ok(()) => (answer(self), None),
+            Err(reason) => (
+                AuthAnswer::Silent(reason),
+                (asker == Asker::Owner).then_some(Refusal::AllocationRate),
+            ),
+        };
+        AuthError {
+            answer,
+            refusal: refusal.or(limited).map(Box::new),
+            asker,
         }
-        self.limiters
-            .admit_challenge(now.mono, client.client.ip(), &self.config.limits)
+    }
+
+    /// Whoever speaks TCP, TLS or DTLS has proved its address; over UDP the source may be a victim's. The client of an
+    /// allocation has a budget of its own.
+    fn may_answer(&mut self, asker: Asker) -> Result<(), DropReason> {
+        let (now, limits) = (self.now.mono, &self.config.limits);
+        match (asker, &mut self.live) {
+            (Asker::Owner, Some(live)) => {
+                let admitted = live.owner.admit(now, limits);
+                admitted.then_some(()).ok_or(DropReason::AllocationRate)
+            }
+            _ if self.client.transport != Transport::Udp => Ok(()),
+            _ => self.limiters.admit_challenge(now, self.client.client.ip(), limits),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::auth::Asker;
 use super::discovery::Wish;
 use super::forced::Path;
 use super::output::{DropReason, Verdict};
@@ -23,21 +24,25 @@ impl Server {
         message: &Message<'_>,
         response: &mut Response,
     ) -> Verdict {
-        if let Err(reason) = self.admit_binding(now, client) {
-            return Verdict::Drop(reason);
+        let asker = match self.admit_binding(now, client) {
+            Ok(asker) => asker,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let verdict = self.answer_binding(client, message, response);
+        if asker == Asker::Stranger {
+            response.mark_stranger();
         }
+        verdict
+    }
+
+    fn answer_binding(&self, client: &Client, message: &Message<'_>, response: &mut Response) -> Verdict {
         let FiveTuple {
             client: source,
             server,
             transport,
         } = client.five_tuple;
         let config = Arc::clone(&self.config);
-        let reply = Reply::to(
-            message,
-            Method::Binding,
-            transport.is_stream(),
-            config.software.as_deref(),
-        );
+        let reply = Reply::to(message, Method::Binding, &client.five_tuple, config.software.as_deref());
         if let Some(place) = config.discovery.as_deref().and_then(|places| places.place(server)) {
             return match Wish::of(message, place, source, transport) {
                 Ok(wish) => answer_wish(&reply, client.five_tuple, wish, response),
@@ -96,20 +101,28 @@ impl Server {
         self.counters.error_response(500);
         let written = response.classic_refusal(request.id);
         debug_assert!(written, "an error response fits its buffer");
+        response.mark_stranger();
         Verdict::Respond
     }
 
-    /// Counts a Binding request and tells whether it may be answered.
-    fn admit_binding(&self, now: Now, client: &Client) -> Result<(), DropReason> {
+    /// Counts a Binding request and tells whether it may be answered. The client of an allocation shares its budget with
+    /// nobody who does not forge its port as well.
+    fn admit_binding(&mut self, now: Now, client: &Client) -> Result<Asker, DropReason> {
         self.count_request(Method::Binding);
         let closed = !self.config.forced.binding && self.path(client) == Path::Forced;
         if closed || !self.config.binding {
             return Err(DropReason::BindingDisabled);
         }
+        let limits = &self.config.limits;
+        let live = self.forward.allocation_of(&client.five_tuple);
+        if let Some(allocation) = live.and_then(|id| self.allocations.get_mut(id)) {
+            let admitted = allocation.owner.admit_binding(now.mono, limits);
+            return admitted.then_some(Asker::Owner).ok_or(DropReason::BindingLimited);
+        }
         let FiveTuple { client, transport, .. } = client.five_tuple;
         let limiters = &self.shared.limiters;
-        if transport.is_stream() || limiters.admit_binding(now.mono, client.ip(), &self.config.limits) {
-            Ok(())
+        if transport.is_stream() || limiters.admit_binding(now.mono, client.ip(), limits) {
+            Ok(Asker::Stranger)
         } else {
             Err(DropReason::BindingLimited)
         }
@@ -119,17 +132,23 @@ impl Server {
 /// Answers where NATs' behaviour is found out (RFC 5780 §6.1).
 fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, response: &mut Response) -> Verdict {
     let source = five_tuple.client;
-    let written = response.success(reply, |writer| {
-        writer
-            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, source)
-            .address(AttributeType::MAPPED_ADDRESS, source)
-            .address(AttributeType::RESPONSE_ORIGIN, wish.from.announced())
-            .address(AttributeType::OTHER_ADDRESS, wish.other.announced());
-        if let Some(padding) = wish.padding {
-            writer.zeros(AttributeType::PADDING, padding);
-        }
-    });
-    debug_assert!(written, "a Binding response fits its buffer");
+    let mut write = |mapped: bool| {
+        response.success(reply, |writer| {
+            writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, source);
+            if mapped {
+                writer.address(AttributeType::MAPPED_ADDRESS, source);
+            }
+            writer
+                .address(AttributeType::RESPONSE_ORIGIN, wish.from.announced())
+                .address(AttributeType::OTHER_ADDRESS, wish.other.announced());
+            if let Some(padding) = wish.padding {
+                writer.zeros(AttributeType::PADDING, padding);
+            }
+        })
+    };
+    // Over IPv6 the shortest requests leave no room for the address that is there twice.
+    let written = write(true) || write(false);
+    debug_assert!(written, "a Binding response fits its buffer, and its request");
     let route = Route {
         from: wish.from.local(),
         to: wish.to,

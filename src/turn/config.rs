@@ -303,6 +303,10 @@ pub struct Limits {
     pub login_failures_per_second: u32,
     /// CreatePermission and ChannelBind requests per second and allocation.
     pub permission_requests_per_second: u32,
+    /// Requests of any kind, signed by its client, per second and allocation.
+    pub allocation_requests_per_second: u32,
+    /// Authenticated requests that are about no allocation of the user's, per second and user.
+    pub user_requests_per_second: u32,
 }
 
 impl Default for Limits {
@@ -321,6 +325,8 @@ impl Default for Limits {
             bindings_per_second: 100,
             login_failures_per_second: 10,
             permission_requests_per_second: 50,
+            allocation_requests_per_second: 100,
+            user_requests_per_second: 100,
         }
     }
 }

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::auth::Session;
-use super::output::{Command, ConnectionEnd, PeerRefusal, Verdict};
+use super::output::{Command, ConnectionEnd, DropReason, PeerRefusal, Verdict};
 use super::policy::PeerClass;
+use super::reflection;
 use super::refusal::Refusal;
 use super::request::Outcome;
 use super::response::{Reply, Response};
@@ -117,6 +118,7 @@ impl Server {
             transaction_id: asked.transaction_id,
             fingerprint: asked.fingerprint,
             verbose: true,
+            room: usize::MAX,
             software: config.software.as_deref(),
             signer: None,
         }
@@ -209,12 +211,19 @@ impl Server {
         response: &mut Response,
     ) -> Verdict {
         self.count_request(Method::ConnectionBind);
+        if reflection::is_short(&client.five_tuple, message.bytes().len()) {
+            return Verdict::Drop(DropReason::ShortRequest);
+        }
         let id = message.decode(AttributeType::CONNECTION_ID, attribute::connection_id);
         let id = id.ok().flatten().map(ConnectionId);
         let allocation = id.and_then(|id| self.connections.get(id)).map(|it| it.allocation);
         let config = Arc::clone(&self.config);
-        let stream = client.five_tuple.transport.is_stream();
-        let reply = Reply::to(message, Method::ConnectionBind, stream, config.software.as_deref());
+        let reply = Reply::to(
+            message,
+            Method::ConnectionBind,
+            &client.five_tuple,
+            config.software.as_deref(),
+        );
         let session = match self.log_in(now, client, allocation, message, &reply, response) {
             Ok(session) => session,
             Err(verdict) => return verdict,

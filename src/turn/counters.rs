@@ -1,5 +1,6 @@
 //! What one shard counts. Written by its one thread, read by the metrics endpoint at any time.
 
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::forced::Path;
@@ -31,6 +32,24 @@ impl Cell {
     /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// A counter for each member of a closed set.
+#[derive(Debug)]
+pub struct Cells<const N: usize>([Cell; N]);
+
+impl<const N: usize> Default for Cells<N> {
+    fn default() -> Self {
+        Self(core::array::from_fn(|_| Cell::default()))
+    }
+}
+
+impl<const N: usize> Deref for Cells<N> {
+    type Target = [Cell; N];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
@@ -72,7 +91,7 @@ pub struct Counters {
     /// Of those, waiting for a relay socket (`Waiting`).
     pub waiting: Cell,
     /// Of those, dropped by the core; and by the shard for its own reasons, by [`DropReason`].
-    pub dropped: [Cell; DropReason::ALL.len()],
+    pub dropped: Cells<{ DropReason::ALL.len() }>,
     /// Client to peer, by the client's [`Path`] and [`Transport`].
     pub up: [[Direction; Transport::ALL.len()]; Path::ALL.len()],
     /// Peer to client, by the client's [`Path`] and [`Transport`].
@@ -125,21 +144,12 @@ pub struct TcpCounters {
 }
 
 /// Requests refused.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RefusalCounters {
     /// All, by [`RefusalReason`].
-    pub reasons: [Cell; RefusalReason::ALL.len()],
+    pub reasons: Cells<{ RefusalReason::ALL.len() }>,
     /// Those for a peer the policy forbids, by its rule.
-    pub peer_rules: [Cell; Denied::ALL.len()],
-}
-
-impl Default for RefusalCounters {
-    fn default() -> Self {
-        Self {
-            reasons: core::array::from_fn(|_| Cell::default()),
-            peer_rules: core::array::from_fn(|_| Cell::default()),
-        }
-    }
+    pub peer_rules: Cells<{ Denied::ALL.len() }>,
 }
 
 impl RefusalCounters {

@@ -1,4 +1,4 @@
-//! Rate limits on what strangers can make the server do: token buckets in tables of fixed size that never grow.
+//! Rate limits on what strangers, and users, can make the server do: token buckets in tables of fixed size that never grow.
 //!
 //! A server that answers whoever asks reflects traffic to forged sources, and one that checks every login invites guessing.
 //! Limits are per source: an IPv4 address, or an IPv6 /64 (one host commands a whole one). Sources are hashed into the
@@ -16,6 +16,7 @@ use super::config::Limits;
 use super::output::DropReason;
 use super::rng::Rng;
 use super::time::Instant;
+use super::user::UserId;
 
 /// So much a second, and so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +148,12 @@ impl RateTable {
 
     /// Takes one token of `source`. `false`: there is none.
     pub fn admit(&self, now: Instant, source: Source, rate: Rate) -> bool {
-        self.bucket(source).admit(now, rate)
+        self.admit_key(now, source, rate)
+    }
+
+    /// The same for what is no source: a user.
+    pub fn admit_key(&self, now: Instant, key: impl Hash, rate: Rate) -> bool {
+        self.bucket(key).admit(now, rate)
     }
 
     /// The same for a network; a table is for sources or for networks.
@@ -160,8 +166,8 @@ impl RateTable {
         rate.admit(self.bucket(source).0.load(Relaxed), now).is_none()
     }
 
-    fn bucket(&self, source: impl Hash) -> &SharedBucket {
-        &self.buckets[self.hasher.hash_one(source) as usize % Self::BUCKETS]
+    fn bucket(&self, key: impl Hash) -> &SharedBucket {
+        &self.buckets[self.hasher.hash_one(key) as usize % Self::BUCKETS]
     }
 }
 
@@ -210,6 +216,24 @@ impl SharedBucket {
     }
 }
 
+impl Limits {
+    /// Authenticated requests of one allocation. At once as many as its client needs to renew all it may have twice: when
+    /// a nonce has aged every request is sent a second time.
+    pub(super) fn allocation_requests(&self) -> Rate {
+        let renewed = 2 * (u32::from(self.permissions) + u32::from(self.channels));
+        let rate = self.allocation_requests_per_second;
+        Rate::new(rate, rate.saturating_add(renewed))
+    }
+
+    /// Authenticated requests of one user that are about no allocation of its: Allocates above all. At once as many as
+    /// replace all allocations it may have.
+    fn user_requests(&self) -> Rate {
+        let replaced = self.allocations_per_user.saturating_mul(2);
+        let rate = self.user_requests_per_second;
+        Rate::new(rate, rate.saturating_add(replaced))
+    }
+}
+
 /// The limits that hold across allocations, one set per process.
 #[derive(Debug)]
 pub struct Limiters {
@@ -217,6 +241,7 @@ pub struct Limiters {
     all_challenges: SharedBucket,
     bindings: RateTable,
     logins: RateTable,
+    users: RateTable,
 }
 
 impl Limiters {
@@ -228,6 +253,7 @@ impl Limiters {
             all_challenges: SharedBucket::default(),
             bindings: table(),
             logins: table(),
+            users: table(),
         }
     }
 
@@ -253,6 +279,11 @@ impl Limiters {
     pub fn admit_binding(&self, now: Instant, source: IpAddr, limits: &Limits) -> bool {
         self.bindings
             .admit(now, source.into(), Rate::per_second(limits.bindings_per_second))
+    }
+
+    /// Whether `user`, who has logged in, may ask for something that is about no allocation of its.
+    pub(super) fn admit_user(&self, now: Instant, user: &UserId, limits: &Limits) -> bool {
+        self.users.admit_key(now, user, limits.user_requests())
     }
 
     /// Whether `source` has failed to log in too often lately: no further try is looked at.

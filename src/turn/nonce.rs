@@ -29,6 +29,8 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::time::UnixTime;
+use crate::wire::attribute::AttributeType;
+use crate::wire::message::Message;
 
 const COOKIE: &[u8; 9] = b"obMatJos2";
 /// Cookie and features.
@@ -89,6 +91,14 @@ pub struct NonceText {
 }
 
 impl NonceText {
+    /// The nonce of a request, if it could be one of ours.
+    pub(super) fn of(message: &Message<'_>) -> Option<Self> {
+        let nonce = message.attribute(AttributeType::NONCE)?;
+        let mut text = [0; PREFIX_LEN + BODY_TEXT_LEN];
+        text.get_mut(..nonce.len())?.copy_from_slice(nonce);
+        Some(Self { text, len: nonce.len() })
+    }
+
     /// The value of NONCE: ASCII, and nothing in it needs quoting (RFC 3261 `qdtext`).
     pub fn as_bytes(&self) -> &[u8] {
         self.text.get(..self.len).unwrap_or_default()
@@ -165,6 +175,12 @@ impl Nonces {
                 older: Vec::new(),
             },
         }
+    }
+
+    /// Bytes of a nonce that tells of these features.
+    pub const fn text_len(features: Features) -> usize {
+        let prefix = if features.bits() == 0 { 0 } else { PREFIX_LEN };
+        prefix + BODY_TEXT_LEN
     }
 
     /// A nonce for `client`.

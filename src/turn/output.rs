@@ -360,6 +360,8 @@ closed_set! {
         UnknownMethod => "unknown_method",
         /// An indication with an unknown comprehension-required attribute.
         UnknownAttribute => "unknown_attribute",
+        /// A request over UDP that is shorter than any client's, or too short for its answer (`reflection`).
+        ShortRequest => "short_request",
         /// Over the limit for replies to unauthenticated requests.
         ChallengeLimited => "challenge_limited",
         /// Over the limit for such replies to all sources together.
@@ -370,6 +372,10 @@ closed_set! {
         LoginLimited => "login_limited",
         /// Over the limit for CreatePermission, ChannelBind and Connect requests of one allocation.
         PermissionLimited => "permission_limited",
+        /// Over the limit for requests of one allocation.
+        AllocationRate => "allocation_rate",
+        /// Over the limit for requests of one user that are about no allocation of its.
+        UserRate => "user_rate",
         /// Plain Binding is switched off.
         BindingDisabled => "binding_disabled",
         /// An indication or ChannelData without an allocation.

@@ -142,6 +142,10 @@ refusals! {
     ChannelsFull { channels: u16, permissions: u16 } => 508, "channels_full";
     /// Over the limit for CreatePermission, ChannelBind and Connect requests of one allocation.
     PermissionLimited => 0, "permission_limited";
+    /// Over the limit for requests of one allocation.
+    AllocationRate => 0, "allocation_rate";
+    /// Over the limit for requests of one user that are about no allocation of its.
+    UserRate => 0, "user_rate";
     /// The allocation has a TCP connection with this peer.
     ConnectionExists { peer: SocketAddr } => 446, "connection_exists";
     /// The allocation, or all together, have as many TCP connections with peers as they may.

@@ -5,15 +5,17 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::auth::{AuthAnswer, AuthError, Authenticator, Challenge, Session};
+use super::auth::{Asker, AuthAnswer, AuthError, Authenticator, Challenge, Session};
 use super::counters::METHODS;
 use super::limits::Rate;
 use super::mobility::ticket::TICKET_LEN;
 use super::output::{DropReason, Verdict};
+use super::owner::Live;
+use super::reflection;
 use super::refusal::{Refusal, Refused};
 use super::response::{Reply, Response};
 use super::server::Server;
-use super::time::Now;
+use super::time::{Instant, Now};
 use super::types::{AllocationId, Client};
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method};
@@ -74,6 +76,9 @@ impl Server {
         response: &mut Response,
     ) -> Verdict {
         self.count_request(method);
+        if reflection::is_short(&client.five_tuple, message.bytes().len()) {
+            return Verdict::Drop(DropReason::ShortRequest);
+        }
         let live = self.live(now, client);
         if method == Method::Allocate
             && let Some(verdict) = self.handle_retransmission(now, client, live, message, response)
@@ -81,8 +86,7 @@ impl Server {
             return verdict;
         }
         let config = Arc::clone(&self.config);
-        let stream = client.five_tuple.transport.is_stream();
-        let reply = Reply::to(message, method, stream, config.software.as_deref());
+        let reply = Reply::to(message, method, &client.five_tuple, config.software.as_deref());
         let session = match self.log_in(now, client, live, message, &reply, response) {
             Ok(session) => session,
             Err(verdict) => return verdict,
@@ -122,19 +126,57 @@ impl Server {
         reply: &Reply<'_>,
         response: &mut Response,
     ) -> Result<Arc<Session>, Verdict> {
-        let AuthError { answer, refusal } = match self.authenticate(now, client, live, message, reply.method) {
-            Ok(session) => return Ok(session),
+        let AuthError { answer, refusal, asker } = match self.authenticate(now, client, live, message, reply.method) {
+            Ok(session) => {
+                self.admit(now.mono, client, live, &session, reply.method)?;
+                return Ok(session);
+            }
             Err(error) => error,
         };
         if let Some(refusal) = refusal {
             let username = message.attribute(AttributeType::USERNAME).map(Refused::username);
             self.report(&client.five_tuple, username, None, reply.method, *refusal);
         }
-        Err(match answer {
+        let verdict = match answer {
             AuthAnswer::Silent(reason) => Verdict::Drop(reason),
             AuthAnswer::Challenge(challenge) => self.answer_challenge(reply, &challenge, response),
             AuthAnswer::BadRequest => self.answer_error(reply, &Refusal::BadRequest, response),
-        })
+        };
+        if asker == Asker::Stranger {
+            response.mark_stranger();
+        }
+        Err(verdict)
+    }
+
+    /// Whether an authenticated request is within the rate of its allocation or, if it is about none, of its user. One that
+    /// is not goes unanswered: a client sends it again a little later, and an error would make it give up.
+    fn admit(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Session,
+        method: Method,
+    ) -> Result<(), Verdict> {
+        let limits = &self.config.limits;
+        let allocation = live.and_then(|id| self.allocations.get_mut(id));
+        let own = allocation.filter(|allocation| allocation.session.is_same_login(session));
+        let (admitted, refusal, reason) = match own {
+            Some(allocation) => {
+                let admitted = allocation.owner.admit(now, limits);
+                (admitted, Refusal::AllocationRate, DropReason::AllocationRate)
+            }
+            None => {
+                let admitted = self.shared.limiters.admit_user(now, &session.user, limits);
+                (admitted, Refusal::UserRate, DropReason::UserRate)
+            }
+        };
+        if admitted {
+            return Ok(());
+        }
+        let username = Some(Arc::clone(&session.username));
+        self.report(&client.five_tuple, username, live, method, refusal);
+        Err(Verdict::Drop(reason))
     }
 
     fn authenticate(
@@ -145,15 +187,20 @@ impl Server {
         message: &Message<'_>,
         method: Method,
     ) -> Result<Arc<Session>, AuthError> {
-        let live = live
-            .and_then(|id| self.allocations.get(id))
-            .map(|allocation| &allocation.session);
+        let live = live.and_then(|id| self.allocations.get_mut(id)).map(|allocation| Live {
+            session: &allocation.session,
+            owner: &mut allocation.owner,
+        });
         let mut authenticator = Authenticator {
             config: &self.config,
             nonces: &mut self.nonces,
             limiters: &self.shared.limiters,
+            now,
+            client: &client.five_tuple,
+            message,
+            live,
         };
-        authenticator.authenticate(now, &client.five_tuple, message, live, method == Method::Allocate)
+        authenticator.authenticate(method == Method::Allocate)
     }
 
     /// Does what an authenticated request asks for.
@@ -227,22 +274,22 @@ impl Server {
 
     /// Writes an error response and counts it.
     pub(super) fn answer_error(&self, reply: &Reply<'_>, refusal: &Refusal, response: &mut Response) -> Verdict {
-        self.counters.error_response(refusal.code());
-        if response.error(reply, refusal) {
-            Verdict::Respond
-        } else {
-            Verdict::Drop(DropReason::TooLong)
-        }
+        let written = response.error(reply, refusal);
+        self.answered(written, refusal.code())
     }
 
     /// The same with what a client needs to try again.
     fn answer_challenge(&self, reply: &Reply<'_>, challenge: &Challenge, response: &mut Response) -> Verdict {
-        self.counters.error_response(challenge.code());
-        if response.challenge(reply, challenge) {
-            Verdict::Respond
-        } else {
-            Verdict::Drop(DropReason::TooLong)
+        let written = response.challenge(reply, challenge);
+        self.answered(written, challenge.code())
+    }
+
+    fn answered(&self, written: bool, code: u16) -> Verdict {
+        if !written {
+            return Verdict::Drop(DropReason::ShortRequest);
         }
+        self.counters.error_response(code);
+        Verdict::Respond
     }
 
     /// A peer was granted to an allocation: candidates refused from now on are ICE's ordinary ones.

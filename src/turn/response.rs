@@ -4,8 +4,9 @@ use core::fmt;
 use std::net::SocketAddr;
 
 use super::auth::{Challenge, Session};
+use super::reflection;
 use super::refusal::Refusal;
-use super::types::ConnectionId;
+use super::types::{ConnectionId, FiveTuple};
 use crate::wire::attribute::{AttributeType, Icmp};
 use crate::wire::classic::{ClassicBinding, ClassicId};
 use crate::wire::error_code;
@@ -25,6 +26,7 @@ pub struct Response {
     buffer: [u8; CAPACITY],
     len: usize,
     route: Option<Route>,
+    to_stranger: bool,
 }
 
 /// Another way for a response than straight back (RFC 5780): over UDP, by whichever listener is bound there.
@@ -43,6 +45,7 @@ impl Response {
             buffer: [0; CAPACITY],
             len: 0,
             route: None,
+            to_stranger: false,
         }
     }
 
@@ -53,6 +56,7 @@ impl Response {
 
     fn written(&mut self, len: Result<usize, WriteError>) -> bool {
         self.route = None;
+        self.to_stranger = false;
         self.len = len.unwrap_or(0);
         self.len > 0
     }
@@ -62,17 +66,28 @@ impl Response {
         self.route
     }
 
+    /// Whether the message last written answers somebody who is no client: has not logged in, and has no allocation.
+    pub const fn is_to_stranger(&self) -> bool {
+        self.to_stranger
+    }
+
+    /// The message last written answers such a one.
+    pub(super) const fn mark_stranger(&mut self) {
+        self.to_stranger = true;
+    }
+
     /// Sends the message last written another way.
     pub(super) const fn divert(&mut self, route: Route) {
         self.route = Some(route);
     }
 
-    /// Writes a success response: what `attributes` adds, then what every response has. `false`: it did not fit.
+    /// Writes a success response: what `attributes` adds, then what every response has. `false`: it did not fit, or is too
+    /// long for its request.
     pub(super) fn success(&mut self, reply: &Reply<'_>, attributes: impl FnOnce(&mut MessageWriter<'_>)) -> bool {
         self.write(Class::Success, reply, attributes)
     }
 
-    /// Writes the error response to a refused request. `false`: it did not fit.
+    /// Writes the error response to a refused request. `false`: it did not fit, or is too long for its request.
     pub(super) fn error(&mut self, reply: &Reply<'_>, refusal: &Refusal) -> bool {
         let reason = match refusal {
             // Only who has logged in is told this, so no victim of a forged address is.
@@ -98,7 +113,7 @@ impl Response {
         })
     }
 
-    /// Writes 401 or 438. `false`: it did not fit.
+    /// Writes 401 or 438. `false`: it did not fit, or is too long for its request.
     pub(super) fn challenge(&mut self, reply: &Reply<'_>, challenge: &Challenge) -> bool {
         let code = challenge.code();
         self.write(Class::Error, reply, |writer| {
@@ -140,8 +155,8 @@ impl Response {
     pub(super) fn classic_refusal(&mut self, id: ClassicId) -> bool {
         let mut writer = MessageWriter::classic(&mut self.buffer, Class::Error, Method::Binding, id);
         writer.error_code(500, "");
-        self.len = writer.finish().unwrap_or(0);
-        self.len > 0
+        let written = writer.finish();
+        self.written(written)
     }
 
     /// Writes a ConnectionAttempt indication: a peer has connected (RFC 6062 §5.3).
@@ -151,7 +166,9 @@ impl Response {
         writer
             .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
             .u32(AttributeType::CONNECTION_ID, connection.0);
-        self.len = writer.finish().unwrap_or(0);
+        let written = writer.finish();
+        let written = self.written(written);
+        debug_assert!(written, "a ConnectionAttempt indication fits its buffer");
     }
 
     fn write(&mut self, class: Class, reply: &Reply<'_>, attributes: impl FnOnce(&mut MessageWriter<'_>)) -> bool {
@@ -166,8 +183,13 @@ impl Response {
         if reply.fingerprint {
             writer.fingerprint();
         }
-        let written = writer.finish();
-        self.written(written)
+        let most = match reply.signer {
+            // Whoever can sign a request is who it says.
+            Some(_) => usize::MAX,
+            None => reply.room,
+        };
+        let written = writer.finish().ok().filter(|&len| len <= most);
+        self.written(written.ok_or(WriteError::Full))
     }
 }
 
@@ -194,8 +216,10 @@ pub(super) struct Reply<'a> {
     pub(super) transaction_id: TransactionId,
     /// The request had a FINGERPRINT, so the response has one.
     pub(super) fingerprint: bool,
-    /// Reason phrases are said: not over UDP.
+    /// Reason phrases are said: on streams only.
     pub(super) verbose: bool,
+    /// Most bytes of it, unless it is signed ([`reflection`]).
+    pub(super) room: usize,
     /// SOFTWARE, if it is said at all.
     pub(super) software: Option<&'a str>,
     /// Key and algorithm of the request, once it has passed authentication: every response from then on is signed.
@@ -203,13 +227,16 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    /// The response to `message`, not signed.
-    pub(super) fn to(message: &Message<'_>, method: Method, stream: bool, software: Option<&'a str>) -> Self {
+    /// The response to `message`, which came from `client`; not signed.
+    pub(super) fn to(message: &Message<'_>, method: Method, client: &FiveTuple, software: Option<&'a str>) -> Self {
         let (id, fingerprint) = (message.transaction_id(), message.has_fingerprint());
-        Self::later(method, id, fingerprint, stream, software)
+        Self {
+            room: reflection::room(client, message.bytes().len()),
+            ..Self::later(method, id, fingerprint, client.transport.is_stream(), software)
+        }
     }
 
-    /// The response to a request that was taken in earlier, not signed.
+    /// The response to a request that was taken in earlier, and was somebody's; not signed yet.
     pub(super) fn later(
         method: Method,
         transaction_id: TransactionId,
@@ -222,6 +249,7 @@ impl<'a> Reply<'a> {
             transaction_id,
             fingerprint,
             verbose: stream,
+            room: usize::MAX,
             software: software.filter(|_| stream),
             signer: None,
         }

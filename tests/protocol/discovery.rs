@@ -12,7 +12,7 @@ use relay::wire::message::Method;
 use crate::world::*;
 
 /// A server behind 1:1 NAT for IPv4, and with its own addresses for IPv6.
-fn discovery() -> Discovery {
+pub(crate) fn discovery() -> Discovery {
     let own = |local: &str, announced: &str| OwnAddress {
         local: ip(local),
         announced: ip(announced),
@@ -32,7 +32,7 @@ fn served() -> World {
     World::with(|config| config.discovery = Some(Arc::new(discovery())))
 }
 
-fn client_at(server: &str, transport: Transport) -> Client {
+pub(crate) fn client_at(server: &str, transport: Transport) -> Client {
     let mut client = client_over(1, transport);
     client.client.five_tuple.server = addr(server);
     client.client.five_tuple.client = addr(if addr(server).is_ipv4() {
@@ -118,7 +118,13 @@ fn a_response_comes_from_the_place_asked_for_and_tells_it_and_the_opposite_one()
                 assert_eq!(world.route(), expected, "{local}, {flags:#04x}");
             }
             let answer = client.send_plain(&mut world, &binding());
-            assert_eq!(answer.kinds(), [0x0020, 0x0001, 0x802B, 0x802C], "without any wish too");
+            // Over IPv6 the shortest request leaves no room for an address that is there twice (reflection).
+            let expected: &[u16] = if client.addr().is_ipv4() {
+                &[0x0020, 0x0001, 0x802B, 0x802C]
+            } else {
+                &[0x0020, 0x802B, 0x802C]
+            };
+            assert_eq!(answer.kinds(), expected, "without any wish too");
             assert_eq!(world.route(), None);
         }
     }

@@ -38,7 +38,7 @@ fn a_challenge_says_what_a_client_needs_and_no_more() {
             allocate(),
             unknown,
             refresh(600),
-            create_permission(&[]),
+            create_permission(&[addr("10.0.0.1:1")]),
             channel_bind(0, addr("10.0.0.1:1")),
         ] {
             let answer = client.send_plain(&mut world, &message);
@@ -202,7 +202,7 @@ fn a_key_for_another_realm_opens_nothing() {
     for client in every_client() {
         let (mut world, mut client) = ready(client);
         let challenge = client.send_plain(&mut world, &allocate());
-        for realm in ["evil.example", "", "turn.example.org.", "TURN.example.org"] {
+        for realm in ["evil.example", "", "example.org.", "EXAMPLE.org"] {
             client.realm = realm.into();
             let request = raw_allocate().login(&client).sha1(&md5_key(&client));
             let answer = world.packet(&client, &request.bytes());

@@ -139,7 +139,8 @@ fn of_all_16384_types_five_are_answered_one_is_relayed_and_no_stream_is_closed()
     for client in every_client().take(4) {
         let mut world = World::new();
         for kind in 0..0x4000u16 {
-            let answer = world.packet(&client, &stun(kind, 0, &[]));
+            // With SOFTWARE: over UDP there is no request for a login as short as a header.
+            let answer = world.packet(&client, &stun(kind, 8, &[0x80, 0x22, 0, 4, b's', b'o', b'f', b't']));
             let (method, class) = ((kind & 0xF) | (kind & 0xE0) >> 1 | (kind & 0x3E00) >> 2, kind & 0x0110);
             let expected = match (method, class) {
                 _ if kind >= 0x0400 => None,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use relay::turn::time::Now;
-use relay::turn::types::{Client, Family};
+use relay::turn::types::{Client, Family, Transport};
 
 use crate::message::{Ask, Flaw, Login, Request, Told, Wanted};
 use crate::network::most_in_a_datagram;
@@ -20,6 +20,8 @@ const COPY_POSSIBLE: Duration = Duration::from_secs(40);
 /// And an Allocate whose allocation is gone, after that: certainly, possibly.
 const PAST_CERTAIN: Duration = Duration::from_secs(40);
 const PAST_POSSIBLE: Duration = Duration::from_secs(60);
+/// Over UDP a shorter request for a login is to be reflected, and not answered: an Allocate has as much (RFC 8656 §7.1).
+const SHORTEST_REQUEST: usize = 28;
 /// How far ahead of the clock a nonce may be.
 const NONCE_SKEW: i64 = 5;
 
@@ -119,6 +121,9 @@ impl Oracle {
             };
             answers.add_if(420, request.flaw == Some(Flaw::Unknown));
             return Expected::Answer(answers);
+        }
+        if client.five_tuple.transport == Transport::Udp && request.encode().len() < SHORTEST_REQUEST {
+            return Expected::Nothing;
         }
         let held = self.of(client);
         if held.is_some_and(|held| held.life(now.mono) == Life::Maybe || held.is_by_another_stream(client)) {

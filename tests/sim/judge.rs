@@ -133,12 +133,11 @@ impl Oracle {
                 "{} bytes to a stranger, {most} at most",
                 reply.bytes.len()
             );
-            self.rates.reply(
-                deed.client.five_tuple.client.ip(),
-                reply.method,
-                deed.now.mono,
-                &self.setup.limits,
-            );
+            // The client of an allocation has a budget of its own.
+            if self.of(deed.client).is_none() {
+                let from = deed.client.five_tuple.client.ip();
+                self.rates.reply(from, reply.method, deed.now.mono, &self.setup.limits);
+            }
         }
         self.mark(match reply.code {
             0 => "success",

@@ -71,7 +71,7 @@ impl Ledger {
             [self.received, self.relayed, self.answered, self.waiting],
             "packets by verdict"
         );
-        assert_eq!(sum(&counters.dropped), self.dropped, "dropped packets");
+        assert_eq!(sum(&*counters.dropped), self.dropped, "dropped packets");
         assert_eq!(
             counted[0],
             counted[1] + counted[2] + counted[3] + self.dropped,

@@ -117,6 +117,8 @@ impl Setup {
             limits.bindings_per_second = NO_LIMIT;
             limits.login_failures_per_second = NO_LIMIT;
             limits.permission_requests_per_second = NO_LIMIT;
+            limits.allocation_requests_per_second = NO_LIMIT;
+            limits.user_requests_per_second = NO_LIMIT;
         }
         Self {
             shards,
@@ -149,6 +151,8 @@ impl Setup {
             challenges_per_second: NO_LIMIT,
             challenge_burst: NO_LIMIT,
             permission_requests_per_second: NO_LIMIT,
+            allocation_requests_per_second: NO_LIMIT,
+            user_requests_per_second: NO_LIMIT,
             ..Limits::default()
         };
         let user = |name: &str| User {

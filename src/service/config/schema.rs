@@ -490,6 +490,16 @@ fn read_limits(s: &mut Section<'_, '_>) -> RawLimits {
                 1..=most,
             )
             .value,
+        allocation_requests_per_second: s
+            .number(
+                "allocation_requests_per_second",
+                d.allocation_requests_per_second,
+                1..=most,
+            )
+            .value,
+        user_requests_per_second: s
+            .number("user_requests_per_second", d.user_requests_per_second, 1..=most)
+            .value,
     };
     RawLimits {
         allocations,

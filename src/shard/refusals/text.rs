@@ -218,6 +218,14 @@ fn within(refusal: &Refusal) -> Option<(&'static str, &'static str)> {
             "too many permission requests of one allocation a second: not answered",
             "limits.permission_requests_per_second",
         ),
+        Refusal::AllocationRate => (
+            "too many requests of one allocation a second: not answered",
+            "the client's fault, or somebody repeats its packets; limits.allocation_requests_per_second",
+        ),
+        Refusal::UserRate => (
+            "too many requests of one user a second: not answered",
+            "limits.user_requests_per_second, where very many clients share one name; or somebody abuses the credential",
+        ),
         Refusal::ConnectionsFull => (
             "as many TCP connections with peers as there may be",
             "turn.tcp_allocations.connections and connections_per_allocation",

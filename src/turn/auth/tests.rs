@@ -5,6 +5,7 @@ use super::*;
 use crate::turn::config::RelayConfig;
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use crate::turn::nonce::NonceKey;
+use crate::turn::owner::Owner;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 use crate::turn::rng::Rng;
 use crate::turn::time::{Instant, UnixTime};
@@ -116,12 +117,20 @@ impl<'a> Signed<'a> {
 impl World {
     fn try_as(&mut self, bytes: &[u8], live: Option<&Arc<Session>>, first: bool) -> Result<Arc<Session>, AuthAnswer> {
         let message = Message::parse(bytes).unwrap();
+        let mut owner = Owner::default();
         let mut authenticator = Authenticator {
             config: &self.config,
             nonces: &mut self.nonces,
             limiters: &self.limiters,
+            now: self.now,
+            client: &self.client,
+            message: &message,
+            live: live.map(|session| Live {
+                session,
+                owner: &mut owner,
+            }),
         };
-        let tried = authenticator.authenticate(self.now, &self.client, &message, live, first);
+        let tried = authenticator.authenticate(first);
         tried.map_err(|error| error.answer)
     }
 
@@ -143,9 +152,10 @@ impl World {
 
 /// A request of a client that knows nothing yet.
 fn unsigned() -> Vec<u8> {
-    let mut buf = [0; 20];
-    let writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
-    assert_eq!(writer.finish(), Ok(20));
+    let mut buf = [0; 28];
+    let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
+    writer.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    assert_eq!(writer.finish(), Ok(28));
     buf.to_vec()
 }
 

@@ -25,7 +25,8 @@ pub(crate) use answer::{Answer, Delivered, Sent};
 pub(crate) use message::*;
 pub(crate) use tcp::Tcp;
 
-pub(crate) const REALM: &str = "turn.example.org";
+/// Short enough for every challenge over UDP to hold all the offers of RFC 8489.
+pub(crate) const REALM: &str = "example.org";
 pub(crate) const SECRET: &[u8] = b"a secret of thirty-two bytes....";
 /// Wall clock at the start of every story.
 pub(crate) const START: u64 = 1_800_000_000;
@@ -102,6 +103,8 @@ pub(crate) fn config() -> Config {
             bindings_per_second: 1_000_000,
             login_failures_per_second: 1_000_000,
             permission_requests_per_second: 1_000_000,
+            allocation_requests_per_second: 1_000_000,
+            user_requests_per_second: 1_000_000,
             ..Limits::default()
         },
         ..Config::new(REALM.to_owned(), credentials, policy(&[]), relay)
@@ -270,7 +273,10 @@ impl World {
         let now = self.now();
         let verdict = self.shards[index].handle_client(now, client, packet, &mut self.response);
         let answer = match verdict {
-            Verdict::Respond => Answer::of(&self.response, packet),
+            Verdict::Respond => {
+                assert_gain(&client.five_tuple, packet, &self.response);
+                Answer::of(&self.response, packet)
+            }
             Verdict::Waiting => match self.settle(index) {
                 Some((to, response)) => {
                     assert_eq!(to, *client, "the response is for who asked");
@@ -311,6 +317,15 @@ impl World {
         };
         self.settle(index);
         answer
+    }
+
+    /// An RFC 3489 request from a client: the bytes of its answer.
+    pub(crate) fn classic(&mut self, client: &Client, packet: &[u8]) -> usize {
+        let now = self.now();
+        let verdict = self.shards[client.shard].handle_client(now, &client.client, packet, &mut self.response);
+        assert_eq!(verdict, Verdict::Respond);
+        assert_gain(&client.client.five_tuple, packet, &self.response);
+        self.response.bytes().len()
     }
 
     /// The other way the last response goes, if it does.
@@ -541,6 +556,22 @@ impl World {
 
     pub(crate) fn ports_used(&self) -> u64 {
         self.shared.port_gauges().used()
+    }
+}
+
+/// Whoever has not shown a key over UDP may have forged its source: with IP and UDP headers its answer is no more than
+/// 2.2 times its request.
+fn assert_gain(client: &FiveTuple, request: &[u8], response: &Response) {
+    let response = response.bytes();
+    let signed = relay::wire::message::Message::parse(response).is_ok_and(|message| message.integrity().is_some());
+    if client.transport == Transport::Udp && !signed {
+        let headers = if client.client.is_ipv4() { 28 } else { 48 };
+        let (request, response) = (request.len() + headers, response.len() + headers);
+        assert!(
+            response * 10 <= request * 22,
+            "{response} bytes answer {request}: {:.2} times",
+            response as f64 / request as f64
+        );
     }
 }
 

@@ -20,6 +20,7 @@ use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn, Se
 use super::value::{Auto, Bytes, External, Host, OffOr, OneOf, is_host_name, quoted};
 use crate::service::external::is_private;
 use crate::service::log::level::{WrongLevel, check as check_level};
+use crate::turn::reflection::LONGEST_REALM;
 
 pub(super) use credentials::{api_key, password, secret};
 pub(super) use forced::against_listeners as forced_against_listeners;
@@ -47,6 +48,12 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     admin_and_log(raw, d);
 }
 
+/// Whether any listener speaks plain UDP, where sources can be forged.
+fn speaks_udp(raw: &Raw) -> bool {
+    let mut listeners = raw.listeners.value.iter();
+    listeners.any(|listener| listener.protocols.value.contains(&OneOf(Protocol::Udp)))
+}
+
 fn top(raw: &Raw, d: &mut Diagnostics) {
     let realm = &raw.realm;
     let spoiled = |c: char| c.is_whitespace() || "/:?#@[]".contains(c);
@@ -70,10 +77,15 @@ fn top(raw: &Raw, d: &mut Diagnostics) {
     } else if realm.value.contains(|c: char| c.is_control() || c == '"' || c == '\\') {
         let diagnostic = Diagnostic::error("`realm` holds a quote, a backslash or a control character").at(realm.place);
         d.push(diagnostic.help("use the server's host name"));
-    } else if realm.value.len() > 64 {
-        let why =
-            "`realm` is long; it is part of every answer to a stranger, and makes floods by reflection worthwhile";
-        d.push(Diagnostic::warning(why).at(realm.place).help("use a short host name"));
+    } else if realm.value.len() > LONGEST_REALM && speaks_udp(raw) {
+        let message = format!(
+            "`realm` has {} bytes, and an answer over UDP to somebody who may have forged his address has room for \
+             {LONGEST_REALM}",
+            realm.value.len()
+        );
+        let help = "use a shorter one, your domain for example: clients learn it from the server, and `api.host` names the \
+                    host in URIs";
+        d.push(Diagnostic::error(message).at(realm.place).help(help));
     }
     if let Auto::Given(workers) = raw.workers.value
         && !(1..=1024).contains(&workers)
