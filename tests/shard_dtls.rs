@@ -211,6 +211,27 @@ fn strangers_are_asked_for_cookies_no_more_often_than_they_are_challenged() {
     server.eventually("an association", |s| associations(s) == 1);
 }
 
+//= XPORT-04
+#[test]
+fn an_association_is_answered_so_many_requests_without_a_login_and_then_closed() {
+    let server = start(config(|_| {}));
+    let mut stranger = client(&server);
+    for n in 0..16 {
+        let request = stranger.compose(Method::Binding, &|_| {});
+        stranger.pipe.send(&request);
+        assert_eq!(
+            Message::parse(&stranger.response(&request)).unwrap().class(),
+            Class::Success,
+            "{n}"
+        );
+    }
+    server.becomes("associations and closed", (0, 1), |s| {
+        (associations(s), closed(s, DtlsClose::Unauthenticated))
+    });
+    let mut next = client(&server);
+    next.allocate();
+}
+
 #[test]
 fn where_all_associations_are_used_up_a_stalled_handshake_gives_way_and_nobody_else_does() {
     let server = start(config(|config| config.associations = 2));

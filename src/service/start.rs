@@ -360,6 +360,8 @@ fn shard_config(
             ..StreamLimits::default()
         },
         idle_timeout: stream.idle_timeout,
+        unauthenticated_requests: stream.unauthenticated_requests,
+        allocation_lines: settings.log.allocation_lines_per_second,
         http3: super::http3::config(settings, backends),
         relay: UdpOptions {
             receive_buffer: settings.udp.relay_buffer,

@@ -11,13 +11,14 @@ use crate::turn::output::closed_set;
 
 /// Why a shard closed a stream. What [`StreamError`] does not know comes first. One that has moved lives on: as the client's
 /// side of a peer connection (RFC 6062), or at the shard where that is.
-pub const STREAM_CLOSE_REASONS: [&str; 7 + StreamError::REASONS.len()] = {
+pub const STREAM_CLOSE_REASONS: [&str; 8 + StreamError::REASONS.len()] = {
     let mut all = [
         "client",
         "idle",
         "server",
         "control_queue",
         "shutdown",
+        "unauthenticated",
         "moved",
         "displaced",
         "",
@@ -30,7 +31,7 @@ pub const STREAM_CLOSE_REASONS: [&str; 7 + StreamError::REASONS.len()] = {
     ];
     let mut i = 0;
     while i < StreamError::REASONS.len() {
-        all[7 + i] = StreamError::REASONS[i];
+        all[8 + i] = StreamError::REASONS[i];
         i += 1;
     }
     all
@@ -51,6 +52,8 @@ closed_set! {
         Displaced => "displaced",
         /// The same client began anew.
         Replaced => "replaced",
+        /// Too many requests without a login.
+        Unauthenticated => "unauthenticated",
         /// The server is stopping.
         Shutdown => "shutdown",
     }
@@ -153,6 +156,8 @@ pub struct ShardCounters {
     pub busy_nanos: Cell,
     /// Refused requests without a line in the log, because there were too many.
     pub refusals_left_out: Cell,
+    /// Allocations that began, moved or ended without a line, because there were too many.
+    pub allocation_lines_left_out: Cell,
     /// Pauses between turns (see `shard::pace`).
     pub pauses: Cell,
     /// `recvmmsg` calls that brought something.

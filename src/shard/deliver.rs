@@ -139,9 +139,12 @@ impl Worker {
                 let queued = stream
                     .conn
                     .queue(self.now.mono, QueueKind::Control, self.response.bytes(), &[], 0);
+                let strangers = stream.note_answer(self.response.is_to_stranger());
                 self.streams.mark_dirty(slot);
                 if queued.is_err() {
                     self.end_stream(slot, "control_queue");
+                } else if strangers >= self.unauthenticated_requests {
+                    self.end_stream(slot, "unauthenticated");
                 }
             }
             Name::Listener(egress) => {

@@ -113,6 +113,8 @@ struct Peer {
     queued: bool,
     /// When its last flight is sent again.
     retransmit_at: Option<Instant>,
+    /// Answers it has had as a stranger since it last was none.
+    strangers_answers: u32,
     unit: Unit,
     /// Its place among the handshakes under way.
     half_open: Option<Place>,
@@ -236,6 +238,7 @@ impl Dtls {
             pending: new.rest.into_iter().collect(),
             queued: true,
             retransmit_at: None,
+            strangers_answers: 0,
             unit: new.unit,
             half_open: Some(self.half_open.enter(ip, slot)),
             yielding: Some(self.yielding.enter(ip, slot)),

@@ -1,9 +1,11 @@
 //! One line when an allocation begins, one whenever it moves, and one when it ends (target `relay::allocation`).
 
 use core::fmt::{self, Write as _};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::turn::limits::{Rate, SharedBucket};
 use crate::turn::output::Event;
 use crate::turn::time::Instant;
 use crate::turn::types::RelayedAddr;
@@ -62,6 +64,35 @@ impl Seldom {
             self.0 = Some(now);
         }
         may
+    }
+}
+
+/// Lines that were left out of a kind that is bounded, and when that is said.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    count: AtomicU64,
+    said: SharedBucket,
+}
+
+impl LeftOut {
+    /// Counts lines.
+    pub(super) fn add(&self, count: u64) {
+        self.count.fetch_add(count, Relaxed);
+    }
+
+    /// Whether there is something to say, and nothing has been said for a minute.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.count() > 0 && self.said.admit(now, Rate::every(APART, 1))
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// How many there were since the last call.
+    pub(super) fn take(&self) -> u64 {
+        self.count.swap(0, Relaxed)
     }
 }
 

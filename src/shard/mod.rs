@@ -13,9 +13,10 @@
 //! handoff    allocations between shards    handover   streams that change hands
 //! log        lines for the operator        counters   what is counted
 //! http3      QUIC for a web server         caps       how many of a kind all shards may have
-//! refusals   lines about refused requests
+//! refusals   lines about refused requests  audit     how many lines about allocations
 //! ```
 
+mod audit;
 mod caps;
 mod carrier;
 pub mod clock;
@@ -85,6 +86,10 @@ pub struct ShardConfig {
     pub stream: StreamLimits,
     /// A stream is closed after this long without an allocation.
     pub idle_timeout: Duration,
+    /// Answers a stream or DTLS association has before it logs in; then it is closed.
+    pub unauthenticated_requests: u32,
+    /// Lines about allocations, per second.
+    pub allocation_lines: u32,
     /// TURN over DTLS; `None`: not served.
     #[cfg(feature = "dtls")]
     pub dtls: Option<DtlsConfig>,
@@ -111,6 +116,8 @@ impl Default for ShardConfig {
         Self {
             stream: StreamLimits::default(),
             idle_timeout: Duration::from_secs(10),
+            unauthenticated_requests: 16,
+            allocation_lines: 1000,
             #[cfg(feature = "dtls")]
             dtls: None,
             http3: None,
@@ -317,6 +324,7 @@ impl Shards {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.refusals.say_left_out();
+        self.refusals.allocations.say_left_out();
         true
     }
 }
@@ -341,7 +349,11 @@ fn mailboxes(bytes: usize, wakers: &[Waker]) -> Vec<Ends> {
 
 fn refusal_log(config: &ShardConfig) -> io::Result<Arc<RefusalLog>> {
     let seed = u64::from_ne_bytes(random_seed()?);
-    Ok(Arc::new(RefusalLog::new(seed, config.local_listeners.clone())))
+    Ok(Arc::new(RefusalLog::new(
+        seed,
+        config.local_listeners.clone(),
+        config.allocation_lines,
+    )))
 }
 
 fn new_http3(config: Option<Http3Config>, shared: Http3Shared) -> io::Result<Option<Http3>> {
@@ -475,6 +487,7 @@ impl Seed {
             stats,
             pace: Pace::new(config.pause),
             idle_timeout: config.idle_timeout,
+            unauthenticated_requests: config.unauthenticated_requests,
             log_client: config.log_client,
             refusals,
             turns: 0,

@@ -8,11 +8,11 @@
 
 mod text;
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use super::log::{LogClient, Username};
+use super::audit::AuditLog;
+use super::log::{LeftOut, LogClient, Username};
 use crate::turn::limits::{Rate, RateTable, SharedBucket};
 use crate::turn::time::Instant;
 use crate::turn::types::{FiveTuple, RelayedAddr};
@@ -25,20 +25,19 @@ const SOURCE_LINES: Rate = Rate::every(Duration::from_secs(10), 5);
 /// Lines in all: thirty at once, and then two a second. A flood of refusals is 150 lines in its first minute and 120
 /// in each that follows.
 const ALL_LINES: Rate = Rate::new(2, 30);
-/// The line that says how many were left out.
-const SUMMARIES: Rate = Rate::every(Duration::from_secs(60), 1);
 /// The warning about hidden clients: once, and again after a day for who has not read it.
 const HIDDEN_CLIENTS: Rate = Rate::every(Duration::from_secs(86_400), 1);
 
 /// Bounds the lines of all workers together.
 #[derive(Debug)]
 pub(super) struct RefusalLog {
+    /// Of lines about allocations.
+    pub(super) allocations: AuditLog,
     sources: RateTable,
     all: SharedBucket,
     /// Lines at debug have a budget of their own, as large.
     routine: SharedBucket,
-    left_out: AtomicU64,
-    summaries: SharedBucket,
+    left_out: LeftOut,
     hidden_clients: SharedBucket,
     /// Listeners bound to loopback.
     local_listeners: Vec<SocketAddr>,
@@ -46,13 +45,13 @@ pub(super) struct RefusalLog {
 
 impl RefusalLog {
     /// `seed` is random: which sources share a bucket is not to be foreseen.
-    pub(super) fn new(seed: u64, local_listeners: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(seed: u64, local_listeners: Vec<SocketAddr>, allocation_lines: u32) -> Self {
         Self {
+            allocations: AuditLog::new(allocation_lines),
             sources: RateTable::new(seed),
             all: SharedBucket::default(),
             routine: SharedBucket::default(),
-            left_out: AtomicU64::new(0),
-            summaries: SharedBucket::default(),
+            left_out: LeftOut::default(),
             hidden_clients: SharedBucket::default(),
             local_listeners,
         }
@@ -111,19 +110,20 @@ impl RefusalLog {
 
     /// Counts refusals that have no line.
     pub(super) fn leave_out(&self, count: u64) {
-        self.left_out.fetch_add(count, Relaxed);
+        self.left_out.add(count);
     }
 
     /// Says how many lines were left out, once a minute. To be called now and then.
     pub(super) fn summarise(&self, now: Instant) {
-        if self.left_out.load(Relaxed) > 0 && self.summaries.admit(now, SUMMARIES) {
+        self.allocations.summarise(now);
+        if self.left_out.is_due(now) {
             self.say_left_out();
         }
     }
 
     /// The same without waiting for the minute: nothing more will be said.
     pub(super) fn say_left_out(&self) {
-        let count = self.left_out.swap(0, Relaxed);
+        let count = self.left_out.take();
         if count > 0 {
             tracing::info!(
                 target: "relay::refusal",

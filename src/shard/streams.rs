@@ -20,6 +20,8 @@ pub(super) struct Stream {
     pub(super) client: Client,
     /// The limits for strangers are lifted.
     pub(super) authenticated: bool,
+    /// Answers it has had as a stranger since it last was none.
+    strangers_answers: u32,
     /// Since when it has had no allocation.
     pub(super) idle_since: Instant,
     /// Nothing is read any more, and once everything is written it is closed; with the reason.
@@ -72,6 +74,12 @@ impl Stream {
     /// `displace` is to be called if it has to give way to another connection.
     pub(super) fn when_displaced(&mut self, displace: Displace) {
         self.guard.when_displaced(displace);
+    }
+
+    /// Notes an answer, and tells how many there were to a stranger since it last was none.
+    pub(super) const fn note_answer(&mut self, to_stranger: bool) -> u32 {
+        self.strangers_answers = if to_stranger { self.strangers_answers + 1 } else { 0 };
+        self.strangers_answers
     }
 
     const fn wanted_interest(&self) -> Interest {
@@ -194,6 +202,7 @@ impl Streams {
                 link: name.link(),
             },
             authenticated: false,
+            strangers_answers: 0,
             idle_since: now,
             closing: None,
             blocked: false,

@@ -101,6 +101,8 @@ pub(super) struct Worker {
     pub(super) stats: Arc<ShardCounters>,
     pub(super) pace: Pace,
     pub(super) idle_timeout: Duration,
+    /// Answers a stream or association has before it logs in.
+    pub(super) unauthenticated_requests: u32,
     pub(super) log_client: LogClient,
     pub(super) refusals: Arc<RefusalLog>,
     /// Turns so far.
@@ -459,7 +461,11 @@ impl Worker {
                 turn::Event::Refused(refused) if self.refusals.log(now, refused, self.log_client) => {}
                 turn::Event::Refused(_) => left_out += 1,
                 event => {
-                    log::log(event, self.index, self.log_client);
+                    if self.refusals.allocations.admit(now, event) {
+                        log::log(event, self.index, self.log_client);
+                    } else {
+                        self.stats.allocation_lines_left_out.add(1);
+                    }
                     self.refusals.warn_of_hidden_client(now, event);
                 }
             }

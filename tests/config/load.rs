@@ -296,13 +296,11 @@ fn a_realm_that_leaves_answers_over_udp_no_room_is_refused_where_udp_is_spoken()
 #[test]
 fn unwise_settings_are_warned_of_with_their_place() {
     let machine = Machine::new();
-    let toml = format!(
-        "realm = \"r\"\n[credentials]\nmax_ttl = \"30d\"\nsecrets = [\"0f3a9c5be1d24786a0b9c8d7e6f51423\"]\n\
+    let toml = "realm = \"r\"\n[credentials]\nmax_ttl = \"30d\"\nsecrets = [\"0f3a9c5be1d24786a0b9c8d7e6f51423\"]\n\
          [peers]\nallow = [\"0.0.0.0/0\", \"169.254.0.0/16\", \"127.0.0.1\"]\n[limits]\nconnections_per_ip = 50000\n\
          challenge_burst = 5\nallocations = 500000\n[api]\nopen = true\nquery_key = true\n[admin]\naddress = \"0.0.0.0:9000\"\n\
-         [[credentials.users]]\nname = \"bob\"\npassword = \"short-one\"\n[[listener]]\nbind = \"*:3478\"\nprotocols = [\"udp\"]\n"
-    );
-    let warnings = summary(&machine.good(&toml).warnings, &machine.dir.join("relay.toml"));
+         [[credentials.users]]\nname = \"bob\"\npassword = \"short-one\"\n[[listener]]\nbind = \"*:3478\"\nprotocols = [\"udp\"]\n";
+    let warnings = summary(&machine.good(toml).warnings, &machine.dir.join("relay.toml"));
     let expected = [
         "3:11 warning: `credentials.max_ttl` is more than a week",
         "4:12 warning: `credentials.secrets`: the secret holds less than 32 random bytes",

@@ -39,6 +39,7 @@ fn dispatch(json: bool) -> Dispatch {
         level: "info".to_owned(),
         json,
         client_ip: ClientIp::Full,
+        allocation_lines_per_second: 1000,
     };
     Dispatch::new(subscriber(&settings, || Sink).expect("\"info\" is a level"))
 }

@@ -126,7 +126,7 @@ fn a_request_shorter_than_any_clients_is_dropped_over_udp_and_counted() {
     }
 }
 
-//= NATD-06
+//= NATD-05
 #[test]
 fn every_answer_to_a_binding_request_fits_its_request() {
     let wishes = [
@@ -204,7 +204,7 @@ fn classic(attribute: &[u8]) -> [(usize, usize); 2] {
 }
 
 //= STUN-MSG-24
-//= NATD-06
+//= NATD-05
 #[test]
 fn the_table_of_amplification_in_the_documentation_is_what_the_server_does() {
     let binding = || request(Method::Binding);

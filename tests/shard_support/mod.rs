@@ -324,7 +324,7 @@ pub enum Incoming {
 pub struct Client {
     pub pipe: Pipe,
     key: Key,
-    nonce: Option<Vec<u8>>,
+    pub nonce: Option<Vec<u8>>,
     next_id: u64,
     early: VecDeque<Incoming>,
 }

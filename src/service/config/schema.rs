@@ -153,6 +153,7 @@ pub(super) struct RawLimits {
     pub(super) handshakes: Located<usize>,
     pub(super) handshake_timeout: Located<Duration>,
     pub(super) idle_timeout: Located<Duration>,
+    pub(super) unauthenticated_requests: Located<u32>,
     pub(super) frame_timeout: Located<Duration>,
     pub(super) write_timeout: Located<Duration>,
     pub(super) queue_bytes: Located<Bytes>,
@@ -212,6 +213,7 @@ pub(super) struct RawLog {
     pub(super) level: Located<String>,
     pub(super) format: Located<OneOf<Format>>,
     pub(super) client_ip: Located<OneOf<ClientIp>>,
+    pub(super) allocation_lines_per_second: Located<u32>,
 }
 
 /// How log lines are written.
@@ -362,6 +364,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
             level: s.value("level", "info".to_owned()),
             format: s.value("format", OneOf(Format::Text)),
             client_ip: s.value("client_ip", OneOf(ClientIp::Full)),
+            allocation_lines_per_second: s.number("allocation_lines_per_second", 1000, 1..=1_000_000),
         }),
         listeners: top.tables("listener", default_listeners, &mut listener),
         lacks_listeners,
@@ -512,6 +515,7 @@ fn read_limits(s: &mut Section<'_, '_>) -> RawLimits {
         handshakes: s.number("handshakes", 1024, 1..=65_536),
         handshake_timeout: s.within("handshake_timeout", 10 * SECOND, SECOND..=2 * MINUTE),
         idle_timeout: s.within("idle_timeout", 10 * SECOND, SECOND..=HOUR),
+        unauthenticated_requests: s.number("unauthenticated_requests", 16, 2..=1_000_000),
         frame_timeout: s.within("frame_timeout", 10 * SECOND, SECOND..=2 * MINUTE),
         write_timeout: s.within("write_timeout", 30 * SECOND, SECOND..=10 * MINUTE),
         queue_bytes: s.within("queue_bytes", Bytes(256 << 10), Bytes(80 << 10)..=Bytes(64 << 20)),

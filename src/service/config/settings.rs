@@ -187,6 +187,8 @@ pub struct StreamSettings {
     pub handshake_timeout: Duration,
     /// Without an allocation a stream is closed after this long.
     pub idle_timeout: Duration,
+    /// Requests that are answered on a connection before it logs in.
+    pub unauthenticated_requests: u32,
     /// A message must be complete within this of its first byte.
     pub frame_timeout: Duration,
     /// A stream that takes no bytes for this long is closed.
@@ -429,6 +431,8 @@ pub struct LogSettings {
     pub json: bool,
     /// Show client addresses: whole, truncated (/24, /48) or not at all.
     pub client_ip: ClientIp,
+    /// Lines about allocations, per second.
+    pub allocation_lines_per_second: u32,
 }
 
 /// How much of a client's address a log line shows.

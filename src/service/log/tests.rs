@@ -26,6 +26,7 @@ fn settings(level: &str, json: bool) -> LogSettings {
         level: level.to_owned(),
         json,
         client_ip: ClientIp::Full,
+        allocation_lines_per_second: 1000,
     }
 }
 

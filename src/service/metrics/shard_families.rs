@@ -35,6 +35,11 @@ pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
         "Refused requests without a line in the log, because there were too many.",
         Sample::plain(sum(&|c| &c.refusals_left_out)),
     );
+    out.counter(
+        "relay_allocation_lines_left_out_total",
+        "Allocations that began, moved or ended without a line in the log, because there were too many.",
+        Sample::plain(sum(&|c| &c.allocation_lines_left_out)),
+    );
     received(&sum, out);
     sent(&sum, out);
     let on = |cell: fn(&ShardCounters) -> &Cell| shards.iter().all(|shard| cell(shard).get() == 1);

@@ -292,6 +292,18 @@ impl Worker {
             message.copy_from_slice(response);
             self.seal_dtls(name, self.response.bytes().len(), 0);
         }
+        let (slot, generation) = name;
+        let Some(peer) = self.dtls.as_mut().and_then(|dtls| dtls.by_name(slot, generation)) else {
+            return;
+        };
+        peer.strangers_answers = if self.response.is_to_stranger() {
+            peer.strangers_answers + 1
+        } else {
+            0
+        };
+        if peer.strangers_answers >= self.unauthenticated_requests {
+            self.close_dtls(slot, DtlsClose::Unauthenticated);
+        }
     }
 
     /// Sends the first `len` bytes of the message buffer. A record that would not fit into a packet is not sent.

@@ -32,7 +32,7 @@ fn refused(source: u32, refusal: Refusal) -> Refused {
 #[test]
 fn a_thousand_wrong_logins_a_second_from_a_thousand_sources_write_150_lines_in_the_first_minute_and_120_in_each_later()
 {
-    let log = RefusalLog::new(1, Vec::new());
+    let log = RefusalLog::new(1, Vec::new(), 1000);
     let minute = |from: u64| {
         let events = (0..60_000_u64).map(|n| (Instant::ZERO + seconds(from) + Duration::from_millis(n), n % 1000));
         events
@@ -53,7 +53,7 @@ fn a_thousand_wrong_logins_a_second_from_a_thousand_sources_write_150_lines_in_t
 
 #[test]
 fn one_source_has_five_lines_and_then_six_a_minute_and_leaves_the_others_theirs() {
-    let log = RefusalLog::new(1, Vec::new());
+    let log = RefusalLog::new(1, Vec::new(), 1000);
     let lines = |source: u32, now| {
         let one = refused(source, Refusal::UnknownUser);
         (0..1000).filter(|_| log.log(now, &one, LogClient::Full)).count()
@@ -66,7 +66,7 @@ fn one_source_has_five_lines_and_then_six_a_minute_and_leaves_the_others_theirs(
 
 #[test]
 fn a_routine_refusal_takes_nothing_of_the_budget_for_the_others() {
-    let log = RefusalLog::new(1, Vec::new());
+    let log = RefusalLog::new(1, Vec::new(), 1000);
     let mut routine = refused(1, Refusal::UnknownUser);
     routine.routine = true;
     for _ in 0..1000 {
@@ -77,8 +77,8 @@ fn a_routine_refusal_takes_nothing_of_the_budget_for_the_others() {
 
 #[test]
 fn what_was_left_out_is_said_once_a_minute() {
-    let log = RefusalLog::new(1, Vec::new());
-    let left = || log.left_out.load(Relaxed);
+    let log = RefusalLog::new(1, Vec::new(), 1000);
+    let left = || log.left_out.count();
     log.leave_out(7);
     log.summarise(at(0));
     assert_eq!(left(), 0);
@@ -110,7 +110,7 @@ fn a_client_from_this_machine_is_a_proxys_unless_the_server_is_for_this_machine_
         ("127.0.0.1:4000", Transport::Udp, "127.0.0.1:5349", ELSEWHERE, false),
         ("127.0.0.1:4000", Transport::Dtls, "127.0.0.1:5349", ELSEWHERE, false),
     ] {
-        let log = RefusalLog::new(1, vec!["127.0.0.1:5350".parse().unwrap()]);
+        let log = RefusalLog::new(1, vec!["127.0.0.1:5350".parse().unwrap()], 1000);
         let began = Event::AllocationBegan {
             id: AllocationId {
                 index: 1,
@@ -328,6 +328,8 @@ fn every_refusal() -> Vec<Refusal> {
         Refusal::PermissionLimited,
         Refusal::ConnectionExists { peer },
         Refusal::ConnectionsFull,
+        Refusal::AllocationRate,
+        Refusal::UserRate,
         Refusal::PeerUnreachable { peer },
         Refusal::ConnectionUnknown,
     ]

@@ -117,7 +117,7 @@ impl<'a> Signed<'a> {
 impl World {
     fn try_as(&mut self, bytes: &[u8], live: Option<&Arc<Session>>, first: bool) -> Result<Arc<Session>, AuthAnswer> {
         let message = Message::parse(bytes).unwrap();
-        let mut owner = Owner::default();
+        let owner = &mut Owner::default();
         let mut authenticator = Authenticator {
             config: &self.config,
             nonces: &mut self.nonces,
@@ -125,13 +125,9 @@ impl World {
             now: self.now,
             client: &self.client,
             message: &message,
-            live: live.map(|session| Live {
-                session,
-                owner: &mut owner,
-            }),
+            live: live.map(|session| Live { session, owner }),
         };
-        let tried = authenticator.authenticate(first);
-        tried.map_err(|error| error.answer)
+        authenticator.authenticate(first).map_err(|error| error.answer)
     }
 
     fn login(&mut self, request: &Signed<'_>) -> Result<Arc<Session>, AuthAnswer> {

@@ -237,6 +237,7 @@ fn log_settings(raw: &Raw) -> LogSettings {
         level: without_spaces(&raw.log.level.value),
         json: raw.log.format.value.0 == Format::Json,
         client_ip: raw.log.client_ip.value.0,
+        allocation_lines_per_second: raw.log.allocation_lines_per_second.value,
     }
 }
 
@@ -561,6 +562,7 @@ fn stream_settings(raw: &Raw, capacity: &Capacity, cx: &mut Context<'_>) -> Stre
         max_handshakes: limits.handshakes.value,
         handshake_timeout: limits.handshake_timeout.value,
         idle_timeout: limits.idle_timeout.value,
+        unauthenticated_requests: limits.unauthenticated_requests.value,
         frame_timeout: limits.frame_timeout.value,
         write_timeout: limits.write_timeout.value,
         queue_bytes: limits.queue_bytes.value.0,

@@ -1,0 +1,122 @@
+//! How many lines about allocations there are: clients cause them, so all workers together have a bound. What is left out is
+//! counted, and said once a minute. The lines of a shutdown are as many as there are allocations, and always written.
+
+use super::log::LeftOut;
+use crate::turn::Event;
+use crate::turn::limits::{Rate, SharedBucket};
+use crate::turn::output::EndReason;
+use crate::turn::time::Instant;
+
+/// So many seconds' worth may come at once: everybody's line when a network goes with all its clients.
+const BURST: u32 = 20;
+
+/// Bounds the lines of all workers together.
+#[derive(Debug)]
+pub(super) struct AuditLog {
+    rate: Rate,
+    lines: SharedBucket,
+    left_out: LeftOut,
+}
+
+impl AuditLog {
+    pub(super) fn new(per_second: u32) -> Self {
+        Self {
+            rate: Rate::new(per_second, per_second.saturating_mul(BURST)),
+            lines: SharedBucket::default(),
+            left_out: LeftOut::default(),
+        }
+    }
+
+    /// Whether `event`, which is about an allocation, has a line.
+    pub(super) fn admit(&self, now: Instant, event: &Event) -> bool {
+        let last = matches!(
+            event,
+            Event::AllocationEnded {
+                why: EndReason::Shutdown,
+                ..
+            }
+        );
+        let admitted = last || self.lines.admit(now, self.rate);
+        if !admitted {
+            self.left_out.add(1);
+        }
+        admitted
+    }
+
+    /// Says how many lines were left out, once a minute. To be called now and then.
+    pub(super) fn summarise(&self, now: Instant) {
+        if self.left_out.is_due(now) {
+            self.say_left_out();
+        }
+    }
+
+    /// The same without waiting for the minute: nothing more will be said.
+    pub(super) fn say_left_out(&self) {
+        let count = self.left_out.take();
+        if count > 0 {
+            tracing::info!(
+                target: "relay::allocation",
+                count,
+                help = "log.allocation_lines_per_second; relay_allocation_lines_left_out_total counts them",
+                "more allocations began and ended than have a line"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::turn::output::Traffic;
+    use crate::turn::types::{AllocationId, FiveTuple, Transport};
+
+    fn ended(why: EndReason) -> Event {
+        Event::AllocationEnded {
+            id: AllocationId {
+                index: 0,
+                generation: 1,
+            },
+            five_tuple: FiveTuple {
+                client: "192.0.2.1:4000".parse().unwrap(),
+                server: "198.51.100.1:3478".parse().unwrap(),
+                transport: Transport::Udp,
+            },
+            username: Arc::from("alice"),
+            relayed: [None; 2],
+            traffic: Traffic::default(),
+            age: Duration::ZERO,
+            why,
+        }
+    }
+
+    #[test]
+    fn lines_about_allocations_have_a_bound_in_all_and_those_of_a_shutdown_none() {
+        let audit = AuditLog::new(10);
+        let admitted = |seconds, why| {
+            let now = Instant::ZERO + Duration::from_secs(seconds);
+            (0..1000).filter(|_| audit.admit(now, &ended(why))).count()
+        };
+        assert_eq!(admitted(0, EndReason::Released), 200, "twenty seconds' worth");
+        assert_eq!(admitted(1, EndReason::Released), 10);
+        assert_eq!(audit.left_out.take(), 800 + 990);
+        assert_eq!(admitted(1, EndReason::Shutdown), 1000);
+        assert_eq!(audit.left_out.take(), 0);
+    }
+
+    #[test]
+    fn what_was_left_out_is_said_once_a_minute() {
+        let audit = AuditLog::new(1);
+        let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+        assert!(!audit.left_out.is_due(at(0)), "there is nothing to say");
+        for seconds in [0, 59] {
+            for _ in 0..100 {
+                let _ = audit.admit(at(seconds), &ended(EndReason::Expired));
+            }
+            assert_eq!(audit.left_out.is_due(at(seconds)), seconds == 0);
+        }
+        assert!(audit.left_out.is_due(at(60)));
+    }
+}
