@@ -1,6 +1,6 @@
 //! Reflection: what a server answers over UDP may go to a victim, whose address the request was sent from. So an answer to
 //! whoever has not proved its address is hardly larger than its request, IP and UDP headers included: never more than
-//! [`GAIN`] times. What each answer comes to: `docs/security.md`, "Amplification".
+//! `GAIN` times. What each answer comes to: `docs/security.md`, "Amplification".
 
 use std::net::IpAddr;
 
