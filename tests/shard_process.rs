@@ -90,7 +90,9 @@ fn without_descriptors_an_allocate_gets_508_and_later_ones_are_served_again() {
     let relayed = first.allocate();
     first.bind(0x4000, peer.addr());
     let mut second = server.client();
-    second.request(Method::Refresh, &|_| {});
+    second.request(Method::Refresh, &|writer| {
+        writer.u32(AttributeType::LIFETIME, 0);
+    });
 
     let hoard = Hoard::take();
     let response = second.request(Method::Allocate, &|writer| {
