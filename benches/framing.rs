@@ -10,8 +10,8 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use relay::base::time::Instant;
 use relay::net::stream::{StreamConn, StreamLimits};
-use relay::turn::time::Instant;
 use relay::wire::framing::{Framing, next_frame};
 use rustls::ServerConnection;
 use stream_rounds::{DATA, FRAMES, HEADER, Socket, relay, tls_pair};

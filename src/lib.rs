@@ -3,6 +3,7 @@
 //! The modules are floors, and imports run one way only: each uses only what stands above it in this list.
 //!
 //! ```text
+//! base     what every floor stands on: time, randomness, addresses, rates.
 //! wire     bytes <-> values: STUN, ChannelData, framing. No state, no time.
 //! turn     the protocol, sans-IO: (time, packet) -> verdict. No sockets, no clock.
 //! net      sockets and carriers: batched UDP, streams with their queues, TLS.
@@ -11,6 +12,7 @@
 //! cli      subcommands
 //! ```
 
+pub mod base;
 pub mod cli;
 pub mod net;
 pub mod service;

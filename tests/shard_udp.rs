@@ -7,10 +7,10 @@ mod shard_support;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use relay::base::time::Instant;
 use relay::net::udp::{Datagram, SendBatch, UdpOptions, UdpSocket};
 use relay::shard::ShardConfig;
 use relay::turn::config::IcmpReports;
-use relay::turn::time::Instant;
 use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::message::{Class, Message, Method};
 use shard_support::*;

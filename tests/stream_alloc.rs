@@ -16,8 +16,8 @@ mod stream_rounds;
 use std::io::Write as _;
 
 use counting_allocator::allocations;
+use relay::base::time::Instant;
 use relay::net::stream::{StreamConn, StreamLimits};
-use relay::turn::time::Instant;
 use stream_rounds::{DATA, FRAMES, HEADER, Socket, relay, tls_pair};
 
 #[test]

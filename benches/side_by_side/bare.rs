@@ -11,8 +11,8 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay::base::time::Instant;
 use relay::net::udp::{Datagram, RecvBatch, SendBatch, UdpOptions, UdpSocket};
-use relay::turn::time::Instant;
 use relay::wire::attribute::AttributeType;
 use relay::wire::channel_data;
 use relay::wire::framing::{Framing, next_frame};

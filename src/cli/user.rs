@@ -13,9 +13,9 @@ use nix::unistd::{Uid, User, initgroups, setgid, setuid};
 
 use ipnet::IpNet;
 
+use crate::base::time::UnixTime;
 use crate::service::config::env::{Env, ProcessEnv};
 use crate::service::external::Interface;
-use crate::turn::time::UnixTime;
 use crate::turn::types::Family;
 
 /// The user of systemd/relay.service.

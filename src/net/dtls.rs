@@ -30,7 +30,7 @@ pub use self::context::{DtlsContext, Identity, SharedContext};
 use self::cookie::{Secret, Uses};
 pub use self::record::{ClientHello, Random, client_hello};
 use super::sys::dtls as sys;
-use crate::turn::time::Instant;
+use crate::base::time::Instant;
 use crate::turn::types::FiveTuple;
 
 /// Longest plaintext of a record (RFC 6347 §4.1).

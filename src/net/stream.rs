@@ -25,7 +25,7 @@ use self::outbox::Outbox;
 use self::path::Path;
 pub use self::path::PathState;
 use super::tls::TlsSession;
-use crate::turn::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::framing::{self, Framing, FramingError};
 
 /// What the socket of a stream is to hold unsent before it calls itself full (TCP_NOTSENT_LOWAT), in bytes: what waits

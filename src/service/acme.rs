@@ -32,7 +32,7 @@ use super::files::{self, own};
 use super::log;
 use super::run::unix_now;
 use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, read_pem};
-use crate::turn::time::UnixTime;
+use crate::base::time::UnixTime;
 
 /// An order that takes longer is given up: the authority does not answer.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);

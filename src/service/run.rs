@@ -32,9 +32,9 @@ use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
 use super::tls_store::{self, TlsError, TlsStore};
 use super::{awaiting, log, process, reload, systemd};
+use crate::base::time::UnixTime;
 use crate::shard::Shards;
 use crate::shard::clock::Clock;
-use crate::turn::time::UnixTime;
 
 /// Something could not be bound, or the system refused something at start.
 pub(super) const EXIT_FAILED: u8 = 1;

@@ -25,8 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_acme::is_tls_alpn_challenge;
@@ -39,7 +38,7 @@ pub(super) use self::load::read_pem;
 pub use self::names::{Unnamed, unnamed};
 use super::files::own;
 use super::watch::Watch;
-use crate::turn::time::UnixTime;
+use crate::base::time::UnixTime;
 
 /// ALPN of TURN and of STUN usages (RFC 7443 §4).
 pub const ALPN_TURN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];

@@ -2,10 +2,10 @@
 //! counted, and said once a minute. The lines of a shutdown are as many as there are allocations, and always written.
 
 use super::log::LeftOut;
+use crate::base::time::Instant;
 use crate::turn::Event;
 use crate::turn::limits::{Rate, SharedBucket};
 use crate::turn::output::EndReason;
-use crate::turn::time::Instant;
 
 /// So many seconds' worth may come at once: everybody's line when a network goes with all its clients.
 const BURST: u32 = 20;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::counters::ShardCounters;
 use super::link::Name;
 use super::sockets::Sockets;
+use crate::base::time::Instant;
 use crate::net::sys::epoll::Epoll;
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
-use crate::turn::time::Instant;
 use crate::turn::types::{Client, RelayId};
 use crate::turn::{Counters, DropReason};
 

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::turn::time::{Instant, Now, UnixTime};
+use crate::base::time::{Instant, Now, UnixTime};
 
 /// Both clocks. Copies share their origin, so instants of different shards compare.
 #[derive(Clone, Copy, Debug)]

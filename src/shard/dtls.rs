@@ -17,10 +17,10 @@ use hashbrown::HashMap;
 
 use super::caps::{Bounds, Caps, Unit};
 use super::link::{Name, next_generation};
+use crate::base::time::Instant;
 use crate::net::dtls::{Association, Endpoint, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext};
 use crate::turn::limits::Arrivals;
 use crate::turn::shares::{Place, Shares};
-use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple, Transport};
 
 /// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that again.

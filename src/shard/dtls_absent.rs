@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::worker::Worker;
-use crate::turn::time::Instant;
+use crate::base::time::Instant;
 use crate::turn::types::FiveTuple;
 
 /// Nothing of the kind exists.

@@ -32,9 +32,9 @@ use super::caps::{Bounds, Caps, Over, Unit};
 use super::counters::{Http3Drop, Http3End};
 use super::link::next_generation;
 use super::log::Seldom;
+use crate::base::time::Instant;
 use crate::turn::limits::{Rate, SharedBucket};
 use crate::turn::shares::{Place, Shares};
-use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple};
 use crate::wire::quic::ServerId;
 

@@ -5,9 +5,9 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::base::time::Instant;
 use crate::turn::limits::{Rate, SharedBucket};
 use crate::turn::output::Event;
-use crate::turn::time::Instant;
 use crate::turn::types::RelayedAddr;
 
 /// How much of a client's address a log line shows.

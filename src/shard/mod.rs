@@ -38,14 +38,13 @@ mod streams;
 mod tcp;
 mod worker;
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::{fmt, io};
 
 use self::carrier::Carrier;
 use self::clock::Clock;
@@ -305,7 +304,7 @@ impl Shards {
         let now = self.clock.mono();
         self.shard_counters
             .iter()
-            .map(|stats| now - crate::turn::time::Instant::from_nanos(stats.heartbeat.get()))
+            .map(|stats| now - crate::base::time::Instant::from_nanos(stats.heartbeat.get()))
             .collect()
     }
 

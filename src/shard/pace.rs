@@ -15,7 +15,7 @@
 
 use core::time::Duration;
 
-use crate::turn::time::Instant;
+use crate::base::time::Instant;
 
 /// A pause must be expected to gather this many packets.
 const GATHER: u64 = 3;

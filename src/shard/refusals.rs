@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 
 use super::audit::AuditLog;
 use super::log::{LeftOut, LogClient, Username};
+use crate::base::time::Instant;
 use crate::turn::limits::{Rate, RateTable, SharedBucket};
-use crate::turn::time::Instant;
 use crate::turn::types::{FiveTuple, RelayedAddr};
 use crate::turn::{Event, Refused};
 

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 
 use super::handover::{Displace, StreamGuard, StreamHandover};
 use super::link::{Name, next_generation};
+use crate::base::time::Instant;
 use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
 use crate::net::sys::epoll::{Epoll, Interest};
-use crate::turn::time::Instant;
 use crate::turn::types::{Client, FiveTuple};
 
 /// One client's stream.

@@ -17,12 +17,12 @@ use super::handover::{StreamGuard, StreamHandover};
 use super::link::Name;
 use super::streams::Stream;
 use super::worker::Worker;
+use crate::base::time::Instant;
 use crate::net::stream::{Flushed, StreamParts};
 use crate::net::sys::address::canonical;
 use crate::net::sys::epoll::{Epoll, Event, Interest};
 use crate::net::tcp::{self, Pipe};
 use crate::net::tls::TlsSession;
-use crate::turn::time::Instant;
 use crate::turn::types::{Client, ConnectionId, Link, RelayId};
 
 /// Peers accepted at one relayed transport address in one turn.

@@ -18,8 +18,8 @@ use super::refusal::Refusal;
 use super::server::Server;
 use super::shared::Token;
 use super::tcp::TcpRelay;
-use super::time::{Instant, Now};
 use super::types::{AllocationId, Client, Family, RelayId, RelayedAddr};
+use crate::base::time::{Instant, Now};
 use crate::wire::message::TransactionId;
 
 /// Both families, in the order in which everything is kept.

@@ -7,8 +7,8 @@ use super::permission::PERMISSION;
 use super::refusal::Refusal;
 use super::request::Outcome;
 use super::server::Server;
-use super::time::Instant;
 use super::types::{AllocationId, ChannelNumber, Client, PeerAddr, RelayedAddr};
+use crate::base::time::Instant;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
 

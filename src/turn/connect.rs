@@ -12,8 +12,8 @@ use super::request::Outcome;
 use super::response::{Reply, Response};
 use super::server::Server;
 use super::tcp::{Asked, CONNECTING, PENDING, Stage};
-use super::time::Now;
 use super::types::{AllocationId, Client, ConnectionId, Family, PeerAddr, RelayId, RelayedAddr};
+use crate::base::time::Now;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method, TransactionId};
 

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::nonce::NonceKey;
 use super::refusal::Refusal;
-use super::time::UnixTime;
+use crate::base::time::UnixTime;
 use login::StaticTable;
 pub use login::{Login, Name};
 pub use username::TimeLimited;

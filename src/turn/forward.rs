@@ -41,10 +41,10 @@ use super::counters::Counters;
 use super::forced::Path;
 use super::output::{DataRange, DropReason, Frame, Traffic, Verdict};
 use super::policy::{PeerClass, PeerPolicy};
-use super::rng::Rng;
 use super::shared::RelayDirectory;
-use super::time::Instant;
 use super::types::{AllocationId, ChannelNumber, Client, Family, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr};
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 use crate::wire::message::TransactionId;
 
 /// Largest UDP payload by the family of its IP header.

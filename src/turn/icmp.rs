@@ -7,8 +7,8 @@ use super::config::IcmpReports;
 use super::limits::Rate;
 use super::response::Response;
 use super::server::Server;
-use super::time::Now;
 use super::types::{Client, Family, PeerAddr, RelayId};
+use crate::base::time::Now;
 use crate::wire::attribute;
 use crate::wire::message::TransactionId;
 

@@ -3,8 +3,8 @@
 use super::output::{DataRange, DropReason, Verdict};
 use super::request::is_mapped;
 use super::server::Server;
-use super::time::Now;
 use super::types::{Client, PeerAddr};
+use crate::base::time::Now;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
 

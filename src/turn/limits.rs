@@ -14,9 +14,9 @@ use foldhash::quality::FixedState;
 
 use super::config::Limits;
 use super::output::DropReason;
-use super::rng::Rng;
-use super::time::Instant;
 use super::user::UserId;
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// So much a second, and so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,8 +301,8 @@ impl Limiters {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rng::Rng;
     use super::*;
+    use crate::base::rng::Rng;
     use proptest::prelude::*;
 
     fn at(ms: u64) -> Instant {

@@ -28,7 +28,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::time::UnixTime;
+use crate::base::time::UnixTime;
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::Message;
 

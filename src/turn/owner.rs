@@ -13,7 +13,7 @@ use super::auth::Session;
 use super::config::Limits;
 use super::limits::{Bucket, Rate};
 use super::nonce::NonceText;
-use super::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::message::Message;
 
 /// What an allocation remembers of its client's requests.

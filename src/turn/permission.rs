@@ -9,8 +9,8 @@ use super::policy::Denied;
 use super::refusal::Refusal;
 use super::request::{Outcome, is_mapped};
 use super::server::Server;
-use super::time::Instant;
 use super::types::{AllocationId, Family};
+use crate::base::time::Instant;
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::Message;
 

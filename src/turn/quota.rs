@@ -15,8 +15,8 @@ use hashbrown::hash_map::Entry;
 
 use super::config::Limits;
 use super::limits::{Network, Source};
-use super::rng::Rng;
 use super::user::UserId;
+use crate::base::rng::Rng;
 
 /// Which limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,8 +312,8 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rng::Rng;
     use super::*;
+    use crate::base::rng::Rng;
     use proptest::prelude::*;
     use std::thread;
 

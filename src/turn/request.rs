@@ -15,8 +15,8 @@ use super::reflection;
 use super::refusal::{Refusal, Refused};
 use super::response::{Reply, Response};
 use super::server::Server;
-use super::time::{Instant, Now};
 use super::types::{AllocationId, Client};
+use crate::base::time::{Instant, Now};
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method};
 

@@ -18,9 +18,9 @@ use super::own::OwnSockets;
 use super::policy::PeerClass;
 use super::ports::{PortGauges, RelayPort, RelayPorts};
 use super::quota::{Quotas, ReservationUnit};
-use super::rng::Rng;
-use super::time::Instant;
 use super::types::{Family, PeerAddr, RelayedAddr};
+use crate::base::rng::Rng;
+use crate::base::time::Instant;
 
 /// One per process, behind an [`Arc`], handed to every shard's `Server`.
 pub struct Shared {

@@ -22,8 +22,8 @@ use super::auth::Session;
 use super::output::{Command, ConnectionEnd};
 use super::quota::ConnectionUnit;
 use super::server::Server;
-use super::time::Instant;
 use super::types::{AllocationId, ConnectionId, Family, PeerAddr};
+use crate::base::time::Instant;
 use crate::wire::message::TransactionId;
 
 /// How long a peer may take to answer (RFC 6062 §5.2: at least 30 s).

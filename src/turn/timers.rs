@@ -9,7 +9,7 @@
 
 use core::time::Duration;
 
-use super::time::Instant;
+use crate::base::time::Instant;
 
 /// Length of a tick.
 pub(super) const TICK: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 use hashbrown::HashTable;
 
-use super::time::Instant;
 use super::types::FiveTuple;
+use crate::base::time::Instant;
 use crate::wire::message::TransactionId;
 
 /// How long a copy of a request may be under way: longer than a client goes on sending them (39.5 s).

@@ -238,7 +238,7 @@ fn bare(ttl: i64) -> Login {
         .duration_since(std::time::UNIX_EPOCH)
         .expect("after 1970")
         .as_secs();
-    let expiry = relay::turn::time::UnixTime(now.checked_add_signed(ttl).expect("in range"));
+    let expiry = relay::base::time::UnixTime(now.checked_add_signed(ttl).expect("in range"));
     let minted = relay::turn::credential::mint(SECRET.as_bytes(), expiry, None).expect("minted");
     Login::new(&minted.username, &minted.password)
 }

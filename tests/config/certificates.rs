@@ -178,7 +178,7 @@ fn a_byte_order_mark_is_no_part_of_a_secret() {
     let password = || {
         let settings = machine.good(toml).settings;
         let minted = settings.turn.credentials.mint(
-            relay::turn::time::UnixTime(1_800_000_000),
+            relay::base::time::UnixTime(1_800_000_000),
             std::time::Duration::from_secs(60),
             Some("a"),
         );

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use relay::base::time::UnixTime;
 use relay::turn::credential::mint;
-use relay::turn::time::UnixTime;
 
 use crate::machine::{Machine, SECRET};
 

@@ -225,7 +225,7 @@ fn the_environment_variables_in_the_reference_work() {
 //= REST-02
 #[test]
 fn the_worked_example_of_a_credential_is_right() {
-    let expiry = relay::turn::time::UnixTime(1_893_456_000);
+    let expiry = relay::base::time::UnixTime(1_893_456_000);
     let minted = relay::turn::credential::mint(b"north", expiry, Some("alice")).expect("a credential");
     assert!(CREDENTIALS.contains(&format!("| username | `{}` (good until 2030-01-01", minted.username)));
     assert!(CREDENTIALS.contains(&format!("| password | `{}` |", minted.password)));

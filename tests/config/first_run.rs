@@ -27,9 +27,9 @@ fn the_first_start_makes_a_secret_and_the_next_one_uses_it() {
     let second = machine.good("");
     assert!(!second.settings.first_run.secret_is_new);
     assert_eq!(fs::read_to_string(&file).expect("the secret"), text);
-    let expiry = relay::turn::time::UnixTime(1_800_000_060);
+    let expiry = relay::base::time::UnixTime(1_800_000_060);
     let minted = second.settings.turn.credentials.mint(
-        relay::turn::time::UnixTime(1_800_000_000),
+        relay::base::time::UnixTime(1_800_000_000),
         std::time::Duration::from_secs(60),
         Some("x"),
     );

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use relay::base::time::UnixTime;
 use relay::service::config::offer::uris;
 use relay::service::config::{Loaded, Purpose};
 use relay::service::tls_store::CertificateFiles;
 use relay::turn::config::RelayAddress;
 use relay::turn::credential::{MintedCredential, mint};
-use relay::turn::time::UnixTime;
 
 use crate::machine::{Machine, OLD_SECRET, SECRET, summary};
 

@@ -2,19 +2,18 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use std::{fs, io};
 
 use ipnet::IpNet;
+use relay::base::time::UnixTime;
 use relay::service::config::diagnostic::{Diagnostics, Found, Severity};
 use relay::service::config::env::Env;
 use relay::service::config::{Loaded, Purpose, load_for};
 use relay::service::external::Interface;
-use relay::turn::time::UnixTime;
 use relay::turn::types::Family;
 
 /// 32 random bytes, of no use anywhere.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use relay::base::time::UnixTime;
 use relay::service::api::Api;
 use relay::service::config::settings::{ApiKey, ApiSettings};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret};
-use relay::turn::time::UnixTime;
 use tokio::io::AsyncWriteExt;
 
 use crate::recorder::Recorder;

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
+use relay::base::time::{Instant, UnixTime};
 use relay::net::stream::{StreamConn, StreamLimits};
 use relay::service::api::Api;
 use relay::service::config::settings::{BackendAddress, FrontDoorSettings};
@@ -18,7 +19,6 @@ use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits, Outcome, bi
 use relay::service::health::Health;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::handover::StreamHandover;
-use relay::turn::time::{Instant, UnixTime};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;

@@ -3,9 +3,9 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
+use relay::base::time::UnixTime;
 use relay::turn::credential::{Secret, TimeLimited};
 use relay::turn::nonce::{Features, NonceKey, Nonces};
-use relay::turn::time::UnixTime;
 
 use super::Bytes;
 

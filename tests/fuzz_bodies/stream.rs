@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind, Read};
 
+use relay::base::time::Instant;
 use relay::net::stream::{StreamConn, StreamError, StreamLimits};
-use relay::turn::time::Instant;
 use relay::wire::framing::{Framing, MAX_FRAME, next_frame};
 
 use super::Bytes;

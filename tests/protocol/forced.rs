@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use relay::base::time::UnixTime;
 use relay::turn::DropReason;
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::forced::Path;
-use relay::turn::time::UnixTime;
 use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;

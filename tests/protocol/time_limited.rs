@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use relay::base::time::UnixTime;
 use relay::turn::Config;
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, mint};
-use relay::turn::time::UnixTime;
 
 use crate::every::*;
 use crate::world::*;

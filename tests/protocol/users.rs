@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use relay::base::time::UnixTime;
 use relay::turn::config::Mobility;
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use relay::turn::time::UnixTime;
 use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;

@@ -434,7 +434,7 @@ pub(crate) fn credential(secret: &str) -> (String, String) {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .expect("after 1970");
-    let expiry = relay::turn::time::UnixTime(now.as_secs() + 3600);
+    let expiry = relay::base::time::UnixTime(now.as_secs() + 3600);
     let minted = relay::turn::credential::mint(secret.as_bytes(), expiry, Some("tester")).expect("minted");
     (minted.username, minted.password)
 }

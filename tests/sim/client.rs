@@ -6,17 +6,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use relay::turn::time::Instant;
+use relay::base::time::Instant;
 use relay::turn::types::{Family, Transport};
 use relay::wire::integrity::PasswordAlgorithm;
 use relay::wire::message::TransactionId;
 
 use crate::message::{Ask, Login, Packet, Request};
-use crate::places;
 use crate::reply::{FromPeer, Reply, is_response};
 use crate::setup::mint;
-use crate::trace;
 use crate::world::{Event, Payload, World};
+use crate::{places, trace};
 
 /// A request is sent so often in all (RFC 8489 §6.2.1: Rc).
 const TRIES: u32 = 7;

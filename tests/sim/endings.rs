@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use relay::turn::time::{Instant, Now};
+use relay::base::time::{Instant, Now};
 use relay::turn::types::{Client, Link, RelayedAddr};
 use relay::turn::{EndReason, Event};
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use relay::turn::time::Now;
+use relay::base::time::Now;
 use relay::turn::types::{Client, Family, Transport};
 
 use crate::message::{Ask, Flaw, Login, Request, Told, Wanted};

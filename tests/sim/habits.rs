@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
-use relay::turn::time::Instant;
+use relay::base::time::Instant;
 use relay::turn::types::Family;
 use relay::wire::integrity::PasswordAlgorithm;
 

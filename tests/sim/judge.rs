@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use relay::turn::time::Now;
+use relay::base::time::Now;
 use relay::turn::types::Client;
 use relay::turn::{DropReason, Verdict};
 use relay::wire::message::Method;

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::turn::time::Now;
+use relay::base::time::Now;
 use relay::turn::types::{Client, Family};
 use relay::wire::message::Method;
 

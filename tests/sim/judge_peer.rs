@@ -3,8 +3,8 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
+use relay::base::time::Now;
 use relay::turn::config::IcmpReports;
-use relay::turn::time::Now;
 use relay::turn::types::Client;
 use relay::turn::{DropReason, Verdict};
 use relay::wire::integrity::PasswordAlgorithm;

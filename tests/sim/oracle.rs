@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use relay::turn::time::{Instant, Now};
+use relay::base::time::{Instant, Now};
 use relay::turn::types::{Client, Family, FiveTuple, Transport};
 
 use crate::message::{Login, Request};

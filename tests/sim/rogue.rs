@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::turn::time::Instant;
+use relay::base::time::Instant;
 use relay::turn::types::{Client, Family, FiveTuple, Link, Transport};
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::PasswordAlgorithm;

@@ -46,7 +46,7 @@ pub(crate) struct Shard {
     pub(crate) server: Server,
     pub(crate) counters: Arc<Counters>,
     /// When it wakes up.
-    wake: Option<relay::turn::time::Instant>,
+    wake: Option<relay::base::time::Instant>,
 }
 
 /// A relay socket.

@@ -57,14 +57,14 @@ pub(crate) struct Conn {
     /// Written by the client, not yet sent; what was sent must come out in this order.
     outgoing: Vec<u8>,
     sent: VecDeque<Packet>,
-    up_at: relay::turn::time::Instant,
+    up_at: relay::base::time::Instant,
     /// The client stopped in the middle of a message, or its system has forgotten the connection.
     pub(crate) stalled: bool,
     /// Nothing that was sent arrives any more.
     pub(crate) cut: bool,
     /// Bytes the way back still takes.
     room: usize,
-    down_at: relay::turn::time::Instant,
+    down_at: relay::base::time::Instant,
     pub(crate) reading: bool,
     unread: Vec<u8>,
     assembled: Vec<u8>,
@@ -72,7 +72,7 @@ pub(crate) struct Conn {
     data: VecDeque<Vec<u8>>,
     dropped: u64,
     missing: u64,
-    timer: Option<relay::turn::time::Instant>,
+    timer: Option<relay::base::time::Instant>,
 }
 
 /// Bytes that have arrived, then nothing: not the end.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use relay::base::time::{Instant, Now, UnixTime};
 use relay::turn::OpenError;
-use relay::turn::time::{Instant, Now, UnixTime};
 use relay::turn::types::{PeerAddr, RelayId, RelayedAddr};
 
 use crate::client::Client;

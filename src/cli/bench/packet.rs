@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 
 use super::flow::Flow;
-use crate::turn::time::Instant;
+use crate::base::time::Instant;
 use crate::wire::attribute::AttributeType;
-use crate::wire::channel_data;
 use crate::wire::demux::{self, Kind};
 use crate::wire::message::{Class, Message, Method, TransactionId, message_type};
-use crate::wire::writer;
+use crate::wire::{channel_data, writer};
 
 /// The channel every client binds.
 pub(super) const CHANNEL: u16 = 0x4000;

@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::turn::time::Instant;
+use crate::base::time::Instant;
 use crate::turn::types::FiveTuple;
 
 /// Clients whose associations are remembered, for each period. Of more, the rate of their sources is all that is held to.

@@ -28,8 +28,8 @@ use self::reply::{Minted, Refusal};
 pub use self::reply::{RtcConfiguration, turn_uris};
 use super::config::settings::ApiSettings;
 use super::health::Health;
+use crate::base::time::UnixTime;
 use crate::turn::credential::{Credentials, MintError};
-use crate::turn::time::UnixTime;
 
 mod access;
 mod cors;

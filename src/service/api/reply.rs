@@ -8,9 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::limit::TooMany;
+use crate::base::time::UnixTime;
 use crate::service::config::settings::ApiSettings;
 use crate::turn::credential::MintedCredential;
-use crate::turn::time::UnixTime;
 
 /// Lifetime of the credential in seconds, beside a body that has no place for it.
 pub(super) const TTL: HeaderName = HeaderName::from_static("relay-credential-ttl");

@@ -12,11 +12,11 @@ use nix::unistd::{Uid, User};
 
 use super::BODY_VARIABLE;
 use super::overrides::PREFIX;
+use crate::base::time::UnixTime;
 use crate::net::local;
 use crate::net::sys::environment;
 use crate::service::external::{self, Interface};
 use crate::turn::OwnSockets;
-use crate::turn::time::UnixTime;
 use crate::turn::types::Family;
 
 /// Read when no file is named, if it is there.

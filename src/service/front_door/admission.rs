@@ -9,11 +9,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::proxy::Ends;
 use super::{Limits, Outcome};
+use crate::base::time::Instant;
 use crate::shard::clock::Clock;
 use crate::shard::handover::{Displace, StreamGuard};
 use crate::turn::limits::{Arrivals, Network, Source};
 use crate::turn::shares::{self, Shares};
-use crate::turn::time::Instant;
 
 /// Connections that have been told to go and are still there, beyond which nobody is let in for another: their holders
 /// take milliseconds.

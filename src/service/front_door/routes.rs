@@ -192,8 +192,8 @@ impl Routed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::UnixTime;
     use crate::service::config::settings::BackendAddress;
-    use crate::turn::time::UnixTime;
 
     #[test]
     fn names_lead_to_their_route_and_others_are_ours() {

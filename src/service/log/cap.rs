@@ -13,9 +13,9 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::line::Told;
+use crate::base::time::Instant;
 use crate::shard::clock::Clock;
 use crate::turn::limits::{Rate, SharedBucket};
-use crate::turn::time::Instant;
 
 /// Lines of a kind: fifty at once, and then one every five seconds.
 const LINES: Rate = Rate::every(Duration::from_secs(5), 50);

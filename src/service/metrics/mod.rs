@@ -16,16 +16,14 @@ use self::exposition::{Exposition, Sample};
 use super::acme::Acme;
 use super::admin::{AdminCounters, AdminRefusal};
 use super::api::counters::{ApiCounters, CODES, Route};
-use super::follow;
 use super::front_door::FrontDoor;
 use super::health::Health;
-use super::process;
-use super::reload;
 use super::tls_store::TlsStore;
+use super::{follow, process, reload};
+use crate::base::time::UnixTime;
 use crate::shard::counters::ShardCounters;
 use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
-use crate::turn::time::UnixTime;
 
 mod core_families;
 mod dtls_families;

@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use super::load;
-use crate::turn::time::UnixTime;
+use crate::base::time::UnixTime;
 
 const DAY: u64 = 86_400;
 /// Renewal is due before: ACME clients renew ninety days at thirty, so less means that it fails.

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 
 use super::error::Binary;
 use super::{Certificate, CertificateFiles, CertificateInfo, TlsError, TlsProblem, TlsWarning};
+use crate::base::time::UnixTime;
 use crate::service::files::{self, Contents, own};
-use crate::turn::time::UnixTime;
 
 /// Reads both files.
 pub(super) fn load(

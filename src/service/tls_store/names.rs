@@ -85,7 +85,7 @@ fn covers(names: &[String], host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::time::UnixTime;
+    use crate::base::time::UnixTime;
 
     fn certificate(names: &[&str]) -> CertificateInfo {
         CertificateInfo {

@@ -7,7 +7,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, K
 use zeroize::Zeroizing;
 
 use super::{CertificateFiles, CertificateInfo, SelfSigned, TlsError, TlsProblem, own};
-use crate::turn::time::UnixTime;
+use crate::base::time::UnixTime;
 
 const DAY: u64 = 86_400;
 /// Some systems refuse server certificates of more than 398 days.

@@ -2,13 +2,13 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::base::rng::Rng;
+use crate::base::time::{Instant, UnixTime};
 use crate::turn::config::RelayConfig;
 use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use crate::turn::nonce::NonceKey;
 use crate::turn::owner::Owner;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
-use crate::turn::rng::Rng;
-use crate::turn::time::{Instant, UnixTime};
 use crate::wire::message::{Class, Method, TransactionId};
 
 const REALM: &str = "example.org";

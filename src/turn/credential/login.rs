@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::username::{self, MAX_USERNAME, TimeLimited, prepared};
 use super::{CredentialError, Credentials, StaticUser};
+use crate::base::time::UnixTime;
 use crate::turn::refusal::Refusal;
-use crate::turn::time::UnixTime;
 use crate::turn::user::UserId;
 use crate::wire::integrity::{Key, PasswordAlgorithm, userhash};
 

@@ -3,8 +3,8 @@
 use zeroize::Zeroizing;
 
 use super::MintError;
+use crate::base::time::UnixTime;
 use crate::turn::refusal::Refusal;
-use crate::turn::time::UnixTime;
 use crate::wire::opaque_string;
 
 /// Longest USERNAME, bytes: RFC 8489 §14.3 has less than 509.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Ask, Decision, Grant, Moved, Note, Pending, Visit, open_sockets};
+use crate::base::time::{Instant, Now};
 use crate::turn::allocation::FAMILIES;
 use crate::turn::limits::Rate;
 use crate::turn::mobility::ticket::Name;
@@ -10,7 +11,6 @@ use crate::turn::output::{Command, EndReason};
 use crate::turn::quota::AddressUnit;
 use crate::turn::refusal::Refusal;
 use crate::turn::server::Server;
-use crate::turn::time::{Instant, Now};
 use crate::turn::types::{AllocationId, Family, RelayId};
 
 impl Server {

@@ -33,8 +33,8 @@ use super::quota::AddressUnit;
 use super::refusal::Refusal;
 use super::response::Response;
 use super::server::{Server, take_first};
-use super::time::{Instant, Now};
 use super::types::{AllocationId, Client, RelayId};
+use crate::base::time::{Instant, Now};
 use crate::wire::message::TransactionId;
 
 use ticket::Name;

@@ -18,8 +18,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::Mac as _;
 
+use crate::base::rng::Rng;
 use crate::turn::nonce::mac;
-use crate::turn::rng::Rng;
 use crate::turn::shared::lock;
 use crate::turn::types::AllocationId;
 

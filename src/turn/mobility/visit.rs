@@ -8,6 +8,7 @@ use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
 use super::{Ask, Decision, Grant, Moved, Note, Visit};
+use crate::base::time::Instant;
 use crate::turn::allocation::FAMILIES;
 use crate::turn::auth::Session;
 use crate::turn::output::{DropReason, EndReason, Event, Verdict};
@@ -15,7 +16,6 @@ use crate::turn::refusal::Refusal;
 use crate::turn::request::{Outcome, whole_seconds};
 use crate::turn::response::{Reply, Response};
 use crate::turn::server::{Server, take_first};
-use crate::turn::time::Instant;
 use crate::turn::transactions::RETRANSMISSION;
 use crate::turn::types::{AllocationId, Client, FiveTuple, RelayId, Transport};
 use crate::wire::attribute::{self, AttributeType};

@@ -11,9 +11,9 @@ use core::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::counters::Cell;
-use super::rng::Rng;
 use super::shared::lock;
 use super::types::Family;
+use crate::base::rng::Rng;
 use pool::PortPool;
 pub(super) use pool::Want;
 

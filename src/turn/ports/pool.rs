@@ -7,7 +7,7 @@
 use core::ops::RangeInclusive;
 use std::collections::BTreeSet;
 
-use crate::turn::rng::Rng;
+use crate::base::rng::Rng;
 
 /// What an allocation wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

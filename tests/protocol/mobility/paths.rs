@@ -1,8 +1,8 @@
 //! Old path and new path: which of them carries what, and for how long.
 
+use relay::base::time::UnixTime;
 use relay::turn::credential::Secret;
 use relay::turn::forced::Path;
-use relay::turn::time::UnixTime;
 use relay::turn::{Event, Verdict};
 
 use super::*;

@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay::base::time::{Instant, Now, UnixTime};
 use relay::turn::config::{Limits, RelayAddress, RelayConfig};
 use relay::turn::counters::{Counters, ERROR_CODES, METHODS};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
-use relay::turn::time::{Instant, Now, UnixTime};
 use relay::turn::types::{Family, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
 use relay::turn::{
     Command, Config, DropReason, Event, Frame, Handoff, OpenError, RefusalReason, Refused, Response, Route, Server,
