@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::turn::{Response, Verdict};
 use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 

@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use relay::turn::types::{PeerAddr, RelayId, RelayedAddr, Transport};
+use relay::base::address::Transport;
+use relay::turn::types::{PeerAddr, RelayId, RelayedAddr};
 use relay::turn::{Response, Verdict};
 
 use world::*;

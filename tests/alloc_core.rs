@@ -13,7 +13,8 @@ mod world;
 
 use std::hint::black_box;
 
-use relay::turn::types::{PeerAddr, RelayId, RelayedAddr, Transport};
+use relay::base::address::Transport;
+use relay::turn::types::{PeerAddr, RelayId, RelayedAddr};
 use relay::turn::{Response, Verdict};
 
 use counting_allocator::{allocations, live_bytes};

@@ -9,10 +9,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use relay::base::address::Transport;
 use relay::net::stream::StreamLimits;
 use relay::shard::ShardConfig;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
-use relay::turn::types::Transport;
 use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Message, Method};

@@ -13,10 +13,10 @@ use nix::unistd::{Uid, User, initgroups, setgid, setuid};
 
 use ipnet::IpNet;
 
+use crate::base::address::Family;
 use crate::base::time::UnixTime;
 use crate::service::config::env::{Env, ProcessEnv};
 use crate::service::external::Interface;
-use crate::turn::types::Family;
 
 /// The user of systemd/relay.service.
 const UNIT_USER: &str = "relay";

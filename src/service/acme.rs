@@ -30,8 +30,8 @@ use self::problem::Problem;
 use super::config::settings::AcmeSettings;
 use super::files::{self, own};
 use super::log;
-use super::run::unix_now;
 use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, read_pem};
+use crate::base::clock::unix_now;
 use crate::base::time::UnixTime;
 
 /// An order that takes longer is given up: the authority does not answer.

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::net::lookup_host;
 use tokio::sync::Notify;
 use tokio::time::{Duration, sleep, timeout};
 
 use super::config::settings::{BackendAddress, FrontDoorSettings};
+
+use crate::base::lock::lock;
 
 /// Addresses of one name that stay closed: a name may lead to other ones each time it is looked up.
 const KNOWN: usize = 64;
@@ -41,7 +43,7 @@ impl Backends {
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<BackendAddress, Vec<IpAddr>>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.known)
     }
 
     /// Looks a backend up, whose addresses are known from then on.

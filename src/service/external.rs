@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
 pub use self::source::{Found, Local, NotFound, Plan, Source, key};
+use crate::base::address::Family;
 use crate::turn::OwnSockets;
 use crate::turn::config::RelayConfig;
-use crate::turn::types::Family;
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method, TransactionId};
 use crate::wire::writer::MessageWriter;

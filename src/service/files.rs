@@ -15,12 +15,14 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, stat};
 use zeroize::Zeroizing;
+
+use crate::base::lock::lock;
 
 /// Longest configuration, in bytes.
 pub const MAX_CONFIGURATION: usize = 1024 * 1024;
@@ -97,7 +99,7 @@ fn must_be_regular(state: &Stat) -> io::Result<()> {
 static HANGING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn hanging() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    HANGING.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&HANGING)
 }
 
 /// Asks a file system about `path` on a thread of its own and waits for the answer, [`DEADLINE`] at most. Blocks: not for

@@ -210,11 +210,12 @@ pub(super) fn renew_policy(settings: &mut Settings) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::address::Family;
     use crate::service::config::{Purpose, load_for};
     use crate::service::external::Source;
     use crate::turn::config::RelayAddress;
     use crate::turn::policy::PeerClass;
-    use crate::turn::types::{Family, PeerAddr};
+    use crate::turn::types::PeerAddr;
 
     /// Announces 192.0.2.1, which a STUN server is to be asked for from now on.
     fn settings() -> (Settings, Plan) {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Nothing waits in the accept loop. Each stage has a deadline, each connection one [`Outcome`], and a client that has
-//! not shown yet what it wants holds a place that whoever holds fewer may take ([`crate::turn::shares`]): half-open
+//! not shown yet what it wants holds a place that whoever holds fewer may take ([`crate::base::shares`]): half-open
 //! connections cannot shut others out.
 //! First bytes are handed on with the connection, never lost. HTTP is not tried on bytes that failed as
 //! TURN, nor the other way round, and ALPN binds a client to what it asked for.

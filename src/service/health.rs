@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::config::settings::Settings;
 use super::drain::Drain;
 use super::process;
+use crate::base::lock::lock;
 use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
 
@@ -119,7 +120,7 @@ impl Health {
 
     fn drain(&self) -> std::sync::MutexGuard<'_, Drain> {
         // Every critical section is one assignment at its end, so a panic leaves nothing half done.
-        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.drain)
     }
 
     /// Whether every worker is alive.

@@ -32,9 +32,9 @@ use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
 use super::tls_store::{self, TlsError, TlsStore};
 use super::{awaiting, log, process, reload, systemd};
+use crate::base::clock::unix_now;
 use crate::base::time::UnixTime;
 use crate::shard::Shards;
-use crate::shard::clock::Clock;
 
 /// Something could not be bound, or the system refused something at start.
 pub(super) const EXIT_FAILED: u8 = 1;
@@ -134,11 +134,6 @@ async fn run(path: Option<PathBuf>, loaded: Loaded, mut signals: Signals, log: &
             EXIT_FAILED
         }
     }
-}
-
-/// Seconds since 1970, now.
-pub(super) fn unix_now() -> UnixTime {
-    Clock::start().now().unix
 }
 
 /// Signals that mean something to the server.

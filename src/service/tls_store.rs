@@ -21,7 +21,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
@@ -38,6 +38,7 @@ pub(super) use self::load::read_pem;
 pub use self::names::{Unnamed, unnamed};
 use super::files::own;
 use super::watch::Watch;
+use crate::base::lock::lock;
 use crate::base::time::UnixTime;
 
 /// ALPN of TURN and of STUN usages (RFC 7443 §4).
@@ -292,7 +293,7 @@ impl TlsStore {
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
         // A slot is changed in one step after all that can fail.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     /// For a listener that serves TURN, and with `https` HTTP as well.

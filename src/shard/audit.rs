@@ -1,10 +1,10 @@
 //! How many lines about allocations there are: clients cause them, so all workers together have a bound. What is left out is
 //! counted, and said once a minute. The lines of a shutdown are as many as there are allocations, and always written.
 
-use super::log::LeftOut;
+use crate::base::log_throttle::LeftOut;
+use crate::base::rate::{Rate, SharedBucket};
 use crate::base::time::Instant;
 use crate::turn::Event;
-use crate::turn::limits::{Rate, SharedBucket};
 use crate::turn::output::EndReason;
 
 /// So many seconds' worth may come at once: everybody's line when a network goes with all its clients.
@@ -70,8 +70,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::base::address::{FiveTuple, Transport};
     use crate::turn::output::Traffic;
-    use crate::turn::types::{AllocationId, FiveTuple, Transport};
+    use crate::turn::types::AllocationId;
 
     fn ended(why: EndReason) -> Event {
         Event::AllocationEnded {

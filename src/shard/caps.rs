@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::turn::limits::{Network, Source};
-use crate::turn::quota::CountMap;
+use crate::base::counts::CountMap;
+use crate::base::source::{Network, Source};
 
 #[derive(Debug)]
 struct Counts {

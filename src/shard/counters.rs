@@ -1,13 +1,12 @@
 //! What one shard counts beside the protocol ([`crate::turn::counters`]): sockets, batches, queues.
 
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 
+use crate::base::cell::Cell;
+use crate::base::closed_set::closed_set;
 use crate::net::stream::StreamError;
 use crate::net::udp::{SendError, SendStats};
-use crate::turn::counters::Cell;
-use crate::turn::output::closed_set;
 
 /// Why a shard closed a stream. What [`StreamError`] does not know comes first. One that has moved lives on: as the client's
 /// side of a peer connection (RFC 6062), or at the shard where that is.

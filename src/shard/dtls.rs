@@ -17,11 +17,12 @@ use hashbrown::HashMap;
 
 use super::caps::{Bounds, Caps, Unit};
 use super::link::{Name, next_generation};
+use crate::base::address::{FiveTuple, Transport};
+use crate::base::rate::Arrivals;
+use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
 use crate::net::dtls::{Association, Endpoint, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext};
-use crate::turn::limits::Arrivals;
-use crate::turn::shares::{Place, Shares};
-use crate::turn::types::{Client, FiveTuple, Transport};
+use crate::turn::types::Client;
 
 /// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that again.
 const PENDING: usize = 16;

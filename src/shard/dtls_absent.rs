@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::worker::Worker;
+use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
-use crate::turn::types::FiveTuple;
 
 /// Nothing of the kind exists.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use core::fmt;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
 
+use crate::base::address::Transport;
 use crate::net::sys::epoll::Waker;
-use crate::turn::types::Transport;
 
 /// Ends a stream at the shard that has it, soon.
 pub type Displace = Box<dyn FnOnce() + Send>;

@@ -31,11 +31,12 @@ use hashbrown::HashMap;
 use super::caps::{Bounds, Caps, Over, Unit};
 use super::counters::{Http3Drop, Http3End};
 use super::link::next_generation;
-use super::log::Seldom;
+use crate::base::address::FiveTuple;
+use crate::base::log_throttle::Seldom;
+use crate::base::rate::{Rate, SharedBucket};
+use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
-use crate::turn::limits::{Rate, SharedBucket};
-use crate::turn::shares::{Place, Shares};
-use crate::turn::types::{Client, FiveTuple};
+use crate::turn::types::Client;
 use crate::wire::quic::ServerId;
 
 /// Bytes to a client that has proved nothing, for each byte from it (RFC 9000 §8.1).

@@ -6,7 +6,8 @@
 //! A slot is reused; its generation tells whether a name still means what it meant when it was given out. What belongs to
 //! a peer connection is named by its CONNECTION-ID, which is never reused while anything remembers it.
 
-use crate::turn::types::{AllocationId, ConnectionId, Family, Link, RelayId};
+use crate::base::address::Family;
+use crate::turn::types::{AllocationId, ConnectionId, Link, RelayId};
 
 const GENERATION_BITS: u32 = 28;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;

@@ -1,12 +1,8 @@
 //! One line when an allocation begins, one whenever it moves, and one when it ends (target `relay::allocation`).
 
 use core::fmt::{self, Write as _};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
-use crate::base::time::Instant;
-use crate::turn::limits::{Rate, SharedBucket};
 use crate::turn::output::Event;
 use crate::turn::types::RelayedAddr;
 
@@ -46,53 +42,6 @@ impl fmt::Display for Shown {
             }
             (LogClient::Off, _) => f.write_str("-"),
         }
-    }
-}
-
-/// Time between two lines of a kind that strangers, or their number, can cause.
-const APART: Duration = Duration::from_secs(60);
-
-/// Lets one line a minute through.
-#[derive(Debug, Default)]
-pub(super) struct Seldom(Option<Instant>);
-
-impl Seldom {
-    /// Whether this one may be told.
-    pub(super) fn may(&mut self, now: Instant) -> bool {
-        let may = self.0.is_none_or(|at| now - at >= APART);
-        if may {
-            self.0 = Some(now);
-        }
-        may
-    }
-}
-
-/// Lines that were left out of a kind that is bounded, and when that is said.
-#[derive(Debug, Default)]
-pub(super) struct LeftOut {
-    count: AtomicU64,
-    said: SharedBucket,
-}
-
-impl LeftOut {
-    /// Counts lines.
-    pub(super) fn add(&self, count: u64) {
-        self.count.fetch_add(count, Relaxed);
-    }
-
-    /// Whether there is something to say, and nothing has been said for a minute.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.count() > 0 && self.said.admit(now, Rate::every(APART, 1))
-    }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Relaxed)
-    }
-
-    /// How many there were since the last call.
-    pub(super) fn take(&self) -> u64 {
-        self.count.swap(0, Relaxed)
     }
 }
 

@@ -9,9 +9,9 @@
 //! deliver    verdicts -> datagrams, frames streams    TCP and TLS clients; stream_io: what is done with them
 //! tcp        TCP with peers (RFC 6062)     dtls       DTLS clients; dtls::io: what is done with them
 //! mailbox    packets between shards        pace       when to let packets gather
-//! link       names of sockets              clock      the only place that reads one
-//! handoff    allocations between shards    handover   streams that change hands
-//! log        lines for the operator        counters   what is counted
+//! link       names of sockets              handover   streams that change hands
+//! handoff    allocations between shards    counters   what is counted
+//! log        lines for the operator
 //! http3      QUIC for a web server         caps       how many of a kind all shards may have
 //! refusals   lines about refused requests  audit     how many lines about allocations
 //! ```
@@ -19,7 +19,6 @@
 mod audit;
 mod caps;
 mod carrier;
-pub mod clock;
 pub mod counters;
 mod deliver;
 #[cfg_attr(not(feature = "dtls"), path = "dtls_absent.rs")]
@@ -47,7 +46,6 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use self::carrier::Carrier;
-use self::clock::Clock;
 pub use self::counters::ShardCounters;
 #[cfg(feature = "dtls")]
 pub use self::dtls::DtlsConfig;
@@ -57,7 +55,6 @@ use self::handover::HandoverSender;
 pub use self::handover::StreamHandover;
 use self::http3::{Http3, Http3Shared};
 pub use self::http3::{Http3Config, SharedBackend};
-use self::log::Seldom;
 pub use self::log::{LogClient, log as log_event};
 use self::pace::Pace;
 use self::refusals::RefusalLog;
@@ -66,6 +63,8 @@ use self::sockets::Sockets;
 use self::streams::Streams;
 use self::tcp::TcpRelays;
 use self::worker::{Control, EVENT_BATCH, Inlets, Worker};
+use crate::base::clock::Clock;
+use crate::base::log_throttle::Seldom;
 use crate::net::stream::StreamLimits;
 use crate::net::sys::epoll::{Epoll, Waker};
 use crate::net::udp::UdpOptions;

@@ -12,10 +12,12 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use super::audit::AuditLog;
-use super::log::{LeftOut, LogClient, Username};
+use super::log::{LogClient, Username};
+use crate::base::address::FiveTuple;
+use crate::base::log_throttle::LeftOut;
+use crate::base::rate::{Rate, RateTable, SharedBucket};
 use crate::base::time::Instant;
-use crate::turn::limits::{Rate, RateTable, SharedBucket};
-use crate::turn::types::{FiveTuple, RelayedAddr};
+use crate::turn::types::RelayedAddr;
 use crate::turn::{Event, Refused};
 
 use self::text::{Explanation, explain, shown_peer};

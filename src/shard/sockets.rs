@@ -275,7 +275,8 @@ impl Sockets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::types::{AllocationId, Family};
+    use crate::base::address::Family;
+    use crate::turn::types::AllocationId;
 
     const OPTIONS: UdpOptions = UdpOptions {
         receive_buffer: 0,

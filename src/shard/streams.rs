@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 
 use super::handover::{Displace, StreamGuard, StreamHandover};
 use super::link::{Name, next_generation};
+use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
 use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
 use crate::net::sys::epoll::{Epoll, Interest};
-use crate::turn::types::{Client, FiveTuple};
+use crate::turn::types::Client;
 
 /// One client's stream.
 pub(super) struct Stream {
@@ -328,7 +329,7 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::types::Transport;
+    use crate::base::address::Transport;
     use std::net::TcpListener;
     use std::sync::Arc;
     use std::time::Duration;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::allocation::{Allocation, FAMILIES, Opening, Socket};
 use super::auth::Session;
-use super::limits::Bucket;
 use super::mobility::Mobile;
 use super::output::{Command, DropReason, EndReason, Verdict};
 use super::owner::Owner;
@@ -17,7 +16,9 @@ use super::response::{Reply, Response};
 use super::server::Server;
 use super::shared::{Reservation, Token};
 use super::transactions::RETRANSMISSION;
-use super::types::{AllocationId, Client, Family, PeerAddr, RelayId, RelayedAddr};
+use super::types::{AllocationId, Client, PeerAddr, RelayId, RelayedAddr};
+use crate::base::address::Family;
+use crate::base::rate::Bucket;
 use crate::base::time::{Instant, Now};
 use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
 use crate::wire::attribute::{self, AttributeType};

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::allocate::OpenError;
 use super::auth::Session;
-use super::limits::Bucket;
 use super::mobility::Mobile;
 use super::output::{Command, EndReason, Event};
 use super::owner::Owner;
@@ -18,7 +17,9 @@ use super::refusal::Refusal;
 use super::server::Server;
 use super::shared::Token;
 use super::tcp::TcpRelay;
-use super::types::{AllocationId, Client, Family, RelayId, RelayedAddr};
+use super::types::{AllocationId, Client, RelayId, RelayedAddr};
+use crate::base::address::Family;
+use crate::base::rate::Bucket;
 use crate::base::time::{Instant, Now};
 use crate::wire::message::TransactionId;
 

@@ -10,7 +10,7 @@ use super::discovery::Discovery;
 use super::forced::ForcedRelay;
 use super::nonce::NonceKey;
 use super::policy::PeerPolicy;
-use super::types::{Family, FiveTuple, Transport};
+use crate::base::address::{Family, FiveTuple, Transport};
 
 /// The core's configuration. Defaults and units of each value: `docs/configuration.md`.
 #[derive(Clone, Debug)]

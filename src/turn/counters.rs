@@ -1,57 +1,11 @@
 //! What one shard counts. Written by its one thread, read by the metrics endpoint at any time.
 
-use core::ops::Deref;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use super::forced::Path;
 use super::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use super::policy::Denied;
 use super::refusal::{Refusal, RefusalReason};
-use super::types::Transport;
-
-/// A counter or gauge with one writer: adding is a plain load and store, so it costs no locked instruction.
-#[derive(Debug, Default)]
-pub struct Cell(AtomicU64);
-
-impl Cell {
-    /// Adds `n`.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    /// Subtracts `n` (gauges).
-    pub fn sub(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
-    }
-
-    /// Sets the value (gauges).
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
-    /// The value now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// A counter for each member of a closed set.
-#[derive(Debug)]
-pub struct Cells<const N: usize>([Cell; N]);
-
-impl<const N: usize> Default for Cells<N> {
-    fn default() -> Self {
-        Self(core::array::from_fn(|_| Cell::default()))
-    }
-}
-
-impl<const N: usize> Deref for Cells<N> {
-    type Target = [Cell; N];
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
+use crate::base::address::Transport;
+use crate::base::cell::{Cell, Cells};
 
 /// STUN error codes this server sends, in the order of [`Counters::errors`].
 pub const ERROR_CODES: [u16; 17] = [

@@ -11,7 +11,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::refusal::Refusal;
-use super::types::Transport;
+use crate::base::address::Transport;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
 

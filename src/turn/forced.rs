@@ -6,7 +6,8 @@
 use super::auth::Session;
 use super::refusal::Refusal;
 use super::server::Server;
-use super::types::{Client, FiveTuple, Transport};
+use super::types::Client;
+use crate::base::address::{FiveTuple, Transport};
 
 /// The policy. The default binds nobody who is not marked, and means port 443 over every transport.
 #[derive(Clone, Debug, PartialEq, Eq)]

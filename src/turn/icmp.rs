@@ -4,10 +4,11 @@
 //! error (pion stops reading), so by default it goes to those that showed RFC 8489 in their login.
 
 use super::config::IcmpReports;
-use super::limits::Rate;
 use super::response::Response;
 use super::server::Server;
-use super::types::{Client, Family, PeerAddr, RelayId};
+use super::types::{Client, PeerAddr, RelayId};
+use crate::base::address::Family;
+use crate::base::rate::Rate;
 use crate::base::time::Now;
 use crate::wire::attribute;
 use crate::wire::message::TransactionId;

@@ -33,7 +33,6 @@ mod request;
 mod response;
 mod server;
 mod shared;
-pub mod shares;
 mod tcp;
 mod timers;
 mod transactions;

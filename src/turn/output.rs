@@ -1,6 +1,5 @@
 //! What the core answers: verdicts for packets, commands and events for everything slower.
 
-use core::fmt;
 use core::ops::Range;
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -8,9 +7,9 @@ use std::sync::Arc;
 
 use super::ports::RelayPort;
 use super::refusal::Refused;
-use super::types::{
-    AllocationId, ChannelNumber, ConnectionId, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, Transport,
-};
+use super::types::{AllocationId, ChannelNumber, ConnectionId, Link, PeerAddr, RelayId, RelayedAddr};
+use crate::base::address::{FiveTuple, Transport};
+use crate::base::closed_set::closed_set;
 use crate::wire::{channel_data, message::TransactionId, writer};
 
 /// What becomes of one packet. Holds no bytes: `data` is a range of the packet that was handed in, and headers are
@@ -265,33 +264,6 @@ pub struct Traffic {
     /// Bytes of application data from peers to the client.
     pub down_bytes: u64,
 }
-
-macro_rules! closed_set {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident => $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
-
-        impl $name {
-            /// Every member, in declaration order: `ALL[x as usize] == x`.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The metric label and log value.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-pub(crate) use closed_set;
 
 closed_set! {
     /// Why an allocation ended.

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use super::shared::lock;
-use super::types::Family;
+use crate::base::address::Family;
+use crate::base::lock::lock;
 
 /// The ports of one place, a bit each.
 type Ports = [AtomicU64; 1024];

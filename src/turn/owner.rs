@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::auth::Session;
 use super::config::Limits;
-use super::limits::{Bucket, Rate};
 use super::nonce::NonceText;
+use crate::base::rate::{Bucket, Rate};
 use crate::base::time::Instant;
 use crate::wire::message::Message;
 

@@ -4,19 +4,15 @@
 //! back, so nothing else can release it early or forget it. Shared by all shards, touched by Allocate and the end of an
 //! allocation only. Users are told apart as in [`UserId`], addresses as in [`Source`], and counted once more by [`Network`].
 
-use core::hash::{BuildHasher, Hash};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use foldhash::quality::FixedState;
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use std::sync::Arc;
 
 use super::config::Limits;
-use super::limits::{Network, Source};
 use super::user::UserId;
+use crate::base::counts::CountMap;
 use crate::base::rng::Rng;
+use crate::base::source::{Network, Source};
 
 /// Which limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,61 +251,6 @@ impl Drop for ConnectionUnit {
     }
 }
 
-/// Counts by key, behind as many locks as keep shards out of each other's way. A key at zero takes no room, so a map
-/// never outgrows the number of units out.
-#[derive(Debug)]
-pub(crate) struct CountMap<K> {
-    parts: [Mutex<HashMap<K, u32, FixedState>>; 16],
-    hasher: FixedState,
-}
-
-impl<K: Hash + Eq + Clone> CountMap<K> {
-    pub(crate) fn new(seed: u64) -> Self {
-        let hasher = FixedState::with_seed(seed);
-        let part = |_| Mutex::new(HashMap::with_hasher(hasher.clone()));
-        Self {
-            parts: core::array::from_fn(part),
-            hasher,
-        }
-    }
-
-    /// Adds one to `key` unless it has `limit`. Either way, returns how many it has.
-    pub(crate) fn take(&self, key: &K, limit: u32) -> Result<u32, u32> {
-        let mut part = self.part(key);
-        match part.entry(key.clone()) {
-            Entry::Occupied(mut entry) if *entry.get() < limit => {
-                *entry.get_mut() += 1;
-                Ok(*entry.get())
-            }
-            Entry::Occupied(entry) => Err(*entry.get()),
-            Entry::Vacant(entry) if limit > 0 => Ok(*entry.insert(1)),
-            Entry::Vacant(_) => Err(0),
-        }
-    }
-
-    /// Takes one from `key`.
-    pub(crate) fn give_back(&self, key: &K) {
-        let mut part = self.part(key);
-        if let Some(count) = part.get_mut(key) {
-            *count -= 1;
-            if *count == 0 {
-                part.remove(key);
-            }
-        }
-    }
-
-    fn count(&self, key: &K) -> u32 {
-        self.part(key).get(key).copied().unwrap_or(0)
-    }
-
-    fn part(&self, key: &K) -> MutexGuard<'_, HashMap<K, u32, FixedState>> {
-        // The top bits pick the part; the map inside uses others.
-        let part = (self.hasher.hash_one(key) >> 60) as usize;
-        // A panic elsewhere cannot leave a count half written: every critical section is one step.
-        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,10 +282,8 @@ mod tests {
 
     impl Quotas {
         fn keys(&self) -> usize {
-            fn len<K>(map: &CountMap<K>) -> usize {
-                map.parts.iter().map(|part| part.lock().unwrap().len()).sum()
-            }
-            len(&self.0.users) + len(&self.0.addresses) + len(&self.0.networks) + len(&self.0.reservations)
+            let counts = &self.0;
+            counts.users.keys() + counts.addresses.keys() + counts.networks.keys() + counts.reservations.keys()
         }
     }
 

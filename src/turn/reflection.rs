@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::nonce::{Features, Nonces};
-use super::types::{FiveTuple, Transport};
+use crate::base::address::{FiveTuple, Transport};
 use crate::wire::integrity::PasswordAlgorithm;
 use crate::wire::message::HEADER_LEN;
 

@@ -6,18 +6,19 @@
 //!
 //! Not here: how a reason reads in a log and what to do about it (`shard::refusals`).
 
-use core::fmt;
 use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::allocate::OpenError;
 use super::config::Alternate;
-use super::output::{Event, closed_set};
+use super::output::Event;
 use super::policy::Denied;
 use super::quota::QuotaExceeded;
 use super::server::Server;
-use super::types::{AllocationId, Family, FiveTuple};
+use super::types::AllocationId;
+use crate::base::address::{Family, FiveTuple};
+use crate::base::closed_set::closed_set;
 use crate::wire::attribute::AttributeError;
 use crate::wire::message::{Method, UnknownAttributes};
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::auth::{Asker, AuthAnswer, AuthError, Authenticator, Challenge, Session};
 use super::counters::METHODS;
-use super::limits::Rate;
 use super::mobility::ticket::TICKET_LEN;
 use super::output::{DropReason, Verdict};
 use super::owner::Live;
@@ -16,6 +15,7 @@ use super::refusal::{Refusal, Refused};
 use super::response::{Reply, Response};
 use super::server::Server;
 use super::types::{AllocationId, Client};
+use crate::base::rate::Rate;
 use crate::base::time::{Instant, Now};
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method};

@@ -17,7 +17,9 @@ use super::shared::{Shared, Token};
 use super::tcp::Connections;
 use super::timers::Wheel;
 use super::transactions::Transactions;
-use super::types::{AllocationId, Client, FiveTuple, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use super::types::{AllocationId, Client, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use crate::base::address::FiveTuple;
+use crate::base::queue::take_first;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, Now};
 use crate::wire::channel_data;
@@ -313,14 +315,4 @@ impl Server {
         }
         verdict
     }
-}
-
-/// Takes the first element. What a rush has made grow is given back once it is over.
-pub(super) fn take_first<T>(queue: &mut VecDeque<T>) -> Option<T> {
-    const KEPT: usize = 256;
-    let first = queue.pop_front();
-    if queue.is_empty() && queue.capacity() > KEPT {
-        queue.shrink_to(KEPT);
-    }
-    first
 }

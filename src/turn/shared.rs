@@ -7,7 +7,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::auth::Session;
 use super::limits::Limiters;
@@ -18,7 +18,9 @@ use super::own::OwnSockets;
 use super::policy::PeerClass;
 use super::ports::{PortGauges, RelayPort, RelayPorts};
 use super::quota::{Quotas, ReservationUnit};
-use super::types::{Family, PeerAddr, RelayedAddr};
+use super::types::{PeerAddr, RelayedAddr};
+use crate::base::address::Family;
+use crate::base::lock::lock;
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
 
@@ -200,10 +202,4 @@ impl Reservations {
         let ended = lock(&self.0).remove(token);
         drop(ended);
     }
-}
-
-/// Locks a mutex of ours.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every critical section is one step, so a panic elsewhere leaves nothing half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

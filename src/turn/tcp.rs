@@ -22,7 +22,8 @@ use super::auth::Session;
 use super::output::{Command, ConnectionEnd};
 use super::quota::ConnectionUnit;
 use super::server::Server;
-use super::types::{AllocationId, ConnectionId, Family, PeerAddr};
+use super::types::{AllocationId, ConnectionId, PeerAddr};
+use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::wire::message::TransactionId;
 

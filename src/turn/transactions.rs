@@ -11,7 +11,7 @@ use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 use hashbrown::HashTable;
 
-use super::types::FiveTuple;
+use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
 use crate::wire::message::TransactionId;
 
@@ -98,8 +98,8 @@ impl Transactions {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::Transport;
     use super::*;
+    use crate::base::address::Transport;
 
     fn client(port: u16) -> FiveTuple {
         FiveTuple {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::any_certificate::AnyCertificate;
 use crate::dtls_client::DtlsClient;
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::channel_data;
 use relay::wire::framing::{Framing, next_frame};

@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 use crate::client::Login;
 use crate::harness::{RELAY_IP, Server, free_port};

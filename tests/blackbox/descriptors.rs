@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, PATIENCE};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

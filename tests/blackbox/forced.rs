@@ -1,6 +1,6 @@
 //! Forced relay: what is minted names the forced path alone, and is good there alone. The front door stands for port 443.
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 use serde_json::Value;

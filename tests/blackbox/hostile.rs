@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 use crate::client::{Client, PATIENCE};
 use crate::harness::{EchoPeer, SECRET, Server, minted};

@@ -1,6 +1,6 @@
 //! Clients of the program that change networks and transports, and keep their allocations (RFC 8016).
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 use crate::client::{Client, PATIENCE, SILENCE};
 use crate::harness::{EchoPeer, SECRET, Server, minted};

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use serde_json::Value;
 
 use crate::harness::{EchoPeer, SECRET, Server, minted};

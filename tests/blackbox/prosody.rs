@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 use crate::client::{Client, Login};
 use crate::harness::{SECRET, Server, free_port};

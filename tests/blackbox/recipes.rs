@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use serde_json::Value;
 
 use crate::client::{Client, Login};

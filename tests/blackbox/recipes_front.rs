@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use serde_json::Value;
 
 use crate::client::{Client, Login};

@@ -1,6 +1,6 @@
 //! Application data through the program, on every transport.
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 use crate::client::{Client, PATIENCE, SILENCE};
 use crate::dtls_client::DtlsClient;

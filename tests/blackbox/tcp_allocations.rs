@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 use crate::client::{Client, Login, PATIENCE, SILENCE};
 use crate::harness::{RELAY_IP, SECRET, Server, minted};

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::{self, AttributeType};
 use relay::wire::message::{Class, Message, Method};
 

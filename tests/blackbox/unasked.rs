@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 use crate::client::PATIENCE;
 use crate::harness::{SECRET, Server, minted};

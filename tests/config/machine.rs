@@ -9,12 +9,12 @@ use std::time::Duration;
 use std::{fs, io};
 
 use ipnet::IpNet;
+use relay::base::address::Family;
 use relay::base::time::UnixTime;
 use relay::service::config::diagnostic::{Diagnostics, Found, Severity};
 use relay::service::config::env::Env;
 use relay::service::config::{Loaded, Purpose, load_for};
 use relay::service::external::Interface;
-use relay::turn::types::Family;
 
 /// 32 random bytes, of no use anywhere.
 pub const SECRET: &str = "Zk3v8yB1qTn5LxW0uHcJr2sEoPdGmA7iFtVb9KfQeXw=";

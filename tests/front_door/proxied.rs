@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use relay::base::address::Transport;
 use relay::service::config::settings::ProxyProtocol;
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Limits, Outcome};
-use relay::turn::types::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

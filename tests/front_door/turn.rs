@@ -1,9 +1,9 @@
 use std::io::Read;
 use std::time::Duration;
 
+use relay::base::address::Transport;
 use relay::net::stream::KERNEL_UNSENT;
 use relay::service::front_door::{Accepts, Outcome};
-use relay::turn::types::Transport;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -1,7 +1,8 @@
 //! The codec: whatever is read is read within bounds and written back alike, and a signature covers what it should.
 
+use relay::base::address::Transport;
 use relay::turn::Frame;
-use relay::turn::types::{ChannelNumber, Transport};
+use relay::turn::types::ChannelNumber;
 use relay::wire::attribute::{self, AttributeType};
 use relay::wire::framing::{Framing, next_frame};
 use relay::wire::integrity::{Integrity, Key};

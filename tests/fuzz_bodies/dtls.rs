@@ -6,11 +6,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::rc::Rc;
 
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslOptions, SslStream, SslVerifyMode};
+use relay::base::address::{FiveTuple, Transport};
 use relay::base::time::Instant;
 use relay::net::dtls::{
     Association, DtlsContext, Endpoint, Identity, Listened, MAX_PLAINTEXT, SharedContext, client_hello,
 };
-use relay::turn::types::{FiveTuple, Transport};
 
 use super::Bytes;
 

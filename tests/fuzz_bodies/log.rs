@@ -5,11 +5,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay::base::address::{FiveTuple, Transport};
 use relay::service::config::settings::{ClientIp, LogSettings};
 use relay::service::log::{is_harmful, subscriber};
 use relay::shard::{LogClient, log_event};
 use relay::turn::output::{EndReason, Event, Traffic};
-use relay::turn::types::{AllocationId, FiveTuple, RelayedAddr, Transport};
+use relay::turn::types::{AllocationId, RelayedAddr};
 use tracing::Dispatch;
 
 use super::Bytes;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::turn::{Response, Verdict};
 use relay::wire::attribute::AttributeType;
 use relay::wire::classic::ClassicBinding;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

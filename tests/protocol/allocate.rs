@@ -1,6 +1,6 @@
 //! Allocate (RFC 8656 §7.2) with one relayed address and any port.
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::turn::{DropReason, OpenError};
 use relay::wire::attribute::AttributeType;
 

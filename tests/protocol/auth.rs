@@ -1,9 +1,9 @@
 //! The long-term credential mechanism (RFC 8489 §9.2) as the methods of TURN see it.
 
+use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::turn::config::Challenge;
 use relay::turn::credential::mint;
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 

@@ -1,6 +1,7 @@
 //! Binding (RFC 8489 §12), and what is no STUN, or STUN nobody answers.
 
-use relay::turn::types::{Link, Transport};
+use relay::base::address::Transport;
+use relay::turn::types::Link;
 use relay::turn::{DropReason, Response, Verdict};
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, Key};

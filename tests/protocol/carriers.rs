@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
+use relay::base::address::Transport;
 use relay::turn::DropReason;
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

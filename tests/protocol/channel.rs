@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use relay::base::address::Transport;
 use relay::turn::DropReason;
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

@@ -1,7 +1,7 @@
 //! Send and Data indications (RFC 8656 §11), and what both carriers share.
 
+use relay::base::address::Transport;
 use relay::turn::DropReason;
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Method};
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use relay::base::address::Transport;
 use relay::turn::discovery::{Discovery, OwnAddress};
-use relay::turn::types::Transport;
 use relay::turn::{DropReason, Route};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::{Digest as _, Md5};
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Method, message_type};
 use sha1::Sha1;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::turn::DropReason;
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::forced::Path;
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;
 use relay::wire::message::Method;

@@ -1,8 +1,8 @@
 //! What whoever forges a live client's address can do to its session: nothing. And what its owner may ask for.
 
+use relay::base::address::Transport;
 use relay::turn::config::{Config, Limits};
 use relay::turn::nonce::NonceKey;
-use relay::turn::types::Transport;
 use relay::turn::{DropReason, RefusalReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;

@@ -1,7 +1,8 @@
 //! How allocations end, what the operator hears of them, reload and shutdown.
 
+use relay::base::address::Transport;
 use relay::turn::forced::Path;
-use relay::turn::types::{Link, Transport};
+use relay::turn::types::Link;
 use relay::turn::{DropReason, EndReason, Event};
 
 use crate::world::*;

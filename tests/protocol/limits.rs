@@ -1,7 +1,7 @@
 //! What clients and strangers can make grow, and how fast.
 
+use relay::base::address::Transport;
 use relay::turn::DropReason;
-use relay::turn::types::Transport;
 use relay::wire::message::Method;
 
 use crate::world::*;

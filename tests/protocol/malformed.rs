@@ -1,7 +1,8 @@
 //! What is no message of ours: silent over UDP and DTLS, mostly the end of a stream, and never the end of anybody else.
 
+use relay::base::address::Transport;
 use relay::turn::DropReason;
-use relay::turn::types::{Link, Transport};
+use relay::turn::types::Link;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use relay::base::address::Transport;
 use relay::turn::config::Config;
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::nonce::NonceKey;
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 
 use crate::world::*;

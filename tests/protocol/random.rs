@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use relay::base::address::Transport;
 use relay::turn::OpenError;
-use relay::turn::types::Transport;
 
 use crate::world::*;
 

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use relay::base::address::Transport;
 use relay::turn::DropReason;
 use relay::turn::config::Challenge;
 use relay::turn::reflection::{LONGEST_REALM, SHORTEST_REQUEST};
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use relay::base::address::{Family, Transport};
 use relay::turn::config::{Mobility, TcpConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret};
 use relay::turn::policy::{Denied, PeerPolicy, PolicyConfig};
 use relay::turn::refusal::QUEUED_REFUSALS;
-use relay::turn::types::{ConnectionId, Family, Transport};
+use relay::turn::types::ConnectionId;
 use relay::turn::{DropReason, OpenError, Refusal, RefusalReason, Refused};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;

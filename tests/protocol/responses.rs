@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use relay::base::address::Transport;
 use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
-use relay::turn::types::Transport;
 use relay::turn::{OpenError, Response};
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;

@@ -1,6 +1,6 @@
 //! Copies of requests (RFC 8489 §6.3.1, RFC 8656 §7.2): over UDP a client sends again what was not answered.
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 
 use crate::world::*;

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
+use relay::base::address::Transport;
 use relay::turn::config::{Mobility, TcpConfig};
 use relay::turn::output::{ConnectionEnd, PeerRefusal};
-use relay::turn::types::{ConnectionId, Transport};
+use relay::turn::types::ConnectionId;
 use relay::turn::{Config, DropReason};
 use relay::wire::attribute::{self, AttributeType};
 use relay::wire::integrity::Integrity;

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use relay::base::address::Transport;
 use relay::turn::output::ConnectionEnd;
-use relay::turn::types::{ConnectionId, Transport};
+use relay::turn::types::ConnectionId;
 use relay::turn::{DropReason, Event};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;

@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use peer::Peer;
+use relay::base::address::Transport;
 use relay::net::stream::KERNEL_UNSENT;
 use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::{ShardConfig, Shards, StreamHandover};
 use relay::turn::config::{Challenge, Limits, RelayAddress, RelayConfig, TcpConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
-use relay::turn::types::Transport;
 use relay::turn::{Config, Shared};
 use relay::wire::attribute::AttributeType;
 use relay::wire::framing::{Framing, next_frame};

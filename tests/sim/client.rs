@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use relay::base::address::{Family, Transport};
 use relay::base::time::Instant;
-use relay::turn::types::{Family, Transport};
 use relay::wire::integrity::PasswordAlgorithm;
 use relay::wire::message::TransactionId;
 

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::turn::types::{Client, Family, FiveTuple, Link, Transport};
+use relay::base::address::{Family, FiveTuple, Transport};
+use relay::turn::types::{Client, Link};
 
 use crate::message::{Ask, Login, Packet, Request, Wanted};
 use crate::world::World;

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 
 use relay::turn::OpenError;
 
-use crate::places;
 use crate::setup::Rules;
 use crate::stream::StreamEvent;
-use crate::trace;
 use crate::world::{Event, World};
+use crate::{places, trace};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -149,7 +148,7 @@ impl World {
         for port in ports {
             for ip in [places::BOUND_V4, places::RELAY_V6] {
                 let free = !self.site.sockets.contains_key(&SocketAddr::new(
-                    places::announced(relay::turn::types::Family::of(ip)),
+                    places::announced(relay::base::address::Family::of(ip)),
                     port,
                 ));
                 if free && self.dice.percent(share) {

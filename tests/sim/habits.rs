@@ -3,8 +3,8 @@
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
+use relay::base::address::Family;
 use relay::base::time::Instant;
-use relay::turn::types::Family;
 use relay::wire::integrity::PasswordAlgorithm;
 
 use crate::client::{Client, Lease};

@@ -4,8 +4,9 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use relay::base::address::Family;
 use relay::base::time::Now;
-use relay::turn::types::{Client, Family};
+use relay::turn::types::Client;
 use relay::wire::message::Method;
 
 use crate::judge::Deed;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use relay::turn::counters::{Cell, Counters, Direction, ERROR_CODES};
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
+use relay::base::cell::Cell;
+use relay::turn::counters::{Counters, Direction, ERROR_CODES};
 use relay::turn::{EndReason, Verdict};
 
 use crate::oracle::Flow;

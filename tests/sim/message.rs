@@ -4,7 +4,7 @@ use core::ops::Range;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::turn::types::Family;
+use relay::base::address::Family;
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Method, TransactionId};

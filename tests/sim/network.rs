@@ -4,8 +4,9 @@ use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
+use relay::base::address::{Family, Transport};
 use relay::net::stream::QueueKind;
-use relay::turn::types::{self, Family, Transport};
+use relay::turn::types;
 
 use crate::message::{Packet, Told};
 use crate::world::{Event, Payload, World};

@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use relay::base::address::{Family, FiveTuple, Transport};
 use relay::base::time::{Instant, Now};
-use relay::turn::types::{Client, Family, FiveTuple, Transport};
+use relay::turn::types::Client;
 
 use crate::message::{Login, Request};
 use crate::network::most_in_a_datagram;

@@ -5,8 +5,9 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use relay::base::address::{Family, FiveTuple, Transport};
 use relay::base::time::Instant;
-use relay::turn::types::{Client, Family, FiveTuple, Link, Transport};
+use relay::turn::types::{Client, Link};
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::PasswordAlgorithm;
 use relay::wire::message::{Class, Method, TransactionId};

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use relay::base::address::Family;
 use relay::turn::Config;
 use relay::turn::config::{Challenge, IcmpReports, Limits, RelayAddress, RelayConfig};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
-use relay::turn::types::Family;
 use relay::wire::integrity::PasswordAlgorithm;
 use sha1::Sha1;
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use relay::turn::types::{Client, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
+use relay::base::address::{FiveTuple, Transport};
+use relay::turn::types::{Client, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use relay::turn::{Command, Counters, Frame, Icmp, OpenError, Response, Server, Shared, Verdict};
 
 use crate::dice::Dice;

@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 
+use relay::base::address::{FiveTuple, Transport};
 use relay::net::stream::{QueueKind, StreamConn, StreamError, StreamLimits};
-use relay::turn::types::{Client, FiveTuple, Link, Transport};
+use relay::turn::types::{Client, Link};
 use relay::wire::framing::{self, Framing};
 
 use crate::message::{Packet, Told};

@@ -12,10 +12,10 @@ use super::process::Usage;
 use super::report::{Latencies, Progress, Report};
 use super::target::Target;
 use super::{Common, Failure, allocations};
+use crate::base::clock::Clock;
 use crate::base::time::Instant;
 use crate::net::sys::epoll::{Epoll, Interest};
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
-use crate::shard::clock::Clock;
 use crate::wire::message::Message;
 
 /// Before anything is counted: caches, offload probes and the server's pauses settle.

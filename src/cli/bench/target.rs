@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Common, Failure};
+use crate::base::clock::Clock;
 use crate::base::time::UnixTime;
 use crate::service::config::env::ProcessEnv;
 use crate::service::config::{Purpose, load_for};
 use crate::service::files;
-use crate::shard::clock::Clock;
 use crate::turn::credential::{Credentials, MintedCredential, mint};
 
 /// How long minted credentials are good beyond the measurement.

@@ -1,6 +1,6 @@
 //! Certificates and what is agreed on: DTLS 1.2 with forward secrecy, no renegotiation, no resumption, ALPN of RFC 7443.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwap;
 use openssl::error::ErrorStack;
@@ -13,6 +13,8 @@ use openssl::ssl::{
 use openssl::x509::X509;
 
 use super::cookie::Cookies;
+
+use crate::base::lock::lock;
 
 /// What RFC 8489 §6.2.3 asks for, with forward secrecy; every client has it. One kind of cipher has one least length of
 /// a record (`record::whole`).
@@ -105,13 +107,13 @@ impl Facts {
     /// Sets what the client `ssl` listens for has to bring.
     pub(super) fn expect(ssl: &SslRef, cookies: Cookies) {
         if let Some(facts) = Self::index().and_then(|index| ssl.ex_data(index)) {
-            *facts.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cookies);
+            *lock(&facts.0) = Some(cookies);
         }
     }
 
     fn of(ssl: &SslRef) -> Option<Cookies> {
         let facts = Self::index().and_then(|index| ssl.ex_data(index))?;
-        *facts.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&facts.0)
     }
 }
 

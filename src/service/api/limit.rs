@@ -16,7 +16,7 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
-use crate::turn::limits::{Network, Source};
+use crate::base::source::{Network, Source};
 
 /// Slots for client addresses, and as many for networks: 128 KiB each.
 const SLOTS: usize = 16 * 1024;

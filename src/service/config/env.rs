@@ -5,19 +5,20 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
 
 use super::BODY_VARIABLE;
 use super::overrides::PREFIX;
+use crate::base::address::Family;
+use crate::base::clock::unix_now;
 use crate::base::time::UnixTime;
 use crate::net::local;
 use crate::net::sys::environment;
 use crate::service::external::{self, Interface};
 use crate::turn::OwnSockets;
-use crate::turn::types::Family;
 
 /// Read when no file is named, if it is there.
 const DEFAULT_FILE: &str = "/etc/relay/relay.toml";
@@ -167,11 +168,6 @@ impl Env for ProcessEnv {
     }
 
     fn now(&self) -> UnixTime {
-        // A clock before 1970 is as good as 1970.
-        UnixTime(
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
-        )
+        unix_now()
     }
 }

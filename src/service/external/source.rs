@@ -5,9 +5,9 @@ use core::time::Duration;
 use std::net::IpAddr;
 
 use super::{Interface, is_private};
+use crate::base::address::Family;
 use crate::service::config::env::Env;
 use crate::turn::config::RelayAddress;
-use crate::turn::types::Family;
 
 /// Where an address comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,17 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{oneshot, watch};
 
 use super::proxy::Ends;
 use super::{Limits, Outcome};
+use crate::base::clock::Clock;
+use crate::base::lock::lock;
+use crate::base::rate::Arrivals;
+use crate::base::shares::{self, Shares};
+use crate::base::source::{Network, Source};
 use crate::base::time::Instant;
-use crate::shard::clock::Clock;
 use crate::shard::handover::{Displace, StreamGuard};
-use crate::turn::limits::{Arrivals, Network, Source};
-use crate::turn::shares::{self, Shares};
 
 /// Connections that have been told to go and are still there, beyond which nobody is let in for another: their holders
 /// take milliseconds.
@@ -116,11 +118,6 @@ fn give_back<K: Eq + core::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
             counts.remove(&key);
         }
     }
-}
-
-/// A poisoned lock guards counts that are still whole: nothing between their updates can panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Admission {

@@ -21,10 +21,10 @@ use super::recognise::{Opening, recognise};
 use super::routes::Route;
 use super::splice::{Activity, SpliceEnd};
 use super::{Accepts, Behind, FrontDoor, Outcome, http};
+use crate::base::address::Transport;
 use crate::net::stream::KERNEL_UNSENT;
 use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
 use crate::shard::handover::StreamHandover;
-use crate::turn::types::Transport;
 
 /// Room for the first plaintext of a client.
 const FIRST_PLAINTEXT: usize = 2048;

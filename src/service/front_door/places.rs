@@ -1,12 +1,13 @@
-//! Places at the backends. When there are none left, whoever has most of them loses one ([`crate::turn::shares`]): a few
+//! Places at the backends. When there are none left, whoever has most of them loses one ([`crate::base::shares`]): a few
 //! addresses that hold many connections open, however busily, leave room for everybody else.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::admission::{Displacement, LEAVING};
-use crate::turn::shares::{self, Shares};
+use crate::base::lock::lock;
+use crate::base::shares::{self, Shares};
 
 /// All places.
 #[derive(Clone, Debug)]
@@ -69,11 +70,6 @@ impl Places {
     pub(super) fn displaced(&self) -> u64 {
         self.displaced.load(Relaxed)
     }
-}
-
-/// A poisoned lock guards counts that are still whole: nothing between their updates can panic.
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One place.

@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Subscriber};
@@ -13,9 +13,10 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::line::Told;
+use crate::base::clock::Clock;
+use crate::base::lock::lock;
+use crate::base::rate::{Rate, SharedBucket};
 use crate::base::time::Instant;
-use crate::shard::clock::Clock;
-use crate::turn::limits::{Rate, SharedBucket};
 
 /// Lines of a kind: fifty at once, and then one every five seconds.
 const LINES: Rate = Rate::every(Duration::from_secs(5), 50);
@@ -78,7 +79,7 @@ impl Caps {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, Kind>> {
         // A kind is whole between any two of its changes.
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kinds)
     }
 
     fn admit(&self, now: Instant, event: &Event<'_>) -> bool {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::exposition::{Exposition, Sample};
 use super::{dtls_families, http3_families};
+use crate::base::cell::Cell;
 use crate::net::udp::SendError;
 use crate::shard::counters::{AGE_BUCKETS_MS, STREAM_CLOSE_REASONS, ShardCounters};
-use crate::turn::counters::Cell;
 
 /// The sum of one cell over all shards.
 pub(super) type Sum<'a> = dyn Fn(&dyn Fn(&ShardCounters) -> &Cell) -> u64 + 'a;

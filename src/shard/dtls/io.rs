@@ -9,10 +9,11 @@ use super::super::deliver::to_listener;
 use super::super::link::Name;
 use super::super::worker::Worker;
 use super::{Bounds, Dtls, Newcomer, longest_message, over_dtls};
+use crate::base::address::FiveTuple;
 use crate::net::dtls::{DtlsError, Listened, client_hello};
 use crate::net::udp::Datagram;
 use crate::turn::DropReason;
-use crate::turn::types::{Client, FiveTuple};
+use crate::turn::types::Client;
 
 /// Where the messages of a datagram are put for the core.
 enum Room {
@@ -99,7 +100,7 @@ impl Worker {
     }
 
     /// A newcomer's share of all associations. Where they are used up, or too many handshakes are under way, the source that
-    /// has the most without an allocation, or the most handshakes, loses its oldest ([`crate::turn::shares`]).
+    /// has the most without an allocation, or the most handshakes, loses its oldest ([`crate::base::shares`]).
     ///
     /// # Errors
     /// Why it may not begin.

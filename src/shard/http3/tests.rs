@@ -1,8 +1,8 @@
 //! Flows in virtual time.
 
 use super::*;
+use crate::base::address::Transport;
 use crate::shard::link::Name;
-use crate::turn::types::Transport;
 
 const BACKEND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8443);
 const CHOSEN: [u8; 8] = *b"answered";

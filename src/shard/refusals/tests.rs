@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::base::address::{Family, FiveTuple, Transport};
 use crate::turn::policy::Denied;
-use crate::turn::types::{AllocationId, Family, FiveTuple, RelayedAddr, Transport};
+use crate::turn::types::{AllocationId, RelayedAddr};
 use crate::turn::{Refusal, RefusalReason};
 use crate::wire::message::Method;
 

@@ -5,9 +5,9 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use super::super::log::LogClient;
+use crate::base::address::Family;
 use crate::turn::Refusal;
 use crate::turn::policy::Denied;
-use crate::turn::types::Family;
 
 /// A credential that ended longer ago than this never was one.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
-use crate::turn::types::{Family, FiveTuple};
+use crate::base::address::{Family, FiveTuple};
 
 /// A peer's IP address, comparable in two words; IPv4 as `::ffff:a.b.c.d`, which no peer has otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,8 @@
 //! How an allocation is found: by its client's five-tuple, and by its relayed transport addresses.
 
 use super::ForwardTable;
-use crate::turn::types::{Family, RelayedAddr};
+use crate::base::address::Family;
+use crate::turn::types::RelayedAddr;
 
 impl ForwardTable {
     pub(super) fn index_client(&mut self, index: u32) {

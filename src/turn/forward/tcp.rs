@@ -3,8 +3,9 @@
 //! They live and have permissions, but no relayed transport address that a datagram could leave from or arrive at: Send
 //! indications and channels have no effect on them, and what is relayed for them never comes through here.
 
-use super::super::types::{AllocationId, Family};
+use super::super::types::AllocationId;
 use super::ForwardTable;
+use crate::base::address::Family;
 use crate::base::time::Instant;
 
 impl ForwardTable {

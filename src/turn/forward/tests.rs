@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::super::policy::PolicyConfig;
-use super::super::types::{Link, Transport};
+use super::super::types::Link;
 use super::*;
+use crate::base::address::Transport;
 
 const SECOND: u64 = 1_000_000_000;
 

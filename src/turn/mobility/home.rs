@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use super::{Ask, Decision, Grant, Moved, Note, Pending, Visit, open_sockets};
+use crate::base::address::Family;
+use crate::base::rate::Rate;
 use crate::base::time::{Instant, Now};
 use crate::turn::allocation::FAMILIES;
-use crate::turn::limits::Rate;
 use crate::turn::mobility::ticket::Name;
 use crate::turn::output::{Command, EndReason};
 use crate::turn::quota::AddressUnit;
 use crate::turn::refusal::Refusal;
 use crate::turn::server::Server;
-use crate::turn::types::{AllocationId, Family, RelayId};
+use crate::turn::types::{AllocationId, RelayId};
 
 impl Server {
     /// A client that came to another five-tuple, perhaps another shard's, wants its allocation.

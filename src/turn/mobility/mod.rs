@@ -32,8 +32,9 @@ use super::forward::Flow;
 use super::quota::AddressUnit;
 use super::refusal::Refusal;
 use super::response::Response;
-use super::server::{Server, take_first};
+use super::server::Server;
 use super::types::{AllocationId, Client, RelayId};
+use crate::base::queue::take_first;
 use crate::base::time::{Instant, Now};
 use crate::wire::message::TransactionId;
 

@@ -18,9 +18,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::Mac as _;
 
+use crate::base::lock::lock;
 use crate::base::rng::Rng;
 use crate::turn::nonce::mac;
-use crate::turn::shared::lock;
 use crate::turn::types::AllocationId;
 
 /// What a ticket names its allocation by.

@@ -8,6 +8,8 @@ use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
 use super::{Ask, Decision, Grant, Moved, Note, Visit};
+use crate::base::address::{FiveTuple, Transport};
+use crate::base::queue::take_first;
 use crate::base::time::Instant;
 use crate::turn::allocation::FAMILIES;
 use crate::turn::auth::Session;
@@ -15,9 +17,9 @@ use crate::turn::output::{DropReason, EndReason, Event, Verdict};
 use crate::turn::refusal::Refusal;
 use crate::turn::request::{Outcome, whole_seconds};
 use crate::turn::response::{Reply, Response};
-use crate::turn::server::{Server, take_first};
+use crate::turn::server::Server;
 use crate::turn::transactions::RETRANSMISSION;
-use crate::turn::types::{AllocationId, Client, FiveTuple, RelayId, Transport};
+use crate::turn::types::{AllocationId, Client, RelayId};
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method, TransactionId};
 

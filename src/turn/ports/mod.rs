@@ -10,9 +10,9 @@ use core::fmt;
 use core::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::counters::Cell;
-use super::shared::lock;
-use super::types::Family;
+use crate::base::address::Family;
+use crate::base::cell::Cell;
+use crate::base::lock::lock;
 use crate::base::rng::Rng;
 use pool::PortPool;
 pub(super) use pool::Want;

@@ -7,9 +7,9 @@ mod tickets;
 
 use std::net::SocketAddr;
 
+use relay::base::address::Transport;
 use relay::turn::DropReason;
 use relay::turn::config::{Config, Mobility};
-use relay::turn::types::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use relay::turn::types::{Link, Transport};
+use relay::base::address::Transport;
+use relay::turn::types::Link;
 use relay::turn::{self};
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};

@@ -10,12 +10,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay::base::address::{Family, FiveTuple, Transport};
 use relay::base::time::{Instant, Now, UnixTime};
 use relay::turn::config::{Limits, RelayAddress, RelayConfig};
 use relay::turn::counters::{Counters, ERROR_CODES, METHODS};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
-use relay::turn::types::{Family, FiveTuple, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex, Transport};
+use relay::turn::types::{Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use relay::turn::{
     Command, Config, DropReason, Event, Frame, Handoff, OpenError, RefusalReason, Refused, Response, Route, Server,
     Shared, Verdict,
@@ -494,7 +495,7 @@ impl World {
         let dropped: u64 = counters.dropped.iter().map(|cell| cell.get()).sum();
         let ended = counters.relayed.get() + counters.answered.get() + counters.waiting.get() + dropped;
         assert_eq!(counters.received.get(), ended, "every packet ends in one verdict");
-        let sum = |cells: &[relay::turn::counters::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
+        let sum = |cells: &[relay::base::cell::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
         let live = sum(&counters.allocations_began) + counters.allocations_arrived.get()
             - sum(&counters.allocations_ended)
             - counters.allocations_left.get();

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use relay::turn::types::Transport;
+use relay::base::address::Transport;
 
 const VARIABLE: &str = "RELAY_PROTOCOL_OVER";
 

@@ -7,7 +7,8 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::turn::types::{Client, Family, FiveTuple, Link, Transport};
+use relay::base::address::{Family, FiveTuple, Transport};
+use relay::turn::types::{Client, Link};
 
 use crate::message::{Ask, Packet, Request, Wanted};
 use crate::oracle::{Held, Key};

@@ -8,9 +8,9 @@ use super::super::schema::Raw;
 use super::super::settings::ExternalSettings;
 use super::super::value::{Auto, External, Host, OffOr, Ports};
 use super::Context;
+use crate::base::address::Family;
 use crate::service::external::{Local, Plan, Source, key};
 use crate::turn::config::{RelayAddress, RelayConfig};
-use crate::turn::types::Family;
 
 /// What was found.
 pub(super) struct Found {

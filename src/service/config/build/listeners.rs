@@ -7,8 +7,8 @@ use super::super::schema::{Protocol, Raw, RawListener};
 use super::super::settings::ListenerSettings;
 use super::super::value::BindHost;
 use super::Context;
+use crate::base::address::Family;
 use crate::turn::config::RelayConfig;
-use crate::turn::types::Family;
 
 /// A listener as written, and as resolved.
 pub(super) type Resolved<'a> = (&'a RawListener, ListenerSettings);

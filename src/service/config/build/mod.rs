@@ -32,6 +32,7 @@ use super::settings::{
 };
 use super::value::{Auto, Network, OneOf, Placed, is_host_name};
 use super::{Purpose, access, check};
+use crate::base::address::Transport;
 use crate::service::external::{Interface, announced_host};
 use crate::service::log::level::without_spaces;
 use crate::turn::config::{Config, Limits, Mobility, RelayConfig, TcpConfig};
@@ -40,7 +41,6 @@ use crate::turn::discovery::Discovery;
 use crate::turn::forced::ForcedRelay;
 use crate::turn::nonce::NonceKey;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
-use crate::turn::types::Transport;
 
 /// Begins the name of a file that systemd hands to the service (LoadCredential=), in place of a path.
 const CREDENTIAL: &str = "credential:";

@@ -2,8 +2,8 @@
 
 use super::super::reader::{Located, Section};
 use super::super::value::{Choice, OneOf, Port};
+use crate::base::address::Transport;
 use crate::turn::forced::ForcedRelay;
-use crate::turn::types::Transport;
 
 pub(in super::super) struct RawForcedRelay {
     pub(in super::super) everyone: Located<bool>,

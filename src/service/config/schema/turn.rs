@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::super::reader::{Located, Section};
 use super::super::value::{OffOr, OneOf};
 use super::{DAY, HOUR, MINUTE, RawTcp, SECOND, SecretOrFile, optional_secret_or_file, tcp};
+use crate::base::address::Transport;
 use crate::turn::config::{Challenge, IcmpReports};
-use crate::turn::types::Transport;
 
 /// The protocol.
 pub(in super::super) struct RawTurn {

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::network::{Bind, BindHost, is_host_name};
 use super::{parts_of, quoted};
-use crate::turn::types::Family;
+use crate::base::address::Family;
 
 /// So many networks are still written out for a range of addresses.
 const MOST_NETWORKS: usize = 8;

@@ -11,7 +11,7 @@ use core::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::limits::{Network, Source};
+use super::source::{Network, Source};
 
 /// So many places of a network weigh as much as one place of a source.
 const PLACES_OF_NETWORK: usize = 16;

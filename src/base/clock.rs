@@ -35,6 +35,11 @@ impl Clock {
     }
 }
 
+/// The wall clock alone.
+pub fn unix_now() -> UnixTime {
+    Clock::start().now().unix
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,17 @@
+//! What every floor stands on: time, randomness, addresses, rates, counts. Each small mechanism once.
+//!
+//! Nothing here knows a protocol. It reads no socket, file or environment, and one module reads a clock.
+
+pub mod address;
+pub mod cell;
+pub mod clock;
+pub mod closed_set;
+pub mod counts;
+pub mod lock;
+pub mod log_throttle;
+pub mod queue;
+pub mod rate;
+pub mod rng;
+pub mod shares;
+pub mod source;
+pub mod time;
