@@ -35,6 +35,8 @@ fn silent_connections_stop_neither_allocations_nor_health_however_few_files_ther
         server.wait_for_log("LimitNOFILE");
         let crowd = silent_crowd(&server, 1100);
         assert!(crowd.len() > 100, "{}", crowd.len());
+        // Until then there is room, and nobody has to give way.
+        server.wait_for_metric_of_at_least("relay_connections_total", "outcome=\"too_many_connections\"", 1.0);
         let mut clients = Vec::new();
         for n in 0..allocations {
             let mut client = Client::udp(server.plain).with_login(&minted(SECRET, 600, &n.to_string()));
@@ -51,6 +53,8 @@ fn silent_connections_stop_neither_allocations_nor_health_however_few_files_ther
         for transport in [Transport::Tcp, Transport::Tls] {
             let mut client = Client::over_transport(transport, server.tls).with_login(&minted(SECRET, 600, "late"));
             client.allocate().expect("allocated");
+            // It stays: the next one would find the room it leaves.
+            clients.push(client);
         }
         assert!(server.metric("relay_connections_displaced_total", "") >= 2.0);
         assert_eq!(server.metric("relay_accept_errors_total", "exhausted"), 0.0);
