@@ -63,6 +63,8 @@ impl Flood {
     }
 }
 
+const BOUND: &str = "method=\"channel_bind\"";
+
 #[test]
 fn pion_goes_on_where_data_comes_at_the_heels_of_a_channel_bind() {
     let server = Server::start();
@@ -70,12 +72,12 @@ fn pion_goes_on_where_data_comes_at_the_heels_of_a_channel_bind() {
         for transport in TRANSPORTS {
             let mut pion = Pion::connect(version, transport, address(&server, transport), "");
             let relayed = pion.allocate();
+            let bound = server.metric("relay_requests_total", BOUND);
             let flood = Flood::start(relayed);
             let peer = flood.address();
             // pion permits the peer, sends, and binds a channel behind that.
             pion.send(peer, b"hello");
-            // For the ChannelBind, which nobody sees.
-            thread::sleep(Duration::from_millis(150));
+            server.wait_for_metric_of_at_least("relay_requests_total", BOUND, bound + 1.0);
             let socket = flood.stop();
             socket.send_to(b"the end of it", relayed).expect("loopback");
             pion.expect_data(peer, b"the end of it");
