@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use relay::service::config::settings::{FrontDoorSettings, RouteSettings};
 use relay::service::front_door::{Failure, Forwarded, SpliceEnd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use crate::recorder::Recorder;
 use crate::support::*;
@@ -79,26 +77,11 @@ async fn the_time_for_a_whole_body_ends_one_that_keeps_its_rate() {
     feed.abort();
 }
 
-/// A listener that names lead to, and that HTTP goes to.
-async fn silent_backend() -> (TcpListener, FrontDoorSettings) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let settings = FrontDoorSettings {
-        routes: vec![RouteSettings {
-            names: vec!["www.example.org".into()],
-            backend: address_of(&listener),
-            proxy_header: false,
-        }],
-        http_upstream: Some(address_of(&listener)),
-        first_bytes_timeout: Duration::from_millis(300),
-        ..FrontDoorSettings::default()
-    };
-    (listener, settings)
-}
-
 //= XPORT-21
 #[tokio::test]
 async fn a_passed_on_connection_on_which_an_end_says_nothing_is_closed_soon() {
-    let (listener, settings) = silent_backend().await;
+    let (listener, mut settings) = backend_of_all().await;
+    settings.first_bytes_timeout = Duration::from_millis(300);
     let door = Door::before(limits(), &settings);
     for (client_speaks, backend_speaks) in [(false, false), (true, false), (false, true)] {
         let mut client = door.connect().await;
@@ -134,7 +117,8 @@ async fn a_passed_on_connection_on_which_an_end_says_nothing_is_closed_soon() {
 async fn websocket_that_is_not_agreed_to_or_on_which_nobody_speaks_ends_soon() {
     const ASK: &[u8] = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     const AGREE: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let (listener, settings) = silent_backend().await;
+    let (listener, mut settings) = backend_of_all().await;
+    settings.first_bytes_timeout = Duration::from_millis(300);
     let door = Door::before(limits(), &settings);
     for agrees in [false, true] {
         let mut client = door.connect_tls(&[]).await.unwrap();

@@ -3,11 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relay::service::config::settings::{FrontDoorSettings, RouteSettings};
 use relay::service::front_door::{Outcome, SpliceEnd};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 use crate::recorder::Recorder;
@@ -86,17 +85,8 @@ async fn sixteen_addresses_that_trickle_bodies_leave_every_honest_client_served(
 //= XPORT-21
 #[tokio::test]
 async fn connections_of_a_route_and_websocket_give_way_to_clients_with_fewer_as_well() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let settings = FrontDoorSettings {
-        routes: vec![RouteSettings {
-            names: vec!["www.example.org".into()],
-            backend: address_of(&listener),
-            proxy_header: false,
-        }],
-        http_upstream: Some(address_of(&listener)),
-        connections: 4,
-        ..FrontDoorSettings::default()
-    };
+    let (listener, mut settings) = backend_of_all().await;
+    settings.connections = 4;
     let door = Door::before(limits(), &settings);
     let hello = client_hello_for("www.example.org");
     let mut held = Vec::new();

@@ -13,7 +13,7 @@ use axum::routing::get;
 use relay::base::time::{Instant, UnixTime};
 use relay::net::stream::{StreamConn, StreamLimits};
 use relay::service::api::Api;
-use relay::service::config::settings::{BackendAddress, FrontDoorSettings};
+use relay::service::config::settings::{BackendAddress, FrontDoorSettings, RouteSettings};
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits, Outcome, bind};
 use relay::service::health::Health;
@@ -377,4 +377,19 @@ pub(crate) async fn drip(mut stream: TcpStream, bytes: Vec<u8>, pause: Duration)
         tokio::time::sleep(pause).await;
     }
     usize::MAX
+}
+
+/// A listener that names lead to, and that HTTP goes to.
+pub(crate) async fn backend_of_all() -> (TcpListener, FrontDoorSettings) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = FrontDoorSettings {
+        routes: vec![RouteSettings {
+            names: vec!["www.example.org".into()],
+            backend: address_of(&listener),
+            proxy_header: false,
+        }],
+        http_upstream: Some(address_of(&listener)),
+        ..FrontDoorSettings::default()
+    };
+    (listener, settings)
 }
