@@ -163,13 +163,13 @@ fn echo_call(firewall: Firewall, login: &Login, relay_protocols: &[&str]) -> Pas
 }
 
 /// Sets a call to the echo test up, watches it until it is smooth, and leaves it on.
-pub(crate) fn call_echo(browser: &mut Chromium, janus: &mut Janus, configuration: &Value, relay_protocols: &[&str]) {
+pub(crate) fn call_echo(browser: &mut dyn Page, janus: &mut Janus, configuration: &Value, relay_protocols: &[&str]) {
     let sample = sample_of_echo(browser, janus, configuration);
     assert_relayed(&sample, relay_protocols);
     assert_eq!(sample["remote"]["address"], janus.address.to_string(), "{sample:#}");
 }
 
-fn sample_of_echo(browser: &mut Chromium, janus: &mut Janus, configuration: &Value) -> Value {
+fn sample_of_echo(browser: &mut dyn Page, janus: &mut Janus, configuration: &Value) -> Value {
     let offer = browser.call_page("offer", &[configuration]);
     let answer = janus.answer(offer.as_str().expect("an offer is text"));
     browser.call_page("accept", &[&Value::from(answer)]);

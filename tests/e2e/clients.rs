@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::agent::{Agent, Stack};
-use crate::calls::{assert_relayed, only, watch};
+use crate::calls::{call_echo, only};
 use crate::certs::Certs;
 use crate::firefox::Firefox;
 use crate::janus::Janus;
-use crate::lab::{Firewall, Lab, Passed, RELAY, RELAY_HOST, SFU};
+use crate::lab::{Firewall, Lab, Passed, RELAY, RELAY_HOST};
 use crate::one_at_a_time;
-use crate::page::Page as _;
 use crate::server::{RELAY_PORTS, Server};
 
 /// Two seconds of video, decoded after it went out and came back.
@@ -83,13 +82,7 @@ fn firefox_calls(firewall: Firewall, scheme: &str, transport: &str, relay_protoc
     let mut browser = Firefox::start(&lab, 0, &certs);
 
     let configuration = only(&uri(scheme, transport), &server.mint_configuration());
-    let offer = browser.call_page("offer", &[&configuration]);
-    let answer = janus.answer(offer.as_str().expect("an offer is text"));
-    browser.call_page("accept", &[&Value::from(answer)]);
-    let samples = watch(&mut [&mut browser]);
-
-    assert_relayed(&samples[0], &[relay_protocol]);
-    assert_eq!(samples[0]["remote"]["address"], SFU.to_string(), "{:#}", samples[0]);
+    call_echo(&mut browser, &mut janus, &configuration, &[relay_protocol]);
     assert_only_port_443(lab.passed(), firewall);
     server.stop();
 }

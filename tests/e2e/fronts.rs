@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::calls::{SFU_PROGRAMS, call_echo, only};
 use crate::certs::{Authority, Certs};
 use crate::chromium::Chromium;
+use crate::firefox::Firefox;
 use crate::http3_site::{GREETING, Site};
 use crate::janus::Janus;
 use crate::lab::{CLIENTS, Firewall, Lab, RELAY, RELAY_HOST};
@@ -107,6 +108,40 @@ backend relay
     let log = call_behind(haproxy, "*", PROXIED);
     let client = format!("client={}:", CLIENTS[0]);
     assert!(log.contains(&client) && log.contains("transport=\"tcp\""), "{log}");
+}
+
+/// Firefox refuses 127.0.0.1 as its own mapped address: without the header it gathers no relay candidate.
+//= XPORT-19
+#[test]
+fn behind_the_nginx_of_openvidus_page_firefox_is_told_its_own_address_and_media_flows() {
+    let _turn = one_at_a_time();
+    let lab = Lab::new(Firewall::OnlyTcp443, &["firefox-esr", "certutil", "janus", "nginx"]);
+    let certs = Certs::make(lab.folder(), RELAY_HOST);
+    let page = include_str!("../../docs/recipes/openvidu.md");
+    let toml = block(page, "```toml relay.toml\n");
+    let relay = Relay::start(&lab, &certs, &toml[toml.find("[[listener]]").expect("a listener")..]);
+    let stream = block(page, "```nginx nginx.conf\n")
+        .replace("turn.example.org", RELAY_HOST)
+        .replace("/etc/relay/fullchain.pem", &certs.certificate.display().to_string())
+        .replace("/etc/relay/privkey.pem", &certs.private_key.display().to_string());
+    let mut nginx = proxies::nginx(&lab, 443, &stream);
+    let mut janus = Janus::start(&lab);
+    let mut browser = Firefox::start(&lab, 0, &certs);
+
+    let configuration = on_443(&relay.mint_configuration());
+    call_echo(&mut browser, &mut janus, &configuration, &["tls"]);
+
+    nginx.assert_running();
+    let client = format!("client={}:", CLIENTS[0]);
+    let log = relay.log();
+    assert!(log.contains(&client) && log.contains("transport=\"tcp\""), "{log}");
+    relay.stop();
+}
+
+/// What stands in `page` between the line `fence` and the end of its block.
+fn block<'a>(page: &'a str, fence: &str) -> &'a str {
+    let (_, rest) = page.split_once(fence).expect("a block of the page");
+    rest.split_once("```").expect("its end").0
 }
 
 const PROXIED: &str = "proxy_protocol = \"required\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
