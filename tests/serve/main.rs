@@ -437,7 +437,7 @@ fn an_ordinary_user_is_told_how_to_allow_443_and_served_on_the_rest() {
     let output = server.output();
     let notes: Vec<&str> = output
         .lines()
-        .filter(|line| line.contains("443") && line.contains("note"))
+        .filter(|line| line.contains(":443\"") && line.contains("note"))
         .collect();
     let [note] = notes[..] else {
         panic!("one note on 443, not {notes:?}")
