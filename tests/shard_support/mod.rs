@@ -488,6 +488,12 @@ impl Client {
     }
 
     pub fn send_indication(&mut self, peer: SocketAddr, data: &[u8]) {
+        let message = self.indication(peer, data);
+        self.pipe.send(&message);
+    }
+
+    /// A Send indication as bytes.
+    pub fn indication(&mut self, peer: SocketAddr, data: &[u8]) -> Vec<u8> {
         let id = self.id();
         let mut buffer = vec![0; data.len() + 64];
         let mut writer = MessageWriter::new(&mut buffer, Class::Indication, Method::Send, id);
@@ -495,7 +501,8 @@ impl Client {
             .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
             .attribute(AttributeType::DATA, data);
         let len = writer.finish().unwrap();
-        self.pipe.send(&buffer[..len]);
+        buffer.truncate(len);
+        buffer
     }
 
     pub fn send_channel(&mut self, number: u16, data: &[u8]) {

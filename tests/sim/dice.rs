@@ -1,5 +1,7 @@
 //! The one source of chance: everything a run does is drawn from its seed.
 
+#![allow(dead_code, reason = "`tests/chaos` throws them as well, and needs fewer")]
+
 use core::time::Duration;
 
 /// SplitMix64. Not the core's own generator, so that the world never shares a stream with what it tests.

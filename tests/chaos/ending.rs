@@ -1,0 +1,140 @@
+//! How a run ends: everybody is quiet, what is missing is counted, everybody goes, and nothing is left.
+
+use core::time::Duration;
+
+use relay::turn::DropReason;
+
+use crate::runner::{LIFETIME, Run};
+
+impl Run {
+    /// Everybody reads, nobody begins anything, allocations end; then the server does.
+    pub(crate) fn end(&mut self) {
+        let suddenly = self.dice.percent(25);
+        if !suddenly {
+            self.calm();
+            if self.findings().is_empty() {
+                self.account();
+                self.leave();
+            }
+        }
+        if !self.findings().is_empty() {
+            return;
+        }
+        let ended = self.server.shards.shutdown(Duration::from_secs(5));
+        if !ended {
+            self.ledger.find("a worker does not end".to_owned());
+            return;
+        }
+        self.collect();
+        self.guests.clear();
+        self.peers.clear();
+        let left = self.world.lock().kernel.files.len();
+        // What the process keeps of each worker: the wakers' descriptors.
+        let kept = self.server.shards.counters().len();
+        if left != kept {
+            self.ledger.find(format!("{left} descriptors are left of {kept}"));
+        }
+    }
+
+    fn calm(&mut self) {
+        let Self { guests, .. } = self;
+        for guest in guests {
+            guest.deaf = false;
+        }
+        for _ in 0..20 {
+            self.world.run_for(100_000_000);
+            let Self { guests, ledger, .. } = self;
+            for guest in &mut *guests {
+                guest.pump(ledger);
+            }
+            self.collect();
+        }
+    }
+
+    /// What is missing is what the program says it dropped.
+    fn account(&mut self) {
+        let (missing, excused) = self.ledger.missing();
+        let drops = self
+            .server
+            .count(|counters| counters.dropped.iter().map(|cell| cell.get()).sum());
+        let icmp = self.server.stat(|stats| stats.icmp_errors.get());
+        let unseen = icmp.saturating_sub(self.ledger.icmp);
+        if drops < missing || drops > missing + excused + unseen {
+            let reasons: Vec<String> = DropReason::ALL
+                .iter()
+                .map(|&reason| {
+                    (
+                        reason,
+                        self.server.count(|counters| counters.dropped[reason as usize].get()),
+                    )
+                })
+                .filter(|&(_, count)| count > 0)
+                .map(|(reason, count)| format!("{reason:?} {count}"))
+                .collect();
+            let open = self.ledger.open();
+            self.ledger.find(format!(
+                "{missing} packets are missing, {excused} more went with streams, and {drops} are counted as dropped ({unseen} ICMP unseen): {reasons:?}; missing {open:#?}"
+            ));
+        }
+        let gone = self
+            .server
+            .count(|counters| counters.dropped[DropReason::Gone as usize].get());
+        let to_guests = self.ledger.missing_to_guests();
+        if gone > excused + to_guests {
+            self.ledger.find(format!(
+                "{gone} packets had nowhere to go any more, though only {excused} went with streams, and {to_guests} were for clients"
+            ));
+        }
+        let (received, truncated) = {
+            let state = self.world.lock();
+            (state.kernel.received, state.kernel.truncated)
+        };
+        let counted = self.server.stat(|stats| stats.received_datagrams.get());
+        if counted != received {
+            self.ledger
+                .find(format!("workers got {received} datagrams and count {counted}"));
+        }
+        let counted = self.server.stat(|stats| stats.receive_truncated.get());
+        if counted != truncated {
+            self.ledger
+                .find(format!("{truncated} messages were cut short, {counted} are counted"));
+        }
+    }
+
+    /// Everybody goes; when every lifetime is over there is nothing left.
+    fn leave(&mut self) {
+        let Self { guests, ledger, .. } = self;
+        for guest in guests {
+            guest.leave(ledger);
+        }
+        self.peers.clear();
+        self.world.run_for((LIFETIME * 2).as_nanos() as u64 + 30_000_000_000);
+        let allocations = self
+            .server
+            .count(|counters| counters.allocations.iter().map(|cell| cell.get()).sum());
+        let sockets = self.server.stat(|stats| stats.relay_sockets.get());
+        let streams = self.server.stat(|stats| stats.streams.get());
+        if (allocations, sockets, streams) != (0, 0, 0) {
+            self.ledger.find(format!(
+                "left behind: {allocations} allocations, {sockets} relay sockets, {streams} streams"
+            ));
+        }
+        // Nothing is left that a worker would look at more often than once a second.
+        let turns = self.world.lock().turns;
+        self.world.run_for(10_000_000_000);
+        let turned = self.world.lock().turns - turns;
+        let workers = self.server.shards.counters().len() as u64;
+        if turned > 11 * workers {
+            self.ledger.find(format!(
+                "{workers} workers turn {turned} times in ten seconds, for nobody"
+            ));
+        }
+        let files = self.world.lock().kernel.files.len();
+        if files != self.before {
+            self.ledger.find(format!(
+                "{files} descriptors are open, and {} were in the beginning",
+                self.before
+            ));
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! A client that does not wait: it sends what it likes and takes what comes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use relay::wire::attribute::AttributeType;
+use relay::wire::framing::{Framing, next_frame};
+use relay::wire::message::{Class, Message, Method};
+
+use crate::ledger::{Ledger, Who};
+use crate::shard_support::{Client, Incoming, Messages, Pipe, decode, error_code};
+
+/// How its messages go.
+pub(crate) enum Way {
+    Udp(UdpSocket),
+    Tcp {
+        stream: TcpStream,
+        /// Written by the guest, not yet by the socket.
+        out: VecDeque<u8>,
+        input: Vec<u8>,
+    },
+    /// It has no connection any more.
+    Gone,
+}
+
+/// What was asked.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Allocate,
+    Release,
+    /// To be allowed to reach somebody.
+    Permit(SocketAddr),
+    Other,
+}
+
+pub(crate) struct Guest {
+    pub(crate) index: usize,
+    pub(crate) way: Way,
+    composer: Client,
+    asked: HashMap<[u8; 12], Asked>,
+    /// Its relayed transport address, as it was told.
+    pub(crate) relayed: Option<SocketAddr>,
+    /// Every one it ever had.
+    pub(crate) had: BTreeSet<SocketAddr>,
+    /// Whom its allocation reaches, as it was told.
+    pub(crate) open: BTreeSet<SocketAddr>,
+    /// Whom it has asked to permit, ever: it may have been, though the answer was lost.
+    permitted: BTreeSet<SocketAddr>,
+    /// The channels it has asked for, ever. None means another peer later.
+    pub(crate) channels: BTreeMap<u16, SocketAddr>,
+    next_channel: u16,
+    /// It does not read.
+    pub(crate) deaf: bool,
+}
+
+/// Nobody sends with it; it only makes messages.
+struct Nowhere;
+
+impl Messages for Nowhere {
+    fn send(&mut self, _: &[u8]) {}
+
+    fn recv(&mut self, _: core::time::Duration) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+impl Guest {
+    pub(crate) fn new(index: usize, way: Way) -> Self {
+        Self {
+            index,
+            way,
+            composer: Client::new(Pipe::Messages(Box::new(Nowhere))),
+            asked: HashMap::new(),
+            relayed: None,
+            had: BTreeSet::new(),
+            open: BTreeSet::new(),
+            permitted: BTreeSet::new(),
+            channels: BTreeMap::new(),
+            next_channel: 0x4000,
+            deaf: false,
+        }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.way, Way::Gone)
+    }
+
+    /// It is waiting to be told whether it has an allocation.
+    pub(crate) fn is_allocating(&self) -> bool {
+        self.asked.values().any(|asked| matches!(asked, Asked::Allocate))
+    }
+
+    /// Puts one message on its way. `false`: it has none.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.way {
+            Way::Udp(socket) => socket.send(bytes).is_ok(),
+            Way::Tcp { out, .. } => {
+                out.extend(bytes);
+                out.resize(out.len() + bytes.len().next_multiple_of(4) - bytes.len(), 0);
+                true
+            }
+            Way::Gone => false,
+        }
+    }
+
+    fn ask(&mut self, ledger: &mut Ledger, asked: Asked, request: &[u8]) {
+        let transaction: [u8; 12] = request[8..20].try_into().unwrap();
+        if self.send(request) {
+            ledger.ask(self.index, transaction);
+            self.asked.insert(transaction, asked);
+        }
+    }
+
+    pub(crate) fn allocate(&mut self, ledger: &mut Ledger) {
+        let request = self.composer.compose(Method::Allocate, &|writer| {
+            writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
+        });
+        self.ask(ledger, Asked::Allocate, &request);
+    }
+
+    pub(crate) fn refresh(&mut self, ledger: &mut Ledger, lifetime: u32) {
+        let request = self.composer.compose(Method::Refresh, &|writer| {
+            writer.u32(AttributeType::LIFETIME, lifetime);
+        });
+        let asked = if lifetime == 0 { Asked::Release } else { Asked::Other };
+        self.ask(ledger, asked, &request);
+    }
+
+    pub(crate) fn permit(&mut self, ledger: &mut Ledger, peer: SocketAddr) {
+        let request = self.composer.compose(Method::CreatePermission, &|writer| {
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        });
+        self.permitted.insert(peer);
+        self.ask(ledger, Asked::Permit(peer), &request);
+    }
+
+    pub(crate) fn bind(&mut self, ledger: &mut Ledger, peer: SocketAddr) {
+        let known = self
+            .channels
+            .iter()
+            .find(|(_, bound)| **bound == peer)
+            .map(|(&number, _)| number);
+        let number = known.unwrap_or_else(|| {
+            self.next_channel = 0x4000 + (self.next_channel - 0x4000 + 1) % 0x800;
+            self.next_channel
+        });
+        let request = self.composer.compose(Method::ChannelBind, &|writer| {
+            writer.u32(AttributeType::CHANNEL_NUMBER, u32::from(number) << 16);
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        });
+        self.permitted.insert(peer);
+        self.channels.insert(number, peer);
+        self.ask(ledger, Asked::Permit(peer), &request);
+    }
+
+    /// The frame around data for a peer: ChannelData where there is a channel, a Send indication otherwise.
+    pub(crate) fn frame(&mut self, peer: SocketAddr, data: &[u8], indication: bool) -> Vec<u8> {
+        let channel = self
+            .channels
+            .iter()
+            .find(|(_, bound)| **bound == peer)
+            .filter(|_| !indication);
+        match channel {
+            Some((&number, _)) => self.composer.channel_frame(number, data),
+            None => self.composer.indication(peer, data),
+        }
+    }
+
+    /// Takes what has come, and gives its socket what it takes.
+    pub(crate) fn pump(&mut self, ledger: &mut Ledger) {
+        if let Way::Tcp { stream, out, .. } = &mut self.way {
+            while !out.is_empty() {
+                let (front, _) = out.as_slices();
+                match stream.write(front) {
+                    Ok(len) => drop(out.drain(..len)),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(_) => {
+                        self.leave(ledger);
+                        return;
+                    }
+                }
+            }
+        }
+        if self.deaf {
+            return;
+        }
+        while let Some(message) = self.next_message(ledger) {
+            self.hear(ledger, &message);
+        }
+    }
+
+    /// Closes its connection, if it has one that closes.
+    pub(crate) fn leave(&mut self, ledger: &mut Ledger) {
+        if let Way::Tcp { .. } = self.way {
+            ledger.broken.insert(self.index);
+        }
+        self.way = Way::Gone;
+        self.relayed = None;
+    }
+
+    fn next_message(&mut self, ledger: &mut Ledger) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 65_536];
+        match &mut self.way {
+            Way::Udp(socket) => {
+                let len = socket.recv(&mut buffer).ok()?;
+                buffer.truncate(len);
+                return Some(buffer);
+            }
+            Way::Tcp { stream, input, .. } => loop {
+                match next_frame(input) {
+                    Ok(Framing::Message(len)) => return Some(input.drain(..len).collect()),
+                    Ok(Framing::Need(_)) => {}
+                    Err(error) => {
+                        ledger.find(format!("guest {}'s stream is out of step: {error:?}", self.index));
+                        break;
+                    }
+                }
+                match stream.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(len) => input.extend_from_slice(&buffer[..len]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                    Err(_) => break,
+                }
+            },
+            Way::Gone => return None,
+        }
+        self.leave(ledger);
+        None
+    }
+
+    fn hear(&mut self, ledger: &mut Ledger, bytes: &[u8]) {
+        if let Ok(message) = Message::parse(bytes)
+            && message.class() != Class::Indication
+        {
+            self.hear_response(ledger, &message, bytes[8..20].try_into().unwrap());
+            return;
+        }
+        match decode(bytes) {
+            Incoming::Channel { number, data } => {
+                let Some(&peer) = self.channels.get(&number) else {
+                    ledger.find(format!("guest {} gets data on channel {number:#x}", self.index));
+                    return;
+                };
+                self.hear_data(ledger, peer, &data);
+            }
+            Incoming::Data { peer, data } => self.hear_data(ledger, peer, &data),
+            Incoming::Icmp { peer, .. } => {
+                ledger.icmp += 1;
+                if !self.had_to_do_with(peer) {
+                    ledger.find(format!("guest {} hears of ICMP from {peer}", self.index));
+                }
+            }
+            Incoming::Attempt { .. } => ledger.find(format!("guest {} has no TCP allocation", self.index)),
+        }
+    }
+
+    fn had_to_do_with(&self, peer: SocketAddr) -> bool {
+        self.permitted.iter().any(|permitted| permitted.ip() == peer.ip())
+    }
+
+    fn hear_data(&mut self, ledger: &mut Ledger, peer: SocketAddr, data: &[u8]) {
+        let parcel = ledger.arrive(Who::Guest(self.index), peer, data);
+        if let Some(parcel) = parcel
+            && !self.had.contains(&parcel.target)
+        {
+            ledger.find(format!("guest {} never had the address of {parcel:?}", self.index));
+        }
+        if !self.had_to_do_with(peer) {
+            ledger.find(format!(
+                "guest {} gets data of {peer}, whom it has not permitted",
+                self.index
+            ));
+        }
+    }
+
+    fn hear_response(&mut self, ledger: &mut Ledger, message: &Message<'_>, transaction: [u8; 12]) {
+        ledger.answered(self.index, transaction);
+        let Some(asked) = self.asked.remove(&transaction) else {
+            return;
+        };
+        if let Some(code) = error_code(message) {
+            match code {
+                401 | 438 => {
+                    self.composer.nonce = message.attribute(AttributeType::NONCE).map(<[u8]>::to_vec);
+                }
+                // It has none, or one it does not know of.
+                437 => self.forget_allocation(),
+                _ => {}
+            }
+            return;
+        }
+        match asked {
+            Asked::Allocate => {
+                let relayed = message
+                    .xor_address(AttributeType::XOR_RELAYED_ADDRESS)
+                    .unwrap()
+                    .unwrap();
+                self.forget_allocation();
+                self.relayed = Some(relayed);
+                self.had.insert(relayed);
+            }
+            Asked::Release => self.forget_allocation(),
+            Asked::Permit(peer) => drop(self.open.insert(peer)),
+            Asked::Other => {}
+        }
+    }
+
+    fn forget_allocation(&mut self) {
+        self.relayed = None;
+        self.open.clear();
+    }
+}

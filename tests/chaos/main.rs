@@ -1,0 +1,115 @@
+//! Chaos at the sockets: the real workers, and under them a kernel that is not.
+//!
+//! The system calls of this program are its own ([`calls`]). Threads of a [`world`] get a simulated kernel, virtual time and
+//! chance from a seed, and run one at a time, so the same seed takes the same course. `docs/testing.md`, "Chaos at the
+//! sockets", tells how to run it and what to do when it fails.
+
+#![cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod bytes;
+mod calls;
+mod datagrams;
+#[path = "../sim/dice.rs"]
+mod dice;
+mod ending;
+mod faults;
+mod guest;
+mod kernel;
+mod ledger;
+mod runner;
+#[path = "../shard_support/mod.rs"]
+mod shard_support;
+mod stories;
+mod streams;
+mod world;
+
+use std::collections::BTreeMap;
+
+/// What so many seeds come across besides every fault: a run that no longer gets there proves nothing.
+const REACHED: &[&str] = &[
+    "a reload",
+    "a storm",
+    "a stream",
+    "a stream is closed by its client",
+    "data and the end",
+    "an allocation",
+    "ICMP told to a client",
+    "a packet through a mailbox",
+    "a mailbox that is full",
+    "several datagrams sent as one",
+    "a stream that takes no more",
+];
+
+/// Faults of calls that no run makes.
+const UNREACHED: &[faults::Fault] = &[faults::Fault::AcceptAborted];
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 100;
+
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Runs a seed; its marks, or what is wrong.
+fn run(seed: u64, traced: bool) -> Result<(u64, BTreeMap<&'static str, u64>), String> {
+    let mut run = runner::Run::new(seed, traced);
+    run.live();
+    let findings = run.findings();
+    let counted = run.counted();
+    let mut state = run.world.lock();
+    let trace = state.kernel.trace.take().unwrap_or_default();
+    let last = trace.len().saturating_sub(number("WORKER_TRACE").unwrap_or(0) as usize);
+    trace[last..].iter().for_each(|line| eprintln!("{line}"));
+    if !findings.is_empty() {
+        return Err(format!("WORKER_SEED={seed}: {}", findings.join("\n")));
+    }
+    let mut marks: BTreeMap<&str, u64> = run.marks.iter().map(|(&mark, &count)| (mark, count)).collect();
+    for &fault in faults::Fault::ALL {
+        *marks.entry(fault.name()).or_default() += state.kernel.faults.struck[fault as usize];
+    }
+    marks.extend(counted);
+    *marks.entry("parcels").or_default() += run.ledger.sent() as u64;
+    *marks.entry("parcels that arrived").or_default() += run.ledger.arrived;
+    *marks.entry("turns").or_default() += state.turns;
+    Ok((state.kernel.digest, marks))
+}
+
+#[test]
+fn no_invariant_breaks_in_any_run() {
+    let one = number("WORKER_SEED");
+    let first = one.or_else(|| number("WORKER_FIRST")).unwrap_or(0);
+    let seeds = if one.is_some() {
+        1
+    } else {
+        number("WORKER_SEEDS").unwrap_or(SEEDS)
+    };
+    let mut marks = BTreeMap::new();
+    for seed in first..first + seeds {
+        match run(seed, number("WORKER_TRACE").is_some()) {
+            Ok((_, more)) => more
+                .into_iter()
+                .for_each(|(mark, count)| *marks.entry(mark).or_insert(0) += count),
+            Err(finding) => panic!("{finding}"),
+        }
+    }
+    eprintln!("{marks:#?}");
+    let faults = faults::Fault::ALL.iter().filter(|fault| !UNREACHED.contains(fault));
+    let wanted = REACHED.iter().copied().chain(faults.map(|fault| fault.name()));
+    let missed: Vec<&str> = wanted
+        .filter(|mark| marks.get(mark).is_none_or(|&count| count == 0))
+        .collect();
+    assert!(
+        seeds < SEEDS || missed.is_empty(),
+        "{seeds} runs have not come across {missed:?}"
+    );
+}
+
+#[test]
+fn equal_seeds_take_equal_courses() {
+    for seed in 0..4 {
+        let digest = || run(seed, false).expect("a run without a finding").0;
+        assert_eq!(digest(), digest(), "seed {seed}");
+    }
+}

@@ -1,0 +1,475 @@
+//! One run: a server of workers, guests and peers, and what they do, drawn from a seed.
+
+use core::time::Duration;
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use relay::shard::ShardConfig;
+use relay::turn::Config;
+use relay::turn::config::IcmpReports;
+use relay::turn::policy::{PeerPolicy, PolicyConfig};
+
+use crate::dice::Dice;
+use crate::faults::Faults;
+use crate::guest::{Guest, Way};
+use crate::ledger::{HEAD, Ledger, Parcel, Who};
+use crate::shard_support::{RELAY_IP, TestServer, tcp_pair, turn_config};
+use crate::world::{Visit, World};
+
+/// Allocations live this long, so that a run sees them end.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(60);
+/// Most datagrams of a storm: more than a send batch takes.
+const STORM: u64 = 1_100;
+
+/// Somebody clients talk to.
+pub(crate) struct Peer {
+    address: SocketAddr,
+    /// Closed, what is sent to it comes back as ICMP.
+    socket: Option<UdpSocket>,
+}
+
+pub(crate) struct Run {
+    pub(crate) world: Arc<World>,
+    pub(crate) server: TestServer,
+    pub(crate) dice: Dice,
+    pub(crate) ledger: Ledger,
+    pub(crate) guests: Vec<Guest>,
+    /// Of guests over UDP.
+    by_address: HashMap<SocketAddr, usize>,
+    pub(crate) peers: Vec<Peer>,
+    /// Whom the policy in force denies.
+    denied: Option<usize>,
+    /// Descriptors open when nobody had come yet.
+    pub(crate) before: usize,
+    pub(crate) marks: HashMap<&'static str, u64>,
+    _visit: Visit,
+}
+
+/// The policy that denies one of the peers.
+fn config(denied: Option<SocketAddr>) -> Config {
+    let base = turn_config();
+    let policy = PeerPolicy::new(PolicyConfig {
+        allow: vec!["127.0.0.0/8".parse().unwrap()],
+        deny: denied.map(|peer| peer.ip().into()).into_iter().collect(),
+        relay_ips: vec![RELAY_IP.parse().unwrap()],
+        relay_ports: base.relay.ports.clone(),
+        ..PolicyConfig::default()
+    });
+    Config {
+        policy: Arc::new(policy.unwrap()),
+        icmp: IcmpReports::Always,
+        default_lifetime: LIFETIME,
+        max_lifetime: LIFETIME * 2,
+        ..base
+    }
+}
+
+impl Run {
+    pub(crate) fn new(seed: u64, traced: bool) -> Self {
+        let mut dice = Dice::new(seed);
+        let workers = *dice.pick(&[1, 2, 2, 2, 3]);
+        let faults = Faults::drawn(&mut dice);
+        let (world, visit) = World::enter(seed, workers, faults);
+        world.lock().kernel.trace = traced.then(Vec::new);
+        let shards = ShardConfig {
+            slots: *dice.pick(&[4, 16, 64]),
+            mailbox: *dice.pick(&[4 * 1024, 64 * 1024, 256 * 1024]),
+            pause: Duration::from_micros(*dice.pick(&[0, 100])),
+            on_thread_start: Some(world.hook()),
+            ..ShardConfig::default()
+        };
+        let listen = *dice.pick(&["127.0.0.1:3478", "0.0.0.0:3478"]);
+        let mut server = TestServer::start_with(workers, listen, shards, config(None));
+        server.udp = "127.0.0.1:3478".parse().unwrap();
+        world.settle();
+        let before = world.lock().kernel.files.len();
+        let mut run = Self {
+            world,
+            server,
+            dice,
+            ledger: Ledger::default(),
+            guests: Vec::new(),
+            by_address: HashMap::new(),
+            peers: Vec::new(),
+            denied: None,
+            before,
+            marks: HashMap::new(),
+            _visit: visit,
+        };
+        for index in 0..run.dice.between(2, 5) as usize {
+            // Each at an address of its own, so that a policy can tell them apart.
+            let address = SocketAddr::from(([127, 0, 1, index as u8], 7000));
+            run.peers.push(Peer { address, socket: None });
+            run.open_peer(index);
+        }
+        run
+    }
+
+    fn open_peer(&mut self, index: usize) {
+        let socket = UdpSocket::bind(self.peers[index].address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        self.peers[index].socket = Some(socket);
+    }
+
+    fn mark(&mut self, what: &'static str) {
+        *self.marks.entry(what).or_default() += 1;
+    }
+
+    /// Lives for a while, then ends, and judges.
+    pub(crate) fn live(&mut self) {
+        for _ in 0..self.dice.between(2, 4) {
+            self.welcome();
+        }
+        for _ in 0..self.dice.between(40, 160) {
+            self.act();
+            if self.dice.percent(60) {
+                for _ in 0..self.dice.between(1, 4) {
+                    let now = self.world.now();
+                    if !self.world.step(now) {
+                        break;
+                    }
+                }
+                self.collect();
+            } else if self.dice.percent(40) {
+                let nanos = *self.dice.pick(&[100_000, 5_000_000, 200_000_000, 5_000_000_000]);
+                self.world.run_for(nanos);
+                self.collect();
+            }
+            if !self.findings().is_empty() {
+                return;
+            }
+        }
+        self.end();
+    }
+
+    pub(crate) fn findings(&self) -> Vec<String> {
+        [&self.ledger.findings[..], &self.world.lock().findings[..]].concat()
+    }
+
+    /// What the program counts of what a run is to come across.
+    pub(crate) fn counted(&self) -> [(&'static str, u64); 6] {
+        let server = &self.server;
+        let began = |counters: &relay::turn::Counters| counters.allocations_began.iter().map(|cell| cell.get()).sum();
+        [
+            ("an allocation", server.count(began)),
+            ("ICMP told to a client", self.ledger.icmp),
+            (
+                "a packet through a mailbox",
+                server.stat(|stats| stats.mailbox_received.get()),
+            ),
+            ("a mailbox that is full", server.stat(|stats| stats.mailbox_full.get())),
+            (
+                "several datagrams sent as one",
+                server.stat(|stats| stats.gso_messages.get()),
+            ),
+            (
+                "a stream that takes no more",
+                server.stat(|stats| stats.stream_blocked.get()),
+            ),
+        ]
+    }
+
+    /// A guest more.
+    fn welcome(&mut self) {
+        let index = self.guests.len();
+        let way = if self.dice.percent(65) {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.connect(self.server.udp).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            self.by_address.insert(socket.local_addr().unwrap(), index);
+            Way::Udp(socket)
+        } else {
+            let (stream, handover) = tcp_pair(Vec::new());
+            stream.set_nonblocking(true).unwrap();
+            self.server.shards.adopt(handover);
+            self.mark("a stream");
+            Way::Tcp {
+                stream,
+                out: Default::default(),
+                input: Vec::new(),
+            }
+        };
+        self.guests.push(Guest::new(index, way));
+    }
+
+    /// Somebody does something.
+    fn act(&mut self) {
+        match self.dice.below(100) {
+            0..55 => {
+                let guest = self.dice.index(self.guests.len());
+                self.guest_acts(guest);
+            }
+            55..80 => self.peer_sends(),
+            80..84 if self.guests.len() < 12 => self.welcome(),
+            84..87 => self.peer_comes_or_goes(),
+            87..90 => self.reload(),
+            90..93 => self.guest_leaves(),
+            93..96 => {
+                let guest = self.dice.index(self.guests.len());
+                self.guests[guest].deaf ^= self.guests[guest].deaf || !self.guests[guest].open.is_empty();
+            }
+            96..98 => self.guests.iter_mut().for_each(|guest| guest.deaf = false),
+            _ => self.rubbish(),
+        }
+    }
+
+    fn guest_acts(&mut self, index: usize) {
+        let Self {
+            guests, ledger, dice, ..
+        } = self;
+        let guest = &mut guests[index];
+        if guest.is_gone() {
+            return;
+        }
+        if guest.relayed.is_none() {
+            if !guest.is_allocating() || dice.percent(20) {
+                guest.allocate(ledger);
+            } else if dice.percent(20) {
+                guest.refresh(ledger, 0);
+            }
+            return;
+        }
+        let open: Vec<SocketAddr> = guest.open.iter().copied().collect();
+        let somebody = self.somebody(index);
+        let peer = if self.dice.percent(8) {
+            None
+        } else {
+            self.dice.maybe_pick(&open)
+        }
+        .unwrap_or(somebody);
+        let Self {
+            guests, ledger, dice, ..
+        } = self;
+        let guest = &mut guests[index];
+        match if open.is_empty() {
+            dice.below(30)
+        } else {
+            dice.below(100)
+        } {
+            0..5 => guest.permit(ledger, somebody),
+            5..25 => guest.bind(ledger, if dice.percent(50) { somebody } else { peer }),
+            25..80 => {
+                let count = dice.between(1, 12);
+                self.guest_sends(index, peer, count, None);
+            }
+            80..84 => {
+                // More than a batch takes, and nothing of it to be joined: every other one to somebody else.
+                let other = self.dice.maybe_pick(&open).unwrap_or(somebody);
+                let count = self.dice.between(STORM / 10, STORM);
+                self.mark("a storm");
+                self.guest_sends(index, peer, count, Some(other));
+            }
+            84..92 => guest.refresh(ledger, LIFETIME.as_secs() as u32),
+            // What it sends and its end, in one go.
+            92..98 => {
+                self.guest_sends(index, peer, 3, None);
+                let Self { guests, ledger, .. } = self;
+                guests[index].refresh(ledger, 0);
+                self.mark("data and the end");
+            }
+            _ => guest.refresh(ledger, 0),
+        }
+    }
+
+    /// A peer, or another guest by its relayed address.
+    fn somebody(&mut self, not: usize) -> SocketAddr {
+        let others = self.guests.iter().filter(|guest| guest.index != not);
+        let relayed: Vec<SocketAddr> = others.filter_map(|guest| guest.relayed).collect();
+        let peer = self.dice.index(self.peers.len());
+        if self.dice.percent(30) {
+            self.dice.maybe_pick(&relayed)
+        } else {
+            None
+        }
+        .unwrap_or(self.peers[peer].address)
+    }
+
+    /// Who is at an address; of a relayed one, who had it last.
+    fn who_is_at(&self, address: SocketAddr) -> Option<Who> {
+        let peer = self
+            .peers
+            .iter()
+            .position(|peer| peer.address == address)
+            .map(Who::Peer);
+        let now = self.guests.iter().find(|guest| guest.relayed == Some(address));
+        let once = self.guests.iter().rev().find(|guest| guest.had.contains(&address));
+        peer.or_else(|| now.or(once).map(|guest| Who::Guest(guest.index)))
+    }
+
+    fn guest_sends(&mut self, index: usize, peer: SocketAddr, count: u64, other: Option<SocketAddr>) {
+        let Some(source) = self.guests[index].relayed else {
+            return;
+        };
+        let equal = self.dice.percent(70);
+        let mut len = self.length();
+        let indication = self.dice.percent(15);
+        for i in 0..count {
+            if !equal && other.is_none() {
+                len = self.length();
+            }
+            if other.is_some() {
+                len = 20;
+            }
+            let target = other.filter(|_| i % 2 == 1).unwrap_or(peer);
+            let Some(to) = self.who_is_at(target) else { return };
+            let parcel = Parcel {
+                from: Who::Guest(index),
+                to,
+                source,
+                target,
+                len,
+            };
+            let data = self.ledger.send(parcel);
+            let guest = &mut self.guests[index];
+            let frame = guest.frame(target, &data, indication);
+            guest.send(&frame);
+        }
+    }
+
+    fn length(&mut self) -> usize {
+        let most = *self.dice.pick(&[40, 200, 1200, 1400]);
+        self.dice.between(HEAD as u64, most) as usize
+    }
+
+    fn peer_sends(&mut self) {
+        let index = self.dice.index(self.peers.len());
+        let address = self.peers[index].address;
+        let anybody = self.dice.percent(10);
+        let guests = self
+            .guests
+            .iter()
+            .filter(|guest| anybody || guest.open.contains(&address));
+        let relayed: Vec<SocketAddr> = guests.filter_map(|guest| guest.relayed).collect();
+        let Some(target) = self.dice.maybe_pick(&relayed) else {
+            return;
+        };
+        let count = if self.dice.percent(5) {
+            300
+        } else {
+            self.dice.between(1, 20)
+        };
+        let equal = self.dice.percent(60);
+        let mut len = self.length();
+        for _ in 0..count {
+            if !equal {
+                len = self.length();
+            }
+            self.send_from_peer(index, target, len);
+        }
+    }
+
+    fn send_from_peer(&mut self, index: usize, target: SocketAddr, len: usize) {
+        let (Some(to), Some(_)) = (self.who_is_at(target), &self.peers[index].socket) else {
+            return;
+        };
+        let parcel = Parcel {
+            from: Who::Peer(index),
+            to,
+            source: self.peers[index].address,
+            target,
+            len,
+        };
+        let data = self.ledger.send(parcel);
+        if let Some(socket) = &self.peers[index].socket {
+            socket.send_to(&data, target).unwrap();
+        }
+    }
+
+    fn peer_comes_or_goes(&mut self) {
+        let index = self.dice.index(self.peers.len());
+        self.collect();
+        if self.peers[index].socket.take().is_none() {
+            self.open_peer(index);
+        }
+    }
+
+    /// Another policy, in force when every worker has heard of it.
+    fn reload(&mut self) {
+        let denied = self.dice.index(self.peers.len() + 1);
+        self.denied = None;
+        let address = self.peers.get(denied).map(|peer| peer.address);
+        self.server.shards.set_config(Arc::new(config(address)));
+        self.mark("a reload");
+        if self.dice.percent(50) {
+            let now = self.world.now();
+            while self.world.step(now) {}
+            self.collect();
+            self.denied = address.is_some().then_some(denied);
+        }
+    }
+
+    fn guest_leaves(&mut self) {
+        let index = self.dice.index(self.guests.len());
+        let Self { guests, ledger, .. } = self;
+        if let Way::Tcp { .. } = guests[index].way {
+            guests[index].leave(ledger);
+            self.mark("a stream is closed by its client");
+        }
+    }
+
+    /// Something no server can do anything with.
+    fn rubbish(&mut self) {
+        let index = self.dice.index(self.guests.len());
+        let len = self.dice.between(1, 60) as usize;
+        let mut bytes = self.dice.bytes(len);
+        bytes[0] = 0xff;
+        let guest = &mut self.guests[index];
+        if let Way::Udp(_) = guest.way {
+            guest.send(&bytes);
+            self.ledger.rubbish += 1;
+        }
+    }
+
+    /// Everybody takes what has come for them.
+    pub(crate) fn collect(&mut self) {
+        let Self { guests, ledger, .. } = self;
+        for guest in guests {
+            guest.pump(ledger);
+        }
+        let mut echoes = Vec::new();
+        for index in 0..self.peers.len() {
+            let Some(socket) = &self.peers[index].socket else {
+                continue;
+            };
+            let mut buffer = [0; 65_536];
+            loop {
+                let (len, source) = match socket.recv_from(&mut buffer) {
+                    Ok(got) => got,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("a peer's socket: {error}"),
+                };
+                let parcel = self.ledger.arrive(Who::Peer(index), source, &buffer[..len]);
+                if self.denied == Some(index) {
+                    self.ledger.find(format!("peer {index} is denied and gets {parcel:?}"));
+                }
+                if self.dice.percent(20) {
+                    echoes.push((index, source, len));
+                }
+            }
+        }
+        for (index, source, len) in echoes {
+            self.send_from_peer(index, source, len);
+        }
+        self.book_losses();
+    }
+
+    fn book_losses(&mut self) {
+        let lost = std::mem::take(&mut self.world.lock().kernel.lost);
+        for (loss, datagram) in lost {
+            if loss == crate::kernel::Loss::WrongSource {
+                self.ledger.find(format!(
+                    "{} sends to {}, who does not know it",
+                    datagram.from, datagram.to
+                ));
+            }
+            let known = self.who_is_at(datagram.to).is_some() || self.by_address.contains_key(&datagram.to);
+            if loss == crate::kernel::Loss::Stray && !known {
+                self.ledger
+                    .find(format!("{} sends to {}, who never was", datagram.from, datagram.to));
+            }
+            self.ledger.lose(loss, &datagram, &self.by_address);
+        }
+    }
+}
