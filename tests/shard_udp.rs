@@ -262,12 +262,12 @@ fn two_clients_of_one_shard_reach_each_other_without_the_kernel() {
     assert_eq!(server.stat(|s| s.mailbox_sent.get()), 0);
     // Every datagram received came from a client: nothing went out of a relay socket and came in by another.
     server.becomes("received and not from a client", 0, |s| {
-        let from_clients = s.count(|c| c.up[relay::turn::forced::Path::Other as usize][0].packets.get());
+        let from_clients = s.count(|c| c.up[relay::turn::types::Path::Other as usize][0].packets.get());
         let responses = s.count(|c| c.answered.get()) + s.count(|c| c.waiting.get());
         s.stat(|s| s.received_datagrams.get())
             .abs_diff(from_clients + responses)
     });
-    assert!(server.count(|c| c.up[relay::turn::forced::Path::Other as usize][0].packets.get()) > 10);
+    assert!(server.count(|c| c.up[relay::turn::types::Path::Other as usize][0].packets.get()) > 10);
 }
 
 #[test]

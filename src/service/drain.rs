@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::config::settings::{ListenerSettings, Settings};
-use crate::turn::config::Redirect;
+use crate::turn::config::redirect::Redirect;
 
 /// How far a server has come that sends its clients to another one (`turn.redirect`).
 #[derive(Debug, Default)]

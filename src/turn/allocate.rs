@@ -4,19 +4,19 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use super::allocation::{Allocation, FAMILIES, Opening, Socket};
-use super::auth::Session;
-use super::mobility::Mobile;
+use super::mobile::Mobile;
 use super::output::{Command, DropReason, EndReason, Verdict};
 use super::owner::Owner;
 use super::policy::PeerClass;
 use super::ports::{RelayPort, Want};
-use super::refusal::Refusal;
+use super::refusal::{OpenError, Refusal};
 use super::request::{Outcome, whole_seconds};
 use super::response::{Reply, Response};
 use super::server::Server;
-use super::shared::{Reservation, Token};
+use super::session::Session;
+use super::shared::reservations::{Reservation, Token};
 use super::transactions::RETRANSMISSION;
-use super::types::{AllocationId, Client, PeerAddr, RelayId, RelayedAddr};
+use super::types::{AllocationId, Client, Path, PeerAddr, RelayId, RelayedAddr};
 use crate::base::address::Family;
 use crate::base::rate::Bucket;
 use crate::base::time::{Instant, Now};
@@ -34,17 +34,6 @@ const RESERVATION: Duration = Duration::from_secs(30);
 
 /// A port may be in use by a program that is not ours: so many are tried in all.
 const TRIES: usize = 8;
-
-/// Why a relay socket could not be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// Someone else has the port: another is tried.
-    AddressInUse,
-    /// Out of file descriptors or memory: 508.
-    Exhausted,
-    /// Anything else: 508.
-    Other,
-}
 
 /// What an Allocate asks for, as far as that can be told without looking at any state.
 #[derive(Debug)]
@@ -135,6 +124,24 @@ impl Server {
             self.open_socket(id, family);
         }
         Ok(Outcome::Waiting)
+    }
+
+    /// A forced login is good on the forced path alone. RFC 8656 §7.4: 403 is for restrictions of the administrator's, and
+    /// the client is not to try again here.
+    pub(super) fn check_path(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
+        let bound = session.forced || self.config.forced.everyone;
+        if bound && self.path(client) != Path::Forced {
+            self.counters.forced_refused[client.five_tuple.transport as usize].add(1);
+            return Err(Refusal::ForcedPath {
+                port: client.five_tuple.server.port(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The path a client has come by.
+    pub(super) fn path(&self, client: &Client) -> Path {
+        self.config.forced.path(&client.five_tuple)
     }
 
     /// Who must not allocate here: what must not be a client, and a forced login off the forced path.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use super::auth::Asker;
-use super::discovery::Wish;
-use super::forced::Path;
 use super::output::{DropReason, Verdict};
 use super::refusal::Refusal;
 use super::response::{Reply, Response, Route};
 use super::server::Server;
-use super::types::Client;
+use super::server::discovery::{Place, Wish};
+use super::types::{Client, Path};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::time::Now;
 use crate::wire::attribute::AttributeType;
@@ -44,7 +43,7 @@ impl Server {
         } = client.five_tuple;
         let config = Arc::clone(&self.config);
         let reply = Reply::to(message, Method::Binding, &client.five_tuple, config.software.as_deref());
-        if let Some(place) = config.discovery.as_deref().and_then(|places| places.place(server)) {
+        if let Some(place) = config.discovery.as_deref().and_then(|places| Place::of(places, server)) {
             return match Wish::of(message, place, source, transport) {
                 Ok(wish) => answer_wish(&reply, client.five_tuple, wish, response),
                 Err(refusal) => self.answer_error(&reply, &refusal, response),

@@ -1,5 +1,8 @@
 //! What the core must be told. An immutable snapshot: a reload hands every shard a new one whole.
 
+pub mod limits;
+pub mod redirect;
+
 use core::ops::RangeInclusive;
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +13,9 @@ use super::discovery::Discovery;
 use super::forced::ForcedRelay;
 use super::nonce::NonceKey;
 use super::policy::PeerPolicy;
-use crate::base::address::{Family, FiveTuple, Transport};
+use crate::base::address::Family;
+use limits::Limits;
+use redirect::Redirect;
 
 /// The core's configuration. Defaults and units of each value: `docs/configuration.md`.
 #[derive(Clone, Debug)]
@@ -90,74 +95,6 @@ impl Config {
     /// The keys of nonces, the issuing one first. None: the process makes do with its own.
     pub fn nonce_keys(&self) -> impl Iterator<Item = &NonceKey> {
         self.nonce_key.iter().chain(self.credentials.nonce_keys())
-    }
-}
-
-/// The server that takes new clients while this one is drained (RFC 8489 §10). Without addresses nobody is redirected.
-///
-/// Many clients take a 300 for the end, depending on the transport (docs/operations.md). What they cannot follow is not sent
-/// to them until it no longer matters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redirect {
-    /// Its IPv4 address, for clients that came over IPv4.
-    pub ipv4: Option<SocketAddr>,
-    /// Its IPv6 address, for clients that came over IPv6.
-    pub ipv6: Option<SocketAddr>,
-    /// The name in its certificate, if that is another than ours: ALTERNATE-DOMAIN.
-    pub domain: Option<Arc<str>>,
-    /// Whether clients of a transport are redirected at once, by [`Transport`].
-    pub transports: [bool; Transport::ALL.len()],
-    /// How long the others are served here, from the moment a redirection is configured. `None`: as long as it is.
-    pub serve_others: Option<Duration>,
-}
-
-impl Default for Redirect {
-    /// Nowhere. Over UDP, where browsers follow, at once; others an hour later.
-    fn default() -> Self {
-        Self {
-            ipv4: None,
-            ipv6: None,
-            domain: None,
-            transports: Transport::ALL.map(|transport| transport == Transport::Udp),
-            serve_others: Some(Duration::from_secs(3600)),
-        }
-    }
-}
-
-/// What a redirected client is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Alternate {
-    /// ALTERNATE-SERVER, of the client's own family.
-    pub server: SocketAddr,
-    /// Another one, of the other family (RFC 8489 §10: behind the first).
-    pub other: Option<SocketAddr>,
-    /// ALTERNATE-DOMAIN, where there is a certificate to check.
-    pub domain: Option<Arc<str>>,
-}
-
-impl Redirect {
-    /// Whether there is another server.
-    pub const fn is_on(&self) -> bool {
-        self.ipv4.is_some() || self.ipv6.is_some()
-    }
-
-    /// Where `client` is sent when this has been in force for `age`; `None`: it stays, also because there is no address of
-    /// its family.
-    pub fn of(&self, client: &FiveTuple, age: Duration) -> Option<Alternate> {
-        let (own, other) = match Family::of(client.client.ip()) {
-            Family::V4 => (self.ipv4, self.ipv6),
-            Family::V6 => (self.ipv6, self.ipv4),
-        };
-        let over = self.serve_others.is_some_and(|others| age >= others);
-        if !over && !self.transports[client.transport as usize] {
-            return None;
-        }
-        let certified = matches!(client.transport, Transport::Tls | Transport::Dtls);
-        Some(Alternate {
-            server: own?,
-            other,
-            domain: self.domain.clone().filter(|_| certified),
-        })
     }
 }
 
@@ -272,61 +209,4 @@ pub struct RelayAddress {
     pub bind: IpAddr,
     /// Address in XOR-RELAYED-ADDRESS.
     pub announced: IpAddr,
-}
-
-/// Bounds; reaching one has an error code or a [`super::output::DropReason`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Allocations per user (486). Users are told apart as in `user::UserId`.
-    pub allocations_per_user: u32,
-    /// Allocations per client IP address (486).
-    pub allocations_per_ip: u32,
-    /// Allocations per network of client addresses (486): IPv4 /24, IPv6 /48.
-    pub allocations_per_network: u32,
-    /// Allocations in all (508).
-    pub allocations: u32,
-    /// Permissions per allocation (508).
-    pub permissions: u16,
-    /// Channels per allocation (508).
-    pub channels: u16,
-    /// Port reservations (EVEN-PORT) per user (508).
-    pub reservations_per_user: u32,
-    /// Replies to unauthenticated UDP requests per second and source (IPv4 address, IPv6 /64).
-    pub challenges_per_second: u32,
-    /// How many of those may come at once.
-    pub challenge_burst: u32,
-    /// Such replies per second in all.
-    pub all_challenges_per_second: u32,
-    /// Binding responses over UDP per second and source.
-    pub bindings_per_second: u32,
-    /// Failed logins per second and source IP, on every transport.
-    pub login_failures_per_second: u32,
-    /// CreatePermission and ChannelBind requests per second and allocation.
-    pub permission_requests_per_second: u32,
-    /// Requests of any kind, signed by its client, per second and allocation.
-    pub allocation_requests_per_second: u32,
-    /// Authenticated requests that are about no allocation of the user's, per second and user.
-    pub user_requests_per_second: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            allocations_per_user: 100,
-            allocations_per_ip: 1000,
-            allocations_per_network: 8192,
-            allocations: 16_384,
-            permissions: 128,
-            channels: 128,
-            reservations_per_user: 2,
-            challenges_per_second: 20,
-            challenge_burst: 60,
-            all_challenges_per_second: 20_000,
-            bindings_per_second: 100,
-            login_failures_per_second: 10,
-            permission_requests_per_second: 50,
-            allocation_requests_per_second: 100,
-            user_requests_per_second: 100,
-        }
-    }
 }

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::auth::Session;
 use super::output::{Command, ConnectionEnd, DropReason, PeerRefusal, Verdict};
 use super::policy::PeerClass;
 use super::reflection;
@@ -11,6 +10,7 @@ use super::refusal::Refusal;
 use super::request::Outcome;
 use super::response::{Reply, Response};
 use super::server::Server;
+use super::session::Session;
 use super::tcp::{Asked, CONNECTING, PENDING, Stage};
 use super::types::{AllocationId, Client, ConnectionId, PeerAddr, RelayId, RelayedAddr};
 use crate::base::address::Family;

@@ -1,9 +1,9 @@
 //! What one shard counts. Written by its one thread, read by the metrics endpoint at any time.
 
-use super::forced::Path;
 use super::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use super::policy::Denied;
 use super::refusal::{Refusal, RefusalReason};
+use super::types::Path;
 use crate::base::address::Transport;
 use crate::base::cell::{Cell, Cells};
 

@@ -3,10 +3,7 @@
 //! The policy travels in the login: `+forced` in a time-limited username, a mark of a static user, or the word of the
 //! configuration that it holds for everyone. Which listeners are meant is a matter of the five-tuple alone.
 
-use super::auth::Session;
-use super::refusal::Refusal;
-use super::server::Server;
-use super::types::Client;
+use super::types::Path;
 use crate::base::address::{FiveTuple, Transport};
 
 /// The policy. The default binds nobody who is not marked, and means port 443 over every transport.
@@ -41,47 +38,5 @@ impl ForcedRelay {
         } else {
             Path::Other
         }
-    }
-}
-
-/// By which listeners a client has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
-    /// Those a forced login is good on.
-    Forced,
-    /// All others.
-    Other,
-}
-
-impl Path {
-    /// Every path, in the order of the metric labels.
-    pub const ALL: [Self; 2] = [Self::Forced, Self::Other];
-
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Forced => "forced",
-            Self::Other => "other",
-        }
-    }
-}
-
-impl Server {
-    /// A forced login is good on the forced path alone. RFC 8656 §7.4: 403 is for restrictions of the administrator's, and
-    /// the client is not to try again here.
-    pub(super) fn check_path(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
-        let bound = session.forced || self.config.forced.everyone;
-        if bound && self.path(client) != Path::Forced {
-            self.counters.forced_refused[client.five_tuple.transport as usize].add(1);
-            return Err(Refusal::ForcedPath {
-                port: client.five_tuple.server.port(),
-            });
-        }
-        Ok(())
-    }
-
-    /// The path a client has come by.
-    pub(super) fn path(&self, client: &Client) -> Path {
-        self.config.forced.path(&client.five_tuple)
     }
 }

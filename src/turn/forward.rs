@@ -38,11 +38,10 @@ pub(super) use flow::Flow;
 use flow::{CLOSED, Channel, Checked};
 
 use super::counters::Counters;
-use super::forced::Path;
 use super::output::{DataRange, DropReason, Frame, Traffic, Verdict};
 use super::policy::{PeerClass, PeerPolicy};
-use super::shared::RelayDirectory;
-use super::types::{AllocationId, ChannelNumber, Client, Link, PeerAddr, RelayId, RelayedAddr};
+use super::shared::directory::RelayDirectory;
+use super::types::{AllocationId, ChannelNumber, Client, Link, Path, PeerAddr, RelayId, RelayedAddr};
 use crate::base::address::{Family, FiveTuple};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;

@@ -5,30 +5,12 @@
 
 use std::net::IpAddr;
 
-use super::config::Limits;
+use super::config::limits::Limits;
 use super::output::DropReason;
 use super::user::UserId;
 use crate::base::rate::{Rate, RateTable, SharedBucket};
 use crate::base::rng::Rng;
 use crate::base::time::Instant;
-
-impl Limits {
-    /// Authenticated requests of one allocation. At once as many as its client needs to renew all it may have twice: when
-    /// a nonce has aged every request is sent a second time.
-    pub(super) fn allocation_requests(&self) -> Rate {
-        let renewed = 2 * (u32::from(self.permissions) + u32::from(self.channels));
-        let rate = self.allocation_requests_per_second;
-        Rate::new(rate, rate.saturating_add(renewed))
-    }
-
-    /// Authenticated requests of one user that are about no allocation of its: Allocates above all. At once as many as
-    /// replace all allocations it may have.
-    fn user_requests(&self) -> Rate {
-        let replaced = self.allocations_per_user.saturating_mul(2);
-        let rate = self.user_requests_per_second;
-        Rate::new(rate, rate.saturating_add(replaced))
-    }
-}
 
 /// The limits that hold across allocations, one set per process.
 #[derive(Debug)]

@@ -9,9 +9,9 @@
 
 use std::sync::Arc;
 
-use super::auth::Session;
-use super::config::Limits;
+use super::config::limits::Limits;
 use super::nonce::NonceText;
+use super::session::Session;
 use crate::base::rate::{Bucket, Rate};
 use crate::base::time::Instant;
 use crate::wire::message::Message;

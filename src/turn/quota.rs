@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::config::Limits;
+use super::config::limits::Limits;
 use super::user::UserId;
 use crate::base::counts::CountMap;
 use crate::base::rng::Rng;

@@ -10,13 +10,9 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::allocate::OpenError;
-use super::config::Alternate;
-use super::output::Event;
+use super::config::redirect::Alternate;
 use super::policy::Denied;
 use super::quota::QuotaExceeded;
-use super::server::Server;
-use super::types::AllocationId;
 use crate::base::address::{Family, FiveTuple};
 use crate::base::closed_set::closed_set;
 use crate::wire::attribute::AttributeError;
@@ -173,7 +169,7 @@ impl Refusal {
 
     /// What ICE does as a matter of course: it asks for a permission for every candidate of the other side, private
     /// host candidates included.
-    const fn is_about_a_candidate(&self) -> bool {
+    pub(super) const fn is_about_a_candidate(&self) -> bool {
         matches!(self, Self::PeerDenied { .. } | Self::FamilyMismatch { peer: Some(_) })
     }
 }
@@ -206,6 +202,17 @@ impl From<OpenError> for Refusal {
     }
 }
 
+/// Why a relay socket could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Someone else has the port: another is tried.
+    AddressInUse,
+    /// Out of file descriptors or memory: 508.
+    Exhausted,
+    /// Anything else: 508.
+    Other,
+}
+
 /// One refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -231,68 +238,5 @@ impl Refused {
     pub(super) fn username(bytes: &[u8]) -> Arc<str> {
         let kept = bytes.get(..Self::USERNAME).unwrap_or(bytes);
         Arc::from(String::from_utf8_lossy(kept))
-    }
-}
-
-impl Server {
-    /// Counts a refusal, and has it reported. `live` is the allocation it is about, as far as there is one.
-    pub(super) fn report(
-        &mut self,
-        client: &FiveTuple,
-        username: Option<Arc<str>>,
-        live: Option<AllocationId>,
-        method: Method,
-        refusal: Refusal,
-    ) {
-        let routine = self.is_routine(live, &refusal);
-        self.note(Refused {
-            method,
-            five_tuple: *client,
-            username,
-            refusal,
-            routine,
-            half: false,
-        });
-    }
-
-    /// The same where one relayed address of two is refused and the other given.
-    pub(super) fn report_half(&mut self, client: &FiveTuple, username: &Arc<str>, refusal: Refusal) {
-        self.note(Refused {
-            method: Method::Allocate,
-            five_tuple: *client,
-            username: Some(Arc::clone(username)),
-            // A client may always ask for both; a server of one family is what the operator wants.
-            routine: refusal == Refusal::FamilyNotSupported,
-            refusal,
-            half: true,
-        });
-    }
-
-    fn note(&mut self, refused: Refused) {
-        self.counters.refusals.count(&refused.refusal);
-        if self.queued_refusals >= QUEUED_REFUSALS {
-            self.unreported_refusals += 1;
-            return;
-        }
-        self.queued_refusals += 1;
-        self.events.push_back(Event::Refused(Box::new(refused)));
-    }
-
-    /// Refusals since the last call that made no event, because too many were queued.
-    pub fn take_unreported_refusals(&mut self) -> u64 {
-        core::mem::take(&mut self.unreported_refusals)
-    }
-
-    /// Whether a refusal is part of an ordinary day. A redirection is what the operator asked for. A peer that cannot
-    /// be reached is the peer's affair. And of the candidates a browser tries in vain only the first of an allocation
-    /// counts, and only while no other peer was granted: where none ever is, that one line says why the call is silent.
-    fn is_routine(&mut self, live: Option<AllocationId>, refusal: &Refusal) -> bool {
-        if !refusal.is_about_a_candidate() {
-            return matches!(refusal, Refusal::Redirected { .. } | Refusal::PeerUnreachable { .. });
-        }
-        let Some(allocation) = live.and_then(|id| self.allocations.get_mut(id)) else {
-            return false;
-        };
-        core::mem::replace(&mut allocation.judged_a_peer, true)
     }
 }

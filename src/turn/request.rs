@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::auth::{Asker, AuthAnswer, AuthError, Authenticator, Challenge, Session};
+use super::auth::{Asker, AuthAnswer, AuthError, Authenticator, Challenge};
 use super::counters::METHODS;
 use super::mobility::ticket::TICKET_LEN;
 use super::output::{DropReason, Verdict};
@@ -14,6 +14,7 @@ use super::reflection;
 use super::refusal::{Refusal, Refused};
 use super::response::{Reply, Response};
 use super::server::Server;
+use super::session::Session;
 use super::types::{AllocationId, Client};
 use crate::base::rate::Rate;
 use crate::base::time::{Instant, Now};

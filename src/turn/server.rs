@@ -2,6 +2,11 @@
 //!
 //! Every packet handed in ends in exactly one [`Verdict`], and `received = relayed + answered + waiting + dropped`.
 
+mod connections;
+pub(super) mod discovery;
+mod lifecycle;
+mod report;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -9,11 +14,13 @@ use super::allocation::{Allocations, FAMILIES};
 use super::config::Config;
 use super::counters::Counters;
 use super::forward::ForwardTable;
-use super::mobility::{Handoff, Visitors};
+use super::mobility::handoff::Handoff;
+use super::mobility::visitors::Visitors;
 use super::nonce::Nonces;
 use super::output::{Command, DataRange, DropReason, EndReason, Event, Verdict};
 use super::response::Response;
-use super::shared::{Shared, Token};
+use super::shared::Shared;
+use super::shared::reservations::Token;
 use super::tcp::Connections;
 use super::timers::Wheel;
 use super::transactions::Transactions;

@@ -9,7 +9,7 @@
 //!                              ├──> Pending ─────────────────────> Bound
 //! accepted ────────────────────┘   (30 s)
 //! ```
-//! Deliberately absent: the requests themselves (`connect`).
+//! Deliberately absent: what is done with them (`server::connections`), and the requests (`server::connect`).
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -18,12 +18,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::auth::Session;
-use super::output::{Command, ConnectionEnd};
 use super::quota::ConnectionUnit;
-use super::server::Server;
+use super::session::Session;
 use super::types::{AllocationId, ConnectionId, PeerAddr};
-use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::wire::message::TransactionId;
 
@@ -86,6 +83,36 @@ impl Connections {
         self.by_id.get(&id)
     }
 
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.by_id.iter().map(|(&id, connection)| (id, connection))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Adds a connection under a name that is free.
+    pub(super) fn insert(&mut self, id: ConnectionId, connection: Connection) {
+        if let Some(until) = connection.stage.until() {
+            self.deadlines.insert((until, id));
+        }
+        self.by_id.insert(id, connection);
+    }
+
+    /// One whose time is up, each once.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<ConnectionId> {
+        let &(until, id) = self.deadlines.first()?;
+        if until > now {
+            return None;
+        }
+        self.deadlines.pop_first();
+        Some(id)
+    }
+
     /// When the next one runs out of time.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|&(until, _)| until)
@@ -105,7 +132,7 @@ impl Connections {
         connection.stage = stage;
     }
 
-    fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         let connection = self.by_id.remove(&id)?;
         if let Some(until) = connection.stage.until() {
             self.deadlines.remove(&(until, id));
@@ -117,149 +144,29 @@ impl Connections {
     }
 }
 
+impl Connection {
+    pub(super) const fn new(allocation: AllocationId, peer: PeerAddr, stage: Stage, unit: ConnectionUnit) -> Self {
+        Self {
+            allocation,
+            peer,
+            stage,
+            relayed: 0,
+            _unit: unit,
+        }
+    }
+
+    /// So many more bytes were relayed; returns how many there are in all.
+    pub(super) const fn add_relayed(&mut self, up: u64, down: u64) -> u64 {
+        self.relayed = self.relayed.saturating_add(up).saturating_add(down);
+        self.relayed
+    }
+}
+
 impl Stage {
     const fn until(&self) -> Option<Instant> {
         match self {
             Self::Connecting { until, .. } | Self::Pending { until } => Some(*until),
             Self::Bound => None,
         }
-    }
-}
-
-impl Server {
-    /// Adds a connection of a TCP allocation; `None` if there are as many as there may be.
-    pub(super) fn add_connection(&mut self, id: AllocationId, peer: PeerAddr, stage: Stage) -> Option<ConnectionId> {
-        let config = self.config.tcp.as_ref()?;
-        let relay = self.allocations.get_mut(id)?.tcp.as_deref_mut()?;
-        if relay.connections.len() >= usize::from(config.connections_per_allocation) {
-            return None;
-        }
-        let unit = self.shared.quotas.connection(config.connections)?;
-        let name = loop {
-            let drawn = self.rng.next_u64() as u32;
-            // One of this shard's: the remainder tells whose it is.
-            let count = self.shard.count as u32;
-            let name = (drawn - drawn % count)
-                .checked_add(self.shard.index as u32)
-                .map(ConnectionId);
-            if let Some(name) = name.filter(|name| !self.connections.by_id.contains_key(name)) {
-                break name;
-            }
-        };
-        relay.connections.push(name);
-        if let Some(until) = stage.until() {
-            self.connections.deadlines.insert((until, name));
-        }
-        let connection = Connection {
-            allocation: id,
-            peer,
-            stage,
-            relayed: 0,
-            _unit: unit,
-        };
-        self.connections.by_id.insert(name, connection);
-        self.counters.tcp.connections.add(1);
-        Some(name)
-    }
-
-    /// The connection an allocation has with a peer, if any.
-    pub(super) fn has_connection(&self, id: AllocationId, peer: PeerAddr) -> bool {
-        let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
-        relay.is_some_and(|relay| {
-            let mut all = relay.connections.iter().filter_map(|&name| self.connections.get(name));
-            all.any(|connection| connection.peer == peer)
-        })
-    }
-
-    /// The shard has relayed so many bytes over a bound connection since it last said so.
-    pub fn handle_connection_data(&mut self, id: ConnectionId, up: u64, down: u64) {
-        let Some(connection) = self.connections.by_id.get_mut(&id) else {
-            return;
-        };
-        connection.relayed = connection.relayed.saturating_add(up).saturating_add(down);
-        let used_up = self.config.tcp.as_ref().and_then(|config| config.max_bytes);
-        let used_up = used_up.is_some_and(|most| connection.relayed >= most);
-        self.forward.add_tcp_traffic(connection.allocation, up, down);
-        self.counters.tcp.up_bytes.add(up);
-        self.counters.tcp.down_bytes.add(down);
-        if used_up {
-            self.close_connection(id, ConnectionEnd::ByteLimit);
-        }
-    }
-
-    /// A peer connection, or the client's side of it, is closed (RFC 6062 §5.5). The shard has closed the other as well.
-    pub fn handle_peer_closed(&mut self, id: ConnectionId) {
-        self.forget_connection(id, ConnectionEnd::Closed);
-    }
-
-    /// Connections of this shard: being made, pending and bound.
-    pub fn connections(&self) -> usize {
-        self.connections.by_id.len()
-    }
-
-    /// Closes those whose time is up.
-    pub(super) fn expire_connections(&mut self, now: Instant) {
-        while let Some(&(until, id)) = self.connections.deadlines.first()
-            && until <= now
-        {
-            self.connections.deadlines.pop_first();
-            self.drop_connection(id, ConnectionEnd::NotBound);
-        }
-    }
-
-    /// Closes every connection of an allocation with peers of one family.
-    pub(super) fn close_connections(&mut self, id: AllocationId, family: Family) {
-        let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
-        for name in relay.map(|relay| relay.connections.clone()).unwrap_or_default() {
-            let peer = self.connections.get(name).map(|connection| connection.peer);
-            if peer.is_some_and(|peer| Family::of(peer.0.ip()) == family) {
-                self.close_connection(name, ConnectionEnd::Allocation);
-            }
-        }
-    }
-
-    /// After a reload: closes what the peer policy no longer allows, as it stops datagrams to such peers.
-    pub(super) fn judge_connections(&mut self) {
-        let forbidden: Vec<ConnectionId> = self
-            .connections
-            .by_id
-            .iter()
-            .filter(|(_, connection)| self.tcp_peer(connection.allocation, connection.peer).is_err())
-            .map(|(&name, _)| name)
-            .collect();
-        for name in forbidden {
-            self.drop_connection(name, ConnectionEnd::Policy);
-        }
-    }
-
-    /// Closes a connection whose allocation lives on. One that still is being made is known until the shard says that it has
-    /// failed, because the client waits for an answer.
-    fn drop_connection(&mut self, id: ConnectionId, why: ConnectionEnd) {
-        match self.connections.get(id).map(|connection| &connection.stage) {
-            Some(Stage::Connecting { .. }) => self.commands.push_back(Command::ClosePeer { connection: id }),
-            Some(_) => self.close_connection(id, why),
-            None => {}
-        }
-    }
-
-    fn close_connection(&mut self, id: ConnectionId, why: ConnectionEnd) {
-        self.commands.push_back(Command::ClosePeer { connection: id });
-        self.forget_connection(id, why);
-    }
-
-    /// What is known of a connection goes; its socket is the shard's.
-    pub(super) fn forget_connection(&mut self, id: ConnectionId, why: ConnectionEnd) {
-        let Some(connection) = self.connections.remove(id) else {
-            return;
-        };
-        if let Some(relay) = self
-            .allocations
-            .get_mut(connection.allocation)
-            .and_then(|it| it.tcp.as_deref_mut())
-        {
-            relay.connections.retain(|&other| other != id);
-        }
-        self.counters.tcp.connections.sub(1);
-        self.counters.tcp.ended[why as usize].add(1);
     }
 }

@@ -84,3 +84,25 @@ impl ShardIndex {
         id.0 as usize % self.count
     }
 }
+
+/// By which listeners a client has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Those a forced login is good on.
+    Forced,
+    /// All others.
+    Other,
+}
+
+impl Path {
+    /// Every path, in the order of the metric labels.
+    pub const ALL: [Self; 2] = [Self::Forced, Self::Other];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forced => "forced",
+            Self::Other => "other",
+        }
+    }
+}

@@ -6,7 +6,7 @@ use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::turn::DropReason;
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use relay::turn::forced::Path;
+use relay::turn::types::Path;
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;
 use relay::wire::message::Method;

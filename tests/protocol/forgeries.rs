@@ -1,7 +1,8 @@
 //! What whoever forges a live client's address can do to its session: nothing. And what its owner may ask for.
 
 use relay::base::address::Transport;
-use relay::turn::config::{Config, Limits};
+use relay::turn::config::Config;
+use relay::turn::config::limits::Limits;
 use relay::turn::nonce::NonceKey;
 use relay::turn::{DropReason, RefusalReason};
 use relay::wire::attribute::AttributeType;

@@ -1,8 +1,7 @@
 //! How allocations end, what the operator hears of them, reload and shutdown.
 
 use relay::base::address::Transport;
-use relay::turn::forced::Path;
-use relay::turn::types::Link;
+use relay::turn::types::{Link, Path};
 use relay::turn::{DropReason, EndReason, Event};
 
 use crate::world::*;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use relay::base::address::Transport;
 use relay::turn::Refusal;
-use relay::turn::config::{Alternate, Redirect};
+use relay::turn::config::redirect::{Alternate, Redirect};
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay::wire::message::Method;

@@ -227,7 +227,7 @@ fn a_long_name_is_cut() {
 
 #[test]
 fn the_quotas_and_the_limits_say_how_many_of_how_many() {
-    let limited = |alter: fn(&mut relay::turn::config::Limits)| {
+    let limited = |alter: fn(&mut relay::turn::config::limits::Limits)| {
         let mut world = World::with(|config| alter(&mut config.limits));
         client(1).allocate(&mut world);
         let mut second = client(1);

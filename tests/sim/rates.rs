@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
 use relay::base::time::Instant;
-use relay::turn::config::Limits;
+use relay::turn::config::limits::Limits;
 use relay::wire::message::Method;
 
 /// Who asks more often than this within [`SPAN`] may meet a limit: the lowest is 10 a second.

@@ -22,7 +22,7 @@ use super::settings::ClientIp;
 use super::value::{
     Auto, Bytes, External, Hidden, Host, Kind, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
 };
-use crate::turn::config::Limits;
+use crate::turn::config::limits::Limits;
 use crate::turn::policy::REFLECTOR_PORTS;
 
 pub(super) use listener::RawListener;

@@ -7,10 +7,10 @@ use crate::base::address::Transport;
 use crate::base::cell::Cell;
 use crate::turn::PortGauges;
 use crate::turn::counters::{Counters, Direction, ERROR_CODES, METHODS};
-use crate::turn::forced::Path;
 use crate::turn::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use crate::turn::policy::Denied;
 use crate::turn::refusal::RefusalReason;
+use crate::turn::types::Path;
 
 /// Adds them to `out`.
 pub(super) fn collect(shards: &[Arc<Counters>], ports: &PortGauges, out: &mut Exposition) {

@@ -265,7 +265,7 @@ fn every_rule_of_the_peer_policy_and_every_reason_has_words() {
 
 fn every_refusal() -> Vec<Refusal> {
     let peer: SocketAddr = "192.0.2.9:9000".parse().unwrap();
-    let to = crate::turn::config::Alternate {
+    let to = crate::turn::config::redirect::Alternate {
         server: peer,
         other: None,
         domain: None,

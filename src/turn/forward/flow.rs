@@ -3,10 +3,9 @@
 use super::address::PeerIp;
 use crate::base::address::Family;
 use crate::base::time::Instant;
-use crate::turn::forced::Path;
 use crate::turn::output::{DropReason, Traffic, Verdict};
 use crate::turn::policy::{PeerClass, PeerPolicy};
-use crate::turn::types::{AllocationId, Client, PeerAddr, RelayedAddr};
+use crate::turn::types::{AllocationId, Client, Path, PeerAddr, RelayedAddr};
 
 /// The deadline of what does not exist: always past.
 pub(super) const CLOSED: Instant = Instant::ZERO;

@@ -3,8 +3,7 @@
 use super::flow::{Checked, Flow};
 use super::{Client, ForwardTable};
 use crate::base::address::Family;
-use crate::turn::forced::Path;
-use crate::turn::types::AllocationId;
+use crate::turn::types::{AllocationId, Path};
 
 impl ForwardTable {
     /// The client is gone, its allocation stays: what peers send meanwhile is dropped. `false`: there is no such allocation.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Ask, Decision, Grant, Moved, Note, Pending, Visit, open_sockets};
+use super::handoff::{Ask, Decision, Grant, Moved, Note};
 use crate::base::address::Family;
 use crate::base::rate::Rate;
 use crate::base::time::{Instant, Now};
-use crate::turn::allocation::FAMILIES;
+use crate::turn::allocation::{FAMILIES, open_sockets};
+use crate::turn::mobile::{Pending, Visit};
 use crate::turn::mobility::ticket::Name;
 use crate::turn::output::{Command, EndReason};
 use crate::turn::quota::AddressUnit;
@@ -211,7 +212,7 @@ impl Server {
     }
 
     /// An allocation ends: its tickets are good for nothing, and who waits for it hears of it.
-    pub(in crate::turn) fn end_mobility(&mut self, mobile: super::Mobile) {
+    pub(in crate::turn) fn end_mobility(&mut self, mobile: crate::turn::mobile::Mobile) {
         for name in core::iter::once(&mobile.current).chain(&mobile.next) {
             self.shared.tickets.remove(name);
         }

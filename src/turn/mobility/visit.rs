@@ -1,121 +1,26 @@
 //! The side of the shard that the client has come to.
 
 use core::time::Duration;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use foldhash::quality::FixedState;
-use hashbrown::HashMap;
-
-use super::{Ask, Decision, Grant, Moved, Note, Visit};
-use crate::base::address::{FiveTuple, Transport};
+use super::handoff::{Ask, Decision, Grant, Moved, Note};
+use super::ticket::Name;
+use super::visitors::{State, Visitor};
+use crate::base::address::FiveTuple;
 use crate::base::queue::take_first;
 use crate::base::time::Instant;
-use crate::turn::allocation::FAMILIES;
-use crate::turn::auth::Session;
+use crate::turn::allocation::{FAMILIES, open_sockets};
+use crate::turn::mobile::Visit;
 use crate::turn::output::{DropReason, EndReason, Event, Verdict};
 use crate::turn::refusal::Refusal;
 use crate::turn::request::{Outcome, whole_seconds};
 use crate::turn::response::{Reply, Response};
 use crate::turn::server::Server;
+use crate::turn::session::Session;
 use crate::turn::transactions::RETRANSMISSION;
 use crate::turn::types::{AllocationId, Client, RelayId};
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method, TransactionId};
-
-/// Packets, and bytes of them, that are held for one client while its allocation is on the way: what a client sends in the
-/// moment that takes, and no more than a receive slot.
-const HELD_PACKETS: usize = 64;
-const HELD_BYTES: usize = 64 * 1024;
-
-/// Clients that have come here with a ticket, and whose allocation has not arrived yet.
-#[derive(Debug)]
-pub(in crate::turn) struct Visitors {
-    by_client: HashMap<FiveTuple, Box<Visitor>, FixedState>,
-    serial: u64,
-    /// Packets that were held, to be taken in again.
-    again: VecDeque<(Client, Box<[u8]>)>,
-}
-
-#[derive(Debug)]
-struct Visitor {
-    visit: Visit,
-    session: Arc<Session>,
-    /// Of the Refresh.
-    transaction_id: TransactionId,
-    fingerprint: bool,
-    state: State,
-    held: Vec<Box<[u8]>>,
-    held_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum State {
-    Asked,
-    Granted(Grant),
-    Fetching(Grant),
-}
-
-impl Visitors {
-    pub(in crate::turn) fn new(seed: u64) -> Self {
-        Self {
-            by_client: HashMap::with_hasher(FixedState::with_seed(seed)),
-            serial: 0,
-            again: VecDeque::new(),
-        }
-    }
-
-    /// Whether this client waits for its allocation.
-    pub(in crate::turn) fn contains(&self, client: &Client) -> bool {
-        !self.by_client.is_empty() && self.at(client).is_some()
-    }
-
-    fn at(&self, client: &Client) -> Option<&Visitor> {
-        let visitor = self.by_client.get(&client.five_tuple)?;
-        visitor.is(client).then_some(&**visitor)
-    }
-
-    fn remove(&mut self, visit: &Visit) -> Option<Box<Visitor>> {
-        self.by_client
-            .get(&visit.client.five_tuple)
-            .filter(|visitor| visitor.visit.serial == visit.serial)?;
-        let visitor = self.by_client.remove(&visit.client.five_tuple);
-        if self.by_client.is_empty() && self.by_client.capacity() > 64 {
-            self.by_client.shrink_to_fit();
-        }
-        visitor
-    }
-
-    /// Nobody comes any more.
-    pub(in crate::turn) fn clear(&mut self) {
-        self.by_client.clear();
-        self.again.clear();
-    }
-}
-
-impl Visitor {
-    /// Another connection with the same addresses is another client.
-    fn is(&self, client: &Client) -> bool {
-        client.five_tuple.transport == Transport::Udp || self.visit.client.link == client.link
-    }
-
-    /// Keeps `packet` for later; `false`: there is no room.
-    fn hold(&mut self, packet: &[u8]) -> bool {
-        let room = self.held.len() < HELD_PACKETS && self.held_bytes + packet.len() <= HELD_BYTES;
-        if room {
-            self.held.push(packet.into());
-            self.held_bytes += packet.len();
-        }
-        room
-    }
-
-    const fn grant(&self) -> Option<&Grant> {
-        match &self.state {
-            State::Asked => None,
-            State::Granted(grant) | State::Fetching(grant) => Some(grant),
-        }
-    }
-}
 
 impl Server {
     /// Whether an Allocate asks for a ticket: with an empty one (RFC 8016 §3.1).
@@ -206,7 +111,7 @@ impl Server {
         Ok(self.granted(until.unwrap_or(now) - now, mobile.newest()))
     }
 
-    fn granted(&self, lifetime: Duration, ticket: &super::Name) -> Outcome {
+    fn granted(&self, lifetime: Duration, ticket: &Name) -> Outcome {
         Outcome::Resumed(lifetime, self.shared.tickets.text(ticket))
     }
 
@@ -429,7 +334,7 @@ impl Server {
             username: Arc::clone(&allocation.session.username),
             relayed: allocation.relayed,
         });
-        let sockets = super::open_sockets(&allocation);
+        let sockets = open_sockets(&allocation);
         self.allocations.insert(*allocation);
         self.arm(now, id);
         self.expire(now, id);
@@ -441,31 +346,7 @@ impl Server {
         }
         sockets
     }
-}
 
-impl Visitors {
-    fn begin(&mut self, shard: usize, client: &Client, session: &Arc<Session>, message: &Message<'_>) -> Visit {
-        self.serial += 1;
-        let visit = Visit {
-            shard,
-            client: *client,
-            serial: self.serial,
-        };
-        let visitor = Visitor {
-            visit,
-            session: Arc::clone(session),
-            transaction_id: message.transaction_id(),
-            fingerprint: message.has_fingerprint(),
-            state: State::Asked,
-            held: Vec::new(),
-            held_bytes: 0,
-        };
-        self.by_client.insert(client.five_tuple, Box::new(visitor));
-        visit
-    }
-}
-
-impl Server {
     /// Nothing is handed over any more; what still arrives ends.
     pub(in crate::turn) fn stop_mobility(&mut self) {
         self.stopping = true;

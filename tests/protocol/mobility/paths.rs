@@ -2,7 +2,7 @@
 
 use relay::base::time::UnixTime;
 use relay::turn::credential::Secret;
-use relay::turn::forced::Path;
+use relay::turn::types::Path;
 use relay::turn::{Event, Verdict};
 
 use super::*;

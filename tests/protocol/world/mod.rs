@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use relay::base::address::{Family, FiveTuple, Transport};
 use relay::base::time::{Instant, Now, UnixTime};
-use relay::turn::config::{Limits, RelayAddress, RelayConfig};
+use relay::turn::config::limits::Limits;
+use relay::turn::config::{RelayAddress, RelayConfig};
 use relay::turn::counters::{Counters, ERROR_CODES, METHODS};
 use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};

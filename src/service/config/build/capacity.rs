@@ -11,7 +11,8 @@ use super::super::value::Auto;
 use super::Context;
 use crate::service::front_door::LEAVING;
 use crate::service::http_server::MAX_CONNECTIONS;
-use crate::turn::config::{Limits, RelayConfig};
+use crate::turn::config::RelayConfig;
+use crate::turn::config::limits::Limits;
 
 /// Files of the process itself: its log, certificates and secrets while they are read, name look-ups, the runtime.
 const OWN_FILES: u64 = 64;

@@ -9,7 +9,8 @@ use super::super::value::{OffOr, OneOf};
 use super::Context;
 use super::listeners::{Resolved, overlap};
 use crate::base::address::Transport;
-use crate::turn::config::{Redirect, RelayConfig};
+use crate::turn::config::RelayConfig;
+use crate::turn::config::redirect::Redirect;
 
 /// The core's part.
 pub(super) fn build(raw: &RawRedirect) -> Redirect {

@@ -1,0 +1,64 @@
+//! Ports set aside by EVEN-PORT with the R bit (RFC 8656 §7.2).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use crate::base::address::Family;
+use crate::base::lock::lock;
+use crate::base::time::Instant;
+use crate::turn::ports::RelayPort;
+use crate::turn::quota::ReservationUnit;
+use crate::turn::session::Session;
+
+/// RESERVATION-TOKEN.
+pub(in crate::turn) type Token = [u8; 8];
+
+/// A port set aside by EVEN-PORT with the R bit, until someone presents its token (RFC 8656 §7.2).
+#[derive(Debug)]
+pub(in crate::turn) struct Reservation {
+    pub(in crate::turn) port: RelayPort,
+    /// The login that reserved it: only the same user may have it.
+    pub(in crate::turn) owner: Arc<Session>,
+    pub(in crate::turn) until: Instant,
+    /// Counts towards the user's reservations.
+    pub(in crate::turn) _unit: ReservationUnit,
+}
+
+impl Reservation {
+    fn is_for(&self, now: Instant, session: &Session) -> bool {
+        self.until > now && self.owner.is_same_user(session)
+    }
+}
+
+/// Reserved ports of all shards: the Allocate with the token may arrive at any of them. Touched by Allocates with
+/// EVEN-PORT or RESERVATION-TOKEN only.
+#[derive(Debug, Default)]
+pub(in crate::turn) struct Reservations(Mutex<BTreeMap<Token, Reservation>>);
+
+impl Reservations {
+    /// Sets a port aside.
+    pub(in crate::turn) fn insert(&self, token: Token, reservation: Reservation) {
+        lock(&self.0).insert(token, reservation);
+    }
+
+    /// The family of the port behind `token`, if it is still there for this user.
+    pub(in crate::turn) fn peek(&self, now: Instant, token: &Token, session: &Session) -> Option<Family> {
+        lock(&self.0)
+            .get(token)
+            .filter(|it| it.is_for(now, session))
+            .map(|it| it.port.family())
+    }
+
+    /// The port, and it is gone from here.
+    pub(in crate::turn) fn redeem(&self, now: Instant, token: &Token, session: &Session) -> Option<RelayPort> {
+        let mut by_token = lock(&self.0);
+        by_token.get(token).filter(|it| it.is_for(now, session))?;
+        by_token.remove(token).map(|it| it.port)
+    }
+
+    /// Ends a reservation whose time has come, if its token was not used before: its port goes back.
+    pub(in crate::turn) fn end(&self, token: &Token) {
+        let ended = lock(&self.0).remove(token);
+        drop(ended);
+    }
+}
