@@ -14,7 +14,7 @@ use crate::service::config::diagnostic::Diagnostics;
 use crate::service::config::env::{Env, ProcessEnv};
 use crate::service::config::settings::Settings;
 use crate::service::config::{Purpose, load_for, parse_duration};
-use crate::turn::credential::{Credentials, MintError, MintedCredential};
+use crate::turn::login::credential::{Credentials, MintError, MintedCredential};
 
 /// What may follow `relay credentials`.
 #[derive(Debug, clap::Args)]

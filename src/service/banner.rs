@@ -8,7 +8,7 @@ use super::api::RtcConfiguration;
 use super::bind::Places;
 use super::config::settings::{ListenerSettings, Settings};
 use crate::turn::config::RelayAddress;
-use crate::turn::credential::MintedCredential;
+use crate::turn::login::credential::MintedCredential;
 
 /// Lines of the block, left column first.
 type Lines = Vec<(&'static str, String)>;

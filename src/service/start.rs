@@ -35,7 +35,7 @@ use crate::net::stream::StreamLimits;
 use crate::net::udp::UdpOptions;
 use crate::shard::{Listener, LogClient, ShardConfig, Shards};
 use crate::turn;
-use crate::turn::credential::MintedCredential;
+use crate::turn::login::credential::MintedCredential;
 
 /// Time between two times at which the log tells which lines it has left out.
 const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);

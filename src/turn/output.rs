@@ -5,8 +5,8 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::ports::RelayPort;
 use super::refusal::Refused;
+use super::shared::ports::RelayPort;
 use super::types::{AllocationId, ChannelNumber, ConnectionId, Link, PeerAddr, RelayId, RelayedAddr};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::closed_set::closed_set;

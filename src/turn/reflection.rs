@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::nonce::{Features, Nonces};
+use super::login::nonce::{Features, Nonces};
 use crate::base::address::{FiveTuple, Transport};
 use crate::wire::integrity::PasswordAlgorithm;
 use crate::wire::message::HEADER_LEN;

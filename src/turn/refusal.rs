@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::config::redirect::Alternate;
 use super::policy::Denied;
-use super::quota::QuotaExceeded;
+use super::shared::quotas::QuotaExceeded;
 use crate::base::address::{Family, FiveTuple};
 use crate::base::closed_set::closed_set;
 use crate::wire::attribute::AttributeError;

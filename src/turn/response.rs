@@ -3,10 +3,10 @@
 use core::fmt;
 use std::net::SocketAddr;
 
-use super::auth::Challenge;
+use super::login::auth::Challenge;
+use super::login::session::Session;
 use super::reflection;
 use super::refusal::Refusal;
-use super::session::Session;
 use super::types::ConnectionId;
 use crate::base::address::FiveTuple;
 use crate::wire::attribute::{AttributeType, Icmp};

@@ -22,7 +22,7 @@ use relay::service::api::counters::{CODES, Route};
 use relay::service::api::{Api, Scheme};
 use relay::service::config::settings::{ApiKey, ApiSettings};
 use relay::service::health::Health;
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret};
 use serde_json::{Value, json};
 use sha1::Sha1;
 use tower::ServiceExt;

@@ -239,6 +239,6 @@ fn bare(ttl: i64) -> Login {
         .expect("after 1970")
         .as_secs();
     let expiry = relay::base::time::UnixTime(now.checked_add_signed(ttl).expect("in range"));
-    let minted = relay::turn::credential::mint(SECRET.as_bytes(), expiry, None).expect("minted");
+    let minted = relay::turn::login::credential::mint(SECRET.as_bytes(), expiry, None).expect("minted");
     Login::new(&minted.username, &minted.password)
 }

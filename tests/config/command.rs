@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use relay::base::time::UnixTime;
-use relay::turn::credential::mint;
+use relay::turn::login::credential::mint;
 
 use crate::machine::{Machine, SECRET};
 

@@ -57,7 +57,7 @@ fn every_file_may_be_a_credential_of_the_service_manager() {
     };
     let now = relay::base::time::UnixTime(1_800_000_000);
     let expected =
-        relay::turn::credential::mint(SECRET.as_bytes(), relay::base::time::UnixTime(1_800_000_060), Some("x"));
+        relay::turn::login::credential::mint(SECRET.as_bytes(), relay::base::time::UnixTime(1_800_000_060), Some("x"));
     assert_eq!(minted(now), expected);
     // The root of an ACME authority as well: what it holds is no certificate, and that is what is found.
     let mistakes = machine.bad("[tls.acme]\ndomains = [\"turn.example.org\"]\nroot = \"credential:alice\"\n");

@@ -226,10 +226,10 @@ fn the_environment_variables_in_the_reference_work() {
 #[test]
 fn the_worked_example_of_a_credential_is_right() {
     let expiry = relay::base::time::UnixTime(1_893_456_000);
-    let minted = relay::turn::credential::mint(b"north", expiry, Some("alice")).expect("a credential");
+    let minted = relay::turn::login::credential::mint(b"north", expiry, Some("alice")).expect("a credential");
     assert!(CREDENTIALS.contains(&format!("| username | `{}` (good until 2030-01-01", minted.username)));
     assert!(CREDENTIALS.contains(&format!("| password | `{}` |", minted.password)));
-    let secret = relay::turn::credential::Secret::new(b"north");
+    let secret = relay::turn::login::credential::Secret::new(b"north");
     let forced = secret.mint_forced(expiry, Some("alice")).expect("a credential");
     assert!(CREDENTIALS.contains(&format!("| username | `{}` |", forced.username)));
     assert!(CREDENTIALS.contains(&format!("| password | `{}` |", forced.password)));

@@ -35,7 +35,7 @@ fn the_first_start_makes_a_secret_and_the_next_one_uses_it() {
     );
     assert_eq!(
         minted,
-        relay::turn::credential::mint(text.trim_end().as_bytes(), expiry, Some("x"))
+        relay::turn::login::credential::mint(text.trim_end().as_bytes(), expiry, Some("x"))
     );
 }
 

@@ -8,7 +8,7 @@ use relay::service::config::offer::uris;
 use relay::service::config::{Loaded, Purpose};
 use relay::service::tls_store::CertificateFiles;
 use relay::turn::config::RelayAddress;
-use relay::turn::credential::{MintedCredential, mint};
+use relay::turn::login::credential::{MintedCredential, mint};
 
 use crate::machine::{Machine, OLD_SECRET, SECRET, summary};
 

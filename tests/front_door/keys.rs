@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use relay::base::time::UnixTime;
 use relay::service::api::Api;
 use relay::service::config::settings::{ApiKey, ApiSettings};
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret};
 use tokio::io::AsyncWriteExt;
 
 use crate::recorder::Recorder;

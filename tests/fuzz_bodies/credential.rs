@@ -4,8 +4,8 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use relay::base::time::UnixTime;
-use relay::turn::credential::{Secret, TimeLimited};
-use relay::turn::nonce::{Features, NonceKey, Nonces};
+use relay::turn::login::credential::{Secret, TimeLimited};
+use relay::turn::login::nonce::{Features, NonceKey, Nonces};
 
 use super::Bytes;
 

@@ -3,7 +3,7 @@
 use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::turn::config::Challenge;
-use relay::turn::credential::mint;
+use relay::turn::login::credential::mint;
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 

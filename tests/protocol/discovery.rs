@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use relay::base::address::Transport;
-use relay::turn::discovery::{Discovery, OwnAddress};
+use relay::turn::config::discovery::{Discovery, OwnAddress};
 use relay::turn::{DropReason, Route};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::turn::DropReason;
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::types::Path;
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;

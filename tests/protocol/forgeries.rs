@@ -3,7 +3,7 @@
 use relay::base::address::Transport;
 use relay::turn::config::Config;
 use relay::turn::config::limits::Limits;
-use relay::turn::nonce::NonceKey;
+use relay::turn::login::nonce::NonceKey;
 use relay::turn::{DropReason, RefusalReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use relay::base::address::Family;
 use relay::turn::config::{IcmpReports, Mobility};
-use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::types::{PeerAddr, RelayId};
 use relay::turn::{DropReason, Icmp, Response};
 use relay::wire::attribute::{self, AttributeType};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use relay::turn::config::Challenge;
-use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 
@@ -168,7 +168,7 @@ fn a_signed_request_that_lacks_a_part_of_its_login_is_bad() {
 fn whoever_cannot_log_in_gets_the_same_bytes() {
     for client in every_client() {
         let (mut world, client) = ready(client);
-        let expired = relay::turn::credential::mint(SECRET, world.now().unix, Some("u")).unwrap();
+        let expired = relay::turn::login::credential::mint(SECRET, world.now().unix, Some("u")).unwrap();
         let names: [(&[u8], &str); 9] = [
             (b"alice", "wrong"),
             (b"nobody", "wonderland"),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use relay::base::address::Transport;
 use relay::turn::config::Config;
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use relay::turn::nonce::NonceKey;
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay::turn::login::nonce::NonceKey;
 use relay::wire::attribute::AttributeType;
 
 use crate::world::*;

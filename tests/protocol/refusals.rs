@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use relay::base::address::{Family, Transport};
 use relay::turn::config::{Mobility, TcpConfig};
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret};
 use relay::turn::policy::{Denied, PeerPolicy, PolicyConfig};
 use relay::turn::refusal::QUEUED_REFUSALS;
 use relay::turn::types::ConnectionId;
@@ -131,7 +131,7 @@ fn a_static_user_with_a_wrong_password_is_told_from_a_name_nobody_has() {
 fn a_user_named_by_its_hash_stays_without_a_name() {
     let only_users = CredentialsConfig {
         realm: REALM.into(),
-        users: vec![relay::turn::credential::StaticUser {
+        users: vec![relay::turn::login::credential::StaticUser {
             name: "alice".into(),
             password: "wonderland".to_owned().into(),
             forced: false,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use relay::base::address::Transport;
-use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::{OpenError, Response};
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use relay::base::time::UnixTime;
 use relay::turn::Config;
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret, mint};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, mint};
 
 use crate::every::*;
 use crate::world::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::turn::config::Mobility;
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 

@@ -435,7 +435,7 @@ pub(crate) fn credential(secret: &str) -> (String, String) {
         .duration_since(std::time::UNIX_EPOCH)
         .expect("after 1970");
     let expiry = relay::base::time::UnixTime(now.as_secs() + 3600);
-    let minted = relay::turn::credential::mint(secret.as_bytes(), expiry, Some("tester")).expect("minted");
+    let minted = relay::turn::login::credential::mint(secret.as_bytes(), expiry, Some("tester")).expect("minted");
     (minted.username, minted.password)
 }
 

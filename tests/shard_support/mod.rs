@@ -24,7 +24,7 @@ use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::{ShardConfig, Shards, StreamHandover};
 use relay::turn::config::limits::Limits;
 use relay::turn::config::{Challenge, RelayAddress, RelayConfig, TcpConfig};
-use relay::turn::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::{Config, Shared};
 use relay::wire::attribute::AttributeType;

@@ -11,7 +11,7 @@ use relay::base::address::Family;
 use relay::turn::Config;
 use relay::turn::config::limits::Limits;
 use relay::turn::config::{Challenge, IcmpReports, RelayAddress, RelayConfig};
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::wire::integrity::PasswordAlgorithm;
 use sha1::Sha1;

@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::Carrier;
 use crate::net::udp::{UdpOptions, UdpSocket};
-use crate::turn::credential::MintedCredential;
+use crate::turn::login::credential::MintedCredential;
 use crate::wire::attribute::AttributeType;
 use crate::wire::error_code;
 use crate::wire::framing::{Framing, next_frame};

@@ -11,7 +11,7 @@ use crate::base::time::UnixTime;
 use crate::service::config::env::ProcessEnv;
 use crate::service::config::{Purpose, load_for};
 use crate::service::files;
-use crate::turn::credential::{Credentials, MintedCredential, mint};
+use crate::turn::login::credential::{Credentials, MintedCredential, mint};
 
 /// How long minted credentials are good beyond the measurement.
 const GRACE: Duration = Duration::from_secs(120);

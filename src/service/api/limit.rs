@@ -1,7 +1,7 @@
 //! How often credentials may be minted: per client address, per network and per key.
 //!
 //! The tables have a fixed size, so strangers cannot make them grow; two sources that fall into one slot share its budget.
-//! What a source and a network are: [`crate::turn::limits`].
+//! What a source and a network are: [`crate::turn::shared::limiters`].
 
 use core::marker::PhantomData;
 use core::num::NonZeroU32;

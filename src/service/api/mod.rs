@@ -29,7 +29,7 @@ pub use self::reply::{RtcConfiguration, turn_uris};
 use super::config::settings::ApiSettings;
 use super::health::Health;
 use crate::base::time::UnixTime;
-use crate::turn::credential::{Credentials, MintError};
+use crate::turn::login::credential::{Credentials, MintError};
 
 mod access;
 mod cors;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::limit::TooMany;
 use crate::base::time::UnixTime;
 use crate::service::config::settings::ApiSettings;
-use crate::turn::credential::MintedCredential;
+use crate::turn::login::credential::MintedCredential;
 
 /// Lifetime of the credential in seconds, beside a body that has no place for it.
 pub(super) const TTL: HeaderName = HeaderName::from_static("relay-credential-ttl");

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 use serde_json::Value;
 
 use super::reply::Refusal;
-use crate::turn::credential::TimeLimited;
+use crate::turn::login::credential::TimeLimited;
 
 /// Parameters of the TURN REST draft, from the query string and a form body.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::settings::{ApiSettings, ListenerSettings, ProxyProtocol};
 use crate::base::address::Transport;
-use crate::turn::forced::ForcedRelay;
+use crate::turn::config::forced::ForcedRelay;
 
 /// Sets the URIs of `api`: made from `listeners` unless the operator wrote them. Where everyone is forced, no other than
 /// those of the forced path are left.

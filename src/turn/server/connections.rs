@@ -4,17 +4,12 @@ use super::Server;
 use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::turn::output::{Command, ConnectionEnd};
-use crate::turn::tcp::{Connection, Stage};
+use crate::turn::state::connections::{Connection, Stage};
 use crate::turn::types::{AllocationId, ConnectionId, PeerAddr};
 
 impl Server {
     /// Adds a connection of a TCP allocation; `None` if there are as many as there may be.
-    pub(in crate::turn) fn add_connection(
-        &mut self,
-        id: AllocationId,
-        peer: PeerAddr,
-        stage: Stage,
-    ) -> Option<ConnectionId> {
+    pub(super) fn add_connection(&mut self, id: AllocationId, peer: PeerAddr, stage: Stage) -> Option<ConnectionId> {
         let config = self.config.tcp.as_ref()?;
         let relay = self.allocations.get_mut(id)?.tcp.as_deref_mut()?;
         if relay.connections.len() >= usize::from(config.connections_per_allocation) {
@@ -39,7 +34,7 @@ impl Server {
     }
 
     /// The connection an allocation has with a peer, if any.
-    pub(in crate::turn) fn has_connection(&self, id: AllocationId, peer: PeerAddr) -> bool {
+    pub(super) fn has_connection(&self, id: AllocationId, peer: PeerAddr) -> bool {
         let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
         relay.is_some_and(|relay| {
             let mut all = relay.connections.iter().filter_map(|&name| self.connections.get(name));
@@ -74,14 +69,14 @@ impl Server {
     }
 
     /// Closes those whose time is up.
-    pub(in crate::turn) fn expire_connections(&mut self, now: Instant) {
+    pub(super) fn expire_connections(&mut self, now: Instant) {
         while let Some(id) = self.connections.pop_due(now) {
             self.drop_connection(id, ConnectionEnd::NotBound);
         }
     }
 
     /// Closes every connection of an allocation with peers of one family.
-    pub(in crate::turn) fn close_connections(&mut self, id: AllocationId, family: Family) {
+    pub(super) fn close_connections(&mut self, id: AllocationId, family: Family) {
         let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
         for name in relay.map(|relay| relay.connections.clone()).unwrap_or_default() {
             let peer = self.connections.get(name).map(|connection| connection.peer);
@@ -92,7 +87,7 @@ impl Server {
     }
 
     /// After a reload: closes what the peer policy no longer allows, as it stops datagrams to such peers.
-    pub(in crate::turn) fn judge_connections(&mut self) {
+    pub(super) fn judge_connections(&mut self) {
         let forbidden: Vec<ConnectionId> = self
             .connections
             .iter()
@@ -120,7 +115,7 @@ impl Server {
     }
 
     /// What is known of a connection goes; its socket is the shard's.
-    pub(in crate::turn) fn forget_connection(&mut self, id: ConnectionId, why: ConnectionEnd) {
+    pub(super) fn forget_connection(&mut self, id: ConnectionId, why: ConnectionEnd) {
         let Some(connection) = self.connections.remove(id) else {
             return;
         };

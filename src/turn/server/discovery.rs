@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::address::Transport;
-use crate::turn::discovery::{Discovery, OwnAddress};
+use crate::turn::config::discovery::{Discovery, OwnAddress};
 use crate::turn::refusal::Refusal;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
@@ -17,7 +17,7 @@ const ATTRIBUTES: [AttributeType; 3] = [
 
 /// One of the four places, as the request that came to it sees it.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::turn) struct Place<'a> {
+pub(super) struct Place<'a> {
     discovery: &'a Discovery,
     ips: [OwnAddress; 2],
     ip: usize,
@@ -26,7 +26,7 @@ pub(in crate::turn) struct Place<'a> {
 
 impl<'a> Place<'a> {
     /// The place at the local address `server`; `None`: another listener, which has nothing to do with this.
-    pub(in crate::turn) fn of(discovery: &'a Discovery, server: SocketAddr) -> Option<Self> {
+    pub(super) fn of(discovery: &'a Discovery, server: SocketAddr) -> Option<Self> {
         let ips = if server.is_ipv4() {
             discovery.ipv4
         } else {
@@ -58,12 +58,12 @@ impl<'a> Place<'a> {
     }
 
     /// What is bound there.
-    pub(in crate::turn) fn local(self) -> SocketAddr {
+    pub(super) fn local(self) -> SocketAddr {
         self.with(|ip| ip.local)
     }
 
     /// What clients are told.
-    pub(in crate::turn) fn announced(self) -> SocketAddr {
+    pub(super) fn announced(self) -> SocketAddr {
         self.with(|ip| ip.announced)
     }
 }
@@ -77,20 +77,20 @@ struct Change {
 
 /// How a Binding request wants to be answered.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::turn) struct Wish<'a> {
+pub(super) struct Wish<'a> {
     /// Where the response comes from.
-    pub(in crate::turn) from: Place<'a>,
+    pub(super) from: Place<'a>,
     /// The place with another address and port than the one the request came to.
-    pub(in crate::turn) other: Place<'a>,
+    pub(super) other: Place<'a>,
     /// Where it goes.
-    pub(in crate::turn) to: SocketAddr,
+    pub(super) to: SocketAddr,
     /// Bytes of PADDING in it.
-    pub(in crate::turn) padding: Option<usize>,
+    pub(super) padding: Option<usize>,
 }
 
 impl<'a> Wish<'a> {
     /// Reads the wish of `message`, which came to `place` from `source`.
-    pub(in crate::turn) fn of(
+    pub(super) fn of(
         message: &Message<'_>,
         place: Place<'a>,
         source: SocketAddr,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::Server;
 use crate::base::address::Family;
 use crate::base::time::{Instant, Now};
-use crate::turn::allocation::{FAMILIES, Socket};
 use crate::turn::output::{Command, EndReason, Event};
+use crate::turn::state::allocation::{FAMILIES, Socket};
 use crate::turn::types::{AllocationId, Client, RelayId};
 
 /// Between OpenRelay and its answer this much may pass; then the Allocate has failed.
@@ -15,7 +15,7 @@ const OPENING: Duration = Duration::from_secs(30);
 
 impl Server {
     /// The allocation of a client, if it has one; one that has run out is ended here and does not count.
-    pub(in crate::turn) fn live(&mut self, now: Now, client: &Client) -> Option<AllocationId> {
+    pub(super) fn live(&mut self, now: Now, client: &Client) -> Option<AllocationId> {
         let id = self.forward.allocation_of(&client.five_tuple)?;
         if self.forward.client(id)?.link != client.link {
             if client.five_tuple.transport.is_stream() {
@@ -30,12 +30,12 @@ impl Server {
     }
 
     /// Waits for the relay sockets of a new allocation.
-    pub(in crate::turn) fn await_sockets(&mut self, now: Instant, id: AllocationId) {
+    pub(super) fn await_sockets(&mut self, now: Instant, id: AllocationId) {
         self.timers.arm(now, id.index, now + OPENING);
     }
 
     /// Makes an allocation whose sockets are open live for `lifetime`.
-    pub(in crate::turn) fn begin(&mut self, now: Instant, id: AllocationId, lifetime: Duration) {
+    pub(super) fn begin(&mut self, now: Instant, id: AllocationId, lifetime: Duration) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
@@ -67,7 +67,7 @@ impl Server {
     }
 
     /// Moves the expiry of the halves of `families` (RFC 8656 §8.2).
-    pub(in crate::turn) fn extend(&mut self, now: Instant, id: AllocationId, families: &[Family], lifetime: Duration) {
+    pub(super) fn extend(&mut self, now: Instant, id: AllocationId, families: &[Family], lifetime: Duration) {
         for &family in families {
             self.forward.set_until(id, family, now + lifetime);
         }
@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// Ends what has run out of an allocation: nothing, one of its relayed transport addresses, or all of it.
-    pub(in crate::turn) fn expire(&mut self, now: Instant, id: AllocationId) {
+    pub(super) fn expire(&mut self, now: Instant, id: AllocationId) {
         let Some(allocation) = self.allocations.get(id) else {
             return;
         };
@@ -95,7 +95,7 @@ impl Server {
     }
 
     /// The timer of a slot has fired.
-    pub(in crate::turn) fn handle_timer(&mut self, now: Instant, index: u32) {
+    pub(super) fn handle_timer(&mut self, now: Instant, index: u32) {
         let Some(allocation) = self.allocations.at(index) else {
             return;
         };
@@ -110,7 +110,7 @@ impl Server {
     }
 
     /// Sets the timer to the next thing that happens to an allocation.
-    pub(in crate::turn) fn arm(&mut self, now: Instant, id: AllocationId) {
+    pub(super) fn arm(&mut self, now: Instant, id: AllocationId) {
         let next = FAMILIES
             .map(|family| self.forward.until(id, family))
             .into_iter()
@@ -122,7 +122,7 @@ impl Server {
     }
 
     /// Deletes one relayed transport address of an allocation that keeps its other (RFC 8656 §8.2).
-    pub(in crate::turn) fn close_half(&mut self, id: AllocationId, family: Family) {
+    pub(super) fn close_half(&mut self, id: AllocationId, family: Family) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// Ends an allocation: sockets, ports, routes, timer and quota go, and the operator is told.
-    pub(in crate::turn) fn end(&mut self, now: Instant, id: AllocationId, why: EndReason) {
+    pub(super) fn end(&mut self, now: Instant, id: AllocationId, why: EndReason) {
         for family in FAMILIES {
             self.close_half(id, family);
         }

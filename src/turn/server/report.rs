@@ -11,7 +11,7 @@ use crate::wire::message::Method;
 
 impl Server {
     /// Counts a refusal, and has it reported. `live` is the allocation it is about, as far as there is one.
-    pub(in crate::turn) fn report(
+    pub(super) fn report(
         &mut self,
         client: &FiveTuple,
         username: Option<Arc<str>>,
@@ -31,7 +31,7 @@ impl Server {
     }
 
     /// The same where one relayed address of two is refused and the other given.
-    pub(in crate::turn) fn report_half(&mut self, client: &FiveTuple, username: &Arc<str>, refusal: Refusal) {
+    pub(super) fn report_half(&mut self, client: &FiveTuple, username: &Arc<str>, refusal: Refusal) {
         self.note(Refused {
             method: Method::Allocate,
             five_tuple: *client,

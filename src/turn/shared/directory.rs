@@ -2,9 +2,9 @@
 
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
+use super::own_sockets::OwnSockets;
 use crate::base::address::Family;
 use crate::turn::output::DropReason;
-use crate::turn::own::OwnSockets;
 use crate::turn::policy::PeerClass;
 use crate::turn::types::{PeerAddr, RelayedAddr};
 

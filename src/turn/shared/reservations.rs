@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use super::ports::RelayPort;
+use super::quotas::ReservationUnit;
 use crate::base::address::Family;
 use crate::base::lock::lock;
 use crate::base::time::Instant;
-use crate::turn::ports::RelayPort;
-use crate::turn::quota::ReservationUnit;
-use crate::turn::session::Session;
+use crate::turn::login::session::Session;
 
 /// RESERVATION-TOKEN.
 pub(in crate::turn) type Token = [u8; 8];

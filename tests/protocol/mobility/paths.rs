@@ -1,7 +1,7 @@
 //! Old path and new path: which of them carries what, and for how long.
 
 use relay::base::time::UnixTime;
-use relay::turn::credential::Secret;
+use relay::turn::login::credential::Secret;
 use relay::turn::types::Path;
 use relay::turn::{Event, Verdict};
 

@@ -15,7 +15,7 @@ use relay::base::time::{Instant, Now, UnixTime};
 use relay::turn::config::limits::Limits;
 use relay::turn::config::{RelayAddress, RelayConfig};
 use relay::turn::counters::{Counters, ERROR_CODES, METHODS};
-use relay::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::types::{Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use relay::turn::{

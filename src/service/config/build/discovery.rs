@@ -9,7 +9,7 @@ use super::super::schema::RawNatDiscovery;
 use super::super::value::Placed;
 use super::Context;
 use super::listeners::{Resolved, overlap};
-use crate::turn::discovery::{Discovery, OwnAddress};
+use crate::turn::config::discovery::{Discovery, OwnAddress};
 
 const SECTION: &str = "docs/configuration.md shows a whole `[nat_discovery]`";
 

@@ -35,12 +35,12 @@ use super::{Purpose, access, check};
 use crate::base::address::Transport;
 use crate::service::external::{Interface, announced_host};
 use crate::service::log::level::without_spaces;
+use crate::turn::config::discovery::Discovery;
+use crate::turn::config::forced::ForcedRelay;
 use crate::turn::config::limits::Limits;
 use crate::turn::config::{Config, Mobility, RelayConfig, TcpConfig};
-use crate::turn::credential::Credentials;
-use crate::turn::discovery::Discovery;
-use crate::turn::forced::ForcedRelay;
-use crate::turn::nonce::NonceKey;
+use crate::turn::login::credential::Credentials;
+use crate::turn::login::nonce::NonceKey;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
 
 /// Begins the name of a file that systemd hands to the service (LoadCredential=), in place of a path.

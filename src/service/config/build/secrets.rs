@@ -8,17 +8,16 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::super::check;
 use super::super::diagnostic::{Diagnostic, Place};
 use super::super::harmless::shown;
 use super::super::schema::{Raw, SecretOrFile};
 use super::super::settings::ApiKey;
-use super::super::{Purpose, access};
+use super::super::{Purpose, access, check};
 use super::Context;
 use crate::service::files::{self, Contents, own};
 use crate::service::first_run;
-use crate::turn::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use crate::turn::nonce::NonceKey;
+use crate::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use crate::turn::login::nonce::NonceKey;
 
 /// Where the generated secret cannot be kept.
 const FIRST_RUN_HELP: &str = "set `state_dir` to a directory of the server's user, or `credentials.secret_file`";

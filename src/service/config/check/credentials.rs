@@ -7,7 +7,7 @@ use super::super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::super::schema::{RawCredentials, SecretOrFile};
 use super::super::strength::{API_KEY_BYTES, SECRET_BYTES, Strength, is_sample, judge};
 use super::DAY;
-use crate::turn::credential::TimeLimited;
+use crate::turn::login::credential::TimeLimited;
 
 /// How to get a good one.
 const MAKE_SECRET: &str = "make one: head -c 33 /dev/urandom | base64 | tr +/ -_";

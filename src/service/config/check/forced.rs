@@ -5,7 +5,7 @@ use super::super::offer::{beside_path, is_on_path, serves_path};
 use super::super::schema::Raw;
 use super::super::settings::ListenerSettings;
 use super::super::value::Auto;
-use crate::turn::forced::ForcedRelay;
+use crate::turn::config::forced::ForcedRelay;
 
 /// What the section says by itself.
 pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {

@@ -3,7 +3,7 @@
 use super::super::reader::{Located, Section};
 use super::super::value::{Choice, OneOf, Port};
 use crate::base::address::Transport;
-use crate::turn::forced::ForcedRelay;
+use crate::turn::config::forced::ForcedRelay;
 
 pub(in super::super) struct RawForcedRelay {
     pub(in super::super) everyone: Located<bool>,

@@ -1,0 +1,568 @@
+//! Allocate (RFC 8656 §7.2): the checks in the RFC's order, then opening the relay sockets, then the response.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use super::Server;
+use super::request::{Outcome, whole_seconds};
+use crate::base::address::Family;
+use crate::base::rate::Bucket;
+use crate::base::time::{Instant, Now};
+use crate::turn::login::owner::Owner;
+use crate::turn::login::session::Session;
+use crate::turn::output::{Command, DropReason, EndReason, Verdict};
+use crate::turn::policy::PeerClass;
+use crate::turn::refusal::{OpenError, Refusal};
+use crate::turn::response::{Reply, Response};
+use crate::turn::shared::ports::{RelayPort, Want};
+use crate::turn::shared::reservations::{Reservation, Token};
+use crate::turn::state::allocation::{Allocation, FAMILIES, Opening, Socket};
+use crate::turn::state::mobile::Mobile;
+use crate::turn::state::transactions::RETRANSMISSION;
+use crate::turn::types::{AllocationId, Client, Path, PeerAddr, RelayId, RelayedAddr};
+use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
+use crate::wire::attribute::{self, AttributeType};
+use crate::wire::message::{Message, Method};
+
+/// What REQUESTED-TRANSPORT may be: IP protocol numbers.
+const UDP: u8 = 17;
+/// Only where TCP allocations are switched on (RFC 6062 §5.1).
+const TCP: u8 = 6;
+
+/// A reserved port is held this long: the least the RFC allows (§7.2).
+const RESERVATION: Duration = Duration::from_secs(30);
+
+/// A port may be in use by a program that is not ours: so many are tried in all.
+const TRIES: usize = 8;
+
+/// What an Allocate asks for, as far as that can be told without looking at any state.
+#[derive(Debug)]
+struct Wanted {
+    families: [bool; 2],
+    /// ADDITIONAL-ADDRESS-FAMILY: one family will do if the other cannot be had.
+    dual: bool,
+    port: Want,
+    /// The port behind this token instead of a random one.
+    token: Option<Token>,
+    lifetime: Option<u32>,
+    /// An empty MOBILITY-TICKET: the client wants one.
+    mobile: bool,
+}
+
+/// Ports taken for an allocation that is not made yet.
+#[derive(Debug)]
+struct Taken {
+    sockets: [Socket; 2],
+    reserved: Option<RelayPort>,
+    unavailable: Option<(Family, Refusal)>,
+}
+
+impl Server {
+    /// Takes an authenticated Allocate request.
+    pub(super) fn allocate(
+        &mut self,
+        now: Now,
+        client: &Client,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+    ) -> Result<Outcome, Refusal> {
+        // RFC 8656 §7.2-2. A late copy of a request whose allocation is gone already must not make another one.
+        let transaction_id = message.transaction_id();
+        if self.has_allocation(client) || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
+            return Err(Refusal::AllocationExists);
+        }
+        self.check_newcomer(client, session)?;
+        let tcp = self.wants_tcp(client, message)?;
+        let wanted = self.wanted(now.mono, session, message)?;
+        self.check_redirect(now.mono, client, &wanted)?;
+        let limits = Arc::clone(&self.config);
+        let limits = &limits.limits;
+        let reservation = match wanted.port {
+            Want::EvenAndNext => Some(self.shared.quotas.reservation(&session.user, limits)?),
+            Want::Any | Want::Even => None,
+        };
+        self.end_reservations(now.mono);
+        let mut taken = self.take_ports(&wanted)?;
+        // RFC 8656 §7.2-10.
+        let ip = client.five_tuple.client.ip();
+        let quota = self.shared.quotas.allocation(&session.user, ip, limits)?;
+        if let Some(token) = wanted.token {
+            self.redeem(now.mono, &token, session, &mut taken)?;
+        }
+
+        let id = self.forward.insert(*client, self.path(client));
+        let opening = Opening {
+            want: wanted.token.is_none().then_some(wanted.port),
+            failed: Vec::new(),
+            lifetime: self.lifetime(wanted.lifetime, Duration::ZERO),
+            reserved: taken.reserved,
+            reservation,
+            fingerprint: message.has_fingerprint(),
+            error: None,
+            half: taken.unavailable.as_ref().map(|(_, refusal)| refusal.clone()),
+        };
+        self.allocations.insert(Allocation {
+            id,
+            session: Arc::clone(session),
+            sockets: taken.sockets,
+            relayed: [None; 2],
+            transaction_id,
+            requested: now.mono,
+            token: None,
+            unavailable: taken.unavailable.map(|(family, refusal)| (family, refusal.code())),
+            opening: Some(Box::new(opening)),
+            tcp: tcp.then(Box::default),
+            owner: Owner::of(message),
+            requests: Bucket::default(),
+            reports: Bucket::default(),
+            judged_a_peer: false,
+            quota,
+            mobile: wanted.mobile.then(|| Box::new(Mobile::new(self.rng.array()))),
+        });
+        self.await_sockets(now.mono, id);
+        for family in FAMILIES {
+            self.open_socket(id, family);
+        }
+        Ok(Outcome::Waiting)
+    }
+
+    /// A forced login is good on the forced path alone. RFC 8656 §7.4: 403 is for restrictions of the administrator's, and
+    /// the client is not to try again here.
+    pub(super) fn check_path(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
+        let bound = session.forced || self.config.forced.everyone;
+        if bound && self.path(client) != Path::Forced {
+            self.counters.forced_refused[client.five_tuple.transport as usize].add(1);
+            return Err(Refusal::ForcedPath {
+                port: client.five_tuple.server.port(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The path a client has come by.
+    pub(super) fn path(&self, client: &Client) -> Path {
+        self.config.forced.path(&client.five_tuple)
+    }
+
+    /// Who must not allocate here: what must not be a client, and a forced login off the forced path.
+    pub(super) fn check_newcomer(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
+        self.check_path(client, session)?;
+        self.check_client(client)
+    }
+
+    /// What must not be a client: an address behind 6to4 or Teredo (RFC 8656 §21.4), and our own relayed addresses, which
+    /// would make a loop (§21.1.7).
+    pub(super) fn check_client(&self, client: &Client) -> Result<(), Refusal> {
+        let addr = client.five_tuple.client;
+        self.config
+            .policy
+            .client(addr.ip())
+            .map_err(|rule| Refusal::ClientDenied { rule })?;
+        let class = self.config.policy.peer(PeerAddr(addr));
+        let may_be_relayed = matches!(class, Ok(PeerClass::Relayed | PeerClass::RelayedOrLocal));
+        if may_be_relayed && self.shared.directory.owner(RelayedAddr(addr)).is_some() {
+            return Err(Refusal::ClientIsRelayed);
+        }
+        Ok(())
+    }
+
+    /// Whether another server takes new clients. Who holds a token has an allocation here, and wants the port next to it.
+    fn check_redirect(&self, now: Instant, client: &Client, wanted: &Wanted) -> Result<(), Refusal> {
+        let age = now.saturating_since(self.redirecting_since.unwrap_or(now));
+        match self.config.redirect.of(&client.five_tuple, age) {
+            Some(to) if wanted.token.is_none() => Err(Refusal::Redirected { to }),
+            _ => Ok(()),
+        }
+    }
+
+    /// RFC 8656 §7.2-3 and RFC 6062 §5.1: whether it is to be a TCP allocation.
+    fn wants_tcp(&self, client: &Client, message: &Message<'_>) -> Result<bool, Refusal> {
+        let transport = message.decode(AttributeType::REQUESTED_TRANSPORT, attribute::requested_transport)?;
+        match transport.ok_or(Refusal::BadRequest)? {
+            UDP => Ok(false),
+            TCP if self.config.tcp.is_some() => {
+                let about_datagrams = [
+                    AttributeType::DONT_FRAGMENT,
+                    AttributeType::EVEN_PORT,
+                    AttributeType::RESERVATION_TOKEN,
+                ];
+                let has = |&kind: &AttributeType| message.attribute(kind).is_some();
+                if !client.five_tuple.transport.is_stream() || about_datagrams.iter().any(has) {
+                    return Err(Refusal::BadRequest);
+                }
+                // Its connections would stay where they are, so it stays with them.
+                if self.wants_ticket(message)? {
+                    return Err(Refusal::MobilityForbidden);
+                }
+                Ok(true)
+            }
+            protocol => Err(Refusal::TransportNotSupported { protocol }),
+        }
+    }
+
+    /// RFC 8656 §7.2, steps 4 to 9, as far as they are about the request alone.
+    fn wanted(&self, now: Instant, session: &Session, message: &Message<'_>) -> Result<Wanted, Refusal> {
+        // §7.2-4: DONT-FRAGMENT is supported, so that it is there changes nothing.
+        message.decode(AttributeType::DONT_FRAGMENT, attribute::dont_fragment)?;
+        let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
+        let token = message.decode(AttributeType::RESERVATION_TOKEN, attribute::reservation_token)?;
+        let even = message.decode(AttributeType::EVEN_PORT, attribute::even_port)?;
+        let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
+        let additional = message.decode(AttributeType::ADDITIONAL_ADDRESS_FAMILY, attribute::address_family)?;
+        let mobile = self.wants_ticket(message)?;
+        // §7.2-5
+        if let Some(token) = token {
+            if even.is_some() || requested.is_some() || additional.is_some() {
+                return Err(Refusal::BadRequest);
+            }
+            let family = self.shared.reservations.peek(now, &token, session);
+            let family = family.ok_or(Refusal::ReservationUnknown)?;
+            let families = FAMILIES.map(|f| f == family);
+            return Ok(Wanted {
+                families,
+                dual: false,
+                port: Want::Any,
+                token: Some(token),
+                lifetime,
+                mobile,
+            });
+        }
+        // §7.2-6
+        if requested.is_some() && additional.is_some() {
+            return Err(Refusal::BadRequest);
+        }
+        // §7.2-7, and design decision D5: without the attribute it is IPv4, whatever the client's own family.
+        let families = match (requested, additional) {
+            (None | Some(FAMILY_IPV4), None) => [true, false],
+            (Some(FAMILY_IPV6), None) => [false, true],
+            (Some(_), None) => return Err(Refusal::FamilyNotSupported),
+            (_, Some(_)) => [true, true],
+        };
+        if additional.is_none()
+            && FAMILIES
+                .iter()
+                .any(|&f| families[f as usize] && self.config.relay.of(f).is_none())
+        {
+            return Err(Refusal::FamilyNotSupported);
+        }
+        // §7.2-8
+        let port = match even {
+            None => Want::Any,
+            Some(false) => Want::Even,
+            Some(true) if additional.is_some() => return Err(Refusal::BadRequest),
+            Some(true) => Want::EvenAndNext,
+        };
+        // §7.2-9
+        if additional.is_some_and(|family| family != FAMILY_IPV6) {
+            return Err(Refusal::BadRequest);
+        }
+        Ok(Wanted {
+            families,
+            dual: additional.is_some(),
+            port,
+            token: None,
+            lifetime,
+            mobile,
+        })
+    }
+
+    /// Takes the ports `wanted` asks for: at least one, or none.
+    fn take_ports(&mut self, wanted: &Wanted) -> Result<Taken, Refusal> {
+        let mut taken = Taken {
+            sockets: Socket::NONE,
+            reserved: None,
+            unavailable: None,
+        };
+        if wanted.token.is_some() {
+            return Ok(taken);
+        }
+        let mut any = false;
+        let mut none = Refusal::NoFreePort {
+            family: Family::V4,
+            even: false,
+            ports: 0,
+        };
+        for family in FAMILIES.into_iter().filter(|&family| wanted.families[family as usize]) {
+            match self.take_port(family, wanted.port) {
+                Ok((socket, reserved)) => {
+                    taken.sockets[family as usize] = socket;
+                    taken.reserved = reserved;
+                    any = true;
+                }
+                Err(refusal) if wanted.dual => {
+                    taken.unavailable = Some((family, refusal.clone()));
+                    if refusal != Refusal::FamilyNotSupported {
+                        none = refusal;
+                    }
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        if any { Ok(taken) } else { Err(none) }
+    }
+
+    /// Takes one port, and with [`Want::EvenAndNext`] the one behind it.
+    fn take_port(&mut self, family: Family, want: Want) -> Result<(Socket, Option<RelayPort>), Refusal> {
+        let relay = self.config.relay.of(family).ok_or(Refusal::FamilyNotSupported)?;
+        let taken = self.shared.ports.take(family, want, &mut self.rng);
+        let (port, reserved) = taken.ok_or_else(|| Refusal::NoFreePort {
+            family,
+            even: want != Want::Any,
+            ports: self.config.relay.ports.clone().count() as u32,
+        })?;
+        let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
+        Ok((Socket::Opening { port, relayed }, reserved))
+    }
+
+    /// Uses up a token. It may have been used at another shard since it was looked at.
+    fn redeem(&mut self, now: Instant, token: &Token, session: &Session, taken: &mut Taken) -> Result<(), Refusal> {
+        let port = self
+            .shared
+            .reservations
+            .redeem(now, token, session)
+            .ok_or(Refusal::ReservationUnknown)?;
+        let family = port.family();
+        let relay = self.config.relay.of(family).ok_or(Refusal::ReservationUnknown)?;
+        let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
+        taken.sockets[family as usize] = Socket::Opening { port, relayed };
+        Ok(())
+    }
+
+    /// Asks the shard to open a socket that is to be opened.
+    fn open_socket(&mut self, id: AllocationId, family: Family) {
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return;
+        };
+        if let (Socket::Opening { port, .. }, Some(relay)) =
+            (&allocation.sockets[family as usize], self.config.relay.of(family))
+        {
+            let bind = (relay.bind, port.number()).into();
+            let id = RelayId { allocation: id, family };
+            self.commands.push_back(match allocation.tcp.as_deref_mut() {
+                None => Command::OpenRelay { id, bind },
+                Some(tcp) => {
+                    tcp.binds[family as usize] = Some(bind);
+                    Command::OpenTcpRelay { id, bind }
+                }
+            });
+        }
+    }
+
+    /// The shard has opened a relay socket, or could not. Once the last socket of an allocation is settled, the response
+    /// to its Allocate is in `response`, for the client returned.
+    pub fn handle_relay_opened(
+        &mut self,
+        now: Now,
+        id: RelayId,
+        result: Result<(), OpenError>,
+        response: &mut Response,
+    ) -> Option<Client> {
+        let RelayId { allocation: id, family } = id;
+        let allocation = self.allocations.get_mut(id)?;
+        let opening = allocation.opening.as_deref_mut()?;
+        let socket = &mut allocation.sockets[family as usize];
+        let (port, relayed) = match core::mem::replace(socket, Socket::Absent) {
+            Socket::Opening { port, relayed } => (port, relayed),
+            settled => {
+                *socket = settled;
+                return None;
+            }
+        };
+        match result {
+            Ok(()) => *socket = Socket::Open { port, relayed },
+            Err(error) => {
+                opening.failed.push(port);
+                opening.error = Some(error);
+                let again = error == OpenError::AddressInUse && opening.failed.len() < TRIES;
+                if again && self.try_another_port(id, family) {
+                    return None;
+                }
+                let refusal = Refusal::from(error);
+                let allocation = self.allocations.get_mut(id)?;
+                allocation.unavailable = Some((family, refusal.code()));
+                allocation.opening.as_deref_mut()?.half = Some(refusal);
+            }
+        }
+        self.settle(now, id, response)
+    }
+
+    /// Replaces a port that turned out to be taken by another, if there is one and it may be any.
+    fn try_another_port(&mut self, id: AllocationId, family: Family) -> bool {
+        let Some(want) = self
+            .allocations
+            .get(id)
+            .and_then(|allocation| allocation.opening.as_ref()?.want)
+        else {
+            return false;
+        };
+        let Ok((socket, reserved)) = self.take_port(family, want) else {
+            return false;
+        };
+        let Some(allocation) = self.allocations.get_mut(id) else {
+            return false;
+        };
+        allocation.sockets[family as usize] = socket;
+        if let Some(opening) = &mut allocation.opening {
+            opening
+                .failed
+                .extend(core::mem::replace(&mut opening.reserved, reserved));
+        }
+        self.open_socket(id, family);
+        true
+    }
+
+    /// Answers an Allocate once none of its sockets is being opened any more.
+    fn settle(&mut self, now: Now, id: AllocationId, response: &mut Response) -> Option<Client> {
+        let allocation = self.allocations.get(id)?;
+        if allocation
+            .sockets
+            .iter()
+            .any(|socket| matches!(socket, Socket::Opening { .. }))
+        {
+            return None;
+        }
+        let client = *self.forward.client(id)?;
+        let session = Arc::clone(&allocation.session);
+        let transaction_id = allocation.transaction_id;
+        let opening = allocation.opening.as_ref()?;
+        let (fingerprint, error) = (opening.fingerprint, opening.error);
+        let some = allocation
+            .sockets
+            .iter()
+            .any(|socket| matches!(socket, Socket::Open { .. }));
+        if some {
+            let mut opening = self.allocations.get_mut(id)?.opening.take()?;
+            self.begin(now.mono, id, opening.lifetime);
+            if let Some(refusal) = opening.half.take() {
+                self.report_half(&client.five_tuple, &session.username, refusal);
+            }
+            let token = self.reserve(now.mono, &session, *opening);
+            self.allocations.get_mut(id)?.token = token;
+        } else {
+            // It has not begun, so this leaves no trace.
+            self.end(now.mono, id, EndReason::Expired);
+        }
+        let config = Arc::clone(&self.config);
+        let stream = client.five_tuple.transport.is_stream();
+        let software = config.software.as_deref();
+        let reply = Reply::later(Method::Allocate, transaction_id, fingerprint, stream, software).signed(&session);
+        if some {
+            self.answer_allocate(now.mono, id, &client, &reply, response);
+        } else {
+            // Without a failure the shard has not answered in time.
+            let refusal = error.map_or(Refusal::SocketFailed, Refusal::from);
+            let _ = self.refuse(&client, None, &session, &reply, refusal, response);
+        }
+        Some(client)
+    }
+
+    /// Sets the port behind an even one aside; those that were tried in vain go back.
+    fn reserve(&mut self, now: Instant, session: &Arc<Session>, opening: Opening) -> Option<Token> {
+        let Opening {
+            reserved, reservation, ..
+        } = opening;
+        let (port, unit) = reserved.zip(reservation)?;
+        let token = self.rng.array();
+        let until = now + RESERVATION;
+        self.shared.reservations.insert(
+            token,
+            Reservation {
+                port,
+                owner: Arc::clone(session),
+                until,
+                _unit: unit,
+            },
+        );
+        self.reserved.push_back((until, token));
+        Some(token)
+    }
+
+    /// A copy of an Allocate that was already taken in (RFC 8656 §7.2-2, RFC 8489 §6.3.1): over UDP a client that has not
+    /// seen the response sends the request again. `None`: it is not one.
+    pub(super) fn handle_retransmission(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        message: &Message<'_>,
+        response: &mut Response,
+    ) -> Option<Verdict> {
+        let allocation = self.allocations.get(live?)?;
+        let copy = !client.five_tuple.transport.is_stream()
+            && allocation.transaction_id == message.transaction_id()
+            && now.mono < allocation.requested + RETRANSMISSION;
+        if !copy {
+            return None;
+        }
+        if allocation.opening.is_some() {
+            return Some(Verdict::Drop(DropReason::Retransmission));
+        }
+        // The nonce may have grown stale meanwhile; the signature is still that of the one who was given the allocation.
+        let session = Arc::clone(&allocation.session);
+        if !message.verify(&session.key) {
+            return None;
+        }
+        let allocation = self.allocations.get_mut(live?)?;
+        if !allocation.owner.admit(now.mono, &self.config.limits) {
+            return Some(Verdict::Drop(DropReason::AllocationRate));
+        }
+        let config = Arc::clone(&self.config);
+        let reply = Reply::to(
+            message,
+            Method::Allocate,
+            &client.five_tuple,
+            config.software.as_deref(),
+        )
+        .signed(&session);
+        self.answer_allocate(now.mono, live?, client, &reply, response);
+        Some(Verdict::Respond)
+    }
+
+    /// Writes the success response of an allocation (RFC 8656 §7.2), first or again: only LIFETIME changes.
+    fn answer_allocate(
+        &self,
+        now: Instant,
+        id: AllocationId,
+        client: &Client,
+        reply: &Reply<'_>,
+        response: &mut Response,
+    ) {
+        let Some(allocation) = self.allocations.get(id) else {
+            return;
+        };
+        let until = FAMILIES
+            .map(|family| self.forward.until(id, family))
+            .into_iter()
+            .max()
+            .unwrap_or(now);
+        let written = response.success(reply, |writer| {
+            for relayed in allocation.relayed.iter().flatten() {
+                writer.xor_address(AttributeType::XOR_RELAYED_ADDRESS, relayed.0);
+            }
+            writer.u32(AttributeType::LIFETIME, whole_seconds(until - now));
+            writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, client.five_tuple.client);
+            if let Some(token) = &allocation.token {
+                writer.attribute(AttributeType::RESERVATION_TOKEN, token);
+            }
+            if let Some(mobile) = allocation.mobile.as_deref() {
+                let ticket = self.shared.tickets.text(mobile.newest());
+                writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
+            }
+            if let Some((family, code)) = allocation.unavailable {
+                let family = if family == Family::V4 { FAMILY_IPV4 } else { FAMILY_IPV6 };
+                writer.address_error_code(family, code, "");
+            }
+        });
+        debug_assert!(written, "a success response fits its buffer");
+    }
+
+    /// LIFETIME granted for what was asked for (RFC 8656 §7.2, §8.2) by an allocation of this age.
+    pub(super) fn lifetime(&self, requested: Option<u32>, age: Duration) -> Duration {
+        let config = &self.config;
+        let lifetime = requested.map_or(config.default_lifetime, |seconds| Duration::from_secs(seconds.into()));
+        let lifetime = lifetime.max(config.default_lifetime).min(config.max_lifetime);
+        config
+            .max_session
+            .map_or(lifetime, |most| lifetime.min(most.saturating_sub(age)))
+    }
+}

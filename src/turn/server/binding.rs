@@ -1,0 +1,160 @@
+//! Binding (RFC 8489 §12): a client learns its server-reflexive address. Needs no login and keeps no state.
+
+use std::sync::Arc;
+
+use super::Server;
+use super::discovery::{Place, Wish};
+use crate::base::address::{FiveTuple, Transport};
+use crate::base::time::Now;
+use crate::turn::login::auth::Asker;
+use crate::turn::output::{DropReason, Verdict};
+use crate::turn::refusal::Refusal;
+use crate::turn::response::{Reply, Response, Route};
+use crate::turn::types::{Client, Path};
+use crate::wire::attribute::AttributeType;
+use crate::wire::classic::ClassicBinding;
+use crate::wire::message::{Message, Method};
+
+impl Server {
+    /// Takes a Binding request. MESSAGE-INTEGRITY is not required, and not verified: ICE agents may well add it.
+    pub(super) fn handle_binding(
+        &mut self,
+        now: Now,
+        client: &Client,
+        message: &Message<'_>,
+        response: &mut Response,
+    ) -> Verdict {
+        let asker = match self.admit_binding(now, client) {
+            Ok(asker) => asker,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let verdict = self.answer_binding(client, message, response);
+        if asker == Asker::Stranger {
+            response.mark_stranger();
+        }
+        verdict
+    }
+
+    fn answer_binding(&self, client: &Client, message: &Message<'_>, response: &mut Response) -> Verdict {
+        let FiveTuple {
+            client: source,
+            server,
+            transport,
+        } = client.five_tuple;
+        let config = Arc::clone(&self.config);
+        let reply = Reply::to(message, Method::Binding, &client.five_tuple, config.software.as_deref());
+        if let Some(place) = config.discovery.as_deref().and_then(|places| Place::of(places, server)) {
+            return match Wish::of(message, place, source, transport) {
+                Ok(wish) => answer_wish(&reply, client.five_tuple, wish, response),
+                Err(refusal) => self.answer_error(&reply, &refusal, response),
+            };
+        }
+        let unknown = message.unknown_required();
+        if !unknown.is_empty() {
+            return self.answer_error(&reply, &Refusal::UnknownAttributes { types: unknown }, response);
+        }
+        let written = response.success(&reply, |writer| {
+            writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, source);
+        });
+        debug_assert!(written, "a Binding response fits its buffer");
+        Verdict::Respond
+    }
+
+    /// Takes what has no magic cookie: nothing of ours, unless RFC 3489 clients are served and it is their Binding request
+    /// (RFC 5389 §12.2), over the one transport they know.
+    pub(super) fn handle_classic(
+        &mut self,
+        now: Now,
+        client: &Client,
+        packet: &[u8],
+        response: &mut Response,
+    ) -> Verdict {
+        if client.five_tuple.transport == Transport::Dtls {
+            return self.refuse_classic(packet, response);
+        }
+        if client.five_tuple.transport != Transport::Udp {
+            return Verdict::Drop(DropReason::NotTurn);
+        }
+        let Some(request) = ClassicBinding::parse(packet) else {
+            return Verdict::Drop(DropReason::NotTurn);
+        };
+        if !self.config.rfc3489_binding {
+            return Verdict::Drop(DropReason::Rfc3489);
+        }
+        if let Err(reason) = self.admit_binding(now, client) {
+            return Verdict::Drop(reason);
+        }
+        if !request.unknown.is_empty() {
+            self.counters.error_response(420);
+        }
+        let written = response.classic(&request, client.five_tuple.client);
+        debug_assert!(written, "a Binding response fits its buffer");
+        Verdict::Respond
+    }
+
+    /// DTLS came after RFC 3489: a request is told so, anything else is not (RFC 8489 §11).
+    fn refuse_classic(&self, packet: &[u8], response: &mut Response) -> Verdict {
+        let Some(request) = ClassicBinding::parse(packet) else {
+            return Verdict::Drop(DropReason::NotTurn);
+        };
+        self.count_request(Method::Binding);
+        self.counters.error_response(500);
+        let written = response.classic_refusal(request.id);
+        debug_assert!(written, "an error response fits its buffer");
+        response.mark_stranger();
+        Verdict::Respond
+    }
+
+    /// Counts a Binding request and tells whether it may be answered. The client of an allocation shares its budget with
+    /// nobody who does not forge its port as well.
+    fn admit_binding(&mut self, now: Now, client: &Client) -> Result<Asker, DropReason> {
+        self.count_request(Method::Binding);
+        let closed = !self.config.forced.binding && self.path(client) == Path::Forced;
+        if closed || !self.config.binding {
+            return Err(DropReason::BindingDisabled);
+        }
+        let limits = &self.config.limits;
+        let live = self.forward.allocation_of(&client.five_tuple);
+        if let Some(allocation) = live.and_then(|id| self.allocations.get_mut(id)) {
+            let admitted = allocation.owner.admit_binding(now.mono, limits);
+            return admitted.then_some(Asker::Owner).ok_or(DropReason::BindingLimited);
+        }
+        let FiveTuple { client, transport, .. } = client.five_tuple;
+        let limiters = &self.shared.limiters;
+        if transport.is_stream() || limiters.admit_binding(now.mono, client.ip(), limits) {
+            Ok(Asker::Stranger)
+        } else {
+            Err(DropReason::BindingLimited)
+        }
+    }
+}
+
+/// Answers where NATs' behaviour is found out (RFC 5780 §6.1).
+fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, response: &mut Response) -> Verdict {
+    let source = five_tuple.client;
+    let mut write = |mapped: bool| {
+        response.success(reply, |writer| {
+            writer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, source);
+            if mapped {
+                writer.address(AttributeType::MAPPED_ADDRESS, source);
+            }
+            writer
+                .address(AttributeType::RESPONSE_ORIGIN, wish.from.announced())
+                .address(AttributeType::OTHER_ADDRESS, wish.other.announced());
+            if let Some(padding) = wish.padding {
+                writer.zeros(AttributeType::PADDING, padding);
+            }
+        })
+    };
+    // Over IPv6 the shortest requests leave no room for the address that is there twice.
+    let written = write(true) || write(false);
+    debug_assert!(written, "a Binding response fits its buffer, and its request");
+    let route = Route {
+        from: wish.from.local(),
+        to: wish.to,
+    };
+    if (route.from, route.to) != (five_tuple.server, source) {
+        response.divert(route);
+    }
+    Verdict::Respond
+}

@@ -1,0 +1,93 @@
+//! ChannelBind (RFC 8656 §12.2): a number for a peer, for 600 s, and the permission with it.
+
+use core::time::Duration;
+
+use super::Server;
+use super::create_permission::PERMISSION;
+use super::request::Outcome;
+use crate::base::time::Instant;
+use crate::turn::forward::{BindError, BindMost, BindUntil};
+use crate::turn::refusal::Refusal;
+use crate::turn::types::{AllocationId, ChannelNumber, Client, PeerAddr, RelayedAddr};
+use crate::wire::attribute::{self, AttributeType};
+use crate::wire::message::Message;
+
+/// Lifetime of a channel binding (RFC 8656 §12).
+pub(super) const CHANNEL: Duration = Duration::from_secs(600);
+
+const FIRST: u16 = 0x4000;
+const LAST: u16 = 0x4FFF;
+/// What RFC 5766 allowed.
+const LAST_RFC5766: u16 = 0x7FFF;
+
+impl Server {
+    /// Takes a ChannelBind of an allocation's owner.
+    pub(super) fn channel_bind(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        id: AllocationId,
+        message: &Message<'_>,
+    ) -> Result<Outcome, Refusal> {
+        let number = message.decode(AttributeType::CHANNEL_NUMBER, attribute::channel_number)?;
+        let number = ChannelNumber(number.ok_or(Refusal::BadRequest)?);
+        let peer = message
+            .xor_address(AttributeType::XOR_PEER_ADDRESS)?
+            .ok_or(Refusal::BadRequest)?;
+        let last = if self.config.rfc5766_channels {
+            LAST_RFC5766
+        } else {
+            LAST
+        };
+        let conflict = || Refusal::ChannelConflict { number: number.0 };
+        if !(FIRST..=last).contains(&number.0) {
+            return Err(conflict());
+        }
+        if peer.port() == 0 {
+            return Err(Refusal::BadRequest);
+        }
+        let peer = PeerAddr(peer);
+        if self.forward.conflicts(now, id, number, peer) {
+            return Err(conflict());
+        }
+        self.check_family(now, id, &peer.0)?;
+        self.check_client(client)?;
+        self.check_peer(id, peer)?;
+        let limits = &self.config.limits;
+        let most = BindMost {
+            channels: limits.channels.into(),
+            permissions: limits.permissions.into(),
+        };
+        let until = BindUntil {
+            channel: now + CHANNEL,
+            permission: now + PERMISSION,
+        };
+        match self.forward.bind(now, id, number, peer, until, most) {
+            Ok(()) => {
+                self.peer_granted(id);
+                Ok(Outcome::Done)
+            }
+            Err(BindError::Conflict) => Err(conflict()),
+            Err(BindError::Full) => Err(Refusal::ChannelsFull {
+                channels: limits.channels,
+                permissions: limits.permissions,
+            }),
+        }
+    }
+
+    /// 403 for what the peer policy denies, and for the allocation's own relayed transport address.
+    fn check_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<(), Refusal> {
+        let PeerAddr(peer) = peer;
+        let own = self
+            .allocations
+            .get(id)
+            .is_some_and(|it| it.relayed.contains(&Some(RelayedAddr(peer))));
+        if own {
+            return Err(Refusal::PeerIsItself { peer });
+        }
+        match self.config.policy.peer(PeerAddr(peer)) {
+            Ok(_) => Ok(()),
+            Err(rule) => Err(Refusal::PeerDenied { peer, rule }),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What one shard tells another about an allocation that moves.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use crate::base::time::Instant;
+use crate::turn::forward::Flow;
+use crate::turn::login::session::Session;
+use crate::turn::refusal::Refusal;
+use crate::turn::shared::tickets::Name;
+use crate::turn::state::allocation::{Allocation, open_sockets};
+use crate::turn::state::mobile::Visit;
+use crate::turn::types::{AllocationId, Client, RelayId};
+
+/// What one shard tells another about an allocation that moves. The worker carries it; none may be lost, and those of one
+/// sender stay in order.
+#[derive(Debug)]
+pub struct Handoff {
+    pub(super) to: usize,
+    pub(super) note: Note,
+}
+
+#[derive(Debug)]
+pub(super) enum Note {
+    Ask(Box<Ask>),
+    Answer(Visit, Decision),
+    Fetch(Visit, AllocationId),
+    Withdraw(Visit, AllocationId),
+    Arrive(Box<Moved>),
+    Gone(Visit),
+}
+
+/// A Refresh with a ticket, from a five-tuple that has no allocation.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) visit: Visit,
+    pub(super) ticket: Name,
+    pub(super) session: Arc<Session>,
+    pub(super) lifetime: Option<u32>,
+    pub(super) family: Option<u8>,
+}
+
+/// What becomes of it.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Granted(Grant),
+    /// LIFETIME was 0.
+    Deleted,
+    Refused(Refusal),
+    /// Over the limit for requests of one allocation.
+    Limited,
+}
+
+/// The allocation a visit is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grant {
+    pub(super) home: usize,
+    pub(super) id: AllocationId,
+    pub(super) lifetime: Duration,
+    pub(super) until: Instant,
+    pub(super) ticket: Name,
+}
+
+/// An allocation on its way.
+#[derive(Debug)]
+pub(super) struct Moved {
+    pub(super) visit: Visit,
+    /// The shard it comes from.
+    pub(super) home: usize,
+    pub(super) allocation: Box<Allocation>,
+    pub(super) flow: Box<Flow>,
+    /// Its client's data called it here; otherwise its old path has closed.
+    pub(super) fetched: bool,
+}
+
+/// What is to be done about a handoff that was handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Handled {
+    /// The response to this client's Refresh is in the response buffer.
+    pub respond: Option<Client>,
+    /// An allocation has arrived; its relay sockets, those [`Handoff::sockets`] named, are called so from now on.
+    pub arrived: [Option<RelayId>; 2],
+}
+
+impl Handoff {
+    /// Index of the shard it is for.
+    pub const fn to(&self) -> usize {
+        self.to
+    }
+
+    /// The relay sockets that go with it, by family: those a `DetachRelay` command has named before.
+    pub fn sockets(&self) -> [Option<RelayId>; 2] {
+        match &self.note {
+            Note::Arrive(moved) => open_sockets(&moved.allocation),
+            _ => [None; 2],
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The side of the shard that the client has come to.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use super::handoff::{Ask, Decision, Grant, Moved, Note};
+use super::visitors::{State, Visitor};
+use crate::base::address::FiveTuple;
+use crate::base::queue::take_first;
+use crate::base::time::Instant;
+use crate::turn::login::session::Session;
+use crate::turn::output::{DropReason, EndReason, Event, Verdict};
+use crate::turn::refusal::Refusal;
+use crate::turn::response::{Reply, Response};
+use crate::turn::server::Server;
+use crate::turn::server::request::{Outcome, whole_seconds};
+use crate::turn::shared::tickets::Name;
+use crate::turn::state::allocation::{FAMILIES, open_sockets};
+use crate::turn::state::mobile::Visit;
+use crate::turn::state::transactions::RETRANSMISSION;
+use crate::turn::types::{AllocationId, Client, RelayId};
+use crate::wire::attribute::{self, AttributeType};
+use crate::wire::message::{Message, Method, TransactionId};
+
+impl Server {
+    /// Whether an Allocate asks for a ticket: with an empty one (RFC 8016 §3.1).
+    pub(in crate::turn::server) fn wants_ticket(&self, message: &Message<'_>) -> Result<bool, Refusal> {
+        match message.attribute(AttributeType::MOBILITY_TICKET) {
+            None => Ok(false),
+            Some(ticket) if !ticket.is_empty() => Err(Refusal::BadRequest),
+            Some(_) if self.config.mobility.is_none() => Err(Refusal::MobilityForbidden),
+            Some(_) => Ok(true),
+        }
+    }
+
+    /// Takes a Refresh with MOBILITY-TICKET (RFC 8016 §3.2).
+    pub(in crate::turn::server) fn resume(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+        ticket: &[u8],
+    ) -> Result<Outcome, Refusal> {
+        if ticket.is_empty() {
+            return Err(Refusal::BadRequest);
+        }
+        if self.config.mobility.is_none() {
+            return Err(Refusal::MobilityForbidden);
+        }
+        let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
+        let family = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
+        let transaction_id = message.transaction_id();
+        if lifetime == Some(0) && self.transactions.contains(now, &client.five_tuple, transaction_id) {
+            return Ok(Outcome::Lifetime(Duration::ZERO));
+        }
+        if let Some(id) = live {
+            return self.moved_already(now, id, session, transaction_id);
+        }
+        let name = self.shared.tickets.read(ticket);
+        let home = name.and_then(|name| Some((name, self.shared.tickets.find(&name)?)));
+        if let Some(visitor) = self.visitors.at(client) {
+            if !visitor.session.is_same_login(session) {
+                return Err(Refusal::AllocationExists);
+            }
+            match visitor.state {
+                State::Granted(grant) | State::Fetching(grant) if visitor.transaction_id == transaction_id => {
+                    return Ok(self.granted(grant.until - now, &grant.ticket));
+                }
+                State::Asked if visitor.transaction_id == transaction_id && client.five_tuple.transport.is_stream() => {
+                    return Ok(self.hold_copy(client, message.bytes()));
+                }
+                State::Asked | State::Fetching(_) => return Ok(Outcome::Silent(DropReason::Retransmission)),
+                // The client has given up on the first request: its allocation is asked for anew.
+                State::Granted(grant) if home.is_some_and(|(_, at)| (at.shard, at.id) == (grant.home, grant.id)) => {}
+                State::Granted(_) => return Err(Refusal::AllocationExists),
+            }
+        }
+        let (ticket, home) = home.ok_or(Refusal::TicketUnknown)?;
+        self.check_newcomer(client, session)?;
+        self.withdraw(&client.five_tuple);
+        let visit = self.visitors.begin(self.shard.index, client, session, message);
+        let ask = Ask {
+            visit,
+            ticket,
+            session: Arc::clone(session),
+            lifetime,
+            family,
+        };
+        self.tell(home.shard, Note::Ask(Box::new(ask)));
+        Ok(Outcome::Waiting)
+    }
+
+    /// The five-tuple has an allocation: only a copy of the Refresh that brought it here is answered again.
+    fn moved_already(
+        &self,
+        now: Instant,
+        id: AllocationId,
+        session: &Session,
+        transaction_id: TransactionId,
+    ) -> Result<Outcome, Refusal> {
+        let allocation = self.allocations.get(id).ok_or(Refusal::AllocationExists)?;
+        let mobile = allocation.mobile.as_deref();
+        let mobile = mobile.filter(|mobile| {
+            let by = mobile.moved_by.filter(|&(_, until)| now < until);
+            by.is_some_and(|(by, _)| by == transaction_id) && allocation.session.is_same_login(session)
+        });
+        let mobile = mobile.ok_or(Refusal::AllocationExists)?;
+        let until = FAMILIES.map(|family| self.forward.until(id, family)).into_iter().max();
+        Ok(self.granted(until.unwrap_or(now) - now, mobile.newest()))
+    }
+
+    fn granted(&self, lifetime: Duration, ticket: &Name) -> Outcome {
+        Outcome::Resumed(lifetime, self.shared.tickets.text(ticket))
+    }
+
+    /// The answer to a Refresh with a ticket.
+    pub(super) fn handle_answer(
+        &mut self,
+        now: Instant,
+        visit: Visit,
+        decision: Decision,
+        response: &mut Response,
+    ) -> Option<Client> {
+        if let Decision::Granted(grant) = decision
+            && let Some(visitor) = self.visitors.by_client.get_mut(&visit.client.five_tuple)
+            && visitor.visit == visit
+        {
+            visitor.state = State::Granted(grant);
+            let (session, reply) = (
+                Arc::clone(&visitor.session),
+                (visitor.transaction_id, visitor.fingerprint),
+            );
+            // Copies have the same answer.
+            visitor.held_bytes = 0;
+            let copies = core::mem::take(&mut visitor.held);
+            self.visitors
+                .again
+                .extend(copies.into_iter().map(|packet| (visit.client, packet)));
+            let ticket = self.shared.tickets.text(&grant.ticket);
+            self.reply(&visit, &session, reply, response, Ok((grant.lifetime, Some(&ticket))));
+            return Some(visit.client);
+        }
+        let Some(visitor) = self.visitors.remove(&visit) else {
+            if let Decision::Granted(grant) = decision {
+                // The client left meanwhile.
+                self.tell(grant.home, Note::Withdraw(visit, grant.id));
+            }
+            return None;
+        };
+        let result = match decision {
+            Decision::Refused(refusal) => Err(refusal),
+            Decision::Limited => {
+                let _ = self.count(Verdict::Drop(DropReason::PermissionLimited));
+                self.take_again(*visitor);
+                return None;
+            }
+            Decision::Deleted | Decision::Granted(_) => {
+                if !visit.client.five_tuple.transport.is_stream() {
+                    self.transactions
+                        .remember(now, &visit.client.five_tuple, visitor.transaction_id);
+                }
+                Ok((Duration::ZERO, None))
+            }
+        };
+        let reply = (visitor.transaction_id, visitor.fingerprint);
+        self.reply(&visit, &visitor.session, reply, response, result);
+        self.take_again(*visitor);
+        Some(visit.client)
+    }
+
+    fn reply(
+        &mut self,
+        visit: &Visit,
+        session: &Session,
+        (transaction_id, fingerprint): (TransactionId, bool),
+        response: &mut Response,
+        result: Result<(Duration, Option<&[u8]>), Refusal>,
+    ) {
+        let stream = visit.client.five_tuple.transport.is_stream();
+        let config = Arc::clone(&self.config);
+        let software = config.software.as_deref();
+        let reply = Reply::later(Method::Refresh, transaction_id, fingerprint, stream, software).signed(session);
+        match result {
+            Ok((lifetime, ticket)) => {
+                let written = response.success(&reply, |writer| {
+                    writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
+                    if let Some(ticket) = ticket {
+                        writer.attribute(AttributeType::MOBILITY_TICKET, ticket);
+                    }
+                });
+                debug_assert!(written, "a success response fits its buffer");
+            }
+            Err(refusal) => {
+                let _ = self.refuse(&visit.client, None, session, &reply, refusal, response);
+            }
+        }
+    }
+
+    /// A packet from a five-tuple without an allocation, which only its allocation can tell what to do with. If it waits for
+    /// one, the packet is held, and the allocation fetched: the first data by the new path is what it moves for (RFC 8016
+    /// §3.2), and what else its owner asks for there must find it as well. `None`: it does not wait.
+    pub(in crate::turn::server) fn hold(&mut self, client: &Client, packet: &[u8]) -> Option<Verdict> {
+        if !self.visitors.contains(client) {
+            return None;
+        }
+        let visitor = self.visitors.by_client.get_mut(&client.five_tuple)?;
+        let grant = *visitor.grant()?;
+        if !visitor.hold(packet) {
+            return Some(Verdict::Drop(DropReason::Moving));
+        }
+        if let State::Granted(_) = visitor.state {
+            visitor.state = State::Fetching(grant);
+            let visit = visitor.visit;
+            self.tell(grant.home, Note::Fetch(visit, grant.id));
+        }
+        Some(Verdict::Waiting)
+    }
+
+    /// A copy of a Refresh that has no answer yet. Over UDP it is a retransmission, and the answer is for both. A stream loses
+    /// nothing: coturn's client sends two there and waits for two answers.
+    fn hold_copy(&mut self, client: &Client, packet: &[u8]) -> Outcome {
+        let visitor = self.visitors.by_client.get_mut(&client.five_tuple);
+        if visitor.is_some_and(|visitor| visitor.hold(packet)) {
+            Outcome::Waiting
+        } else {
+            Outcome::Silent(DropReason::Moving)
+        }
+    }
+
+    /// Holds a request of the owner of the allocation that is waited for.
+    pub(in crate::turn::server) fn hold_request(
+        &mut self,
+        client: &Client,
+        session: &Session,
+        packet: &[u8],
+    ) -> Option<Outcome> {
+        let visitor = self.visitors.at(client)?;
+        if !visitor.session.is_same_login(session) {
+            return None;
+        }
+        match self.hold(client, packet)? {
+            Verdict::Drop(reason) => Some(Outcome::Silent(reason)),
+            _ => Some(Outcome::Waiting),
+        }
+    }
+
+    /// The verdict on a client's data, unless its allocation is only on the way.
+    pub(in crate::turn::server) fn or_hold(&mut self, verdict: Verdict, client: &Client, packet: &[u8]) -> Verdict {
+        if verdict == Verdict::Drop(DropReason::NoAllocation) {
+            return self.hold(client, packet).unwrap_or(verdict);
+        }
+        verdict
+    }
+
+    /// A packet that was held, to be handed to [`Self::handle_client`] again. Drain after every handoff.
+    pub fn poll_held(&mut self) -> Option<(Client, Box<[u8]>)> {
+        take_first(&mut self.visitors.again)
+    }
+
+    /// A client that waits for its allocation is gone, or asks anew.
+    pub(in crate::turn::server) fn withdraw(&mut self, five_tuple: &FiveTuple) {
+        let Some(visitor) = self.visitors.by_client.remove(five_tuple) else {
+            return;
+        };
+        let visit = visitor.visit;
+        // A question that is not answered yet is withdrawn when it is.
+        if let Some(&Grant { home, id, .. }) = visitor.grant() {
+            self.tell(home, Note::Withdraw(visit, id));
+        }
+        self.take_again(*visitor);
+    }
+
+    /// What a client waited for does not come.
+    pub(super) fn handle_gone(&mut self, visit: Visit) {
+        if let Some(visitor) = self.visitors.remove(&visit) {
+            self.take_again(*visitor);
+        }
+    }
+
+    fn take_again(&mut self, visitor: Visitor) {
+        let client = visitor.visit.client;
+        let held = visitor.held.into_iter().map(|packet| (client, packet));
+        self.visitors.again.extend(held);
+    }
+
+    /// An allocation has come. Returns the new names of its relay sockets.
+    pub(super) fn handle_arrival(&mut self, now: Instant, moved: Moved) -> [Option<RelayId>; 2] {
+        let Moved {
+            visit,
+            home,
+            mut allocation,
+            flow,
+            fetched,
+        } = moved;
+        let visitor = self.visitors.remove(&visit);
+        let (was, from) = (flow.client().five_tuple, (home, allocation.id));
+        let client = visitor.as_ref().map(|visitor| visitor.visit.client);
+        let id = self
+            .forward
+            .adopt(flow, client.map(|client| (client, self.path(&client))));
+        allocation.id = id;
+        if let Some(mobile) = allocation.mobile.as_deref_mut() {
+            if let Some(visitor) = &visitor {
+                mobile.moved_by = Some((visitor.transaction_id, now + RETRANSMISSION));
+                allocation.session = Arc::clone(&visitor.session);
+            }
+            if visitor.is_some() && fetched {
+                // Who sends data has seen the new ticket.
+                if let Some(next) = mobile.next.take() {
+                    let over = core::mem::replace(&mut mobile.current, next);
+                    self.shared.tickets.remove(&over);
+                    mobile.current_until = None;
+                }
+            } else if visitor.is_some() {
+                mobile.current_until = mobile.next.map(|_| now + RETRANSMISSION);
+            }
+            for &name in core::iter::once(&mobile.current).chain(&mobile.next) {
+                self.shared.tickets.set(name, self.shard.index, id);
+            }
+        }
+        let transport = client.map_or(was.transport, |client| client.five_tuple.transport);
+        self.counters.allocations[transport as usize].add(1);
+        self.counters.allocations_arrived.add(1);
+        if client.is_none() {
+            self.counters.away.add(1);
+        }
+        self.events.push_back(Event::AllocationMoved {
+            id,
+            from,
+            was,
+            client: client.map(|client| client.five_tuple),
+            username: Arc::clone(&allocation.session.username),
+            relayed: allocation.relayed,
+        });
+        let sockets = open_sockets(&allocation);
+        self.allocations.insert(*allocation);
+        self.arm(now, id);
+        self.expire(now, id);
+        if self.stopping {
+            self.end(now, id, EndReason::Shutdown);
+        }
+        if let Some(visitor) = visitor {
+            self.take_again(*visitor);
+        }
+        sockets
+    }
+
+    /// Nothing is handed over any more; what still arrives ends.
+    pub(in crate::turn::server) fn stop_mobility(&mut self) {
+        self.stopping = true;
+        self.visitors.clear();
+    }
+}

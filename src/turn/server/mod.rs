@@ -1,0 +1,335 @@
+//! The core's entry points. Handlers are in files named after what they handle; this one only dispatches and counts.
+//!
+//! Every packet handed in ends in exactly one [`Verdict`], and `received = relayed + answered + waiting + dropped`.
+
+mod allocate;
+mod binding;
+mod channel_bind;
+mod connect;
+mod connections;
+mod create_permission;
+mod discovery;
+pub(super) mod icmp;
+mod lifecycle;
+pub(super) mod migration;
+mod refresh;
+mod report;
+mod request;
+mod send;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use self::migration::handoff::Handoff;
+use self::migration::visitors::Visitors;
+use super::config::Config;
+use super::counters::Counters;
+use super::forward::ForwardTable;
+use super::login::nonce::Nonces;
+use super::output::{Command, DataRange, DropReason, EndReason, Event, Verdict};
+use super::response::Response;
+use super::shared::Shared;
+use super::shared::reservations::Token;
+use super::state::allocation::{Allocations, FAMILIES};
+use super::state::connections::Connections;
+use super::state::timers::Wheel;
+use super::state::transactions::Transactions;
+use super::types::{AllocationId, Client, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use crate::base::address::FiveTuple;
+use crate::base::queue::take_first;
+use crate::base::rng::Rng;
+use crate::base::time::{Instant, Now};
+use crate::wire::channel_data;
+use crate::wire::demux::{self, Kind};
+use crate::wire::message::{Message, ParseError};
+
+/// One shard's TURN server.
+///
+/// Packets and time go in; what comes out is a verdict for each packet, and commands and events to be drained with
+/// [`Self::poll_command`] and [`Self::poll_event`] after each call. The same inputs and seed give the same outputs.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    shard: ShardIndex,
+    counters: Arc<Counters>,
+    rng: Rng,
+    nonces: Nonces,
+    forward: ForwardTable,
+    allocations: Allocations,
+    /// TCP connections with peers.
+    connections: Connections,
+    timers: Wheel,
+    transactions: Transactions,
+    /// Ports reserved here, the oldest first: all are held equally long.
+    reserved: VecDeque<(Instant, Token)>,
+    commands: VecDeque<Command>,
+    events: VecDeque<Event>,
+    /// Refusals among them.
+    queued_refusals: usize,
+    /// Refusals there was no room for.
+    unreported_refusals: u64,
+    visitors: Visitors,
+    handoffs: VecDeque<Handoff>,
+    /// Since when `Config::redirect` has named another server, whichever.
+    redirecting_since: Option<Instant>,
+    stopping: bool,
+    /// Kept for its capacity.
+    due: Vec<u32>,
+}
+
+impl Server {
+    /// A server without allocations. `seed` is from the system's generator and different for every shard.
+    pub fn new(
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+        shard: ShardIndex,
+        seed: [u8; 32],
+        counters: Arc<Counters>,
+    ) -> Self {
+        let mut rng = Rng::new(seed);
+        let policy = Arc::clone(&config.policy);
+        let directory = Arc::clone(&shared.directory);
+        let forward = ForwardTable::new(rng.next_u64(), policy, directory, Arc::clone(&counters));
+        let server = Self {
+            nonces: Nonces::new(config.nonce_keys(), &shared.nonce_key),
+            redirecting_since: config.redirect.is_on().then_some(Instant::ZERO),
+            config,
+            shared,
+            shard,
+            counters,
+            forward,
+            allocations: Allocations::default(),
+            connections: Connections::default(),
+            timers: Wheel::new(),
+            transactions: Transactions::new(rng.next_u64()),
+            reserved: VecDeque::new(),
+            commands: VecDeque::new(),
+            events: VecDeque::new(),
+            queued_refusals: 0,
+            unreported_refusals: 0,
+            visitors: Visitors::new(rng.next_u64()),
+            handoffs: VecDeque::new(),
+            stopping: false,
+            due: Vec::new(),
+            rng,
+        };
+        server.set_ports();
+        server
+    }
+
+    /// Takes one datagram, or one message cut out of a stream (its padding may be included), from a client.
+    ///
+    /// With [`Verdict::Respond`] the response is in `response`.
+    pub fn handle_client(&mut self, now: Now, client: &Client, packet: &[u8], response: &mut Response) -> Verdict {
+        let verdict = match packet.first().map(|&first| demux::classify(first)) {
+            Some(Kind::ChannelData) => self.handle_channel_data(now, client, packet),
+            Some(Kind::ReservedChannel) if self.config.rfc5766_channels => {
+                self.handle_channel_data(now, client, packet)
+            }
+            Some(Kind::ReservedChannel) => Verdict::Drop(DropReason::BadChannelData),
+            Some(Kind::Stun) => self.handle_stun(now, client, packet, response),
+            Some(Kind::Dtls | Kind::Other) | None => Verdict::Drop(DropReason::NotTurn),
+        };
+        if let Verdict::Drop(DropReason::NotTurn | DropReason::Malformed) = verdict
+            && client.five_tuple.transport.is_stream()
+        {
+            // Nobody knows where the next message of such a stream begins.
+            self.commands.push_back(Command::CloseStream { link: client.link });
+        }
+        self.count(verdict)
+    }
+
+    /// Takes a datagram with `data_len` bytes of application data from a peer, received by relay socket `relay`.
+    pub fn handle_peer(&mut self, now: Now, relay: RelayId, from: PeerAddr, data_len: usize) -> Verdict {
+        let verdict = self
+            .forward
+            .relay_datagram(now.mono, relay, from, data_len, &mut self.rng);
+        self.count(verdict)
+    }
+
+    /// Takes application data that another allocation of this server, `from`, sent to the relayed address `to`: what
+    /// [`Verdict::ToAllocation`] asks for. Treated as if it had come from a peer.
+    pub fn handle_relayed(&mut self, now: Now, to: RelayedAddr, from: PeerAddr, data_len: usize) -> Verdict {
+        let verdict = match self.forward.relay_at(to) {
+            Some(relay) => self
+                .forward
+                .relay_datagram(now.mono, relay, from, data_len, &mut self.rng),
+            None => self.relayed_elsewhere(to, from, data_len),
+        };
+        self.count(verdict)
+    }
+
+    /// A client's stream was closed: its allocation goes with it, because nobody can come back to it (design decision D11),
+    /// unless with a mobility ticket.
+    pub fn handle_disconnect(&mut self, now: Now, client: &Client) {
+        if self.visitors.contains(client) {
+            self.withdraw(&client.five_tuple);
+        }
+        if let Some(id) = self.forward.allocation_of(&client.five_tuple)
+            && self.forward.client(id).is_some_and(|known| known.link == client.link)
+        {
+            self.depart(now.mono, id);
+        }
+    }
+
+    /// Ends everything whose time has come. To be called when [`Self::poll_timeout`] says so; calling it early or late
+    /// relays nothing that should not be.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let mut due = core::mem::take(&mut self.due);
+        self.timers.expire(now.mono, &mut due);
+        for index in due.drain(..) {
+            self.handle_timer(now.mono, index);
+        }
+        due.shrink_to(64);
+        self.due = due;
+        self.end_reservations(now.mono);
+        self.transactions.forget(now.mono);
+        self.expire_connections(now.mono);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let reserved = self.reserved.front().map(|&(until, _)| until);
+        let connections = self.connections.next_deadline();
+        [self.timers.next(), self.transactions.next(), reserved, connections]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Work for the shard, in order.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        take_first(&mut self.commands)
+    }
+
+    /// News for the operator's log, in order.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = take_first(&mut self.events);
+        if let Some(Event::Refused(_)) = event {
+            self.queued_refusals -= 1;
+        }
+        event
+    }
+
+    /// The client of a live allocation.
+    pub fn client(&self, id: AllocationId) -> Option<&Client> {
+        self.forward.client(id)
+    }
+
+    /// Whether `client`, which has proved nothing, may be asked for something by another layer than this: under the same
+    /// limits as a challenge over UDP.
+    ///
+    /// # Errors
+    /// Which limit it is over.
+    pub fn may_ask(&self, now: Now, client: &FiveTuple) -> Result<(), DropReason> {
+        let limits = &self.config.limits;
+        self.shared
+            .limiters
+            .admit_challenge(now.mono, client.client.ip(), limits)
+    }
+
+    /// Whether a client has an allocation, or is being given one: a new one, or its own from where it was before.
+    pub fn has_allocation(&self, client: &Client) -> bool {
+        self.forward.allocation_of(&client.five_tuple).is_some() || self.visitors.contains(client)
+    }
+
+    /// The same of a client that has sent something: looking it up is saved to what is done with that next.
+    pub fn serves(&mut self, client: &Client) -> bool {
+        self.forward.find(&client.five_tuple).is_some() || self.visitors.contains(client)
+    }
+
+    /// Number of allocations, those being made included.
+    pub fn allocations(&self) -> usize {
+        self.forward.len()
+    }
+
+    /// Goes on with another configuration. Allocations stay; what they may relay is judged anew by its peer policy.
+    pub fn set_config(&mut self, now: Now, config: Arc<Config>) {
+        self.forward.set_policy(Arc::clone(&config.policy));
+        self.nonces = Nonces::new(config.nonce_keys(), &self.shared.nonce_key);
+        self.config = config;
+        self.note_redirect(now.mono);
+        self.set_ports();
+        self.judge_connections();
+    }
+
+    fn note_redirect(&mut self, now: Instant) {
+        let since = self.redirecting_since.unwrap_or(now);
+        self.redirecting_since = self.config.redirect.is_on().then_some(since);
+    }
+
+    /// Ends every allocation, because the server stops.
+    pub fn shutdown(&mut self, now: Now) {
+        self.stop_mobility();
+        for id in self.allocations.ids() {
+            self.end(now.mono, id, EndReason::Shutdown);
+        }
+    }
+
+    fn handle_channel_data(&mut self, now: Now, client: &Client, packet: &[u8]) -> Verdict {
+        match channel_data::parse(packet) {
+            Ok((number, data)) => {
+                let verdict =
+                    self.forward
+                        .relay_channel_data(now.mono, &client.five_tuple, number, DataRange::from(data));
+                self.or_hold(verdict, client, packet)
+            }
+            Err(_) => Verdict::Drop(DropReason::BadChannelData),
+        }
+    }
+
+    /// No allocation has this address here any more: it may have moved to another shard since the packet was sent (RFC 8016).
+    fn relayed_elsewhere(&self, to: RelayedAddr, from: PeerAddr, data_len: usize) -> Verdict {
+        match self.shared.directory.owner(to) {
+            Some(shard) if usize::from(shard) != self.shard.index => Verdict::ToAllocation {
+                shard,
+                to,
+                from,
+                data: DataRange::from(0..data_len),
+            },
+            _ => Verdict::Drop(DropReason::NoSuchRelay),
+        }
+    }
+
+    fn handle_stun(&mut self, now: Now, client: &Client, packet: &[u8], response: &mut Response) -> Verdict {
+        match Message::parse(packet) {
+            Ok(message) => self.handle_message(now, client, &message, response),
+            Err(ParseError::BadFingerprint) => Verdict::Drop(DropReason::BadFingerprint),
+            Err(ParseError::BadCookie) => self.handle_classic(now, client, packet, response),
+            Err(ParseError::NotStun) => Verdict::Drop(DropReason::NotTurn),
+            Err(_) => Verdict::Drop(DropReason::Malformed),
+        }
+    }
+
+    /// Makes the pools of relay ports fit the configuration; the first shard to do so does it for all. A family that is no
+    /// longer served keeps its pool: its allocations still live.
+    fn set_ports(&self) {
+        let relay = &self.config.relay;
+        for family in FAMILIES.into_iter().filter(|&family| relay.of(family).is_some()) {
+            self.shared.ports.set_range(family, relay.ports.clone());
+        }
+    }
+
+    /// Gives back reserved ports whose time has come.
+    fn end_reservations(&mut self, now: Instant) {
+        while let Some(&(until, token)) = self.reserved.front()
+            && until <= now
+        {
+            self.reserved.pop_front();
+            self.shared.reservations.end(&token);
+        }
+    }
+
+    fn count(&self, verdict: Verdict) -> Verdict {
+        let counters = &self.counters;
+        counters.received.add(1);
+        match verdict {
+            Verdict::ToPeer { .. } | Verdict::ToAllocation { .. } | Verdict::ToClient { .. } => counters.relayed.add(1),
+            Verdict::Respond | Verdict::BindConnection(_) => counters.answered.add(1),
+            Verdict::Waiting | Verdict::Handover { .. } => counters.waiting.add(1),
+            Verdict::Drop(reason) => counters.drop_packet(reason),
+        }
+        verdict
+    }
+}

@@ -1,0 +1,85 @@
+//! Refresh (RFC 8656 §8.2): extends an allocation, or ends it.
+//!
+//! Permissions and channels have lives of their own and are not touched.
+
+use core::time::Duration;
+
+use super::Server;
+use super::request::Outcome;
+use crate::base::address::Family;
+use crate::base::time::Instant;
+use crate::turn::output::EndReason;
+use crate::turn::refusal::Refusal;
+use crate::turn::state::allocation::FAMILIES;
+use crate::turn::types::{AllocationId, Client};
+use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
+use crate::wire::attribute::{self, AttributeType};
+use crate::wire::message::Message;
+
+impl Server {
+    /// Takes a Refresh of an allocation by its owner.
+    pub(super) fn refresh(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        id: AllocationId,
+        message: &Message<'_>,
+    ) -> Result<Outcome, Refusal> {
+        let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
+        let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
+        // A late copy of a Refresh that deleted something must not delete what has been made since (RFC 8489 §6.3.1).
+        let transaction_id = message.transaction_id();
+        if lifetime == Some(0) && self.transactions.contains(now, &client.five_tuple, transaction_id) {
+            return Ok(Outcome::Lifetime(Duration::ZERO));
+        }
+        let families = self.families(now, id, requested)?;
+        if lifetime == Some(0) {
+            self.delete(now, id, &families);
+            if !client.five_tuple.transport.is_stream() {
+                self.transactions.remember(now, &client.five_tuple, transaction_id);
+            }
+            return Ok(Outcome::Lifetime(Duration::ZERO));
+        }
+        let lifetime = self.lifetime(lifetime, self.age(now, id));
+        self.extend(now, id, &families, lifetime);
+        Ok(Outcome::Lifetime(lifetime))
+    }
+
+    /// Which relayed transport addresses a Refresh is about: of a dual allocation, one half may be meant (§8.1).
+    pub(super) fn families(
+        &self,
+        now: Instant,
+        id: AllocationId,
+        requested: Option<u8>,
+    ) -> Result<Vec<Family>, Refusal> {
+        let has: Vec<Family> = FAMILIES
+            .into_iter()
+            .filter(|&family| self.forward.until(id, family) > now)
+            .collect();
+        match requested {
+            None => Ok(has),
+            Some(FAMILY_IPV4) if has.contains(&Family::V4) => Ok(vec![Family::V4]),
+            Some(FAMILY_IPV6) if has.contains(&Family::V6) => Ok(vec![Family::V6]),
+            Some(_) => Err(Refusal::FamilyMismatch { peer: None }),
+        }
+    }
+
+    /// How long ago an allocation was asked for.
+    pub(super) fn age(&self, now: Instant, id: AllocationId) -> Duration {
+        self.allocations
+            .get(id)
+            .map_or(Duration::ZERO, |allocation| now - allocation.requested)
+    }
+
+    /// LIFETIME 0: ends the allocation, or one half of it.
+    pub(super) fn delete(&mut self, now: Instant, id: AllocationId, families: &[Family]) {
+        let rest = FAMILIES
+            .into_iter()
+            .any(|f| !families.contains(&f) && self.forward.until(id, f) > now);
+        if rest {
+            families.iter().for_each(|&family| self.close_half(id, family));
+        } else {
+            self.end(now, id, EndReason::Released);
+        }
+    }
+}

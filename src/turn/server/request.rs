@@ -1,0 +1,327 @@
+//! What every request goes through before and after its own handler: authentication, the checks RFC 8489 §6.3 and
+//! RFC 8656 §5 put in front of all methods, and the response.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Server;
+use crate::base::rate::Rate;
+use crate::base::time::{Instant, Now};
+use crate::turn::counters::METHODS;
+use crate::turn::login::auth::{Asker, AuthAnswer, AuthError, Authenticator, Challenge};
+use crate::turn::login::owner::Live;
+use crate::turn::login::session::Session;
+use crate::turn::output::{DropReason, Verdict};
+use crate::turn::reflection;
+use crate::turn::refusal::{Refusal, Refused};
+use crate::turn::response::{Reply, Response};
+use crate::turn::shared::tickets::TICKET_LEN;
+use crate::turn::types::{AllocationId, Client};
+use crate::wire::attribute::AttributeType;
+use crate::wire::message::{Class, Message, Method};
+
+/// What a fulfilled request is answered with.
+pub(super) enum Outcome {
+    /// Nothing yet: relay sockets are being opened, or another shard is asked.
+    Waiting,
+    /// A success response without attributes.
+    Done,
+    /// A success response with this LIFETIME.
+    Lifetime(Duration),
+    /// The same, and a new MOBILITY-TICKET.
+    Resumed(Duration, [u8; TICKET_LEN]),
+    /// No answer.
+    Silent(DropReason),
+}
+
+impl Server {
+    /// Takes any STUN message.
+    pub(super) fn handle_message(
+        &mut self,
+        now: Now,
+        client: &Client,
+        message: &Message<'_>,
+        response: &mut Response,
+    ) -> Verdict {
+        let Some(method) = message.method() else {
+            return Verdict::Drop(DropReason::UnknownMethod);
+        };
+        match (message.class(), method) {
+            (Class::Request, Method::Binding) => self.handle_binding(now, client, message, response),
+            (Class::Request, Method::Allocate | Method::Refresh | Method::CreatePermission | Method::ChannelBind) => {
+                self.handle_request(now, client, message, method, response)
+            }
+            (Class::Indication, Method::Send) => self.handle_send(now, client, message),
+            (Class::Indication, Method::Binding) => Verdict::Drop(DropReason::KeepAlive),
+            (Class::Request, Method::Connect) if self.config.tcp.is_some() => {
+                self.handle_request(now, client, message, method, response)
+            }
+            (Class::Request, Method::ConnectionBind) if self.config.tcp.is_some() => {
+                self.handle_connection_bind(now, client, message, response)
+            }
+            // Where TCP allocations are off, these are methods nobody knows.
+            (Class::Request, Method::Connect | Method::ConnectionBind) => Verdict::Drop(DropReason::UnknownMethod),
+            // Responses are never answered, or two servers could be made to talk to each other for ever.
+            _ => Verdict::Drop(DropReason::UnexpectedClass),
+        }
+    }
+
+    /// Takes a request that needs a login.
+    fn handle_request(
+        &mut self,
+        now: Now,
+        client: &Client,
+        message: &Message<'_>,
+        method: Method,
+        response: &mut Response,
+    ) -> Verdict {
+        self.count_request(method);
+        if reflection::is_short(&client.five_tuple, message.bytes().len()) {
+            return Verdict::Drop(DropReason::ShortRequest);
+        }
+        let live = self.live(now, client);
+        if method == Method::Allocate
+            && let Some(verdict) = self.handle_retransmission(now, client, live, message, response)
+        {
+            return verdict;
+        }
+        let config = Arc::clone(&self.config);
+        let reply = Reply::to(message, method, &client.five_tuple, config.software.as_deref());
+        let session = match self.log_in(now, client, live, message, &reply, response) {
+            Ok(session) => session,
+            Err(verdict) => return verdict,
+        };
+        let reply = reply.signed(&session);
+        let written = match self.perform(now, client, live, &session, message, method) {
+            Ok(Outcome::Waiting) => return Verdict::Waiting,
+            Ok(Outcome::Silent(reason)) => {
+                if reason == DropReason::PermissionLimited {
+                    let username = Some(Arc::clone(&session.username));
+                    self.report(&client.five_tuple, username, live, method, Refusal::PermissionLimited);
+                }
+                return Verdict::Drop(reason);
+            }
+            Ok(Outcome::Done) => response.success(&reply, |_| {}),
+            Ok(Outcome::Lifetime(lifetime)) => response.success(&reply, |writer| {
+                writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
+            }),
+            Ok(Outcome::Resumed(lifetime, ticket)) => response.success(&reply, |writer| {
+                writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
+                writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
+            }),
+            Err(refusal) => return self.refuse(client, live, &session, &reply, refusal, response),
+        };
+        debug_assert!(written, "a success response fits its buffer");
+        Verdict::Respond
+    }
+
+    /// Whose request it is; `live` is the allocation it is about, as far as there is one. The error is the verdict on a
+    /// request that is nobody's, with what it is answered in `response`.
+    pub(super) fn log_in(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        message: &Message<'_>,
+        reply: &Reply<'_>,
+        response: &mut Response,
+    ) -> Result<Arc<Session>, Verdict> {
+        let AuthError { answer, refusal, asker } = match self.authenticate(now, client, live, message, reply.method) {
+            Ok(session) => {
+                self.admit(now.mono, client, live, &session, reply.method)?;
+                return Ok(session);
+            }
+            Err(error) => error,
+        };
+        if let Some(refusal) = refusal {
+            let username = message.attribute(AttributeType::USERNAME).map(Refused::username);
+            self.report(&client.five_tuple, username, None, reply.method, *refusal);
+        }
+        let verdict = match answer {
+            AuthAnswer::Silent(reason) => Verdict::Drop(reason),
+            AuthAnswer::Challenge(challenge) => self.answer_challenge(reply, &challenge, response),
+            AuthAnswer::BadRequest => self.answer_error(reply, &Refusal::BadRequest, response),
+        };
+        if asker == Asker::Stranger {
+            response.mark_stranger();
+        }
+        Err(verdict)
+    }
+
+    /// Whether an authenticated request is within the rate of its allocation or, if it is about none, of its user. One that
+    /// is not goes unanswered: a client sends it again a little later, and an error would make it give up.
+    fn admit(
+        &mut self,
+        now: Instant,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Session,
+        method: Method,
+    ) -> Result<(), Verdict> {
+        let limits = &self.config.limits;
+        let allocation = live.and_then(|id| self.allocations.get_mut(id));
+        let own = allocation.filter(|allocation| allocation.session.is_same_login(session));
+        let (admitted, refusal, reason) = match own {
+            Some(allocation) => {
+                let admitted = allocation.owner.admit(now, limits);
+                (admitted, Refusal::AllocationRate, DropReason::AllocationRate)
+            }
+            None => {
+                let admitted = self.shared.limiters.admit_user(now, &session.user, limits);
+                (admitted, Refusal::UserRate, DropReason::UserRate)
+            }
+        };
+        if admitted {
+            return Ok(());
+        }
+        let username = Some(Arc::clone(&session.username));
+        self.report(&client.five_tuple, username, live, method, refusal);
+        Err(Verdict::Drop(reason))
+    }
+
+    fn authenticate(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Result<Arc<Session>, AuthError> {
+        let live = live.and_then(|id| self.allocations.get_mut(id)).map(|allocation| Live {
+            session: &allocation.session,
+            owner: &mut allocation.owner,
+        });
+        let mut authenticator = Authenticator {
+            config: &self.config,
+            nonces: &mut self.nonces,
+            limiters: &self.shared.limiters,
+            now,
+            client: &client.five_tuple,
+            message,
+            live,
+        };
+        authenticator.authenticate(method == Method::Allocate)
+    }
+
+    /// Does what an authenticated request asks for.
+    fn perform(
+        &mut self,
+        now: Now,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+        method: Method,
+    ) -> Result<Outcome, Refusal> {
+        // RFC 8489 §6.3.1: after authentication, before the method's own checks.
+        let unknown = message.unknown_required();
+        if !unknown.is_empty() {
+            return Err(Refusal::UnknownAttributes { types: unknown });
+        }
+        if method == Method::Allocate {
+            return self.allocate(now, client, session, message);
+        }
+        if method == Method::Refresh
+            && let Some(ticket) = message.attribute(AttributeType::MOBILITY_TICKET)
+        {
+            return self.resume(now.mono, client, live, session, message, ticket);
+        }
+        if let Some(outcome) = self.hold_request(client, session, message.bytes()) {
+            return Ok(outcome);
+        }
+        // RFC 8656 §5: there is an allocation, and it is this user's.
+        let id = live.ok_or(Refusal::NoAllocation)?;
+        let allocation = self
+            .allocations
+            .get_mut(id)
+            .filter(|allocation| allocation.opening.is_none());
+        let allocation = allocation.ok_or(Refusal::NoAllocation)?;
+        if !allocation.session.is_same_login(session) {
+            return Err(Refusal::WrongUser);
+        }
+        if method == Method::Refresh {
+            return self.refresh(now.mono, client, id, message);
+        }
+        let rate = Rate::per_second(self.config.limits.permission_requests_per_second);
+        if !allocation.requests.admit(now.mono, rate) {
+            // A client sends it again a little later; an error would make it give the peer up.
+            return Ok(Outcome::Silent(DropReason::PermissionLimited));
+        }
+        match method {
+            Method::CreatePermission => self.create_permission(now.mono, id, message),
+            Method::Connect => self.connect(now, client, id, session, message),
+            // Channels carry datagrams.
+            _ if allocation.tcp.is_some() => Err(Refusal::BadRequest),
+            _ => self.channel_bind(now.mono, client, id, message),
+        }
+    }
+
+    /// Reports the refusal of a request by `session`, and answers it. `live` is the allocation it is about.
+    pub(super) fn refuse(
+        &mut self,
+        client: &Client,
+        live: Option<AllocationId>,
+        session: &Session,
+        reply: &Reply<'_>,
+        refusal: Refusal,
+        response: &mut Response,
+    ) -> Verdict {
+        let verdict = self.answer_error(reply, &refusal, response);
+        let username = Some(Arc::clone(&session.username));
+        self.report(&client.five_tuple, username, live, reply.method, refusal);
+        verdict
+    }
+
+    /// Writes an error response and counts it.
+    pub(super) fn answer_error(&self, reply: &Reply<'_>, refusal: &Refusal, response: &mut Response) -> Verdict {
+        let written = response.error(reply, refusal);
+        self.answered(written, refusal.code())
+    }
+
+    /// The same with what a client needs to try again.
+    fn answer_challenge(&self, reply: &Reply<'_>, challenge: &Challenge, response: &mut Response) -> Verdict {
+        let written = response.challenge(reply, challenge);
+        self.answered(written, challenge.code())
+    }
+
+    fn answered(&self, written: bool, code: u16) -> Verdict {
+        if !written {
+            return Verdict::Drop(DropReason::ShortRequest);
+        }
+        self.counters.error_response(code);
+        Verdict::Respond
+    }
+
+    /// A peer was granted to an allocation: candidates refused from now on are ICE's ordinary ones.
+    pub(super) fn peer_granted(&mut self, id: AllocationId) {
+        if let Some(allocation) = self.allocations.get_mut(id) {
+            allocation.judged_a_peer = true;
+        }
+    }
+
+    pub(super) fn count_request(&self, method: Method) {
+        let index = match method {
+            Method::Binding => 0,
+            Method::Allocate => 1,
+            Method::Refresh => 2,
+            Method::CreatePermission => 3,
+            Method::Connect => 5,
+            Method::ConnectionBind => 6,
+            _ => 4,
+        };
+        self.counters.requests[index].add(1);
+    }
+}
+
+const _: () = assert!(METHODS.len() == 7, "count_request knows every method by its place");
+
+/// An IPv4 address in IPv6 clothes. No peer has one: whoever writes it is trying to get past a rule.
+pub(super) fn is_mapped(peer: &SocketAddr) -> bool {
+    matches!(peer, SocketAddr::V6(peer) if peer.ip().to_ipv4_mapped().is_some())
+}
+
+/// LIFETIME in whole seconds, never more than is left.
+pub(super) fn whole_seconds(lifetime: Duration) -> u32 {
+    u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
+}

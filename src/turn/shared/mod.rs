@@ -1,0 +1,78 @@
+//! What the shards of one process share: its own nonce key, quotas and limits, relay ports and who lives at which, mobility
+//! tickets.
+//!
+//! A relayed packet touches none of it, but for one atomic load when its peer is itself a relayed address of this server.
+//! Instants of all shards count from the same origin.
+
+pub(super) mod directory;
+pub mod limiters;
+pub(super) mod own_sockets;
+pub(super) mod ports;
+pub mod quotas;
+pub(super) mod reservations;
+pub(super) mod tickets;
+
+use core::fmt;
+use std::sync::Arc;
+
+use self::limiters::Limiters;
+use self::own_sockets::OwnSockets;
+use self::ports::{PortGauges, RelayPorts};
+use self::quotas::Quotas;
+use self::tickets::Tickets;
+use super::login::nonce::NonceKey;
+use crate::base::rng::Rng;
+use directory::RelayDirectory;
+use reservations::Reservations;
+
+/// One per process, behind an [`Arc`], handed to every shard's `Server`.
+pub struct Shared {
+    /// Issues nonces where no secret is configured. One shard's nonce is good on every other: a client's next request may
+    /// arrive anywhere.
+    pub(super) nonce_key: NonceKey,
+    pub(super) quotas: Quotas,
+    pub(super) limiters: Limiters,
+    pub(super) ports: RelayPorts,
+    pub(super) directory: Arc<RelayDirectory>,
+    pub(super) reservations: Reservations,
+    pub(super) tickets: Tickets,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("allocations", &self.allocations())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Everything secret is derived from `seed`, which is from the system's generator and different at every start.
+    pub fn new(seed: [u8; 32]) -> Self {
+        let mut rng = Rng::new(seed);
+        Self {
+            nonce_key: NonceKey::random(rng.array()),
+            quotas: Quotas::new(&mut rng),
+            limiters: Limiters::new(&mut rng),
+            ports: RelayPorts::default(),
+            directory: Arc::default(),
+            reservations: Reservations::default(),
+            tickets: Tickets::new(&mut rng),
+        }
+    }
+
+    /// Allocations of all shards.
+    pub fn allocations(&self) -> u32 {
+        self.quotas.allocations()
+    }
+
+    /// Where the process notes its sockets that are neither listeners nor relay sockets: they are nobody's peers.
+    pub fn own_sockets(&self) -> OwnSockets {
+        self.directory.own.clone()
+    }
+
+    /// How many relay ports there are and how many are in use, now and later.
+    pub fn port_gauges(&self) -> Arc<PortGauges> {
+        self.ports.gauges()
+    }
+}

@@ -1,0 +1,153 @@
+//! MOBILITY-TICKET (RFC 8016 §3.1, §5): what a client shows to be given its allocation again.
+//!
+//! ```text
+//! ticket = base64url( name, 96 random bits | tag, 96 bits )
+//! tag = HMAC-SHA256(key of this process, "m1" | name)
+//! ```
+//!
+//! It is text, and not more than 32 characters of it, because coturn's client keeps tickets as C strings in a buffer for so
+//! many. 24 bytes are the most that fit, and fill the last character, so that a ticket has one spelling only.
+//!
+//! A ticket holds no state, so there is nothing in it to encrypt: its name is looked up. The tag is checked before anything
+//! shared is touched. It is of no use without the login of the allocation's owner.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use hmac::Mac as _;
+
+use crate::base::lock::lock;
+use crate::base::rng::Rng;
+use crate::turn::login::nonce::mac;
+use crate::turn::types::AllocationId;
+
+/// What a ticket names its allocation by.
+pub(in crate::turn) type Name = [u8; 12];
+
+/// Name and tag, before base64 and after.
+const RAW_LEN: usize = 24;
+pub(in crate::turn) const TICKET_LEN: usize = 32;
+
+/// Where the allocation behind a ticket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::turn) struct Home {
+    pub(in crate::turn) shard: usize,
+    pub(in crate::turn) id: AllocationId,
+    /// It has left there for this shard, and has not arrived yet.
+    pub(in crate::turn) moving_to: Option<usize>,
+}
+
+/// The tickets of all shards: a client may come with one to any of them. Touched by requests with MOBILITY-TICKET and by
+/// the end of allocations that have one.
+pub(in crate::turn) struct Tickets {
+    key: [u8; 32],
+    by_name: Mutex<BTreeMap<Name, Home>>,
+}
+
+impl Tickets {
+    pub(in crate::turn) fn new(rng: &mut Rng) -> Self {
+        Self {
+            key: rng.array(),
+            by_name: Mutex::default(),
+        }
+    }
+
+    /// The attribute's value.
+    pub(in crate::turn) fn text(&self, name: &Name) -> [u8; TICKET_LEN] {
+        let mut raw = [0; RAW_LEN];
+        let (first, tag) = raw.split_at_mut(name.len());
+        first.copy_from_slice(name);
+        let full = self.tag(name).finalize().into_bytes();
+        tag.copy_from_slice(&full[..RAW_LEN - name.len()]);
+        let mut text = [0; TICKET_LEN];
+        // 24 bytes make 32 characters, so this cannot fail.
+        let written = BASE64_URL_SAFE_NO_PAD.encode_slice(raw, &mut text);
+        debug_assert_eq!(written, Ok(TICKET_LEN));
+        text
+    }
+
+    /// The name in an attribute's value; `None` if we never wrote it.
+    pub(in crate::turn) fn read(&self, text: &[u8]) -> Option<Name> {
+        let text: &[u8; TICKET_LEN] = text.try_into().ok()?;
+        let mut raw = [0; RAW_LEN];
+        // 32 characters make 24 bytes, so only a character that is none of ours is left to go wrong.
+        BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut raw).ok()?;
+        let (name, tag) = raw.split_first_chunk()?;
+        self.tag(name).verify_truncated_left(tag).ok().map(|()| *name)
+    }
+
+    /// Where the allocation with this ticket is, if there is one.
+    pub(in crate::turn) fn find(&self, name: &Name) -> Option<Home> {
+        lock(&self.by_name).get(name).copied()
+    }
+
+    /// From now on `name` stands for this allocation at this shard.
+    pub(in crate::turn) fn set(&self, name: Name, shard: usize, id: AllocationId) {
+        let home = Home {
+            shard,
+            id,
+            moving_to: None,
+        };
+        lock(&self.by_name).insert(name, home);
+    }
+
+    /// Notes that an allocation is on its way.
+    pub(in crate::turn) fn move_to(&self, name: &Name, shard: usize) {
+        if let Some(home) = lock(&self.by_name).get_mut(name) {
+            home.moving_to = Some(shard);
+        }
+    }
+
+    /// A ticket is good for nothing any more.
+    pub(in crate::turn) fn remove(&self, name: &Name) {
+        lock(&self.by_name).remove(name);
+    }
+
+    fn tag(&self, name: &Name) -> hmac::Hmac<sha2::Sha256> {
+        mac(&self.key).chain_update(b"m1").chain_update(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= MOB-02
+    #[test]
+    fn a_ticket_is_what_we_wrote_and_nothing_else() {
+        let tickets = Tickets::new(&mut Rng::new([1; 32]));
+        let name = [7; 12];
+        let text = tickets.text(&name);
+        assert_eq!(tickets.read(&text), Some(name));
+        for (at, bit) in (0..TICKET_LEN).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut changed = text;
+            changed[at] ^= 1 << bit;
+            assert_eq!(tickets.read(&changed), None, "{at} {bit}");
+        }
+        for len in 0..TICKET_LEN {
+            assert_eq!(tickets.read(&text[..len]), None, "{len}");
+        }
+        assert_eq!(tickets.read(&[&text[..], &[0]].concat()), None);
+        let others = Tickets::new(&mut Rng::new([2; 32]));
+        assert_eq!(others.read(&text), None, "another process has another key");
+    }
+
+    //= MOB-02
+    #[test]
+    fn a_ticket_is_text_that_fits_the_buffer_of_coturns_client() {
+        let mut rng = Rng::new([1; 32]);
+        let tickets = Tickets::new(&mut rng);
+        let edges = [[0; 12], [0xff; 12], [0xfb; 12]];
+        for name in (0..1000).map(|_| rng.array()).chain(edges) {
+            let text = tickets.text(&name);
+            assert!(text.len() <= 32);
+            assert!(
+                text.iter().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(b)),
+                "{text:?}"
+            );
+            assert_eq!(tickets.read(&text), Some(name));
+        }
+    }
+}

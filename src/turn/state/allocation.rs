@@ -1,0 +1,152 @@
+//! Allocations (RFC 8656 §6): what is known of one beside its routes.
+//!
+//! An [`Allocation`] is a plain value: with its routes in the forward table and the relay sockets in the shard it is all
+//! there is to it. Nothing here is touched by a relayed packet.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use super::connections::TcpRelay;
+use super::mobile::Mobile;
+use crate::base::address::Family;
+use crate::base::rate::Bucket;
+use crate::base::time::Instant;
+use crate::turn::login::owner::Owner;
+use crate::turn::login::session::Session;
+use crate::turn::refusal::{OpenError, Refusal};
+use crate::turn::shared::ports::{RelayPort, Want};
+use crate::turn::shared::quotas::{QuotaUnit, ReservationUnit};
+use crate::turn::shared::reservations::Token;
+use crate::turn::types::{AllocationId, RelayId, RelayedAddr};
+use crate::wire::message::TransactionId;
+
+/// Both families, in the order in which everything is kept.
+pub(in crate::turn) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// One allocation, apart from its routes.
+#[derive(Debug)]
+pub(in crate::turn) struct Allocation {
+    pub(in crate::turn) id: AllocationId,
+    /// The login of the Allocate: every other request must be by the same user.
+    pub(in crate::turn) session: Arc<Session>,
+    pub(in crate::turn) sockets: [Socket; 2],
+    /// What the client was given, also after a half of it is gone.
+    pub(in crate::turn) relayed: [Option<RelayedAddr>; 2],
+    /// Of the Allocate, to know a retransmission.
+    pub(in crate::turn) transaction_id: TransactionId,
+    /// When the Allocate arrived.
+    pub(in crate::turn) requested: Instant,
+    /// RESERVATION-TOKEN in the success response.
+    pub(in crate::turn) token: Option<Token>,
+    /// ADDRESS-ERROR-CODE in the success response.
+    pub(in crate::turn) unavailable: Option<(Family, u16)>,
+    /// `Some` until the relay sockets are there.
+    pub(in crate::turn) opening: Option<Box<Opening>>,
+    /// Of a TCP allocation (RFC 6062): its connections with peers.
+    pub(in crate::turn) tcp: Option<Box<TcpRelay>>,
+    /// Knows its client's requests from others'.
+    pub(in crate::turn) owner: Owner,
+    /// CreatePermission, ChannelBind and Connect requests.
+    pub(in crate::turn) requests: Bucket,
+    /// ICMP reports.
+    pub(in crate::turn) reports: Bucket,
+    /// A peer was granted, or one was refused and that reported: further refused candidates are no news.
+    pub(in crate::turn) judged_a_peer: bool,
+    /// This allocation's share; goes back when it is dropped.
+    pub(in crate::turn) quota: QuotaUnit,
+    /// Its client asked for a mobility ticket.
+    pub(in crate::turn) mobile: Option<Box<Mobile>>,
+}
+
+/// A relay socket.
+#[derive(Debug)]
+pub(in crate::turn) enum Socket {
+    /// Not wanted, could not be had, or gone.
+    Absent,
+    /// Being opened.
+    Opening { port: RelayPort, relayed: RelayedAddr },
+    /// Bound.
+    Open { port: RelayPort, relayed: RelayedAddr },
+}
+
+impl Socket {
+    pub(in crate::turn) const NONE: [Self; 2] = [Self::Absent, Self::Absent];
+}
+
+/// An Allocate whose relay sockets are being opened.
+#[derive(Debug)]
+pub(in crate::turn) struct Opening {
+    /// What to take instead when a port turns out to be in use by someone else. `None`: only that one will do.
+    pub(in crate::turn) want: Option<Want>,
+    /// Held on to, so that they are not tried twice.
+    pub(in crate::turn) failed: Vec<RelayPort>,
+    pub(in crate::turn) lifetime: Duration,
+    /// The port behind an even one.
+    pub(in crate::turn) reserved: Option<RelayPort>,
+    /// The user's share for it.
+    pub(in crate::turn) reservation: Option<ReservationUnit>,
+    /// The request had a FINGERPRINT.
+    pub(in crate::turn) fingerprint: bool,
+    /// Why the last socket that failed could not be opened.
+    pub(in crate::turn) error: Option<OpenError>,
+    /// Why one of the two relayed addresses that were asked for is not given.
+    pub(in crate::turn) half: Option<Refusal>,
+}
+
+/// Allocations by slot of the forward table.
+#[derive(Debug, Default)]
+pub(in crate::turn) struct Allocations(Vec<Option<Box<Allocation>>>);
+
+impl Allocations {
+    pub(in crate::turn) fn insert(&mut self, allocation: Allocation) {
+        let index = allocation.id.index as usize;
+        if index >= self.0.len() {
+            self.0.resize_with(index + 1, || None);
+        }
+        self.0[index] = Some(Box::new(allocation));
+    }
+
+    pub(in crate::turn) fn get(&self, id: AllocationId) -> Option<&Allocation> {
+        self.at(id.index).filter(|allocation| allocation.id == id)
+    }
+
+    pub(in crate::turn) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
+        self.0
+            .get_mut(id.index as usize)?
+            .as_deref_mut()
+            .filter(|allocation| allocation.id == id)
+    }
+
+    /// Whatever allocation is in this slot.
+    pub(in crate::turn) fn at(&self, index: u32) -> Option<&Allocation> {
+        self.0.get(index as usize)?.as_deref()
+    }
+
+    pub(in crate::turn) fn ids(&self) -> Vec<AllocationId> {
+        self.0.iter().flatten().map(|allocation| allocation.id).collect()
+    }
+
+    /// Takes an allocation out; its routes and its timer stay.
+    pub(in crate::turn) fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
+        self.get(id)?;
+        let removed = self.0.get_mut(id.index as usize)?.take();
+        while let Some(None) = self.0.last() {
+            self.0.pop();
+        }
+        if self.0.is_empty() {
+            self.0.shrink_to_fit();
+        }
+        removed
+    }
+}
+
+/// The relay sockets of an allocation, by family.
+pub(in crate::turn) fn open_sockets(allocation: &Allocation) -> [Option<RelayId>; 2] {
+    FAMILIES.map(|family| {
+        let open = matches!(&allocation.sockets[family as usize], Socket::Open { .. });
+        open.then_some(RelayId {
+            allocation: allocation.id,
+            family,
+        })
+    })
+}

@@ -1,0 +1,7 @@
+//! What one shard knows of its allocations beside their routes.
+
+pub(super) mod allocation;
+pub(super) mod connections;
+pub(super) mod mobile;
+pub(super) mod timers;
+pub(super) mod transactions;
