@@ -1,10 +1,14 @@
 //! Rules of the house that no compiler checks. Reads every tracked file once and prints all findings together.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The floors in import order: a module uses only what stands left of it.
 const FLOORS: [&str; 7] = ["base", "wire", "turn", "net", "shard", "service", "cli"];
+
+/// How many files of a floor import each other in a circle. A floor that is not here has none. Shrink it.
+const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4), ("shard", 3), ("service", 23)];
 
 /// Longest source file, in lines, tests included.
 const MAX_FILE_LINES: usize = 600;
@@ -100,6 +104,110 @@ fn files() -> Vec<File> {
         .collect()
 }
 
+/// A module by its path below the crate's root, `["turn", "server"]`.
+type Module = Vec<String>;
+
+impl File {
+    /// The module a source file holds; `None`: it holds unit tests, or is no source file.
+    fn module(&self) -> Option<Module> {
+        let path = self.path.strip_prefix("src/")?.strip_suffix(".rs")?;
+        let mut module: Module = path.split('/').map(str::to_owned).collect();
+        if module.iter().any(|name| name.ends_with("tests")) {
+            return None;
+        }
+        module.pop_if(|name| ["mod", "lib", "main"].contains(&name.as_str()));
+        Some(module)
+    }
+
+    /// What its code names by `crate::`, `super::` or `self::`, in an import or elsewhere, as paths from the crate's root.
+    /// Unit tests are left out.
+    fn names(&self, module: &Module) -> Vec<Module> {
+        let code = self.code().map(|(_, line)| line);
+        let code = code.take_while(|line| !line.starts_with("#[cfg(test)]"));
+        let text = code.collect::<Vec<_>>().join("\n").replace("(in crate::", "(in ");
+        let mut names = Vec::new();
+        for root in ["crate::", "super::", "self::"] {
+            for (at, _) in text.match_indices(root) {
+                if text[..at].ends_with(|c: char| c.is_alphanumeric() || ['_', ':', '$'].contains(&c)) {
+                    continue;
+                }
+                let mut paths = Vec::new();
+                expand(&text[at..], Vec::new(), &mut paths);
+                names.extend(paths.iter().map(|path| absolute(path, module)));
+            }
+        }
+        names
+    }
+}
+
+/// Adds the paths at the beginning of `text` to `paths`, `a::{b, c::d}` as `a::b` and `a::c::d`. Returns what is behind them.
+fn expand<'a>(text: &'a str, mut path: Module, paths: &mut Vec<Module>) -> &'a str {
+    let mut rest = text.trim_start();
+    if let Some(mut inside) = rest.strip_prefix('{') {
+        while let Some(at) = inside.find(|c: char| c == '}' || c == '*' || c == '_' || c.is_alphanumeric()) {
+            if inside[at..].starts_with('}') {
+                return &inside[at + 1..];
+            }
+            inside = expand(&inside[at..], path.clone(), paths);
+            // `as another_name`
+            inside = inside.trim_start_matches(|c| c != ',' && c != '}');
+        }
+        return inside;
+    }
+    let end = rest.find(|c: char| c != '_' && !c.is_alphanumeric());
+    let end = end.unwrap_or(rest.len());
+    path.extend((end > 0).then(|| rest[..end].to_owned()));
+    rest = rest[end..].trim_start_matches('*');
+    match rest.strip_prefix("::") {
+        Some(deeper) => expand(deeper, path, paths),
+        None => {
+            paths.push(path);
+            rest
+        }
+    }
+}
+
+/// `path` as it is called from the crate's root, when `module` calls it so.
+fn absolute(path: &Module, module: &Module) -> Module {
+    let mut found = module.clone();
+    for (at, name) in path.iter().enumerate() {
+        match name.as_str() {
+            "crate" => found.clear(),
+            "super" => drop(found.pop()),
+            "self" => {}
+            _ => return [&found[..], &path[at..]].concat(),
+        }
+    }
+    found
+}
+
+/// The modules each module of `src` uses, itself and those within it apart.
+fn uses(files: &[File]) -> BTreeMap<Module, BTreeSet<Module>> {
+    let mut uses: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+    let modules: BTreeSet<Module> = files.iter().filter_map(File::module).collect();
+    for (file, module) in files.iter().filter_map(|file| Some((file, file.module()?))) {
+        let named = file.names(&module).into_iter().filter_map(|name| {
+            let module = (1..=name.len()).rev().find(|&len| modules.contains(&name[..len]))?;
+            Some(name[..module].to_vec())
+        });
+        let used = named.filter(|used| !used.starts_with(&module)).collect();
+        uses.insert(module, used);
+    }
+    uses
+}
+
+/// Whether `module` uses itself by way of others.
+fn is_on_circle(uses: &BTreeMap<Module, BTreeSet<Module>>, module: &Module) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![module];
+    while let Some(next) = open.pop() {
+        for used in uses.get(next).into_iter().flatten().filter(|used| seen.insert(*used)) {
+            open.push(used);
+        }
+    }
+    seen.contains(module)
+}
+
 fn report(findings: &[String]) {
     assert!(
         findings.is_empty(),
@@ -122,6 +230,40 @@ fn imports_run_one_way() {
                     findings.push(format!("{}:{line}: {} must not use {name}", file.path, FLOORS[floor]));
                 }
             }
+        }
+    }
+    let floor = |module: &Module| {
+        FLOORS
+            .iter()
+            .position(|name| Some(*name) == module.first().map(String::as_str))
+    };
+    for (module, used) in uses(&files()) {
+        for used in used.into_iter().filter(|used| floor(used) > floor(&module)) {
+            findings.push(format!("{} must not use {}", module.join("::"), used.join("::")));
+        }
+    }
+    report(&findings);
+}
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let uses = uses(&files());
+    let mut findings = Vec::new();
+    for floor in FLOORS {
+        let on_floor = uses
+            .keys()
+            .filter(|module| module.first().is_some_and(|name| name == floor));
+        let on_circles: Vec<String> = on_floor
+            .filter(|module| is_on_circle(&uses, module))
+            .map(|module| module.join("::"))
+            .collect();
+        let known = FILES_ON_CIRCLES.iter().find(|(name, _)| *name == floor);
+        if on_circles.len() != known.map_or(0, |(_, count)| *count) {
+            findings.push(format!(
+                "{floor}: {} files: {}",
+                on_circles.len(),
+                on_circles.join(", ")
+            ));
         }
     }
     report(&findings);

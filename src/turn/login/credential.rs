@@ -2,7 +2,7 @@
 //!
 //! A time-limited credential is a username `expiry[:userid]` and the password `base64(HMAC-SHA1(secret, username))`
 //! (draft-uberti-behave-turn-rest-00 §2.2), so whoever shares a secret with the server can let clients in without telling
-//! it. `expiry+forced[:userid]` is good on the forced path only (`turn::forced`). Several secrets are good at once, or none could ever be changed. Static users (RFC 8489 §9.2) stand beside them.
+//! it. `expiry+forced[:userid]` is good on the forced path only (`config::forced`). Several secrets are good at once, or none could ever be changed. Static users (RFC 8489 §9.2) stand beside them.
 //!
 //! Not here: nonces and the order of checks (`auth`), who may mint (the credentials API).
 

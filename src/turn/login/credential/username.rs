@@ -18,7 +18,7 @@ const _: () = assert!(TimeLimited::MAX_USERID >= 255);
 pub struct TimeLimited<'a> {
     /// When it ceases to be good.
     pub expiry: UnixTime,
-    /// Good on the forced path only (`turn::forced`). Stands before the colon, where others that mint write digits and
+    /// Good on the forced path only (`config::forced`). Stands before the colon, where others that mint write digits and
     /// nothing else: no userid of theirs can be taken for it.
     pub forced: bool,
     /// Who it is for; empty if it does not say. May hold further colons.
