@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use http3_shard::{passed_to, start_http3};
+use nix::sys::socket::{setsockopt, sockopt};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
@@ -28,6 +29,8 @@ impl Sniffer {
         let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP))
             .unwrap_or_else(|error| panic!("raw sockets need CAP_NET_RAW, which root has: {error}"));
         raw.set_read_timeout(Some(PATIENCE)).unwrap();
+        // It sees all of loopback: what other tests send as well must find room until this one looks.
+        setsockopt(&raw, sockopt::RcvBufForce, &(64 << 20)).unwrap();
         Self(raw)
     }
 
