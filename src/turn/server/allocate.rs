@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use super::Server;
-use super::request::{Outcome, whole_seconds};
+use super::request::{Authenticated, Outcome, Request, whole_seconds};
 use crate::base::address::Family;
 use crate::base::rate::Bucket;
 use crate::base::time::{Instant, Now};
@@ -59,13 +59,11 @@ struct Taken {
 
 impl Server {
     /// Takes an authenticated Allocate request.
-    pub(super) fn allocate(
-        &mut self,
-        now: Now,
-        client: &Client,
-        session: &Arc<Session>,
-        message: &Message<'_>,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn allocate(&mut self, request: &Authenticated<'_>) -> Result<Outcome, Refusal> {
+        let session = request.session();
+        let Request {
+            now, client, message, ..
+        } = request.request();
         // RFC 8656 §7.2-2. A late copy of a request whose allocation is gone already must not make another one.
         let transaction_id = message.transaction_id();
         if self.has_allocation(client) || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
@@ -479,14 +477,14 @@ impl Server {
 
     /// A copy of an Allocate that was already taken in (RFC 8656 §7.2-2, RFC 8489 §6.3.1): over UDP a client that has not
     /// seen the response sends the request again. `None`: it is not one.
-    pub(super) fn handle_retransmission(
-        &mut self,
-        now: Now,
-        client: &Client,
-        live: Option<AllocationId>,
-        message: &Message<'_>,
-        response: &mut Response,
-    ) -> Option<Verdict> {
+    pub(super) fn handle_retransmission(&mut self, request: Request<'_>, response: &mut Response) -> Option<Verdict> {
+        let Request {
+            now,
+            client,
+            message,
+            live,
+            ..
+        } = request;
         let allocation = self.allocations.get(live?)?;
         let copy = !client.five_tuple.transport.is_stream()
             && allocation.transaction_id == message.transaction_id()

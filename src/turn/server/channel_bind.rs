@@ -4,13 +4,11 @@ use core::time::Duration;
 
 use super::Server;
 use super::create_permission::PERMISSION;
-use super::request::Outcome;
-use crate::base::time::Instant;
+use super::request::{Authenticated, Outcome, Request};
 use crate::turn::forward::{BindError, BindMost, BindUntil};
 use crate::turn::refusal::Refusal;
-use crate::turn::types::{AllocationId, ChannelNumber, Client, PeerAddr, RelayedAddr};
+use crate::turn::types::{AllocationId, ChannelNumber, PeerAddr, RelayedAddr};
 use crate::wire::attribute::{self, AttributeType};
-use crate::wire::message::Message;
 
 /// Lifetime of a channel binding (RFC 8656 §12).
 pub(super) const CHANNEL: Duration = Duration::from_secs(600);
@@ -22,13 +20,11 @@ const LAST_RFC5766: u16 = 0x7FFF;
 
 impl Server {
     /// Takes a ChannelBind of an allocation's owner.
-    pub(super) fn channel_bind(
-        &mut self,
-        now: Instant,
-        client: &Client,
-        id: AllocationId,
-        message: &Message<'_>,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn channel_bind(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<Outcome, Refusal> {
+        let Request {
+            now, client, message, ..
+        } = request.request();
+        let now = now.mono;
         let number = message.decode(AttributeType::CHANNEL_NUMBER, attribute::channel_number)?;
         let number = ChannelNumber(number.ok_or(Refusal::BadRequest)?);
         let peer = message

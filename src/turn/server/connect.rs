@@ -4,10 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::Server;
-use super::request::Outcome;
+use super::request::{Authenticated, Outcome, Request};
 use crate::base::address::Family;
 use crate::base::time::Now;
-use crate::turn::login::session::Session;
 use crate::turn::output::{Command, ConnectionEnd, DropReason, PeerRefusal, Verdict};
 use crate::turn::policy::PeerClass;
 use crate::turn::reflection;
@@ -21,14 +20,11 @@ use crate::wire::message::{Message, Method, TransactionId};
 impl Server {
     /// Takes a Connect of an allocation's owner (RFC 6062 §5.2). It needs no permission: the client itself asks for this
     /// one peer.
-    pub(super) fn connect(
-        &mut self,
-        now: Now,
-        client: &Client,
-        id: AllocationId,
-        session: &Arc<Session>,
-        message: &Message<'_>,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn connect(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<Outcome, Refusal> {
+        let session = request.session();
+        let Request {
+            now, client, message, ..
+        } = request.request();
         let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
         // One that relays UDP is not the allocation this request is about.
         let binds = relay.ok_or(Refusal::NoAllocation)?.binds;
@@ -225,12 +221,20 @@ impl Server {
             &client.five_tuple,
             config.software.as_deref(),
         );
-        let session = match self.log_in(now, client, allocation, message, &reply, response) {
-            Ok(session) => session,
+        let request = Request {
+            now,
+            client,
+            message,
+            method: Method::ConnectionBind,
+            live: allocation,
+        };
+        let request = match self.log_in(request, &reply, response) {
+            Ok(request) => request,
             Err(verdict) => return verdict,
         };
-        let reply = reply.signed(&session);
-        match self.bindable(now, client, &session, message, id) {
+        let session = request.session();
+        let reply = reply.signed(session);
+        match self.bindable(&request, id) {
             Ok(Bindable::Here(id)) => {
                 self.connections.set_stage(id, Stage::Bound);
                 self.counters.tcp.bound.add(1);
@@ -239,19 +243,16 @@ impl Server {
                 Verdict::BindConnection(id)
             }
             Ok(Bindable::At(shard)) => Verdict::Handover { shard },
-            Err(refusal) => self.refuse(client, allocation, &session, &reply, refusal, response),
+            Err(refusal) => self.refuse(client, allocation, session, &reply, refusal, response),
         }
     }
 
     /// What an authenticated ConnectionBind is about.
-    fn bindable(
-        &self,
-        now: Now,
-        client: &Client,
-        session: &Session,
-        message: &Message<'_>,
-        id: Option<ConnectionId>,
-    ) -> Result<Bindable, Refusal> {
+    fn bindable(&self, request: &Authenticated<'_>, id: Option<ConnectionId>) -> Result<Bindable, Refusal> {
+        let session = request.session();
+        let Request {
+            now, client, message, ..
+        } = request.request();
         // This is the one request that is about a CONNECTION-ID.
         let unknown = message.unknown_required_but(&[AttributeType::CONNECTION_ID]);
         if !unknown.is_empty() {

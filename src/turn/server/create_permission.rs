@@ -6,14 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use smallvec::SmallVec;
 
 use super::Server;
-use super::request::{Outcome, is_mapped};
+use super::request::{Authenticated, Outcome, Request, is_mapped};
 use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::turn::policy::Denied;
 use crate::turn::refusal::Refusal;
 use crate::turn::types::AllocationId;
 use crate::wire::attribute::AttributeType;
-use crate::wire::message::Message;
 
 /// Lifetime of a permission (RFC 8656 §9): not negotiable.
 pub(super) const PERMISSION: Duration = Duration::from_secs(300);
@@ -22,10 +21,11 @@ impl Server {
     /// Takes a CreatePermission of an allocation's owner: installs or refreshes all permissions it names, or none.
     pub(super) fn create_permission(
         &mut self,
-        now: Instant,
+        request: &Authenticated<'_>,
         id: AllocationId,
-        message: &Message<'_>,
     ) -> Result<Outcome, Refusal> {
+        let Request { now, message, .. } = request.request();
+        let now = now.mono;
         let peers: SmallVec<[SocketAddr; 8]> = message
             .xor_addresses(AttributeType::XOR_PEER_ADDRESS)
             .collect::<Result<_, _>>()?;

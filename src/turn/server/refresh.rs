@@ -5,26 +5,23 @@
 use core::time::Duration;
 
 use super::Server;
-use super::request::Outcome;
+use super::request::{Authenticated, Outcome, Request};
 use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::turn::output::EndReason;
 use crate::turn::refusal::Refusal;
 use crate::turn::state::allocation::FAMILIES;
-use crate::turn::types::{AllocationId, Client};
+use crate::turn::types::AllocationId;
 use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
 use crate::wire::attribute::{self, AttributeType};
-use crate::wire::message::Message;
 
 impl Server {
     /// Takes a Refresh of an allocation by its owner.
-    pub(super) fn refresh(
-        &mut self,
-        now: Instant,
-        client: &Client,
-        id: AllocationId,
-        message: &Message<'_>,
-    ) -> Result<Outcome, Refusal> {
+    pub(super) fn refresh(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<Outcome, Refusal> {
+        let Request {
+            now, client, message, ..
+        } = request.request();
+        let now = now.mono;
         let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
         // A late copy of a Refresh that deleted something must not delete what has been made since (RFC 8489 §6.3.1).

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Server;
 use crate::base::rate::Rate;
-use crate::base::time::{Instant, Now};
+use crate::base::time::Now;
 use crate::turn::counters::METHODS;
 use crate::turn::login::auth::{Asker, AuthAnswer, AuthError, Authenticator, Challenge};
 use crate::turn::login::owner::Live;
@@ -20,6 +20,34 @@ use crate::turn::shared::tickets::TICKET_LEN;
 use crate::turn::types::{AllocationId, Client};
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method};
+
+/// A request as its handlers see it: parsed, its sender known, and its allocation found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request<'a> {
+    pub(super) now: Now,
+    pub(super) client: &'a Client,
+    pub(super) message: &'a Message<'a>,
+    pub(super) method: Method,
+    /// The allocation it is about, as far as there is one.
+    pub(super) live: Option<AllocationId>,
+}
+
+/// A request whose sender has logged in. `Server::log_in` alone makes one.
+#[derive(Debug)]
+pub(super) struct Authenticated<'a> {
+    request: Request<'a>,
+    session: Arc<Session>,
+}
+
+impl<'a> Authenticated<'a> {
+    pub(super) const fn request(&self) -> Request<'a> {
+        self.request
+    }
+
+    pub(super) const fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+}
 
 /// What a fulfilled request is answered with.
 pub(super) enum Outcome {
@@ -81,19 +109,27 @@ impl Server {
             return Verdict::Drop(DropReason::ShortRequest);
         }
         let live = self.live(now, client);
+        let request = Request {
+            now,
+            client,
+            message,
+            method,
+            live,
+        };
         if method == Method::Allocate
-            && let Some(verdict) = self.handle_retransmission(now, client, live, message, response)
+            && let Some(verdict) = self.handle_retransmission(request, response)
         {
             return verdict;
         }
         let config = Arc::clone(&self.config);
         let reply = Reply::to(message, method, &client.five_tuple, config.software.as_deref());
-        let session = match self.log_in(now, client, live, message, &reply, response) {
-            Ok(session) => session,
+        let request = match self.log_in(request, &reply, response) {
+            Ok(request) => request,
             Err(verdict) => return verdict,
         };
-        let reply = reply.signed(&session);
-        let written = match self.perform(now, client, live, &session, message, method) {
+        let session = request.session();
+        let reply = reply.signed(session);
+        let written = match self.perform(&request) {
             Ok(Outcome::Waiting) => return Verdict::Waiting,
             Ok(Outcome::Silent(reason)) => {
                 if reason == DropReason::PermissionLimited {
@@ -110,30 +146,28 @@ impl Server {
                 writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
                 writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
             }),
-            Err(refusal) => return self.refuse(client, live, &session, &reply, refusal, response),
+            Err(refusal) => return self.refuse(client, live, session, &reply, refusal, response),
         };
         debug_assert!(written, "a success response fits its buffer");
         Verdict::Respond
     }
 
-    /// Whose request it is; `live` is the allocation it is about, as far as there is one. The error is the verdict on a
-    /// request that is nobody's, with what it is answered in `response`.
-    pub(super) fn log_in(
+    /// Whose request it is. The error is the verdict on one that is nobody's, with what it is answered in `response`.
+    pub(super) fn log_in<'a>(
         &mut self,
-        now: Now,
-        client: &Client,
-        live: Option<AllocationId>,
-        message: &Message<'_>,
+        request: Request<'a>,
         reply: &Reply<'_>,
         response: &mut Response,
-    ) -> Result<Arc<Session>, Verdict> {
-        let AuthError { answer, refusal, asker } = match self.authenticate(now, client, live, message, reply.method) {
+    ) -> Result<Authenticated<'a>, Verdict> {
+        let AuthError { answer, refusal, asker } = match self.authenticate(&request) {
             Ok(session) => {
-                self.admit(now.mono, client, live, &session, reply.method)?;
-                return Ok(session);
+                let request = Authenticated { request, session };
+                self.admit(&request)?;
+                return Ok(request);
             }
             Err(error) => error,
         };
+        let Request { client, message, .. } = request;
         if let Some(refusal) = refusal {
             let username = message.attribute(AttributeType::USERNAME).map(Refused::username);
             self.report(&client.five_tuple, username, None, reply.method, *refusal);
@@ -151,14 +185,16 @@ impl Server {
 
     /// Whether an authenticated request is within the rate of its allocation or, if it is about none, of its user. One that
     /// is not goes unanswered: a client sends it again a little later, and an error would make it give up.
-    fn admit(
-        &mut self,
-        now: Instant,
-        client: &Client,
-        live: Option<AllocationId>,
-        session: &Session,
-        method: Method,
-    ) -> Result<(), Verdict> {
+    fn admit(&mut self, request: &Authenticated<'_>) -> Result<(), Verdict> {
+        let Authenticated { request, session } = request;
+        let &Request {
+            now,
+            client,
+            method,
+            live,
+            ..
+        } = request;
+        let now = now.mono;
         let limits = &self.config.limits;
         let allocation = live.and_then(|id| self.allocations.get_mut(id));
         let own = allocation.filter(|allocation| allocation.session.is_same_login(session));
@@ -180,14 +216,14 @@ impl Server {
         Err(Verdict::Drop(reason))
     }
 
-    fn authenticate(
-        &mut self,
-        now: Now,
-        client: &Client,
-        live: Option<AllocationId>,
-        message: &Message<'_>,
-        method: Method,
-    ) -> Result<Arc<Session>, AuthError> {
+    fn authenticate(&mut self, request: &Request<'_>) -> Result<Arc<Session>, AuthError> {
+        let &Request {
+            now,
+            client,
+            message,
+            method,
+            live,
+        } = request;
         let live = live.and_then(|id| self.allocations.get_mut(id)).map(|allocation| Live {
             session: &allocation.session,
             owner: &mut allocation.owner,
@@ -205,27 +241,27 @@ impl Server {
     }
 
     /// Does what an authenticated request asks for.
-    fn perform(
-        &mut self,
-        now: Now,
-        client: &Client,
-        live: Option<AllocationId>,
-        session: &Arc<Session>,
-        message: &Message<'_>,
-        method: Method,
-    ) -> Result<Outcome, Refusal> {
+    fn perform(&mut self, request: &Authenticated<'_>) -> Result<Outcome, Refusal> {
+        let session = request.session();
+        let Request {
+            now,
+            client,
+            message,
+            method,
+            live,
+        } = request.request();
         // RFC 8489 §6.3.1: after authentication, before the method's own checks.
         let unknown = message.unknown_required();
         if !unknown.is_empty() {
             return Err(Refusal::UnknownAttributes { types: unknown });
         }
         if method == Method::Allocate {
-            return self.allocate(now, client, session, message);
+            return self.allocate(request);
         }
         if method == Method::Refresh
             && let Some(ticket) = message.attribute(AttributeType::MOBILITY_TICKET)
         {
-            return self.resume(now.mono, client, live, session, message, ticket);
+            return self.resume(request, ticket);
         }
         if let Some(outcome) = self.hold_request(client, session, message.bytes()) {
             return Ok(outcome);
@@ -241,7 +277,7 @@ impl Server {
             return Err(Refusal::WrongUser);
         }
         if method == Method::Refresh {
-            return self.refresh(now.mono, client, id, message);
+            return self.refresh(request, id);
         }
         let rate = Rate::per_second(self.config.limits.permission_requests_per_second);
         if !allocation.requests.admit(now.mono, rate) {
@@ -249,11 +285,11 @@ impl Server {
             return Ok(Outcome::Silent(DropReason::PermissionLimited));
         }
         match method {
-            Method::CreatePermission => self.create_permission(now.mono, id, message),
-            Method::Connect => self.connect(now, client, id, session, message),
+            Method::CreatePermission => self.create_permission(request, id),
+            Method::Connect => self.connect(request, id),
             // Channels carry datagrams.
             _ if allocation.tcp.is_some() => Err(Refusal::BadRequest),
-            _ => self.channel_bind(now.mono, client, id, message),
+            _ => self.channel_bind(request, id),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::turn::output::{DropReason, EndReason, Event, Verdict};
 use crate::turn::refusal::Refusal;
 use crate::turn::response::{Reply, Response};
 use crate::turn::server::Server;
-use crate::turn::server::request::{Outcome, whole_seconds};
+use crate::turn::server::request::{Authenticated, Outcome, Request, whole_seconds};
 use crate::turn::shared::tickets::Name;
 use crate::turn::state::allocation::{FAMILIES, open_sockets};
 use crate::turn::state::mobile::Visit;
@@ -36,13 +36,18 @@ impl Server {
     /// Takes a Refresh with MOBILITY-TICKET (RFC 8016 §3.2).
     pub(in crate::turn::server) fn resume(
         &mut self,
-        now: Instant,
-        client: &Client,
-        live: Option<AllocationId>,
-        session: &Arc<Session>,
-        message: &Message<'_>,
+        request: &Authenticated<'_>,
         ticket: &[u8],
     ) -> Result<Outcome, Refusal> {
+        let session = request.session();
+        let Request {
+            now,
+            client,
+            message,
+            live,
+            ..
+        } = request.request();
+        let now = now.mono;
         if ticket.is_empty() {
             return Err(Refusal::BadRequest);
         }
