@@ -5,6 +5,7 @@
 mod shard_support;
 
 use std::io::Read;
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use relay::shard::counters::STREAM_CLOSE_REASONS;
@@ -33,6 +34,73 @@ impl StreamGuard for Guard {
     }
 }
 
+/// A client on a stream that may have to give way, and how to make it.
+struct Watched {
+    client: Client,
+    stream: TcpStream,
+    displace: Displace,
+}
+
+impl Watched {
+    fn new(server: &TestServer) -> Self {
+        let displace = Arc::default();
+        let (stream, handover) = tcp_pair(Vec::new());
+        let guard = Box::new(Guard {
+            settled: std::sync::mpsc::channel().0,
+            displace: Arc::clone(&displace),
+        });
+        server.shards.adopt(StreamHandover { guard, ..handover });
+        let mut client = Client::tcp(stream.try_clone().unwrap());
+        client.request(Method::Binding, &|_| {});
+        let displace = displace.lock().unwrap().take().expect("the worker has said how");
+        Self {
+            client,
+            stream,
+            displace,
+        }
+    }
+
+    #[track_caller]
+    fn assert_served(&mut self) {
+        self.client.request(Method::Binding, &|_| {});
+    }
+}
+
+#[track_caller]
+fn assert_closed(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    // However it is closed.
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(rest, b"");
+}
+
+#[test]
+fn it_is_the_stream_that_was_meant_and_never_one_that_came_after_it() {
+    let server = TestServer::start(2);
+    let mut all: Vec<Watched> = (0..6).map(|_| Watched::new(&server)).collect();
+    // One in the middle of each worker's.
+    for n in [3, 2] {
+        let Watched {
+            displace, mut stream, ..
+        } = all.remove(n);
+        displace();
+        assert_closed(&mut stream);
+        for other in &mut all {
+            other.assert_served();
+        }
+    }
+    server.becomes("displaced", 2, displaced);
+    // Whose place is wanted has gone by itself, and others have come meanwhile.
+    let Watched { displace, .. } = all.remove(1);
+    server.becomes("streams", 3, |s| s.stat(|s| s.streams.get()));
+    all.extend((0..4).map(|_| Watched::new(&server)));
+    displace();
+    for other in &mut all {
+        other.assert_served();
+    }
+    assert_eq!((displaced(&server), server.stat(|s| s.streams.get())), (2, 7));
+}
+
 #[test]
 fn a_stream_whose_place_is_wanted_is_closed_and_one_that_has_logged_in_stays() {
     let server = TestServer::start(2);
@@ -58,10 +126,7 @@ fn a_stream_whose_place_is_wanted_is_closed_and_one_that_has_logged_in_stays() {
             // Whoever was quicker, the message has been heard when the next request is answered.
             client.request(Method::Refresh, &|_| {});
         } else {
-            let mut rest = Vec::new();
-            // However it is closed.
-            let _ = watched.read_to_end(&mut rest);
-            assert_eq!(rest, b"");
+            assert_closed(&mut watched);
             assert!(has_settled.try_recv().is_err());
         }
         server.becomes("displaced", 1, displaced);

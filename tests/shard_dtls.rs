@@ -7,16 +7,19 @@
 mod dtls_client;
 #[path = "support/dtls_shard.rs"]
 mod dtls_shard;
+#[path = "support/dtls_slow.rs"]
+mod dtls_slow;
 #[path = "support/http3_shard.rs"]
 mod http3_shard;
 mod shard_support;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dtls_client::DtlsClient;
 use dtls_shard::{client, config, context, over, start, start_under, start_with};
+use dtls_slow::{SlowClient, early_record, from, hello_with_cookie, hello_with_cookie_from};
 use http3_shard::{passed_to, start_http3_with};
 use relay::shard::ShardConfig;
 use relay::shard::counters::{DtlsClose, DtlsDrop};
@@ -41,98 +44,6 @@ fn dropped(server: &TestServer, why: DtlsDrop) -> u64 {
 
 fn associations(server: &TestServer) -> u64 {
     server.stat(|s| s.dtls_associations.get())
-}
-
-/// Shakes hands as far as a good cookie, and no further: returns the ClientHello that brings it.
-fn hello_with_cookie(server: SocketAddr) -> (UdpSocket, Vec<u8>) {
-    let mut client = SlowClient::new(from([127, 0, 0, 1], server));
-    client.step();
-    (client.socket, client.outbound.remove(0))
-}
-
-/// A socket at this address that sends to `server`.
-fn from(address: [u8; 4], server: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind(SocketAddr::from((address, 0))).unwrap();
-    socket.connect(server).unwrap();
-    socket
-}
-
-/// A client that shakes hands a flight at a time.
-struct SlowClient {
-    socket: UdpSocket,
-    stream: openssl::ssl::SslStream<Datagrams>,
-    /// The other end of what `stream` takes for its socket.
-    wire: std::os::unix::net::UnixDatagram,
-    /// Its next flight.
-    outbound: Vec<Vec<u8>>,
-}
-
-impl SlowClient {
-    fn new(socket: UdpSocket) -> Self {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let (ours, wire) = std::os::unix::net::UnixDatagram::pair().unwrap();
-        for end in [&ours, &wire] {
-            end.set_nonblocking(true).unwrap();
-        }
-        let mut ssl = openssl::ssl::Ssl::new(&DtlsClient::context()).unwrap();
-        ssl.set_mtu(1200).unwrap();
-        let stream = openssl::ssl::SslStream::new(ssl, Datagrams(ours)).unwrap();
-        let mut client = Self {
-            socket,
-            stream,
-            wire,
-            outbound: Vec::new(),
-        };
-        client.think();
-        client
-    }
-
-    /// Goes as far as it can with what it has heard. `true`: the handshake is complete.
-    fn think(&mut self) -> bool {
-        let complete = self.stream.connect().is_ok();
-        let mut buffer = [0; 2048];
-        while let Ok(len) = self.wire.recv(&mut buffer) {
-            self.outbound.push(buffer[..len].to_vec());
-        }
-        complete
-    }
-
-    fn send_flight(&mut self) {
-        for datagram in self.outbound.drain(..) {
-            self.socket.send(&datagram).unwrap();
-        }
-    }
-
-    /// Sends its flight, and hears until it has another one. `true`: the handshake is complete.
-    fn step(&mut self) -> bool {
-        self.send_flight();
-        let mut complete = false;
-        while !complete && self.outbound.is_empty() {
-            let mut buffer = [0; 2048];
-            let len = self.socket.recv(&mut buffer).expect("an answer of the server");
-            self.wire.send(&buffer[..len]).unwrap();
-            complete = self.think();
-        }
-        complete
-    }
-}
-
-struct Datagrams(std::os::unix::net::UnixDatagram);
-
-impl std::io::Read for Datagrams {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        self.0.recv(buf)
-    }
-}
-
-impl std::io::Write for Datagrams {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.0.send(buf)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 //= XPORT-16
@@ -387,6 +298,77 @@ fn one_network_has_no_more_than_its_share() {
     refused.send_flight();
     server.eventually("refused", |s| dropped(s, DtlsDrop::Limit) == 1);
     connect([127, 0, 2, 1]);
+}
+
+#[test]
+fn who_may_not_begin_one_takes_no_handshake_from_others() {
+    // Over its share, and faster than it may.
+    for (share, reason) in [(2, DtlsDrop::Limit), (4, DtlsDrop::TooFast)] {
+        let server = start(config(|config| {
+            config.handshakes = 2;
+            config.associations_per_ip = share;
+            config.new_associations_per_second = 1;
+        }));
+        let greedy = |begun| {
+            for _ in 0..begun {
+                DtlsClient::on(from([127, 0, 1, 1], server.udp), 1200).unwrap().close();
+            }
+        };
+        // What has ended counts no more, but has begun.
+        greedy(share - 2);
+        server.becomes("associations", 0, associations);
+        let _held = [(); 2].map(|()| DtlsClient::on(from([127, 0, 1, 1], server.udp), 1200).unwrap());
+        let _others = stall(&server, [127, 0, 2, 1], 2);
+        // In a second one more may have begun, and has taken a place.
+        let answered = |s: &TestServer| dropped(s, reason) + closed(s, DtlsClose::Displaced);
+        for n in 1..=5 {
+            let (socket, hello) = hello_with_cookie_from([127, 0, 1, 1], server.udp);
+            socket.send(&hello).unwrap();
+            server.eventually("answered", |s| answered(s) >= n);
+        }
+        assert_eq!(answered(&server), 5, "who is refused displaces nobody");
+        assert_eq!(server.stat(|s| s.dtls_half_open.get()), 2);
+    }
+}
+
+#[test]
+fn so_many_datagrams_wait_for_their_step_of_a_handshake_and_more_are_counted() {
+    let server = start(config(|_| {}));
+    let (same, socket) = bursting(server.udp);
+    let mut client = SlowClient::new(same);
+    client.step();
+    client.send_flight();
+    server.eventually("its hello is done with", |s| s.stat(|s| s.dtls_half_open.get()) == 1);
+    // All in one message, and so in one turn. It does the first step after that.
+    burst(&socket, server.udp, &vec![early_record(100); 60]);
+    server.becomes("too many", 60 - 16, |s| dropped(s, DtlsDrop::Queue));
+    // They harm nothing.
+    while !client.step() {}
+    server.becomes("handshakes", 1, |s| s.stat(|s| s.dtls_handshakes.get()));
+}
+
+/// The records of so many do not fit into a batch.
+#[test]
+fn sixty_four_messages_of_a_turn_reach_a_client_all_of_them() {
+    let server = start(config(|_| {}));
+    let mut client = client(&server);
+    let relayed = client.allocate();
+    let (mut sender, socket) = Client::bursting(server.udp);
+    let from = sender.allocate();
+    client.permit(from);
+    sender.bind(0x4000, relayed);
+    for round in 0..4 {
+        let numbered = |n: usize| pattern(1010, round * 64 + n);
+        let frames: Vec<_> = (0..64).map(|n| sender.channel_frame(0x4000, &numbered(n))).collect();
+        burst(&socket, server.udp, &frames);
+        for n in 0..64 {
+            let data = numbered(n);
+            assert_eq!(client.incoming(), Incoming::Data { peer: from, data }, "{round} {n}");
+        }
+    }
+    server.becomes("dropped", 0, |s| {
+        s.count(|c| c.dropped.iter().map(|cell| cell.get()).sum())
+    });
 }
 
 #[test]

@@ -74,6 +74,28 @@ fn traffic_class_is_copied_between_udp_and_udp() {
     }
 }
 
+//= TURN-NET-06
+#[test]
+fn traffic_class_is_copied_between_clients_on_one_worker_and_on_two() {
+    let server = TestServer::start(2);
+    let (mut a, from) = server.client_on(0);
+    for shard in [0, 1] {
+        let (mut b, to) = server.client_on(shard);
+        a.permit(to);
+        b.permit(from);
+        // From here on b gets nothing else.
+        let mut wire = Sniffer::new();
+        for tos in [MEDIA, 0, 0x03, 0x28] {
+            let Pipe::Udp(socket) = &a.pipe else { unreachable!() };
+            SockRef::from(socket).set_tos_v4(tos).unwrap();
+            a.send_indication(to, b"x");
+            let seen = wire.next(server.udp, b.local_addr());
+            assert_eq!(seen, (tos as u8, false), "{tos:#04x} to worker {shard}");
+        }
+    }
+    server.becomes("letters", 4, |s| s.stat(|s| s.mailbox_received.get()));
+}
+
 /// QUIC looks for the path's MTU by itself (RFC 9000 §14) and uses ECN (§13.4): a flow takes nothing of either away.
 #[test]
 fn quic_keeps_its_traffic_class_and_is_never_fragmented() {

@@ -12,18 +12,22 @@ use relay::turn::config::Mobility;
 use relay::turn::{Config, DropReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
-use shard_support::{Client, Incoming, PATIENCE, Peer, Pipe, TestServer, turn_config};
+use shard_support::{Client, Gate, Incoming, PATIENCE, Peer, Pipe, TestServer, turn_config};
 
 const CHANNEL: u16 = 0x4000;
 
 fn server(workers: usize) -> TestServer {
+    server_with(workers, ShardConfig::default())
+}
+
+fn server_with(workers: usize, config: ShardConfig) -> TestServer {
     let turn = Config {
         mobility: Some(Mobility {
             grace: Duration::from_secs(300),
         }),
         ..turn_config()
     };
-    TestServer::start_with(workers, "127.0.0.1:0", ShardConfig::default(), turn)
+    TestServer::start_with(workers, "127.0.0.1:0", config, turn)
 }
 
 fn ticket_of(response: &[u8]) -> Vec<u8> {
@@ -178,6 +182,43 @@ fn next_number(client: &mut Client) -> Option<u32> {
         Incoming::Channel { data, .. } => Some(u32::from_be_bytes(data.try_into().unwrap())),
         other => panic!("{other:?}"),
     }
+}
+
+//= MOB-04
+#[test]
+fn the_last_data_by_the_old_path_and_the_first_by_the_new_one_arrive_though_they_come_in_one_turn() {
+    let (gate, config) = Gate::with(ShardConfig::default());
+    let server = server_with(2, config);
+    let peer = Peer::new();
+    let on = |shard: usize| {
+        let (mut client, _) = server.client_on(shard);
+        client.release();
+        client
+    };
+    let [mut old, mut new] = [on(0), on(1)];
+    let (relayed, ticket) = settled(&mut old, &peer);
+    resumed(&mut new, &ticket);
+    let visited = &server.shards.shard_counters()[1];
+    gate.in_one_turn(&server, 0, || {
+        old.send_channel(CHANNEL, b"the last by the old path");
+        let waiting = |server: &TestServer| server.shards.counters()[1].waiting.get();
+        let before = waiting(&server);
+        for n in 1..=3 {
+            new.send_channel(CHANNEL, &[n]);
+        }
+        server.becomes("held", before + 3, waiting);
+        // At the end of that turn it asks the worker that has the allocation.
+        let turns = visited.turns.get();
+        server.eventually("the turn ends", |_| visited.turns.get() > turns);
+    });
+    let expected = [&b"the last by the old path"[..], &[1], &[2], &[3]];
+    for data in expected {
+        assert_eq!(peer.recv(), (data.to_vec(), relayed));
+    }
+    assert_talks(&mut new, &peer, relayed);
+    server.becomes("dropped", 0, |server| {
+        server.count(|counters| counters.dropped.iter().map(|cell| cell.get()).sum())
+    });
 }
 
 //= D11

@@ -5,13 +5,17 @@
 mod shard_support;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay::net::stream::StreamLimits;
 use relay::shard::ShardConfig;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
+use relay::turn::Config;
 use relay::turn::output::ConnectionEnd;
+use relay::wire::attribute::AttributeType;
+use relay::wire::message::{Message, Method};
 use shard_support::*;
 
 fn moved(server: &TestServer) -> u64 {
@@ -151,6 +155,59 @@ fn a_half_closed_connection_in_which_nothing_moves_is_closed_and_an_open_one_is_
     server.eventually("it is over", |server| ended(server, ConnectionEnd::Closed) == 1);
     idle.pipe.send(b"still here");
     assert_eq!(read_exactly(&mut idle_peer, 10), b"still here");
+}
+
+/// Connections that are being made from this machine to `peer`: state 2 is SYN-SENT.
+fn being_made(peer: SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", peer.port());
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[2].ends_with(&port) && row[3] == "02").count()
+}
+
+//= TCP-ALLOC-05
+#[test]
+fn a_connect_under_way_to_a_peer_that_a_reload_denies_is_answered_447_and_leaves_nothing() {
+    let server = TestServer::start(1);
+    let mut control = server.tcp_client();
+    control.allocate_tcp();
+    // A peer that does not answer: there is room for one in its backlog.
+    let peer = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    peer.bind(&SocketAddr::from(([127, 0, 0, 5], 0)).into()).unwrap();
+    peer.listen(0).unwrap();
+    let address = peer.local_addr().unwrap().as_socket().unwrap();
+    let _first = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    let request = control.compose(Method::Connect, &|writer| {
+        writer.xor_address(AttributeType::XOR_PEER_ADDRESS, address);
+    });
+    control.pipe.send(&request);
+    server.eventually("it is being connected", |_| being_made(address) == 1);
+    // Another of its peers, with a connection nobody has bound yet.
+    let (mut pending, _) = connected(&mut control);
+
+    server.shards.set_config(Arc::new(Config {
+        policy: Arc::new(policy(&["127.0.0.5/32"])),
+        ..turn_config()
+    }));
+    let response = control.response(&request);
+    assert_eq!(error_code(&Message::parse(&response).unwrap()), Some(447));
+    server.eventually("its socket is closed", |_| being_made(address) == 0);
+    server.becomes("connections", 1, |s| s.count(|c| c.tcp.connections.get()));
+    server.becomes("failed", 1, |s| ended(s, ConnectionEnd::ConnectFailed));
+
+    server.shards.set_config(Arc::new(Config {
+        policy: Arc::new(policy(&["127.0.0.0/8"])),
+        ..turn_config()
+    }));
+    assert!(
+        matches!(pending.read(&mut [0; 8]), Ok(0) | Err(_)),
+        "this one is closed"
+    );
+    server.becomes("closed by the policy", 1, |s| ended(s, ConnectionEnd::Policy));
+    // And nothing is said of it.
+    let binding = control.compose(Method::Binding, &|_| {});
+    control.pipe.send(&binding);
+    control.response(&binding);
 }
 
 //= TCP-ALLOC-11

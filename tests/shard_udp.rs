@@ -7,8 +7,7 @@ mod shard_support;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use relay::base::time::Instant;
-use relay::net::udp::{Datagram, SendBatch, UdpOptions, UdpSocket};
+use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::ShardConfig;
 use relay::turn::config::IcmpReports;
 use relay::turn::{Config, DropReason, EndReason};
@@ -135,29 +134,6 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked() {
             }
         );
     }
-}
-
-/// Sends `packets` in one go, several in one system call and GSO message, as a client that sends video does.
-fn burst(from: &UdpSocket, to: std::net::SocketAddr, packets: &[Vec<u8>]) {
-    let slab: Vec<u8> = packets.concat();
-    let mut batch = SendBatch::new();
-    let mut start = 0;
-    for packet in packets {
-        let datagram = Datagram {
-            egress: 0,
-            destination: to,
-            source: None,
-            tos: 0,
-            dont_fragment: false,
-            header: &[],
-            data: start..start + packet.len(),
-            padding: 0,
-        };
-        batch.push(&datagram).unwrap();
-        start += packet.len();
-    }
-    batch.flush(&slab, Instant::ZERO, |_| Some(from));
-    assert_eq!(batch.take_stats().datagrams, packets.len() as u64);
 }
 
 #[test]
