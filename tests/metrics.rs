@@ -20,6 +20,7 @@ use relay::service::http_server;
 use relay::service::metrics::{Metrics, ProcessCounters, Sources};
 use relay::service::reload::Outcome;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
+use relay::shard::LogClient;
 use relay::shard::counters::ShardCounters;
 use relay::turn::counters::Counters;
 use relay::turn::output::{DropReason, EndReason};
@@ -89,7 +90,7 @@ fn admin() -> Admin {
         turn: shards.clone(),
         relay_ports: Arc::clone(&ports),
         shards: workers.clone(),
-        front_door: FrontDoor::new(limits, None, Router::new(), Behind::default(), |_| {}),
+        front_door: FrontDoor::new(limits, LogClient::Full, None, Router::new(), Behind::default(), |_| {}),
         api: Arc::new(ApiCounters::default()),
         health: Arc::clone(&health),
         process: Arc::clone(&process),

@@ -449,3 +449,29 @@ fn files_are_read_and_written_in_one_place() {
     }
     assert!(findings.is_empty(), "use service::files:\n{}", findings.join("\n"));
 }
+
+/// `log.client_ip` says how much of a client a line shows, and `LogClient::show` does what it says.
+#[test]
+fn log_lines_show_clients_as_the_configuration_says() {
+    // It is loopback by what the line is about.
+    const ITSELF: &str = "client = %five_tuple.client,";
+    let mut findings = Vec::new();
+    for file in files()
+        .iter()
+        .filter(|file| file.path.starts_with("src/") && file.is_rust())
+    {
+        let tests = file.text.lines().position(|line| line.trim() == "#[cfg(test)]");
+        let code = file
+            .code()
+            .take_while(|(number, _)| tests.is_none_or(|tests| *number <= tests));
+        for (number, line) in code.filter(|_| !file.path.contains("tests")) {
+            let shown = ["%client", "?client", "client = %", "client = ?"];
+            let shows_one = shown.iter().any(|field| line.contains(field));
+            let is_itself = file.path == "src/shard/refusals.rs" && line.trim() == ITSELF;
+            if shows_one && !line.contains(".show(") && !is_itself {
+                findings.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    assert!(findings.is_empty(), "use LogClient::show:\n{}", findings.join("\n"));
+}

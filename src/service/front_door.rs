@@ -45,6 +45,7 @@ pub use self::splice::SpliceEnd;
 pub use self::upstream::{Failure, Forwarded};
 use super::config::settings::{ListenerSettings, StreamSettings};
 use super::tls_store::TlsStore;
+use crate::shard::LogClient;
 use crate::shard::handover::StreamHandover;
 
 /// Connections the kernel completes before they are accepted.
@@ -115,6 +116,7 @@ impl From<&StreamSettings> for Limits {
 /// One for the whole process: its limits are shared by all listeners.
 pub struct FrontDoor {
     limits: Limits,
+    log_client: LogClient,
     tls: Option<Arc<TlsStore>>,
     http: axum::Router,
     behind: Behind,
@@ -124,11 +126,12 @@ pub struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// `tls` is needed where a listener serves TLS or HTTPS. `http` answers requests; it finds the client's address as
+    /// Log lines show as much of a client as `log_client` says. `tls` is needed where a listener serves TLS or HTTPS. `http` answers requests; it finds the client's address as
     /// `axum::extract::ConnectInfo<SocketAddr>`. `behind` are the servers that others are passed on to. `streams` takes
     /// TURN clients and must not block.
     pub fn new(
         limits: Limits,
+        log_client: LogClient,
         tls: Option<Arc<TlsStore>>,
         http: axum::Router,
         behind: Behind,
@@ -138,6 +141,7 @@ impl FrontDoor {
         let admission = Admission::new(&limits);
         Arc::new(Self {
             limits,
+            log_client,
             tls,
             http,
             behind,

@@ -252,7 +252,14 @@ fn serve(
     let https = api.front_door(Arc::clone(&health), behind.http());
     let adopting = Arc::clone(&shards);
     let limits = Limits::from(&settings.stream);
-    let door = FrontDoor::new(limits, tls.clone(), https, behind, move |stream| adopting.adopt(stream));
+    let door = FrontDoor::new(
+        limits,
+        log_client(&settings),
+        tls.clone(),
+        https,
+        behind,
+        move |stream| adopting.adopt(stream),
+    );
 
     let (stop_doors, stopping) = watch::channel(false);
     let mut doors = JoinSet::new();
@@ -340,6 +347,14 @@ fn asynchronous(socket: std::net::TcpListener) -> Result<TcpListener, Vec<String
     TcpListener::from_std(socket).map_err(|error| vec![format!("a listener cannot be watched: {error}")])
 }
 
+const fn log_client(settings: &Settings) -> LogClient {
+    match settings.log.client_ip {
+        ClientIp::Full => LogClient::Full,
+        ClientIp::Truncated => LogClient::Truncated,
+        ClientIp::Off => LogClient::Off,
+    }
+}
+
 #[cfg_attr(
     not(feature = "dtls"),
     expect(unused_variables, reason = "DTLS alone asks for certificates")
@@ -374,11 +389,7 @@ fn shard_config(
         slots: settings.udp.slots,
         mailbox: settings.udp.mailbox,
         pause: settings.udp.pause,
-        log_client: match settings.log.client_ip {
-            ClientIp::Full => LogClient::Full,
-            ClientIp::Truncated => LogClient::Truncated,
-            ClientIp::Off => LogClient::Off,
-        },
+        log_client: log_client(settings),
         local_listeners: settings
             .listeners
             .iter()

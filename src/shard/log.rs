@@ -19,13 +19,15 @@ pub enum LogClient {
 }
 
 impl LogClient {
-    pub(super) const fn show(self, addr: SocketAddr) -> Shown {
+    /// `addr`, as a line shows it.
+    pub const fn show(self, addr: SocketAddr) -> Shown {
         Shown { addr, how: self }
     }
 }
 
-#[derive(Clone, Copy)]
-pub(super) struct Shown {
+/// An address, as a line shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
     addr: SocketAddr,
     how: LogClient,
 }

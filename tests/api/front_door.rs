@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
+use relay::shard::LogClient;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -57,6 +58,7 @@ impl Door {
         };
         let door = FrontDoor::new(
             limits,
+            LogClient::Full,
             Some(Arc::new(store)),
             front_door(api),
             Behind::default(),

@@ -4,6 +4,7 @@
 mod any_certificate;
 mod bench;
 mod client;
+mod client_addresses;
 mod compare;
 mod credentials;
 mod descriptors;

@@ -18,6 +18,7 @@ use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits, Outcome, bind};
 use relay::service::health::Health;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
+use relay::shard::LogClient;
 use relay::shard::handover::StreamHandover;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
@@ -170,9 +171,16 @@ impl Door {
         let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = router(behind.http(), started.clone(), finish.clone());
         let (sender, handovers) = mpsc::unbounded_channel();
-        let door = FrontDoor::new(limits, Some(Arc::new(store)), router, behind, move |stream| {
-            let _ = sender.send(stream);
-        });
+        let door = FrontDoor::new(
+            limits,
+            LogClient::Full,
+            Some(Arc::new(store)),
+            router,
+            behind,
+            move |stream| {
+                let _ = sender.send(stream);
+            },
+        );
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);

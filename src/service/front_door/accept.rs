@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
 use super::arrival::Arrival;
-use super::connection::{Party, tell_of_stranger};
+use super::connection::Party;
 use super::proxy::{Ends, Neighbour, Proxies};
 use super::{AcceptError, Accepts, FrontDoor, Outcome};
 
@@ -98,7 +98,7 @@ impl FrontDoor {
             Neighbour::Client => self.admission.admit(ends.client.ip()),
             Neighbour::Proxy => self.admission.admit_proxy(ends.client.ip()),
             Neighbour::Stranger => {
-                tell_of_stranger(ends.client);
+                self.tell_of_stranger(ends.client);
                 Err(Outcome::UntrustedProxy)
             }
         };

@@ -121,7 +121,8 @@ impl FrontDoor {
             }
             Err(outcome) => {
                 self.counters.count(outcome);
-                tracing::debug!(%client, outcome = outcome.as_str(), "connection closed");
+                let outcome = outcome.as_str();
+                tracing::debug!(client = %self.log_client.show(client), outcome, "connection closed");
             }
         }
     }
@@ -167,7 +168,7 @@ impl FrontDoor {
             }
             Opening::Tls | Opening::Turn | Opening::Http => Err(Outcome::NotServed),
             Opening::Proxy => {
-                tell_of_stranger(party.ends.client);
+                self.tell_of_stranger(party.ends.client);
                 Err(Outcome::UntrustedProxy)
             }
             Opening::More | Opening::Unknown => Err(Outcome::Unrecognised),
@@ -258,6 +259,15 @@ impl FrontDoor {
         let _ = timeout(self.limits.http_header_timeout, tls.shutdown()).await;
         Err(outcome)
     }
+
+    /// Somebody claims to be a proxy, or comes where only proxies may.
+    pub(super) fn tell_of_stranger(&self, client: SocketAddr) {
+        tracing::warn!(
+            client = %self.log_client.show(client),
+            "refused a connection that is not a trusted proxy's; if it is one, add its address to trusted_proxies of the \
+             listener"
+        );
+    }
 }
 
 /// Returns when a connection that is passed on has to end, and why.
@@ -266,15 +276,6 @@ pub(super) async fn over(stop: &mut watch::Receiver<bool>, displacement: &Displa
         () = stopped(stop) => SpliceEnd::Stopped,
         () = displacement.told() => SpliceEnd::Displaced,
     }
-}
-
-/// Somebody claims to be a proxy, or comes where only proxies may.
-pub(super) fn tell_of_stranger(client: SocketAddr) {
-    tracing::warn!(
-        %client,
-        "refused a connection that is not a trusted proxy's; if it is one, add its address to trusted_proxies of the \
-         listener"
-    );
 }
 
 /// TURN and HTTP, each whether it may come. A protocol agreed on by ALPN excludes the other.
