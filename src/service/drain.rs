@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::config::settings::{ListenerSettings, Settings};
+use super::config::settings::ListenerSettings;
 use crate::turn::config::redirect::Redirect;
 
 /// How far a server has come that sends its clients to another one (`turn.redirect`).
@@ -16,13 +16,10 @@ pub(super) struct Drain {
 
 impl Drain {
     /// The settings that hold from now on. The core counts from the same moment.
-    pub(super) fn follow(&mut self, settings: &Settings, now: Instant) {
-        let redirect = &settings.turn.redirect;
+    pub(super) fn follow(&mut self, redirect: &Redirect, listeners: &[ListenerSettings], now: Instant) {
         let since = self.since.unwrap_or(now);
         self.since = redirect.is_on().then_some(since);
-        self.complete = self
-            .since
-            .and_then(|since| complete(redirect, &settings.listeners, since));
+        self.complete = self.since.and_then(|since| complete(redirect, listeners, since));
     }
 
     /// Whether every new client is sent away.
@@ -123,5 +120,20 @@ mod tests {
             ..for_ever
         };
         assert_eq!(at(&all, &[both]), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_reload_does_not_begin_a_drain_anew_and_one_without_it_ends_it() {
+        let (begin, both) = (Instant::now(), [listener("192.0.2.1:443", false)]);
+        let mut drain = Drain::default();
+        drain.follow(&away(), &both, begin);
+        drain.follow(&away(), &both, begin + HOUR / 2);
+        assert!(!drain.is_complete(begin + HOUR - Duration::from_secs(1)));
+        assert!(drain.is_complete(begin + HOUR));
+        drain.follow(&Redirect::default(), &both, begin + HOUR);
+        assert!(!drain.is_complete(begin + 9 * HOUR));
+        drain.follow(&away(), &both, begin + 2 * HOUR);
+        assert!(!drain.is_complete(begin + 3 * HOUR - Duration::from_secs(1)));
+        assert!(drain.is_complete(begin + 3 * HOUR));
     }
 }

@@ -239,9 +239,13 @@ mod tests {
     }
 
     fn found(announced: &str) -> Result<Option<Found>, NotFound> {
+        found_behind("127.0.0.1", announced)
+    }
+
+    fn found_behind(bind: &str, announced: &str) -> Result<Option<Found>, NotFound> {
         Ok(Some(Found {
             address: RelayAddress {
-                bind: IpAddr::from([127, 0, 0, 1]),
+                bind: bind.parse().expect("an address"),
                 announced: announced.parse().expect("an address"),
             },
             how: "as told".to_owned(),
@@ -286,6 +290,30 @@ mod tests {
             assert!(peer(3478).is_err(), "the listener behind {ip}");
         }
         assert_eq!(outcomes, [Outcome::Same, Outcome::Changed]);
+    }
+
+    /// A machine's own address behind a NAT that keeps its.
+    #[tokio::test]
+    async fn another_local_address_behind_the_same_external_one_is_relayed_from() {
+        let (mut settings, plan) = settings();
+        let mut follower = Follower::new(&settings, ProcessEnv::default());
+        let mut outcomes = Vec::new();
+        let looked = vec![(plan, found_behind("127.0.0.9", "192.0.2.1"))];
+        assert!(follower.take(looked, &mut settings, |outcome| outcomes.push(outcome)));
+        let relay = settings.turn.relay.of(Family::V4).expect("as before");
+        assert_eq!(relay.bind, IpAddr::from([127, 0, 0, 9]));
+        assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
+        assert_eq!(outcomes, [Outcome::Changed]);
+        // What was bound before leads to this machine as well.
+        let peer = |ip: &str| {
+            settings
+                .turn
+                .policy
+                .peer(PeerAddr((ip.parse::<IpAddr>().expect("an address"), 50_000).into()))
+        };
+        for ip in ["127.0.0.1", "127.0.0.9", "192.0.2.1"] {
+            assert_eq!(peer(ip), Ok(PeerClass::Relayed), "{ip}");
+        }
     }
 
     #[tokio::test]

@@ -111,7 +111,8 @@ impl Health {
     /// The settings that hold from now on.
     pub fn set_settings(&self, settings: &Settings) {
         self.set_allocations_limit(settings.turn.limits.allocations);
-        self.drain().follow(settings, Instant::now());
+        self.drain()
+            .follow(&settings.turn.redirect, &settings.listeners, Instant::now());
     }
 
     fn set_allocations_limit(&self, limit: u32) {

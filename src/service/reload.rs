@@ -168,7 +168,10 @@ mod tests {
 
     use super::*;
     use crate::service::config::env::ProcessEnv;
+    use crate::service::config::settings::ApiKey;
     use crate::service::config::{Purpose, load_for};
+    use crate::service::tls_store::CertificateFiles;
+    use crate::turn::login::nonce::NonceKey;
     use crate::turn::policy::PeerClass;
     use crate::turn::types::PeerAddr;
 
@@ -226,6 +229,141 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
             (now.workers, &now.udp, &now.stream, &now.log),
             (old.workers, &old.udp, &old.stream, &old.log)
         );
+    }
+
+    /// What waits: its name, a change of it, and all of it.
+    type Waits = (&'static str, fn(&mut Settings), fn(&Settings) -> String);
+
+    const WAITS: [Waits; 13] = [
+        (
+            "[[listener]]",
+            |s| s.listeners[0].tls = true,
+            |s| format!("{:?}", s.listeners),
+        ),
+        (
+            "[admin]",
+            |s| s.admin.hosts.push("relay.internal".into()),
+            |s| format!("{:?}", s.admin),
+        ),
+        (
+            "relay.ports, external.ports",
+            |s| s.turn.relay.ports = 40_000..=40_999,
+            ports,
+        ),
+        ("relay.ports, external.ports", |s| s.turn.relay.port_shift = 2, ports),
+        ("workers", |s| s.workers = 1, |s| s.workers.to_string()),
+        ("[udp]", |s| s.udp.slots += 1, |s| format!("{:?}", s.udp)),
+        (
+            "limits of connections and streams",
+            |s| s.stream.max_connections += 1,
+            |s| format!("{:?}", s.stream),
+        ),
+        ("[dtls]", |s| s.dtls.handshakes += 1, |s| format!("{:?}", s.dtls)),
+        (
+            "[front_door]",
+            |s| s.front_door.connections += 1,
+            |s| format!("{:?}", s.front_door),
+        ),
+        ("[log]", |s| s.log.json = true, |s| format!("{:?}", s.log)),
+        (
+            "state_dir",
+            |s| s.state_dir.push("another"),
+            |s| format!("{:?}", s.state_dir),
+        ),
+        (
+            "[tls]",
+            |s| s.tls.certificates.push(CertificateFiles::default()),
+            |s| format!("{:?}", s.tls),
+        ),
+        ("api.enabled", |s| s.api.enabled ^= true, |s| s.api.enabled.to_string()),
+    ];
+
+    fn ports(settings: &Settings) -> String {
+        let relay = &settings.turn.relay;
+        format!("{:?} {}", relay.ports, relay.port_shift)
+    }
+
+    #[test]
+    fn each_thing_that_waits_is_named_by_itself_and_stays_whole() {
+        for (name, change, shown) in WAITS {
+            let old = settings("each", BASE);
+            let mut new = old.clone();
+            change(&mut new);
+            assert_ne!(shown(&new), shown(&old), "{name} is changed");
+            let merged = merge(&old, new);
+            assert_eq!(merged.waiting, [name]);
+            assert_eq!(shown(&merged.settings), shown(&old), "{name}");
+            assert!(merged.failed.is_empty(), "{:?}", merged.failed);
+        }
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_read_stay_with_keys_and_realm() {
+        let mut old = settings("lacking-old", BASE);
+        old.turn.nonce_key = Some(NonceKey::random([3; 32]));
+        old.api.keys.push(ApiKey {
+            name: "app".into(),
+            key: "key-of-the-application-0123456789".into(),
+            choose_username: false,
+            forced: false,
+        });
+        let text = BASE.replace("one.example", "two.example");
+        let mut new = settings("lacking-new", &format!("{text}\nlimits.allocations = 77\n"));
+        new.lacking = vec![Part::Credentials];
+        let merged = merge(&old, new);
+        let now = &merged.settings;
+        assert!(Arc::ptr_eq(&now.turn.credentials, &old.turn.credentials));
+        assert_eq!((&now.realm, &now.turn.realm), (&old.realm, &old.turn.realm));
+        assert_eq!(now.api.keys.len(), 1);
+        assert!(now.turn.nonce_key.is_some());
+        assert_eq!(now.turn.limits.allocations, 77, "all else changes");
+        assert_eq!(merged.failed.len(), 1, "{:?}", merged.failed);
+        assert_eq!(merged.waiting, [""; 0]);
+    }
+
+    /// Which certificates are served is not changed, and whether a restart is needed is not known.
+    #[test]
+    fn certificates_that_cannot_be_used_stay_and_are_told_once() {
+        let old = settings("certificates-old", BASE);
+        let mut new = old.clone();
+        new.tls.certificates.push(CertificateFiles::default());
+        new.lacking = vec![Part::Certificates];
+        let merged = merge(&old, new);
+        assert_eq!(merged.settings.tls, old.tls);
+        assert_eq!(merged.failed, [CERTIFICATES]);
+        assert_eq!(merged.waiting, [""; 0]);
+    }
+
+    #[test]
+    fn an_external_address_that_is_not_found_stays_and_is_what_clients_are_told() {
+        let mut old = settings("nowhere-old", BASE);
+        let mut new = old.clone();
+        new.turn.relay.ipv4 = None;
+        new.api.host = "localhost".to_owned();
+        new.api.host_from_address = true;
+        let merged = merge(&old, new.clone());
+        assert_eq!(merged.settings.turn.relay.ipv4, old.turn.relay.ipv4);
+        assert_eq!(merged.settings.api.host, "192.0.2.1");
+        assert_eq!(merged.failed, ["external.ipv4: no address is found"]);
+        // The host of the file is not touched, and a family that never had an address lacks none.
+        new.api.host_from_address = false;
+        assert_eq!(merge(&old, new.clone()).settings.api.host, "localhost");
+        old.turn.relay.ipv4 = None;
+        assert!(merge(&old, new).failed.is_empty());
+    }
+
+    /// What is known of the machine and of what is bound is not to be learned again.
+    #[test]
+    fn what_is_followed_outlives_a_reload() {
+        let mut old = settings("followed-old", BASE);
+        let new = old.clone();
+        old.peers.local = vec!["10.9.8.0/24".parse().expect("a network")];
+        old.peers.own = vec!["10.9.7.1:3478".parse().expect("an address")];
+        old.peers.relay_ports = 30_000..=30_500;
+        let now = merge(&old, new).settings;
+        assert_eq!(now.peers.local, old.peers.local);
+        assert_eq!(now.peers.own, old.peers.own);
+        assert_eq!(now.peers.relay_ports, old.peers.relay_ports);
     }
 
     /// The sockets of the new configuration are not open, and those that are open would be unprotected.
@@ -315,6 +453,19 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         let merged = merge(&old, new.clone());
         assert_eq!(merged.settings.turn.discovery, None);
         assert!(merged.waiting.contains(&"[nat_discovery]"), "{:?}", merged.waiting);
+        // One of its places may be where the admin listener is, or a relay port.
+        let moves: [fn(&mut Settings); 3] = [
+            |s| s.admin.address = None,
+            |s| s.turn.relay.ports = 40_000..=40_999,
+            |s| s.turn.relay.port_shift = 2,
+        ];
+        for change in moves {
+            let mut moved = new.clone();
+            moved.turn.discovery = None;
+            change(&mut moved);
+            let waiting = merge(&new, moved).waiting;
+            assert!(waiting.contains(&"[nat_discovery]"), "{waiting:?}");
+        }
         let same = merge(
             &new,
             settings("discovery-same", &text.replace("enabled = true", "enabled = false")),

@@ -119,4 +119,18 @@ mod tests {
         assert!(!watch.is_due());
         assert!(watch.is_due());
     }
+
+    #[test]
+    fn a_file_of_another_length_is_another_one_whatever_its_time_says() {
+        let dir = Dir::new("length");
+        let file = dir.0.join("file");
+        fs::write(&file, "1").expect("write");
+        let modified = fs::metadata(&file).and_then(|data| data.modified()).expect("a time");
+        let mut watch = Watch::new(vec![file.clone()]);
+        fs::write(&file, "22").expect("write");
+        let handle = fs::File::options().write(true).open(&file).expect("open");
+        handle.set_modified(modified).expect("its time");
+        assert!(!watch.is_due());
+        assert!(watch.is_due());
+    }
 }

@@ -238,8 +238,10 @@ async fn over_the_limit_of_an_address_or_of_a_key_the_caller_is_told_when_to_com
             .status,
         StatusCode::OK
     );
-    let answer = post("/v1/ice-servers").key(KEY).from("192.0.2.2").send(&limited).await;
-    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    for call in [post("/v1/ice-servers"), get("/turn?service=turn")] {
+        let answer = call.key(KEY).from("192.0.2.2").send(&limited).await;
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "every form draws on it");
+    }
     assert_eq!(
         post("/v1/ice-servers").key(NAMING_KEY).send(&limited).await.status,
         StatusCode::OK

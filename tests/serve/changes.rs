@@ -86,7 +86,7 @@ fn a_certificate_whose_name_is_routed_to_another_server_is_told_of_at_start_and_
 }
 
 /// A STUN server that says what it is told to; nothing while that is `None`.
-fn stun_server() -> (u16, Arc<Mutex<Option<SocketAddr>>>) {
+pub(crate) fn stun_server() -> (u16, Arc<Mutex<Option<SocketAddr>>>) {
     let socket = UdpSocket::bind(local(0)).expect("bind");
     let port = socket.local_addr().expect("bound").port();
     let says = Arc::new(Mutex::new(None));

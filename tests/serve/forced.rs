@@ -55,4 +55,5 @@ fn a_reload_that_would_leave_everyone_without_a_way_forces_nobody() {
     server.wait_for_log("not reloaded: forced relay: no listener of forced_relay.ports");
     server.wait_for_log("reloaded in part");
     assert!(matches!(setup.allocate(SECRET), Outcome::Allocated(_)), "as before");
+    assert_eq!(setup.mint().status, 200, "and minted for whoever asks");
 }

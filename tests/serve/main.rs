@@ -8,12 +8,14 @@ mod dtls_client;
 mod files;
 mod forced;
 mod late;
+mod ports;
+mod reloads;
 mod secrets;
 mod support;
 mod unreadable;
 
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -140,8 +142,12 @@ key = "{KEY}"
 
     /// Asks the credentials API on the admin listener.
     fn mint(&self) -> support::Answer {
+        self.mint_with(KEY)
+    }
+
+    fn mint_with(&self, key: &str) -> support::Answer {
         let request = format!(
-            "POST /v1/ice-servers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\
+            "POST /v1/ice-servers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\
              Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         http(connect(local(self.admin)), &request)
@@ -149,6 +155,7 @@ key = "{KEY}"
 }
 
 const RELOADED: &str = "relay_config_reloads_total{outcome=\"success\"}";
+const PARTLY_RELOADED: &str = "relay_config_reloads_total{outcome=\"partial\"}";
 const NOT_RELOADED: &str = "relay_config_reloads_total{outcome=\"failure\"}";
 
 #[test]
@@ -350,20 +357,6 @@ fn what_cannot_change_without_a_restart_is_said() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_with_its_holder_and_nothing_is_served() {
-    let setup = Setup::new();
-    let _holder = TcpListener::bind(local(setup.turn)).expect("bind");
-    let mut server = Server::spawn(&setup.write(&setup.with_secret_file()), &[]);
-    let status = server.exit_within(support::PATIENCE).expect("exits");
-    assert_eq!(status.code(), Some(1), "{}", server.errors());
-    let log = server.errors();
-    assert!(log.contains(&format!("TCP 127.0.0.1:{}", setup.turn)), "{log}");
-    assert!(log.contains(&format!("(pid {})", std::process::id())), "{log}");
-    assert!(!server.output().contains("is ready"));
-    assert!(TcpListener::bind(local(setup.admin)).is_ok(), "nothing stays bound");
-}
-
-#[test]
 fn a_configuration_that_cannot_work_exits_with_78_and_binds_nothing() {
     let setup = Setup::new();
     let config = setup.write(
@@ -499,6 +492,19 @@ fn the_service_manager_is_told_of_start_life_reload_and_end() {
     server.signal(Signal::SIGHUP);
     assert!(wait_for("RELOADING=1").contains("MONOTONIC_USEC="));
     wait_for("READY=1");
+    // However a reload ends, it ends.
+    for (text, status) in [
+        (
+            "workers = 1",
+            "STATUS=serving; a part of the latest reload is not in force",
+        ),
+        ("workers = \"many\"", "STATUS=serving; the latest reload failed"),
+    ] {
+        setup.write(&setup.with_secret_file().replace("workers = 2", text));
+        server.signal(Signal::SIGHUP);
+        wait_for("RELOADING=1");
+        assert!(wait_for("READY=1").contains(status), "{status}");
+    }
     server.signal(Signal::SIGTERM);
     wait_for("STOPPING=1");
     assert_eq!(

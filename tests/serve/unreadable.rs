@@ -7,8 +7,6 @@ use std::process::{Child, Command, Stdio};
 use super::*;
 use crate::changes::put;
 
-/// The certificate before stays, and everything else is in force.
-const PARTLY_RELOADED: &str = "relay_config_reloads_total{outcome=\"partial\"}";
 /// A look gives up after five seconds, and there are several.
 const LOOKS: Duration = Duration::from_secs(60);
 

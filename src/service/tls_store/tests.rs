@@ -298,6 +298,8 @@ fn a_reload_swaps_what_is_good_and_keeps_the_old_otherwise() {
         "listeners need not be told"
     );
     assert_eq!(handshake(&store, false, &[]).unwrap().names, ["two.test"]);
+    assert!(!reload(&store).unwrap().changed);
+    assert_eq!(store.updates(), [1, 1], "what changed, and what could not be taken");
 }
 
 //= XPORT-11
@@ -428,6 +430,30 @@ fn each_of_several_certificates_is_swapped_by_itself_and_a_bad_one_is_told_once(
     store.look(NOW);
     assert!(matches!(&store.look(NOW)[..], [Ok(loaded)] if loaded.info.names == ["new.one.test"]));
     assert_eq!(store.updates(), [2, 1]);
+}
+
+/// A file system that comes back shows a file as it was: the same one, of the same time.
+#[test]
+fn a_certificate_that_could_not_be_read_is_tried_until_it_can_be() {
+    let directory = Directory::new();
+    let (certificate, key) = issue(&["one.test"], -1, 90);
+    let (store, _) = open(directory.source(&certificate, &key), NOW).unwrap();
+    let (certificate, key) = issue(&["two.test"], -1, 90);
+    directory.source(&certificate, &"x".repeat(key.len()));
+    let path = directory.0.join("key.pem");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    assert_eq!(store.look(NOW), []);
+    assert!(matches!(&store.look(NOW)[..], [Err(_)]));
+    assert_eq!(store.look(NOW), [], "told once");
+
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, key.as_bytes(), 0).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
+    assert!(matches!(&store.look(NOW)[..], [Ok(loaded)] if loaded.changed));
+    assert_eq!(default_of(&store).names, ["two.test"]);
+    assert_eq!(store.look(NOW), [], "taken");
+    assert_eq!(store.updates(), [1, 1]);
 }
 
 #[test]
