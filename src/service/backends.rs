@@ -137,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn those_that_were_written_down_stay_known_beside_what_is_found() {
+        let first = vec![SocketAddr::from(([192, 0, 2, 1], 443))];
+        let all = Backends::new(first.clone());
+        assert_eq!(all.all(), first);
+        all.note(&backend("cdn"), [IpAddr::from([198, 18, 0, 1])].into_iter());
+        assert_eq!(all.all(), [first[0], SocketAddr::from(([198, 18, 0, 1], 8443))]);
+    }
+
+    #[test]
     fn a_name_that_leads_elsewhere_each_time_is_known_within_a_bound() {
         let all = Backends::default();
         for n in 0..200 {

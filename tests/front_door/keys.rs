@@ -53,7 +53,9 @@ fn api() -> Api {
 
 async fn ask(door: &Door, request: &str) -> String {
     let mut client = door.connect_tls(&[b"http/1.1"]).await.unwrap();
-    client.write_all(request.as_bytes()).await.unwrap();
+    in_time("a request to be taken", client.write_all(request.as_bytes()))
+        .await
+        .unwrap();
     String::from_utf8(until_closed(&mut client).await).unwrap()
 }
 

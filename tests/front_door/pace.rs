@@ -89,7 +89,7 @@ async fn a_passed_on_connection_on_which_an_end_says_nothing_is_closed_soon() {
         let (mut far, _) = in_time("a connection to the backend", listener.accept()).await.unwrap();
         if client_speaks {
             // Behind its ClientHello.
-            far.read_u8().await.unwrap();
+            in_time("its ClientHello", far.read_u8()).await.unwrap();
             client.write_all(b"more").await.unwrap();
         }
         if backend_speaks {
@@ -105,7 +105,9 @@ async fn a_passed_on_connection_on_which_an_end_says_nothing_is_closed_soon() {
     let (mut far, _) = in_time("a connection to the backend", listener.accept()).await.unwrap();
     far.write_all(b"ServerHello").await.unwrap();
     let mut hello = [0; 11];
-    client.read_exact(&mut hello).await.unwrap();
+    in_time("the backend's answer", client.read_exact(&mut hello))
+        .await
+        .unwrap();
     client.write_all(b"Finished").await.unwrap();
     // Three times as long as an end may say nothing at first.
     tokio::time::sleep(Duration::from_millis(900)).await;

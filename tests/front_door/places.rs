@@ -72,7 +72,9 @@ async fn sixteen_addresses_that_trickle_bodies_leave_every_honest_client_served(
         );
     }
     assert!(door.door.behind().open() <= PLACES);
-    slow.write_all(&[b'x'; 99_999]).await.unwrap();
+    in_time("its body to be taken", slow.write_all(&[b'x'; 99_999]))
+        .await
+        .unwrap();
     let mut answer = [0; 13];
     in_time("an answer", slow.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 ");
@@ -117,7 +119,9 @@ async fn connections_of_a_route_and_websocket_give_way_to_clients_with_fewer_as_
         let mut client = connect_from(&door, IpAddr::from([127, 4, n, 1])).await;
         client.write_all(&hello).await.unwrap();
         let (mut far, _) = in_time("a connection to the backend", listener.accept()).await.unwrap();
-        far.read_exact(&mut vec![0; hello.len()]).await.unwrap();
+        in_time("its ClientHello", far.read_exact(&mut vec![0; hello.len()]))
+            .await
+            .unwrap();
         honest.push((client, far));
         let count = u64::from(n) + 1;
         eventually("one of the many to give way", || {

@@ -151,6 +151,46 @@ async fn bodies_stream_both_ways_while_they_are_made() {
     door.empties().await;
 }
 
+//= XPORT-21
+#[tokio::test]
+async fn a_request_holds_its_place_until_both_bodies_are_through() {
+    let mut web = Web::start().await;
+    web.settings.connections = 1;
+    let door = Door::before(limits(), &web.settings);
+    let nobody_else_is_served = async || {
+        let mut other = send(&door, "GET /other HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(read_to(&mut other, "time.\n").await.starts_with("HTTP/1.1 503 "));
+        assert_eq!(door.door.behind().open(), 1);
+    };
+    let place_is_given_back = || eventually("its place to be given back", || door.door.behind().open() == 0);
+
+    let mut client = send(&door, "GET /page HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let mut far = web.accept().await;
+    read_to(&mut far, "\r\n\r\n").await;
+    far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbo")
+        .await
+        .unwrap();
+    read_to(&mut client, "bo").await;
+    nobody_else_is_served().await;
+    far.write_all(b"dy").await.unwrap();
+    read_to(&mut client, "dy").await;
+    place_is_given_back().await;
+
+    // The answer is there before the request is.
+    client
+        .write_all(b"POST /up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        .await
+        .unwrap();
+    read_to(&mut far, "3\r\none\r\n").await;
+    far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody")
+        .await
+        .unwrap();
+    read_to(&mut client, "body").await;
+    nobody_else_is_served().await;
+    client.write_all(b"3\r\ntwo\r\n0\r\n\r\n").await.unwrap();
+    place_is_given_back().await;
+}
+
 #[tokio::test]
 async fn nobody_can_argue_about_where_a_request_ends() {
     let web = Web::start().await;

@@ -77,8 +77,17 @@ mod tests {
             assert!(holder.ends_with(&format!("(pid {})", std::process::id())), "{holder}");
         }
         let address = tcp.local_addr().expect("address");
+        let everywhere = |address: SocketAddr| SocketAddr::from(([0, 0, 0, 0], address.port()));
+        assert!(find(everywhere(address), "TCP").is_some(), "one address is one of all");
         drop(tcp);
         assert_eq!(find(address, "TCP"), None);
+
+        let all = TcpListener::bind("0.0.0.0:0").expect("bind");
+        let address = SocketAddr::from(([127, 0, 0, 9], all.local_addr().expect("address").port()));
+        assert!(find(address, "TCP").is_some(), "all addresses hold each");
+        // Not one that only talks from there, or talks to it.
+        let client = std::net::TcpStream::connect(address).expect("connected");
+        assert_eq!(find(client.local_addr().expect("address"), "TCP"), None);
     }
 
     #[test]

@@ -223,4 +223,10 @@ fn a_pipe_in_the_state_directory_is_refused_and_two_writers_leave_one_whole_file
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left.len(), 2, "{left:?}");
+
+    // What cannot be put in its place leaves nothing beside it.
+    let folder = dir.0.join("folder");
+    fs::create_dir(&folder).unwrap();
+    assert!(own::write(&dir.0, &folder, b"x", PRIVATE).is_err());
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 3);
 }

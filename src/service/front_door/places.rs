@@ -87,3 +87,30 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= XPORT-21
+    #[test]
+    fn no_more_lose_their_places_at_a_time_than_may_be_leaving() {
+        let places = Places::new(2 * LEAVING);
+        let enter = |ip: [u8; 4]| places.enter(ip.into(), Arc::default());
+        for round in 1..=2_u8 {
+            let most = 2 * LEAVING - places.held();
+            let many: Vec<_> = (0..most).map(|_| enter([192, 0, 2, round]).expect("room")).collect();
+            let newcomer = |n: usize| [10, round, u8::try_from(n).expect("few"), 1];
+            let others: Vec<_> = (0..LEAVING)
+                .map(|n| enter(newcomer(n)).expect("a place of many"))
+                .collect();
+            assert!(enter(newcomer(LEAVING)).is_none(), "so many are still there");
+            assert_eq!(places.displaced(), u64::from(round) * LEAVING as u64);
+            drop(many);
+            assert_eq!(places.held(), LEAVING);
+            assert!(enter(newcomer(LEAVING)).is_some());
+            drop(others);
+            assert_eq!(places.held(), 0);
+        }
+    }
+}
