@@ -126,9 +126,9 @@ pub struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// Log lines show as much of a client as `log_client` says. `tls` is needed where a listener serves TLS or HTTPS. `http` answers requests; it finds the client's address as
-    /// `axum::extract::ConnectInfo<SocketAddr>`. `behind` are the servers that others are passed on to. `streams` takes
-    /// TURN clients and must not block.
+    /// Log lines show as much of a client as `log_client` says. `tls` is needed where a listener serves TLS or HTTPS.
+    /// `http` answers requests; it finds the client's address as `axum::extract::ConnectInfo<SocketAddr>`. `behind` are
+    /// the servers that others are passed on to. `streams` takes TURN clients and must not block.
     pub fn new(
         limits: Limits,
         log_client: LogClient,

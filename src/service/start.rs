@@ -262,11 +262,7 @@ fn serve(
     );
 
     let (stop_doors, stopping) = watch::channel(false);
-    let mut doors = JoinSet::new();
-    for (socket, listener) in bound.tcp {
-        let (accepts, proxies) = (Accepts::from(&listener), Proxies::from(&listener));
-        doors.spawn(Arc::clone(&door).serve(asynchronous(socket)?, accepts, proxies, stopping.clone()));
-    }
+    let doors = open_doors(&door, bound.tcp, &stopping)?;
 
     // The front door is open, so an authority that asks is answered.
     if let Some(acme) = &acme {
@@ -309,6 +305,20 @@ fn serve(
         stop_doors,
         stop_admin,
     })
+}
+
+/// The front door at each of its listeners.
+fn open_doors(
+    door: &Arc<FrontDoor>,
+    listeners: Vec<(std::net::TcpListener, ListenerSettings)>,
+    stopping: &watch::Receiver<bool>,
+) -> Result<JoinSet<()>, Vec<String>> {
+    let mut doors = JoinSet::new();
+    for (socket, listener) in listeners {
+        let (accepts, proxies) = (Accepts::from(&listener), Proxies::from(&listener));
+        doors.spawn(Arc::clone(door).serve(asynchronous(socket)?, accepts, proxies, stopping.clone()));
+    }
+    Ok(doors)
 }
 
 fn health(settings: &Settings, shards: &Arc<Shards>) -> Health {
