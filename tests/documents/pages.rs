@@ -207,6 +207,14 @@ pub(crate) const PAGES: &[Page] = &[
                 "cargo test --test sim",
                 "tests/run runs the first line; the others are its long form",
             ),
+            not_run(
+                "tests/mutants --sample 30",
+                "by hand: hours; `tests/run --long` runs the first line",
+            ),
+            not_run(
+                "cargo test --test chaos",
+                "tests/run runs the first line; the others are its long form",
+            ),
         ],
     ),
     page(
