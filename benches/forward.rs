@@ -34,6 +34,7 @@ impl Calls {
     fn new(count: u16) -> Self {
         let mut world = World::with(|config| {
             config.relay.ports = 10_000..=65_000;
+            config.policy = policy_with_ports(&[], config.relay.ports.clone());
             config.limits.allocations_per_user = u32::MAX;
             config.limits.allocations_per_ip = u32::MAX;
             config.limits.allocations_per_network = u32::MAX;

@@ -7,6 +7,7 @@ mod tcp;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub(crate) struct World {
     response: Response,
 }
 
+const PORTS: RangeInclusive<u16> = 50_000..=50_399;
+
 /// The default configuration: both families, four hundred ports, two users, peers in the documentation ranges.
 pub(crate) fn config() -> Config {
     let user = |name: &str, password: &str| StaticUser {
@@ -92,7 +95,7 @@ pub(crate) fn config() -> Config {
     let relay = RelayConfig {
         ipv4: Some(v4),
         ipv6: Some(v6),
-        ports: 50_000..=50_399,
+        ports: PORTS,
         port_shift: 0,
     };
     let credentials = Arc::new(Credentials::new(credentials).unwrap());
@@ -115,6 +118,11 @@ pub(crate) fn config() -> Config {
 
 /// The default policy, and `denied` on top of it.
 pub(crate) fn policy(denied: &[&str]) -> Arc<PeerPolicy> {
+    policy_with_ports(denied, PORTS)
+}
+
+/// The same, where relayed addresses have `relay_ports`.
+pub(crate) fn policy_with_ports(denied: &[&str], relay_ports: RangeInclusive<u16>) -> Arc<PeerPolicy> {
     let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
     let config = PolicyConfig {
         allow: nets(&["192.0.2.0/24", "2001:db8::/32"]),
@@ -122,7 +130,7 @@ pub(crate) fn policy(denied: &[&str]) -> Arc<PeerPolicy> {
         own: vec![addr("198.51.100.1:3478")],
         local: vec![ip("198.51.100.1").into()],
         relay_ips: vec![ip("10.1.2.3"), ip(RELAY_V4), ip(RELAY_V6)],
-        relay_ports: 50_000..=50_399,
+        relay_ports,
         ..PolicyConfig::default()
     };
     Arc::new(PeerPolicy::new(config).unwrap())
