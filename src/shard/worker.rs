@@ -188,7 +188,7 @@ impl Worker {
     fn time_to_wait(&self) -> Duration {
         let now = self.now.mono;
         let mut wait = HEARTBEAT;
-        if let Some(at) = self.server.poll_timeout() {
+        for at in [self.server.poll_timeout(), self.stop_at].into_iter().flatten() {
             wait = wait.min(at - now);
         }
         if self.has_connections() {

@@ -7,7 +7,7 @@ use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 
 use crate::faults::Faults;
-use crate::shard_support::{Incoming, Peer, TestServer, turn_config};
+use crate::shard_support::{Client, Incoming, Peer, TestServer, tcp_pair, turn_config};
 use crate::world::{Visit, World};
 
 /// A server of so many workers in a world where nothing goes wrong.
@@ -67,6 +67,26 @@ fn what_a_client_sent_before_its_end_leaves_from_its_own_address_though_another_
     assert_eq!(peer.recv(), (b"last words".to_vec(), relayed));
     assert!(peer.hears_nothing());
     end(server, &world);
+}
+
+/// Between two looks at the streams the time runs out, wherever it does.
+#[test]
+fn a_client_that_reads_nothing_holds_up_a_shutdown_no_longer_than_it_may() {
+    const MILLISECOND: u64 = 1_000_000;
+    for after in [0, 60, 120, 180, 240] {
+        let (server, world, _visit) = server(1);
+        let (stream, handover) = tcp_pair(Vec::new());
+        server.shards.adopt(handover);
+        let mut client = Client::tcp(stream);
+        let relayed = client.allocate();
+        let peer = Peer::new();
+        client.bind(0x4000, peer.addr());
+        for _ in 0..1000 {
+            peer.send(relayed, &[0; 1200]);
+        }
+        world.run_for(after * MILLISECOND);
+        end(server, &world);
+    }
 }
 
 #[test]
