@@ -2,6 +2,8 @@
 //! from outside, on the whole process. `FLOOD_REQUESTS=1000000` makes it as large as one likes.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use relay::wire::attribute::AttributeType;
@@ -10,12 +12,14 @@ use relay::wire::message::{Class, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
 
 use crate::client::Client;
-use crate::harness::{SECRET, Server, minted};
+use crate::harness::{EchoPeer, SECRET, Server, minted};
 
 const SOURCES: u32 = 100_000;
 /// Sent between two looks at what the server has taken.
 const BURST: u32 = 500;
 const MAY_GROW: usize = 10 << 20;
+const CHANNEL: u16 = 0x4000;
+const LATE: Duration = Duration::from_secs(2);
 
 /// Each sends once and is gone.
 struct Strangers {
@@ -69,6 +73,40 @@ impl Strangers {
     }
 }
 
+/// What happened meanwhile to those who behave.
+#[derive(Debug, Default)]
+struct Honest {
+    /// Packets of a call to an echo and back.
+    sent: u32,
+    lost: u32,
+    /// Clients that came, each for an allocation of its own.
+    came: u32,
+    unserved: u32,
+}
+
+impl Honest {
+    /// At most 200 packets of 160 bytes a second over `caller`'s channel, and a new client for every fiftieth, until `over`.
+    fn go_on(caller: &mut Client, server: SocketAddr, over: &AtomicBool) -> Self {
+        let mut honest = Self::default();
+        while !over.load(Ordering::Relaxed) {
+            let packet = [&honest.sent.to_be_bytes()[..], &[0; 156]].concat();
+            caller.send_channel(CHANNEL, &packet);
+            honest.sent += 1;
+            // Late is lost: what comes later than that is of an earlier number.
+            let came = std::iter::from_fn(|| caller.receive_data(LATE));
+            honest.lost += u32::from(!came.map(|(_, data)| data).any(|data| data == packet));
+            if honest.sent % 50 == 0 {
+                honest.came += 1;
+                let login = minted(SECRET, 600, &format!("honest-{}", honest.came));
+                let served = Client::udp(server).with_login(&login).allocate().is_ok();
+                honest.unserved += u32::from(!served);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        honest
+    }
+}
+
 /// One without a login, or one with a guess and a nonce that never was.
 fn request(method: Method, signed: bool) -> Vec<u8> {
     let mut buf = [0; 512];
@@ -105,10 +143,18 @@ fn a_flood_from_a_hundred_thousand_sources_leaves_the_server_as_small_as_it_was(
     let login = minted(SECRET, 600, "honest");
     let mut honest = Client::udp(server.plain).with_login(&login);
     honest.allocate().expect("allocated");
+    let echo = EchoPeer::start();
+    assert_eq!(honest.channel_bind(CHANNEL, echo.address), 0);
     let before = resident(server.pid());
     let mut strangers = Strangers::new(server.plain);
     let started = Instant::now();
-    strangers.flood(&server, requests);
+    let over = AtomicBool::new(false);
+    let fared = thread::scope(|scope| {
+        let fared = scope.spawn(|| Honest::go_on(&mut honest, server.plain, &over));
+        strangers.flood(&server, requests);
+        over.store(true, Ordering::Relaxed);
+        fared.join().expect("who behaves is answered")
+    });
     let grown = resident(server.pid()).saturating_sub(before);
     eprintln!(
         "{requests} requests from {} sources in {:.1?}: {} KiB more than {} KiB",
@@ -117,9 +163,11 @@ fn a_flood_from_a_hundred_thousand_sources_leaves_the_server_as_small_as_it_was(
         grown >> 10,
         before >> 10
     );
+    eprintln!("{fared:?}");
+    assert!(fared.came > 0 && fared.unserved == 0 && fared.lost == 0, "{fared:?}");
     assert!(grown < MAY_GROW, "{grown} bytes more than {before}");
     assert_eq!(honest.refresh(600), 0);
     assert!(Client::udp(server.plain).with_login(&login).allocate().is_ok());
-    server.wait_for_metric("relay_allocations", "", 2.0);
+    server.wait_for_metric("relay_allocations", "", f64::from(2 + fared.came));
     server.assert_healthy();
 }
