@@ -429,7 +429,12 @@ fn without_offload_everything_still_works() {
 
 #[test]
 fn at_a_moderate_rate_packets_are_let_gather_and_none_is_lost() {
-    let server = TestServer::start(1);
+    // Long pauses: what is moderate for them is a rate that a busy machine with one processor reaches as well.
+    let config = ShardConfig {
+        pause: Duration::from_millis(10),
+        ..ShardConfig::default()
+    };
+    let server = TestServer::start_with(1, "127.0.0.1:0", config, turn_config());
     let peer = Peer::new();
     let mut client = server.client();
     let relayed = client.allocate();
@@ -448,14 +453,15 @@ fn at_a_moderate_rate_packets_are_let_gather_and_none_is_lost() {
             }
         });
         let start = std::time::Instant::now();
-        let mut next = Duration::ZERO;
-        while sent.load(SeqCst) < 5_000 || server.stat(|s| s.pauses.get()) == 0 {
-            // 50 000 a second, and never more on the way than the peer's socket holds.
-            while start.elapsed() < next || sent.load(SeqCst) > arrived.load(SeqCst) + 100 {
-                assert!(start.elapsed() < PATIENCE, "what is sent arrives, and pauses are taken");
-                std::thread::yield_now();
+        while sent.load(SeqCst) < 1_000 || server.stat(|s| s.pauses.get()) == 0 {
+            // Never more on the way than the peer's socket holds.
+            while sent.load(SeqCst) > arrived.load(SeqCst) + 100 {
+                assert!(start.elapsed() < PATIENCE, "what is sent arrives");
+                std::thread::sleep(Duration::from_millis(1));
             }
-            next = start.elapsed().min(next + Duration::from_millis(1)) + Duration::from_micros(20);
+            assert!(start.elapsed() < PATIENCE, "pauses are taken");
+            // Below 2,000 a second; 300 are enough for a pause.
+            std::thread::sleep(Duration::from_micros(500));
             socket.send(&frame).unwrap();
             sent.fetch_add(1, SeqCst);
         }
