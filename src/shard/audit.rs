@@ -71,15 +71,12 @@ mod tests {
 
     use super::*;
     use crate::base::address::{FiveTuple, Transport};
+    use crate::turn::SessionId;
     use crate::turn::output::Traffic;
-    use crate::turn::types::AllocationId;
 
     fn ended(why: EndReason) -> Event {
         Event::AllocationEnded {
-            id: AllocationId {
-                index: 0,
-                generation: 1,
-            },
+            id: SessionId::from_random([1; 12]),
             five_tuple: FiveTuple {
                 client: "192.0.2.1:4000".parse().unwrap(),
                 server: "198.51.100.1:3478".parse().unwrap(),

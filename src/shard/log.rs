@@ -92,7 +92,7 @@ pub fn log(event: &Event, shard: usize, client: LogClient) {
             relayed,
         } => tracing::info!(
             target: "relay::allocation",
-            id = format_args!("{shard}-{}-{}", id.index, id.generation),
+            %id,
             client = %client.show(five_tuple.client),
             transport = five_tuple.transport.as_str(),
             relayed = %Relayed(relayed),
@@ -101,15 +101,16 @@ pub fn log(event: &Event, shard: usize, client: LogClient) {
         ),
         Event::AllocationMoved {
             id,
-            from: (home, old),
+            from,
             was,
             client: now,
             username,
             relayed,
         } => tracing::info!(
             target: "relay::allocation",
-            id = format_args!("{shard}-{}-{}", id.index, id.generation),
-            was_id = format_args!("{home}-{}-{}", old.index, old.generation),
+            %id,
+            worker = shard,
+            was_worker = from,
             client = now.map(|now| tracing::field::display(client.show(now.client))),
             transport = now.map(|now| now.transport.as_str()),
             was_client = %client.show(was.client),
@@ -128,7 +129,7 @@ pub fn log(event: &Event, shard: usize, client: LogClient) {
             why,
         } => tracing::info!(
             target: "relay::allocation",
-            id = format_args!("{shard}-{}-{}", id.index, id.generation),
+            %id,
             client = %client.show(five_tuple.client),
             transport = five_tuple.transport.as_str(),
             relayed = %Relayed(relayed),

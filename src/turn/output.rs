@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::refusal::Refused;
+use super::session_id::SessionId;
 use super::shared::ports::RelayPort;
 use super::types::{AllocationId, ChannelNumber, ConnectionId, Link, PeerAddr, RelayId, RelayedAddr};
 use crate::base::address::{FiveTuple, Transport};
@@ -207,8 +208,8 @@ pub enum Command {
 pub enum Event {
     /// An Allocate succeeded.
     AllocationBegan {
-        /// Its id, to join the two lines.
-        id: AllocationId,
+        /// Its id, which joins all lines about it.
+        id: SessionId,
         /// The client.
         five_tuple: FiveTuple,
         /// Full USERNAME of the Allocate.
@@ -218,10 +219,10 @@ pub enum Event {
     },
     /// An allocation has moved to its client's new five-tuple (RFC 8016). Told by the shard it came to.
     AllocationMoved {
-        /// Its id from now on.
-        id: AllocationId,
-        /// The shard it was at, and its id there.
-        from: (usize, AllocationId),
+        /// Its id.
+        id: SessionId,
+        /// The shard it was at.
+        from: usize,
         /// The five-tuple it had.
         was: FiveTuple,
         /// The one it has now. `None`: the client was gone again before it came.
@@ -234,7 +235,7 @@ pub enum Event {
     /// An allocation is gone.
     AllocationEnded {
         /// Its id.
-        id: AllocationId,
+        id: SessionId,
         /// The client.
         five_tuple: FiveTuple,
         /// Full USERNAME of the Allocate.

@@ -197,7 +197,7 @@ fn openvidu_behind_its_proxy_has_its_name_and_the_relay_knows_whom_nginx_speaks_
     let mut client = Client::tls_on(stream, "turn.example.org").with_login(&login);
     assert!(client.allocate().is_ok());
     assert_eq!(client.binding(), Some(own), "what Firefox takes for its mapped address");
-    server.wait_for_log(&format!("allocation began id=0-0-1 client={own}"));
+    server.wait_for_log(&format!(" client={own} transport=tls relayed="));
 }
 
 /// Debian's nginx with blocks of a page; its certificates are made for it.

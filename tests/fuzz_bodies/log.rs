@@ -10,7 +10,7 @@ use relay::service::config::settings::{ClientIp, LogSettings};
 use relay::service::log::{is_harmful, subscriber};
 use relay::shard::{LogClient, log_event};
 use relay::turn::output::{EndReason, Event, Traffic};
-use relay::turn::types::{AllocationId, RelayedAddr};
+use relay::turn::types::RelayedAddr;
 use tracing::Dispatch;
 
 use super::Bytes;
@@ -72,13 +72,15 @@ pub(crate) fn log_line(input: &[u8]) {
             object["message"],
             if ended { "allocation ended" } else { "allocation began" }
         );
-        assert_eq!(object["id"], "3-7-1");
+        assert_eq!(object["id"], ID);
         assert!(!is_plain || object["user"] == *username, "{line}");
     } else {
         assert_eq!(names(line), NAMES[usize::from(ended)], "{line}");
         assert!(!is_word || line.contains(&*format!(" user={username}")), "{line}");
     }
 }
+
+const ID: &str = "0123456789abcdef00000000";
 
 const NAMES: [&[&str]; 2] = [
     &["id", "client", "transport", "relayed", "user"],
@@ -120,10 +122,7 @@ fn names(line: &str) -> Vec<&str> {
 }
 
 fn event(username: Arc<str>, ended: bool) -> Event {
-    let id = AllocationId {
-        index: 7,
-        generation: 1,
-    };
+    let id = ID.parse().expect("a session id");
     let five_tuple = FiveTuple {
         client: "192.0.2.1:50000".parse().expect("an address"),
         server: "198.51.100.1:443".parse().expect("an address"),

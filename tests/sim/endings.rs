@@ -62,6 +62,7 @@ impl Oracle {
     pub(crate) fn event(&mut self, shard: usize, event: &Event, now: Now, cause: Cause) {
         match event {
             Event::AllocationBegan {
+                id,
                 five_tuple,
                 username,
                 relayed,
@@ -74,25 +75,28 @@ impl Oracle {
                 );
                 let held = self
                     .held
-                    .get(&key(five_tuple))
+                    .get_mut(&key(five_tuple))
                     .expect("only an Allocate that waits begins");
                 assert!(held.opening.is_some(), "an allocation begins twice");
                 assert_eq!(**username, held.login.username);
                 assert!(relayed.iter().any(Option::is_some));
+                held.session = Some(*id);
+                assert!(self.sessions.insert(*id), "{id} names two allocations");
             }
             Event::AllocationMoved { .. } => panic!("mobility is off"),
             Event::Refused(_) => {}
             Event::AllocationEnded {
+                id,
                 five_tuple,
                 username,
                 relayed,
                 traffic,
                 age,
                 why,
-                ..
             } => {
                 let held = self.held.remove(&key(five_tuple)).expect("only what is held can end");
                 assert_eq!(held.shard, shard);
+                assert_eq!(held.session, Some(*id), "it keeps its id");
                 assert_eq!(**username, held.login.username);
                 assert_eq!(told(relayed), held.given, "the relayed addresses that are gone");
                 let counted = [

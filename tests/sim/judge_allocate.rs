@@ -22,6 +22,7 @@ impl Oracle {
         let held = Held {
             shard: deed.shard,
             client: *deed.client,
+            session: None,
             login,
             asked: Rc::clone(request),
             requested: deed.now.mono,

@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use relay::base::address::{Family, FiveTuple, Transport};
 use relay::base::time::{Instant, Now};
+use relay::turn::SessionId;
 use relay::turn::types::Client;
 
 use crate::message::{Login, Request};
@@ -98,6 +99,8 @@ impl Flow {
 pub(crate) struct Held {
     pub(crate) shard: usize,
     pub(crate) client: Client,
+    /// `None` until it begins.
+    pub(crate) session: Option<SessionId>,
     pub(crate) login: Rc<Login>,
     /// Its Allocate.
     pub(crate) asked: Rc<Request>,
@@ -230,6 +233,8 @@ pub(crate) struct Oracle {
     pub(crate) nonces: BTreeMap<Vec<u8>, Issued>,
     /// Allocates whose allocation ended, and Refreshes that ended one, over UDP: a copy of them may still be under way.
     pub(crate) past: BTreeMap<(Key, [u8; 12]), Instant>,
+    /// Of every allocation there was, in any run of the server.
+    pub(crate) sessions: BTreeSet<SessionId>,
     pub(crate) ledgers: Vec<crate::ledger::Ledger>,
     pub(crate) rates: crate::rates::Rates,
     /// What the runs have come across, and how often.
@@ -247,6 +252,7 @@ impl Oracle {
             tokens: BTreeMap::new(),
             nonces: BTreeMap::new(),
             past: BTreeMap::new(),
+            sessions: BTreeSet::new(),
             ledgers: vec![crate::ledger::Ledger::default(); shards],
             rates: crate::rates::Rates::default(),
             marks: BTreeMap::new(),
@@ -256,8 +262,9 @@ impl Oracle {
     /// The server starts again and knows nothing but its secrets, and with them its nonces.
     pub(crate) fn restart(&mut self, rules: &Rules) {
         let (marks, nonces) = (core::mem::take(&mut self.marks), core::mem::take(&mut self.nonces));
+        let sessions = core::mem::take(&mut self.sessions);
         *self = Self::new(Rc::clone(&self.setup), rules);
-        (self.marks, self.nonces) = (marks, nonces);
+        (self.marks, self.nonces, self.sessions) = (marks, nonces, sessions);
     }
 
     /// A shard is told something else. The ports of a family that is not served any more stay as they are.

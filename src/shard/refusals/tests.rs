@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::base::address::{Family, FiveTuple, Transport};
+use crate::turn::SessionId;
 use crate::turn::policy::Denied;
-use crate::turn::types::{AllocationId, RelayedAddr};
+use crate::turn::types::RelayedAddr;
 use crate::turn::{Refusal, RefusalReason};
 use crate::wire::message::Method;
 
@@ -113,10 +114,7 @@ fn a_client_from_this_machine_is_a_proxys_unless_the_server_is_for_this_machine_
     ] {
         let log = RefusalLog::new(1, vec!["127.0.0.1:5350".parse().unwrap()], 1000);
         let began = Event::AllocationBegan {
-            id: AllocationId {
-                index: 1,
-                generation: 1,
-            },
+            id: SessionId::from_random([1; 12]),
             five_tuple: FiveTuple {
                 client: client.parse().unwrap(),
                 server: server.parse().unwrap(),

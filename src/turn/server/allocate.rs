@@ -14,6 +14,7 @@ use crate::turn::output::{Command, DropReason, EndReason, Verdict};
 use crate::turn::policy::PeerClass;
 use crate::turn::refusal::{OpenError, Refusal};
 use crate::turn::response::{Reply, Response};
+use crate::turn::session_id::SessionId;
 use crate::turn::shared::ports::{RelayPort, Want};
 use crate::turn::shared::reservations::{Reservation, Token};
 use crate::turn::state::allocation::{Allocation, FAMILIES, Opening, Socket};
@@ -101,6 +102,7 @@ impl Server {
         };
         self.allocations.insert(Allocation {
             id,
+            session_id: SessionId::from_random(self.rng.array()),
             session: Arc::clone(session),
             sockets: taken.sockets,
             relayed: [None; 2],

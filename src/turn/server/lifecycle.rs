@@ -59,7 +59,7 @@ impl Server {
         self.counters.allocations_began[transport].add(1);
         self.counters.allocations[transport].add(1);
         self.events.push_back(Event::AllocationBegan {
-            id,
+            id: allocation.session_id,
             five_tuple: client.five_tuple,
             username: Arc::clone(&allocation.session.username),
             relayed: allocation.relayed,
@@ -178,7 +178,7 @@ impl Server {
         self.counters.allocations[five_tuple.transport as usize].sub(1);
         self.counters.away.sub(u64::from(away));
         self.events.push_back(Event::AllocationEnded {
-            id,
+            id: allocation.session_id,
             five_tuple,
             username: Arc::clone(&allocation.session.username),
             relayed: allocation.relayed,

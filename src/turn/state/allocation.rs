@@ -14,6 +14,7 @@ use crate::base::time::Instant;
 use crate::turn::login::owner::Owner;
 use crate::turn::login::session::Session;
 use crate::turn::refusal::{OpenError, Refusal};
+use crate::turn::session_id::SessionId;
 use crate::turn::shared::ports::{RelayPort, Want};
 use crate::turn::shared::quotas::{QuotaUnit, ReservationUnit};
 use crate::turn::shared::reservations::Token;
@@ -27,6 +28,8 @@ pub(in crate::turn) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 #[derive(Debug)]
 pub(in crate::turn) struct Allocation {
     pub(in crate::turn) id: AllocationId,
+    /// Its name outside this shard.
+    pub(in crate::turn) session_id: SessionId,
     /// The login of the Allocate: every other request must be by the same user.
     pub(in crate::turn) session: Arc<Session>,
     pub(in crate::turn) sockets: [Socket; 2],

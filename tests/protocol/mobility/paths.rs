@@ -307,7 +307,7 @@ fn the_operator_hears_of_a_move_and_the_counters_know_it() {
             username,
             relayed,
             ..
-        } => Some((from.0, *was, *client, username.to_string(), relayed[0].unwrap().0)),
+        } => Some((*from, *was, *client, username.to_string(), relayed[0].unwrap().0)),
         _ => None,
     });
     let expected = (

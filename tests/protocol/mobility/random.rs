@@ -207,6 +207,24 @@ impl Story {
     }
 }
 
+/// An id names one allocation, from its first line to its last, wherever it moves.
+fn check_session_ids(events: &[Event]) {
+    let mut live = BTreeSet::new();
+    let mut all = BTreeSet::new();
+    for event in events {
+        match event {
+            Event::AllocationBegan { id, .. } => {
+                assert!(all.insert(*id), "{id} is given out twice");
+                live.insert(*id);
+            }
+            Event::AllocationMoved { id, .. } => assert!(live.contains(id), "{id} moves and is not there"),
+            Event::AllocationEnded { id, .. } => assert!(live.remove(id), "{id} ends and is not there"),
+            Event::Refused(_) => {}
+        }
+    }
+    assert!(live.is_empty(), "{live:?} never end");
+}
+
 proptest! {
     #![proptest_config(proptest::test_runner::Config { cases: 300, ..Default::default() })]
 
@@ -237,6 +255,7 @@ proptest! {
         }
         let ended = story.world.events.iter().filter(|event| matches!(event, Event::AllocationEnded { .. })).count();
         prop_assert_eq!(ended, story.relayed.len(), "every end is told once");
+        check_session_ids(&story.world.events);
         // No ticket outlives its allocation.
         let mut last = udp(200, 0);
         for (ticket, _) in &story.tickets {

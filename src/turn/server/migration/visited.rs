@@ -300,7 +300,7 @@ impl Server {
             fetched,
         } = moved;
         let visitor = self.visitors.remove(&visit);
-        let (was, from) = (flow.client().five_tuple, (home, allocation.id));
+        let was = flow.client().five_tuple;
         let client = visitor.as_ref().map(|visitor| visitor.visit.client);
         let id = self
             .forward
@@ -332,8 +332,8 @@ impl Server {
             self.counters.away.add(1);
         }
         self.events.push_back(Event::AllocationMoved {
-            id,
-            from,
+            id: allocation.session_id,
+            from: home,
             was,
             client: client.map(|client| client.five_tuple),
             username: Arc::clone(&allocation.session.username),
