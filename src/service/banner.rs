@@ -140,3 +140,104 @@ fn try_command(places: &Places, credential: &MintedCredential) -> Option<String>
         address.port()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::config::sample;
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().expect("an address")
+    }
+
+    /// One TCP listener for each of `tcp`, `tls` and `https`.
+    fn places(listener: &ListenerSettings) -> Places {
+        let over_tcp = |address, change: fn(&mut ListenerSettings)| {
+            let mut listener = listener.clone();
+            change(&mut listener);
+            (at(address), listener)
+        };
+        Places {
+            udp: vec![at("192.0.2.1:3478"), at("[2001:db8::1]:3478")],
+            dtls: vec![at("192.0.2.1:5349")],
+            tcp: vec![
+                over_tcp("192.0.2.1:81", |l| l.tls = true),
+                over_tcp("192.0.2.1:82", |l| l.https = true),
+                over_tcp("192.0.2.1:83", |l| l.tcp = true),
+            ],
+            admin: Some(at("127.0.0.1:13478")),
+        }
+    }
+
+    #[test]
+    fn what_listens_where_is_told_and_nothing_of_what_is_switched_off() {
+        let mut settings = sample::settings(sample::BASE);
+        settings.api.enabled = true;
+        settings.workers = 3;
+        settings.turn.relay.ports = 50_000..=50_999;
+        let places = places(&settings.listeners[0]);
+        let told = |settings: &Settings, places: &Places| lines(settings, places, &["a note".to_owned()]);
+        settings.api.uris = vec!["turn:192.0.2.1".into(), "turns:192.0.2.1".into()];
+        let expected: Vec<(&str, &str)> = vec![
+            ("udp", "192.0.2.1:3478, [2001:db8::1]:3478"),
+            ("dtls", "192.0.2.1:5349"),
+            ("tcp", "192.0.2.1:83"),
+            ("tls", "192.0.2.1:81"),
+            ("https", "192.0.2.1:82"),
+            ("admin", "http://127.0.0.1:13478/metrics /healthz /readyz"),
+            ("relay", "127.0.0.1 ports 50000-50999, announced as 192.0.2.1"),
+            ("uris", "turn:192.0.2.1 turns:192.0.2.1"),
+            ("realm", "relay"),
+            ("workers", "3"),
+            ("note", "a note"),
+        ];
+        let all = told(&settings, &places);
+        let all: Vec<_> = all.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(all, expected);
+
+        let has = |settings: &Settings, name: &str| {
+            let lines = told(settings, &places);
+            lines.iter().any(|(told, _)| *told == name)
+        };
+        settings.api.uris.clear();
+        assert!(has(&settings, "https") && !has(&settings, "uris"));
+        settings.api.uris.push("turn:192.0.2.1".into());
+        settings.api.enabled = false;
+        assert!(!has(&settings, "https") && !has(&settings, "uris"));
+        let address = settings.turn.relay.ipv4.expect("it has one");
+        settings.turn.relay.ipv4 = Some(RelayAddress {
+            announced: address.bind,
+            ..address
+        });
+        let lines = told(&settings, &Places::default());
+        assert_eq!(lines[0], ("relay", "127.0.0.1 ports 50000-50999".to_owned()));
+    }
+
+    #[test]
+    fn the_command_to_try_it_with_takes_a_way_that_is_served() {
+        let mut places = places(&sample::settings(sample::BASE).listeners[0]);
+        let credential = MintedCredential {
+            username: "user".into(),
+            password: "password".into(),
+        };
+        let mut ends = |change: fn(&mut Places)| {
+            change(&mut places);
+            let command = try_command(&places, &credential)?;
+            let (_, end) = command.split_once(" -w 'password' -p ").expect("a password");
+            Some((command.contains(" -t "), end.to_owned()))
+        };
+        let over = |tcp, end: &str| Some((tcp, end.to_owned()));
+        assert_eq!(ends(|_| ()), over(false, "3478 192.0.2.1"));
+        assert_eq!(
+            ends(|it| it.udp = vec![at("0.0.0.0:3478")]),
+            over(false, "3478 127.0.0.1")
+        );
+        assert_eq!(ends(|it| it.udp = vec![at("[::]:3478")]), over(false, "3478 ::1"));
+        assert_eq!(
+            ends(|it| it.udp = vec![at("[2001:db8::1]:1")]),
+            over(false, "1 2001:db8::1")
+        );
+        assert_eq!(ends(|it| it.udp.clear()), over(true, "83 192.0.2.1"));
+        assert_eq!(ends(|it| it.tcp.truncate(2)), None, "nothing that client speaks");
+    }
+}

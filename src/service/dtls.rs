@@ -44,3 +44,72 @@ async fn follow(tls: Arc<TlsStore>, mut changes: tokio::sync::watch::Receiver<()
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::base::clock::unix_now;
+    use crate::service::config::sample;
+    use crate::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn each_key_of_dtls_reaches_the_workers_and_so_does_a_changed_certificate() {
+        let dir = std::env::temp_dir().join(format!("relay-dtls-{}", std::process::id()));
+        let source = |made: &str| {
+            let files = CertificateFiles {
+                certificate: dir.join(made).join("cert.pem"),
+                private_key: dir.join(made).join("key.pem"),
+                state_dir: Some(dir.join(made)),
+            };
+            let wanted = SelfSigned {
+                names: vec!["localhost".into()],
+                addresses: Vec::new(),
+            };
+            CertificateSource::SelfSigned(files, wanted)
+        };
+        let open = |made: &str| TlsStore::open(vec![source(made)], unix_now()).expect("certificates").0;
+        let store = Arc::new(open("one"));
+
+        let mut settings = sample::settings(sample::BASE);
+        let made = |settings: &Settings, tls| config(settings, tls).expect("they can be served");
+        assert!(made(&settings, Some(&store)).is_none(), "no listener speaks it");
+        settings.listeners[0].dtls = true;
+        assert!(made(&settings, None).is_none());
+        settings.stream.max_new_connections_per_second = 11;
+        settings.stream.handshake_timeout = 12 * SECOND;
+        let dtls = &mut settings.dtls;
+        (dtls.mtu, dtls.handshakes) = (1313, 14);
+        (dtls.associations, dtls.associations_per_ip) = (15, 16);
+        (dtls.associations_per_network, dtls.associations_per_cookie) = (17, 18);
+        let made = made(&settings, Some(&store)).expect("a listener speaks it");
+        assert_eq!((made.mtu, made.handshakes), (1313, 14));
+        assert_eq!((made.associations, made.associations_per_ip), (15, 16));
+        assert_eq!((made.associations_per_network, made.associations_per_cookie), (17, 18));
+        assert_eq!(made.new_associations_per_second, 11);
+        assert_eq!(made.handshake_timeout, 12 * SECOND);
+        assert!(!made.quick_retransmission);
+
+        let before = made.contexts.load_full();
+        open("other");
+        for file in ["cert.pem", "key.pem"] {
+            std::fs::rename(dir.join("other").join(file), dir.join("one").join(file)).expect("made");
+        }
+        assert!(
+            store
+                .reload(unix_now())
+                .iter()
+                .all(|loaded| loaded.as_ref().is_ok_and(|it| it.changed))
+        );
+        let changed = tokio::time::timeout(20 * SECOND, async {
+            while Arc::ptr_eq(&before, &made.contexts.load_full()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        changed.await.expect("the workers get the other certificate");
+        std::fs::remove_dir_all(dir).expect("was made");
+    }
+}

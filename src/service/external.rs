@@ -222,6 +222,30 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_sent_again_later_and_later_until_the_time_is_over() {
+        let (ours, asked) = std::sync::mpsc::channel();
+        let server = server(0, move |_, _| {
+            let _ = ours.send(());
+            Vec::new()
+        });
+        let begin = Instant::now();
+        let timeout = Duration::from_millis(1200);
+        let error = ask_stun(server, LOCALHOST, timeout, None).expect_err("no answer");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() >= timeout);
+        // At once and after half a second; a slow machine may hold one back.
+        let requests = asked.try_iter().count();
+        assert!((1..=2).contains(&requests), "{requests}");
+    }
+
+    #[test]
+    fn this_machine_has_the_address_that_every_machine_has() {
+        let all = interfaces().expect("the system tells");
+        let loopback = all.iter().find(|it| it.ip == LOCALHOST).expect("loopback");
+        assert_eq!(loopback.name, "lo");
+    }
+
+    #[test]
     fn an_answer_to_another_request_is_not_taken() {
         let server = server(0, |request, from| success(request, from, TransactionId([7; 12])));
         let error = ask_stun(server, LOCALHOST, Duration::from_millis(300), None).expect_err("no answer");

@@ -209,9 +209,11 @@ pub(super) fn renew_policy(settings: &mut Settings) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
     use crate::base::address::Family;
-    use crate::service::config::{Purpose, load_for};
+    use crate::service::config::sample;
     use crate::service::external::Source;
     use crate::turn::config::RelayAddress;
     use crate::turn::policy::PeerClass;
@@ -219,19 +221,7 @@ mod tests {
 
     /// Announces 192.0.2.1, which a STUN server is to be asked for from now on.
     fn settings() -> (Settings, Plan) {
-        let text = "realm = \"relay\"\nexternal = { ipv4 = \"192.0.2.1\", ipv6 = \"off\" }\nrelay.ipv4 = \"127.0.0.1\"\n\
-                    credentials.secrets = [\"5f2c9e1b7a8d4036925814703fb6cade\"]\n\
-                    listener = [{ bind = \"127.0.0.1:3478\", protocols = [\"udp\"] }]\n";
-        let name = format!(
-            "relay-follow-{}-{:?}.toml",
-            std::process::id(),
-            std::thread::current().id()
-        );
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, text).expect("write");
-        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv::default());
-        std::fs::remove_file(&path).expect("remove");
-        let mut settings = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).settings;
+        let mut settings = sample::settings(sample::BASE);
         let source = Source::Name("turn.example.org".to_owned());
         settings.external.plans[0].source = source;
         let plan = settings.external.plans[0].clone();
@@ -320,19 +310,20 @@ mod tests {
     async fn an_address_that_is_not_found_again_stays() {
         let (mut settings, plan) = settings();
         let mut follower = Follower::new(&settings, ProcessEnv::default());
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut told) = (Vec::new(), Vec::new());
         for outcome in [missing(), missing(), Ok(None), found("192.0.2.1")] {
             let moved = follower.take(vec![(plan.clone(), outcome)], &mut settings, |outcome| {
                 outcomes.push(outcome)
             });
             assert!(!moved);
             assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
+            told.push(follower.told.len());
         }
+        assert_eq!(told, [1, 1, 2, 0], "each once, until it is found again");
         assert_eq!(
             outcomes,
             [Outcome::Failed, Outcome::Failed, Outcome::Failed, Outcome::Same]
         );
-        assert!(follower.told.is_empty(), "found again");
     }
 
     #[tokio::test]
@@ -374,5 +365,31 @@ mod tests {
         assert!(keep_former(&mut settings, &former));
         assert_eq!(settings.peers.relay_ips.len(), FORMER);
         assert!(settings.peers.relay_ips.starts_with(&present));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_change_is_looked_for_again_each_time_the_pause_is_over() {
+        let (mut settings, _) = settings();
+        let pause = Duration::from_secs(60);
+        settings.external.recheck = Some(pause);
+        let mut fixed = settings.external.plans[0].clone();
+        settings.external.plans[0].source = Source::Name("localhost".to_owned());
+        fixed.source = Source::Fixed(IpAddr::from([192, 0, 2, 7]));
+        settings.external.plans.push(fixed);
+        let begin = Instant::now();
+        let mut follower = Follower::new(&settings, ProcessEnv::default());
+        for round in 1..=2 {
+            // As the server does whenever something else comes first.
+            let shortly = timeout(pause / 2, follower.looked(&settings)).await;
+            assert!(shortly.is_err(), "round {round}");
+            let looked = follower.looked(&settings).await;
+            let late = begin.elapsed().checked_sub(pause * round);
+            assert!(late.is_some_and(|late| late < Duration::from_secs(1)), "{late:?}");
+            let [(plan, Ok(Some(found)))] = &looked[..] else {
+                panic!("{looked:?}");
+            };
+            assert_eq!(*plan, settings.external.plans[0]);
+            assert_eq!(found.address.announced, IpAddr::from([127, 0, 0, 1]));
+        }
     }
 }

@@ -136,26 +136,36 @@ impl Ours {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::config::sample;
+    use crate::service::config::settings::ListenerSettings;
+    use crate::turn::config::RelayAddress;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn backend(host: &str, port: u16) -> BackendAddress {
+        BackendAddress {
+            host: host.into(),
+            port,
+        }
+    }
+
+    fn follow(backend: BackendAddress, ours: &[&str]) -> Follow {
+        Follow {
+            address: backend,
+            patience: 10 * SECOND,
+            ours: Ours {
+                at: ours.iter().map(|address| address.parse().unwrap()).collect(),
+                everywhere: Vec::new(),
+                local: Vec::new(),
+            },
+            told: Backends::default(),
+            backend: SharedBackend::default(),
+        }
+    }
 
     #[tokio::test]
     async fn a_name_leads_to_its_address_unless_that_is_this_server() {
-        let leads_to = async |port, ours: &[&str]| {
-            let follow = Follow {
-                address: BackendAddress {
-                    host: "localhost".into(),
-                    port,
-                },
-                patience: Duration::from_secs(10),
-                ours: Ours {
-                    at: ours.iter().map(|address| address.parse().unwrap()).collect(),
-                    everywhere: Vec::new(),
-                    local: Vec::new(),
-                },
-                told: Backends::default(),
-                backend: SharedBackend::default(),
-            };
-            follow.look_up().await
-        };
+        let leads_to = async |port, ours: &[&str]| follow(backend("localhost", port), ours).look_up().await;
         let ours = ["127.0.0.1:443", "[::1]:443"];
         assert!(
             leads_to(8443, &ours)
@@ -168,5 +178,93 @@ mod tests {
                 .unwrap_err()
                 .ends_with("is this server itself")
         );
+    }
+
+    #[tokio::test]
+    async fn workers_learn_where_a_name_leads_and_keep_what_they_know_when_it_leads_nowhere() {
+        let follow = follow(backend("localhost", 8443), &[]);
+        let shared = Arc::clone(&follow.backend);
+        let looking = tokio::spawn(follow.run());
+        let found = timeout(20 * SECOND, async {
+            loop {
+                if let Some(found) = shared.load_full() {
+                    return *found;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let found = found.await.expect("the name is looked up");
+        assert!(found.ip().is_loopback() && found.port() == 8443, "{found}");
+        looking.abort();
+    }
+
+    #[tokio::test]
+    async fn each_key_of_http3_reaches_the_workers() {
+        let mut settings = sample::settings(sample::BASE);
+        assert!(config(&settings, &Backends::default()).is_none());
+        settings.stream.handshake_timeout = 11 * SECOND;
+        let http3 = &mut settings.front_door.http3;
+        http3.backend = Some(backend("2001:db8::7", 8443));
+        (http3.flows, http3.flows_per_ip, http3.flows_per_network) = (12, 13, 14);
+        (http3.new_flows_per_second, http3.idle_timeout) = (15, 16 * SECOND);
+        let made = config(&settings, &Backends::default()).expect("there is a backend");
+        assert_eq!((made.flows, made.flows_per_ip, made.flows_per_network), (12, 13, 14));
+        assert_eq!((made.new_flows_per_second, made.idle_timeout), (15, 16 * SECOND));
+        assert_eq!(made.handshake_timeout, 11 * SECOND);
+        let at = made.backend.load_full().expect("no name to look up");
+        assert_eq!(at.to_string(), "[2001:db8::7]:8443");
+        settings.front_door.http3.backend = Some(backend("localhost", 8443));
+        let made = config(&settings, &Backends::default()).expect("there is a backend");
+        assert_eq!(made.backend.load_full(), None, "the name has not been looked up yet");
+    }
+
+    #[test]
+    fn this_server_is_where_it_listens_for_datagrams_by_whatever_address() {
+        let mut settings = sample::settings(sample::BASE);
+        settings.turn.relay.ipv4 = Some(RelayAddress {
+            bind: "10.0.8.2".parse().unwrap(),
+            announced: "203.0.113.9".parse().unwrap(),
+        });
+        settings.peers.local = vec!["10.9.0.0/16".parse().unwrap()];
+        let listener = |address: &str, change: fn(&mut ListenerSettings)| {
+            let mut listener = settings.listeners[0].clone();
+            listener.addresses = vec![address.parse().unwrap()];
+            listener.udp = false;
+            change(&mut listener);
+            listener
+        };
+        settings.listeners = vec![
+            listener("192.0.2.1:3478", |l| l.udp = true),
+            listener("192.0.2.1:5349", |l| l.dtls = true),
+            listener("192.0.2.1:80", |l| l.tcp = true),
+            listener("0.0.0.0:443", |l| l.udp = true),
+        ];
+        let ours = Ours::new(&settings);
+        let is_ours = |address: &str| ours.contains(address.parse().unwrap());
+        for here in [
+            "192.0.2.1:3478",
+            "192.0.2.1:5349",
+            "[::ffff:192.0.2.1]:3478",
+            // Behind the address that is announced.
+            "203.0.113.9:3478",
+            "203.0.113.9:443",
+            // At every address of this machine.
+            "127.0.0.1:443",
+            "[::1]:443",
+            "10.9.8.7:443",
+        ] {
+            assert!(is_ours(here), "{here}");
+        }
+        for elsewhere in [
+            "192.0.2.1:80",
+            "203.0.113.9:80",
+            "192.0.2.2:3478",
+            "127.0.0.1:3478",
+            "10.9.8.7:3478",
+            "10.8.8.7:443",
+            "192.0.2.1:443",
+        ] {
+            assert!(!is_ours(elsewhere), "{elsewhere}");
+        }
     }
 }

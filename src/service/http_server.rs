@@ -74,3 +74,112 @@ async fn connection(socket: TcpStream, client: SocketAddr, router: Router) {
     // However it ends, it is over.
     let _ = timeout(LIFETIME, connection).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    struct Served {
+        address: SocketAddr,
+        counters: Arc<AdminCounters>,
+        /// Says that it is over.
+        stop: watch::Sender<bool>,
+        ended: JoinHandle<()>,
+    }
+
+    async fn served() -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let counters = Arc::new(AdminCounters::default());
+        let (stop, stopping) = watch::channel(false);
+        let router = Router::new().route("/", get(async || "here"));
+        let ended = tokio::spawn(serve(listener, router, Arc::clone(&counters), stopping));
+        Served {
+            address,
+            counters,
+            stop,
+            ended,
+        }
+    }
+
+    impl Served {
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.expect("a connection")
+        }
+
+        fn displaced(&self) -> u64 {
+            self.counters.refused(AdminRefusal::Displaced)
+        }
+    }
+
+    /// Whether a request is answered; the connection stays.
+    async fn answered(socket: &mut TcpStream) -> bool {
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let mut answer = Vec::new();
+        // One whose end is told of while it is written to has ended.
+        let _ = socket.write_all(request).await;
+        while !answer.ends_with(b"here") {
+            if !matches!(socket.read_buf(&mut answer).await, Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    #[tokio::test]
+    async fn the_oldest_connection_gives_way_and_those_that_ended_take_no_place() {
+        let served = served().await;
+        let mut open = VecDeque::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut socket = served.connect().await;
+            assert!(answered(&mut socket).await);
+            open.push_back(socket);
+        }
+        assert_eq!(served.displaced(), 0, "as many as there may be");
+        let mut oldest = open.pop_front().expect("many");
+        let mut newest = served.connect().await;
+        assert!(answered(&mut newest).await);
+        assert_eq!(served.displaced(), 1);
+        assert!(!answered(&mut oldest).await, "it has given way");
+        assert!(answered(&mut open[0]).await, "and no other one");
+
+        // Each of these leaves before the next one comes.
+        drop(open);
+        for _ in 0..2 * MAX_CONNECTIONS {
+            let mut socket = served.connect().await;
+            let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            socket.write_all(request).await.expect("it is served");
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await.expect("an answer");
+            assert!(answer.ends_with("here"), "{answer}");
+        }
+        assert!(answered(&mut newest).await, "nobody had to give way");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_served_any_more_when_it_is_said() {
+        let served = served().await;
+        served.stop.send_replace(true);
+        let ended = timeout(Duration::from_secs(20), served.ended).await;
+        ended.expect("it ends").expect("without a panic");
+        assert!(TcpStream::connect(served.address).await.is_err());
+    }
+
+    /// The clock goes on by itself where nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_ends_soon() {
+        let served = served().await;
+        let begin = Instant::now();
+        let mut silent = served.connect().await;
+        let _ = silent.read(&mut [0]).await;
+        assert!(
+            (HEADER_TIMEOUT..HEADER_TIMEOUT * 2).contains(&begin.elapsed()),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+}

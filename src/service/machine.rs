@@ -118,7 +118,12 @@ fn name(net: &IpNet) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::service::config::sample;
 
     #[test]
     fn a_change_is_told_within_a_bound() {
@@ -127,6 +132,42 @@ mod tests {
         assert_eq!(listed(&these[..2], &[net(0)]), "10.0.0.1");
         assert_eq!(listed(&[], &these), "");
         assert!(listed(&these, &[]).ends_with("10.0.0.7, and 12 more"));
+        assert_eq!(listed(&these[..8], &[]).matches(", ").count(), 7);
+        assert!(!listed(&these[..8], &[]).contains("more"));
         assert_eq!(listed(&["10.9.0.0/24".parse().expect("a network")], &[]), "10.9.0.0/24");
+    }
+
+    #[test]
+    fn peers_are_kept_from_what_leads_here_now_and_what_cannot_be_read_changes_nothing() {
+        let mut settings = sample::settings(&format!("{}\npeers.allow = [\"10.0.0.0/8\"]\n", sample::BASE));
+        let (_sender, readings) = channel(1);
+        let mut machine = Machine { readings, told: false };
+        let here = |text: &str| Ok(vec![text.parse::<IpNet>().expect("a network")]);
+        let closed = |settings: &Settings, ip: &str| {
+            let policy = &settings.turn.policy;
+            policy.permission(ip.parse().expect("an address")).is_err()
+        };
+        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), Outcome::Changed);
+        assert!(closed(&settings, "10.9.0.1") && !closed(&settings, "10.9.0.2"));
+        let policy = Arc::clone(&settings.turn.policy);
+        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), Outcome::Same);
+        let silent = || Err(io::Error::other("it does not tell"));
+        for _ in 0..2 {
+            assert_eq!(machine.take(silent(), &mut settings), Outcome::Failed);
+            assert!(machine.told);
+        }
+        assert!(Arc::ptr_eq(&settings.turn.policy, &policy), "nothing has changed");
+        assert_eq!(machine.take(here("10.9.0.2/32"), &mut settings), Outcome::Changed);
+        assert!(!machine.told, "a failure would be told again");
+        assert!(closed(&settings, "10.9.0.2") && !closed(&settings, "10.9.0.1"));
+    }
+
+    #[tokio::test]
+    async fn what_leads_here_is_read_at_once() {
+        let mut machine = Machine::new().expect("the kernel tells");
+        let read = timeout(Duration::from_secs(20), machine.read()).await;
+        let networks = read.expect("a reading").expect("it can be read");
+        let loopback = IpNet::from(core::net::IpAddr::from([127, 0, 0, 1]));
+        assert!(networks.iter().any(|net| net.contains(&loopback)), "{networks:?}");
     }
 }

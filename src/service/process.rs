@@ -109,4 +109,28 @@ mod tests {
         let raised = raise_max_fds().expect("raising to the hard limit is always allowed");
         assert_eq!(raised, getrlimit(Resource::Nofile).maximum);
     }
+
+    #[test]
+    fn the_right_to_low_ports_is_used_where_it_is_permitted_and_nothing_else_changes() {
+        // Rights are a thread's own.
+        let alone = std::thread::spawn(|| {
+            let right = CapabilitySet::NET_BIND_SERVICE;
+            let have = |change: fn(&mut rustix::thread::CapabilitySets)| {
+                let mut sets = capabilities(None).expect("they can be read");
+                change(&mut sets);
+                set_capabilities(None, sets).expect("rights can be given up");
+                use_low_ports().expect("what is not permitted is not asked for");
+                (sets, capabilities(None).expect("they can be read"))
+            };
+            let (before, after) = have(|sets| sets.effective.remove(CapabilitySet::NET_BIND_SERVICE));
+            let used = before.effective.union(before.permitted.intersection(right));
+            assert_eq!((after.effective, after.permitted), (used, before.permitted));
+            let (before, after) = have(|sets| {
+                sets.effective.remove(CapabilitySet::NET_BIND_SERVICE);
+                sets.permitted.remove(CapabilitySet::NET_BIND_SERVICE);
+            });
+            assert_eq!((after.effective, after.permitted), (before.effective, before.permitted));
+        });
+        alone.join().expect("all of it holds");
+    }
 }

@@ -167,9 +167,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::service::config::env::ProcessEnv;
+    use crate::service::config::sample::settings;
     use crate::service::config::settings::ApiKey;
-    use crate::service::config::{Purpose, load_for};
     use crate::service::tls_store::CertificateFiles;
     use crate::turn::login::nonce::NonceKey;
     use crate::turn::policy::PeerClass;
@@ -184,24 +183,13 @@ credentials.secrets = ["5f2c9e1b7a8d4036925814703fb6cade"]
 listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
 "#;
 
-    fn settings(name: &str, text: &str) -> Settings {
-        let path = std::env::temp_dir().join(format!("relay-reload-{name}-{}.toml", std::process::id()));
-        std::fs::write(&path, text).expect("write");
-        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv::default());
-        std::fs::remove_file(&path).expect("remove");
-        loaded
-            .unwrap_or_else(|diagnostics| panic!("{}", diagnostics.render(false)))
-            .settings
-    }
-
     #[test]
     fn what_is_looked_up_per_request_changes_at_once() {
-        let old = settings("live-old", BASE);
+        let old = settings(BASE);
         let text = BASE.replace("one.example", "two.example").replace("5f2c", "6e3d");
-        let new = settings(
-            "live-new",
-            &format!("{text}\nlimits.allocations_per_user = 3\napi.query_key = true\n"),
-        );
+        let new = settings(&format!(
+            "{text}\nlimits.allocations_per_user = 3\napi.query_key = true\n"
+        ));
         let merged = merge(&old, new);
         assert_eq!(merged.waiting, [""; 0]);
         assert_eq!(merged.settings.realm, "two.example.org");
@@ -213,12 +201,11 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
 
     #[test]
     fn sockets_threads_and_buffers_wait_for_a_restart_and_are_named() {
-        let old = settings("wait-old", BASE);
+        let old = settings(BASE);
         let text = BASE.replace("workers = 2", "workers = 1");
-        let new = settings(
-            "wait-new",
-            &format!("{text}\nudp.offload = false\nlog.level = \"debug\"\nlimits.connections = 7\n"),
-        );
+        let new = settings(&format!(
+            "{text}\nudp.offload = false\nlog.level = \"debug\"\nlimits.connections = 7\n"
+        ));
         let merged = merge(&old, new);
         assert_eq!(
             merged.waiting,
@@ -286,7 +273,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     #[test]
     fn each_thing_that_waits_is_named_by_itself_and_stays_whole() {
         for (name, change, shown) in WAITS {
-            let old = settings("each", BASE);
+            let old = settings(BASE);
             let mut new = old.clone();
             change(&mut new);
             assert_ne!(shown(&new), shown(&old), "{name} is changed");
@@ -299,7 +286,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
 
     #[test]
     fn credentials_that_cannot_be_read_stay_with_keys_and_realm() {
-        let mut old = settings("lacking-old", BASE);
+        let mut old = settings(BASE);
         old.turn.nonce_key = Some(NonceKey::random([3; 32]));
         old.api.keys.push(ApiKey {
             name: "app".into(),
@@ -308,7 +295,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
             forced: false,
         });
         let text = BASE.replace("one.example", "two.example");
-        let mut new = settings("lacking-new", &format!("{text}\nlimits.allocations = 77\n"));
+        let mut new = settings(&format!("{text}\nlimits.allocations = 77\n"));
         new.lacking = vec![Part::Credentials];
         let merged = merge(&old, new);
         let now = &merged.settings;
@@ -324,7 +311,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// Which certificates are served is not changed, and whether a restart is needed is not known.
     #[test]
     fn certificates_that_cannot_be_used_stay_and_are_told_once() {
-        let old = settings("certificates-old", BASE);
+        let old = settings(BASE);
         let mut new = old.clone();
         new.tls.certificates.push(CertificateFiles::default());
         new.lacking = vec![Part::Certificates];
@@ -336,7 +323,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
 
     #[test]
     fn an_external_address_that_is_not_found_stays_and_is_what_clients_are_told() {
-        let mut old = settings("nowhere-old", BASE);
+        let mut old = settings(BASE);
         let mut new = old.clone();
         new.turn.relay.ipv4 = None;
         new.api.host = "localhost".to_owned();
@@ -355,7 +342,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// What is known of the machine and of what is bound is not to be learned again.
     #[test]
     fn what_is_followed_outlives_a_reload() {
-        let mut old = settings("followed-old", BASE);
+        let mut old = settings(BASE);
         let new = old.clone();
         old.peers.local = vec!["10.9.8.0/24".parse().expect("a network")];
         old.peers.own = vec!["10.9.7.1:3478".parse().expect("an address")];
@@ -369,11 +356,11 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// The sockets of the new configuration are not open, and those that are open would be unprotected.
     #[test]
     fn with_other_listeners_the_new_lists_hold_around_the_present_ones() {
-        let old = settings("policy-old", BASE);
+        let old = settings(BASE);
         for (name, change) in [("3478", "3479"), ("30999", "30899")] {
             let text = BASE.replace(name, change);
             let lists = "peers.allow = [\"127.0.0.0/8\"]\npeers.deny = [\"8.8.8.8/32\"]\n";
-            let merged = merge(&old, settings(&format!("policy-{name}"), &format!("{text}\n{lists}")));
+            let merged = merge(&old, settings(&format!("{text}\n{lists}")));
             let now = &merged.settings;
             assert_eq!(now.listeners, old.listeners);
             assert_eq!(now.turn.relay.ports, old.turn.relay.ports);
@@ -390,9 +377,9 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// Its clients reach each other in memory, and nobody reaches the server itself by it.
     #[test]
     fn with_other_listeners_the_policy_learns_of_another_external_address() {
-        let old = settings("external-old", BASE);
+        let old = settings(BASE);
         let text = BASE.replace("3478", "3479").replace("192.0.2.1", "192.0.2.2");
-        let new = settings("external-new", &format!("{text}\npeers.allow = [\"192.0.2.0/24\"]\n"));
+        let new = settings(&format!("{text}\npeers.allow = [\"192.0.2.0/24\"]\n"));
         let now = merge(&old, new).settings;
         let announced = now.turn.relay.ipv4.map(|address| address.announced.to_string());
         assert_eq!(announced.as_deref(), Some("192.0.2.2"));
@@ -422,8 +409,8 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
                  backend = \"{to}\"\n"
             )
         };
-        let old = settings("backends-old", &route("10.0.8.7:443"));
-        let merged = merge(&old, settings("backends-new", &route("10.0.8.8:443")));
+        let old = settings(&route("10.0.8.7:443"));
+        let merged = merge(&old, settings(&route("10.0.8.8:443")));
         assert_eq!(merged.waiting, ["[front_door]"]);
         let mut now = merged.settings;
         let closed = |now: &Settings, ip: &str| now.turn.policy.permission(ip.parse().expect("an address")).is_err();
@@ -441,14 +428,14 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// Its places would be told to clients, and nothing listens there before the restart.
     #[test]
     fn nat_discovery_waits_with_its_listeners() {
-        let old = settings("discovery-old", BASE);
+        let old = settings(BASE);
         let listeners = r#"[{ bind = "*:3478" }, { bind = "*:3479" }]"#;
         let text = BASE.replace(
             r#"[{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]"#,
             listeners,
         );
         let text = format!("{text}\nnat_discovery = {{ enabled = true, ipv4 = [\"127.0.0.1\", \"127.0.0.2\"] }}\n");
-        let new = settings("discovery-new", &text);
+        let new = settings(&text);
         assert!(new.turn.discovery.is_some());
         let merged = merge(&old, new.clone());
         assert_eq!(merged.settings.turn.discovery, None);
@@ -466,10 +453,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
             let waiting = merge(&new, moved).waiting;
             assert!(waiting.contains(&"[nat_discovery]"), "{waiting:?}");
         }
-        let same = merge(
-            &new,
-            settings("discovery-same", &text.replace("enabled = true", "enabled = false")),
-        );
+        let same = merge(&new, settings(&text.replace("enabled = true", "enabled = false")));
         assert_eq!((same.settings.turn.discovery, same.waiting), (None, Vec::new()));
     }
 }

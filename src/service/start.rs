@@ -435,3 +435,6 @@ fn sources(
         acme,
     }
 }
+
+#[cfg(test)]
+mod tests;

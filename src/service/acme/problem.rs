@@ -196,6 +196,12 @@ mod tests {
             ("http error: X(InvalidCertificate(ExpiredContext { time: A }))", "clock"),
             ("http error: X(InvalidMessage(InvalidContentType))", "port"),
             ("non 2xx http status: 404 \"<html>\"", "status 404"),
+            ("http error: X(Os { kind: NetworkUnreachable })", "routes"),
+            ("http error: X(Os { kind: ConnectionReset })", "closes"),
+            (
+                "http error: X(TlsConnect(AlertReceived(HandshakeFailure)))",
+                "handshake",
+            ),
             ("something { new: Here }", "let out"),
         ] {
             let told = Problem::Unreachable(transport(text)).to_string();
@@ -214,5 +220,26 @@ mod tests {
         for part in ["a.test", "connection refused", "port 443", "A and AAAA"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn what_an_order_ends_in_is_told_by_its_kind() {
+        let order = |error: &str| {
+            let text = format!(r#"{{"status":"invalid","identifiers":[],"authorizations":[],"finalize":"u"{error}}}"#);
+            serde_json::from_str(&text).expect("an order")
+        };
+        let told = |error: OrderError| Problem::from(error).to_string();
+        let refused = order(r#","error":{"type":"x","detail":"a.test is blocked"}"#);
+        assert_eq!(told(OrderError::BadOrder(refused)), "it refuses: a.test is blocked");
+        assert_eq!(told(OrderError::BadOrder(order(""))), "it refuses: it gives no reason");
+        let silent = told(OrderError::ProcessingTimeout(order("")));
+        assert!(silent.contains("does not come to a decision"), "{silent}");
+        let trying = told(OrderError::TooManyAttemptsAuth("a.test".into()));
+        assert!(trying.contains("a.test (it is still trying)"), "{trying}");
+        let header = told(OrderError::Acme(AcmeError::MissingHeader("location")));
+        assert!(header.contains("no ACME server"), "{header}");
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let refused = told(OrderError::Acme(AcmeError::Io(io)));
+        assert!(refused.contains("the connection is refused"), "{refused}");
     }
 }

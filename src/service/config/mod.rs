@@ -283,3 +283,38 @@ fn misspelt_variables(variables: &[(OsString, OsString)], d: &mut Diagnostics) {
         }
     }
 }
+
+/// Settings for the tests of those who work with them.
+#[cfg(test)]
+pub(in crate::service) mod sample {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use super::env::ProcessEnv;
+    use super::*;
+
+    /// One listener for UDP on loopback, 192.0.2.1 outside.
+    pub(in crate::service) const BASE: &str = r#"
+realm = "relay"
+external = { ipv4 = "192.0.2.1", ipv6 = "off" }
+relay.ipv4 = "127.0.0.1"
+credentials.secrets = ["5f2c9e1b7a8d4036925814703fb6cade"]
+listener = [{ bind = "127.0.0.1:3478", protocols = ["udp"] }]
+"#;
+
+    /// What `text` comes to.
+    pub(in crate::service) fn settings(text: &str) -> Settings {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "relay-sample-{}-{}.toml",
+            std::process::id(),
+            COUNT.fetch_add(1, Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).expect("write");
+        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv::default());
+        std::fs::remove_file(&path).expect("remove");
+        loaded
+            .unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)))
+            .settings
+    }
+}

@@ -194,4 +194,42 @@ mod tests {
             assert_eq!(kind(code), AcceptError::Connection);
         }
     }
+
+    #[test]
+    fn a_client_over_ipv4_has_an_ipv4_address_on_either_kind_of_socket() {
+        for (written, meant) in [
+            ("[::ffff:192.0.2.1]:5000", "192.0.2.1:5000"),
+            ("192.0.2.1:5000", "192.0.2.1:5000"),
+            ("[2001:db8::1]:5000", "[2001:db8::1]:5000"),
+        ] {
+            let address: std::net::SocketAddr = written.parse().expect("an address");
+            assert_eq!(canonical(address).to_string(), meant);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_closed_unseen_so_many_at_a_time_and_the_spare_descriptor_is_had_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut waiting = Vec::new();
+        for _ in 0..SHED + 6 {
+            waiting.push(TcpStream::connect(address).await.expect("the kernel accepts it"));
+        }
+        let mut spare = Spare::new();
+        let mut shed = Vec::new();
+        let all = async {
+            while shed.iter().sum::<usize>() < waiting.len() {
+                shed.push(spare.shed(&listener).await);
+                assert!(spare.0.is_some());
+                tokio::task::yield_now().await;
+            }
+        };
+        let all = tokio::time::timeout(Duration::from_secs(20), all).await;
+        all.expect("the listener learns of all who wait");
+        shed.retain(|count| *count > 0);
+        assert_eq!(shed, [SHED, 6]);
+        spare.0 = None;
+        spare.regain();
+        assert!(spare.0.is_some());
+    }
 }

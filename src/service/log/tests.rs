@@ -265,16 +265,22 @@ fn each_kind_of_line_has_a_budget_for_all_who_cause_it_and_what_is_left_out_is_s
     );
     assert_eq!(said("rustls: a library's", MANY - theirs), 1);
     assert_eq!(left_out, 2 * MANY - ours - theirs);
+    // As urgent as what was left out, and nothing of the kind of which nothing was.
+    assert_eq!(count("lines were left out"), 2, "{lines}");
+    assert_eq!(count(" WARN relay::service::log: lines were left out"), 2);
 }
 
 #[test]
 fn who_looks_for_a_fault_has_a_larger_budget_and_a_bound_nevertheless() {
-    let (lines, left_out) = told("debug", false, |_| {
+    let (lines, left_out) = told("debug", false, |caps| {
         for n in 0..50_000 {
             tracing::debug!(target: "relay::service::front_door::connection", n, "connection closed");
         }
+        caps.tell();
     });
-    let lines = lines.lines().count() as u64;
+    let said = " INFO relay::service::log: lines were left out";
+    assert_eq!(lines.matches(said).count(), 1);
+    let lines = lines.lines().count() as u64 - 1;
     assert!((1000..5000).contains(&lines), "{lines}");
     assert_eq!(lines + left_out, 50_000);
 }
