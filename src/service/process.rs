@@ -100,14 +100,28 @@ mod tests {
             files.len()
         );
         assert!(resident_bytes().expect("/proc") > 1024 * 1024);
-        assert!(cpu_seconds() > 0.0);
+        let clock = || {
+            let time = clock_gettime(ClockId::ProcessCPUTime);
+            let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+            core::time::Duration::new(seconds.expect("past"), nanos.expect("past")).as_secs_f64()
+        };
+        let (earlier, used, later) = (clock(), cpu_seconds(), clock());
+        assert!(earlier <= used && used <= later, "{earlier} {used} {later}");
         assert!(max_fds().is_none_or(|max| max > during));
     }
 
     #[test]
     fn the_soft_limit_on_descriptors_becomes_the_hard_one() {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        // One less than before disturbs no other test.
+        let lower = Rlimit {
+            current: Some(hard.map_or(1 << 20, |hard| hard - 1)),
+            maximum: hard,
+        };
+        setrlimit(Resource::Nofile, lower).expect("lowering it is always allowed");
         let raised = raise_max_fds().expect("raising to the hard limit is always allowed");
-        assert_eq!(raised, getrlimit(Resource::Nofile).maximum);
+        assert_eq!(raised, hard);
+        assert_eq!(getrlimit(Resource::Nofile).current, hard);
     }
 
     #[test]

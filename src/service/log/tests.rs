@@ -284,3 +284,76 @@ fn who_looks_for_a_fault_has_a_larger_budget_and_a_bound_nevertheless() {
     assert!((1000..5000).contains(&lines), "{lines}");
     assert_eq!(lines + left_out, 50_000);
 }
+
+/// The hook is the whole process's: a process of its own has it, in which nothing but this test runs.
+#[test]
+fn a_panic_is_one_line_that_says_where_and_what() {
+    const KIND: &str = "RELAY_TEST_PANIC";
+    if let Ok(kind) = std::env::var(KIND) {
+        catch_panics(kind == "json");
+        panic!("on \"purpose\"\nin two lines");
+    }
+    for kind in ["text", "json"] {
+        let program = std::env::current_exe().expect("this program");
+        let output = std::process::Command::new(program)
+            .args([
+                "--exact",
+                "service::log::tests::a_panic_is_one_line_that_says_where_and_what",
+            ])
+            .arg("--nocapture")
+            .env(KIND, kind)
+            .output()
+            .expect("it runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let told = |line: &&str| line.contains("src/service/log/tests.rs:") && line.contains("on ");
+        let line = errors.lines().find(told).unwrap_or_else(|| panic!("{errors}"));
+        match serde_json::from_str::<serde_json::Value>(line) {
+            Ok(object) => {
+                assert_eq!(
+                    (kind, &object["panic"]),
+                    ("json", &"on \"purpose\"\nin two lines".into())
+                );
+                assert_eq!(
+                    (&object["level"], &object["message"]),
+                    (&"ERROR".into(), &"panic".into())
+                );
+            }
+            Err(_) => assert!(
+                kind == "text" && line.starts_with("ERROR relay: panic in thread "),
+                "{line}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn why_there_is_no_log_is_said() {
+    let wrong = LogError::Filter("no level".to_owned());
+    assert_eq!(wrong.to_string(), "log.level: no level");
+    assert_eq!(LogError::Twice.to_string(), "logs were started twice");
+}
+
+#[test]
+fn a_line_is_written_as_long_as_it_may_be_and_not_a_byte_longer() {
+    let written = |padding: usize| {
+        // Values are cut, so several make it long.
+        let (a, b) = ("a".repeat(2040), "b".repeat(padding));
+        written("info", false, || tracing::info!(a, b = a, c = a, d = b, "long"))
+    };
+    let short = written(0).len() - 1;
+    let whole = written(MAX_LINE - short);
+    assert_eq!(whole.len(), MAX_LINE + 1, "and its end");
+    assert!(!whole.contains("withheld"));
+    assert!(written(MAX_LINE - short + 1).contains("withheld"));
+}
+
+#[test]
+fn each_kind_of_value_is_written_as_it_is() {
+    let line = written("info", false, || {
+        tracing::info!(less = -7, infinite = f64::INFINITY, empty = %"", quote = %"it's", "it's = all");
+    });
+    assert!(
+        line.ends_with(": \"it's = all\" less=-7 infinite=\"inf\" empty=\"\" quote=\"it's\"\n"),
+        "{line}"
+    );
+}
