@@ -28,6 +28,7 @@ impl Run {
         self.collect();
         self.guests.clear();
         self.peers.clear();
+        self.close_doors();
         let left = self.world.lock().kernel.files.len();
         // What the process keeps of each worker: the wakers' descriptors.
         let kept = self.server.shards.counters().len();
@@ -37,11 +38,17 @@ impl Run {
     }
 
     fn calm(&mut self) {
-        let Self { guests, .. } = self;
+        let now = self.world.now();
+        let Self { guests, lines, .. } = self;
         for guest in guests {
             guest.deaf = false;
         }
-        for _ in 0..20 {
+        lines.listen_again(now);
+        // A peer that does not answer is waited for half a minute, and one that could not be accepted is, sooner or later.
+        for turn in 0..400 {
+            if turn >= 20 && self.guests.iter().all(|guest| guest.connecting() == 0) && self.unaccepted() == 0 {
+                break;
+            }
             self.world.run_for(100_000_000);
             let Self { guests, ledger, .. } = self;
             for guest in &mut *guests {
@@ -54,6 +61,9 @@ impl Run {
     /// What is missing is what the program says it dropped.
     fn account(&mut self) {
         let (missing, excused) = self.ledger.missing();
+        // A Connect is not answered any more once its allocation has ended.
+        let forgotten = self.forgotten_connects().min(missing);
+        let (missing, excused) = (missing - forgotten, excused + forgotten);
         let drops = self
             .server
             .count(|counters| counters.dropped.iter().map(|cell| cell.get()).sum());
@@ -99,6 +109,7 @@ impl Run {
             self.ledger
                 .find(format!("{truncated} messages were cut short, {counted} are counted"));
         }
+        self.account_lines();
     }
 
     /// Everybody goes; when every lifetime is over there is nothing left.
@@ -108,15 +119,17 @@ impl Run {
             guest.leave(ledger);
         }
         self.peers.clear();
+        self.close_doors();
         self.world.run_for((LIFETIME * 2).as_nanos() as u64 + 30_000_000_000);
         let allocations = self
             .server
             .count(|counters| counters.allocations.iter().map(|cell| cell.get()).sum());
         let sockets = self.server.stat(|stats| stats.relay_sockets.get());
         let streams = self.server.stat(|stats| stats.streams.get());
-        if (allocations, sockets, streams) != (0, 0, 0) {
+        let connections = self.server.count(|counters| counters.tcp.connections.get());
+        if (allocations, sockets, streams, connections) != (0, 0, 0, 0) {
             self.ledger.find(format!(
-                "left behind: {allocations} allocations, {sockets} relay sockets, {streams} streams"
+                "left behind: {allocations} allocations, {sockets} relay sockets, {streams} streams, {connections} connections"
             ));
         }
         // Nothing is left that a worker would look at more often than once a second.

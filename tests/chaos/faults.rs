@@ -53,6 +53,11 @@ faults! {
     PortTaken => "EADDRINUSE",
     WatchFailed => "ENOSPC from epoll_ctl",
     AcceptAborted => "ECONNABORTED from accept",
+    ConnectUnreachable => "ENETUNREACH from connect",
+    /// The address is still in use by a connection of before.
+    ConnectTaken => "EADDRNOTAVAIL from connect",
+    ConnectedAtOnce => "a connection made at once",
+    ConnectTimedOut => "ETIMEDOUT of a connection being made",
     NoTcpInfo => "no TCP_INFO",
     /// epoll tells of a socket that has nothing.
     Spurious => "spurious readiness",
@@ -92,6 +97,16 @@ impl Faults {
         if dice.percent(30) {
             let often = dice.index(Fault::ALL.len());
             all.rates[often] = *dice.pick(&[1000, 3000]);
+        }
+        // Few connections are made or accepted.
+        for fault in [
+            Fault::ConnectUnreachable,
+            Fault::ConnectTaken,
+            Fault::ConnectedAtOnce,
+            Fault::ConnectTimedOut,
+            Fault::AcceptAborted,
+        ] {
+            all.rates[fault as usize] = (all.rates[fault as usize] * 5).min(3000);
         }
         // Each of these ends a connection, or an allocation.
         for fault in [Fault::Reset, Fault::BrokenPipe, Fault::WatchFailed] {

@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
 use relay::wire::attribute::AttributeType;
 use relay::wire::framing::{Framing, next_frame};
 use relay::wire::message::{Class, Message, Method};
 
 use crate::ledger::{Ledger, Who};
+use crate::plug::Plug;
 use crate::shard_support::{Client, Incoming, Messages, Pipe, decode, error_code};
 
 /// How its messages go.
 pub(crate) enum Way {
     Udp(UdpSocket),
     Tcp {
-        stream: TcpStream,
+        stream: Plug,
         /// Written by the guest, not yet by the socket.
         out: VecDeque<u8>,
         input: Vec<u8>,
@@ -31,6 +32,8 @@ enum Asked {
     Release,
     /// To be allowed to reach somebody.
     Permit(SocketAddr),
+    /// A connection with somebody.
+    Connect(SocketAddr),
     Other,
 }
 
@@ -52,6 +55,15 @@ pub(crate) struct Guest {
     next_channel: u16,
     /// It does not read.
     pub(crate) deaf: bool,
+    /// Its allocations are for TCP (RFC 6062).
+    pub(crate) dials: bool,
+    /// Connections with peers that it may bind: CONNECTION-ID and peer.
+    pub(crate) pending: Vec<(u32, SocketAddr)>,
+}
+
+/// Makes messages, and sends none.
+pub(crate) fn composer() -> Client {
+    Client::new(Pipe::Messages(Box::new(Nowhere)))
 }
 
 /// Nobody sends with it; it only makes messages.
@@ -70,7 +82,7 @@ impl Guest {
         Self {
             index,
             way,
-            composer: Client::new(Pipe::Messages(Box::new(Nowhere))),
+            composer: composer(),
             asked: HashMap::new(),
             relayed: None,
             had: BTreeSet::new(),
@@ -79,6 +91,8 @@ impl Guest {
             channels: BTreeMap::new(),
             next_channel: 0x4000,
             deaf: false,
+            dials: false,
+            pending: Vec::new(),
         }
     }
 
@@ -112,9 +126,16 @@ impl Guest {
         }
     }
 
+    /// Connections it waits to be told of.
+    pub(crate) fn connecting(&self) -> usize {
+        let all = self.asked.values();
+        all.filter(|asked| matches!(asked, Asked::Connect(_))).count()
+    }
+
     pub(crate) fn allocate(&mut self, ledger: &mut Ledger) {
+        let protocol: u32 = if self.dials { 6 } else { 17 };
         let request = self.composer.compose(Method::Allocate, &|writer| {
-            writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
+            writer.u32(AttributeType::REQUESTED_TRANSPORT, protocol << 24);
         });
         self.ask(ledger, Asked::Allocate, &request);
     }
@@ -133,6 +154,13 @@ impl Guest {
         });
         self.permitted.insert(peer);
         self.ask(ledger, Asked::Permit(peer), &request);
+    }
+
+    pub(crate) fn connect(&mut self, ledger: &mut Ledger, peer: SocketAddr) {
+        let request = self.composer.compose(Method::Connect, &|writer| {
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        });
+        self.ask(ledger, Asked::Connect(peer), &request);
     }
 
     pub(crate) fn bind(&mut self, ledger: &mut Ledger, peer: SocketAddr) {
@@ -181,6 +209,8 @@ impl Guest {
                     }
                 }
             }
+            // What TLS holds back; an error is told when it reads.
+            let _ = stream.flush();
         }
         if self.deaf {
             return;
@@ -220,6 +250,10 @@ impl Guest {
                     Ok(0) => break,
                     Ok(len) => input.extend_from_slice(&buffer[..len]),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
+                        ledger.find(format!("guest {}: {error}", self.index));
+                        break;
+                    }
                     Err(_) => break,
                 }
             },
@@ -251,7 +285,12 @@ impl Guest {
                     ledger.find(format!("guest {} hears of ICMP from {peer}", self.index));
                 }
             }
-            Incoming::Attempt { .. } => ledger.find(format!("guest {} has no TCP allocation", self.index)),
+            Incoming::Attempt { peer, id } => {
+                if !self.dials || !self.had_to_do_with(peer) {
+                    ledger.find(format!("guest {} hears of {peer} that connects to it", self.index));
+                }
+                self.pending.push((id, peer));
+            }
         }
     }
 
@@ -302,6 +341,10 @@ impl Guest {
             }
             Asked::Release => self.forget_allocation(),
             Asked::Permit(peer) => drop(self.open.insert(peer)),
+            Asked::Connect(peer) => {
+                let id = message.attribute(AttributeType::CONNECTION_ID).unwrap();
+                self.pending.push((u32::from_be_bytes(id.try_into().unwrap()), peer));
+            }
             Asked::Other => {}
         }
     }
@@ -309,5 +352,6 @@ impl Guest {
     fn forget_allocation(&mut self) {
         self.relayed = None;
         self.open.clear();
+        self.pending.clear();
     }
 }

@@ -96,6 +96,8 @@ pub(crate) struct Kernel {
     pub(crate) received: u64,
     /// Datagrams workers have sent.
     pub(crate) sent: u64,
+    /// Connections workers have accepted.
+    pub(crate) accepted: u64,
     /// Messages cut short by chance.
     pub(crate) truncated: u64,
     /// Datagrams that the world lost, and how.
@@ -123,6 +125,7 @@ impl Kernel {
             turn: TurnRecord::default(),
             received: 0,
             sent: 0,
+            accepted: 0,
             truncated: 0,
             lost: Vec::new(),
             digest: 0xcbf2_9ce4_8422_2325,

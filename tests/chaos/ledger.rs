@@ -187,15 +187,16 @@ impl Ledger {
         ((all - excused) as u64 + self.rubbish, excused as u64)
     }
 
-    /// Parcels that never arrived, for who looks for them.
+    /// Parcels that never arrived and requests that were not answered, for who looks for them.
     pub(crate) fn open(&self) -> Vec<String> {
+        let asked = self.requests.iter().filter(|(_, fate)| **fate == Fate::Open);
+        let asked = asked.map(|((guest, transaction), _)| format!("request {transaction:02x?} of guest {guest}"));
         let open = self
             .parcels
             .iter()
             .enumerate()
             .filter(|(_, (_, fate))| *fate == Fate::Open);
-        open.map(|(id, (parcel, _))| format!("{id} {parcel:?}"))
-            .take(20)
-            .collect()
+        let parcels = open.map(|(id, (parcel, _))| format!("{id} {parcel:?}"));
+        asked.take(10).chain(parcels.take(20)).collect()
     }
 }

@@ -11,11 +11,14 @@ use relay::turn::Config;
 use relay::turn::config::IcmpReports;
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 
+use crate::dialing::Door;
 use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::guest::{Guest, Way};
 use crate::ledger::{HEAD, Ledger, Parcel, Who};
-use crate::shard_support::{RELAY_IP, TestServer, tcp_pair, turn_config};
+use crate::lines::Lines;
+use crate::plug::{self, Plug};
+use crate::shard_support::{RELAY_IP, TestServer, turn_config};
 use crate::world::{Visit, World};
 
 /// Allocations live this long, so that a run sees them end.
@@ -25,7 +28,7 @@ const STORM: u64 = 1_100;
 
 /// Somebody clients talk to.
 pub(crate) struct Peer {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Closed, what is sent to it comes back as ICMP.
     socket: Option<UdpSocket>,
 }
@@ -39,6 +42,11 @@ pub(crate) struct Run {
     /// Of guests over UDP.
     by_address: HashMap<SocketAddr, usize>,
     pub(crate) peers: Vec<Peer>,
+    /// Connections of TCP allocations, and where peers accept them.
+    pub(crate) lines: Lines,
+    pub(crate) doors: Vec<Door>,
+    /// Much of what happens has to do with them.
+    dialing: bool,
     /// Whom the policy in force denies.
     denied: Option<usize>,
     /// Descriptors open when nobody had come yet.
@@ -68,7 +76,9 @@ fn config(denied: Option<SocketAddr>) -> Config {
 
 impl Run {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
+        plug::prepare();
         let mut dice = Dice::new(seed);
+        let dialing = dice.percent(35);
         let workers = *dice.pick(&[1, 2, 2, 2, 3]);
         let faults = Faults::drawn(&mut dice);
         let (world, visit) = World::enter(seed, workers, faults);
@@ -93,6 +103,9 @@ impl Run {
             guests: Vec::new(),
             by_address: HashMap::new(),
             peers: Vec::new(),
+            lines: Lines::default(),
+            doors: Vec::new(),
+            dialing,
             denied: None,
             before,
             marks: HashMap::new(),
@@ -103,6 +116,7 @@ impl Run {
             let address = SocketAddr::from(([127, 0, 1, index as u8], 7000));
             run.peers.push(Peer { address, socket: None });
             run.open_peer(index);
+            run.add_door(SocketAddr::new(address.ip(), 7001));
         }
         run
     }
@@ -113,7 +127,7 @@ impl Run {
         self.peers[index].socket = Some(socket);
     }
 
-    fn mark(&mut self, what: &'static str) {
+    pub(crate) fn mark(&mut self, what: &'static str) {
         *self.marks.entry(what).or_default() += 1;
     }
 
@@ -149,10 +163,11 @@ impl Run {
     }
 
     /// What the program counts of what a run is to come across.
-    pub(crate) fn counted(&self) -> [(&'static str, u64); 6] {
+    pub(crate) fn counted(&self) -> Vec<(&'static str, u64)> {
         let server = &self.server;
         let began = |counters: &relay::turn::Counters| counters.allocations_began.iter().map(|cell| cell.get()).sum();
-        [
+        let mut counted = self.counted_of_lines();
+        counted.extend([
             ("an allocation", server.count(began)),
             ("ICMP told to a client", self.ledger.icmp),
             (
@@ -168,41 +183,55 @@ impl Run {
                 "a stream that takes no more",
                 server.stat(|stats| stats.stream_blocked.get()),
             ),
-        ]
+        ]);
+        counted
     }
 
     /// A guest more.
     fn welcome(&mut self) {
         let index = self.guests.len();
-        let way = if self.dice.percent(65) {
+        let way = if self.dice.percent(if self.dialing { 25 } else { 65 }) {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.connect(self.server.udp).unwrap();
             socket.set_nonblocking(true).unwrap();
             self.by_address.insert(socket.local_addr().unwrap(), index);
             Way::Udp(socket)
         } else {
-            let (stream, handover) = tcp_pair(Vec::new());
-            stream.set_nonblocking(true).unwrap();
-            self.server.shards.adopt(handover);
-            self.mark("a stream");
+            let stream = self.connect_to_server();
+            self.mark(if stream.is_tls() { "a TLS stream" } else { "a stream" });
             Way::Tcp {
                 stream,
                 out: Default::default(),
                 input: Vec::new(),
             }
         };
-        self.guests.push(Guest::new(index, way));
+        let mut guest = Guest::new(index, way);
+        guest.dials = !matches!(guest.way, Way::Udp(_)) && self.dice.percent(if self.dialing { 75 } else { 10 });
+        self.guests.push(guest);
+    }
+
+    /// A connection that a worker has taken over.
+    pub(crate) fn connect_to_server(&mut self) -> Plug {
+        let (over_tls, with_tickets) = (self.dice.percent(35), self.dice.percent(50));
+        let (stream, handover) = plug::connect(over_tls, with_tickets);
+        self.server.shards.adopt(handover);
+        stream
     }
 
     /// Somebody does something.
     fn act(&mut self) {
+        if self.dialing && self.dice.percent(60) {
+            self.somebody_dials();
+            return;
+        }
         match self.dice.below(100) {
             0..55 => {
                 let guest = self.dice.index(self.guests.len());
                 self.guest_acts(guest);
             }
             55..80 => self.peer_sends(),
-            80..84 if self.guests.len() < 12 => self.welcome(),
+            80..83 if self.guests.len() < 12 => self.welcome(),
+            83..84 => self.door_acts(),
             84..87 => self.peer_comes_or_goes(),
             87..90 => self.reload(),
             90..93 => self.guest_leaves(),
@@ -229,6 +258,10 @@ impl Run {
             } else if dice.percent(20) {
                 guest.refresh(ledger, 0);
             }
+            return;
+        }
+        if guest.dials {
+            self.dial(index);
             return;
         }
         let open: Vec<SocketAddr> = guest.open.iter().copied().collect();
@@ -275,7 +308,7 @@ impl Run {
 
     /// A peer, or another guest by its relayed address.
     fn somebody(&mut self, not: usize) -> SocketAddr {
-        let others = self.guests.iter().filter(|guest| guest.index != not);
+        let others = self.guests.iter().filter(|guest| guest.index != not && !guest.dials);
         let relayed: Vec<SocketAddr> = others.filter_map(|guest| guest.relayed).collect();
         let peer = self.dice.index(self.peers.len());
         if self.dice.percent(30) {
@@ -428,6 +461,7 @@ impl Run {
         for guest in guests {
             guest.pump(ledger);
         }
+        self.collect_lines();
         let mut echoes = Vec::new();
         for index in 0..self.peers.len() {
             let Some(socket) = &self.peers[index].socket else {

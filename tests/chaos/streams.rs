@@ -57,6 +57,8 @@ pub(crate) struct Tcp {
     pub(crate) peer: Option<SocketAddr>,
     /// Closing resets instead of ending.
     pub(crate) resets: bool,
+    /// Its connection broke by chance, not because somebody closed it.
+    pub(crate) broken: bool,
 }
 
 impl Kernel {
@@ -131,6 +133,27 @@ impl Kernel {
             };
         }
         self.note("connects", fd, u64::from(to.port()));
+        for (fault, errno) in [
+            (Fault::ConnectUnreachable, libc::ENETUNREACH),
+            (Fault::ConnectTaken, libc::EADDRNOTAVAIL),
+        ] {
+            if self.strikes(fault) {
+                self.tcp(fd)?.state = State::Fresh;
+                return Err(errno);
+            }
+        }
+        if self.strikes(Fault::ConnectedAtOnce) {
+            self.finish_connect(fd, serial);
+            match self.tcp(fd)?.state {
+                State::Open { .. } => return Ok(0),
+                State::Failed(errno) => return Err(errno),
+                _ => {}
+            }
+        }
+        if self.strikes(Fault::ConnectTimedOut) {
+            self.tcp(fd)?.state = State::Failed(libc::ETIMEDOUT);
+            return Err(libc::EINPROGRESS);
+        }
         let later = self.now + self.dice.between(10_000, 40_000_000);
         self.due.insert((later, serial), Due::Connect(fd, serial));
         Err(libc::EINPROGRESS)
@@ -171,6 +194,20 @@ impl Kernel {
         }
     }
 
+    /// Connections that wait to be accepted at listeners of this address.
+    pub(crate) fn unaccepted(&mut self, ip: IpAddr) -> usize {
+        let at_ip = |(address, fd): (&SocketAddr, &Fd)| (address.ip() == ip).then_some(*fd);
+        let listeners: Vec<Fd> = self.listening.iter().filter_map(at_ip).collect();
+        let waiting = |fd: Fd| match self.tcp(fd) {
+            Ok(Tcp {
+                state: State::Listening { waiting, .. },
+                ..
+            }) => waiting.len(),
+            _ => 0,
+        };
+        listeners.into_iter().map(waiting).sum()
+    }
+
     pub(crate) fn accept(&mut self, fd: Fd) -> Answer<(Fd, SocketAddr)> {
         let tcp = self.tcp(fd)?;
         let local = tcp.local;
@@ -193,11 +230,12 @@ impl Kernel {
             self.drop_end(wire, 1, true);
             return Err(libc::ECONNABORTED);
         }
+        self.accepted += u64::from(self.caller > 0);
         let accepted = self.open(Object::Tcp(Tcp {
             state: State::Open { wire, side: 1 },
             local,
             peer: Some(from),
-            resets: false,
+            ..Tcp::default()
         }));
         Ok((accepted, from))
     }
@@ -283,6 +321,13 @@ impl Kernel {
     fn break_off(&mut self, wire: usize, side: usize) {
         for half in self.halves(wire, side) {
             half.reset = true;
+        }
+        for file in self.files.values_mut() {
+            if let Object::Tcp(tcp) = &mut file.object
+                && matches!(tcp.state, State::Open { wire: other, .. } if other == wire)
+            {
+                tcp.broken = true;
+            }
         }
     }
 

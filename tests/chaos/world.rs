@@ -382,6 +382,11 @@ impl World {
         self.call(|kernel| kernel.file(fd).map(|_| 0))
     }
 
+    /// Whether the connection of this descriptor broke by chance.
+    pub(crate) fn was_broken(&self, fd: Fd) -> bool {
+        self.call(|kernel| kernel.tcp(fd).is_ok_and(|tcp| tcp.broken))
+    }
+
     pub(crate) fn close(&self, fd: Fd) -> Answer<usize> {
         self.call(|kernel| kernel.close(fd))
     }

@@ -1,0 +1,160 @@
+//! A client's stream: TCP, or TLS over it with rustls' own client.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use relay::base::address::Transport;
+use relay::shard::StreamHandover;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+
+use crate::shard_support::tcp_pair;
+use crate::tls_configs::tls_configs;
+
+/// Most plaintext handed to TLS at once.
+const RECORD: usize = 16 * 1024;
+
+/// Made in the real world, once: making them takes chance.
+static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> = LazyLock::new(|| {
+    let (client, server) = tls_configs(rustls::DEFAULT_VERSIONS);
+    let mut client = Arc::unwrap_or_clone(client);
+    // A session of another run would make for another course.
+    client.resumption = rustls::client::Resumption::disabled();
+    (Arc::new(client), server)
+});
+
+/// To be called before anybody is in a simulated world.
+pub(crate) fn prepare() {
+    LazyLock::force(&CONFIGS);
+}
+
+pub(crate) struct Plug {
+    stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+}
+
+impl From<TcpStream> for Plug {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, tls: None }
+    }
+}
+
+/// A client's connection, and the server's end of it as the front door hands it over.
+pub(crate) fn connect(over_tls: bool, with_tickets: bool) -> (Plug, StreamHandover) {
+    let (stream, mut handover) = tcp_pair(Vec::new());
+    stream.set_nonblocking(true).unwrap();
+    let mut plug = Plug::from(stream);
+    if over_tls {
+        let (client, server) = shake_hands(with_tickets);
+        plug.tls = Some(client);
+        handover.tls = Some(server);
+        handover.transport = Transport::Tls;
+    }
+    (plug, handover)
+}
+
+/// In memory, as the front door has done it. With tickets these are still to be sent, by who takes the stream over.
+fn shake_hands(with_tickets: bool) -> (Box<ClientConnection>, Box<ServerConnection>) {
+    let (client, server) = &*CONFIGS;
+    let name = ServerName::try_from("relay.test").unwrap();
+    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
+    let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+    loop {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = &bytes[..];
+        while !bytes.is_empty() {
+            server.read_tls(&mut bytes).unwrap();
+            server.process_new_packets().unwrap();
+        }
+        let over = !client.is_handshaking() && !server.is_handshaking();
+        if over && (with_tickets || !server.wants_write()) {
+            return (Box::new(client), Box::new(server));
+        }
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = &bytes[..];
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+}
+
+impl Plug {
+    pub(crate) fn fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Closing it resets the connection.
+    pub(crate) fn resets(&self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// What rustls holds goes to the socket, as far as it takes it.
+    fn flush_records(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            while tls.wants_write() {
+                tls.write_tls(&mut self.stream)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more comes. `false`: it cannot be said yet.
+    pub(crate) fn shut_down(&mut self) -> bool {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+        }
+        self.flush_records().is_ok() && self.stream.shutdown(Shutdown::Write).is_ok()
+    }
+}
+
+impl Read for Plug {
+    /// 0 where the other side has said that nothing more comes; `InvalidData` where TLS is broken.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else {
+            return self.stream.read(into);
+        };
+        loop {
+            match tls.reader().read(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            tls.read_tls(&mut self.stream)?;
+            tls.process_new_packets()
+                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        }
+    }
+}
+
+impl Write for Plug {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.flush_records()?;
+        let Some(tls) = &mut self.tls else {
+            return self.stream.write(bytes);
+        };
+        let taken = tls.writer().write(&bytes[..bytes.len().min(RECORD)])?;
+        // What the socket does not take goes first next time.
+        match self.flush_records() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flush_records()
+    }
+}

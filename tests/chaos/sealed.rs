@@ -1,0 +1,177 @@
+//! A client over DTLS: OpenSSL's own, on a UDP socket that does not wait.
+
+use std::net::{SocketAddr, UdpSocket};
+
+/// An association, as a guest uses it.
+pub(crate) trait Sealed {
+    /// Puts a message on its way, or keeps it until the handshake is over.
+    fn send(&mut self, message: &[u8]);
+
+    /// Goes on with the handshake; the next message there is.
+    fn receive(&mut self) -> Heard;
+
+    /// Says close_notify.
+    fn close(&mut self);
+}
+
+pub(crate) enum Heard {
+    Message(Vec<u8>),
+    Nothing,
+    /// The association is over.
+    End,
+}
+
+/// Whether a datagram is a record of DTLS (RFC 7983).
+pub(crate) fn is_record(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| (20..64).contains(first))
+}
+
+/// A socket that is connected to the server and does not wait.
+pub(crate) fn socket(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+#[cfg(feature = "dtls")]
+pub(crate) use over_openssl::{associate, config, prepare};
+
+/// Without the feature nobody comes over DTLS.
+#[cfg(not(feature = "dtls"))]
+pub(crate) fn prepare() {}
+
+#[cfg(not(feature = "dtls"))]
+pub(crate) fn associate(_: UdpSocket) -> Box<dyn Sealed> {
+    unreachable!("a program without DTLS")
+}
+
+#[cfg(feature = "dtls")]
+mod over_openssl {
+    use std::io::{self, ErrorKind, Read, Write};
+    use std::net::UdpSocket;
+    use std::sync::{Arc, LazyLock};
+
+    use openssl::asn1::Asn1Time;
+    use openssl::hash::MessageDigest;
+    use openssl::pkey::PKey;
+    use openssl::ssl::{ErrorCode, Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVerifyMode};
+    use openssl::x509::X509;
+    use relay::net::dtls::{DtlsContext, Identity, SharedContext};
+    use relay::shard::DtlsConfig;
+
+    use super::{Heard, Sealed};
+
+    /// Made in the real world, once. Signatures of this kind have one length: a run depends on no other.
+    static CONTEXTS: LazyLock<(SharedContext, SslContext)> = LazyLock::new(|| {
+        let key = PKey::generate_ed25519().unwrap();
+        let mut certificate = X509::builder().unwrap();
+        certificate.set_pubkey(&key).unwrap();
+        certificate
+            .set_not_before(&Asn1Time::days_from_now(0).unwrap())
+            .unwrap();
+        certificate.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+        certificate.sign(&key, MessageDigest::null()).unwrap();
+        let identity = Identity {
+            chain: &[&certificate.build().to_der().unwrap()],
+            private_key: &key.private_key_to_pkcs8().unwrap(),
+        };
+        let server = DtlsContext::new(&[identity], |_| 0).unwrap().into_shared();
+        let mut client = SslContext::builder(SslMethod::dtls_client()).unwrap();
+        client.set_verify(SslVerifyMode::NONE);
+        client.set_options(SslOptions::NO_QUERY_MTU);
+        (server, client.build())
+    });
+
+    /// To be called before anybody is in a simulated world.
+    pub(crate) fn prepare() {
+        LazyLock::force(&CONTEXTS);
+    }
+
+    /// The server's side.
+    pub(crate) fn config() -> DtlsConfig {
+        DtlsConfig::new(Arc::clone(&CONTEXTS.0))
+    }
+
+    struct Datagrams(UdpSocket);
+
+    impl Read for Datagrams {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.0.recv(into)
+        }
+    }
+
+    impl Write for Datagrams {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Association {
+        stream: SslStream<Datagrams>,
+        /// Messages that wait for the end of the handshake; none: it is over.
+        waiting: Option<Vec<Vec<u8>>>,
+    }
+
+    /// Begins an association on a socket that is connected to the server.
+    pub(crate) fn associate(socket: UdpSocket) -> Box<dyn Sealed> {
+        let mut ssl = Ssl::new(&CONTEXTS.1).unwrap();
+        ssl.set_mtu(1200).unwrap();
+        let stream = SslStream::new(ssl, Datagrams(socket)).unwrap();
+        let mut association = Association {
+            stream,
+            waiting: Some(Vec::new()),
+        };
+        association.receive();
+        Box::new(association)
+    }
+
+    impl Sealed for Association {
+        fn send(&mut self, message: &[u8]) {
+            match &mut self.waiting {
+                Some(waiting) => waiting.push(message.to_vec()),
+                // What is wrong is told when it reads.
+                None => drop(self.stream.ssl_write(message)),
+            }
+        }
+
+        fn receive(&mut self) -> Heard {
+            if let Some(waiting) = &mut self.waiting {
+                match self.stream.connect() {
+                    Ok(()) => {
+                        for message in std::mem::take(waiting) {
+                            drop(self.stream.ssl_write(&message));
+                        }
+                        self.waiting = None;
+                    }
+                    Err(error) if error.code() == ErrorCode::WANT_READ => return Heard::Nothing,
+                    Err(error) => { eprintln!("CONNECT {error:?}"); return Heard::End; }
+                }
+            }
+            let mut buffer = vec![0; 1 << 14];
+            match self.stream.ssl_read(&mut buffer) {
+                Ok(len) => {
+                    buffer.truncate(len);
+                    Heard::Message(buffer)
+                }
+                Err(error) if error.code() == ErrorCode::WANT_READ => Heard::Nothing,
+                Err(error)
+                    if error
+                        .io_error()
+                        .is_some_and(|it| it.kind() == ErrorKind::ConnectionRefused) =>
+                {
+                    Heard::Nothing
+                }
+                Err(_) => Heard::End,
+            }
+        }
+
+        fn close(&mut self) {
+            let _ = self.stream.shutdown();
+        }
+    }
+}
