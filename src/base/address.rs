@@ -3,8 +3,11 @@
 use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 /// How a client reaches us. Part of the five-tuple (RFC 8656 §6): equal addresses over two transports are two clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// Plain UDP.
     Udp,
@@ -45,7 +48,7 @@ impl fmt::Display for Transport {
 /// Client address, server address and transport: the key of an allocation (RFC 8656 §2).
 ///
 /// Addresses are canonical: an IPv4 client on a dual-stack socket is `V4`, never `::ffff:a.b.c.d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FiveTuple {
     /// The client's server-reflexive transport address.
     pub client: SocketAddr,
@@ -56,7 +59,8 @@ pub struct FiveTuple {
 }
 
 /// IP address family of a relayed transport address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
     /// IPv4 (wire value 0x01).
     V4,

@@ -70,6 +70,8 @@ pub struct Counters {
     pub allocations_left: Cell,
     /// Allocations that arrived at it.
     pub allocations_arrived: Cell,
+    /// Allocations that were taken up from records.
+    pub allocations_imported: Cell,
     /// Live allocations whose client is gone and may come back with its ticket (gauge).
     pub away: Cell,
     /// TCP connections with peers (RFC 6062).

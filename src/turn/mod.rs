@@ -35,6 +35,10 @@ pub use server::Server;
 pub use server::icmp::Icmp;
 pub use server::migration::handoff::{Handled, Handoff};
 pub use session_id::SessionId;
-pub use shared::Shared;
 pub use shared::own_sockets::{OwnSocket, OwnSockets};
 pub use shared::ports::{PortGauges, RelayPort};
+pub use shared::{Shared, SharedKeys};
+pub use state::record::{
+    AllocationRecord, ChannelRecord, Exported, Handles, ImportError, MobileRecord, OwnerRecord, PermissionRecord,
+    RECORD_VERSION, RelayedRecord, ReservationRecord, UserRecord,
+};

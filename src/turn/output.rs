@@ -5,6 +5,8 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::refusal::Refused;
 use super::session_id::SessionId;
 use super::shared::ports::RelayPort;
@@ -254,7 +256,7 @@ pub enum Event {
 }
 
 /// Application data relayed for one allocation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Packets from the client to peers.
     pub up_packets: u64,

@@ -3,6 +3,9 @@
 use core::fmt;
 use core::str::FromStr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Names one allocation from its Allocate to its end: in every log line, through moves between shards, and among all
 /// servers of a fleet. An [`AllocationId`](super::types::AllocationId) is a place in one shard's table and changes when
 /// the allocation moves; this one never does.
@@ -58,6 +61,19 @@ impl fmt::Display for NotASessionId {
 }
 
 impl core::error::Error for NotASessionId {}
+
+impl Serialize for SessionId {
+    /// As its text.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
 
 const fn digit(character: u8) -> Result<u8, NotASessionId> {
     match character {

@@ -43,6 +43,16 @@ impl UserId {
         !self.id.is_empty()
     }
 
+    /// Its name, or its userid.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether it is a user of the static table.
+    pub fn is_static(&self) -> bool {
+        self.kind == Kind::Static
+    }
+
     /// Whether both are users of the static table, or both of time-limited credentials.
     pub fn is_of_same_kind(&self, other: &Self) -> bool {
         self.kind == other.kind

@@ -44,4 +44,5 @@ mod signature;
 mod tcp_allocations;
 mod tcp_connections;
 mod time_limited;
+mod transfer;
 mod users;

@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     Reloaded(usize, Box<Rules>),
     /// The program is killed and started again.
     Restart,
+    /// Another process goes on where this one ends.
+    HandOver,
     /// Another program takes relay ports.
     Occupy,
     Vacate,
@@ -50,22 +52,23 @@ impl World {
         for _ in 0..self.setup.faults {
             let client = self.dice.index(self.setup.clients);
             let fault =
-                match self.dice.below(22) {
+                match self.dice.below(24) {
                     0..=2 => Fault::Rebind(client),
                     3..=4 => Fault::Dark(client, SECOND * *self.dice.pick(&[2, 30, 39, 41, 400])),
                     5..=6 => Fault::Jump(*self.dice.pick(&[-86_400, -4000, -6, -5, -1, 1, 30, 700, 4000, 100_000])),
                     7..=9 => Fault::Reload,
                     10 => Fault::Restart,
-                    11..=13 => Fault::Occupy,
-                    14 => Fault::Refuse(*self.dice.pick(&[
+                    11..=12 => Fault::HandOver,
+                    13..=15 => Fault::Occupy,
+                    16 => Fault::Refuse(*self.dice.pick(&[
                         OpenError::Exhausted,
                         OpenError::Other,
                         OpenError::AddressInUse,
                     ])),
-                    15..=16 => Fault::Slow(*self.dice.pick(&[5, 800, 5000])),
-                    17 => Fault::Stick,
-                    18 => Fault::Deaf(client, self.dice.millis(100, 45_000)),
-                    19 => Fault::Stall(client),
+                    17..=18 => Fault::Slow(*self.dice.pick(&[5, 800, 5000])),
+                    19 => Fault::Stick,
+                    20 => Fault::Deaf(client, self.dice.millis(100, 45_000)),
+                    21 => Fault::Stall(client),
                     _ => Fault::Flood,
                 };
             let at = self.dice.millis(0, self.setup.duration.as_millis() as u64);
@@ -92,6 +95,7 @@ impl World {
                 self.restart();
                 self.oracle.mark("the server restarted");
             }
+            Fault::HandOver => self.hand_over(),
             Fault::Occupy => self.occupy(),
             Fault::Vacate => self.site.foreign.clear(),
             Fault::Refuse(error) => self.site.refusing = Some(error),

@@ -20,12 +20,22 @@ pub(crate) struct Ledger {
     errors: BTreeMap<u16, u64>,
     up: [Flow; 4],
     down: [Flow; 4],
+    /// Taken up from another process.
+    taken_up: u64,
     began: u64,
     ended: u64,
     ended_by: BTreeMap<&'static str, u64>,
 }
 
 impl Ledger {
+    /// Of a process that goes on with so many allocations of another.
+    pub(crate) fn taking_up(allocations: u64) -> Self {
+        Self {
+            taken_up: allocations,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn verdict(&mut self, verdict: &Verdict) {
         self.received += 1;
         match verdict {
@@ -108,8 +118,9 @@ impl Ledger {
             live,
             "live allocations by transport"
         );
+        assert_eq!(counters.allocations_imported.get(), self.taken_up);
         assert_eq!(
-            self.began - self.ended,
+            self.taken_up + self.began - self.ended,
             live.iter().sum::<u64>(),
             "began - ended = live"
         );

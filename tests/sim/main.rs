@@ -17,6 +17,7 @@ mod epilogue;
 mod expect;
 mod faults;
 mod habits;
+mod handover;
 mod judge;
 mod judge_allocate;
 mod judge_peer;
@@ -95,6 +96,7 @@ const REACHED: &[&str] = &[
     "the clock jumped",
     "the configuration changed",
     "the server restarted",
+    "the server was handed over",
 ];
 
 /// Seeds of an ordinary run.

@@ -244,10 +244,10 @@ pub(crate) struct Oracle {
 impl Oracle {
     pub(crate) fn new(setup: Rc<Setup>, rules: &Rules) -> Self {
         let shards = setup.shards;
-        Self {
+        let mut oracle = Self {
             setup,
-            ports: [Some(rules.ports.clone()), rules.ipv6.then(|| rules.ports.clone())],
-            rules: vec![rules.clone(); shards],
+            ports: [None, None],
+            rules: Vec::new(),
             held: BTreeMap::new(),
             tokens: BTreeMap::new(),
             nonces: BTreeMap::new(),
@@ -256,7 +256,15 @@ impl Oracle {
             ledgers: vec![crate::ledger::Ledger::default(); shards],
             rates: crate::rates::Rates::default(),
             marks: BTreeMap::new(),
-        }
+        };
+        oracle.set_rules(rules);
+        oracle
+    }
+
+    /// What all shards of a process that starts are told.
+    pub(crate) fn set_rules(&mut self, rules: &Rules) {
+        self.ports = [Some(rules.ports.clone()), rules.ipv6.then(|| rules.ports.clone())];
+        self.rules = vec![rules.clone(); self.setup.shards];
     }
 
     /// The server starts again and knows nothing but its secrets, and with them its nonces.

@@ -58,8 +58,8 @@ pub(crate) struct Socket {
 }
 
 impl Site {
-    pub(crate) fn new(setup: &Setup, rules: &Rules, dice: &mut Dice) -> Self {
-        let shared = Arc::new(Shared::new(dice.array()));
+    pub(crate) fn new(setup: &Setup, rules: &Rules, shared: Shared, dice: &mut Dice) -> Self {
+        let shared = Arc::new(shared);
         let config = setup.config(rules);
         let shard = |index| {
             let counters = Arc::new(Counters::default());
@@ -559,7 +559,8 @@ impl World {
     pub(crate) fn restart(&mut self) {
         let (run, rules) = (self.site.run + 1, self.site.rules.clone());
         let foreign = core::mem::take(&mut self.site.foreign);
-        self.site = Site::new(&self.setup, &rules, &mut self.dice);
+        let shared = Shared::new(self.dice.array());
+        self.site = Site::new(&self.setup, &rules, shared, &mut self.dice);
         self.site.run = run;
         self.site.foreign = foreign;
         self.oracle.restart(&rules);

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use relay::base::time::{Instant, Now, UnixTime};
-use relay::turn::OpenError;
 use relay::turn::types::{PeerAddr, RelayId, RelayedAddr};
+use relay::turn::{OpenError, Shared};
 
 use crate::client::Client;
 use crate::dice::Dice;
@@ -163,11 +163,12 @@ impl World {
         let setup = Rc::new(setup);
         let mut dice = Dice::new(seed);
         let rules = Rules::first(&setup);
+        let shared = Shared::new(dice.array());
         Self {
             mono: BOOT,
             jumped: 0,
             weather: setup.weather,
-            site: Site::new(&setup, &rules, &mut dice),
+            site: Site::new(&setup, &rules, shared, &mut dice),
             oracle: Oracle::new(Rc::clone(&setup), &rules),
             clients: Vec::new(),
             conns: BTreeMap::new(),

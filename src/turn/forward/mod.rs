@@ -23,6 +23,7 @@ mod address;
 mod flow;
 mod index;
 mod moving;
+mod record;
 mod tcp;
 #[cfg(test)]
 mod tests;

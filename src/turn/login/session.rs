@@ -28,12 +28,17 @@ impl Session {
     /// Whether both are logins with the very same username: what RFC 8656 §5 asks of requests about an allocation. A
     /// static user may be called what a time-limited username looks like; that is another.
     pub fn is_same_login(&self, other: &Self) -> bool {
-        self.username == other.username && self.user.is_of_same_kind(&other.user)
+        self.is_login_of(&other.username, &other.user)
     }
 
-    /// Whether both are logins of one user, perhaps under names with different expiries. Where that is enough, the
+    /// The same of a login of which only the names are known.
+    pub fn is_login_of(&self, username: &str, user: &UserId) -> bool {
+        *self.username == *username && self.user.is_of_same_kind(user)
+    }
+
+    /// Whether it is a login of the user who came as `username`, perhaps under names with different expiries. Where that is enough, the
     /// expiry of the name that was shown must have been tested.
-    pub fn is_same_user(&self, other: &Self) -> bool {
-        self.is_same_login(other) || self.user.is_somebody() && self.user == other.user
+    pub fn is_user(&self, username: &str, user: &UserId) -> bool {
+        self.is_login_of(username, user) || self.user.is_somebody() && self.user == *user
     }
 }

@@ -17,7 +17,7 @@ use crate::turn::response::{Reply, Response};
 use crate::turn::session_id::SessionId;
 use crate::turn::shared::ports::{RelayPort, Want};
 use crate::turn::shared::reservations::{Reservation, Token};
-use crate::turn::state::allocation::{Allocation, FAMILIES, Opening, Socket};
+use crate::turn::state::allocation::{Allocation, FAMILIES, Opening, RESERVATION, Socket};
 use crate::turn::state::mobile::Mobile;
 use crate::turn::state::transactions::RETRANSMISSION;
 use crate::turn::types::{AllocationId, Client, Path, PeerAddr, RelayId, RelayedAddr};
@@ -29,9 +29,6 @@ use crate::wire::message::{Message, Method};
 const UDP: u8 = 17;
 /// Only where TCP allocations are switched on (RFC 6062 §5.1).
 const TCP: u8 = 6;
-
-/// A reserved port is held this long: the least the RFC allows (§7.2).
-const RESERVATION: Duration = Duration::from_secs(30);
 
 /// A port may be in use by a program that is not ours: so many are tried in all.
 const TRIES: usize = 8;
@@ -468,7 +465,8 @@ impl Server {
             token,
             Reservation {
                 port,
-                owner: Arc::clone(session),
+                username: Arc::clone(&session.username),
+                user: session.user.clone(),
                 until,
                 _unit: unit,
             },

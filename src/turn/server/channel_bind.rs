@@ -1,17 +1,12 @@
 //! ChannelBind (RFC 8656 §12.2): a number for a peer, for 600 s, and the permission with it.
 
-use core::time::Duration;
-
 use super::Server;
-use super::create_permission::PERMISSION;
 use super::request::{Authenticated, Outcome, Request};
 use crate::turn::forward::{BindError, BindMost, BindUntil};
 use crate::turn::refusal::Refusal;
+use crate::turn::state::allocation::{CHANNEL, PERMISSION};
 use crate::turn::types::{AllocationId, ChannelNumber, PeerAddr, RelayedAddr};
 use crate::wire::attribute::{self, AttributeType};
-
-/// Lifetime of a channel binding (RFC 8656 §12).
-pub(super) const CHANNEL: Duration = Duration::from_secs(600);
 
 const FIRST: u16 = 0x4000;
 const LAST: u16 = 0x4FFF;

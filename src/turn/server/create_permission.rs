@@ -1,6 +1,5 @@
 //! CreatePermission (RFC 8656 §9, §10.2): lets peers in by IP address, for exactly 300 s.
 
-use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
@@ -11,11 +10,9 @@ use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::turn::policy::Denied;
 use crate::turn::refusal::Refusal;
+use crate::turn::state::allocation::PERMISSION;
 use crate::turn::types::AllocationId;
 use crate::wire::attribute::AttributeType;
-
-/// Lifetime of a permission (RFC 8656 §9): not negotiable.
-pub(super) const PERMISSION: Duration = Duration::from_secs(300);
 
 impl Server {
     /// Takes a CreatePermission of an allocation's owner: installs or refreshes all permissions it names, or none.

@@ -16,6 +16,7 @@ mod refresh;
 mod report;
 mod request;
 mod send;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

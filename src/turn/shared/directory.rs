@@ -62,6 +62,11 @@ impl RelayDirectory {
         Ok(None)
     }
 
+    /// Whether an allocation of either kind has this address of ours.
+    pub(in crate::turn) fn is_taken(&self, relayed: RelayedAddr) -> bool {
+        self.entry(relayed).load(Relaxed) != 0
+    }
+
     /// Whether a TCP allocation listens at this address of ours.
     pub(in crate::turn) fn is_tcp(&self, relayed: RelayedAddr) -> bool {
         self.entry(relayed).load(Relaxed) == TCP

@@ -24,6 +24,7 @@ use super::login::nonce::NonceKey;
 use crate::base::rng::Rng;
 use directory::RelayDirectory;
 use reservations::Reservations;
+use zeroize::Zeroizing;
 
 /// One per process, behind an [`Arc`], handed to every shard's `Server`.
 pub struct Shared {
@@ -36,6 +37,18 @@ pub struct Shared {
     pub(super) directory: Arc<RelayDirectory>,
     pub(super) reservations: Reservations,
     pub(super) tickets: Tickets,
+}
+
+/// What a process signs nonces and mobility tickets with. Wiped from memory when dropped; never shown.
+pub struct SharedKeys {
+    nonces: NonceKey,
+    tickets: Zeroizing<[u8; 32]>,
+}
+
+impl fmt::Debug for SharedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedKeys(..)")
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -58,6 +71,22 @@ impl Shared {
             directory: Arc::default(),
             reservations: Reservations::default(),
             tickets: Tickets::new(&mut rng),
+        }
+    }
+
+    /// The shared state of a process that goes on where another ended: nonces and tickets of that one stay good.
+    pub fn with_keys(seed: [u8; 32], keys: SharedKeys) -> Self {
+        let mut shared = Self::new(seed);
+        shared.nonce_key = keys.nonces;
+        shared.tickets.set_key(keys.tickets);
+        shared
+    }
+
+    /// The keys of this process, for the one that goes on.
+    pub fn keys(&self) -> SharedKeys {
+        SharedKeys {
+            nonces: self.nonce_key.clone(),
+            tickets: self.tickets.key(),
         }
     }
 

@@ -108,6 +108,17 @@ impl Quotas {
         Ok(unit)
     }
 
+    /// Takes the unit of an allocation that was granted before, by another process or under other limits: no limit is in the
+    /// way of that.
+    pub(in crate::turn) fn readmit(&self, user: &UserId, client: IpAddr) -> Result<QuotaUnit, QuotaExceeded> {
+        self.allocation(user, client, &no_limits())
+    }
+
+    /// The same for a port reservation.
+    pub(in crate::turn) fn readmit_reservation(&self, user: &UserId) -> Result<ReservationUnit, QuotaExceeded> {
+        self.reservation(user, &no_limits())
+    }
+
     /// Takes the share of one client address alone: for an allocation that is to move there (RFC 8016).
     ///
     /// # Errors
@@ -170,6 +181,18 @@ impl Quotas {
     /// Allocations held by `user`.
     pub fn allocations_of(&self, user: &UserId) -> u32 {
         self.0.users.count(user)
+    }
+}
+
+/// Limits that are in nobody's way here.
+fn no_limits() -> Limits {
+    Limits {
+        allocations_per_user: u32::MAX,
+        allocations_per_ip: u32::MAX,
+        allocations_per_network: u32::MAX,
+        allocations: u32::MAX,
+        reservations_per_user: u32::MAX,
+        ..Limits::default()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::base::address::Family;
 use crate::base::lock::lock;
 use crate::base::time::Instant;
 use crate::turn::login::session::Session;
+use crate::turn::user::UserId;
 
 /// RESERVATION-TOKEN.
 pub(in crate::turn) type Token = [u8; 8];
@@ -17,8 +18,10 @@ pub(in crate::turn) type Token = [u8; 8];
 #[derive(Debug)]
 pub(in crate::turn) struct Reservation {
     pub(in crate::turn) port: RelayPort,
-    /// The login that reserved it: only the same user may have it.
-    pub(in crate::turn) owner: Arc<Session>,
+    /// USERNAME of the login that reserved it.
+    pub(in crate::turn) username: Arc<str>,
+    /// Whose login that is: only the same user may have the port.
+    pub(in crate::turn) user: UserId,
     pub(in crate::turn) until: Instant,
     /// Counts towards the user's reservations.
     pub(in crate::turn) _unit: ReservationUnit,
@@ -26,7 +29,7 @@ pub(in crate::turn) struct Reservation {
 
 impl Reservation {
     fn is_for(&self, now: Instant, session: &Session) -> bool {
-        self.until > now && self.owner.is_same_user(session)
+        self.until > now && session.is_user(&self.username, &self.user)
     }
 }
 
@@ -39,6 +42,16 @@ impl Reservations {
     /// Sets a port aside.
     pub(in crate::turn) fn insert(&self, token: Token, reservation: Reservation) {
         lock(&self.0).insert(token, reservation);
+    }
+
+    /// Whether a token is good for something.
+    pub(in crate::turn) fn contains(&self, token: &Token) -> bool {
+        lock(&self.0).contains_key(token)
+    }
+
+    /// Looks at the reservation behind a token.
+    pub(in crate::turn) fn look<T>(&self, token: &Token, look: impl FnOnce(&Reservation) -> T) -> Option<T> {
+        lock(&self.0).get(token).map(look)
     }
 
     /// The family of the port behind `token`, if it is still there for this user.

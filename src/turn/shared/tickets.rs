@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::Mac as _;
+use zeroize::Zeroizing;
 
 use crate::base::lock::lock;
 use crate::base::rng::Rng;
@@ -42,16 +43,26 @@ pub(in crate::turn) struct Home {
 /// The tickets of all shards: a client may come with one to any of them. Touched by requests with MOBILITY-TICKET and by
 /// the end of allocations that have one.
 pub(in crate::turn) struct Tickets {
-    key: [u8; 32],
+    key: Zeroizing<[u8; 32]>,
     by_name: Mutex<BTreeMap<Name, Home>>,
 }
 
 impl Tickets {
     pub(in crate::turn) fn new(rng: &mut Rng) -> Self {
         Self {
-            key: rng.array(),
+            key: Zeroizing::new(rng.array()),
             by_name: Mutex::default(),
         }
+    }
+
+    /// What tickets are signed with.
+    pub(super) fn key(&self) -> Zeroizing<[u8; 32]> {
+        self.key.clone()
+    }
+
+    /// From now on tickets signed with this key are good, and no others.
+    pub(super) fn set_key(&mut self, key: Zeroizing<[u8; 32]>) {
+        self.key = key;
     }
 
     /// The attribute's value.

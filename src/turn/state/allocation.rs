@@ -21,6 +21,15 @@ use crate::turn::shared::reservations::Token;
 use crate::turn::types::{AllocationId, RelayId, RelayedAddr};
 use crate::wire::message::TransactionId;
 
+/// Lifetime of a permission (RFC 8656 §9): not negotiable.
+pub(in crate::turn) const PERMISSION: Duration = Duration::from_secs(300);
+
+/// Lifetime of a channel binding (RFC 8656 §12).
+pub(in crate::turn) const CHANNEL: Duration = Duration::from_secs(600);
+
+/// A reserved port is held this long: the least the RFC allows (§7.2).
+pub(in crate::turn) const RESERVATION: Duration = Duration::from_secs(30);
+
 /// Both families, in the order in which everything is kept.
 pub(in crate::turn) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 

@@ -3,5 +3,6 @@
 pub(super) mod allocation;
 pub(super) mod connections;
 pub(super) mod mobile;
+pub(super) mod record;
 pub(super) mod timers;
 pub(super) mod transactions;

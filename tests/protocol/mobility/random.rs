@@ -22,6 +22,7 @@ enum Op {
     Disconnect { place: u16 },
     Pass { seconds: u64 },
     Carry { handoffs: usize },
+    HandOver,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -37,6 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => place().prop_map(|place| Op::Disconnect { place }),
         2 => (1..200_u64).prop_map(|seconds| Op::Pass { seconds }),
         12 => (1..6_usize).prop_map(|handoffs| Op::Carry { handoffs }),
+        1 => proptest::strategy::Just(Op::HandOver),
     ]
 }
 
@@ -154,6 +156,12 @@ impl Story {
             }
             Op::Pass { seconds } => self.world.pass(secs(seconds)),
             Op::Carry { handoffs } => (0..handoffs).for_each(|_| self.carry_one()),
+            Op::HandOver => {
+                while !self.world.handoffs.is_empty() {
+                    self.carry_one();
+                }
+                self.world.hand_over();
+            }
             Op::Resume { .. } | Op::Peer { .. } | Op::Disconnect { .. } => {}
         }
     }

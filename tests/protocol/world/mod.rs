@@ -1,6 +1,7 @@
 //! A world around one or more shards: virtual time, and a shard that opens every relay socket at once unless told not to.
 
 mod answer;
+mod hand_over;
 mod message;
 mod over;
 mod tcp;
@@ -66,6 +67,7 @@ pub(crate) struct World {
     /// What became of packets that were held until their allocation came.
     pub(crate) released: Vec<(Vec<u8>, Answer)>,
     pub(crate) tcp: Tcp,
+    processes: u8,
     response: Response,
 }
 
@@ -217,6 +219,7 @@ impl World {
             detached: HashMap::new(),
             released: Vec::new(),
             tcp: Tcp::default(),
+            processes: 0,
             response: Response::new(),
         }
     }
@@ -505,9 +508,10 @@ impl World {
         let ended = counters.relayed.get() + counters.answered.get() + counters.waiting.get() + dropped;
         assert_eq!(counters.received.get(), ended, "every packet ends in one verdict");
         let sum = |cells: &[relay::base::cell::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
-        let live = sum(&counters.allocations_began) + counters.allocations_arrived.get()
-            - sum(&counters.allocations_ended)
-            - counters.allocations_left.get();
+        let live =
+            sum(&counters.allocations_began) + counters.allocations_arrived.get() + counters.allocations_imported.get()
+                - sum(&counters.allocations_ended)
+                - counters.allocations_left.get();
         assert_eq!(
             sum(&counters.allocations),
             live,

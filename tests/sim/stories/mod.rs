@@ -2,6 +2,7 @@
 
 mod allocations;
 mod calls;
+mod handover;
 
 use core::time::Duration;
 use std::net::SocketAddr;

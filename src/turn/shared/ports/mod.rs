@@ -71,6 +71,16 @@ impl RelayPorts {
         Some((port(number), (want == Want::EvenAndNext).then(|| port(number + 1))))
     }
 
+    /// Takes this very port, whether it is in the range or not. `None`: it is in use.
+    pub(in crate::turn) fn claim(&self, family: Family, number: u16) -> Option<RelayPort> {
+        let free = self.0.with(family, |pool| pool.take_exactly(number));
+        free.then(|| RelayPort {
+            pools: Arc::clone(&self.0),
+            family,
+            number,
+        })
+    }
+
     /// For metrics and health.
     pub(in crate::turn) fn gauges(&self) -> Arc<PortGauges> {
         Arc::clone(&self.0.gauges)
@@ -150,6 +160,24 @@ mod tests {
         assert_eq!((odd.family(), odd.number()), (Family::V4, 50_001));
         drop((both.0, odd));
         assert_eq!(gauges.used(), 0);
+    }
+
+    #[test]
+    fn a_port_is_claimed_once_in_the_range_or_outside_of_it() {
+        let ports = ports(50_000..=50_001);
+        for number in [50_000, 40_000] {
+            let claimed = ports.claim(Family::V4, number).expect("it is free");
+            assert_eq!((claimed.family(), claimed.number()), (Family::V4, number));
+            assert!(ports.claim(Family::V4, number).is_none(), "{number} is in use");
+            drop(claimed);
+            assert!(ports.claim(Family::V4, number).is_some());
+        }
+        let unserved = ports.claim(Family::V6, 50_000).expect("it is free");
+        // The range comes while a port of it is in use.
+        ports.set_range(Family::V6, 50_000..=50_000);
+        assert!(ports.take(Family::V6, Want::Any, &mut Rng::new([1; 32])).is_none());
+        drop(unserved);
+        assert!(ports.take(Family::V6, Want::Any, &mut Rng::new([1; 32])).is_some());
     }
 
     #[test]

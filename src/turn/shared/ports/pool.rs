@@ -82,12 +82,12 @@ impl PortPool {
         }
         let old = core::mem::replace(self, Self::new(range));
         for port in old.outside {
-            self.claim(port);
+            self.take_exactly(port);
         }
         for (number, pair) in (old.first..).zip(&old.pairs) {
             for (bit, port) in [(EVEN, number * 2), (ODD, number * 2 + 1)] {
                 if pair.ours & !pair.free & bit != 0 {
-                    self.claim(port);
+                    self.take_exactly(port);
                 }
             }
         }
@@ -138,16 +138,18 @@ impl PortPool {
         Some(number * 2 + u16::from(bit == ODD))
     }
 
-    fn claim(&mut self, port: u16) {
+    /// Takes this very port, in the range or not. `false`: it is in use.
+    pub(super) fn take_exactly(&mut self, port: u16) -> bool {
         let Some(index) = self.index_of(port) else {
-            self.outside.insert(port);
-            return;
+            return self.outside.insert(port);
         };
         let Pair { free, .. } = self.pairs[index];
-        if free & bit(port) != 0 {
+        let is_free = free & bit(port) != 0;
+        if is_free {
             self.set_free(index, free & !bit(port));
             self.free -= 1;
         }
+        is_free
     }
 
     /// Makes a port free. One outside the range (which may have changed meanwhile) is forgotten.
