@@ -176,11 +176,18 @@ async fn the_counters_of_all_shards_are_added_up() {
         worker.streams.set(10 * i);
         worker.stream_queue_age.record(Duration::from_millis(3 * i));
         worker.gro.set(1);
+        worker.stream_flushes.add(50 * i);
+        worker.stream_blocked.add(2 * i);
+        worker.stream_held.add(3 * i);
     }
     admin.workers[0].gso.set(1);
     let text = scrape(&admin.router).await;
     for (series, expected) in [
         ("relay_streams", 30.0),
+        ("relay_stream_flushes_total{outcome=\"blocked\"}", 6.0),
+        ("relay_stream_flushes_total{outcome=\"held\"}", 9.0),
+        ("relay_stream_flushes_total{outcome=\"done\"}", 135.0),
+        ("relay_connections", 0.0),
         ("relay_forced_refused_total{transport=\"tcp\"}", 3.0),
         ("relay_refusals_total{reason=\"peer_denied\"}", 2.0),
         ("relay_refusals_total{reason=\"wrong_password\"}", 0.0),

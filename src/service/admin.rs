@@ -163,3 +163,13 @@ async fn harden(mut response: Response) -> Response {
     response.headers_mut().extend(HEADERS);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_its_label() {
+        assert_eq!(AdminRefusal::ALL.map(AdminRefusal::as_str), ["host", "displaced"]);
+    }
+}

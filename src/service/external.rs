@@ -239,6 +239,16 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_listens_is_told_at_once() {
+        // Its port is taken, and it hears somebody else alone.
+        let deaf = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let server = deaf.local_addr().expect("bound");
+        deaf.connect(("127.0.0.1", server.port())).expect("itself");
+        let error = ask_stun(server, LOCALHOST, Duration::from_secs(60), None).expect_err("nobody answers");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
     fn this_machine_has_the_address_that_every_machine_has() {
         let all = interfaces().expect("the system tells");
         let loopback = all.iter().find(|it| it.ip == LOCALHOST).expect("loopback");

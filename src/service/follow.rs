@@ -392,4 +392,9 @@ mod tests {
             assert_eq!(found.address.announced, IpAddr::from([127, 0, 0, 1]));
         }
     }
+
+    #[test]
+    fn each_outcome_of_a_look_has_its_label() {
+        assert_eq!(Outcome::ALL.map(Outcome::as_str), ["same", "changed", "failure"]);
+    }
 }

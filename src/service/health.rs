@@ -189,6 +189,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::config::sample;
 
     fn health(heartbeat: Duration) -> (Health, Arc<Counters>) {
         let shard = Arc::new(Counters::default());
@@ -233,5 +234,22 @@ mod tests {
         let (stuck, _) = health(STUCK_AFTER);
         assert!(!stuck.liveness().alive);
         assert_eq!(stuck.readiness().reasons, ["a worker is stuck"]);
+    }
+
+    #[test]
+    fn new_settings_hold_for_readiness_at_once() {
+        let (health, _) = health(Duration::ZERO);
+        let mut settings = sample::settings(sample::BASE);
+        settings.turn.limits.allocations = 77;
+        health.set_settings(&settings);
+        assert_eq!(health.readiness().allocations_limit, 77);
+        // UDP is all that is served, and sent away at once.
+        settings.turn.redirect.ipv4 = Some("203.0.113.20:443".parse().expect("an address"));
+        health.set_settings(&settings);
+        let reasons = health.readiness().reasons;
+        assert!(
+            reasons.len() == 1 && reasons[0].starts_with("turn.redirect"),
+            "{reasons:?}"
+        );
     }
 }

@@ -138,6 +138,7 @@ mod tests {
     use super::*;
     use crate::service::config::sample;
     use crate::service::config::settings::ListenerSettings;
+    use crate::service::log::tests::Heard;
     use crate::turn::config::RelayAddress;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -266,5 +267,20 @@ mod tests {
         ] {
             assert!(!is_ours(elsewhere), "{elsewhere}");
         }
+    }
+
+    /// The clock goes on by itself where nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn where_a_name_leads_and_that_it_leads_nowhere_is_told_once_until_it_changes() {
+        let heard = Heard::new();
+        let looking = tokio::spawn(follow(backend("localhost", 8443), &[]).run());
+        sleep(5 * AGAIN).await;
+        looking.abort();
+        assert_eq!(heard.count(&["HTTP/3 is passed on", "localhost:8443"]), 1);
+        let ours = ["127.0.0.1:443", "[::1]:443"];
+        let looking = tokio::spawn(follow(backend("localhost", 443), &ours).run());
+        sleep(5 * AGAIN).await;
+        looking.abort();
+        assert_eq!(heard.count(&["leads nowhere", "is this server itself"]), 1);
     }
 }

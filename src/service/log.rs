@@ -181,4 +181,4 @@ pub fn certificate(loaded: &Loaded) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

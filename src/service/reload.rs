@@ -456,4 +456,9 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         let same = merge(&new, settings(&text.replace("enabled = true", "enabled = false")));
         assert_eq!((same.settings.turn.discovery, same.waiting), (None, Vec::new()));
     }
+
+    #[test]
+    fn each_outcome_of_a_reload_has_its_label() {
+        assert_eq!(Outcome::ALL.map(Outcome::as_str), ["success", "partial", "failure"]);
+    }
 }

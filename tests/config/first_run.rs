@@ -133,6 +133,9 @@ fn the_state_directory_is_the_service_managers_then_the_users_own() {
     machine.variables.pop();
     machine.set("XDG_STATE_HOME", "/state");
     assert_eq!(default_state_dir(&machine).as_deref(), Some("/state/relay".as_ref()));
+    machine.user_id = 0;
+    assert_eq!(default_state_dir(&machine).as_deref(), Some("/var/lib/relay".as_ref()));
+    machine.user_id = 1000;
     machine.variables.clear();
     assert_eq!(default_state_dir(&machine), None);
     let mistakes = machine.bad("");
@@ -151,4 +154,15 @@ fn with_a_secret_and_a_certificate_no_state_directory_is_needed() {
     machine.file("secret", crate::machine::SECRET);
     let toml = "realm = \"turn.example.org\"\n[credentials]\nsecret_file = \"secret\"\n[tls]\ncertificate = \"fullchain.pem\"\nprivate_key = \"privkey.pem\"\n";
     assert!(machine.good(toml).warnings.is_empty());
+}
+
+#[test]
+fn a_kept_secret_is_as_long_as_one_that_is_made_at_least() {
+    let machine = Machine::new();
+    let state = machine.dir.join("state");
+    obtain_secret(&state).expect("it can be made");
+    for (len, good) in [(31, false), (32, true)] {
+        fs::write(state.join("secret"), "s".repeat(len) + "\n").expect("write");
+        assert_eq!(find_secret(&state, Owner::Ourselves).is_ok(), good, "{len} bytes");
+    }
 }

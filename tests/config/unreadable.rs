@@ -94,7 +94,9 @@ fn a_state_directory_that_others_can_change_is_refused_with_what_to_do() {
             if let Err(mistakes) = outcome {
                 let told = mistakes.to_string();
                 assert!(
-                    told.contains("chmod go-w") && told.contains("directory below it"),
+                    told.contains(&format!("(mode {mode:04o})"))
+                        && told.contains("chmod go-w")
+                        && told.contains("directory below it"),
                     "{told}"
                 );
             }

@@ -83,3 +83,26 @@ impl ApiCounters {
         self.0[route as usize][index].load(Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_of_the_root_is_the_page_or_a_credential() {
+        for (method, path, route) in [
+            (Method::GET, "/", Route::Page),
+            (Method::HEAD, "/", Route::Page),
+            (Method::POST, "/", Route::Turn),
+            (Method::GET, "/turn", Route::Turn),
+            (
+                Method::POST,
+                "/v1/turn/keys/app/credentials/generate-ice-servers",
+                Route::GenerateIceServers,
+            ),
+            (Method::GET, "/elsewhere", Route::Other),
+        ] {
+            assert_eq!(Route::of(&method, path), route, "{method} {path}");
+        }
+    }
+}

@@ -243,4 +243,15 @@ mod tests {
         assert_eq!(decoded(deep.as_bytes()), b"A");
         assert_eq!(decoded(b"%%34%31 %4 %g1 %c3%a9"), "A %4 %g1 é".as_bytes());
     }
+
+    #[tokio::test]
+    async fn a_body_as_long_as_the_api_would_read_is_all_of_it() {
+        for (len, more) in [(MAX_BODY, false), (MAX_BODY + 1, true)] {
+            let read = read_form(Body::from(vec![b'a'; len])).await;
+            let Ok((beginning, rest)) = read else {
+                panic!("it is there")
+            };
+            assert_eq!((beginning.len(), rest.is_some()), (len, more));
+        }
+    }
 }

@@ -225,3 +225,22 @@ impl IntoResponse for Refusal {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_back_at_the_time_told_is_not_too_early() {
+        let told = |millis| {
+            let response = Refusal::TooMany(Duration::from_millis(millis)).into_response();
+            response.headers()[header::RETRY_AFTER]
+                .to_str()
+                .map(str::to_owned)
+                .expect("text")
+        };
+        for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (59_999, "60")] {
+            assert_eq!(told(millis), seconds, "{millis} ms");
+        }
+    }
+}

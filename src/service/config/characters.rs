@@ -77,6 +77,12 @@ mod tests {
             ("turn\u{200b}", "U+200B"),
             ("\u{feff}turn", "byte order mark"),
             ("tu\u{ad}rn", "soft hyphen"),
+            ("tu\u{202e}rn", "text direction"),
+            ("turn\u{3000}", "another width"),
+            ("turn\u{2060}", "without width"),
+            ("turn\u{3164}", "blank letter"),
+            ("turn\u{2028}", "line break"),
+            ("turn\u{fe0f}", "without a shape"),
         ] {
             let (message, _) = odd(text).unwrap_or_else(|| panic!("{text:?}"));
             assert!(message.contains(named), "{message}");

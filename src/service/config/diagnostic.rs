@@ -524,4 +524,45 @@ mod tests {
             assert!(with("a=\"ééé\"", span).to_string().contains("wrong"));
         }
     }
+
+    #[test]
+    fn a_place_is_found_again_in_another_text() {
+        let place = Place::new(0, &(3..5)).shifted(1, 10);
+        assert_eq!(place.start(), 13);
+        assert!(place.overlaps(Place::new(1, &(15..16))) && !place.overlaps(Place::new(1, &(16..17))));
+        assert!(!place.overlaps(Place::new(0, &(13..15))), "another text");
+    }
+
+    /// As many as anybody reads; the last line is of the kind of those before it.
+    #[test]
+    fn of_too_many_the_rest_is_counted() {
+        let finished = |severity| {
+            let mut all = Diagnostics::default();
+            for n in 0..MAX_TOLD + 7 {
+                let one = Diagnostic::error(format!("number {n}"));
+                all.push(Diagnostic { severity, ..one });
+            }
+            all.finish();
+            all
+        };
+        for severity in [Severity::Error, Severity::Warning] {
+            let all = finished(severity);
+            assert_eq!(all.len(), MAX_TOLD + 1);
+            assert_eq!(all.has_errors(), severity == Severity::Error);
+            let last = all.iter().last().expect("many");
+            assert_eq!(last.message, "and 7 more: mend these first");
+        }
+    }
+
+    #[test]
+    fn errors_behind_a_place_in_the_list_become_warnings_and_it_is_said() {
+        let mut all = Diagnostics::default();
+        all.push(Diagnostic::error("first"));
+        all.push(Diagnostic::warning("second"));
+        assert!(!all.soften(1), "there was none");
+        all.push(Diagnostic::error("third"));
+        assert!(all.soften(1));
+        let severities: Vec<_> = all.list.iter().map(|one| one.severity).collect();
+        assert_eq!(severities, [Severity::Error, Severity::Warning, Severity::Warning]);
+    }
 }

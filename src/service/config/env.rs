@@ -114,12 +114,7 @@ impl Env for ProcessEnv {
     }
 
     fn default_file(&self) -> Option<PathBuf> {
-        // One that may not be looked at is there: reading it tells.
-        let path = PathBuf::from(DEFAULT_FILE);
-        match path.metadata() {
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => None,
-            _ => Some(path),
-        }
+        if_there(PathBuf::from(DEFAULT_FILE))
     }
 
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -169,5 +164,72 @@ impl Env for ProcessEnv {
 
     fn now(&self) -> UnixTime {
         unix_now()
+    }
+}
+
+/// One that may not be looked at is there: reading it tells.
+fn if_there(path: PathBuf) -> Option<PathBuf> {
+    match path.metadata() {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => None,
+        _ => Some(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_there_unless_somebody_knows_better() {
+        // To which a mode applies although it may be root's. Rights are a thread's own.
+        let alone = std::thread::spawn(|| {
+            let mut sets = capabilities(None).expect("the kernel tells");
+            let over = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+            sets.effective.remove(over);
+            set_capabilities(None, sets).expect("rights can be given up");
+            let dir = std::env::temp_dir().join(format!("relay-env-{}", std::process::id()));
+            fs::create_dir(&dir).expect("a directory");
+            let file = dir.join("relay.toml");
+            assert_eq!(if_there(file.clone()), None);
+            fs::write(&file, "").expect("write");
+            assert_eq!(if_there(file.clone()), Some(file.clone()));
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0)).expect("its mode");
+            assert_eq!(if_there(file.clone()), Some(file), "nobody can tell");
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("its mode");
+            fs::remove_dir_all(&dir).expect("was made");
+        });
+        alone.join().expect("all of it holds");
+    }
+
+    #[test]
+    fn this_machine_has_processors_and_a_clock_and_reaches_itself() {
+        let machine = ProcessEnv::default();
+        let known = std::thread::available_parallelism().map_or(1, usize::from);
+        assert_eq!(machine.cores(), known);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        assert_eq!(machine.open_files(), limit.maximum);
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert!(machine.can_bind(loopback));
+        assert!(!machine.can_bind(IpAddr::from([192, 0, 2, 1])), "an example's address");
+        let names: Vec<_> = machine.interfaces().expect("the system tells");
+        assert!(names.iter().any(|interface| interface.ip == loopback));
+        let local = machine.networks().expect("the system tells");
+        assert!(local.iter().any(|net| net.contains(&loopback)));
+        assert_eq!(
+            machine.resolve("127.0.0.1", 9).expect("an address"),
+            [SocketAddr::new(loopback, 9)]
+        );
+        assert!(machine.now().0.abs_diff(unix_now().0) <= 5);
+        assert_eq!(machine.user_id(), Uid::effective().as_raw());
+        let user = User::from_uid(Uid::effective()).expect("it can be looked up");
+        assert_eq!(
+            machine.user(),
+            user.map_or_else(|| machine.user_id().to_string(), |user| user.name)
+        );
     }
 }

@@ -380,6 +380,10 @@ mod tests {
                 "realm = \"turn.example.org\"        ",
             ),
             ("workers = 4", "workers = 4"),
+            ("# hunter2\nworkers = 4", "         \nworkers = 4"),
+            // A quote behind a backslash closes nothing.
+            ("log.level = \"a\\\"bcd\"", "log.level = \"******\""),
+            ("log.level = 'a\\' # mine", "log.level = '**'       "),
             (
                 "credentials.secrets = [\"nörth\", \"b\"]",
                 "credentials.secrets = [\"******\", \"*\"]",

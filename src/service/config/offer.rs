@@ -140,3 +140,76 @@ pub fn uris(host: &str, listeners: &[ListenerSettings], relay_only: bool) -> Vec
     let dtls = best(ports(|listener| listener.dtls)).map(|port| uri("turns", "udp", port));
     dtls.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::config::sample;
+
+    #[test]
+    fn a_uri_is_on_the_path_by_its_port_and_by_how_it_is_spoken() {
+        let on = |transport: Transport, ports: &[u16]| {
+            let mut forced = ForcedRelay {
+                ports: ports.to_vec(),
+                ..ForcedRelay::default()
+            };
+            forced.transports = [false; Transport::ALL.len()];
+            forced.transports[transport as usize] = true;
+            forced
+        };
+        for (uri, transport, port) in [
+            ("turn:a.test:443?transport=udp", Transport::Udp, 443),
+            ("turn:a.test:443", Transport::Udp, 443),
+            ("turn:a.test", Transport::Udp, 3478),
+            ("turn:[2001:db8::1]", Transport::Udp, 3478),
+            ("turn:a.test:443?transport=tcp", Transport::Tcp, 443),
+            ("turn:a.test?transport=tcp", Transport::Tcp, 3478),
+            ("turns:a.test:443?transport=tcp", Transport::Tls, 443),
+            ("turns:[2001:db8::1]:443", Transport::Tls, 443),
+            ("turns:a.test", Transport::Tls, 5349),
+            ("turns:a.test:443?transport=udp", Transport::Dtls, 443),
+        ] {
+            for other in Transport::ALL {
+                assert_eq!(
+                    is_on_path(uri, &on(other, &[port])),
+                    other == transport,
+                    "{uri} {other:?}"
+                );
+            }
+            assert!(!is_on_path(uri, &on(transport, &[1])), "{uri}");
+        }
+        for uri in ["stun:a.test", "a.test", "http:a.test:443"] {
+            assert!(!is_on_path(uri, &ForcedRelay::default()), "{uri}");
+        }
+    }
+
+    #[test]
+    fn through_a_proxy_come_those_over_tcp_alone() {
+        let everything = ListenerSettings {
+            tcp: true,
+            tls: true,
+            dtls: true,
+            https: true,
+            ..sample::settings(sample::BASE).listeners[0].clone()
+        };
+        let spoken = |listener: ListenerSettings| {
+            let ListenerSettings {
+                udp,
+                tcp,
+                tls,
+                dtls,
+                https,
+                ..
+            } = listener;
+            [udp, tcp, tls, dtls, https]
+        };
+        assert_eq!(spoken(through_proxy(&everything)), [false; 5]);
+        let proxied = ListenerSettings {
+            proxy_protocol: ProxyProtocol::Optional,
+            ..everything
+        };
+        assert_eq!(spoken(through_proxy(&proxied)), [false, true, true, false, false]);
+        let beside = beside_path(&proxied, &ForcedRelay::default());
+        assert_eq!(spoken(beside), [true, false, false, true, false]);
+    }
+}

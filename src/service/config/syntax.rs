@@ -424,4 +424,31 @@ mod tests {
             assert_eq!(other_language(text).map(|(language, _)| language), language, "{text:?}");
         }
     }
+
+    #[test]
+    fn each_syntax_error_has_its_own_hint() {
+        let told = |message: &str| hint(message, false, "word").unwrap_or_default();
+        for (message, help) in [
+            ("key with no value, expected `=`", "write `key = value`"),
+            ("unclosed table, expected `]`", "close the section name with `]`"),
+            ("invalid basic string, expected `\"`", "close the text with"),
+            ("missing comma between elements", "put a comma in between"),
+            ("unexpected leading zero", "write the number without the leading zero"),
+        ] {
+            assert!(told(message).starts_with(help), "{message}: {}", told(message));
+        }
+        assert_eq!(hint("something else", false, "word"), None);
+        let bare = |word| hint("something else", true, word).unwrap_or_default();
+        assert_eq!(bare(""), "write a value behind the `=`");
+        assert_eq!(bare("\"word"), "a text stands in quotes: \"word\"");
+    }
+
+    #[test]
+    fn the_first_of_two_keys_in_one_table_is_found_past_the_tables_within_it() {
+        let text = "a = { x = { k = 1 }, k = 2, y = 'k', k = 3 }";
+        let second = text.rfind("k = 3").expect("it is there");
+        let first = text.find("k = 2").expect("it is there");
+        assert_eq!(first_inline(text, &(second..second + 1)), Some(first..first + 1));
+        assert_eq!(first_inline("k = 1", &(0..1)), None, "no table around it");
+    }
 }

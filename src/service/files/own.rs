@@ -210,3 +210,14 @@ fn must_be_trusted(state: &Stat, path: &Path, user: u32) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_somebody_else_has_just_made_is_there() {
+        assert_eq!(unless_there(Errno::EXIST), Ok(()));
+        assert_eq!(unless_there(Errno::ACCESS), Err(Errno::ACCESS));
+    }
+}

@@ -521,4 +521,21 @@ mod tests {
         held.drain(1..3);
         assert_eq!((admission.open(), lock(&admission.open).leaving), (4, 0));
     }
+
+    /// It was on its way to a shard when its place was given to somebody else, and stays.
+    #[test]
+    fn a_connection_that_settles_too_late_is_one_more_and_nothing_is_counted_twice() {
+        let admission = admission(2, 9, 9);
+        let heavy = ip("192.0.2.1");
+        let mut held: Vec<_> = (0..2).map(|_| admission.admit(heavy).expect("room")).collect();
+        held.push(admission.admit(ip("192.0.2.2")).expect("the place of one of two"));
+        assert_eq!((admission.displaced(), lock(&admission.open).leaving), (1, 1));
+        for guard in &mut held {
+            guard.settle();
+            guard.settle();
+        }
+        assert_eq!((admission.open(), lock(&admission.open).leaving), (3, 0));
+        drop(held);
+        assert_eq!((admission.open(), lock(&admission.open).leaving), (0, 0));
+    }
 }

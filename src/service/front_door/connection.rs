@@ -362,4 +362,35 @@ mod tests {
             assert_eq!(allowed(accepts, alpn), expected, "{accepts:?} {alpn:?}");
         }
     }
+
+    #[tokio::test]
+    async fn a_client_is_answered_without_delay_and_probed_when_nothing_moves() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare(&socket);
+        assert!(socket.nodelay().unwrap());
+        let socket = SockRef::from(&socket);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+    }
+
+    #[test]
+    fn who_only_claims_to_be_a_proxy_is_told_of_as_much_as_the_log_may_show() {
+        let limits = super::super::Limits {
+            connections: 1,
+            connections_per_source: 1,
+            connections_per_network: 1,
+            new_connections_per_second: 1,
+            unproven: 1,
+            handshake_timeout: Duration::ZERO,
+            http_header_timeout: Duration::ZERO,
+            http_lifetime: Duration::ZERO,
+            stop_timeout: Duration::ZERO,
+        };
+        let truncated = crate::shard::LogClient::Truncated;
+        let door = FrontDoor::new(limits, truncated, None, axum::Router::new(), Behind::default(), |_| ());
+        let heard = crate::service::log::tests::Heard::new();
+        door.tell_of_stranger("192.0.2.77:5000".parse().unwrap());
+        assert_eq!(heard.count(&[" WARN ", "client=192.0.2.0/24", "trusted_proxies"]), 1);
+    }
 }

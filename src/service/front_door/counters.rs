@@ -196,4 +196,17 @@ mod tests {
             assert_eq!(error as usize, index);
         }
     }
+
+    #[test]
+    fn what_could_not_be_accepted_is_counted_by_its_reason() {
+        assert_eq!(AcceptError::ALL.map(AcceptError::as_str), ["connection", "exhausted"]);
+        let counters = FrontDoorCounters::default();
+        assert_eq!(counters.shed(), 0);
+        for _ in 0..3 {
+            counters.count_shed();
+        }
+        counters.count_accept_error(AcceptError::Exhausted);
+        assert_eq!(counters.shed(), 3);
+        assert_eq!(AcceptError::ALL.map(|error| counters.accept_errors(error)), [0, 1]);
+    }
 }

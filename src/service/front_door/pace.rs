@@ -244,4 +244,15 @@ mod tests {
             body.frame().await.unwrap().unwrap();
         }
     }
+
+    #[test]
+    fn a_body_is_as_long_as_it_says_and_one_that_is_too_slow_is_told_so() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let _time = runtime.as_ref().expect("a runtime").enter();
+        let body = Paced::new(axum::body::Body::from("abc"), PACE);
+        assert_eq!(body.size_hint().exact(), Some(3));
+        assert!(!body.is_end_stream());
+        assert!(Paced::new(axum::body::Body::empty(), PACE).is_end_stream());
+        assert_eq!(TooSlow.to_string(), "the request's body comes too slowly");
+    }
 }

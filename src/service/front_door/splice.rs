@@ -224,7 +224,9 @@ mod tests {
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         assert_eq!((&question[..], &answer[..]), (&b"question"[..], &b"answer"[..]));
-        assert_eq!(spliced.await.unwrap().end, SpliceEnd::Closed);
+        let ended = spliced.await.unwrap();
+        assert_eq!(ended.end, SpliceEnd::Closed);
+        assert!(!ended.client_cut && !ended.backend_cut, "each was told of the end");
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,5 +288,11 @@ mod tests {
                 assert!(enough || begun.elapsed() == SHORT, "{beginning:?} {speaks:?}");
             }
         }
+    }
+
+    #[test]
+    fn each_end_has_its_label() {
+        let labels = SpliceEnd::ALL.map(SpliceEnd::as_str);
+        assert_eq!(labels, ["closed", "broken", "idle", "silent", "displaced", "stopped"]);
     }
 }

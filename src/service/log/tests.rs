@@ -30,6 +30,32 @@ fn settings(level: &str, json: bool) -> LogSettings {
     }
 }
 
+/// What this thread logs for as long as it lives.
+pub(in crate::service) struct Heard {
+    sink: Sink,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Heard {
+    pub(in crate::service) fn new() -> Self {
+        let sink = Sink::default();
+        let target = sink.clone();
+        let subscriber = subscriber(&settings("debug", false), move || target.clone()).expect("level");
+        Self {
+            sink,
+            _guard: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    /// How many lines there are that hold all of `parts`.
+    pub(in crate::service) fn count(&self, parts: &[&str]) -> usize {
+        let bytes = self.sink.0.lock().expect("lock").clone();
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        let holds = |line: &&str| parts.iter().all(|part| line.contains(part));
+        text.lines().filter(holds).count()
+    }
+}
+
 /// What `log` leaves behind.
 fn written(level: &str, json: bool, log: impl FnOnce()) -> String {
     told(level, json, |_| log()).0
@@ -356,4 +382,25 @@ fn each_kind_of_value_is_written_as_it_is() {
         line.ends_with(": \"it's = all\" less=-7 infinite=\"inf\" empty=\"\" quote=\"it's\"\n"),
         "{line}"
     );
+}
+
+#[test]
+fn what_no_line_may_hold_is_what_moves_a_terminal_or_turns_text_round() {
+    for c in [
+        '\n', '\u{1b}', '\u{9b}', '\u{200e}', '\u{2028}', '\u{202e}', '\u{2069}', '\u{61c}',
+    ] {
+        assert!(is_harmful(c), "{c:?}");
+    }
+    for c in ['a', ' ', 'é', '"', '\u{200d}', '\u{202f}', '\u{206a}'] {
+        assert!(!is_harmful(c), "{c:?}");
+    }
+}
+
+/// Lines of libraries that write by `log`, as `tracing_log` hands them on.
+#[test]
+fn a_library_is_named_as_the_target_and_its_source_is_left_out() {
+    let line = written("info,hyper=info", false, || {
+        tracing::info!(target: "hyper", { log.target = "hyper::proto", log.line = 7, n = 1 }, "words");
+    });
+    assert!(line.ends_with(" INFO hyper::proto: words n=1\n"), "{line}");
 }

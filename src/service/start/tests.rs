@@ -1,7 +1,7 @@
 use super::*;
 use crate::base::address::Transport;
 use crate::service::config::sample;
-use crate::service::config::settings::{AcmeSettings, BackendAddress};
+use crate::service::config::settings::{AcmeSettings, ApiKey, BackendAddress};
 use crate::turn::config::RelayAddress;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -152,6 +152,21 @@ fn a_forced_path_that_is_not_bound_is_told_where_somebody_must_take_it() {
     let told = forced_path_missing(&settings, &nowhere).expect("it is missing");
     assert!(told.contains("[443]"), "{told}");
     assert_eq!(forced_path_missing(&settings, &bound(&listener)), None);
+    // One key that mints for forced clients is enough, as long as anybody can mint.
+    settings.turn.forced.everyone = false;
+    settings.api.enabled = true;
+    for forced in [false, true] {
+        settings.api.keys.push(ApiKey {
+            name: "app".into(),
+            key: "key-of-the-application-0123456789".into(),
+            choose_username: false,
+            forced,
+        });
+        assert_eq!(forced_path_missing(&settings, &nowhere).is_some(), forced);
+    }
+    settings.api.enabled = false;
+    assert_eq!(forced_path_missing(&settings, &nowhere), None);
+    settings.turn.forced.everyone = true;
     settings.turn.forced.transports[Transport::Tls as usize] = false;
     assert!(forced_path_missing(&settings, &bound(&listener)).is_some());
 }

@@ -243,3 +243,18 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_root_is_known_by_its_whole_name() {
+        let inside = webpki_roots::TLS_SERVER_ROOTS[0].subject.as_ref();
+        let behind = |header: &[u8]| [header, inside].concat();
+        assert!(is_public_root(&behind(&[0x30, 0x82, 0, 0])));
+        assert!(is_public_root(&behind(&[0x30; 6])));
+        assert!(!is_public_root(&behind(&[0x30; 7])), "it only ends like one");
+        assert!(!is_public_root(b"\x30\x03abc"));
+    }
+}

@@ -178,6 +178,21 @@ fn missing_files_are_told_apart_from_unreadable_ones() {
     assert_eq!(problem(source.clone()), (nowhere, TlsProblem::Missing));
     source.files_mut().private_key.clone_from(&directory.0);
     assert!(matches!(problem(source), (_, TlsProblem::Unreadable(_))));
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    assert_eq!(TlsProblem::of_read(&denied), TlsProblem::NotPermitted);
+}
+
+/// Something is there, and nobody can look: it is not ours to replace.
+#[test]
+fn one_of_our_own_making_is_not_made_where_its_place_cannot_be_looked_at() {
+    let directory = Directory::new();
+    fs::create_dir_all(directory.0.join("state/cert.pem")).unwrap();
+    let private = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(directory.0.join("state"), private).unwrap();
+    let (file, what) = problem(directory.own(&["a.test"], &[]));
+    assert_eq!(file, directory.0.join("state/cert.pem"));
+    assert!(matches!(what, TlsProblem::Unreadable(_)), "{what:?}");
+    assert!(!directory.0.join("state/key.pem").exists());
 }
 
 #[test]

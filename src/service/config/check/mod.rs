@@ -496,3 +496,30 @@ fn admin_and_log(raw: &Raw, d: &mut Diagnostics) {
         d.push(diagnostic.help(help));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_that_opens_what_no_client_should_reach_is_told_by_what_it_holds() {
+        let metadata = Some("the cloud's metadata service, which hands out credentials,");
+        let loopback = Some("every service of this machine that listens on loopback");
+        for (net, opened) in [
+            ("0.0.0.0/0", Some("every address, private networks included,")),
+            ("169.254.169.254/32", metadata),
+            ("100.64.0.0/10", metadata),
+            ("fd00:ec2::/64", metadata),
+            ("127.0.0.0/8", loopback),
+            ("127.0.0.1/32", loopback),
+            ("::1/128", loopback),
+            // Somebody names half of all addresses, or a network; no program is meant.
+            ("112.0.0.0/4", None),
+            ("::/64", None),
+            ("127.0.0.2/32", None),
+            ("10.0.0.0/8", None),
+        ] {
+            assert_eq!(opened_by(net.parse().expect("a network")), opened, "{net}");
+        }
+    }
+}

@@ -382,4 +382,14 @@ mod tests {
         assert_eq!(external("stun:stun.example.org:3478"), None);
         assert_eq!(external("turn.example.org"), None);
     }
+
+    #[test]
+    fn a_range_of_many_networks_is_not_written_out() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for (first, last) in [("10.0.0.1", "10.255.255.254"), ("2001:db8::1", "2001:db8:ffff::")] {
+            let nets = range(ip(first), ip(last)).expect("a range");
+            assert_eq!(nets.len(), MOST_NETWORKS + 1, "{first}");
+            assert_eq!(range(ip(last), ip(first)), None);
+        }
+    }
 }

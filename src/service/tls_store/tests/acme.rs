@@ -30,6 +30,10 @@ fn one_of_our_own_making_stands_in_until_the_first_is_obtained_and_that_outlives
     let directory = Directory::new();
     let (store, loaded) = open(source(&directory), NOW).unwrap();
     assert!(loaded.generated && store.acme_certificate().unwrap().self_signed);
+    assert!(
+        reload(&store).is_ok_and(|again| !again.changed),
+        "nothing is missing yet"
+    );
 
     let loaded = store.keep(obtained(90).as_bytes(), NOW).unwrap();
     assert!(loaded.changed && !store.acme_certificate().unwrap().self_signed);
