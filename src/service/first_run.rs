@@ -71,7 +71,7 @@ pub fn default_state_dir(env: &dyn Env) -> Option<PathBuf> {
     }
     let shared = Path::new("/var/lib/relay");
     let user = env.user_id();
-    if user == 0 || fs::metadata(shared).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user) {
+    if user == 0 || is_directory_of(shared, user) {
         return Some(shared.to_owned());
     }
     // A relative path in XDG_STATE_HOME is to be ignored (XDG Base Directory Specification).
@@ -81,6 +81,10 @@ pub fn default_state_dir(env: &dyn Env) -> Option<PathBuf> {
         .filter(|path| path.is_absolute());
     let home = || env.variable("HOME").map(|home| Path::new(&home).join(".local/state"));
     own.or_else(home).map(|base| base.join("relay"))
+}
+
+fn is_directory_of(path: &Path, user: u32) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user)
 }
 
 /// The secret kept in `state_dir`, if one was made.
@@ -155,4 +159,20 @@ fn unless_missing(error: io::Error) -> io::Result<Option<Secret>> {
 fn at(file: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> FirstRunError {
     let file = file.to_owned();
     move |error| FirstRunError { file, doing, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_its_owners_and_a_file_is_none() {
+        let us = rustix::process::geteuid().as_raw();
+        let program = std::env::current_exe().expect("this program");
+        let dir = std::env::temp_dir().join(format!("relay-first-run-{}", std::process::id()));
+        fs::create_dir(&dir).expect("a directory");
+        assert!(is_directory_of(&dir, us) && !is_directory_of(&dir, us + 1));
+        fs::remove_dir(&dir).expect("was made");
+        assert!(!is_directory_of(&dir, us) && !is_directory_of(&program, us));
+    }
 }

@@ -44,8 +44,12 @@ pub fn alive() {
 
 /// How often [`alive`] must be told, if the service manager wants that: half of what it allows.
 pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(half)
+}
+
+fn half(limit: Duration) -> Duration {
     // Nobody can live up to less than a few milliseconds, whatever the environment says.
-    sd_notify::watchdog_enabled().map(|limit| (limit / 2).max(Duration::from_millis(5)))
+    (limit / 2).max(Duration::from_millis(5))
 }
 
 fn tell(states: &[NotifyState<'_>]) {
@@ -57,4 +61,21 @@ fn tell(states: &[NotifyState<'_>]) {
 /// A status line is one line: the protocol's separator is the newline.
 fn one_line(status: &str) -> String {
     status.replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_told_twice_within_its_time() {
+        for (limit, told) in [(10_000, 5000), (10, 5), (1, 5), (0, 5)] {
+            assert_eq!(half(Duration::from_millis(limit)), Duration::from_millis(told));
+        }
+    }
+
+    #[test]
+    fn a_status_stays_one_line() {
+        assert_eq!(one_line("waiting:\na\tname"), "waiting: a name");
+    }
 }

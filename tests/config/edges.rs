@@ -122,3 +122,31 @@ fn one_secret_in_a_variable_is_one_secret_whatever_it_holds() {
         relay::turn::login::credential::mint(secret.as_bytes(), expiry, Some("x"))
     );
 }
+
+const ROUTED: &str = "credentials.secrets = [\"Zk3v8yB1qTn5LxW0uHcJr2sEoPdGmA7iFtVb9KfQeXw=\"]\n\
+     [[listener]]\nbind = \"*:8443\"\nprotocols = [\"tls\", \"https\"]\n\
+     [[front_door.route]]\nnames = [\"www.example.org\", \"*.example.org\"]\n";
+
+#[test]
+fn names_of_routes_are_in_what_is_in_force() {
+    let loaded = Machine::new().good(&format!("{ROUTED}backend = \"10.0.8.9:443\"\n"));
+    let effective = loaded.effective();
+    assert!(
+        effective.contains("\"www.example.org\", \"*.example.org\""),
+        "{effective}"
+    );
+}
+
+#[test]
+fn a_backend_that_is_this_server_by_any_of_its_addresses_is_refused() {
+    let itself = |backend: &str| {
+        let told = Machine::new().bad_or_good(&format!("{ROUTED}backend = \"{backend}\"\n"));
+        told.to_string().contains("a listener of this server itself")
+    };
+    for backend in ["localhost:8443", "127.0.0.2:8443", "10.0.8.2:8443", "[::1]:8443"] {
+        assert!(itself(backend), "{backend}");
+    }
+    for backend in ["10.0.8.2:443", "10.0.8.3:8443", "localhost:443"] {
+        assert!(!itself(backend), "{backend}");
+    }
+}

@@ -194,3 +194,58 @@ fn advice(address: SocketAddr, protocol: &str, error: &io::Error) -> String {
         _ => "see `[[listener]]` in docs/configuration.md".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_helps_is_told_by_what_is_in_the_way() {
+        let told = |protocol, kind: ErrorKind| {
+            // Nobody holds port 0.
+            let address = "127.0.0.1:0".parse().expect("an address");
+            BindFailure::new("*:0", address, protocol, io::Error::from(kind)).to_string()
+        };
+        for (protocol, command) in [("UDP", "ss -lunp"), ("TCP", "ss -ltnp")] {
+            assert!(told(protocol, ErrorKind::AddrInUse).contains(command), "{protocol}");
+        }
+        for (kind, help) in [
+            (ErrorKind::PermissionDenied, "cap_net_bind_service=+ep"),
+            (ErrorKind::AddrNotAvailable, "`ip address` lists them"),
+            (ErrorKind::Other, "docs/configuration.md"),
+        ] {
+            let told = told("UDP", kind);
+            assert!(
+                told.starts_with("listener \"*:0\": cannot listen on UDP 127.0.0.1:0: "),
+                "{told}"
+            );
+            assert!(told.contains(help), "{told}");
+        }
+    }
+
+    #[test]
+    fn an_optional_listener_that_is_left_out_is_told_once_for_all_its_addresses() {
+        let denied = |label, address: &str| {
+            let address = address.parse().expect("an address");
+            BindFailure::new(label, address, "TCP", ErrorKind::PermissionDenied.into())
+        };
+        let bound = Bound {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            admin: None,
+            places: Places::default(),
+            skipped: vec![
+                denied("*:443", "0.0.0.0:443"),
+                denied("*:443", "[::]:443"),
+                denied("*:80", "0.0.0.0:80"),
+            ],
+        };
+        let lines = bound.left_out();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(
+            lines[0].starts_with("listener \"*:443\" is left out, the rest is served: "),
+            "{lines:?}"
+        );
+        assert!(lines[1].starts_with("listener \"*:80\""), "{lines:?}");
+    }
+}

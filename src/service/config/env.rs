@@ -198,7 +198,7 @@ mod tests {
             assert_eq!(if_there(file.clone()), None);
             fs::write(&file, "").expect("write");
             assert_eq!(if_there(file.clone()), Some(file.clone()));
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0)).expect("its mode");
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o000)).expect("its mode");
             assert_eq!(if_there(file.clone()), Some(file), "nobody can tell");
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("its mode");
             fs::remove_dir_all(&dir).expect("was made");

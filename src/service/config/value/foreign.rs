@@ -392,4 +392,26 @@ mod tests {
             assert_eq!(range(ip(last), ip(first)), None);
         }
     }
+
+    #[test]
+    fn a_network_with_parts_left_out_is_completed_and_an_address_is_none() {
+        for (text, net) in [
+            ("10.0.8.*", Some("10.0.8.0/24")),
+            ("10.0.8.", Some("10.0.8.0/24")),
+            ("10.*", Some("10.0.0.0/8")),
+            ("10.0.8/24", Some("10.0.8.0/24")),
+            ("10.0.8/16", Some("10.0.0.0/16")),
+            ("10/8", Some("10.0.0.0/8")),
+            ("10.0.8", None),
+            ("10.0.8.7", None),
+            ("10.0.8.7/24", None),
+            ("10.0.8.7.", None),
+            ("*", None),
+            ("/8", None),
+            ("10.0.300.*", None),
+            ("10.0/33", None),
+        ] {
+            assert_eq!(shortened(text).map(|net| net.to_string()).as_deref(), net, "{text}");
+        }
+    }
 }
