@@ -486,6 +486,21 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut timespec) 
     0
 }
 
+/// OpenSSL's clock, for the flights of a handshake.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn gettimeofday(time: *mut libc::timeval, zone: *mut c_void) -> c_int {
+    let Some(world) = here() else {
+        return real!(SYS_gettimeofday, time, zone);
+    };
+    let now = world.read_clock(true);
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*time).tv_sec = (now / 1_000_000_000) as _;
+        (*time).tv_usec = (now % 1_000_000_000 / 1_000) as _;
+    }
+    0
+}
+
 /// # Safety
 /// As for `nanosleep`.
 unsafe fn sleep(world: &World, length: *const timespec) -> c_int {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::bytes::{control, encode_address, put_control};
 use crate::faults::Fault;
 use crate::kernel::{Answer, ERR, Fd, IN, Kernel, Loss, OUT, Object};
+use crate::sealed::is_record;
 
 const UDP_SEGMENT: i32 = 103;
 const UDP_GRO: i32 = 104;
@@ -204,13 +205,34 @@ impl Kernel {
             }
             return Ok(());
         };
+        // What is not sealed is not to come twice, nor out of order: the ledger could not tell it from a fault.
+        let record = is_record(&datagram.bytes);
+        if record && self.happens(Fault::RecordLost) {
+            self.lost.push((Loss::Wire, datagram));
+            return Ok(());
+        }
+        let twice = record && self.happens(Fault::RecordDoubled);
+        let late = record && self.happens(Fault::RecordLate);
         let udp = self.udp(fd)?;
         if udp.connected.is_some_and(|peer| peer != from) {
             self.lost.push((Loss::WrongSource, datagram));
         } else if udp.inbox.len() >= ROOM {
             self.lost.push((Loss::Overflow, datagram));
         } else {
-            udp.inbox.push_back(datagram);
+            let mut again = Datagram {
+                bytes: Vec::new(),
+                ..datagram
+            };
+            if twice {
+                again.bytes.clone_from(&datagram.bytes);
+            }
+            // Before others of DTLS only.
+            let before = udp.inbox.iter().rev().take(if late { 3 } else { 0 });
+            let passed = before.take_while(|other| is_record(&other.bytes)).count();
+            udp.inbox.insert(udp.inbox.len() - passed, datagram);
+            if twice {
+                udp.inbox.push_back(again);
+            }
         }
         Ok(())
     }

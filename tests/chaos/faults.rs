@@ -59,6 +59,9 @@ faults! {
     ConnectedAtOnce => "a connection made at once",
     ConnectTimedOut => "ETIMEDOUT of a connection being made",
     NoTcpInfo => "no TCP_INFO",
+    RecordLost => "a DTLS record lost",
+    RecordDoubled => "a DTLS record that comes twice",
+    RecordLate => "a DTLS record that comes late",
     /// epoll tells of a socket that has nothing.
     Spurious => "spurious readiness",
     /// epoll tells part of what is ready.

@@ -10,6 +10,7 @@ use relay::wire::message::{Class, Message, Method};
 
 use crate::ledger::{Ledger, Who};
 use crate::plug::Plug;
+use crate::sealed::{Heard, Sealed};
 use crate::shard_support::{Client, Incoming, Messages, Pipe, decode, error_code};
 
 /// How its messages go.
@@ -21,6 +22,7 @@ pub(crate) enum Way {
         out: VecDeque<u8>,
         input: Vec<u8>,
     },
+    Sealed(Box<dyn Sealed>),
     /// It has no connection any more.
     Gone,
 }
@@ -112,6 +114,10 @@ impl Guest {
             Way::Tcp { out, .. } => {
                 out.extend(bytes);
                 out.resize(out.len() + bytes.len().next_multiple_of(4) - bytes.len(), 0);
+                true
+            }
+            Way::Sealed(association) => {
+                association.send(bytes);
                 true
             }
             Way::Gone => false,
@@ -222,8 +228,16 @@ impl Guest {
 
     /// Closes its connection, if it has one that closes.
     pub(crate) fn leave(&mut self, ledger: &mut Ledger) {
-        if let Way::Tcp { .. } = self.way {
-            ledger.broken.insert(self.index);
+        match &mut self.way {
+            Way::Tcp { .. } => drop(ledger.broken.insert(self.index)),
+            Way::Sealed(association) => {
+                // Some go without a word.
+                if self.index.is_multiple_of(2) {
+                    association.close();
+                }
+                ledger.broken.insert(self.index);
+            }
+            Way::Udp(_) | Way::Gone => {}
         }
         self.way = Way::Gone;
         self.relayed = None;
@@ -256,6 +270,11 @@ impl Guest {
                     }
                     Err(_) => break,
                 }
+            },
+            Way::Sealed(association) => match association.receive() {
+                Heard::Message(message) => return Some(message),
+                Heard::Nothing => return None,
+                Heard::End => {}
             },
             Way::Gone => return None,
         }

@@ -61,6 +61,8 @@ pub(crate) enum Due {
 /// How a datagram is lost outside of the program under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
+    /// The network lost it.
+    Wire,
     /// Its socket was closed before anybody read it.
     Unread,
     /// A worker sent it to where nobody is.
@@ -165,6 +167,11 @@ impl Kernel {
         self.turn.progress = true;
         self.note(fault.name(), BASE, 0);
         true
+    }
+
+    /// Whether this happens on the way, whoever has sent it.
+    pub(crate) fn happens(&mut self, fault: Fault) -> bool {
+        self.armed && self.faults.strikes(&mut self.dice, fault)
     }
 
     pub(crate) fn next_serial(&mut self) -> u64 {

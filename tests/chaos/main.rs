@@ -22,6 +22,7 @@ mod ledger;
 mod lines;
 mod plug;
 mod runner;
+mod sealed;
 #[path = "../shard_support/mod.rs"]
 mod shard_support;
 mod stories;
@@ -39,6 +40,10 @@ const REACHED: &[&str] = &[
     "a stream",
     "a TLS stream",
     "a connection to be bound over TLS",
+    "a client over DTLS",
+    "a handshake of DTLS",
+    "an allocation over DTLS",
+    "an association is left by its client",
     "a stream is closed by its client",
     "data and the end",
     "an allocation",

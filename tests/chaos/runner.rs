@@ -6,10 +6,11 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use relay::shard::ShardConfig;
-use relay::turn::Config;
+use relay::base::address::Transport;
+use relay::shard::{Listener, ShardConfig, Shards};
 use relay::turn::config::IcmpReports;
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
+use relay::turn::{Config, Shared};
 
 use crate::dialing::Door;
 use crate::dice::Dice;
@@ -18,7 +19,8 @@ use crate::guest::{Guest, Way};
 use crate::ledger::{HEAD, Ledger, Parcel, Who};
 use crate::lines::Lines;
 use crate::plug::{self, Plug};
-use crate::shard_support::{RELAY_IP, TestServer, turn_config};
+use crate::sealed;
+use crate::shard_support::{RELAY_IP, TestServer, UDP, turn_config};
 use crate::world::{Visit, World};
 
 /// Allocations live this long, so that a run sees them end.
@@ -47,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) doors: Vec<Door>,
     /// Much of what happens has to do with them.
     dialing: bool,
+    /// Some clients come over DTLS.
+    pub(crate) sealed: bool,
     /// Whom the policy in force denies.
     denied: Option<usize>,
     /// Descriptors open when nobody had come yet.
@@ -74,11 +78,26 @@ fn config(denied: Option<SocketAddr>) -> Config {
     }
 }
 
+/// Workers that have a listener each, all at one address.
+fn start(workers: usize, listen: &str, shards: ShardConfig, dtls: bool) -> Shards {
+    let group = relay::net::udp::UdpSocket::bind_group(listen.parse().unwrap(), workers, &UDP).unwrap();
+    let listener = |socket| Listener {
+        socket,
+        plain: true,
+        dtls,
+        http3: false,
+    };
+    let sockets = group.into_iter().map(|socket| vec![listener(socket)]).collect();
+    Shards::start(shards, Arc::new(config(None)), Arc::new(Shared::new([7; 32])), sockets).unwrap()
+}
+
 impl Run {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
         plug::prepare();
+        sealed::prepare();
         let mut dice = Dice::new(seed);
         let dialing = dice.percent(35);
+        let sealed = cfg!(feature = "dtls") && dice.percent(35);
         let workers = *dice.pick(&[1, 2, 2, 2, 3]);
         let faults = Faults::drawn(&mut dice);
         let (world, visit) = World::enter(seed, workers, faults);
@@ -87,12 +106,16 @@ impl Run {
             slots: *dice.pick(&[4, 16, 64]),
             mailbox: *dice.pick(&[4 * 1024, 64 * 1024, 256 * 1024]),
             pause: Duration::from_micros(*dice.pick(&[0, 100])),
+            #[cfg(feature = "dtls")]
+            dtls: sealed.then(sealed::config),
             on_thread_start: Some(world.hook()),
             ..ShardConfig::default()
         };
         let listen = *dice.pick(&["127.0.0.1:3478", "0.0.0.0:3478"]);
-        let mut server = TestServer::start_with(workers, listen, shards, config(None));
-        server.udp = "127.0.0.1:3478".parse().unwrap();
+        let server = TestServer {
+            shards: start(workers, listen, shards, sealed),
+            udp: "127.0.0.1:3478".parse().unwrap(),
+        };
         world.settle();
         let before = world.lock().kernel.files.len();
         let mut run = Self {
@@ -106,6 +129,7 @@ impl Run {
             lines: Lines::default(),
             doors: Vec::new(),
             dialing,
+            sealed,
             denied: None,
             before,
             marks: HashMap::new(),
@@ -169,6 +193,11 @@ impl Run {
         let mut counted = self.counted_of_lines();
         counted.extend([
             ("an allocation", server.count(began)),
+            ("a handshake of DTLS", server.stat(|stats| stats.dtls_handshakes.get())),
+            (
+                "an allocation over DTLS",
+                server.count(|counters| counters.allocations_began[Transport::Dtls as usize].get()),
+            ),
             ("ICMP told to a client", self.ledger.icmp),
             (
                 "a packet through a mailbox",
@@ -190,10 +219,14 @@ impl Run {
     /// A guest more.
     fn welcome(&mut self) {
         let index = self.guests.len();
-        let way = if self.dice.percent(if self.dialing { 25 } else { 65 }) {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.connect(self.server.udp).unwrap();
-            socket.set_nonblocking(true).unwrap();
+        let way = if self.sealed && self.dice.percent(40) {
+            self.mark("a client over DTLS");
+            self.ledger.sealed.insert(index);
+            let socket = sealed::socket(self.server.udp);
+            self.by_address.insert(socket.local_addr().unwrap(), index);
+            Way::Sealed(sealed::associate(socket))
+        } else if self.dice.percent(if self.dialing { 25 } else { 65 }) {
+            let socket = sealed::socket(self.server.udp);
             self.by_address.insert(socket.local_addr().unwrap(), index);
             Way::Udp(socket)
         } else {
@@ -206,7 +239,7 @@ impl Run {
             }
         };
         let mut guest = Guest::new(index, way);
-        guest.dials = !matches!(guest.way, Way::Udp(_)) && self.dice.percent(if self.dialing { 75 } else { 10 });
+        guest.dials = matches!(guest.way, Way::Tcp { .. }) && self.dice.percent(if self.dialing { 75 } else { 10 });
         self.guests.push(guest);
     }
 
@@ -435,11 +468,13 @@ impl Run {
 
     fn guest_leaves(&mut self) {
         let index = self.dice.index(self.guests.len());
-        let Self { guests, ledger, .. } = self;
-        if let Way::Tcp { .. } = guests[index].way {
-            guests[index].leave(ledger);
-            self.mark("a stream is closed by its client");
+        match self.guests[index].way {
+            Way::Tcp { .. } => self.mark("a stream is closed by its client"),
+            Way::Sealed(_) => self.mark("an association is left by its client"),
+            Way::Udp(_) | Way::Gone => return,
         }
+        let Self { guests, ledger, .. } = self;
+        guests[index].leave(ledger);
     }
 
     /// Something no server can do anything with.

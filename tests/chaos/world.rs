@@ -20,6 +20,8 @@ const MILLISECOND: u64 = 1_000_000;
 const EPOCH: u64 = 1_800_000_000;
 /// Turns in a row that do nothing.
 const IDLE_TURNS: usize = 3;
+/// The same of one that wants to turn again at once: steps of a handshake, which no kernel sees, are one a turn.
+const IDLE_STEPS: usize = 24;
 /// The most a worker may take of one thing in a turn: messages of a listener, errors, connections, reads of a pipe.
 const BOUNDS: &[(&str, usize)] = &[("messages", 64), ("errors", 16), ("connections", 16), ("reads", 16)];
 
@@ -485,7 +487,8 @@ impl State {
         } else {
             self.idle[worker] += 1;
         }
-        if self.idle[worker] > IDLE_TURNS {
+        let at_once = matches!(self.workers[worker], Place::Waiting(_, until) if until <= self.kernel.now);
+        if self.idle[worker] > if at_once { IDLE_STEPS } else { IDLE_TURNS } {
             let ready = match self.workers[worker] {
                 Place::Waiting(epoll, _) => self.kernel.ready(epoll),
                 _ => Vec::new(),
