@@ -130,7 +130,7 @@ impl Run {
     fn leave(&mut self) {
         let Self { guests, ledger, .. } = self;
         for guest in guests {
-            guest.leave(ledger);
+            guest.leave_for_good(ledger);
         }
         self.peers.clear();
         self.close_doors();

@@ -27,6 +27,9 @@ pub(crate) enum Way {
     Gone,
 }
 
+/// Nothing more comes.
+struct Over;
+
 /// What was asked.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
@@ -34,6 +37,8 @@ enum Asked {
     Release,
     /// To be allowed to reach somebody.
     Permit(SocketAddr),
+    /// Its allocation, at the address it has come to.
+    Resume,
     /// A connection with somebody.
     Connect(SocketAddr),
     Other,
@@ -57,6 +62,11 @@ pub(crate) struct Guest {
     next_channel: u16,
     /// It does not read.
     pub(crate) deaf: bool,
+    /// Addresses and connections it used before it moved.
+    old: Vec<Way>,
+    /// Its allocations move with it (RFC 8016): what it shows for the last one, and the relayed address of that.
+    pub(crate) mobile: bool,
+    pub(crate) ticket: Option<(Vec<u8>, SocketAddr)>,
     /// Its allocations are for TCP (RFC 6062).
     pub(crate) dials: bool,
     /// Connections with peers that it may bind: CONNECTION-ID and peer.
@@ -93,6 +103,9 @@ impl Guest {
             channels: BTreeMap::new(),
             next_channel: 0x4000,
             deaf: false,
+            old: Vec::new(),
+            mobile: false,
+            ticket: None,
             dials: false,
             pending: Vec::new(),
         }
@@ -140,8 +153,12 @@ impl Guest {
 
     pub(crate) fn allocate(&mut self, ledger: &mut Ledger) {
         let protocol: u32 = if self.dials { 6 } else { 17 };
+        let mobile = self.mobile;
         let request = self.composer.compose(Method::Allocate, &|writer| {
             writer.u32(AttributeType::REQUESTED_TRANSPORT, protocol << 24);
+            if mobile {
+                writer.attribute(AttributeType::MOBILITY_TICKET, &[]);
+            }
         });
         self.ask(ledger, Asked::Allocate, &request);
     }
@@ -160,6 +177,27 @@ impl Guest {
         });
         self.permitted.insert(peer);
         self.ask(ledger, Asked::Permit(peer), &request);
+    }
+
+    /// Asks for its allocation from where it is now.
+    fn resume(&mut self, ledger: &mut Ledger) {
+        let Some((ticket, _)) = self.ticket.clone() else { return };
+        let request = self.composer.compose(Method::Refresh, &|writer| {
+            writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
+        });
+        self.ask(ledger, Asked::Resume, &request);
+    }
+
+    /// Goes on at another address, or by another connection; it may still hear what comes by the one before.
+    pub(crate) fn move_to(&mut self, ledger: &mut Ledger, way: Way, keep: bool) {
+        let before = std::mem::replace(&mut self.way, way);
+        if keep {
+            self.old.push(before);
+        } else if !matches!(before, Way::Udp(_)) {
+            ledger.broken.insert(self.index);
+        }
+        ledger.unordered.insert(self.index);
+        self.resume(ledger);
     }
 
     pub(crate) fn connect(&mut self, ledger: &mut Ledger, peer: SocketAddr) {
@@ -203,26 +241,47 @@ impl Guest {
 
     /// Takes what has come, and gives its socket what it takes.
     pub(crate) fn pump(&mut self, ledger: &mut Ledger) {
-        if let Way::Tcp { stream, out, .. } = &mut self.way {
-            while !out.is_empty() {
-                let (front, _) = out.as_slices();
-                match stream.write(front) {
-                    Ok(len) => drop(out.drain(..len)),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(_) => {
-                        self.leave(ledger);
-                        return;
-                    }
-                }
+        for mut old in std::mem::take(&mut self.old) {
+            std::mem::swap(&mut self.way, &mut old);
+            let goes_on = self.flush() && self.hear_all(ledger);
+            std::mem::swap(&mut self.way, &mut old);
+            if goes_on {
+                self.old.push(old);
+            } else {
+                ledger.broken.insert(self.index);
             }
-            // What TLS holds back; an error is told when it reads.
-            let _ = stream.flush();
         }
-        if self.deaf {
-            return;
+        if !self.flush() || (!self.deaf && !self.hear_all(ledger)) {
+            self.leave(ledger);
         }
-        while let Some(message) = self.next_message(ledger) {
-            self.hear(ledger, &message);
+    }
+
+    /// Writes what a stream takes. `false`: it takes nothing any more.
+    fn flush(&mut self) -> bool {
+        let Way::Tcp { stream, out, .. } = &mut self.way else {
+            return true;
+        };
+        while !out.is_empty() {
+            let (front, _) = out.as_slices();
+            match stream.write(front) {
+                Ok(len) => drop(out.drain(..len)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            }
+        }
+        // What TLS holds back; an error is told when it reads.
+        let _ = stream.flush();
+        true
+    }
+
+    /// `false`: nothing more comes.
+    fn hear_all(&mut self, ledger: &mut Ledger) -> bool {
+        loop {
+            match self.next_message(ledger) {
+                Ok(Some(message)) => self.hear(ledger, &message),
+                Ok(None) => return true,
+                Err(Over) => return false,
+            }
         }
     }
 
@@ -243,43 +302,47 @@ impl Guest {
         self.relayed = None;
     }
 
-    fn next_message(&mut self, ledger: &mut Ledger) -> Option<Vec<u8>> {
+    /// Closes everything it has, and does not come back.
+    pub(crate) fn leave_for_good(&mut self, ledger: &mut Ledger) {
+        self.leave(ledger);
+        if self.old.drain(..).any(|way| !matches!(way, Way::Udp(_))) {
+            ledger.broken.insert(self.index);
+        }
+    }
+
+    fn next_message(&mut self, ledger: &mut Ledger) -> Result<Option<Vec<u8>>, Over> {
         let mut buffer = vec![0; 65_536];
         match &mut self.way {
-            Way::Udp(socket) => {
-                let len = socket.recv(&mut buffer).ok()?;
+            Way::Udp(socket) => Ok(socket.recv(&mut buffer).ok().map(|len| {
                 buffer.truncate(len);
-                return Some(buffer);
-            }
+                buffer
+            })),
             Way::Tcp { stream, input, .. } => loop {
                 match next_frame(input) {
-                    Ok(Framing::Message(len)) => return Some(input.drain(..len).collect()),
+                    Ok(Framing::Message(len)) => return Ok(Some(input.drain(..len).collect())),
                     Ok(Framing::Need(_)) => {}
                     Err(error) => {
                         ledger.find(format!("guest {}'s stream is out of step: {error:?}", self.index));
-                        break;
+                        return Err(Over);
                     }
                 }
                 match stream.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(len) => input.extend_from_slice(&buffer[..len]),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                    Ok(len) if len > 0 => input.extend_from_slice(&buffer[..len]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                     Err(error) if error.kind() == ErrorKind::InvalidData => {
                         ledger.find(format!("guest {}: {error}", self.index));
-                        break;
+                        return Err(Over);
                     }
-                    Err(_) => break,
+                    _ => return Err(Over),
                 }
             },
             Way::Sealed(association) => match association.receive() {
-                Heard::Message(message) => return Some(message),
-                Heard::Nothing => return None,
-                Heard::End => {}
+                Heard::Message(message) => Ok(Some(message)),
+                Heard::Nothing => Ok(None),
+                Heard::End => Err(Over),
             },
-            Way::Gone => return None,
+            Way::Gone => Ok(None),
         }
-        self.leave(ledger);
-        None
     }
 
     fn hear(&mut self, ledger: &mut Ledger, bytes: &[u8]) {
@@ -341,6 +404,13 @@ impl Guest {
             match code {
                 401 | 438 => {
                     self.composer.nonce = message.attribute(AttributeType::NONCE).map(<[u8]>::to_vec);
+                    if matches!(asked, Asked::Resume) {
+                        self.resume(ledger);
+                    }
+                }
+                _ if matches!(asked, Asked::Resume) => {
+                    self.ticket = None;
+                    self.forget_allocation();
                 }
                 // It has none, or one it does not know of.
                 437 => self.forget_allocation(),
@@ -348,6 +418,7 @@ impl Guest {
             }
             return;
         }
+        let ticket = message.attribute(AttributeType::MOBILITY_TICKET).map(<[u8]>::to_vec);
         match asked {
             Asked::Allocate => {
                 let relayed = message
@@ -357,6 +428,13 @@ impl Guest {
                 self.forget_allocation();
                 self.relayed = Some(relayed);
                 self.had.insert(relayed);
+                self.ticket = ticket.map(|ticket| (ticket, relayed));
+            }
+            Asked::Resume => {
+                if let (Some(ticket), Some((_, relayed))) = (ticket, self.ticket.take()) {
+                    self.ticket = Some((ticket, relayed));
+                    self.relayed = Some(relayed);
+                }
             }
             Asked::Release => self.forget_allocation(),
             Asked::Permit(peer) => drop(self.open.insert(peer)),

@@ -56,8 +56,8 @@ pub(crate) struct Ledger {
     /// Guests whose stream broke, or was closed: what was on its way went with it.
     pub(crate) broken: HashSet<usize>,
     pub(crate) findings: Vec<String>,
-    /// Guests over DTLS: what they get may come in another order.
-    pub(crate) sealed: HashSet<usize>,
+    /// Guests over DTLS, and those that have moved: what they get may come in another order.
+    pub(crate) unordered: HashSet<usize>,
     /// Records of DTLS that the world lost, whatever was in them.
     pub(crate) lost_records: u64,
     /// ICMP told to clients.
@@ -132,8 +132,8 @@ impl Ledger {
     }
 
     fn is_unordered(&self, parcel: &Parcel) -> bool {
-        let is_sealed = |who: &Who| matches!(who, Who::Guest(guest) if self.sealed.contains(guest));
-        is_sealed(&parcel.from) || is_sealed(&parcel.to)
+        let is_unordered = |who: &Who| matches!(who, Who::Guest(guest) if self.unordered.contains(guest));
+        is_unordered(&parcel.from) || is_unordered(&parcel.to)
     }
 
     /// A datagram was lost in the world. It may have been a frame around a parcel, a request, or a response.

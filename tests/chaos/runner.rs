@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use relay::base::address::Transport;
 use relay::shard::{Listener, ShardConfig, Shards};
-use relay::turn::config::IcmpReports;
+use relay::turn::config::{IcmpReports, Mobility};
 use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::{Config, Shared};
 
@@ -51,6 +51,8 @@ pub(crate) struct Run {
     dialing: bool,
     /// Some clients come over DTLS.
     pub(crate) sealed: bool,
+    /// Some clients take their allocations along to other addresses.
+    mobile: bool,
     /// Whom the policy in force denies.
     denied: Option<usize>,
     /// Descriptors open when nobody had come yet.
@@ -60,7 +62,7 @@ pub(crate) struct Run {
 }
 
 /// The policy that denies one of the peers.
-fn config(denied: Option<SocketAddr>) -> Config {
+fn config(denied: Option<SocketAddr>, mobile: bool) -> Config {
     let base = turn_config();
     let policy = PeerPolicy::new(PolicyConfig {
         allow: vec!["127.0.0.0/8".parse().unwrap()],
@@ -74,12 +76,15 @@ fn config(denied: Option<SocketAddr>) -> Config {
         icmp: IcmpReports::Always,
         default_lifetime: LIFETIME,
         max_lifetime: LIFETIME * 2,
+        mobility: mobile.then_some(Mobility {
+            grace: Duration::from_secs(20),
+        }),
         ..base
     }
 }
 
 /// Workers that have a listener each, all at one address.
-fn start(workers: usize, listen: &str, shards: ShardConfig, dtls: bool) -> Shards {
+fn start(workers: usize, listen: &str, shards: ShardConfig, (dtls, mobile): (bool, bool)) -> Shards {
     let group = relay::net::udp::UdpSocket::bind_group(listen.parse().unwrap(), workers, &UDP).unwrap();
     let listener = |socket| Listener {
         socket,
@@ -88,7 +93,13 @@ fn start(workers: usize, listen: &str, shards: ShardConfig, dtls: bool) -> Shard
         http3: false,
     };
     let sockets = group.into_iter().map(|socket| vec![listener(socket)]).collect();
-    Shards::start(shards, Arc::new(config(None)), Arc::new(Shared::new([7; 32])), sockets).unwrap()
+    Shards::start(
+        shards,
+        Arc::new(config(None, mobile)),
+        Arc::new(Shared::new([7; 32])),
+        sockets,
+    )
+    .unwrap()
 }
 
 impl Run {
@@ -97,6 +108,7 @@ impl Run {
         sealed::prepare();
         let mut dice = Dice::new(seed);
         let dialing = dice.percent(35);
+        let mobile = dice.percent(40);
         let sealed = cfg!(feature = "dtls") && dice.percent(35);
         let workers = *dice.pick(&[1, 2, 2, 2, 3]);
         let faults = Faults::drawn(&mut dice);
@@ -113,7 +125,7 @@ impl Run {
         };
         let listen = *dice.pick(&["127.0.0.1:3478", "0.0.0.0:3478"]);
         let server = TestServer {
-            shards: start(workers, listen, shards, sealed),
+            shards: start(workers, listen, shards, (sealed, mobile)),
             udp: "127.0.0.1:3478".parse().unwrap(),
         };
         world.settle();
@@ -130,6 +142,7 @@ impl Run {
             doors: Vec::new(),
             dialing,
             sealed,
+            mobile,
             denied: None,
             before,
             marks: HashMap::new(),
@@ -191,8 +204,15 @@ impl Run {
         let server = &self.server;
         let began = |counters: &relay::turn::Counters| counters.allocations_began.iter().map(|cell| cell.get()).sum();
         let mut counted = self.counted_of_lines();
+        let moved = |it: &relay::turn::Counters| it.allocations_arrived.get().abs_diff(it.allocations_left.get());
+        let elsewhere = server.count(moved);
         counted.extend([
             ("an allocation", server.count(began)),
+            (
+                "an allocation that moved",
+                server.count(|counters| counters.allocations_arrived.get()),
+            ),
+            ("an allocation at another worker", elsewhere),
             ("a handshake of DTLS", server.stat(|stats| stats.dtls_handshakes.get())),
             (
                 "an allocation over DTLS",
@@ -219,9 +239,18 @@ impl Run {
     /// A guest more.
     fn welcome(&mut self) {
         let index = self.guests.len();
-        let way = if self.sealed && self.dice.percent(40) {
+        let way = self.new_way(index);
+        let mut guest = Guest::new(index, way);
+        guest.dials = matches!(guest.way, Way::Tcp { .. }) && self.dice.percent(if self.dialing { 75 } else { 10 });
+        guest.mobile = self.mobile && !guest.dials && self.dice.percent(70);
+        self.guests.push(guest);
+    }
+
+    /// A way to the server for a guest.
+    pub(crate) fn new_way(&mut self, index: usize) -> Way {
+        if self.sealed && self.dice.percent(40) {
             self.mark("a client over DTLS");
-            self.ledger.sealed.insert(index);
+            self.ledger.unordered.insert(index);
             let socket = sealed::socket(self.server.udp);
             self.by_address.insert(socket.local_addr().unwrap(), index);
             Way::Sealed(sealed::associate(socket))
@@ -237,10 +266,7 @@ impl Run {
                 out: Default::default(),
                 input: Vec::new(),
             }
-        };
-        let mut guest = Guest::new(index, way);
-        guest.dials = matches!(guest.way, Way::Tcp { .. }) && self.dice.percent(if self.dialing { 75 } else { 10 });
-        self.guests.push(guest);
+        }
     }
 
     /// A connection that a worker has taken over.
@@ -283,6 +309,9 @@ impl Run {
         } = self;
         let guest = &mut guests[index];
         if guest.is_gone() {
+            if guest.ticket.is_some() && dice.percent(30) {
+                self.guest_moves(index);
+            }
             return;
         }
         if guest.relayed.is_none() {
@@ -309,6 +338,7 @@ impl Run {
             guests, ledger, dice, ..
         } = self;
         let guest = &mut guests[index];
+        let moves = guest.ticket.is_some() && dice.percent(12);
         match if open.is_empty() {
             dice.below(30)
         } else {
@@ -316,9 +346,17 @@ impl Run {
         } {
             0..5 => guest.permit(ledger, somebody),
             5..25 => guest.bind(ledger, if dice.percent(50) { somebody } else { peer }),
-            25..80 => {
+            25..80 if !moves => {
                 let count = dice.between(1, 12);
                 self.guest_sends(index, peer, count, None);
+            }
+            25..80 => {
+                self.guest_sends(index, peer, 3, None);
+                self.guest_moves(index);
+                self.guest_sends(index, peer, 3, None);
+                let Self { guests, ledger, .. } = self;
+                // By the new way at once, and more than data.
+                guests[index].refresh(ledger, LIFETIME.as_secs() as u32);
             }
             80..84 => {
                 // More than a batch takes, and nothing of it to be joined: every other one to somebody else.
@@ -337,6 +375,15 @@ impl Run {
             }
             _ => guest.refresh(ledger, 0),
         }
+    }
+
+    /// Goes to another address, or to another connection.
+    fn guest_moves(&mut self, index: usize) {
+        let way = self.new_way(index);
+        let keep = self.dice.percent(60);
+        let Self { guests, ledger, .. } = self;
+        guests[index].move_to(ledger, way, keep);
+        self.mark("a client that moves");
     }
 
     /// A peer, or another guest by its relayed address.
@@ -456,7 +503,7 @@ impl Run {
         let denied = self.dice.index(self.peers.len() + 1);
         self.denied = None;
         let address = self.peers.get(denied).map(|peer| peer.address);
-        self.server.shards.set_config(Arc::new(config(address)));
+        self.server.shards.set_config(Arc::new(config(address, self.mobile)));
         self.mark("a reload");
         if self.dice.percent(50) {
             let now = self.world.now();
