@@ -350,14 +350,7 @@ impl Run {
                 let count = dice.between(1, 12);
                 self.guest_sends(index, peer, count, None);
             }
-            25..80 => {
-                self.guest_sends(index, peer, 3, None);
-                self.guest_moves(index);
-                self.guest_sends(index, peer, 3, None);
-                let Self { guests, ledger, .. } = self;
-                // By the new way at once, and more than data.
-                guests[index].refresh(ledger, LIFETIME.as_secs() as u32);
-            }
+            25..80 => self.guest_moves_in_one_go(index, peer),
             80..84 => {
                 // More than a batch takes, and nothing of it to be joined: every other one to somebody else.
                 let other = self.dice.maybe_pick(&open).unwrap_or(somebody);
@@ -375,6 +368,15 @@ impl Run {
             }
             _ => guest.refresh(ledger, 0),
         }
+    }
+
+    /// What it sends by the way it leaves, and by the new one at once, where it is not alone with data.
+    fn guest_moves_in_one_go(&mut self, index: usize, peer: SocketAddr) {
+        self.guest_sends(index, peer, 3, None);
+        self.guest_moves(index);
+        self.guest_sends(index, peer, 3, None);
+        let Self { guests, ledger, .. } = self;
+        guests[index].refresh(ledger, LIFETIME.as_secs() as u32);
     }
 
     /// Goes to another address, or to another connection.
@@ -580,7 +582,10 @@ impl Run {
                     datagram.from, datagram.to
                 ));
             }
-            let known = self.who_is_at(datagram.to).is_some() || self.by_address.contains_key(&datagram.to);
+            // A client over DTLS says goodbye also to a server that has ended.
+            let known = self.who_is_at(datagram.to).is_some()
+                || self.by_address.contains_key(&datagram.to)
+                || datagram.to == self.server.udp;
             if loss == crate::kernel::Loss::Stray && !known {
                 self.ledger
                     .find(format!("{} sends to {}, who never was", datagram.from, datagram.to));
