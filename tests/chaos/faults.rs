@@ -57,6 +57,7 @@ faults! {
     /// The address is still in use by a connection of before.
     ConnectTaken => "EADDRNOTAVAIL from connect",
     ConnectedAtOnce => "a connection made at once",
+    ConnectLost => "a connection that is never made",
     ConnectTimedOut => "ETIMEDOUT of a connection being made",
     NoTcpInfo => "no TCP_INFO",
     RecordLost => "a DTLS record lost",
@@ -106,6 +107,7 @@ impl Faults {
             Fault::ConnectUnreachable,
             Fault::ConnectTaken,
             Fault::ConnectedAtOnce,
+            Fault::ConnectLost,
             Fault::ConnectTimedOut,
             Fault::AcceptAborted,
         ] {

@@ -154,6 +154,9 @@ impl Kernel {
             self.tcp(fd)?.state = State::Failed(libc::ETIMEDOUT);
             return Err(libc::EINPROGRESS);
         }
+        if self.strikes(Fault::ConnectLost) {
+            return Err(libc::EINPROGRESS);
+        }
         let later = self.now + self.dice.between(10_000, 40_000_000);
         self.due.insert((later, serial), Due::Connect(fd, serial));
         Err(libc::EINPROGRESS)
