@@ -111,6 +111,14 @@ impl Run {
             self.ledger
                 .find(format!("{truncated} messages were cut short, {counted} are counted"));
         }
+        let live = self
+            .server
+            .count(|counters| counters.allocations.iter().map(|cell| cell.get()).sum());
+        let sockets = self.server.stat(|stats| stats.relay_sockets.get());
+        if live != sockets {
+            self.ledger
+                .find(format!("{live} allocations have {sockets} relay sockets"));
+        }
         self.account_lines();
     }
 
