@@ -63,10 +63,20 @@ const REACHED: &[&str] = &[
     "a connection carried bytes both ways",
     "a connection that one side ended first",
     "a connection ended with its allocation",
-    "a connection the policy ended",
     "a connection nobody bound",
     "a peer that could not be reached",
+];
+
+/// What an ordinary run may miss, and ten times as many seeds do not: few connections with peers are made in one.
+const SELDOM: &[&str] = &[
+    "a connection the policy ended",
     "a peer that did not answer",
+    faults::Fault::AcceptAborted.name(),
+    faults::Fault::ConnectUnreachable.name(),
+    faults::Fault::ConnectTaken.name(),
+    faults::Fault::ConnectedAtOnce.name(),
+    faults::Fault::ConnectLost.name(),
+    faults::Fault::ConnectTimedOut.name(),
 ];
 
 /// Seeds of an ordinary run.
@@ -121,7 +131,9 @@ fn no_invariant_breaks_in_any_run() {
     }
     eprintln!("{marks:#?}");
     let faults = faults::Fault::ALL.iter().map(|fault| fault.name());
-    let wanted = REACHED.iter().copied().chain(faults);
+    let many = seeds >= 10 * SEEDS;
+    let wanted = REACHED.iter().copied().chain(faults).chain(SELDOM.iter().copied());
+    let wanted = wanted.filter(|mark| many || !SELDOM.contains(mark));
     let missed: Vec<&str> = wanted
         .filter(|mark| marks.get(mark).is_none_or(|&count| count == 0))
         .collect();
