@@ -109,6 +109,10 @@ fn a_state_directory_that_cannot_be_used_is_told_by_a_check() {
             told.contains(&format!("enter {0}: chmod o+x {0}", dir.display())),
             "{told}"
         );
+        chmod(&dir, 0o777);
+        let told = check(&machine, &dir);
+        assert!(told.contains("others than its owner may write to"), "{told}");
+        chmod(&dir, 0o600);
         let file = machine.file("file", "");
         let told = check(&machine, &file);
         assert!(told.contains("is no directory"), "{told}");
