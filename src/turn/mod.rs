@@ -28,6 +28,7 @@ pub mod user;
 
 pub use config::Config;
 pub use counters::Counters;
+pub use forward::changes::{ChannelRoute, RouteChange, RouteKey};
 pub use output::{Command, DropReason, EndReason, Event, Frame, Verdict};
 pub use refusal::{OpenError, Refusal, RefusalReason, Refused};
 pub use response::{Response, Route};

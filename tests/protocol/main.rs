@@ -40,6 +40,7 @@ mod refusals;
 mod reservation;
 mod responses;
 mod retransmission;
+mod routes;
 mod signature;
 mod tcp_allocations;
 mod tcp_connections;

@@ -7,6 +7,7 @@ use relay::base::address::{Family, FiveTuple, Transport};
 use relay::turn::types::{Client, Link};
 
 use crate::message::{Ask, Login, Packet, Request, Wanted};
+use crate::mirror::Mirror;
 use crate::world::World;
 
 impl World {
@@ -32,6 +33,25 @@ impl World {
             self.expire(shard);
         }
         self.check_nothing_left();
+    }
+
+    /// All lifetimes are over: nothing may be left.
+    pub(crate) fn check_nothing_left(&mut self) {
+        assert!(self.oracle.held.is_empty(), "the model holds {:?}", self.oracle.held);
+        assert!(
+            self.site.sockets.is_empty(),
+            "relay sockets are left: {:?}",
+            self.site.sockets
+        );
+        assert_eq!(self.site.shared.allocations(), 0, "quota is left");
+        assert_eq!(self.site.shared.port_gauges().used(), 0, "ports are left");
+        for (index, shard) in self.site.shards.iter_mut().enumerate() {
+            assert_eq!(shard.server.allocations(), 0, "shard {index} has allocations left");
+            assert_eq!(shard.server.poll_timeout(), None, "shard {index} waits for something");
+            assert!(shard.server.poll_command().is_none());
+            assert!(shard.mirror.as_ref().is_none_or(Mirror::is_empty), "routes are left");
+            assert_eq!(shard.server.poll_event(), None);
+        }
     }
 
     /// Gets an allocation for a client at `from`, if it is to be had.

@@ -1,5 +1,5 @@
-//! A process hands over to another: every allocation is written down, the old server is dropped, a fresh one takes them up,
-//! and whatever the model expects goes on to hold.
+//! What comes after a process. One that is killed leaves nothing. Of one that hands over every allocation is written down,
+//! its servers are dropped, fresh ones take the records up, and whatever the model expects goes on to hold.
 
 use relay::base::time::Now;
 use relay::turn::{AllocationRecord, Handles, ReservationRecord, SessionId, Shared};
@@ -18,6 +18,25 @@ struct Written {
 }
 
 impl World {
+    /// The program ends without a word and starts again.
+    pub(crate) fn restart(&mut self) {
+        let rules = self.site.rules.clone();
+        let shared = Shared::new(self.dice.array());
+        self.begin_anew(&rules, shared);
+        self.oracle.restart(&rules);
+        self.lose_streams();
+    }
+
+    /// Another process, which knows nothing, in the place of this one, which is returned.
+    fn begin_anew(&mut self, rules: &Rules, shared: Shared) -> Site {
+        let fresh = Site::new(&self.setup, rules, shared, &mut self.dice);
+        let mut old = core::mem::replace(&mut self.site, fresh);
+        self.site.run = old.run + 1;
+        self.site.foreign = core::mem::take(&mut old.foreign);
+        self.site.mirror(old.is_mirrored());
+        old
+    }
+
     /// Another process goes on where this one ends. It has the relay sockets and the streams, and of the rest what was written.
     pub(crate) fn hand_over(&mut self) {
         let now = self.now();
@@ -26,9 +45,7 @@ impl World {
             .collect();
         let rules = self.site.rules.clone();
         let shared = Shared::with_keys(self.dice.array(), self.site.shared.keys());
-        let fresh = Site::new(&self.setup, &rules, shared, &mut self.dice);
-        let old = core::mem::replace(&mut self.site, fresh);
-        (self.site.run, self.site.foreign) = (old.run + 1, old.foreign);
+        let old = self.begin_anew(&rules, shared);
         // Sockets that nothing was written down of end with their process.
         let kept: Vec<_> = written
             .iter()

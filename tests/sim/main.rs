@@ -23,6 +23,7 @@ mod judge_allocate;
 mod judge_peer;
 mod ledger;
 mod message;
+mod mirror;
 mod network;
 mod oracle;
 mod peer;
@@ -97,6 +98,7 @@ const REACHED: &[&str] = &[
     "the configuration changed",
     "the server restarted",
     "the server was handed over",
+    "relayed by the mirror as well",
 ];
 
 /// Seeds of an ordinary run.
@@ -116,6 +118,19 @@ fn no_invariant_breaks_in_any_run() {
         seeds < SEEDS || missed.is_empty(),
         "{seeds} runs have not come across {missed:?}, only {marks:#?}"
     );
+}
+
+#[test]
+fn a_listener_for_routes_changes_nothing() {
+    for seed in 0..4 {
+        let digest = |mirrored| {
+            let mut world = world::World::drawn(seed);
+            world.site.mirror(mirrored);
+            world.live();
+            world.digest
+        };
+        assert_eq!(digest(true), digest(false), "seed {seed}");
+    }
 }
 
 #[test]

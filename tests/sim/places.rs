@@ -42,6 +42,11 @@ pub(crate) const fn announced_for(bind: SocketAddr) -> SocketAddr {
     SocketAddr::new(announced(family), bind.port() + PORTS_APART)
 }
 
+/// Whether relayed addresses are there.
+pub(crate) const fn is_ours(ip: IpAddr) -> bool {
+    matches!(ip, ANNOUNCED_V4 | BOUND_V4 | RELAY_V6)
+}
+
 pub(crate) const fn server(family: Family) -> SocketAddr {
     let ip = match family {
         Family::V4 => SERVER_V4,
@@ -89,7 +94,7 @@ impl PeerRules {
 
     /// Whether application data may go to `peer` and come from it.
     pub(crate) fn route(self, peer: SocketAddr, relay_ports: &core::ops::RangeInclusive<u16>) -> Route {
-        if matches!(peer.ip(), ANNOUNCED_V4 | BOUND_V4 | RELAY_V6) {
+        if is_ours(peer.ip()) {
             return if relay_ports.contains(&peer.port()) {
                 Route::Relayed
             } else {

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use relay::base::address::{FiveTuple, Transport};
 use relay::turn::types::{Client, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use relay::turn::{Command, Counters, Frame, Icmp, OpenError, Response, Server, Shared, Verdict};
+use relay::wire::channel_data;
 
 use crate::dice::Dice;
 use crate::endings::Cause;
 use crate::judge::Deed;
 use crate::judge_peer::Inbound;
 use crate::message::Packet;
+use crate::mirror::Mirror;
 use crate::oracle::key;
-use crate::places::{announced_for, family};
+use crate::places::{self, announced_for, family};
 use crate::reply::{FromPeer, Reply};
 use crate::setup::{Rules, Setup};
 use crate::trace;
@@ -46,6 +48,8 @@ pub(crate) struct Site {
 pub(crate) struct Shard {
     pub(crate) server: Server,
     pub(crate) counters: Arc<Counters>,
+    /// Of its routes, if somebody listens.
+    pub(crate) mirror: Option<Mirror>,
     /// When it wakes up.
     wake: Option<relay::base::time::Instant>,
 }
@@ -55,6 +59,15 @@ pub(crate) struct Shard {
 pub(crate) struct Socket {
     pub(crate) shard: usize,
     pub(crate) id: RelayId,
+}
+
+impl Shard {
+    fn learn_routes(&mut self) {
+        while let Some(change) = self.server.poll_route_change() {
+            let mirror = self.mirror.as_mut().expect("with no listener nothing is queued");
+            mirror.apply(change);
+        }
+    }
 }
 
 impl Site {
@@ -77,10 +90,11 @@ impl Site {
             Shard {
                 server,
                 counters,
+                mirror: None,
                 wake: None,
             }
         };
-        Self {
+        let mut site = Self {
             run: 0,
             shards: (0..setup.shards).map(shard).collect(),
             shared,
@@ -92,6 +106,21 @@ impl Site {
             rules: rules.clone(),
             reloaded: false,
             response: Box::default(),
+        };
+        site.mirror(true);
+        site
+    }
+
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.shards.iter().all(|shard| shard.mirror.is_some())
+    }
+
+    /// Whether there are mirrors of the routes from now on.
+    pub(crate) fn mirror(&mut self, on: bool) {
+        for shard in &mut self.shards {
+            shard.mirror = on.then(Mirror::default);
+            shard.server.report_routes(on);
+            shard.learn_routes();
         }
     }
 
@@ -134,8 +163,14 @@ impl World {
         let now = self.now();
         let expected = self.oracle.expect(shard, &client, now, &packet.told);
         let cause = Cause::of(&client, packet);
-        let server = &mut self.site.shards[shard].server;
+        let Shard { server, mirror, .. } = &mut self.site.shards[shard];
+        let mirrored = mirror
+            .as_ref()
+            .map(|mirror| mirror.of_client(now.mono, &client, &packet.bytes));
         let verdict = server.handle_client(now, &client, &packet.bytes, &mut self.site.response);
+        if let Some(mirrored) = mirrored.filter(|_| channel_data::parse(&packet.bytes).is_ok()) {
+            self.compare(mirrored, verdict, Some(&client));
+        }
         let reply = (verdict == Verdict::Respond).then(|| Reply::parse(self.site.response.bytes()));
         trace::note(|| {
             let FiveTuple { client, transport, .. } = client.five_tuple;
@@ -199,9 +234,17 @@ impl World {
             return;
         };
         let now = self.now();
-        let verdict = self.site.shards[shard]
-            .server
-            .handle_peer(now, id, PeerAddr(from), payload.len());
+        let Shard { server, mirror, .. } = &mut self.site.shards[shard];
+        let mirrored = mirror
+            .as_ref()
+            .map(|mirror| mirror.of_peer(now.mono, id, from, payload.len()));
+        let client = server.client(id.allocation).copied();
+        let verdict = server.handle_peer(now, id, PeerAddr(from), payload.len());
+        if let Some(mirrored) = mirrored {
+            // What forges one of our own addresses is the core's alone.
+            let due = client.filter(|_| !places::is_ours(from.ip()));
+            self.compare(mirrored, verdict, due.as_ref());
+        }
         self.inbound(shard, relayed, from, payload, verdict);
     }
 
@@ -386,6 +429,7 @@ impl World {
                 Command::CloseStream { link } => closing.push(link),
             }
         }
+        self.site.shards[shard].learn_routes();
         let (now, worker) = (self.now(), &self.site.shards[shard]);
         self.oracle
             .check_abandoned(shard, now, cause, |client| worker.server.has_allocation(client));
@@ -526,24 +570,6 @@ impl World {
         self.site.sockets.remove(&relayed);
         self.oracle.relay_closed(relayed, now);
     }
-
-    /// All lifetimes are over: nothing may be left.
-    pub(crate) fn check_nothing_left(&mut self) {
-        assert!(self.oracle.held.is_empty(), "the model holds {:?}", self.oracle.held);
-        assert!(
-            self.site.sockets.is_empty(),
-            "relay sockets are left: {:?}",
-            self.site.sockets
-        );
-        assert_eq!(self.site.shared.allocations(), 0, "quota is left");
-        assert_eq!(self.site.shared.port_gauges().used(), 0, "ports are left");
-        for (index, shard) in self.site.shards.iter_mut().enumerate() {
-            assert_eq!(shard.server.allocations(), 0, "shard {index} has allocations left");
-            assert_eq!(shard.server.poll_timeout(), None, "shard {index} waits for something");
-            assert!(shard.server.poll_command().is_none());
-            assert_eq!(shard.server.poll_event(), None);
-        }
-    }
 }
 
 /// What is sent for application data: header, data, padding.
@@ -555,18 +581,6 @@ fn framed(client: &Client, frame: Frame, payload: &[u8]) -> [Vec<u8>; 3] {
 }
 
 impl World {
-    /// The program ends without a word and starts again.
-    pub(crate) fn restart(&mut self) {
-        let (run, rules) = (self.site.run + 1, self.site.rules.clone());
-        let foreign = core::mem::take(&mut self.site.foreign);
-        let shared = Shared::new(self.dice.array());
-        self.site = Site::new(&self.setup, &rules, shared, &mut self.dice);
-        self.site.run = run;
-        self.site.foreign = foreign;
-        self.oracle.restart(&rules);
-        self.lose_streams();
-    }
-
     /// One shard learns of a new configuration.
     pub(crate) fn reload(&mut self, shard: usize, rules: &Rules) {
         let now = self.now();

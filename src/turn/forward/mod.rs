@@ -16,10 +16,11 @@
 //! The verdict of the peer policy is cached with the epoch of the policy that gave it; a reload starts a new epoch. Where a
 //! peer on this machine is found is asked for each packet: the cached verdict only says that it must be.
 //!
-//! Every change of a route goes through the writers in the second `impl ForwardTable` and in `moving`, nothing else: an
-//! offload that mirrors the table would be told there. Deadlines travel with the routes, so a mirror could test them as well.
+//! Every change of a route goes through the writers in the second `impl ForwardTable`, in `moving` and in `record`, and each
+//! of them ends in `changed`: a mirror of the table is told there (`changes`).
 
 mod address;
+pub(super) mod changes;
 mod flow;
 mod index;
 mod moving;
@@ -35,6 +36,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use address::{AddressHasher, PeerIp};
+use changes::Changes;
 pub(super) use flow::Flow;
 use flow::{CLOSED, Channel, Checked};
 
@@ -70,6 +72,8 @@ pub(super) struct ForwardTable {
     epoch: u32,
     directory: Arc<RelayDirectory>,
     counters: Arc<Counters>,
+    /// For a listener, if there is one.
+    changes: Option<Box<Changes>>,
 }
 
 /// A table of one allocation is full.
@@ -317,6 +321,7 @@ impl ForwardTable {
             epoch: 0,
             directory,
             counters,
+            changes: None,
         }
     }
 
@@ -324,6 +329,7 @@ impl ForwardTable {
     pub(super) fn set_policy(&mut self, policy: Arc<PeerPolicy>) {
         self.policy = policy;
         self.epoch = self.epoch.wrapping_add(1);
+        self.sweep();
     }
 
     /// Number of allocations.
@@ -386,6 +392,7 @@ impl ForwardTable {
         flow.until[family as usize] = until;
         self.directory.set(relayed, Some(shard));
         self.index_relayed(id.index, relayed);
+        self.changed(id);
     }
 
     /// Moves the expiry of a relayed transport address (§8.2). Permissions and channels keep theirs.
@@ -394,6 +401,7 @@ impl ForwardTable {
             && flow.until[family as usize] != CLOSED
         {
             flow.until[family as usize] = until;
+            self.changed(id);
         }
     }
 
@@ -410,6 +418,7 @@ impl ForwardTable {
         if let Some(flow) = self.flow_mut(id) {
             flow.relayed[family as usize] = None;
         }
+        self.changed(id);
         Some(relayed)
     }
 
@@ -420,6 +429,7 @@ impl ForwardTable {
         self.close(id, Family::V6);
         self.unindex_client(id.index);
         let flow = self.flows.remove(id.index as usize);
+        self.changed(id);
         self.shrink();
         Some((flow.client, flow.traffic))
     }
@@ -450,6 +460,7 @@ impl ForwardTable {
         for ip in wanted {
             flow.permit(ip, until);
         }
+        self.changed(id);
         Ok(())
     }
 
@@ -499,6 +510,7 @@ impl ForwardTable {
                 permitted_until: until.permission,
             }),
         }
+        self.changed(id);
         Ok(())
     }
 

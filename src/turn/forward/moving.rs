@@ -11,6 +11,7 @@ impl ForwardTable {
         let Some(flow) = self.flow_mut(id) else { return false };
         flow.away = true;
         self.unindex_client(id.index);
+        self.changed(id);
         true
     }
 
@@ -28,6 +29,7 @@ impl ForwardTable {
         }
         self.unindex_client(id.index);
         let flow = self.flows.remove(id.index as usize);
+        self.changed(id);
         self.shrink();
         Some(flow)
     }
@@ -55,6 +57,7 @@ impl ForwardTable {
         if client.is_some() {
             self.index_client(id.index);
         }
+        self.changed(id);
         id
     }
 }

@@ -26,6 +26,7 @@ use self::migration::visitors::Visitors;
 use super::config::Config;
 use super::counters::Counters;
 use super::forward::ForwardTable;
+use super::forward::changes::RouteChange;
 use super::login::nonce::Nonces;
 use super::output::{Command, DataRange, DropReason, EndReason, Event, Verdict};
 use super::response::Response;
@@ -211,6 +212,17 @@ impl Server {
             self.queued_refusals -= 1;
         }
         event
+    }
+
+    /// With `on`, changes of the routes that may be relayed without the core are reported from now on, those there are
+    /// already first. Otherwise nothing is: the mirror is to be emptied by its owner.
+    pub fn report_routes(&mut self, on: bool) {
+        self.forward.report_routes(on);
+    }
+
+    /// The next change of those routes, in order. To be drained after each call, before the next packet is relayed.
+    pub fn poll_route_change(&mut self) -> Option<RouteChange> {
+        self.forward.poll_route_change()
     }
 
     /// The client of a live allocation.
