@@ -19,3 +19,7 @@ pub mod service;
 pub mod shard;
 pub mod turn;
 pub mod wire;
+
+// What integration tests have of clients and peers, for the tests of one worker by itself (`shard::tests`).
+#[cfg(test)]
+extern crate self as relay;

@@ -18,6 +18,14 @@ impl Clock {
         }
     }
 
+    /// The same clock, monotonic time that much further on.
+    #[cfg(test)]
+    pub(crate) fn ahead(self, by: core::time::Duration) -> Self {
+        Self {
+            origin: self.origin - by,
+        }
+    }
+
     /// The time. A wall clock set before 1970 counts as 1970.
     pub fn now(&self) -> Now {
         let unix = SystemTime::now()

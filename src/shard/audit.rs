@@ -69,6 +69,7 @@ mod tests {
     use core::time::Duration;
     use std::sync::Arc;
 
+    use super::super::tests::lines;
     use super::*;
     use crate::base::address::{FiveTuple, Transport};
     use crate::turn::SessionId;
@@ -116,5 +117,24 @@ mod tests {
             assert_eq!(audit.left_out.is_due(at(seconds)), seconds == 0);
         }
         assert!(audit.left_out.is_due(at(60)));
+    }
+    #[test]
+    fn the_line_says_how_many_were_left_out_and_there_is_none_where_none_were() {
+        let audit = AuditLog::new(1);
+        let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+        assert_eq!(lines(|| audit.summarise(at(0))), [""; 0]);
+        for _ in 0..23 {
+            let _ = audit.admit(at(0), &ended(EndReason::Expired));
+        }
+        let said = lines(|| audit.summarise(at(0)));
+        let [line] = &said[..] else { panic!("{said:?}") };
+        assert!(
+            line.starts_with("INFO relay::allocation: more allocations began and ended than have a line count=3 "),
+            "{line}"
+        );
+        let _ = audit.admit(at(0), &ended(EndReason::Expired));
+        assert_eq!(lines(|| audit.summarise(at(59))), [""; 0], "not yet");
+        assert_eq!(lines(|| audit.say_left_out()).len(), 1);
+        assert_eq!(lines(|| audit.say_left_out()), [""; 0], "it has been said");
     }
 }

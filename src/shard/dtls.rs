@@ -348,3 +348,6 @@ struct Newcomer {
     rest: Option<Box<[u8]>>,
     unit: Unit,
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,3 +66,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

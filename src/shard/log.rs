@@ -149,7 +149,14 @@ pub fn log(event: &Event, shard: usize, client: LogClient) {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+    use std::sync::Arc;
+
+    use super::super::tests::lines;
     use super::*;
+    use crate::base::address::{FiveTuple, Transport};
+    use crate::turn::SessionId;
+    use crate::turn::output::{EndReason, Traffic};
 
     #[test]
     fn an_address_is_shown_whole_cut_or_not_at_all() {
@@ -179,5 +186,69 @@ mod tests {
         let v6 = Some(RelayedAddr("[2001:db8::1]:50002".parse().unwrap()));
         assert_eq!(Relayed(&[v4, v6]).to_string(), "192.0.2.1:50000,[2001:db8::1]:50002");
         assert_eq!(Relayed(&[None, v6]).to_string(), "[2001:db8::1]:50002");
+    }
+    #[test]
+    fn an_allocation_has_a_line_when_it_begins_when_it_moves_and_when_it_ends() {
+        let id = SessionId::from_random([0xa7; 12]);
+        let shown = "a7".repeat(12);
+        let five_tuple = |client: &str, transport| FiveTuple {
+            client: client.parse().unwrap(),
+            server: "198.51.100.1:443".parse().unwrap(),
+            transport,
+        };
+        let username: Arc<str> = Arc::from("alice");
+        let relayed = [Some(RelayedAddr("198.51.100.1:50000".parse().unwrap())), None];
+        let was = five_tuple("192.0.2.7:4000", Transport::Udp);
+        let said = |event, show| lines(|| log(&event, 3, show));
+        let began = Event::AllocationBegan {
+            id,
+            five_tuple: was,
+            username: Arc::clone(&username),
+            relayed,
+        };
+        let line = format!(
+            "INFO relay::allocation: allocation began id={shown} client=192.0.2.7:4000 transport=\"udp\" \
+                    relayed=198.51.100.1:50000 user=alice"
+        );
+        assert_eq!(said(began, LogClient::Full), [line]);
+        let moved = |client| Event::AllocationMoved {
+            id,
+            from: 1,
+            was,
+            client,
+            username: Arc::clone(&username),
+            relayed,
+        };
+        let line = format!(
+            "INFO relay::allocation: allocation moved id={shown} worker=3 was_worker=1 client=203.0.113.0/24 \
+                    transport=\"tcp\" was_client=192.0.2.0/24 was_transport=\"udp\" relayed=198.51.100.1:50000 user=alice"
+        );
+        let to = five_tuple("203.0.113.9:5000", Transport::Tcp);
+        assert_eq!(said(moved(Some(to)), LogClient::Truncated), [line]);
+        let line = format!(
+            "INFO relay::allocation: allocation moved id={shown} worker=3 was_worker=1 was_client=- was_transport=\"udp\" \
+                    relayed=198.51.100.1:50000 user=alice"
+        );
+        assert_eq!(said(moved(None), LogClient::Off), [line]);
+        let ended = Event::AllocationEnded {
+            id,
+            five_tuple: was,
+            username,
+            relayed,
+            traffic: Traffic {
+                up_packets: 1,
+                up_bytes: 20,
+                down_packets: 3,
+                down_bytes: 40,
+            },
+            age: Duration::from_millis(1500),
+            why: EndReason::Expired,
+        };
+        let line = format!(
+            "INFO relay::allocation: allocation ended id={shown} client=192.0.2.7:4000 transport=\"udp\" \
+                    relayed=198.51.100.1:50000 user=alice up_bytes=20 up_packets=1 down_bytes=40 down_packets=3 \
+                    seconds=1.5 why=\"expired\""
+        );
+        assert_eq!(said(ended, LogClient::Full), [line]);
     }
 }

@@ -196,6 +196,19 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_each_family_and_mapped_ones_come_out_as_they_went_in() {
+        let all = ["192.0.2.1:1", "[2001:db8::2]:2", "[::ffff:192.0.2.3]:3", "[::]:65535"];
+        for (to, from) in all.iter().flat_map(|to| all.map(|from| (to, from))) {
+            let letter = Letter {
+                to: RelayedAddr(to.parse().unwrap()),
+                from: PeerAddr(from.parse().unwrap()),
+                tos: 0xb8,
+            };
+            assert_eq!(Letter::decode(&letter.encode(70_000)), (letter, 70_000));
+        }
+    }
+
+    #[test]
     fn a_full_mailbox_refuses_whole_packets_and_recovers() {
         let (mut sender, mut receiver) = mailbox(HEADER * 2 + 10, Waker::new().unwrap());
         let mut slab = RecvBatch::new(1);

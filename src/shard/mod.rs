@@ -508,3 +508,6 @@ fn die(shard: usize, why: &str) -> ! {
     eprintln!("relay: worker {shard} has failed: {why}; the server ends");
     std::process::exit(70)
 }
+
+#[cfg(test)]
+mod tests;

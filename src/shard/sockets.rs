@@ -353,14 +353,81 @@ mod tests {
         assert_eq!(sockets.egress_count(), 4);
     }
 
-    #[test]
-    fn the_table_shrinks_when_a_crowd_has_gone() {
+    /// A table with room for `capacity`, and relay sockets of these allocations.
+    fn with_room(capacity: usize, allocations: &[u32]) -> (Sockets, Epoll) {
         let (mut sockets, epoll) = sockets();
+        sockets.relays = Vec::with_capacity(capacity);
+        for &index in allocations {
+            sockets
+                .open(&epoll, id(index, 1), "127.0.0.1:0".parse().unwrap())
+                .unwrap();
+        }
+        (sockets, epoll)
+    }
+
+    #[test]
+    fn the_table_shrinks_by_half_when_three_quarters_of_a_crowd_have_gone() {
+        // Two slots for each allocation.
+        let (mut sockets, _epoll) = with_room(4004, &[501, 500, 499]);
+        let mut sizes = |slot| {
+            assert!(sockets.close(id(slot, 1)));
+            (sockets.relays.len(), sockets.relays.capacity())
+        };
+        assert_eq!(sizes(501), (1001, 4004), "a quarter of it is in use");
+        assert_eq!(sizes(500), (999, 2002));
+        assert_eq!(sizes(499), (0, 1001));
+    }
+
+    #[test]
+    fn a_small_table_stays_as_it_is() {
+        let (mut sockets, _epoll) = with_room(1024, &[3, 1]);
+        assert!(sockets.close(id(3, 1)));
+        assert_eq!((sockets.relays.len(), sockets.relays.capacity()), (3, 1024));
+    }
+
+    #[test]
+    fn a_relay_socket_that_is_given_away_is_watched_no_more() {
+        let (mut sockets, mut epoll) = sockets();
         let any = "127.0.0.1:0".parse().unwrap();
-        sockets.open(&epoll, id(5000, 1), any).unwrap();
-        sockets.open(&epoll, id(1, 1), any).unwrap();
-        sockets.close(id(5000, 1));
-        assert_eq!(sockets.relays.len(), 3);
-        assert!(sockets.relays.capacity() < 10_001);
+        sockets.open(&epoll, id(0, 1), any).unwrap();
+        let to = sockets.relay(0, 1).unwrap().0.local_addr();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.send_to(b"x", to).unwrap();
+        let ready = |epoll: &mut Epoll| epoll.wait(Some(core::time::Duration::ZERO)).unwrap();
+        assert_eq!(ready(&mut epoll), 1);
+        let socket = sockets.detach(&epoll, id(0, 1)).unwrap();
+        assert_eq!(ready(&mut epoll), 0);
+        assert!(sockets.detach(&epoll, id(0, 1)).is_none());
+        sockets.attach(&epoll, id(7, 2), socket).unwrap();
+        assert_eq!(ready(&mut epoll), 1);
+        assert_eq!(sockets.relays.len(), 15);
+    }
+
+    #[test]
+    fn a_reply_leaves_by_the_listener_bound_to_its_address_or_to_all_of_its_family() {
+        let bind = |at: &str| Listener::from(UdpSocket::bind(at.parse().unwrap(), &OPTIONS).unwrap());
+        let listeners = vec![bind("127.0.0.1:0"), bind("0.0.0.0:0"), bind("[::]:0"), bind("[::1]:0")];
+        let ports: Vec<u16> = listeners.iter().map(|it| it.socket.local_addr().port()).collect();
+        let sockets = Sockets::new(listeners, 0, OPTIONS, OwnSockets::default());
+        let at = |ip: &str, port| sockets.listener_at(SocketAddr::new(ip.parse().unwrap(), port));
+        assert_eq!(at("127.0.0.1", ports[0]), Some(0));
+        assert_eq!(at("127.0.0.2", ports[0]), None);
+        assert_eq!(at("127.0.0.2", ports[1]), Some(1));
+        assert_eq!(at("::2", ports[2]), Some(2));
+        assert_eq!(at("127.0.0.1", ports[2]), None, "of another family");
+        assert_eq!(at("::1", ports[3]), Some(3));
+        assert_eq!(at("::2", ports[3]), None);
+    }
+
+    #[test]
+    fn a_worker_coalesces_and_segments_only_if_all_its_listeners_do() {
+        let bind = |offload| {
+            let options = UdpOptions { offload, ..OPTIONS };
+            Listener::from(UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap())
+        };
+        let offloads = |listeners| Sockets::new(listeners, 0, OPTIONS, OwnSockets::default()).offloads();
+        assert_eq!(offloads(vec![bind(true), bind(true)]), (true, true));
+        assert_eq!(offloads(vec![bind(true), bind(false)]), (false, false));
+        assert_eq!(offloads(vec![bind(false), bind(true)]), (false, false));
     }
 }

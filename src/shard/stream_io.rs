@@ -244,3 +244,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -414,4 +414,65 @@ mod tests {
         assert_eq!(streams.next_due(at(9)), Some(late));
         assert_eq!((streams.next_due(at(9)), streams.resume_at()), (None, None));
     }
+    #[test]
+    fn a_stream_that_closes_reads_no_more_and_one_that_is_blocked_waits_for_room_unless_it_is_held() {
+        let epoll = Epoll::new(4).unwrap();
+        let mut streams = Streams::new(StreamLimits::default());
+        let (_client, handover) = handover(Arc::new(()));
+        let slot = streams.adopt(Instant::ZERO, &epoll, handover).unwrap();
+        for (closing, blocked, held, wanted) in [
+            (false, false, false, Interest::Read),
+            (false, true, false, Interest::ReadWrite),
+            (false, true, true, Interest::Read),
+            (true, false, false, Interest::None),
+            (true, true, false, Interest::Write),
+            (true, true, true, Interest::None),
+        ] {
+            let stream = streams.at(slot).unwrap();
+            stream.closing = closing.then_some("client");
+            stream.blocked = blocked;
+            stream.held_until = held.then_some(Instant::ZERO);
+            streams.update_interest(&epoll, slot).unwrap();
+            assert_eq!(streams.at(slot).unwrap().interest, wanted, "{closing} {blocked} {held}");
+        }
+    }
+
+    #[test]
+    fn answers_to_a_stranger_are_counted_until_it_is_none() {
+        let epoll = Epoll::new(4).unwrap();
+        let mut streams = Streams::new(StreamLimits::default());
+        let (_client, handover) = handover(Arc::new(()));
+        let slot = streams.adopt(Instant::ZERO, &epoll, handover).unwrap();
+        let stream = streams.at(slot).unwrap();
+        let counts = [true, true, true, false, true].map(|stranger| stream.note_answer(stranger));
+        assert_eq!(counts, [1, 2, 3, 0, 1]);
+    }
+
+    #[test]
+    fn a_stream_held_again_comes_up_at_the_earliest_time() {
+        let epoll = Epoll::new(4).unwrap();
+        let mut streams = Streams::new(StreamLimits::default());
+        let at = |millis| Instant::ZERO + Duration::from_millis(millis);
+        let (_client, handover) = handover(Arc::new(()));
+        let slot = streams.adopt(at(0), &epoll, handover).unwrap();
+        streams.hold(slot, at(9));
+        streams.hold(slot, at(5));
+        streams.hold(slot, at(7));
+        assert_eq!(streams.resume_at(), Some(at(5)));
+    }
+
+    #[test]
+    fn a_name_finds_its_stream_and_no_other() {
+        let epoll = Epoll::new(4).unwrap();
+        let mut streams = Streams::new(StreamLimits::default());
+        let (_a, one) = handover(Arc::new(()));
+        let (_b, two) = handover(Arc::new(()));
+        let [one, two] = [one, two].map(|it| streams.adopt(Instant::ZERO, &epoll, it).unwrap());
+        assert_eq!((one, two, streams.slots(), streams.len()), (0, 1, 2, 2));
+        assert!(streams.by_name(1, 0).is_some() && streams.by_name(1, 1).is_none() && streams.by_name(2, 0).is_none());
+        let released = streams.release(&epoll, one).unwrap();
+        assert_eq!((streams.len(), streams.slots()), (1, 2));
+        drop(released);
+        assert!(streams.release(&epoll, one).is_none());
+    }
 }

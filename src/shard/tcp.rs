@@ -431,3 +431,6 @@ pub(super) fn is_exhausted(error: &io::Error) -> bool {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC)
     )
 }
+
+#[cfg(test)]
+mod tests;

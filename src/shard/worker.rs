@@ -132,36 +132,48 @@ impl Worker {
     pub(super) fn run(&mut self) -> io::Result<()> {
         // Without it pauses are merely longer.
         let _ = options::set_exact_sleep();
+        self.watch_inlets()?;
+        while !self.is_stopped() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Watches the listeners and what comes from other threads.
+    pub(super) fn watch_inlets(&self) -> io::Result<()> {
         self.epoll
             .add(self.inlets.waker.as_fd(), Name::Waker.token(), Interest::Read)?;
         self.carrier.sockets.register(&self.epoll)?;
         let (gro, gso) = self.carrier.sockets.offloads();
         self.stats.gro.set(u64::from(gro));
         self.stats.gso.set(u64::from(gso));
-        while !self.is_stopped() {
-            let ready = self.wait()?;
-            self.tick();
-            self.relay_batch = (LISTENER_BATCH * 2 / ready.max(1)).clamp(RELAY_BATCH, LISTENER_BATCH);
-            for i in 0..ready {
-                if let Some(event) = self.epoll.event(i) {
-                    self.handle_event(event);
-                }
+        Ok(())
+    }
+
+    /// Waits until something is ready or due, and does it.
+    pub(super) fn turn(&mut self) -> io::Result<()> {
+        let ready = self.wait()?;
+        self.tick();
+        self.relay_batch = (LISTENER_BATCH * 2 / ready.max(1)).clamp(RELAY_BATCH, LISTENER_BATCH);
+        for i in 0..ready {
+            if let Some(event) = self.epoll.event(i) {
+                self.handle_event(event);
             }
-            if std::mem::take(&mut self.backends_wait) {
-                self.receive_backends(ready);
-            }
-            self.handle_timers();
-            self.settle();
-            self.turns += 1;
-            self.stats.turns.set(self.turns);
-            let turn = Turn {
-                length: self.clock.mono() - self.now.mono,
-                packets: self.packets,
-                visits: self.visits,
-            };
-            self.stats.busy_nanos.add(turn.length.as_nanos() as u64);
-            self.pace.count(self.now.mono, turn);
         }
+        if std::mem::take(&mut self.backends_wait) {
+            self.receive_backends(ready);
+        }
+        self.handle_timers();
+        self.settle();
+        self.turns += 1;
+        self.stats.turns.set(self.turns);
+        let turn = Turn {
+            length: self.clock.mono() - self.now.mono,
+            packets: self.packets,
+            visits: self.visits,
+        };
+        self.stats.busy_nanos.add(turn.length.as_nanos() as u64);
+        self.pace.count(self.now.mono, turn);
         Ok(())
     }
 
@@ -538,3 +550,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use super::super::tests::lines;
 use super::*;
 use crate::base::address::{Family, FiveTuple, Transport};
 use crate::turn::SessionId;
@@ -155,6 +156,32 @@ fn a_refusal_reads_as_what_is_the_case_and_what_to_do() {
             "not with its lifetime",
         ),
         (
+            Refusal::CredentialExpired {
+                ago: seconds(10 * 365 * 86_400),
+            },
+            "credential expired 10 years ago",
+            "caches it",
+        ),
+        (
+            Refusal::WrongPassword { secrets: 0 },
+            "username is time-limited, and this server has no secret",
+            "credentials.secret_file",
+        ),
+        (
+            Refusal::NoFreePort {
+                family: Family::V6,
+                even: true,
+                ports: 7,
+            },
+            "no free even relay port for IPv6: there are 7",
+            "relay.ports",
+        ),
+        (
+            Refusal::FamilyMismatch { peer: None },
+            "the allocation has no address of this IP version",
+            "the client's fault",
+        ),
+        (
             Refusal::ExpiryTooFar { beyond: seconds(90) },
             "credential ends 1 min 30 s later than it may",
             "credentials.max_ttl",
@@ -238,6 +265,10 @@ fn a_span_is_told_in_its_two_largest_units() {
         (60, "1 min"),
         (61, "1 min 1 s"),
         (3600, "1 h"),
+        (3659, "1 h"),
+        (3660, "1 h 1 min"),
+        (86_400 + 7200, "1 d 2 h"),
+        (3 * 31_536_000, "3 years"),
         (86_399, "23 h 59 min"),
         (90_000, "1 d 1 h"),
         (400 * 86_400, "1 years"),
@@ -332,4 +363,46 @@ fn every_refusal() -> Vec<Refusal> {
         Refusal::PeerUnreachable { peer },
         Refusal::ConnectionUnknown,
     ]
+}
+
+#[test]
+fn a_refusal_has_a_line_at_info_and_a_routine_one_at_debug() {
+    let log = RefusalLog::new(1, Vec::new(), 1000);
+    let mut one = refused(0xC000_0207, Refusal::UnknownUser);
+    one.half = true;
+    let said = lines(|| assert!(log.log(at(0), &one, LogClient::Full)));
+    let [line] = &said[..] else { panic!("{said:?}") };
+    let begins = "INFO relay::refusal: Allocate refused in half: no such user, and not a time-limited username either \
+                  reason=\"unknown_user\" user=1700000000:bob client=192.0.2.7:5000 transport=\"udp\" help=";
+    assert!(line.starts_with(begins), "{line}");
+    let mut routine = refused(0xC000_0207, peer("10.0.3.4:9000", Denied::Private));
+    routine.routine = true;
+    let said = lines(|| {
+        for _ in 0..40 {
+            assert!(log.log(at(0), &routine, LogClient::Off));
+        }
+    });
+    assert_eq!(said.len(), 30, "its own budget");
+    let begins = "DEBUG relay::refusal: Allocate refused: peer 10.0.3.4 is private reason=";
+    assert!(
+        said[0].starts_with(begins) && said[0].contains(" client=- "),
+        "{}",
+        said[0]
+    );
+}
+
+#[test]
+fn how_many_refusals_have_no_line_is_said_and_nothing_where_all_have() {
+    let log = RefusalLog::new(1, Vec::new(), 1000);
+    assert_eq!(lines(|| log.summarise(at(0))), [""; 0]);
+    log.leave_out(7);
+    let said = lines(|| log.summarise(at(0)));
+    let [line] = &said[..] else { panic!("{said:?}") };
+    assert!(
+        line.starts_with("INFO relay::refusal: more requests were refused than have a line count=7 "),
+        "{line}"
+    );
+    assert_eq!(lines(|| log.say_left_out()), [""; 0]);
+    log.leave_out(1);
+    assert_eq!(lines(|| log.say_left_out()).len(), 1);
 }

@@ -1,0 +1,295 @@
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use super::super::tests::Alone;
+use super::super::tests::shard_support::{Client, Incoming, PATIENCE, accept, error_code, tcp_pair};
+use super::*;
+use crate::turn::output::ConnectionEnd;
+use crate::wire::attribute::AttributeType;
+use crate::wire::message::{Message, Method};
+
+/// A client that listens for peers at a relayed transport address, and that address.
+fn listening(alone: &Alone) -> (Client, SocketAddr) {
+    let (mut control, _) = alone.tcp_client();
+    let relayed = control.allocate_tcp();
+    control.permit("127.0.0.1:1".parse().unwrap());
+    (control, relayed)
+}
+
+/// A connection with a peer: the client's end and the peer's.
+fn bound(alone: &Alone, control: &mut Client) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let id = control.connect(address);
+    let (peer, _) = accept(&listener);
+    peer.set_nonblocking(true).unwrap();
+    let (mut client, stream) = alone.tcp_client();
+    client.connection_bind(id, b"");
+    (stream, peer)
+}
+
+fn ended(alone: &Alone, why: ConnectionEnd) -> u64 {
+    alone.count(|c| c.tcp.ended[why as usize].get())
+}
+
+/// Sends `bytes` at one end; they arrive at the other.
+#[track_caller]
+fn pass(alone: &Alone, mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
+    from.write_all(bytes).unwrap();
+    let mut arrived = Vec::new();
+    alone.until("it has arrived", |_| {
+        let mut chunk = [0; 64];
+        if let Ok(len) = to.read(&mut chunk) {
+            arrived.extend_from_slice(&chunk[..len]);
+        }
+        arrived == bytes
+    });
+}
+
+#[test]
+fn every_byte_of_a_bound_connection_is_counted_in_its_direction() {
+    let alone = Alone::new();
+    let (mut control, _) = listening(&alone);
+    let (client, peer) = bound(&alone, &mut control);
+    let bytes = || alone.count(|c| c.tcp.up_bytes.get() * 1000 + c.tcp.down_bytes.get());
+    assert_eq!(bytes(), 0);
+    pass(&alone, &client, &peer, b"up there");
+    assert_eq!(bytes(), 8_000);
+    pass(&alone, &peer, &client, b"down");
+    assert_eq!(bytes(), 8_004);
+    pass(&alone, &client, &peer, b"up");
+    assert_eq!(bytes(), 10_004);
+}
+
+#[test]
+fn a_half_closed_connection_is_kept_for_as_long_as_something_moves() {
+    for at_client in [true, false] {
+        let alone = Alone::new();
+        let (mut control, _) = listening(&alone);
+        let (client, peer) = bound(&alone, &mut control);
+        let most = alone.look(|worker| worker.tcp.half_closed);
+        // Open, it may rest for ever.
+        alone.later(most * 3);
+        alone.look_at_all();
+        assert_eq!(ended(&alone, ConnectionEnd::Closed), 0);
+        let (closed, open) = if at_client { (&client, &peer) } else { (&peer, &client) };
+        pass(&alone, closed, open, b"last");
+        closed.shutdown(Shutdown::Write).unwrap();
+        alone.until("the end is passed on", |_| matches!((&*open).read(&mut [0; 8]), Ok(0)));
+        for _ in 0..3 {
+            alone.later(most - Duration::from_secs(3));
+            alone.look_at_all();
+            assert_eq!(ended(&alone, ConnectionEnd::Closed), 0, "something has moved");
+            pass(&alone, open, closed, b"more");
+        }
+        alone.later(most);
+        alone.look_at_all();
+        assert_eq!(ended(&alone, ConnectionEnd::Closed), 1);
+    }
+}
+
+#[test]
+fn a_half_closed_connection_in_which_nothing_moves_is_not_kept_by_readiness_alone() {
+    let alone = Alone::new();
+    let (mut control, _) = listening(&alone);
+    let (client, mut peer) = bound(&alone, &mut control);
+    let most = alone.look(|worker| worker.tcp.half_closed);
+    client.shutdown(Shutdown::Write).unwrap();
+    alone.until("the end is passed on", |_| matches!(peer.read(&mut [0; 8]), Ok(0)));
+    alone.later(most - Duration::from_secs(3));
+    alone.look_at_all();
+    let id = alone.look(|worker| *worker.tcp.peers.keys().next().unwrap());
+    alone
+        .worker
+        .borrow_mut()
+        .handle_peer_socket(id, event(id, |it| it.readable = true));
+    assert_eq!(ended(&alone, ConnectionEnd::Closed), 0);
+    alone.later(Duration::from_secs(3));
+    alone.look_at_all();
+    assert_eq!(ended(&alone, ConnectionEnd::Closed), 1);
+}
+
+/// What epoll tells of the peer's side of connection `id`.
+fn event(id: ConnectionId, of: impl FnOnce(&mut Event)) -> Event {
+    let mut event = Event {
+        token: Name::Peer(id).token(),
+        readable: false,
+        writable: false,
+        error: false,
+        hangup: false,
+    };
+    of(&mut event);
+    event
+}
+
+#[test]
+fn a_connect_has_failed_whichever_way_epoll_says_so() {
+    // A peer that does not answer: there is room for one in its backlog.
+    let peer = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    peer.bind(&SocketAddr::from(([127, 0, 0, 5], 0)).into()).unwrap();
+    peer.listen(0).unwrap();
+    let address = peer.local_addr().unwrap().as_socket().unwrap();
+    let _first = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    let alone = Alone::new();
+    let (mut control, _) = listening(&alone);
+    let ways: [fn(&mut Event); 2] = [|it| it.error = true, |it| it.hangup = true];
+    for (n, way) in ways.into_iter().enumerate() {
+        let request = control.compose(Method::Connect, &|writer| {
+            writer.xor_address(AttributeType::XOR_PEER_ADDRESS, address);
+        });
+        control.pipe.send(&request);
+        alone.until("it is being connected", |worker| worker.tcp.peers.len() == 1);
+        let id = alone.look(|worker| *worker.tcp.peers.keys().next().unwrap());
+        alone.worker.borrow_mut().handle_peer_socket(id, event(id, way));
+        let response = control.response(&request);
+        assert_eq!(error_code(&Message::parse(&response).unwrap()), Some(447));
+        assert_eq!(ended(&alone, ConnectionEnd::ConnectFailed), n as u64 + 1);
+        assert!(alone.look(|worker| worker.tcp.peers.is_empty()));
+    }
+}
+
+#[test]
+fn a_half_closed_connection_that_has_just_been_bound_has_its_full_time() {
+    let alone = Alone::new();
+    let (mut control, relayed) = listening(&alone);
+    let most = alone.look(|worker| worker.tcp.half_closed);
+    let peer = TcpStream::connect(relayed).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    alone.turn();
+    let Incoming::Attempt { id, .. } = control.incoming() else {
+        panic!("a peer has connected")
+    };
+    // It waits for its client for less than thirty seconds (RFC 6062 §5.3).
+    alone.later(Duration::from_secs(25));
+    let (mut client, _stream) = alone.tcp_client();
+    client.connection_bind(id, b"");
+    alone.later(most - Duration::from_secs(3));
+    alone.look_at_all();
+    assert_eq!(ended(&alone, ConnectionEnd::Closed), 0);
+    alone.later(Duration::from_secs(3));
+    alone.look_at_all();
+    assert_eq!(ended(&alone, ConnectionEnd::Closed), 1);
+}
+
+/// What `accept` of a socket says that does not listen: an error, and no lack of descriptors.
+fn deaf() -> TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.into()
+}
+
+#[test]
+fn a_peer_that_is_gone_before_it_is_accepted_harms_neither_the_listener_nor_the_log() {
+    let alone = Alone::new();
+    let (_control, relayed) = listening(&alone);
+    let (token, ours) = {
+        let mut worker = alone.worker.borrow_mut();
+        let (&token, listener) = worker.tcp.listeners.iter_mut().next().unwrap();
+        (token, std::mem::replace(&mut listener.socket, deaf()))
+    };
+    alone.worker.borrow_mut().accept_peers(Name::from_token(token));
+    assert!(alone.look(|worker| !worker.tcp.starved && worker.tcp.listeners[&token].watched));
+    assert_eq!(alone.stat(|s| s.relay_exhausted.get() + s.relay_open_failed.get()), 0);
+    alone.worker.borrow_mut().tcp.listeners.get_mut(&token).unwrap().socket = ours;
+    let _peer = TcpStream::connect(relayed).unwrap();
+    alone.until("it is accepted", |worker| worker.counters.tcp.accepted.get() == 1);
+}
+
+#[test]
+fn a_turn_accepts_so_many_peers_and_the_next_turn_the_others() {
+    let alone = Alone::new();
+    let (_control, relayed) = listening(&alone);
+    let peers: Vec<_> = (0..ACCEPT_BATCH + 3)
+        .map(|_| TcpStream::connect(relayed).unwrap())
+        .collect();
+    let known = |alone: &Alone| {
+        alone.count(|c| c.tcp.accepted.get() + c.tcp.refused.iter().map(|cell| cell.get()).sum::<u64>()) as usize
+    };
+    alone.turn();
+    assert_eq!(known(&alone), ACCEPT_BATCH);
+    alone.turn();
+    assert_eq!(known(&alone), peers.len());
+}
+
+#[test]
+fn a_relay_socket_that_listens_is_counted_while_it_is_open() {
+    let alone = Alone::new();
+    let open = || alone.stat(|s| s.relay_sockets.get());
+    assert_eq!(open(), 0);
+    let (mut control, relayed) = listening(&alone);
+    assert_eq!(open(), 1);
+    control.release();
+    assert_eq!(open(), 0);
+    assert!(TcpStream::connect_timeout(&relayed, PATIENCE).is_err());
+}
+
+#[test]
+fn an_unbound_peer_that_only_ends_its_direction_is_kept_and_one_that_resets_is_not() {
+    let alone = Alone::new();
+    let (_control, relayed) = listening(&alone);
+    let [ending, resetting] = [(); 2].map(|()| TcpStream::connect(relayed).unwrap());
+    alone.until("both are accepted", |worker| worker.counters.tcp.accepted.get() == 2);
+    ending.shutdown(Shutdown::Write).unwrap();
+    alone.turn();
+    assert_eq!(ended(&alone, ConnectionEnd::Closed), 0);
+    let resetting = socket2::Socket::from(resetting);
+    resetting.set_linger(Some(Duration::ZERO)).unwrap();
+    drop(resetting);
+    alone.until("it is over", |worker| {
+        worker.counters.tcp.ended[ConnectionEnd::Closed as usize].get() == 1
+    });
+    assert_eq!(alone.look(|worker| worker.tcp.peers.len()), 1);
+}
+
+#[test]
+fn a_worker_looks_for_deadlines_of_peers_only_where_there_are_peers_or_starved_listeners() {
+    let mut relays = TcpRelays::new(Duration::ZERO);
+    assert!(relays.is_empty());
+    relays.starved = true;
+    assert!(!relays.is_empty());
+    let alone = Alone::new();
+    let (mut control, _) = listening(&alone);
+    assert!(alone.look(|worker| worker.tcp.is_empty()));
+    let (_client, _peer) = bound(&alone, &mut control);
+    assert!(alone.look(|worker| !worker.tcp.is_empty()));
+}
+
+#[test]
+fn starved_listeners_listen_again_and_no_others_are_touched() {
+    let alone = Alone::new();
+    let (_control, relayed) = listening(&alone);
+    let (_other, others) = listening(&alone);
+    {
+        let mut worker = alone.worker.borrow_mut();
+        let Worker { tcp, epoll, .. } = &mut *worker;
+        let (&token, listener) = tcp.listeners.iter_mut().find(|(_, it)| it.bind == relayed).unwrap();
+        epoll.modify(listener.socket.as_fd(), token, Interest::None).unwrap();
+        (listener.watched, tcp.starved) = (false, true);
+    }
+    let _peers = [relayed, others].map(|at| TcpStream::connect(at).unwrap());
+    alone.until("the other one listens", |worker| {
+        worker.counters.tcp.accepted.get() == 1
+    });
+    alone.look_at_all();
+    alone.until("it listens again", |worker| worker.counters.tcp.accepted.get() == 2);
+    assert!(alone.look(|worker| !worker.tcp.starved && worker.tcp.listeners.values().all(|it| it.watched)));
+}
+
+#[test]
+fn lack_of_descriptors_and_memory_is_told_from_other_errors() {
+    for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::ENOSPC] {
+        assert!(is_exhausted(&io::Error::from_raw_os_error(code)));
+    }
+    for code in [libc::ECONNABORTED, libc::EADDRINUSE, libc::EINVAL] {
+        assert!(!is_exhausted(&io::Error::from_raw_os_error(code)));
+    }
+}
+
+#[test]
+fn a_stream_handed_to_a_worker_that_takes_no_more_is_counted_as_refused() {
+    let alone = Alone::new();
+    // As many as may wait to be taken over (`Alone`).
+    let to = alone.worker.borrow().handover_to[0].clone();
+    let waiting: Vec<_> = (0..5).map(|_| tcp_pair(Vec::new())).collect();
+    let taken: Vec<bool> = waiting.into_iter().map(|(_, handover)| to.adopt(handover)).collect();
+    assert_eq!(taken, [true, true, true, true, false]);
+}

@@ -1,0 +1,287 @@
+//! One worker by itself, in the thread of a test that turns it by hand and sets its clock: what it counts, and what its
+//! sockets get, is there when a turn is over, and nobody waits for a deadline.
+
+#[path = "../../../tests/shard_support/mod.rs"]
+pub(super) mod shard_support;
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket as StdUdpSocket};
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use self::shard_support::{Client, Messages, PATIENCE, Pipe, Stream, UDP, tcp_pair, turn_config};
+use super::counters::STREAM_CLOSE_REASONS;
+use super::*;
+use crate::net::udp::UdpSocket;
+
+/// What `act` writes to the log, a line for each, levels and targets first.
+pub(super) fn lines(act: impl FnOnce()) -> Vec<String> {
+    #[derive(Clone, Default)]
+    struct Sink(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let sink = Sink::default();
+    let target = sink.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || target.clone())
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .without_time()
+        .finish();
+    tracing::subscriber::with_default(subscriber, act);
+    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+    text.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+/// A worker, the only one of its server, with one listener.
+#[derive(Clone)]
+pub(super) struct Alone {
+    pub(super) worker: Rc<RefCell<Worker>>,
+    control: mpsc::Sender<Control>,
+    udp: SocketAddr,
+}
+
+impl Alone {
+    pub(super) fn new() -> Self {
+        Self::with(ShardConfig::default(), turn_config())
+    }
+
+    pub(super) fn with(config: ShardConfig, turn: Config) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap();
+        Self::at(socket.into(), config, turn)
+    }
+
+    pub(super) fn at(listener: Listener, config: ShardConfig, turn: Config) -> Self {
+        Self::several(vec![listener], config, turn).remove(0)
+    }
+
+    /// Several workers of one server, each with a listener, and so a port, of its own.
+    pub(super) fn several(listeners: Vec<Listener>, config: ShardConfig, turn: Config) -> Vec<Self> {
+        let count = listeners.len();
+        let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().unwrap()).collect();
+        let mut ends = mailboxes(config.mailbox, &wakers);
+        let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
+        let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
+        let (handover_to, handovers) = handover::channels(4, &wakers);
+        let refusals = refusal_log(&config).unwrap();
+        let (turn, shared, clock) = (Arc::new(turn), Arc::new(Shared::new([7; 32])), Clock::start());
+        #[cfg(feature = "dtls")]
+        let dtls_shared = new_dtls_shared(&config).unwrap();
+        let ways_in = listeners.into_iter().zip(control_rxs).zip(handovers).enumerate();
+        let seeds = ways_in.map(|(index, ((listener, control), handovers))| {
+            let udp = listener.socket.local_addr();
+            let (mail_to, mail) = std::mem::take(&mut ends[index]);
+            let seed = Seed {
+                index: ShardIndex { index, count },
+                config: config.clone(),
+                clock,
+                turn: Arc::clone(&turn),
+                shared: Arc::clone(&shared),
+                random: [3 + index as u8; 32],
+                #[cfg(feature = "dtls")]
+                dtls_shared: dtls_shared.clone(),
+                http3_shared: Http3Shared::new(5),
+                listeners: vec![listener],
+                inlets: Inlets {
+                    control,
+                    handovers,
+                    mail,
+                    waker: wakers[index].clone(),
+                },
+                mail_to,
+                peers: peers.clone(),
+                handover_to: handover_to.clone(),
+                counters: Arc::default(),
+                stats: Arc::default(),
+                refusals: Arc::clone(&refusals),
+            };
+            (seed, udp)
+        });
+        let grown = seeds.map(|(seed, udp)| {
+            let worker = seed.grow().unwrap();
+            worker.watch_inlets().unwrap();
+            let control = worker.peers[worker.index].0.clone();
+            Self {
+                worker: Rc::new(RefCell::new(worker)),
+                control,
+                udp,
+            }
+        });
+        grown.collect()
+    }
+
+    /// A turn for what is there.
+    pub(super) fn turn(&self) {
+        let mut worker = self.worker.borrow_mut();
+        worker.inlets.waker.wake();
+        worker.turn().unwrap();
+    }
+
+    /// Turns until `what` holds: the kernel has its own pace.
+    #[track_caller]
+    pub(super) fn until(&self, text: &str, mut what: impl FnMut(&mut Worker) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !what(&mut self.worker.borrow_mut()) {
+            assert!(Instant::now() < deadline, "never: {text}");
+            self.turn();
+        }
+    }
+
+    /// That much later.
+    pub(super) fn later(&self, by: Duration) {
+        let mut worker = self.worker.borrow_mut();
+        worker.clock = worker.clock.ahead(by);
+    }
+
+    /// Turns often enough for every stream, association and connection to have been looked at.
+    pub(super) fn look_at_all(&self) {
+        for _ in 0..4 {
+            self.later(Duration::from_millis(250));
+            self.turn();
+        }
+    }
+
+    pub(super) fn control(&self, control: Control) {
+        self.control.send(control).unwrap();
+        self.turn();
+    }
+
+    pub(super) fn look<T>(&self, at: impl FnOnce(&Worker) -> T) -> T {
+        at(&self.worker.borrow())
+    }
+
+    pub(super) fn stat(&self, of: impl Fn(&ShardCounters) -> u64) -> u64 {
+        of(&self.worker.borrow().stats)
+    }
+
+    pub(super) fn count(&self, of: impl Fn(&Counters) -> u64) -> u64 {
+        of(&self.worker.borrow().counters)
+    }
+
+    /// Streams closed for this reason.
+    pub(super) fn closed(&self, reason: &str) -> u64 {
+        let at = STREAM_CLOSE_REASONS.iter().position(|&it| it == reason).unwrap();
+        self.stat(|s| s.streams_closed[at].get())
+    }
+
+    /// A client over UDP.
+    pub(super) fn client(&self) -> Client {
+        Client::new(Pipe::Messages(Box::new(self.socket())))
+    }
+
+    /// A client's socket.
+    pub(super) fn socket(&self) -> Turning<StdUdpSocket> {
+        let socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(self.udp).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Turning {
+            socket,
+            alone: self.clone(),
+        }
+    }
+
+    /// A client over TCP, and its end of the connection.
+    pub(super) fn tcp_client(&self) -> (Client, TcpStream) {
+        let (stream, handover) = tcp_pair(Vec::new());
+        self.worker.borrow_mut().adopt(handover);
+        let same = stream.try_clone().unwrap();
+        (self.over(stream), same)
+    }
+
+    /// A client over this stream.
+    pub(super) fn over(&self, stream: TcpStream) -> Client {
+        stream.set_nonblocking(true).unwrap();
+        let stream = Turning {
+            socket: stream,
+            alone: self.clone(),
+        };
+        Client::new(Pipe::Tcp {
+            stream: Box::new(stream),
+            buffer: Vec::new(),
+        })
+    }
+}
+
+/// A client's socket: who waits for it turns the worker.
+pub(super) struct Turning<S> {
+    pub(super) socket: S,
+    alone: Alone,
+}
+
+impl<S> fmt::Debug for Turning<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Turning")
+    }
+}
+
+impl<S> Turning<S> {
+    /// Turns the worker until `ready` says something else than that it would block.
+    fn wait<T>(&mut self, mut ready: impl FnMut(&mut S) -> io::Result<T>) -> io::Result<T> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match ready(&mut self.socket) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => self.alone.turn(),
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Messages for Turning<StdUdpSocket> {
+    fn send(&mut self, message: &[u8]) {
+        assert_eq!(self.socket.send(message).unwrap(), message.len());
+    }
+
+    fn recv(&mut self, _: Duration) -> Option<Vec<u8>> {
+        let mut message = vec![0; 65_536];
+        let len = self.wait(|socket| socket.recv(&mut message)).ok()?;
+        message.truncate(len);
+        Some(message)
+    }
+}
+
+impl Read for Turning<StdUdpSocket> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.wait(|socket| socket.recv(into))
+    }
+}
+
+impl Write for Turning<StdUdpSocket> {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.socket.send(datagram)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Turning<TcpStream> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.wait(|socket| socket.read(into))
+    }
+}
+
+impl Write for Turning<TcpStream> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Turning<TcpStream> {
+    fn patience(&self, _: Duration) {}
+}
