@@ -295,4 +295,105 @@ mod tests {
         message.attributes.push(AddressAttribute::Local(ip("10.0.0.1")));
         assert_eq!(addresses(&message), [Some(ip("10.0.0.1")), None]);
     }
+    #[test]
+    fn the_broadcast_address_of_an_interface_leads_here_too() {
+        let mut message = AddressMessage::default();
+        message
+            .attributes
+            .push(AddressAttribute::Broadcast([10, 0, 0, 255].into()));
+        assert_eq!(addresses(&message), [None, "10.0.0.255".parse().ok()]);
+    }
+
+    #[test]
+    fn what_is_listened_to_are_interfaces_and_addresses_routes_and_rules_of_both_families() {
+        let groups = [
+            libc::RTMGRP_LINK,
+            libc::RTMGRP_IPV4_IFADDR,
+            libc::RTMGRP_IPV4_ROUTE,
+            libc::RTMGRP_IPV4_RULE,
+            libc::RTMGRP_IPV6_IFADDR,
+            libc::RTMGRP_IPV6_ROUTE,
+            1 << (libc::RTNLGRP_IPV6_RULE - 1),
+        ];
+        assert_eq!(GROUPS, groups.into_iter().map(|group| group as u32).sum::<u32>());
+    }
+
+    fn message(inner: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(inner));
+        message.finalize();
+        message
+    }
+
+    #[test]
+    fn a_datagram_holds_messages_one_behind_the_other_and_a_broken_one_ends_it() {
+        let mut route = RouteMessage::default();
+        // Of five bytes, and three to the next word.
+        route
+            .attributes
+            .push(RouteAttribute::Other(netlink_packet_core::DefaultNla::new(
+                1000,
+                vec![7],
+            )));
+        let messages = [
+            message(RouteNetlinkMessage::NewRoute(route)),
+            message(RouteNetlinkMessage::NewLink(Default::default())),
+        ];
+        let mut bytes = Vec::new();
+        for message in &messages {
+            let mut one = vec![0; message.buffer_len()];
+            message.serialize(&mut one);
+            bytes.extend(one);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        let kinds = |bytes: &[u8]| {
+            let kind = |message: io::Result<NetlinkMessage<RouteNetlinkMessage>>| message.unwrap().header.message_type;
+            Messages(bytes).map(kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&bytes), [libc::RTM_NEWROUTE, libc::RTM_NEWLINK]);
+        assert_eq!(kinds(&bytes[..bytes.len() - 1]), [libc::RTM_NEWROUTE]);
+        assert_eq!(kinds(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn a_change_concerns_us_unless_it_is_of_a_route_to_elsewhere() {
+        let route = |kind| {
+            let mut route = RouteMessage::default();
+            route.header.kind = kind;
+            route
+        };
+        use RouteNetlinkMessage::{
+            DelAddress, DelLink, DelNeighbour, DelRoute, DelRule, NewAddress, NewLink, NewRoute,
+        };
+        for (change, ours) in [
+            (NewRoute(route(RouteType::Local)), true),
+            (DelRoute(route(RouteType::Anycast)), true),
+            (DelRoute(route(RouteType::Broadcast)), true),
+            (NewRoute(route(RouteType::Unicast)), false),
+            (NewLink(Default::default()), true),
+            (DelLink(Default::default()), true),
+            (NewAddress(Default::default()), true),
+            (DelAddress(Default::default()), true),
+            (RouteNetlinkMessage::NewRule(Default::default()), true),
+            (DelRule(Default::default()), true),
+            (DelNeighbour(Default::default()), false),
+        ] {
+            let message = message(change);
+            assert_eq!(concerns(&message), ours, "{message:?}");
+        }
+        let done = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Noop);
+        assert!(!concerns(&done));
+    }
+
+    #[test]
+    fn nothing_that_others_send_is_taken_for_the_kernels() {
+        let mut ours = Socket::new(NETLINK_ROUTE).unwrap();
+        let at = ours.bind_auto().unwrap();
+        let mut others = Socket::new(NETLINK_ROUTE).unwrap();
+        others.bind_auto().unwrap();
+        // Where the kernel lets one program send to another at all: it takes a privilege.
+        let _ = others.send_to(&[1; 16], &at, 0);
+        let mut buffer = Vec::with_capacity(DATAGRAM);
+        let error = receive(&ours, &mut buffer, libc::MSG_DONTWAIT).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
 }

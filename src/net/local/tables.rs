@@ -147,9 +147,10 @@ mod tests {
     #[test]
     fn a_rule_that_packets_of_ours_may_meet_makes_its_table_count() {
         let unmarked = [RuleAttribute::FwMark(0), RuleAttribute::FwMask(0xff)];
+        let other_bits = [RuleAttribute::FwMark(0x100), RuleAttribute::FwMask(0xff)];
         let own = [RuleAttribute::Iifname("lo".into())];
         let to = [RuleAttribute::Destination([10, 9, 0, 0].into())];
-        for conditions in [&unmarked[..], &own, &to, &[]] {
+        for conditions in [&unmarked[..], &other_bits, &own, &to, &[]] {
             assert!(counts(&with(&[rule(100, conditions)]), 100), "{conditions:?}");
         }
     }

@@ -103,3 +103,55 @@ impl Drop for Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(len: usize, seed: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 7 + seed) as u8).collect()
+    }
+
+    #[test]
+    fn what_was_taken_makes_room_and_what_is_left_stays_as_it_was() {
+        let len = buffers::READ_BUFFER;
+        let mut inbox = Inbox::default();
+        let all = pattern(len - 100, 0);
+        inbox.extend(&all);
+        assert_eq!(inbox.take(len - 200), &all[..len - 200]);
+        // Exactly what is left of the buffer, and then more.
+        assert_eq!(inbox.room(100).len(), 100);
+        let more = pattern(101, 9);
+        inbox.extend(&more);
+        let left = [&all[len - 200..], &more[..]].concat();
+        assert_eq!(inbox.bytes(), left);
+        assert_eq!(inbox.lent.as_ref().map(Vec::len), Some(len), "there was room in front");
+        let most = pattern(len, 3);
+        inbox.extend(&most);
+        assert_eq!(inbox.bytes(), [left, most].concat());
+        assert_eq!(
+            inbox.lent.as_ref().map(Vec::len),
+            Some(len + 201),
+            "longer by what was wanting"
+        );
+    }
+
+    #[test]
+    fn memory_is_that_of_the_buffers() {
+        let mut inbox = Inbox::new(pattern(100, 0));
+        assert_eq!(inbox.memory(), 100);
+        inbox.room(1);
+        let lent = inbox.lent.as_ref().map_or(0, Vec::capacity);
+        assert_eq!(inbox.memory(), lent + inbox.rest.capacity());
+        assert!(lent >= buffers::READ_BUFFER && inbox.rest.capacity() >= 100);
+    }
+
+    #[test]
+    fn early_bytes_longer_than_a_buffer_are_all_there() {
+        let early = pattern(buffers::READ_BUFFER + 10, 1);
+        let mut inbox = Inbox::new(early.clone());
+        assert_eq!(inbox.bytes(), early);
+        assert_eq!(inbox.take(5), &early[..5]);
+        assert_eq!(inbox.bytes(), &early[5..]);
+    }
+}

@@ -145,6 +145,13 @@ mod tests {
 
     #[test]
     fn exact_sleep_is_granted() {
-        std::thread::spawn(|| set_exact_sleep().unwrap()).join().unwrap();
+        /// `PR_GET_TIMERSLACK` of `linux/prctl.h`.
+        const PR_GET_TIMERSLACK: libc::c_int = 30;
+        let slack = std::thread::spawn(|| {
+            set_exact_sleep().unwrap();
+            // SAFETY: it takes no further argument and touches no memory of ours.
+            unsafe { libc::prctl(PR_GET_TIMERSLACK) }
+        });
+        assert_eq!(slack.join().unwrap(), 1, "nanosecond");
     }
 }

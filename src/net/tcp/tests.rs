@@ -245,3 +245,64 @@ fn where_another_program_listens_nobody_else_does() {
     let error = listen(other.local_addr().unwrap()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }
+
+#[test]
+fn a_connect_that_cannot_begin_is_an_error_and_one_that_has_begun_is_none() {
+    let ours = "127.0.0.1:0".parse().unwrap();
+    assert!(connect(ours, "[::1]:9".parse().unwrap()).is_err());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = connect(ours, listener.local_addr().unwrap()).unwrap();
+    assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap());
+}
+
+#[test]
+fn what_is_held_is_what_was_read_and_not_written_yet_in_both_directions() {
+    let pipe = Pipe::new(StreamParts {
+        tls: None,
+        received: b"12345".to_vec(),
+        unsent: b"123".to_vec(),
+    });
+    assert_eq!(pipe.held(), 8);
+}
+
+#[test]
+fn a_side_is_read_until_it_ends_and_while_nothing_waits_for_the_other() {
+    use Interest::{None, Read, ReadWrite, Write};
+    let lane = |pending: bool, ended: bool| Lane {
+        pending: if pending { vec![1] } else { vec![] },
+        ended,
+        ..Lane::default()
+    };
+    for (up, down, client, peer) in [
+        ((false, false), (false, false), Read, Read),
+        ((true, false), (false, false), None, ReadWrite),
+        ((false, false), (true, false), ReadWrite, None),
+        ((true, false), (true, false), Write, Write),
+        ((false, true), (false, false), None, Read),
+        ((false, false), (false, true), Read, None),
+        ((true, true), (false, true), None, Write),
+        ((false, true), (true, true), Write, None),
+    ] {
+        let pipe = Pipe {
+            tls: Option::None,
+            up: lane(up.0, up.1),
+            down: lane(down.0, down.1),
+            closing: false,
+        };
+        assert_eq!(pipe.interest(), (client, peer), "{up:?} {down:?}");
+    }
+}
+
+#[test]
+fn an_empty_direction_keeps_little_memory() {
+    for (capacity, kept) in [(KEPT - 1, KEPT - 1), (KEPT, KEPT), (KEPT + 1, 0)] {
+        let mut lane = Lane {
+            pending: Vec::with_capacity(capacity),
+            start: 3,
+            ..Lane::default()
+        };
+        lane.pending.extend_from_slice(b"abc");
+        lane.clear();
+        assert_eq!((lane.start, lane.pending.len(), lane.pending.capacity()), (0, 0, kept));
+    }
+}

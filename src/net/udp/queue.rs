@@ -269,3 +269,6 @@ fn joins(message: &Message, datagram: &Datagram<'_>) -> bool {
         && message.tos == datagram.tos
         && message.dont_fragment == datagram.dont_fragment
 }
+
+#[cfg(test)]
+mod tests;

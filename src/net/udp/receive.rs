@@ -194,3 +194,6 @@ impl RecvBatch {
         self.truncated
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -458,7 +458,44 @@ mod tests {
     fn every_class_names_itself_and_the_order_is_that_of_the_counters() {
         for (i, class) in SendError::ALL.into_iter().enumerate() {
             assert_eq!(class as usize, i);
-            assert!(!class.as_str().is_empty());
         }
+    }
+    #[test]
+    fn every_error_the_kernel_knows_has_its_class_and_its_name() {
+        for (errno, class, name) in [
+            (libc::EAGAIN, SendError::WouldBlock, "would_block"),
+            (libc::ENOBUFS, SendError::NoBuffers, "no_buffers"),
+            (libc::ENOMEM, SendError::NoBuffers, "no_buffers"),
+            (libc::EMSGSIZE, SendError::TooLong, "too_long"),
+            (libc::ECONNREFUSED, SendError::Refused, "refused"),
+            (libc::EPERM, SendError::Forbidden, "forbidden"),
+            (libc::EACCES, SendError::Forbidden, "forbidden"),
+            (libc::ENETUNREACH, SendError::Unreachable, "unreachable"),
+            (libc::EHOSTUNREACH, SendError::Unreachable, "unreachable"),
+            (libc::EINVAL, SendError::Invalid, "invalid"),
+            (libc::EAFNOSUPPORT, SendError::Invalid, "invalid"),
+            (libc::EIO, SendError::Other, "other"),
+        ] {
+            assert_eq!((SendError::of(errno), class.as_str()), (class, name));
+        }
+    }
+
+    #[test]
+    fn an_answer_of_nothing_sent_does_not_go_on_for_ever() {
+        let (end, stats, calls) = run(&[unit(1), unit(4)], vec![Ok(0), Ok(1)]);
+        assert!(matches!(end, End::Sent));
+        let counted = (stats.messages, stats.datagrams, stats.gso_messages, stats.gso_datagrams);
+        assert_eq!((counted, stats.calls, calls), ((2, 5, 1, 4), 2, vec![0, 1]));
+    }
+
+    #[test]
+    fn the_tries_of_one_datagram_are_not_those_of_the_next() {
+        let script = vec![errno(libc::EPERM), Ok(1), errno(libc::EPERM), Ok(1)];
+        let (end, stats, calls) = run(&[unit(1), unit(1)], script);
+        assert!(matches!(end, End::Sent));
+        assert_eq!((stats.datagrams, stats.failed, calls), (2, [0; 8], vec![0, 0, 1, 1]));
+        let script = vec![errno(libc::EPERM), errno(libc::EPERM), errno(libc::EPERM), Ok(1)];
+        let (_, stats, calls) = run(&[unit(1), unit(1)], script);
+        assert_eq!((stats.datagrams, calls), (1, vec![0, 0, 1, 1]));
     }
 }

@@ -1,3 +1,5 @@
+use std::io::IoSlice;
+
 use super::support::*;
 use crate::net::stream::*;
 
@@ -311,4 +313,107 @@ fn a_failed_socket_is_an_error() {
     conn.queue(at(0), QueueKind::Control, &stun(1, 0), &[], 0).unwrap();
     assert!(matches!(conn.flush(at(0), &mut Broken), Err(StreamError::Io(_))));
     assert!(matches!(conn.receive(at(0), &mut Broken), Err(StreamError::Io(_))));
+}
+
+/// A socket whose calls a signal interrupts, every other one.
+struct Interrupted {
+    socket: Socket,
+    calls: usize,
+}
+
+impl Interrupted {
+    fn interrupt(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        if self.calls % 2 == 1 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
+}
+
+impl Read for Interrupted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.interrupt()?;
+        self.socket.read(into)
+    }
+}
+
+impl Write for Interrupted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.interrupt()?;
+        self.socket.write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.interrupt()?;
+        self.socket.write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_call_that_was_interrupted_is_made_again() {
+    let mut conn = conn();
+    let mut io = Interrupted {
+        socket: Socket::sent(&stun(1, 0)),
+        calls: 0,
+    };
+    let received = conn.receive(at(0), &mut io).unwrap();
+    assert_eq!((received.bytes, received.more, received.closed), (20, false, false));
+    assert_eq!(messages(&mut conn).unwrap(), [stun(1, 0)]);
+    conn.queue(at(0), QueueKind::Control, &stun(2, 0), &[], 0).unwrap();
+    assert_eq!(conn.flush(at(0), &mut io).unwrap(), Flushed::Done);
+    assert_eq!(io.socket.outgoing, stun(2, 0));
+}
+
+#[test]
+fn a_read_of_nothing_is_no_error_and_not_the_end() {
+    let mut conn = conn();
+    let received = conn.receive(at(0), &mut Socket::open()).unwrap();
+    assert_eq!((received.bytes, received.more, received.closed), (0, false, false));
+    let mut ended = Socket {
+        fin: true,
+        ..Socket::open()
+    };
+    let received = conn.receive(at(0), &mut ended).unwrap();
+    assert_eq!((received.bytes, received.more, received.closed), (0, false, true));
+}
+
+#[test]
+fn memory_is_that_of_what_waits() {
+    let mut conn = conn();
+    conn.set_authenticated();
+    assert_eq!(conn.memory(), 0);
+    let begun = &channel_data(0x4000, &[0; 3000])[..2500];
+    receive_all(&mut conn, at(0), &mut Socket::sent(begun)).unwrap();
+    let received = conn.memory();
+    assert!((2500..=5000).contains(&received), "{received}");
+    conn.queue(at(0), QueueKind::Data, &[0x40, 0, 3, 0xE8], &[0; 1000], 0)
+        .unwrap();
+    let with_data = conn.memory();
+    assert!(with_data >= received + 1004, "{received} {with_data}");
+    conn.queue(at(0), QueueKind::Control, &stun(1, 1000), &[], 0).unwrap();
+    let with_both = conn.memory();
+    assert!(
+        with_both >= with_data + 1020 && with_both < 1 << 20,
+        "{with_data} {with_both}"
+    );
+}
+
+#[test]
+fn a_stream_wants_to_write_what_is_queued_and_nothing_else() {
+    let mut conn = conn();
+    let mut socket = Socket::open();
+    assert!(!conn.wants_write());
+    conn.queue(at(0), QueueKind::Data, &[0x40, 0, 0, 4], b"data", 0)
+        .unwrap();
+    assert!(conn.wants_write());
+    assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Done);
+    assert!(!conn.wants_write());
+    // Without TLS there is nothing to say at the end.
+    conn.close();
+    assert!(!conn.wants_write());
 }

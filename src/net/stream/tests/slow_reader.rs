@@ -319,3 +319,12 @@ fn a_client_behind_a_full_way_that_takes_nothing_is_given_up() {
         Err(StreamError::WriteTimeout)
     ));
 }
+
+#[test]
+fn a_portion_grows_below_five_milliseconds_and_shrinks_beyond_twenty() {
+    let mut conn = conn(StreamLimits::default());
+    let mut next = |micros| conn.next_portion(Duration::from_micros(micros));
+    assert_eq!([next(5000), next(4999), next(0)], [4096, 8192, 16_384]);
+    assert_eq!([next(20_000), next(5000), next(20_001)], [16_384, 16_384, 8192]);
+    assert_eq!([next(30_000), next(30_000)], [4096, 4096]);
+}

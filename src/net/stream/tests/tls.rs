@@ -1,5 +1,8 @@
+use std::io::IoSlice;
+
 use super::support::*;
 use crate::net::stream::*;
+use crate::net::tls::TlsSession;
 
 fn conn(pair: TlsPair) -> (rustls::ClientConnection, StreamConn) {
     let mut conn = StreamConn::new(at(0), StreamLimits::default(), Some(pair.server), Vec::new());
@@ -271,4 +274,140 @@ fn records(mut bytes: &[u8]) -> usize {
         count += 1;
     }
     count
+}
+
+#[test]
+fn what_is_sealed_and_not_written_is_counted() {
+    let pair = TlsPair::new();
+    let mut session = TlsSession::new(pair.server);
+    // What the handshake has left.
+    let mut socket = Socket::open();
+    while session.wants_write() {
+        session.write(&mut socket).unwrap();
+    }
+    assert_eq!(session.unwritten(), 0);
+    session
+        .seal(&[IoSlice::new(&[1; 600]), IoSlice::new(&[2; 400])])
+        .unwrap();
+    assert_eq!(session.unwritten(), 1000);
+    socket.per_write = 300;
+    assert_eq!(session.write(&mut socket).unwrap(), 300);
+    assert_eq!(session.unwritten(), 700);
+    session.seal(&[IoSlice::new(&[3; 50])]).unwrap();
+    assert_eq!(session.unwritten(), 750);
+    while session.wants_write() {
+        session.write(&mut socket).unwrap();
+    }
+    assert_eq!(session.unwritten(), 0, "headers and tags count for nothing");
+    assert!(!session.has_ended());
+}
+
+#[test]
+fn a_stream_over_tls_wants_to_write_its_end_and_what_is_sealed() {
+    let (_client, mut conn) = conn(TlsPair::new());
+    let mut socket = Socket::open();
+    while conn.flush(at(0), &mut socket).unwrap() != Flushed::Done {}
+    assert!(!conn.wants_write());
+    conn.queue(at(0), QueueKind::Data, &[0x40, 0, 0, 4], b"data", 0)
+        .unwrap();
+    socket.window = 10;
+    assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
+    // It is in a record already.
+    assert!(conn.wants_write());
+    socket.window = usize::MAX;
+    while conn.flush(at(0), &mut socket).unwrap() != Flushed::Done {}
+    assert!(!conn.wants_write());
+    conn.close();
+    assert!(conn.wants_write());
+    while conn.flush(at(0), &mut socket).unwrap() != Flushed::Done {}
+    assert!(!conn.wants_write());
+}
+
+#[test]
+fn two_key_updates_in_the_middle_of_a_message_leave_it_its_time() {
+    let (mut client, mut conn) = conn(TlsPair::new());
+    let message = stun(1, 40);
+    let begun = client_writes(&mut client, &message[..10]);
+    assert!(
+        receive_all(&mut conn, at(0), &mut Socket::sent(&begun))
+            .unwrap()
+            .is_empty()
+    );
+    let deadline = conn.poll_deadline();
+    assert!(deadline.is_some());
+    for millis in [10, 20] {
+        client.refresh_traffic_keys().unwrap();
+        let update = client_writes(&mut client, b"");
+        assert!(
+            receive_all(&mut conn, at(millis), &mut Socket::sent(&update))
+                .unwrap()
+                .is_empty()
+        );
+    }
+    assert_eq!(conn.poll_deadline(), deadline, "counted from its first byte");
+}
+
+#[test]
+fn reads_of_nothing_at_all_start_no_deadline() {
+    let (_client, mut conn) = conn(TlsPair::new());
+    for millis in 0..4 {
+        assert!(
+            receive_all(&mut conn, at(millis), &mut Socket::open())
+                .unwrap()
+                .is_empty()
+        );
+    }
+    assert_eq!(conn.poll_deadline(), None);
+}
+
+//= XPORT-18
+#[test]
+fn what_is_in_a_record_already_is_ahead_of_what_is_written_next() {
+    // 5,000 bytes, which the client reads in 20 ms; without them it would be 96 ms.
+    for (age, delivered) in [(76, 2), (77, 1)] {
+        let (mut client, mut conn) = conn(TlsPair::new());
+        let mut socket = Socket::open();
+        while conn.flush(at(0), &mut socket).unwrap() != Flushed::Done {}
+        socket.window = 0;
+        let data = |conn: &mut StreamConn, now, len: u16| {
+            let header = [&[0x40, 0][..], &len.to_be_bytes()].concat();
+            conn.queue(now, QueueKind::Data, &header, &vec![0; usize::from(len)], 0)
+                .unwrap();
+        };
+        data(&mut conn, at(0), 4996);
+        assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
+        for millis in [100, 150] {
+            let state = PathState {
+                acknowledged: 250 * millis,
+                outstanding: 0,
+                window: 64 * 1024,
+                round_trip: Duration::from_millis(100),
+                shortest_round_trip: Duration::from_millis(20),
+            };
+            conn.observe(at(millis), state);
+        }
+        data(&mut conn, at(200 - age), 1000);
+        socket.window = usize::MAX;
+        while conn.flush(at(200), &mut socket).unwrap() != Flushed::Done {}
+        let frames = split(&client_reads(&mut client, &socket.outgoing));
+        assert_eq!(frames.len(), delivered, "{age} ms old");
+    }
+}
+
+#[test]
+fn a_message_and_then_a_key_update_start_no_deadline() {
+    let (mut client, mut conn) = conn(TlsPair::new());
+    let bytes = client_writes(&mut client, &stun(1, 0));
+    assert_eq!(
+        receive_all(&mut conn, at(0), &mut Socket::sent(&bytes)).unwrap(),
+        [stun(1, 0)]
+    );
+    client.refresh_traffic_keys().unwrap();
+    let update = client_writes(&mut client, b"");
+    assert!(
+        receive_all(&mut conn, at(1), &mut Socket::sent(&update))
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(conn.poll_deadline(), None);
 }
