@@ -13,3 +13,7 @@ pub mod tls;
 pub mod udp;
 
 pub use self::sys::tcp_info::path_state;
+
+#[cfg(test)]
+#[path = "../../tests/support/tls_configs.rs"]
+mod tls_configs;

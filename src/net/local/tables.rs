@@ -156,6 +156,23 @@ mod tests {
     }
 
     #[test]
+    fn each_family_has_rules_and_tables_of_its_own() {
+        let mut v6 = rule(100, &[]);
+        v6.header.family = Inet6;
+        let tables = with(&[v6]);
+        let counts = |family, table| {
+            let mut route = RouteMessage::default();
+            route.header.address_family = family;
+            route.attributes.push(RouteAttribute::Table(table));
+            tables.count(&route)
+        };
+        use AddressFamily::{Inet, Inet6, Unix};
+        assert!(counts(Inet6, 100) && !counts(Inet6, 255));
+        assert!(!counts(Inet, 100) && counts(Inet, 255));
+        assert!(!counts(Unix, 100) && !counts(Unix, 255));
+    }
+
+    #[test]
     fn tables_of_vrfs_count_where_no_rule_says_otherwise() {
         let tables = with(&[
             rule(0, &[RuleAttribute::L3MDev(true)]),

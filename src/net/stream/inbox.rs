@@ -121,6 +121,7 @@ mod tests {
         assert_eq!(inbox.take(len - 200), &all[..len - 200]);
         // Exactly what is left of the buffer, and then more.
         assert_eq!(inbox.room(100).len(), 100);
+        assert_eq!(inbox.start, len - 200, "nothing has to be moved");
         let more = pattern(101, 9);
         inbox.extend(&more);
         let left = [&all[len - 200..], &more[..]].concat();

@@ -1,6 +1,7 @@
 //! Pipes over real sockets on loopback, and who may share an address.
 
 use super::*;
+use crate::net::tls_configs::tls_configs;
 
 /// A connection: the far end, which waits, and ours, which does not.
 fn pair() -> (TcpStream, TcpStream) {
@@ -304,5 +305,243 @@ fn an_empty_direction_keeps_little_memory() {
         lane.pending.extend_from_slice(b"abc");
         lane.clear();
         assert_eq!((lane.start, lane.pending.len(), lane.pending.capacity()), (0, 0, kept));
+    }
+}
+
+#[test]
+fn a_write_that_fails_is_an_error_and_one_to_a_full_socket_is_none() {
+    let (_far, near) = pair();
+    while write_once(&mut &near, &[0; 65_536]).unwrap() > 0 {}
+    let (_far, near) = pair();
+    near.shutdown(Shutdown::Write).unwrap();
+    let error = write_once(&mut &near, b"x").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn a_turn_moves_a_bounded_amount_unless_nothing_more_arrives() {
+    let mut joined = joined(b"", b"");
+    joined.client.set_nonblocking(true).unwrap();
+    joined.peer.set_nonblocking(true).unwrap();
+    for socket in [&joined.client, &joined.near_peer, &joined.peer, &joined.near_client] {
+        let options = socket2::SockRef::from(socket);
+        options.set_send_buffer_size(4 << 20).unwrap();
+        options.set_recv_buffer_size(4 << 20).unwrap();
+    }
+    let bound = ROUNDS as usize * READ;
+    let fill = |mut socket: &TcpStream| {
+        let mut sent = 0;
+        while sent < 2 * bound {
+            match socket.write(&[7; 16_384]) {
+                Ok(len) => sent += len,
+                Err(_) => break,
+            }
+        }
+        sent
+    };
+    let (up, down) = (fill(&joined.client), fill(&joined.peer));
+    assert!(up > bound && down > bound, "the kernel takes {up} and {down}");
+    let moved = joined.pipe.pump(&joined.near_client, &joined.near_peer).unwrap();
+    for moved in [moved.up, moved.down] {
+        assert!((READ as u64 + 1..=bound as u64).contains(&moved), "{moved}");
+    }
+    joined.pipe.client_hung_up();
+    joined.pipe.peer_hung_up();
+    let mut empty = vec![0; 1 << 20];
+    let mut rest = joined.pipe.pump(&joined.near_client, &joined.near_peer).unwrap();
+    assert!(rest.up > 0 && rest.down > 0);
+    let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);
+    while moved.up + rest.up < up as u64 || moved.down + rest.down < down as u64 {
+        assert!(std::time::Instant::now() < deadline, "everything arrives: {rest:?}");
+        // What had not arrived, or found the other side full.
+        while joined.peer.read(&mut empty).is_ok() || joined.client.read(&mut empty).is_ok() {}
+        let more = joined.pipe.pump(&joined.near_client, &joined.near_peer).unwrap();
+        (rest.up, rest.down) = (rest.up + more.up, rest.down + more.down);
+    }
+}
+
+/// A pipe whose client speaks TLS.
+struct Sealed {
+    client: rustls::ClientConnection,
+    joined: Joined,
+    /// What the client has opened so far.
+    opened: Vec<u8>,
+}
+
+/// Both ends of a TLS connection, its handshake complete.
+fn tls_pair() -> (rustls::ClientConnection, Box<rustls::ServerConnection>) {
+    let (client, server) = tls_configs(&[&rustls::version::TLS13]);
+    let mut client = rustls::ClientConnection::new(client, "relay.test".try_into().unwrap()).unwrap();
+    let mut server = Box::new(rustls::ServerConnection::new(server).unwrap());
+    while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
+        feed(&mut server, &written(&mut client));
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = &bytes[..];
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+    (client, server)
+}
+
+fn feed(server: &mut rustls::ServerConnection, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        server.read_tls(&mut bytes).unwrap();
+        server.process_new_packets().unwrap();
+    }
+}
+
+/// What the client has to send.
+fn written(client: &mut rustls::ClientConnection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+fn sealed(unsent: &[u8]) -> Sealed {
+    let (client, server) = tls_pair();
+    let mut joined = joined(b"", b"");
+    joined.pipe = Pipe::new(StreamParts {
+        tls: Some(TlsSession::new(server)),
+        received: Vec::new(),
+        unsent: unsent.to_vec(),
+    });
+    joined.client.set_nonblocking(true).unwrap();
+    joined.peer.set_nonblocking(true).unwrap();
+    Sealed {
+        client,
+        joined,
+        opened: Vec::new(),
+    }
+}
+
+impl Sealed {
+    fn send(&mut self, plaintext: &[u8]) {
+        self.client.writer().write_all(plaintext).unwrap();
+        self.joined.client.write_all(&written(&mut self.client)).unwrap();
+    }
+
+    /// Pumps, and opens what has come; `true`: the server's connection has ended.
+    fn pump(&mut self) -> (Moved, bool) {
+        let moved = self.joined.pump();
+        let mut bytes = vec![0; 1 << 20];
+        let mut ended = false;
+        while let Ok(len) = self.joined.client.read(&mut bytes) {
+            ended = len == 0;
+            let mut bytes = &bytes[..len];
+            while !bytes.is_empty() {
+                self.client.read_tls(&mut bytes).unwrap();
+                self.client.process_new_packets().unwrap();
+                let _ = self.client.reader().read_to_end(&mut self.opened);
+            }
+            if ended {
+                break;
+            }
+        }
+        (moved, ended)
+    }
+
+    /// What the peer has got.
+    fn at_peer(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.joined.peer.read_to_end(&mut bytes);
+        bytes
+    }
+}
+
+#[test]
+fn over_tls_bytes_and_ends_go_through_as_they_do_without() {
+    let mut pipe = sealed(b"answers first, ");
+    pipe.joined.peer.write_all(b"then the peer's").unwrap();
+    assert_eq!(pipe.pump(), (Moved { up: 0, down: 15 }, false));
+    assert_eq!(pipe.opened, b"answers first, then the peer's");
+    pipe.send(b"up there");
+    assert_eq!(pipe.pump(), (Moved { up: 8, down: 0 }, false));
+    assert_eq!(pipe.at_peer(), b"up there");
+    pipe.joined.peer.shutdown(Shutdown::Write).unwrap();
+    let (_, ended) = pipe.pump();
+    assert!(ended && pipe.client.process_new_packets().unwrap().peer_has_closed());
+    assert!(pipe.joined.pipe.is_half_closed());
+    pipe.send(b"still here");
+    assert_eq!(pipe.pump().0, Moved { up: 10, down: 0 });
+    assert_eq!(pipe.at_peer(), b"still here");
+    pipe.client.send_close_notify();
+    let goodbye = written(&mut pipe.client);
+    pipe.joined.client.write_all(&goodbye).unwrap();
+    pipe.pump();
+    assert!(pipe.joined.pipe.is_done());
+    assert!(matches!(pipe.joined.peer.read(&mut [0; 8]), Ok(0)));
+}
+
+#[test]
+fn over_tls_a_client_that_does_not_read_stops_the_peer_and_loses_nothing() {
+    let mut pipe = sealed(b"");
+    let mut sent = 0;
+    let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);
+    // Until the peer can send no more either.
+    while let Ok(len) = pipe.joined.peer.write(&[5; 16_384]) {
+        sent += len;
+        pipe.joined
+            .pipe
+            .pump(&pipe.joined.near_client, &pipe.joined.near_peer)
+            .unwrap();
+        assert!(std::time::Instant::now() < deadline, "{sent} bytes and no end");
+    }
+    assert_eq!(pipe.joined.pipe.interest(), (Interest::ReadWrite, Interest::None));
+    while pipe.opened.len() < sent {
+        pipe.pump();
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{} of {sent} have come",
+            pipe.opened.len()
+        );
+    }
+    assert_eq!(pipe.joined.pipe.interest(), (Interest::Read, Interest::Read));
+}
+
+#[test]
+fn over_tls_a_reset_by_the_client_is_an_error() {
+    let mut pipe = sealed(b"");
+    socket2::SockRef::from(&pipe.joined.client)
+        .set_linger(Some(core::time::Duration::ZERO))
+        .unwrap();
+    let (gone, _) = pair();
+    drop(std::mem::replace(&mut pipe.joined.client, gone));
+    pipe.joined.peer.write_all(b"to nobody").unwrap();
+    let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);
+    while pipe
+        .joined
+        .pipe
+        .pump_down(&pipe.joined.near_client, &pipe.joined.near_peer)
+        .is_ok()
+    {
+        pipe.joined.peer.write_all(b"to nobody").unwrap();
+        assert!(std::time::Instant::now() < deadline, "the reset is seen");
+    }
+}
+
+#[test]
+fn a_client_that_has_said_goodbye_before_it_was_joined_has_ended() {
+    for goodbye in [true, false] {
+        let (mut client, mut server) = tls_pair();
+        if goodbye {
+            client.send_close_notify();
+            feed(&mut server, &written(&mut client));
+        }
+        let mut joined = joined(b"", b"");
+        joined.pipe = Pipe::new(StreamParts {
+            tls: Some(TlsSession::new(server)),
+            received: b"last words".to_vec(),
+            unsent: Vec::new(),
+        });
+        joined.pump();
+        assert_eq!(read_exactly(&mut joined.peer, 10), b"last words");
+        assert_eq!(joined.pipe.is_half_closed(), goodbye);
     }
 }

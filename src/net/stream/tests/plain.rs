@@ -417,3 +417,26 @@ fn a_stream_wants_to_write_what_is_queued_and_nothing_else() {
     conn.close();
     assert!(!conn.wants_write());
 }
+
+#[test]
+fn what_is_queued_when_a_stream_is_taken_apart_goes_along_and_so_does_what_was_received() {
+    let mut conn = conn();
+    receive_all(&mut conn, at(0), &mut Socket::sent(&stun(7, 8)[..9])).unwrap();
+    conn.queue(at(0), QueueKind::Control, &stun(1, 0), &[], 0).unwrap();
+    conn.queue(at(0), QueueKind::Data, &[0x40, 0, 0, 3], b"abc", 1).unwrap();
+    let parts = conn.into_parts();
+    assert_eq!(parts.received, &stun(7, 8)[..9]);
+    assert_eq!(parts.unsent, [stun(1, 0), channel_data(0x4000, b"abc")].concat());
+}
+
+#[test]
+fn an_error_says_what_is_wrong() {
+    for (error, text) in [
+        (StreamError::FrameTooLong, "message longer than allowed"),
+        (StreamError::FrameTimeout, "message not completed in time"),
+        (StreamError::WriteTimeout, "client takes no bytes"),
+        (StreamError::Io(io::ErrorKind::BrokenPipe.into()), "socket: broken pipe"),
+    ] {
+        assert_eq!(error.to_string(), text);
+    }
+}

@@ -1,16 +1,13 @@
 //! An in-memory socket, frames by hand, and a TLS client.
 
-#[path = "../../../../tests/support/tls_configs.rs"]
-mod tls_configs;
-
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
 
-use self::tls_configs::tls_configs;
 use super::super::*;
+use crate::net::tls_configs::tls_configs;
 
 /// `millis` milliseconds after the origin of time.
 pub(super) fn at(millis: u64) -> Instant {

@@ -351,11 +351,8 @@ fn two_key_updates_in_the_middle_of_a_message_leave_it_its_time() {
 fn reads_of_nothing_at_all_start_no_deadline() {
     let (_client, mut conn) = conn(TlsPair::new());
     for millis in 0..4 {
-        assert!(
-            receive_all(&mut conn, at(millis), &mut Socket::open())
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(conn.receive(at(millis), &mut Socket::open()).unwrap().bytes, 0);
+        assert!(messages(&mut conn).unwrap().is_empty());
     }
     assert_eq!(conn.poll_deadline(), None);
 }
@@ -410,4 +407,25 @@ fn a_message_and_then_a_key_update_start_no_deadline() {
             .is_empty()
     );
     assert_eq!(conn.poll_deadline(), None);
+}
+
+#[test]
+fn a_read_that_was_full_has_more_unless_the_client_has_said_goodbye() {
+    let (mut client, mut conn) = conn(TlsPair::new());
+    let bytes = client_writes(&mut client, &stun(1, 0));
+    let received = conn.receive(at(0), &mut Socket::sent(&bytes)).unwrap();
+    assert_eq!((received.more, received.closed), (false, false));
+    let long: Vec<u8> = (0..4)
+        .flat_map(|_| client_writes(&mut client, &channel_data(0x4000, &[0; 30_000])))
+        .collect();
+    let mut socket = Socket::sent(&long);
+    let received = conn.receive(at(0), &mut socket).unwrap();
+    assert_eq!((received.bytes, received.more, received.closed), (READ, true, false));
+    while conn.receive(at(0), &mut socket).unwrap().more {}
+    client.send_close_notify();
+    let mut goodbye = Vec::new();
+    client.write_tls(&mut goodbye).unwrap();
+    goodbye.resize(READ + 1, 0);
+    let received = conn.receive(at(0), &mut Socket::sent(&goodbye)).unwrap();
+    assert_eq!((received.bytes, received.more, received.closed), (READ, false, true));
 }
