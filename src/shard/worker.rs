@@ -197,7 +197,7 @@ impl Worker {
             .is_some_and(|at| self.streams.len() == 0 || self.now.mono >= at)
     }
 
-    fn time_to_wait(&self) -> Duration {
+    pub(super) fn time_to_wait(&self) -> Duration {
         let now = self.now.mono;
         let mut wait = HEARTBEAT;
         for at in [self.server.poll_timeout(), self.stop_at].into_iter().flatten() {

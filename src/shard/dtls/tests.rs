@@ -40,14 +40,19 @@ fn config() -> DtlsConfig {
 fn alone(change: impl FnOnce(&mut DtlsConfig)) -> Alone {
     let mut dtls = config();
     change(&mut dtls);
+    serving(Some(dtls), true)
+}
+
+/// A worker that knows DTLS or not, with a listener for plain UDP that serves it or not.
+fn serving(dtls: Option<DtlsConfig>, listener: bool) -> Alone {
     let config = ShardConfig {
-        dtls: Some(dtls),
+        dtls,
         ..ShardConfig::default()
     };
     let listener = Listener {
         socket: UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap(),
         plain: true,
-        dtls: true,
+        dtls: listener,
         http3: false,
     };
     Alone::at(listener, config, turn_config())
@@ -186,6 +191,32 @@ fn handshakes_under_way_and_associations_are_counted_while_they_last() {
         (sizes(&alone), closed(&alone, DtlsClose::Failed)),
         ([(0, 0), (0, 0)], 1)
     );
+}
+
+#[test]
+fn where_dtls_is_not_served_a_hello_is_no_turn() {
+    for alone in [serving(Some(config()), false), serving(None, true)] {
+        let _client = under_way(ssl().connect(Slow(alone.socket().socket)));
+        alone.turn();
+        let dropped = alone.count(|c| c.dropped.iter().map(|cell| cell.get()).sum::<u64>());
+        assert_eq!((alone.count(|c| c.received.get()), dropped), (1, 1));
+        assert_eq!(alone.stat(|s| s.dtls_asked.get()), 0);
+    }
+}
+
+#[test]
+fn a_worker_looks_for_deadlines_while_there_are_associations() {
+    let alone = alone(|_| {});
+    let soon = Duration::from_millis(30);
+    let wait = || {
+        let mut worker = alone.worker.borrow_mut();
+        worker.next_scan = worker.now.mono + soon;
+        worker.time_to_wait()
+    };
+    alone.turn();
+    assert!(wait() > soon);
+    let _association = connected(&alone);
+    assert_eq!(wait(), soon);
 }
 
 #[test]

@@ -14,6 +14,10 @@ use crate::wire::writer::MessageWriter;
 const CHANNEL: u16 = 0x4000;
 
 fn workers(count: usize) -> Vec<Alone> {
+    workers_with(count, ShardConfig::default())
+}
+
+fn workers_with(count: usize, config: ShardConfig) -> Vec<Alone> {
     let bind = |_| Listener::from(UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap());
     let turn = Config {
         mobility: Some(Mobility {
@@ -21,7 +25,7 @@ fn workers(count: usize) -> Vec<Alone> {
         }),
         ..turn_config()
     };
-    Alone::several((0..count).map(bind).collect(), ShardConfig::default(), turn)
+    Alone::several((0..count).map(bind).collect(), config, turn)
 }
 
 /// The ticket in a response, and the relayed transport address if it tells one.
@@ -119,4 +123,53 @@ fn relay_sockets_are_counted_where_they_are() {
     assert_eq!(open(), [0, 1]);
     new.release();
     assert_eq!(open(), [0, 0]);
+}
+
+#[test]
+fn what_was_held_is_relayed_whatever_the_slab_holds() {
+    let config = ShardConfig {
+        slots: 1,
+        ..ShardConfig::default()
+    };
+    let workers = workers_with(2, config);
+    let peer = Peer::new();
+    let (_old, relayed, ticket) = allocated(&workers[0], &peer);
+    let mut new = resumed(&workers[1], &workers[0], &ticket);
+    for n in 0..3 {
+        new.send_channel(CHANNEL, &[n]);
+        workers[1].turn();
+    }
+    for worker in [0, 1] {
+        workers[worker].turn();
+    }
+    for n in 0..3 {
+        assert_eq!(peer.recv(), (vec![n], relayed));
+    }
+    assert_eq!(dropped(&workers), 0);
+}
+
+#[test]
+fn what_another_client_had_sent_before_an_allocation_left_goes_after_it() {
+    let workers = workers(3);
+    let [home, visited, others] = [0, 1, 2].map(|n: usize| &workers[n]);
+    let peer = Peer::new();
+    let (mut old, relayed, ticket) = allocated(home, &peer);
+    let mut other = others.client();
+    let from = other.allocate();
+    old.permit(from);
+    other.bind(CHANNEL, relayed);
+    let mut new = resumed(visited, home, &ticket);
+    new.send_channel(CHANNEL, b"the first");
+    visited.turn();
+    // In its mailbox when home hears that the allocation is to leave.
+    other.send_channel(CHANNEL, b"hello");
+    others.turn();
+    home.turn();
+    visited.turn();
+    assert_eq!(visited.look(|worker| worker.packets), 1);
+    let data = b"hello".to_vec();
+    assert_eq!(new.incoming(), Incoming::Data { peer: from, data });
+    let mail = |worker: &Alone| worker.stat(|s| s.mailbox_sent.get() * 10 + s.mailbox_received.get());
+    assert_eq!([home, visited, others].map(mail), [11, 1, 10]);
+    assert_eq!((dropped(&workers), peer.recv().0), (0, b"the first".to_vec()));
 }

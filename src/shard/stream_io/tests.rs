@@ -172,3 +172,41 @@ fn data_for_a_stream_that_is_blocked_waits_for_its_socket_and_is_counted_when_it
     assert_eq!(by_reason, lost());
     assert!(alone.stat(|s| s.stream_queue_age.buckets.iter().map(|cell| cell.get()).sum::<u64>()) > 0);
 }
+
+#[test]
+fn a_stream_whose_next_message_cannot_be_found_is_closed_by_the_server() {
+    let alone = Alone::new();
+    let (_client, mut stream) = alone.tcp_client();
+    // An attribute that is longer than its message.
+    let mut malformed = vec![0, 1, 0, 4, 0x21, 0x12, 0xa4, 0x42];
+    malformed.extend([7; 12]);
+    malformed.extend([0, 6, 0, 100]);
+    stream.write_all(&malformed).unwrap();
+    alone.turn();
+    assert_eq!((alone.closed("server"), alone.stat(|s| s.streams.get())), (1, 0));
+}
+
+#[test]
+fn a_stream_that_waits_to_be_closed_is_gone_when_its_client_is_whichever_way_epoll_says_so() {
+    let ways: [fn(&mut Event); 2] = [|it| it.error = true, |it| it.hangup = true];
+    for way in ways {
+        let alone = Alone::new();
+        let (_client, _stream) = alone.tcp_client();
+        let mut event = Event {
+            token: 0,
+            readable: false,
+            writable: false,
+            error: false,
+            hangup: false,
+        };
+        let mut worker = alone.worker.borrow_mut();
+        worker.end_stream(0, "idle");
+        worker.handle_stream(0, 0, event);
+        assert_eq!(worker.streams.len(), 1);
+        way(&mut event);
+        worker.handle_stream(0, 0, event);
+        assert_eq!(worker.streams.len(), 0);
+        drop(worker);
+        assert_eq!(alone.closed("idle"), 1, "the first reason counts");
+    }
+}

@@ -61,6 +61,78 @@ fn every_byte_of_a_bound_connection_is_counted_in_its_direction() {
     assert_eq!(bytes(), 10_004);
 }
 
+/// Descriptors that are ready although nothing is to be done.
+fn ready(alone: &Alone) -> usize {
+    alone.turn();
+    alone.worker.borrow_mut().epoll.wait(Some(Duration::ZERO)).unwrap()
+}
+
+#[test]
+fn a_connection_in_which_nothing_moves_wakes_nobody() {
+    let alone = Alone::new();
+    let (mut control, relayed) = listening(&alone);
+    let (client, peer) = bound(&alone, &mut control);
+    assert_eq!(ready(&alone), 0);
+    pass(&alone, &client, &peer, b"up");
+    pass(&alone, &peer, &client, b"down");
+    assert_eq!(ready(&alone), 0);
+    // One that a peer has made, before and after it is bound.
+    let accepted = TcpStream::connect(relayed).unwrap();
+    alone.turn();
+    let Incoming::Attempt { id, .. } = control.incoming() else {
+        panic!("a peer has connected")
+    };
+    (&accepted).write_all(b"early").unwrap();
+    assert_eq!(ready(&alone), 0, "it waits in the kernel");
+    let (mut client, _stream) = alone.tcp_client();
+    client.connection_bind(id, b"");
+    assert_eq!(ready(&alone), 0);
+}
+
+#[test]
+fn a_client_that_has_gone_while_its_peer_does_not_read_wakes_nobody_and_loses_nothing() {
+    let alone = Alone::new();
+    let (mut control, _) = listening(&alone);
+    let (client, mut peer) = bound(&alone, &mut control);
+    peer.shutdown(Shutdown::Write).unwrap();
+    alone.until("the end is passed on", |_| matches!((&client).read(&mut [0; 8]), Ok(0)));
+    let mut sent = 0;
+    while let Ok(len) = (&client).write(&[7; 65_536]) {
+        sent += len;
+        alone.turn();
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    alone.turn();
+    assert_eq!(ready(&alone), 0, "epoll has said once that both directions are shut");
+    let (mut heard, mut chunk) = (0, vec![0; 1 << 20]);
+    alone.until("everything has arrived", |_| {
+        if let Ok(len) = peer.read(&mut chunk) {
+            heard += len;
+        }
+        heard == sent
+    });
+    alone.until("it is over", |worker| {
+        worker.counters.tcp.ended[ConnectionEnd::Closed as usize].get() == 1
+    });
+}
+
+#[test]
+fn an_unbound_peer_is_gone_whichever_way_epoll_says_so() {
+    let ways: [fn(&mut Event); 2] = [|it| it.error = true, |it| it.hangup = true];
+    for way in ways {
+        let alone = Alone::new();
+        let (_control, relayed) = listening(&alone);
+        let _peer = TcpStream::connect(relayed).unwrap();
+        alone.until("it is accepted", |worker| worker.counters.tcp.accepted.get() == 1);
+        let id = alone.look(|worker| *worker.tcp.peers.keys().next().unwrap());
+        let mut worker = alone.worker.borrow_mut();
+        worker.handle_peer_socket(id, event(id, |it| it.readable = true));
+        assert_eq!(worker.tcp.peers.len(), 1);
+        worker.handle_peer_socket(id, event(id, way));
+        assert_eq!(worker.tcp.peers.len(), 0);
+    }
+}
+
 #[test]
 fn a_half_closed_connection_is_kept_for_as_long_as_something_moves() {
     for at_client in [true, false] {

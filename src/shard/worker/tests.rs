@@ -83,7 +83,7 @@ fn a_shutdown_ends_what_there_is_and_lets_nobody_in() {
     );
     assert_eq!(alone.closed("shutdown"), 1);
     assert_eq!(alone.stat(|s| s.streams.get()), 0);
-    assert!(alone.look(Worker::is_stopped));
+    assert!(alone.look(|worker| worker.is_stopped() && worker.carrier.sockets.listener(0).is_none()));
     let (mut late, _stream) = alone.tcp_client();
     assert_eq!(alone.stat(|s| s.streams_adopted.get()), 1);
     assert!(late.pipe.recv(Duration::ZERO).is_none());
