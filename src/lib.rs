@@ -11,14 +11,15 @@
 //! service  what an operator sees: config, front door, credentials API, metrics, logs.
 //! cli      subcommands
 //! ```
+//!
+//! The first three are the package `relay-proto`, the fourth is `relay-net`, so that the compiler holds them to it.
 
-pub mod base;
+pub use relay_net as net;
+pub use relay_proto::{base, turn, wire};
+
 pub mod cli;
-pub mod net;
 pub mod service;
 pub mod shard;
-pub mod turn;
-pub mod wire;
 
 // What integration tests have of clients and peers, for the tests of one worker by itself (`shard::tests`).
 #[cfg(test)]

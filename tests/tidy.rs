@@ -19,7 +19,7 @@ const MAX_FUNCTION_LINES: usize = 70;
 const LONG_FILES: &[(&str, &str)] = &[];
 
 /// The one file that reads a clock.
-const CLOCK: &str = "src/base/clock.rs";
+const CLOCK: &str = "src/proto/base/clock.rs";
 
 /// What `base`, `wire` and `turn` never name: clocks, sockets, files, environment, randomness, threads, logs.
 const IMPURE: &[&str] = &[

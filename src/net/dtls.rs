@@ -30,8 +30,8 @@ pub use self::context::{DtlsContext, Identity, SharedContext};
 use self::cookie::{Secret, Uses};
 pub use self::record::{ClientHello, Random, client_hello};
 use super::sys::dtls as sys;
-use crate::base::address::FiveTuple;
-use crate::base::time::Instant;
+use relay_proto::base::address::FiveTuple;
+use relay_proto::base::time::Instant;
 
 /// Longest plaintext of a record (RFC 6347 §4.1).
 pub const MAX_PLAINTEXT: usize = 1 << 14;

@@ -25,8 +25,8 @@ use self::outbox::Outbox;
 use self::path::Path;
 pub use self::path::PathState;
 use super::tls::TlsSession;
-use crate::base::time::Instant;
-use crate::wire::framing::{self, Framing, FramingError};
+use relay_proto::base::time::Instant;
+use relay_proto::wire::framing::{self, Framing, FramingError};
 
 /// What the socket of a stream is to hold unsent before it calls itself full (TCP_NOTSENT_LOWAT), in bytes: what waits
 /// there can no longer be dropped. Half of it is two or three frames of video, about 16 ms at 2 Mbit/s.

@@ -182,7 +182,7 @@ impl Pipe {
     }
 
     /// What to wait for at the client's socket and at the peer's.
-    pub(crate) fn interest(&self) -> (Interest, Interest) {
+    pub fn interest(&self) -> (Interest, Interest) {
         let of = |read: bool, write: bool| match (read, write) {
             (true, true) => Interest::ReadWrite,
             (true, false) => Interest::Read,

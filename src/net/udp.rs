@@ -27,7 +27,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 pub use self::receive::{Datagrams, RecvBatch, Slot};
 pub use self::send::{Datagram, Full, SendBatch, SendError, SendStats};
 use super::sys::{address, options};
-use crate::base::time::Instant;
+use relay_proto::base::time::Instant;
 
 /// How long a socket goes without GSO for sizes the kernel has refused.
 const GSO_RETRY: Duration = Duration::from_secs(10);

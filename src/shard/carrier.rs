@@ -9,7 +9,7 @@ use super::counters::ShardCounters;
 use super::link::Name;
 use super::sockets::Sockets;
 use crate::base::time::Instant;
-use crate::net::sys::epoll::Epoll;
+use crate::net::epoll::Epoll;
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
 use crate::turn::types::{Client, RelayId};
 use crate::turn::{Counters, DropReason};

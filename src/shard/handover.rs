@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
 
 use crate::base::address::Transport;
-use crate::net::sys::epoll::Waker;
+use crate::net::epoll::Waker;
 
 /// Ends a stream at the shard that has it, soon.
 pub type Displace = Box<dyn FnOnce() + Send>;

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::net::sys::epoll::Waker;
+use crate::net::epoll::Waker;
 use crate::net::udp::RecvBatch;
 use crate::turn::types::{PeerAddr, RelayedAddr};
 
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_reader_is_woken_once_for_many_packets() {
-        use crate::net::sys::epoll::{Epoll, Interest};
+        use crate::net::epoll::{Epoll, Interest};
         use std::os::fd::AsFd;
         let waker = Waker::new().unwrap();
         let mut epoll = Epoll::new(1).unwrap();

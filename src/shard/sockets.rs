@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use super::link::{Name, relay_slot};
-use crate::net::sys::epoll::{Epoll, Interest};
+use crate::net::epoll::{Epoll, Interest};
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::turn::types::RelayId;
 use crate::turn::{OwnSocket, OwnSockets};

@@ -3,8 +3,8 @@
 use super::handover::StreamHandover;
 use super::link::Name;
 use super::worker::{Control, Worker};
+use crate::net::epoll::Event;
 use crate::net::stream::{Flushed, StreamError};
-use crate::net::sys::epoll::Event;
 use crate::turn::DropReason;
 use crate::turn::types::Link;
 

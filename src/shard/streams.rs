@@ -8,9 +8,9 @@ use super::handover::{Displace, StreamGuard, StreamHandover};
 use super::link::{Name, next_generation};
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
+use crate::net::epoll::{Epoll, Interest};
 use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
-use crate::net::sys::epoll::{Epoll, Interest};
 use crate::turn::types::Client;
 
 /// One client's stream.

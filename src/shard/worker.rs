@@ -28,8 +28,8 @@ use crate::base::address::{FiveTuple, Transport};
 use crate::base::clock::Clock;
 use crate::base::log_throttle::Seldom;
 use crate::base::time::{Instant, Now};
-use crate::net::sys::epoll::{Epoll, Event, Interest, Waker};
-use crate::net::sys::options;
+use crate::net;
+use crate::net::epoll::{Epoll, Event, Interest, Waker};
 use crate::net::udp::UdpSocket;
 use crate::turn::types::{Client, PeerAddr, RelayId};
 use crate::turn::{self, Command, Config, Counters, DropReason, Icmp, OpenError, Response, Server};
@@ -131,7 +131,7 @@ impl Worker {
     /// The readiness interface itself fails, which nothing but a bug can cause.
     pub(super) fn run(&mut self) -> io::Result<()> {
         // Without it pauses are merely longer.
-        let _ = options::set_exact_sleep();
+        let _ = net::set_exact_sleep();
         self.watch_inlets()?;
         while !self.is_stopped() {
             self.turn()?;

@@ -14,7 +14,7 @@ use super::target::Target;
 use super::{Common, Failure, allocations};
 use crate::base::clock::Clock;
 use crate::base::time::Instant;
-use crate::net::sys::epoll::{Epoll, Interest};
+use crate::net::epoll::{Epoll, Interest};
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
 use crate::wire::message::Message;
 

@@ -14,7 +14,7 @@ use openssl::x509::X509;
 
 use super::cookie::Cookies;
 
-use crate::base::lock::lock;
+use relay_proto::base::lock::lock;
 
 /// What RFC 8489 §6.2.3 asks for, with forward secrecy; every client has it. One kind of cipher has one least length of
 /// a record (`record::whole`).

@@ -9,8 +9,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::base::address::FiveTuple;
-use crate::base::time::Instant;
+use relay_proto::base::address::FiveTuple;
+use relay_proto::base::time::Instant;
 
 /// Clients whose associations are remembered, for each period. Of more, the rate of their sources is all that is held to.
 const REMEMBERED: usize = 1 << 16;
@@ -132,7 +132,7 @@ fn put(mac: &mut Hmac<Sha256>, address: SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::address::Transport;
+    use relay_proto::base::address::Transport;
 
     const SECOND: Duration = Duration::from_secs(1);
 

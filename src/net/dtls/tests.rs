@@ -4,7 +4,7 @@ use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslOptions, SslVerifyMode}
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use super::*;
-use crate::base::address::Transport;
+use relay_proto::base::address::Transport;
 
 /// A self-signed certificate, in DER with its key.
 fn certificate(name: &str) -> (Vec<u8>, Vec<u8>) {

@@ -36,7 +36,7 @@ thread_local! {
 }
 
 /// A buffer of [`READ_BUFFER`] bytes, contents unspecified.
-pub(in crate::net) fn take_read_buffer() -> Vec<u8> {
+pub(crate) fn take_read_buffer() -> Vec<u8> {
     SPARE
         .try_with(|spare| spare.borrow_mut().read_buffers.pop())
         .ok()
@@ -45,7 +45,7 @@ pub(in crate::net) fn take_read_buffer() -> Vec<u8> {
 }
 
 /// Takes a read buffer back.
-pub(in crate::net) fn give_read_buffer(buffer: Vec<u8>) {
+pub(crate) fn give_read_buffer(buffer: Vec<u8>) {
     if buffer.len() != READ_BUFFER {
         return;
     }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::io::IoSlice;
 
 use super::buffers::{self, Ring};
-use crate::base::time::Instant;
+use relay_proto::base::time::Instant;
 
 /// Most bytes of capacity kept for the rest of a frame while its stream is idle.
 const KEPT: usize = 4096;

@@ -7,7 +7,7 @@
 
 use core::time::Duration;
 
-use crate::base::time::Instant;
+use relay_proto::base::time::Instant;
 
 /// The pace is measured over at least this long: a client's system often acknowledges in steps of half its buffer.
 const MEASURED: Duration = Duration::from_millis(50);

@@ -74,7 +74,7 @@ impl RawAddress {
 
 /// One spelling per address: IPv4-mapped becomes IPv4, the flow label goes, the scope stays only where it means
 /// something (link-local). Two spellings would be two clients.
-pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(_) => addr,
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {

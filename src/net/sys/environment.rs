@@ -19,7 +19,7 @@ unsafe extern "C" {
 ///
 /// # Errors
 /// When there is a second thread, which may be reading them, or that cannot be told. Then nothing is overwritten.
-pub(crate) fn wipe(is_meant: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+pub fn wipe(is_meant: impl Fn(&[u8]) -> bool) -> io::Result<()> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("there is a second thread"));
     }

@@ -15,7 +15,7 @@ use super::check;
 
 /// What to be told of a descriptor. Errors and hang-ups are always told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Interest {
+pub enum Interest {
     /// Readable.
     Read,
     /// Readable or writable.
@@ -39,21 +39,21 @@ impl Interest {
 
 /// One ready descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Event {
+pub struct Event {
     /// As given to [`Epoll::add`].
-    pub(crate) token: u64,
+    pub token: u64,
     /// Something to read, an end of stream among it.
-    pub(crate) readable: bool,
+    pub readable: bool,
     /// Room to write.
-    pub(crate) writable: bool,
+    pub writable: bool,
     /// An error is pending: UDP has it in the error queue.
-    pub(crate) error: bool,
+    pub error: bool,
     /// Both directions are shut.
-    pub(crate) hangup: bool,
+    pub hangup: bool,
 }
 
 /// An epoll instance with room for one wait's events.
-pub(crate) struct Epoll {
+pub struct Epoll {
     fd: OwnedFd,
     events: Vec<libc::epoll_event>,
     ready: usize,
@@ -61,7 +61,7 @@ pub(crate) struct Epoll {
 
 impl Epoll {
     /// An instance that reports at most `capacity` events at a time.
-    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
+    pub fn new(capacity: usize) -> io::Result<Self> {
         // SAFETY: no pointer is passed.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
@@ -83,23 +83,23 @@ impl Epoll {
     }
 
     /// Watches `fd`. Closing the descriptor ends it.
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+    pub fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, token, interest)
     }
 
     /// Changes what is watched.
-    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+    pub fn modify(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
     }
 
     /// Watches `fd` no more.
-    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, Interest::None)
     }
 
     /// Waits until something is ready or `timeout` has passed (rounded up to milliseconds; `None`: for ever).
     /// Returns how many events there are; a signal counts as none.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         let millis = timeout.map_or(-1, |t| {
             i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
         });
@@ -122,7 +122,7 @@ impl Epoll {
     }
 
     /// Event `index` of the last wait.
-    pub(crate) fn event(&self, index: usize) -> Option<Event> {
+    pub fn event(&self, index: usize) -> Option<Event> {
         let raw = self.events[..self.ready].get(index)?;
         // Copied out: the kernel's struct is packed.
         let (bits, token) = (raw.events, raw.u64);
@@ -139,13 +139,13 @@ impl Epoll {
 
 /// Ends another thread's [`Epoll::wait`]. Cheap to clone; wakes sent before the wait are not lost.
 #[derive(Clone, Debug)]
-pub(crate) struct Waker {
+pub struct Waker {
     file: Arc<File>,
 }
 
 impl Waker {
     /// A waker to be added to an [`Epoll`] with [`Interest::Read`].
-    pub(crate) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         // SAFETY: no pointer is passed.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
@@ -156,12 +156,12 @@ impl Waker {
     }
 
     /// Wakes. The only possible error, a counter full of unread wakes, means that it is awake already.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         let _ = (&*self.file).write(&1u64.to_ne_bytes());
     }
 
     /// Takes note of all wakes so far.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         let _ = (&*self.file).read(&mut [0; 8]);
     }
 }

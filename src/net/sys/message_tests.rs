@@ -2,7 +2,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::net::sys::options;
+use crate::sys::options;
 
 fn pair(bind: &str) -> (UdpSocket, UdpSocket) {
     (UdpSocket::bind(bind).unwrap(), UdpSocket::bind(bind).unwrap())

@@ -8,8 +8,8 @@ pub(crate) mod address;
 pub(crate) mod control;
 #[cfg(feature = "dtls")]
 pub(crate) mod dtls;
-pub(crate) mod environment;
-pub(crate) mod epoll;
+pub mod environment;
+pub mod epoll;
 pub(crate) mod message;
 pub(crate) mod options;
 pub(crate) mod tcp_info;

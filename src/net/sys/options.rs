@@ -100,7 +100,7 @@ pub(crate) fn set_dont_fragment(fd: BorrowedFd<'_>, ipv6: bool, on: bool) -> io:
 }
 
 /// Makes this thread's sleeps as exact as the kernel can (default: up to 50 µs late).
-pub(crate) fn set_exact_sleep() -> io::Result<()> {
+pub fn set_exact_sleep() -> io::Result<()> {
     // SAFETY: PR_SET_TIMERSLACK takes one unsigned long and touches no memory of ours.
     check(unsafe { libc::prctl(PR_SET_TIMERSLACK, 1 as libc::c_ulong) }).map(drop)
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use super::check;
-use crate::net::stream::PathState;
+use crate::stream::PathState;
 
 /// Bytes of `struct tcp_info` (`linux/tcp.h`) up to the last field used here. libc's struct ends long before it.
 const LEN: usize = 232;

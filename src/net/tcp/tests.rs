@@ -1,7 +1,7 @@
 //! Pipes over real sockets on loopback, and who may share an address.
 
 use super::*;
-use crate::net::tls_configs::tls_configs;
+use crate::tls_configs::tls_configs;
 
 /// A connection: the far end, which waits, and ours, which does not.
 fn pair() -> (TcpStream, TcpStream) {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::UdpSocket;
-use crate::net::sys::message::ReceiveCall;
+use crate::sys::message::ReceiveCall;
 
 /// Bytes of a slot: the largest datagram, or the most the kernel coalesces into one.
 const SLOT: usize = 65_536;

@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 
 use super::UdpSocket;
 use super::queue::{Cursor, GSO_SEGMENTS, NONE, PIECES_PER_DATAGRAM, Queue};
-use crate::base::time::Instant;
-use crate::net::sys::message::{Composer, Envelope, SendCall};
-use crate::net::sys::options;
+use crate::sys::message::{Composer, Envelope, SendCall};
+use crate::sys::options;
+use relay_proto::base::time::Instant;
 
 /// Bounds of one system call.
 const CALL_MESSAGES: usize = 64;

@@ -532,7 +532,7 @@ fn copies_are_kept_until_the_batch_is_cleared() {
     assert!(empty.is_empty());
     batch.clear();
     assert_eq!(batch.store(&[0; 65_729], b""), None, "larger than any message");
-    assert!(batch.store(&[0; crate::wire::framing::MAX_FRAME], b"").is_some());
+    assert!(batch.store(&[0; relay_proto::wire::framing::MAX_FRAME], b"").is_some());
 }
 
 #[test]

@@ -15,8 +15,8 @@ use super::overrides::PREFIX;
 use crate::base::address::Family;
 use crate::base::clock::unix_now;
 use crate::base::time::UnixTime;
+use crate::net::environment;
 use crate::net::local;
-use crate::net::sys::environment;
 use crate::service::external::{self, Interface};
 use crate::turn::OwnSockets;
 

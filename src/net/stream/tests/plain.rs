@@ -1,7 +1,7 @@
 use std::io::IoSlice;
 
 use super::support::*;
-use crate::net::stream::*;
+use crate::stream::*;
 
 fn conn() -> StreamConn {
     StreamConn::new(at(0), StreamLimits::default(), None, Vec::new())

@@ -2,7 +2,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::support::*;
-use crate::net::stream::*;
+use crate::stream::*;
 
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![

@@ -1,5 +1,5 @@
 use super::support::*;
-use crate::net::stream::*;
+use crate::stream::*;
 
 fn conn(limits: StreamLimits) -> StreamConn {
     StreamConn::new(at(0), limits, None, Vec::new())

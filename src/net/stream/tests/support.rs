@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
 
 use super::super::*;
-use crate::net::tls_configs::tls_configs;
+use crate::tls_configs::tls_configs;
 
 /// `millis` milliseconds after the origin of time.
 pub(super) fn at(millis: u64) -> Instant {

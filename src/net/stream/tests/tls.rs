@@ -1,8 +1,8 @@
 use std::io::IoSlice;
 
 use super::support::*;
-use crate::net::stream::*;
-use crate::net::tls::TlsSession;
+use crate::stream::*;
+use crate::tls::TlsSession;
 
 fn conn(pair: TlsPair) -> (rustls::ClientConnection, StreamConn) {
     let mut conn = StreamConn::new(at(0), StreamLimits::default(), Some(pair.server), Vec::new());

@@ -18,9 +18,9 @@ impl Clock {
         }
     }
 
-    /// The same clock, monotonic time that much further on.
-    #[cfg(test)]
-    pub(crate) fn ahead(self, by: core::time::Duration) -> Self {
+    /// The same clock, monotonic time that much further on: for tests.
+    #[must_use]
+    pub fn ahead(self, by: core::time::Duration) -> Self {
         Self {
             origin: self.origin - by,
         }

@@ -1,6 +1,7 @@
 //! Sets of reasons and the like that are closed: every member has a metric label.
 
 /// Defines an enum with `ALL` and `as_str`.
+#[macro_export]
 macro_rules! closed_set {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident => $text:literal,)+ }) => {
         $(#[$meta])*
@@ -26,4 +27,4 @@ macro_rules! closed_set {
     };
 }
 
-pub(crate) use closed_set;
+pub use closed_set;
