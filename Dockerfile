@@ -19,6 +19,8 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY benches benches
+# Cargo.toml names their files.
+COPY tests tests
 RUN cargo build --release --locked --bin relay \
     && strip --strip-debug target/release/relay \
     && install -D -m 0755 target/release/relay /out/usr/local/bin/relay

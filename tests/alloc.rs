@@ -9,11 +9,11 @@ mod counting_allocator;
 use std::hint::black_box;
 
 use counting_allocator::allocations;
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
-use relay::wire::message::{Class, Message, Method, TransactionId};
-use relay::wire::writer::{self, MessageWriter};
-use relay::wire::{channel_data, framing};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+use relay_proto::wire::message::{Class, Message, Method, TransactionId};
+use relay_proto::wire::writer::{self, MessageWriter};
+use relay_proto::wire::{channel_data, framing};
 
 #[test]
 fn the_counter_counts() {

@@ -13,9 +13,9 @@ mod world;
 
 use std::hint::black_box;
 
-use relay::base::address::Transport;
-use relay::turn::types::{PeerAddr, RelayId, RelayedAddr};
-use relay::turn::{Response, Verdict};
+use relay_proto::base::address::Transport;
+use relay_proto::turn::types::{PeerAddr, RelayId, RelayedAddr};
+use relay_proto::turn::{Response, Verdict};
 
 use counting_allocator::{allocations, live_bytes};
 use world::*;

@@ -8,9 +8,9 @@ use std::net::Ipv4Addr;
 
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslStream};
 use rcgen::{CertificateParams, KeyPair};
-use relay::base::address::{FiveTuple, Transport};
-use relay::base::time::Instant;
-use relay::net::dtls::{DtlsContext, Endpoint, Identity, Listened};
+use relay_net::dtls::{DtlsContext, Endpoint, Identity, Listened};
+use relay_proto::base::address::{FiveTuple, Transport};
+use relay_proto::base::time::Instant;
 
 /// Keeps what is sent.
 #[derive(Default)]

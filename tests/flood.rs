@@ -13,8 +13,8 @@ mod world;
 
 use std::net::SocketAddr;
 
-use relay::turn::{DropReason, Response, Verdict};
-use relay::wire::message::Method;
+use relay_proto::turn::{DropReason, Response, Verdict};
+use relay_proto::wire::message::Method;
 
 use counting_allocator::live_bytes;
 use world::*;
@@ -38,7 +38,7 @@ fn source(n: u32) -> SocketAddr {
 fn a_flood_from_a_hundred_thousand_sources_leaves_not_one_byte_and_others_are_served() {
     let requests: u32 = std::env::var("FLOOD_REQUESTS").map_or(100_000, |text| text.parse().unwrap());
     // The limits are those of a real server.
-    let mut world = World::with(|config| config.limits = relay::turn::config::limits::Limits::default());
+    let mut world = World::with(|config| config.limits = relay_proto::turn::config::limits::Limits::default());
     let mut honest = client(1);
     honest.allocate(&mut world);
     let mut guesser = client(2).user("alice", "guess");

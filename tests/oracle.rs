@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::error_code;
-use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm, userhash};
-use relay::wire::message::{Class, Message, Method, TransactionId, UnknownAttributes};
-use relay::wire::writer::MessageWriter;
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::error_code;
+use relay_proto::wire::integrity::{Integrity, Key, PasswordAlgorithm, userhash};
+use relay_proto::wire::message::{Class, Message, Method, TransactionId, UnknownAttributes};
+use relay_proto::wire::writer::MessageWriter;
 
 const REALM: &str = "example.org";
 

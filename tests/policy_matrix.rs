@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv6Net};
 use proptest::prelude::*;
 use proptest::sample::select;
-use relay::turn::policy::{DENY_TABLE, Denied, PeerClass, PeerPolicy, PolicyConfig};
-use relay::turn::types::PeerAddr;
+use relay_proto::turn::policy::{DENY_TABLE, Denied, PeerClass, PeerPolicy, PolicyConfig};
+use relay_proto::turn::types::PeerAddr;
 
 const V4: [(&str, u8); 19] = [
     ("0.0.0.0", 8),

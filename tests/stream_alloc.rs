@@ -16,8 +16,8 @@ mod stream_rounds;
 use std::io::Write as _;
 
 use counting_allocator::allocations;
-use relay::base::time::Instant;
-use relay::net::stream::{StreamConn, StreamLimits};
+use relay_net::stream::{StreamConn, StreamLimits};
+use relay_proto::base::time::Instant;
 use stream_rounds::{DATA, FRAMES, HEADER, Socket, relay, tls_pair};
 
 #[test]

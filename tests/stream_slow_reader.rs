@@ -17,9 +17,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use relay::base::time::Instant as CoreInstant;
-use relay::net::path_state;
-use relay::net::stream::{Dropped, Flushed, KERNEL_UNSENT, QueueKind, StreamConn, StreamLimits};
+use relay_net::path_state;
+use relay_net::stream::{Dropped, Flushed, KERNEL_UNSENT, QueueKind, StreamConn, StreamLimits};
+use relay_proto::base::time::Instant as CoreInstant;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use socket2::{Domain, SockRef, Socket, Type};

@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The floors in import order: a module uses only what stands left of it.
+/// The floors in import order: a module uses only what stands left of it. The first three are the package `relay-proto`,
+/// below `src/proto`, the fourth is `relay-net`: the compiler sees to them, and this test to the rest.
 const FLOORS: [&str; 7] = ["base", "wire", "turn", "net", "shard", "service", "cli"];
 
 /// How many files of a floor import each other in a circle. A floor that is not here has none. Shrink it.
 const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4), ("shard", 3), ("service", 23)];
+
+/// How many files a folder of `src` may hold side by side.
+const MAX_FILES_OF_A_FOLDER: usize = 20;
+/// Folders that hold more. Shrink it.
+const LARGE_FOLDERS: &[(&str, usize)] = &[("src/shard", 21), ("src/service", 25)];
 
 /// Longest source file, in lines, tests included.
 const MAX_FILE_LINES: usize = 600;
@@ -73,6 +79,7 @@ impl File {
     /// The floor of a source file, as an index into [`FLOORS`].
     fn floor(&self) -> Option<usize> {
         let rest = self.path.strip_prefix("src/")?;
+        let rest = rest.strip_prefix("proto/").unwrap_or(rest);
         let first = rest.split(['/', '.']).next()?;
         FLOORS.iter().position(|f| *f == first)
     }
@@ -104,13 +111,14 @@ fn files() -> Vec<File> {
         .collect()
 }
 
-/// A module by its path below the crate's root, `["turn", "server"]`.
+/// A module by its floor and its path there, `["turn", "server"]`.
 type Module = Vec<String>;
 
 impl File {
     /// The module a source file holds; `None`: it holds unit tests, or is no source file.
     fn module(&self) -> Option<Module> {
         let path = self.path.strip_prefix("src/")?.strip_suffix(".rs")?;
+        let path = path.strip_prefix("proto/").unwrap_or(path);
         let mut module: Module = path.split('/').map(str::to_owned).collect();
         if module.iter().any(|name| name.ends_with("tests")) {
             return None;
@@ -119,14 +127,14 @@ impl File {
         Some(module)
     }
 
-    /// What its code names by `crate::`, `super::` or `self::`, in an import or elsewhere, as paths from the crate's root.
+    /// What its code names by a package, `crate::`, `super::` or `self::`, in an import or elsewhere, as paths from the crate's root.
     /// Unit tests are left out.
     fn names(&self, module: &Module) -> Vec<Module> {
         let code = self.code().map(|(_, line)| line);
         let code = code.take_while(|line| !line.starts_with("#[cfg(test)]"));
         let text = code.collect::<Vec<_>>().join("\n").replace("(in crate::", "(in ");
         let mut names = Vec::new();
-        for root in ["crate::", "super::", "self::"] {
+        for root in ["crate::", "super::", "self::", "relay_proto::", "relay_net::"] {
             for (at, _) in text.match_indices(root) {
                 if text[..at].ends_with(|c: char| c.is_alphanumeric() || ['_', ':', '$'].contains(&c)) {
                     continue;
@@ -172,7 +180,10 @@ fn absolute(path: &Module, module: &Module) -> Module {
     let mut found = module.clone();
     for (at, name) in path.iter().enumerate() {
         match name.as_str() {
-            "crate" => found.clear(),
+            // `net` is the root of its package.
+            "crate" => found.truncate(usize::from(module.first().is_some_and(|floor| floor == "net"))),
+            "relay_proto" => found.clear(),
+            "relay_net" => found = vec!["net".to_owned()],
             "super" => drop(found.pop()),
             "self" => {}
             _ => return [&found[..], &path[at..]].concat(),
@@ -350,6 +361,58 @@ fn files_and_functions_stay_readable() {
                 }
                 open = None;
             }
+        }
+    }
+    report(&findings);
+}
+
+/// The name of a type this line declares for other files to see.
+fn declared(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let rest = line.strip_prefix("pub")?;
+    let rest = if rest.starts_with('(') {
+        rest.split_once(')')?.1
+    } else {
+        rest
+    };
+    let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+    let name = kinds.iter().find_map(|kind| rest.trim_start().strip_prefix(kind))?;
+    name.split(|c: char| c != '_' && !c.is_alphanumeric()).next()
+}
+
+#[test]
+fn no_two_files_show_a_type_of_the_same_name() {
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in files().iter().filter(|f| f.module().is_some()) {
+        // It stands in the place of another file where a feature is left out.
+        if file.path.ends_with("_absent.rs") {
+            continue;
+        }
+        let code = file.code().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+        for name in code.filter_map(|(_, line)| declared(line)) {
+            seen.entry(name.to_owned()).or_default().insert(file.path.clone());
+        }
+    }
+    let twice = seen.into_iter().filter(|(_, files)| files.len() > 1);
+    let findings: Vec<String> = twice
+        .map(|(name, files)| format!("{name}: {}", files.into_iter().collect::<Vec<_>>().join(", ")))
+        .collect();
+    report(&findings);
+}
+
+#[test]
+fn a_folder_holds_no_more_files_than_one_can_look_over() {
+    let mut folders: BTreeMap<String, usize> = BTreeMap::new();
+    for file in files().iter().filter(|f| f.is_rust() && f.path.starts_with("src/")) {
+        let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        *folders.entry(folder.to_owned()).or_default() += 1;
+    }
+    let mut findings = Vec::new();
+    for (folder, count) in folders {
+        let known = LARGE_FOLDERS.iter().find(|(name, _)| *name == folder);
+        let most = known.map_or(MAX_FILES_OF_A_FOLDER, |(_, count)| *count);
+        if count > most || known.is_some() && count < most {
+            findings.push(format!("{folder}: {count} files"));
         }
     }
     report(&findings);

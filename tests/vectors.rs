@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::fingerprint;
-use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm, userhash};
-use relay::wire::message::{Class, Message, Method, ParseError, TransactionId};
-use relay::wire::writer::MessageWriter;
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::fingerprint;
+use relay_proto::wire::integrity::{Integrity, Key, PasswordAlgorithm, userhash};
+use relay_proto::wire::message::{Class, Message, Method, ParseError, TransactionId};
+use relay_proto::wire::writer::MessageWriter;
 
 /// RFC 5769 §2.1, padded with 0x20.
 const REQUEST: &str = "000100582112a442b7e7a701bc34d686fa87dfae

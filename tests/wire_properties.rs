@@ -4,12 +4,12 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::framing::{self, Framing, FramingError};
-use relay::wire::integrity::{Integrity, Key};
-use relay::wire::message::{Class, Message, Method, TransactionId};
-use relay::wire::writer::MessageWriter;
-use relay::wire::{address, channel_data, error_code, quic};
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::framing::{self, Framing, FramingError};
+use relay_proto::wire::integrity::{Integrity, Key};
+use relay_proto::wire::message::{Class, Message, Method, TransactionId};
+use relay_proto::wire::writer::MessageWriter;
+use relay_proto::wire::{address, channel_data, error_code, quic};
 
 const ID: TransactionId = TransactionId([3; 12]);
 

@@ -1,8 +1,8 @@
 //! Allocate (RFC 8656 §7.2) with one relayed address and any port.
 
-use relay::base::address::Transport;
-use relay::turn::{DropReason, OpenError};
-use relay::wire::attribute::AttributeType;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::{DropReason, OpenError};
+use relay_proto::wire::attribute::AttributeType;
 
 use crate::world::*;
 

@@ -1,11 +1,11 @@
 //! The long-term credential mechanism (RFC 8489 §9.2) as the methods of TURN see it.
 
-use relay::base::address::Transport;
-use relay::base::time::UnixTime;
-use relay::turn::config::Challenge;
-use relay::turn::login::credential::mint;
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::{Integrity, PasswordAlgorithm};
+use relay_proto::base::address::Transport;
+use relay_proto::base::time::UnixTime;
+use relay_proto::turn::config::Challenge;
+use relay_proto::turn::login::credential::mint;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 
 use crate::world::*;
 

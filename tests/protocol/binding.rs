@@ -1,11 +1,11 @@
 //! Binding (RFC 8489 §12), and what is no STUN, or STUN nobody answers.
 
-use relay::base::address::Transport;
-use relay::turn::types::Link;
-use relay::turn::{DropReason, Response, Verdict};
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::{Integrity, Key};
-use relay::wire::message::{Class, Method};
+use relay_proto::base::address::Transport;
+use relay_proto::turn::types::Link;
+use relay_proto::turn::{DropReason, Response, Verdict};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::{Integrity, Key};
+use relay_proto::wire::message::{Class, Method};
 
 use crate::world::*;
 

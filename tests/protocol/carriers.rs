@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::turn::DropReason;
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::DropReason;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;
@@ -238,7 +238,7 @@ fn indications_and_channel_data_that_cannot_be_relayed_are_silent_everywhere() {
         } else {
             "[2001:db8::9]:1"
         });
-        let indication = || message(relay::wire::message::Class::Indication, Method::Send);
+        let indication = || message(relay_proto::wire::message::Class::Indication, Method::Send);
         let cases = [
             indication(),
             indication().peer(peer),

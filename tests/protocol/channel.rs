@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use relay::base::address::Transport;
-use relay::turn::DropReason;
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::DropReason;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 

@@ -1,6 +1,6 @@
 //! Requests that arrive twice, and who may ask at all, over every transport and both IP versions.
 
-use relay::wire::message::Method;
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;
@@ -250,7 +250,8 @@ fn signatures_are_ignored_where_none_is_asked_for() {
         client.allocate(&mut world);
         client.permit(&mut world, &[addr(peer)]);
         // As ICE agents sign: a short-term credential of their own.
-        let binding = raw(Method::Binding).attribute(relay::wire::attribute::AttributeType::USERNAME, "evtj:h6vY");
+        let binding =
+            raw(Method::Binding).attribute(relay_proto::wire::attribute::AttributeType::USERNAME, "evtj:h6vY");
         let answer = world.packet(&client, &binding.sha1(b"VOkJxbRl1RmTxUk/WvJxBt").fingerprint(0).bytes());
         assert_eq!(
             (answer.code(), answer.kinds()),
@@ -260,7 +261,7 @@ fn signatures_are_ignored_where_none_is_asked_for() {
         );
         let send = Raw::with_id(0x0016, [1; 12])
             .peer(peer)
-            .attribute(relay::wire::attribute::AttributeType::DATA, b"x");
+            .attribute(relay_proto::wire::attribute::AttributeType::DATA, b"x");
         assert_eq!(
             world.packet(&client, &send.sha1(b"wrong").bytes()).sent().data,
             b"x",

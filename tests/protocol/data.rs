@@ -1,9 +1,9 @@
 //! Send and Data indications (RFC 8656 §11), and what both carriers share.
 
-use relay::base::address::Transport;
-use relay::turn::DropReason;
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::{Class, Method};
+use relay_proto::base::address::Transport;
+use relay_proto::turn::DropReason;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::{Class, Method};
 
 use crate::world::*;
 

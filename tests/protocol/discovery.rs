@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use relay::base::address::Transport;
-use relay::turn::config::discovery::{Discovery, OwnAddress};
-use relay::turn::{DropReason, Route};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::config::discovery::{Discovery, OwnAddress};
+use relay_proto::turn::{DropReason, Route};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 

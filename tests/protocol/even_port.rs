@@ -1,7 +1,7 @@
 //! EVEN-PORT and RESERVATION-TOKEN (RFC 8656 §7.2 steps 5 and 8).
 
-use relay::turn::OpenError;
-use relay::wire::attribute::AttributeType;
+use relay_proto::turn::OpenError;
+use relay_proto::wire::attribute::AttributeType;
 
 use crate::world::*;
 
@@ -39,7 +39,7 @@ fn a_reserved_port_is_had_with_its_token_once() {
     assert!(even.port().is_multiple_of(2) && token.len() == 8);
     assert_eq!(answer.kinds(), [0x0016, 0x000D, 0x0020, 0x0022, 0x0008]);
     assert_eq!(world.ports_used(), 2);
-    let mut second = client_over(2, relay::base::address::Transport::Tls);
+    let mut second = client_over(2, relay_proto::base::address::Transport::Tls);
     let answer = second.request(&mut world, &with_token(&token));
     assert_eq!((answer.relayed()[0].port(), answer.token()), (even.port() + 1, None));
     assert_eq!(client(3).request(&mut world, &with_token(&token)).code(), 508, "used");

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::{Digest as _, Md5};
-use relay::base::address::Transport;
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::{Class, Method, message_type};
+use relay_proto::base::address::Transport;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::{Class, Method, message_type};
 use sha1::Sha1;
 use sha2::Sha256;
 

@@ -1,8 +1,8 @@
 //! Address families (RFC 8656 §7.2 steps 6, 7 and 9).
 
-use relay::turn::{Config, OpenError, Refusal, RefusalReason};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::turn::{Config, OpenError, Refusal, RefusalReason};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::refusals::only;
 use crate::world::*;

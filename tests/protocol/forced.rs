@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use relay::base::address::Transport;
-use relay::base::time::UnixTime;
-use relay::turn::DropReason;
-use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use relay::turn::types::Path;
-use relay::wire::attribute::AttributeType;
-use relay::wire::error_code;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::base::time::UnixTime;
+use relay_proto::turn::DropReason;
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay_proto::turn::types::Path;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::error_code;
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;

@@ -1,12 +1,12 @@
 //! What whoever forges a live client's address can do to its session: nothing. And what its owner may ask for.
 
-use relay::base::address::Transport;
-use relay::turn::config::Config;
-use relay::turn::config::limits::Limits;
-use relay::turn::login::nonce::NonceKey;
-use relay::turn::{DropReason, RefusalReason};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::config::Config;
+use relay_proto::turn::config::limits::Limits;
+use relay_proto::turn::login::nonce::NonceKey;
+use relay_proto::turn::{DropReason, RefusalReason};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 

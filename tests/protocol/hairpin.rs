@@ -1,9 +1,9 @@
 //! Two clients of one server: what one sends to the other's relayed address is delivered in memory.
 
-use relay::turn::DropReason;
-use relay::turn::config::Config;
-use relay::turn::policy::Denied;
-use relay::turn::types::PeerAddr;
+use relay_proto::turn::DropReason;
+use relay_proto::turn::config::Config;
+use relay_proto::turn::policy::Denied;
+use relay_proto::turn::types::PeerAddr;
 
 use crate::world::*;
 
@@ -155,9 +155,9 @@ fn a_packet_that_comes_too_late_to_the_other_shard_is_dropped() {
     b.permit(&mut world, &[relayed_a]);
     b.request(&mut world, &refresh(0));
     let now = world.now();
-    let (to, from) = (relay::turn::types::RelayedAddr(relayed_b), PeerAddr(relayed_a));
+    let (to, from) = (relay_proto::turn::types::RelayedAddr(relayed_b), PeerAddr(relayed_a));
     let verdict = world.shards[1].handle_relayed(now, to, from, 10);
-    assert_eq!(verdict, relay::turn::Verdict::Drop(DropReason::NoSuchRelay));
+    assert_eq!(verdict, relay_proto::turn::Verdict::Drop(DropReason::NoSuchRelay));
 }
 
 /// By the announced ports, which are the only ones clients know. The bound ones are no second way in.

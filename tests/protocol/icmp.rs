@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use relay::base::address::Family;
-use relay::turn::config::{IcmpReports, Mobility};
-use relay::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
-use relay::turn::types::{PeerAddr, RelayId};
-use relay::turn::{DropReason, Icmp, Response};
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::integrity::{Integrity, PasswordAlgorithm};
-use relay::wire::message::{Class, Message, Method};
+use relay_proto::base::address::Family;
+use relay_proto::turn::config::{IcmpReports, Mobility};
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay_proto::turn::types::{PeerAddr, RelayId};
+use relay_proto::turn::{DropReason, Icmp, Response};
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
+use relay_proto::wire::message::{Class, Message, Method};
 
 use crate::every::{challenge, every_client, md5_key, raw_allocate, story, userhash};
 use crate::world::*;

@@ -1,8 +1,8 @@
 //! How allocations end, what the operator hears of them, reload and shutdown.
 
-use relay::base::address::Transport;
-use relay::turn::types::{Link, Path};
-use relay::turn::{DropReason, EndReason, Event};
+use relay_proto::base::address::Transport;
+use relay_proto::turn::types::{Link, Path};
+use relay_proto::turn::{DropReason, EndReason, Event};
 
 use crate::world::*;
 

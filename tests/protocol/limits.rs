@@ -1,8 +1,8 @@
 //! What clients and strangers can make grow, and how fast.
 
-use relay::base::address::Transport;
-use relay::turn::DropReason;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::DropReason;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 

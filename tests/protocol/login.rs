@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use relay::turn::config::Challenge;
-use relay::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::turn::config::Challenge;
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;
@@ -168,7 +168,7 @@ fn a_signed_request_that_lacks_a_part_of_its_login_is_bad() {
 fn whoever_cannot_log_in_gets_the_same_bytes() {
     for client in every_client() {
         let (mut world, client) = ready(client);
-        let expired = relay::turn::login::credential::mint(SECRET, world.now().unix, Some("u")).unwrap();
+        let expired = relay_proto::turn::login::credential::mint(SECRET, world.now().unix, Some("u")).unwrap();
         let names: [(&[u8], &str); 9] = [
             (b"alice", "wrong"),
             (b"nobody", "wonderland"),
@@ -259,7 +259,7 @@ fn bidding_down_is_refused_and_leaves_nothing() {
 //= D3
 #[test]
 fn a_userhash_stands_for_a_known_user_where_all_users_are_known() {
-    let only_static = |config: &mut relay::turn::Config| {
+    let only_static = |config: &mut relay_proto::turn::Config| {
         let user = StaticUser {
             name: "alice".into(),
             password: "wonderland".to_owned().into(),
@@ -328,7 +328,7 @@ fn a_client_with_nothing_right_recovers_step_by_step() {
 #[test]
 fn a_compact_challenge_is_plain_rfc_5389_and_takes_no_other_login() {
     for client in every_client() {
-        let compact = |config: &mut relay::turn::Config| config.challenge = Challenge::Compact;
+        let compact = |config: &mut relay_proto::turn::Config| config.challenge = Challenge::Compact;
         let mut world = World::with(compact);
         let mut client = client;
         let answer = challenge(&mut world, &mut client);

@@ -1,10 +1,10 @@
 //! What is no message of ours: silent over UDP and DTLS, mostly the end of a stream, and never the end of anybody else.
 
-use relay::base::address::Transport;
-use relay::turn::DropReason;
-use relay::turn::types::Link;
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::DropReason;
+use relay_proto::turn::types::Link;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;

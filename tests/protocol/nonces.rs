@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use relay::base::address::Transport;
-use relay::turn::config::Config;
-use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use relay::turn::login::nonce::NonceKey;
-use relay::wire::attribute::AttributeType;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::config::Config;
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay_proto::turn::login::nonce::NonceKey;
+use relay_proto::wire::attribute::AttributeType;
 
 use crate::world::*;
 

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use relay::turn::DropReason;
-use relay::turn::config::Config;
-use relay::turn::policy::{PeerPolicy, PolicyConfig};
+use relay_proto::turn::DropReason;
+use relay_proto::turn::config::Config;
+use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
 
 use crate::world::*;
 

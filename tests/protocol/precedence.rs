@@ -1,8 +1,8 @@
 //! Which error is told when several things are wrong: RFC 8489 §6.3 and §9.2.4 (design decision D1), RFC 8656 §5, then the
 //! numbered steps of each method.
 
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 

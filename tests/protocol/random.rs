@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
-use relay::base::address::Transport;
-use relay::turn::OpenError;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::OpenError;
 
 use crate::world::*;
 
@@ -101,7 +101,7 @@ proptest! {
         let answer = world.packet(&client, &packet);
         // Changed in the signed part it fails; all of this message is signed.
         prop_assert!(answer.code_or_success() != Some(0) || world.requests("binding") == 1, "{answer:?}");
-        let unheard = Delivered::Dropped(relay::turn::DropReason::NoPermission);
+        let unheard = Delivered::Dropped(relay_proto::turn::DropReason::NoPermission);
         prop_assert_eq!(world.peer(peer(1), relayed, b"x"), unheard);
         world.pass(secs(599));
         prop_assert!(world.shards[0].allocations() == 1);
@@ -152,7 +152,7 @@ proptest! {
                 }
                 Op::Token { who } => {
                     if let Some(token) = &token {
-                        let kind = relay::wire::attribute::AttributeType::RESERVATION_TOKEN;
+                        let kind = relay_proto::wire::attribute::AttributeType::RESERVATION_TOKEN;
                         clients[usize::from(who)].request(&mut world, &allocate().with(kind, token));
                     }
                 }

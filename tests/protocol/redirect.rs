@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::turn::Refusal;
-use relay::turn::config::redirect::{Alternate, Redirect};
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::{Integrity, PasswordAlgorithm};
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::Refusal;
+use relay_proto::turn::config::redirect::{Alternate, Redirect};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
+use relay_proto::wire::message::Method;
 
 use crate::refusals::only;
 use crate::world::*;
@@ -45,7 +45,7 @@ fn servers(answer: &Answer) -> Vec<Vec<u8>> {
     let Answer::Response(bytes) = answer else {
         panic!("not a response: {answer:?}")
     };
-    let message = relay::wire::message::Message::parse(bytes).unwrap();
+    let message = relay_proto::wire::message::Message::parse(bytes).unwrap();
     let values = message.attributes_of(AttributeType::ALTERNATE_SERVER);
     values.map(<[u8]>::to_vec).collect()
 }

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use relay::base::address::Transport;
-use relay::turn::DropReason;
-use relay::turn::config::Challenge;
-use relay::turn::reflection::{LONGEST_REALM, SHORTEST_REQUEST};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::DropReason;
+use relay_proto::turn::config::Challenge;
+use relay_proto::turn::reflection::{LONGEST_REALM, SHORTEST_REQUEST};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::discovery;
 use crate::every::Raw;
@@ -310,7 +310,7 @@ fn the_table_of_amplification_in_the_documentation_is_what_the_server_does() {
             classic(&[0, 2, 0, 8, 0, 1, 0, 80, 192, 0, 2, 1]),
         ),
     ];
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/security.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md");
     let page = std::fs::read_to_string(path).unwrap();
     for row in &rows {
         assert!(

@@ -1,8 +1,8 @@
 //! Refresh (RFC 8656 §8.2).
 
-use relay::turn::DropReason;
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::turn::DropReason;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 

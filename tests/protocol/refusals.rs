@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use relay::base::address::{Family, Transport};
-use relay::turn::config::{Mobility, TcpConfig};
-use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret};
-use relay::turn::policy::{Denied, PeerPolicy, PolicyConfig};
-use relay::turn::refusal::QUEUED_REFUSALS;
-use relay::turn::types::ConnectionId;
-use relay::turn::{DropReason, OpenError, Refusal, RefusalReason, Refused};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::{Family, Transport};
+use relay_proto::turn::config::{Mobility, TcpConfig};
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secret};
+use relay_proto::turn::policy::{Denied, PeerPolicy, PolicyConfig};
+use relay_proto::turn::refusal::QUEUED_REFUSALS;
+use relay_proto::turn::types::ConnectionId;
+use relay_proto::turn::{DropReason, OpenError, Refusal, RefusalReason, Refused};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::time_limited::minted;
@@ -131,7 +131,7 @@ fn a_static_user_with_a_wrong_password_is_told_from_a_name_nobody_has() {
 fn a_user_named_by_its_hash_stays_without_a_name() {
     let only_users = CredentialsConfig {
         realm: REALM.into(),
-        users: vec![relay::turn::login::credential::StaticUser {
+        users: vec![relay_proto::turn::login::credential::StaticUser {
             name: "alice".into(),
             password: "wonderland".to_owned().into(),
             forced: false,
@@ -227,7 +227,7 @@ fn a_long_name_is_cut() {
 
 #[test]
 fn the_quotas_and_the_limits_say_how_many_of_how_many() {
-    let limited = |alter: fn(&mut relay::turn::config::limits::Limits)| {
+    let limited = |alter: fn(&mut relay_proto::turn::config::limits::Limits)| {
         let mut world = World::with(|config| alter(&mut config.limits));
         client(1).allocate(&mut world);
         let mut second = client(1);
@@ -551,7 +551,7 @@ fn events_that_nobody_takes_are_bounded_and_the_rest_is_counted() {
     let mut client = client(1).user("alice", "wrong");
     challenge(&mut world, &mut client);
     let packet = client.signed(&allocate());
-    let (now, mut response) = (world.now(), relay::turn::Response::new());
+    let (now, mut response) = (world.now(), relay_proto::turn::Response::new());
     let server = &mut world.shards[0];
     for _ in 0..QUEUED_REFUSALS + 10 {
         let _ = server.handle_client(now, &client.client, &packet, &mut response);

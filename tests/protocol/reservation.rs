@@ -1,6 +1,6 @@
 //! EVEN-PORT and RESERVATION-TOKEN from one transport and IP version to another.
 
-use relay::wire::attribute::AttributeType;
+use relay_proto::wire::attribute::AttributeType;
 
 use crate::every::*;
 use crate::world::*;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use relay::base::address::Transport;
-use relay::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
-use relay::turn::{OpenError, Response};
-use relay::wire::attribute::AttributeType;
-use relay::wire::error_code;
-use relay::wire::integrity::{Integrity, PasswordAlgorithm};
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
+use relay_proto::turn::{OpenError, Response};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::error_code;
+use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;
@@ -202,7 +202,7 @@ fn the_mapped_address_is_masked_with_cookie_and_transaction_id() {
 fn reason_phrases_are_short_and_said_on_streams_only() {
     for client in every_client() {
         for (code, bytes) in all_responses(&client) {
-            let message = relay::wire::message::Message::parse(&bytes).unwrap();
+            let message = relay_proto::wire::message::Message::parse(&bytes).unwrap();
             let Some(value) = message.attribute(AttributeType::ERROR_CODE) else {
                 continue;
             };

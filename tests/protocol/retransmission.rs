@@ -1,7 +1,7 @@
 //! Copies of requests (RFC 8489 §6.3.1, RFC 8656 §7.2): over UDP a client sends again what was not answered.
 
-use relay::base::address::Transport;
-use relay::wire::attribute::AttributeType;
+use relay_proto::base::address::Transport;
+use relay_proto::wire::attribute::AttributeType;
 
 use crate::world::*;
 
@@ -58,7 +58,9 @@ fn a_copy_is_known_by_its_signature_even_when_its_nonce_is_stale() {
     tampered[last] ^= 1;
     assert!(matches!(world.packet(&client, &tampered).code(), 401 | 438));
     let mut other_user = client.clone().user("bob", "builder");
-    let id = relay::wire::message::Message::parse(&packet).unwrap().transaction_id();
+    let id = relay_proto::wire::message::Message::parse(&packet)
+        .unwrap()
+        .transaction_id();
     let mut same_id = allocate();
     same_id.id = Some(id);
     other_user.nonce = None;
@@ -80,7 +82,7 @@ fn after_forty_seconds_the_same_transaction_id_is_a_new_request() {
 
 #[test]
 fn a_copy_is_answered_like_the_first_whatever_signs_it() {
-    use relay::wire::integrity::{Integrity, PasswordAlgorithm};
+    use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
     for integrity in [Integrity::Sha1, Integrity::Sha256] {
         for algorithm in [None, Some(PasswordAlgorithm::Md5), Some(PasswordAlgorithm::Sha256)] {
             let mut world = World::new();

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::base::time::Instant;
-use relay::turn::config::Mobility;
-use relay::turn::{ChannelRoute, RouteChange};
-use relay::wire::attribute::AttributeType;
+use relay_proto::base::address::Transport;
+use relay_proto::base::time::Instant;
+use relay_proto::turn::config::Mobility;
+use relay_proto::turn::{ChannelRoute, RouteChange};
+use relay_proto::wire::attribute::AttributeType;
 
 use crate::world::*;
 
@@ -160,8 +160,9 @@ fn a_client_that_moves_takes_its_route_along_and_one_that_is_away_has_none() {
     old.bind(&mut world, NUMBER, addr(PEER));
     installed(&mut world, &mut routes);
     assert_eq!(routes[&NUMBER].client, old.client.five_tuple);
-    let resume =
-        |ticket: &[u8]| request(relay::wire::message::Method::Refresh).with(AttributeType::MOBILITY_TICKET, ticket);
+    let resume = |ticket: &[u8]| {
+        request(relay_proto::wire::message::Method::Refresh).with(AttributeType::MOBILITY_TICKET, ticket)
+    };
     let mut stream = client_over(2, Transport::Tcp);
     let second = ticket(&stream.request(&mut world, &resume(&first)));
     stream.channel_data(&mut world, NUMBER, b"x").sent();

@@ -1,9 +1,9 @@
 //! MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256 (RFC 8489 §14.5, §14.6) in requests written by hand and in all that is
 //! answered, over every transport and both IP versions.
 
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::{Integrity, PasswordAlgorithm};
-use relay::wire::message::Method;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
+use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::world::*;
@@ -253,7 +253,7 @@ fn every_error_after_the_login_is_signed_and_holds_nothing_else() {
             for (message, code) in &before {
                 check(client.request(&mut world, message), *code);
             }
-            world.open_results = [Err(relay::turn::OpenError::Exhausted)].into();
+            world.open_results = [Err(relay_proto::turn::OpenError::Exhausted)].into();
             check(client.request(&mut world, &allocate()), 508);
             client.allocate(&mut world);
             for (message, code) in &after {

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::turn::config::{Mobility, TcpConfig};
-use relay::turn::output::{ConnectionEnd, PeerRefusal};
-use relay::turn::types::ConnectionId;
-use relay::turn::{Config, DropReason};
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::integrity::Integrity;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::config::{Mobility, TcpConfig};
+use relay_proto::turn::output::{ConnectionEnd, PeerRefusal};
+use relay_proto::turn::types::ConnectionId;
+use relay_proto::turn::{Config, DropReason};
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::integrity::Integrity;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 

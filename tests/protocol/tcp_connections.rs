@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::turn::output::ConnectionEnd;
-use relay::turn::types::ConnectionId;
-use relay::turn::{DropReason, Event};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::output::ConnectionEnd;
+use relay_proto::turn::types::ConnectionId;
+use relay_proto::turn::{DropReason, Event};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::tcp_allocations::*;
 use crate::time_limited::minted;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use relay::base::time::UnixTime;
-use relay::turn::Config;
-use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, mint};
+use relay_proto::base::time::UnixTime;
+use relay_proto::turn::Config;
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secret, mint};
 
 use crate::every::*;
 use crate::world::*;

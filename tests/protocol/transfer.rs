@@ -1,9 +1,9 @@
 //! Allocations as records: what another process takes up, and what it refuses.
 
 use proptest::prelude::{Strategy, any, prop_oneof, proptest};
-use relay::base::address::Family;
-use relay::base::time::Instant;
-use relay::turn::{AllocationRecord, Exported, ImportError, RECORD_VERSION, ReservationRecord, SessionId};
+use relay_proto::base::address::Family;
+use relay_proto::base::time::Instant;
+use relay_proto::turn::{AllocationRecord, Exported, ImportError, RECORD_VERSION, ReservationRecord, SessionId};
 use serde_json::Value;
 
 use crate::tcp_allocations;
@@ -16,7 +16,7 @@ const PEER: &str = "192.0.2.1:7000";
 fn settled(world: &mut World) -> (Client, Exported) {
     let mut client = client(1);
     let both = allocate().with(
-        relay::wire::attribute::AttributeType::ADDITIONAL_ADDRESS_FAMILY,
+        relay_proto::wire::attribute::AttributeType::ADDITIONAL_ADDRESS_FAMILY,
         [2, 0, 0, 0],
     );
     assert_eq!(client.request(world, &both).code(), 0);
@@ -53,8 +53,10 @@ fn an_allocation_goes_on_in_another_process_and_ends_when_it_must() {
     let [began, ended] = &world.events[..] else {
         panic!("{:?}", world.events)
     };
-    let id = |event: &relay::turn::Event| match event {
-        relay::turn::Event::AllocationBegan { id, .. } | relay::turn::Event::AllocationEnded { id, .. } => *id,
+    let id = |event: &relay_proto::turn::Event| match event {
+        relay_proto::turn::Event::AllocationBegan { id, .. } | relay_proto::turn::Event::AllocationEnded { id, .. } => {
+            *id
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!((id(began), id(ended)), (exported.record.id, exported.record.id));
@@ -74,15 +76,15 @@ fn a_record_as_text_holds_neither_key_nor_password() {
 fn a_reserved_port_is_still_reserved_and_only_so_long() {
     let mut world = World::new();
     let mut owner = client(1);
-    let even = allocate().with(relay::wire::attribute::AttributeType::EVEN_PORT, [0x80]);
+    let even = allocate().with(relay_proto::wire::attribute::AttributeType::EVEN_PORT, [0x80]);
     let answer = owner.request(&mut world, &even);
     let token = answer
-        .attribute(relay::wire::attribute::AttributeType::RESERVATION_TOKEN)
+        .attribute(relay_proto::wire::attribute::AttributeType::RESERVATION_TOKEN)
         .unwrap();
     let next = answer.relayed()[0].port() + 1;
     world.pass(secs(20));
     world.hand_over();
-    let with_token = allocate().with(relay::wire::attribute::AttributeType::RESERVATION_TOKEN, token);
+    let with_token = allocate().with(relay_proto::wire::attribute::AttributeType::RESERVATION_TOKEN, token);
     // Somebody else's login is not enough, as before.
     assert_eq!(
         client(2).user("bob", "builder").request(&mut world, &with_token).code(),
@@ -188,7 +190,7 @@ fn a_record_that_cannot_be_is_refused_for_a_reason_and_leaves_nothing() {
 #[test]
 fn a_reservation_that_cannot_be_is_refused() {
     let mut world = World::new();
-    let even = allocate().with(relay::wire::attribute::AttributeType::EVEN_PORT, [0x80]);
+    let even = allocate().with(relay_proto::wire::attribute::AttributeType::EVEN_PORT, [0x80]);
     assert_eq!(owner_again(&mut world, &even), 0);
     let now = world.now();
     let good = world.shards[0].export_reservations(now).pop().unwrap();

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use relay::base::address::Transport;
-use relay::base::time::UnixTime;
-use relay::turn::config::Mobility;
-use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::base::time::UnixTime;
+use relay_proto::turn::config::Mobility;
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::tcp_allocations::{Owner, PEER, connection_bind, switched_on, tcp_allocate};
 use crate::time_limited::minted;

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use relay::base::address::{Family, Transport};
-use relay::base::time::Instant;
-use relay::wire::integrity::PasswordAlgorithm;
-use relay::wire::message::TransactionId;
+use relay_proto::base::address::{Family, Transport};
+use relay_proto::base::time::Instant;
+use relay_proto::wire::integrity::PasswordAlgorithm;
+use relay_proto::wire::message::TransactionId;
 
 use crate::message::{Ask, Login, Packet, Request};
 use crate::reply::{FromPeer, Reply, is_response};

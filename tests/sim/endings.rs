@@ -3,9 +3,9 @@
 
 use core::time::Duration;
 
-use relay::base::time::{Instant, Now};
-use relay::turn::types::{Client, Link, RelayedAddr};
-use relay::turn::{EndReason, Event};
+use relay_proto::base::time::{Instant, Now};
+use relay_proto::turn::types::{Client, Link, RelayedAddr};
+use relay_proto::turn::{EndReason, Event};
 
 use crate::message::{Ask, Packet, Told};
 use crate::oracle::{Flow, Held, Key, Life, Oracle, Reserved, SWEEP, key};
@@ -205,7 +205,7 @@ impl Oracle {
     }
 
     /// After every step: as many allocations as there must be, and every packet counted once.
-    pub(crate) fn check_balance(&self, shard: usize, allocations: usize, counters: &relay::turn::Counters) {
+    pub(crate) fn check_balance(&self, shard: usize, allocations: usize, counters: &relay_proto::turn::Counters) {
         let held = || self.held.values().filter(|held| held.shard == shard);
         assert_eq!(allocations, held().count(), "allocations of the shard");
         let mut live = [0; 4];

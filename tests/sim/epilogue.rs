@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::base::address::{Family, FiveTuple, Transport};
-use relay::turn::types::{Client, Link};
+use relay_proto::base::address::{Family, FiveTuple, Transport};
+use relay_proto::turn::types::{Client, Link};
 
 use crate::message::{Ask, Login, Packet, Request, Wanted};
 use crate::mirror::Mirror;

@@ -4,9 +4,9 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use relay::base::address::{Family, Transport};
-use relay::base::time::Now;
-use relay::turn::types::Client;
+use relay_proto::base::address::{Family, Transport};
+use relay_proto::base::time::Now;
+use relay_proto::turn::types::Client;
 
 use crate::message::{Ask, Flaw, Login, Request, Told, Wanted};
 use crate::network::most_in_a_datagram;

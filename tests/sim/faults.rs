@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use relay::turn::OpenError;
+use relay_proto::turn::OpenError;
 
 use crate::setup::Rules;
 use crate::stream::StreamEvent;
@@ -152,7 +152,7 @@ impl World {
         for port in ports {
             for ip in [places::BOUND_V4, places::RELAY_V6] {
                 let free = !self.site.sockets.contains_key(&SocketAddr::new(
-                    places::announced(relay::base::address::Family::of(ip)),
+                    places::announced(relay_proto::base::address::Family::of(ip)),
                     port,
                 ));
                 if free && self.dice.percent(share) {

@@ -3,9 +3,9 @@
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
-use relay::base::address::Family;
-use relay::base::time::Instant;
-use relay::wire::integrity::PasswordAlgorithm;
+use relay_proto::base::address::Family;
+use relay_proto::base::time::Instant;
+use relay_proto::wire::integrity::PasswordAlgorithm;
 
 use crate::client::{Client, Lease};
 use crate::message::{Ask, Login, Packet, Wanted};

@@ -1,8 +1,8 @@
 //! What comes after a process. One that is killed leaves nothing. Of one that hands over every allocation is written down,
 //! its servers are dropped, fresh ones take the records up, and whatever the model expects goes on to hold.
 
-use relay::base::time::Now;
-use relay::turn::{AllocationRecord, Handles, ReservationRecord, SessionId, Shared};
+use relay_proto::base::time::Now;
+use relay_proto::turn::{AllocationRecord, Handles, ReservationRecord, SessionId, Shared};
 
 use crate::endings::Cause;
 use crate::ledger::Ledger;

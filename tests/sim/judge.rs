@@ -3,10 +3,10 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use relay::base::time::Now;
-use relay::turn::types::Client;
-use relay::turn::{DropReason, Verdict};
-use relay::wire::message::Method;
+use relay_proto::base::time::Now;
+use relay_proto::turn::types::Client;
+use relay_proto::turn::{DropReason, Verdict};
+use relay_proto::wire::message::Method;
 
 use crate::expect::{Answers, Expected};
 use crate::message::{Ask, Packet, REALM, Request, Told, Wanted};

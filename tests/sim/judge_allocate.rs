@@ -4,10 +4,10 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::base::address::Family;
-use relay::base::time::Now;
-use relay::turn::types::Client;
-use relay::wire::message::Method;
+use relay_proto::base::address::Family;
+use relay_proto::base::time::Now;
+use relay_proto::turn::types::Client;
+use relay_proto::wire::message::Method;
 
 use crate::judge::Deed;
 use crate::message::{Ask, Request, Wanted};

@@ -3,11 +3,11 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use relay::base::time::Now;
-use relay::turn::config::IcmpReports;
-use relay::turn::types::Client;
-use relay::turn::{DropReason, Verdict};
-use relay::wire::integrity::PasswordAlgorithm;
+use relay_proto::base::time::Now;
+use relay_proto::turn::config::IcmpReports;
+use relay_proto::turn::types::Client;
+use relay_proto::turn::{DropReason, Verdict};
+use relay_proto::wire::integrity::PasswordAlgorithm;
 
 use crate::oracle::{Life, Oracle};
 use crate::places::family;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use relay::base::address::Transport;
-use relay::base::cell::Cell;
-use relay::turn::counters::{Counters, Direction, ERROR_CODES};
-use relay::turn::{EndReason, Verdict};
+use relay_proto::base::address::Transport;
+use relay_proto::base::cell::Cell;
+use relay_proto::turn::counters::{Counters, Direction, ERROR_CODES};
+use relay_proto::turn::{EndReason, Verdict};
 
 use crate::oracle::Flow;
 

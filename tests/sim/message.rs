@@ -4,11 +4,11 @@ use core::ops::Range;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::base::address::Family;
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
-use relay::wire::message::{Class, Method, TransactionId};
-use relay::wire::writer::MessageWriter;
+use relay_proto::base::address::Family;
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+use relay_proto::wire::message::{Class, Method, TransactionId};
+use relay_proto::wire::writer::MessageWriter;
 
 pub(crate) const REALM: &str = "example.org";
 

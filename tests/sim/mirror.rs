@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::base::time::Instant;
-use relay::turn::output::DataRange;
-use relay::turn::types::{ChannelNumber, Client, PeerAddr, RelayId};
-use relay::turn::{ChannelRoute, Frame, RouteChange, RouteKey, Verdict};
-use relay::wire::channel_data;
+use relay_proto::base::address::Transport;
+use relay_proto::base::time::Instant;
+use relay_proto::turn::output::DataRange;
+use relay_proto::turn::types::{ChannelNumber, Client, PeerAddr, RelayId};
+use relay_proto::turn::{ChannelRoute, Frame, RouteChange, RouteKey, Verdict};
+use relay_proto::wire::channel_data;
 
 use crate::network::most_in_a_datagram;
 use crate::world::World;

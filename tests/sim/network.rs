@@ -4,9 +4,9 @@ use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
-use relay::base::address::{Family, Transport};
-use relay::net::stream::QueueKind;
-use relay::turn::types;
+use relay_net::stream::QueueKind;
+use relay_proto::base::address::{Family, Transport};
+use relay_proto::turn::types;
 
 use crate::message::{Packet, Told};
 use crate::world::{Event, Payload, World};

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use relay::base::address::{Family, FiveTuple, Transport};
-use relay::base::time::{Instant, Now};
-use relay::turn::SessionId;
-use relay::turn::types::Client;
+use relay_proto::base::address::{Family, FiveTuple, Transport};
+use relay_proto::base::time::{Instant, Now};
+use relay_proto::turn::SessionId;
+use relay_proto::turn::types::Client;
 
 use crate::message::{Login, Request};
 use crate::network::most_in_a_datagram;

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use relay::base::address::Family;
+use relay_proto::base::address::Family;
 
 pub(crate) const LISTENER_PORT: u16 = 3478;
 pub(crate) const SERVER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));

@@ -5,9 +5,9 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
-use relay::base::time::Instant;
-use relay::turn::config::limits::Limits;
-use relay::wire::message::Method;
+use relay_proto::base::time::Instant;
+use relay_proto::turn::config::limits::Limits;
+use relay_proto::wire::message::Method;
 
 /// Who asks more often than this within [`SPAN`] may meet a limit: the lowest is 10 a second.
 const MANY: usize = 10;

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::error_code;
-use relay::wire::integrity::{Integrity, Key};
-use relay::wire::message::{Class, Message, Method, TransactionId};
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::error_code;
+use relay_proto::wire::integrity::{Integrity, Key};
+use relay_proto::wire::message::{Class, Message, Method, TransactionId};
 
 /// A response.
 #[derive(Clone, Debug)]

@@ -5,13 +5,13 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::base::address::{Family, FiveTuple, Transport};
-use relay::base::time::Instant;
-use relay::turn::types::{Client, Link};
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::PasswordAlgorithm;
-use relay::wire::message::{Class, Method, TransactionId};
-use relay::wire::writer::MessageWriter;
+use relay_proto::base::address::{Family, FiveTuple, Transport};
+use relay_proto::base::time::Instant;
+use relay_proto::turn::types::{Client, Link};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::PasswordAlgorithm;
+use relay_proto::wire::message::{Class, Method, TransactionId};
+use relay_proto::wire::writer::MessageWriter;
 
 use crate::message::{Ask, Flaw, Login, Packet, Request, Told, Wanted};
 use crate::oracle::Deadline;

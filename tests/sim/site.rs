@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use relay::base::address::{FiveTuple, Transport};
-use relay::turn::types::{Client, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
-use relay::turn::{Command, Counters, Frame, Icmp, OpenError, Response, Server, Shared, Verdict};
-use relay::wire::channel_data;
+use relay_proto::base::address::{FiveTuple, Transport};
+use relay_proto::turn::types::{Client, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use relay_proto::turn::{Command, Counters, Frame, Icmp, OpenError, Response, Server, Shared, Verdict};
+use relay_proto::wire::channel_data;
 
 use crate::dice::Dice;
 use crate::endings::Cause;
@@ -51,7 +51,7 @@ pub(crate) struct Shard {
     /// Of its routes, if somebody listens.
     pub(crate) mirror: Option<Mirror>,
     /// When it wakes up.
-    wake: Option<relay::base::time::Instant>,
+    wake: Option<relay_proto::base::time::Instant>,
 }
 
 /// A relay socket.
@@ -198,7 +198,7 @@ impl World {
         };
         self.oracle.judge(&deed, &expected);
         self.settle(shard, cause);
-        let data = |range: relay::turn::output::DataRange| packet.bytes[range.as_range()].into();
+        let data = |range: relay_proto::turn::output::DataRange| packet.bytes[range.as_range()].into();
         match verdict {
             Verdict::ToPeer { peer, data: range, .. } => {
                 self.send_to_peer(from.expect("judged"), peer.0, data(range));

@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 
-use relay::base::address::{FiveTuple, Transport};
-use relay::net::stream::{QueueKind, StreamConn, StreamError, StreamLimits};
-use relay::turn::types::{Client, Link};
-use relay::wire::framing::{self, Framing};
+use relay_net::stream::{QueueKind, StreamConn, StreamError, StreamLimits};
+use relay_proto::base::address::{FiveTuple, Transport};
+use relay_proto::turn::types::{Client, Link};
+use relay_proto::wire::framing::{self, Framing};
 
 use crate::message::{Packet, Told};
 use crate::reply::is_response;
@@ -58,14 +58,14 @@ pub(crate) struct Conn {
     /// Written by the client, not yet sent; what was sent must come out in this order.
     outgoing: Vec<u8>,
     sent: VecDeque<Packet>,
-    up_at: relay::base::time::Instant,
+    up_at: relay_proto::base::time::Instant,
     /// The client stopped in the middle of a message, or its system has forgotten the connection.
     pub(crate) stalled: bool,
     /// Nothing that was sent arrives any more.
     pub(crate) cut: bool,
     /// Bytes the way back still takes.
     room: usize,
-    down_at: relay::base::time::Instant,
+    down_at: relay_proto::base::time::Instant,
     pub(crate) reading: bool,
     unread: Vec<u8>,
     assembled: Vec<u8>,
@@ -73,7 +73,7 @@ pub(crate) struct Conn {
     data: VecDeque<Vec<u8>>,
     dropped: u64,
     missing: u64,
-    timer: Option<relay::base::time::Instant>,
+    timer: Option<relay_proto::base::time::Instant>,
 }
 
 /// Bytes that have arrived, then nothing: not the end.
@@ -357,7 +357,7 @@ impl World {
         };
         let flushed = conn.stream.flush(mono, &mut pipe).expect("the pipe does not fail");
         let taken = pipe.taken;
-        if flushed == relay::net::stream::Flushed::Blocked && conn.room > 0 {
+        if flushed == relay_net::stream::Flushed::Blocked && conn.room > 0 {
             // A short write: the socket can be written again at once.
             self.after(
                 Duration::from_micros(100),

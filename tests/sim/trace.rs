@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use relay::base::time::Instant;
+use relay_proto::base::time::Instant;
 
 /// So many of the last events are told.
 const LINES: usize = 50;

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::base::time::{Instant, Now, UnixTime};
-use relay::turn::types::{PeerAddr, RelayId, RelayedAddr};
-use relay::turn::{OpenError, Shared};
+use relay_proto::base::time::{Instant, Now, UnixTime};
+use relay_proto::turn::types::{PeerAddr, RelayId, RelayedAddr};
+use relay_proto::turn::{OpenError, Shared};
 
 use crate::client::Client;
 use crate::dice::Dice;

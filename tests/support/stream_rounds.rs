@@ -5,8 +5,8 @@ mod tls_configs;
 
 use std::io::{self, IoSlice, Read, Write};
 
-use relay::base::time::Instant;
-use relay::net::stream::{Flushed, QueueKind, StreamConn};
+use relay_net::stream::{Flushed, QueueKind, StreamConn};
+use relay_proto::base::time::Instant;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
 use tls_configs::tls_configs;

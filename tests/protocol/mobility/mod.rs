@@ -7,11 +7,11 @@ mod tickets;
 
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::turn::DropReason;
-use relay::turn::config::{Config, Mobility};
-use relay::wire::attribute::AttributeType;
-use relay::wire::message::Method;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::DropReason;
+use relay_proto::turn::config::{Config, Mobility};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::message::Method;
 
 use crate::world::*;
 
@@ -87,7 +87,7 @@ fn assert_sends(world: &mut World, client: &mut Client, relayed: SocketAddr) {
 }
 
 fn allocations(world: &World) -> usize {
-    world.shards.iter().map(relay::turn::Server::allocations).sum()
+    world.shards.iter().map(relay_proto::turn::Server::allocations).sum()
 }
 
 fn over(n: u16, transport: Transport, shard: usize) -> Client {

@@ -1,9 +1,9 @@
 //! Old path and new path: which of them carries what, and for how long.
 
-use relay::base::time::UnixTime;
-use relay::turn::login::credential::Secret;
-use relay::turn::types::Path;
-use relay::turn::{Event, Verdict};
+use relay_proto::base::time::UnixTime;
+use relay_proto::turn::login::credential::Secret;
+use relay_proto::turn::types::Path;
+use relay_proto::turn::{Event, Verdict};
 
 use super::*;
 
@@ -200,7 +200,7 @@ fn the_same_addresses_on_another_connection_are_free_while_the_first_ones_alloca
     let mut first = tcp(1, 0);
     let (relayed, ticket) = settled(&mut world, &mut first);
     let mut second = first.clone();
-    second.client.link = relay::turn::types::Link(77);
+    second.client.link = relay_proto::turn::types::Link(77);
     assert_eq!(
         second.channel_data(&mut world, NUMBER, b"x").sent().to,
         peer(),
@@ -209,7 +209,7 @@ fn the_same_addresses_on_another_connection_are_free_while_the_first_ones_alloca
     assert_eq!(second.request(&mut world, &with_ticket(&ticket)).code(), 0);
     assert_reached(&mut world, relayed, &second);
     let mut third = second.clone();
-    third.client.link = relay::turn::types::Link(78);
+    third.client.link = relay_proto::turn::types::Link(78);
     let other = third.allocate(&mut world);
     assert_ne!(other, relayed);
     assert_eq!(world.peer(peer(), relayed, b"x"), AWAY);
@@ -249,8 +249,8 @@ fn what_two_clients_send_each_other_follows_whoever_moves() {
         let old = late.unwrap();
         let now = world.now();
         let (to, from) = (
-            relay::turn::types::RelayedAddr(relayed_a),
-            relay::turn::types::PeerAddr(relayed_b),
+            relay_proto::turn::types::RelayedAddr(relayed_a),
+            relay_proto::turn::types::PeerAddr(relayed_b),
         );
         let verdict = world.shards[old].handle_relayed(now, to, from, 4);
         match verdict {

@@ -1,8 +1,8 @@
 //! Everything that can happen while a handoff is on its way: nothing is in two places, and nothing is lost.
 
-use relay::turn::EndReason;
-use relay::turn::types::RelayId;
-use relay::turn::{Event, Handled, Response};
+use relay_proto::turn::EndReason;
+use relay_proto::turn::types::RelayId;
+use relay_proto::turn::{Event, Handled, Response};
 
 use super::*;
 

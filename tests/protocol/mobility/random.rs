@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
-use relay::turn::types::Link;
-use relay::turn::{Event, Response};
+use relay_proto::turn::types::Link;
+use relay_proto::turn::{Event, Response};
 
 use super::*;
 
@@ -178,12 +178,12 @@ impl Story {
         }
     }
 
-    fn answered(&mut self, client: &relay::turn::types::Client, response: &Response) {
+    fn answered(&mut self, client: &relay_proto::turn::types::Client, response: &Response) {
         let place = self.places.iter().position(|it| it.client == *client);
         let Some(place) = place.map(|place| place as u16) else {
             return;
         };
-        let message = relay::wire::message::Message::parse(response.bytes()).unwrap();
+        let message = relay_proto::wire::message::Message::parse(response.bytes()).unwrap();
         let Some(at) = self.asked.remove(&place) else { return };
         if let Some(ticket) = message.attribute(AttributeType::MOBILITY_TICKET) {
             self.tickets.push((ticket.to_vec(), at));
@@ -200,7 +200,7 @@ impl Story {
 
     /// An allocation is at one shard or on its way, and so are its socket and its share of the quota.
     fn check(&self) {
-        let on_their_way = |(_, handoff): &&(usize, relay::turn::Handoff)| handoff.sockets()[0].is_some();
+        let on_their_way = |(_, handoff): &&(usize, relay_proto::turn::Handoff)| handoff.sockets()[0].is_some();
         let moving = self.world.handoffs.iter().filter(on_their_way).count();
         assert_eq!(moving, self.world.detached.len());
         let live = allocations(&self.world);

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay::turn::{self, DropReason, Response};
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::integrity::{Integrity, Key};
-use relay::wire::message::{Class, HEADER_LEN, Message, Method};
-use relay::wire::{channel_data, error_code};
+use relay_proto::turn::{self, DropReason, Response};
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::integrity::{Integrity, Key};
+use relay_proto::wire::message::{Class, HEADER_LEN, Message, Method};
+use relay_proto::wire::{channel_data, error_code};
 
 /// What comes of a client's packet.
 #[derive(Debug, PartialEq)]

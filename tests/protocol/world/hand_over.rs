@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use relay::base::address::Family;
-use relay::turn::types::ShardIndex;
-use relay::turn::{AllocationRecord, Exported, Handles, ImportError, ReservationRecord, Server, Shared, SharedKeys};
+use relay_proto::base::address::Family;
+use relay_proto::turn::types::ShardIndex;
+use relay_proto::turn::{
+    AllocationRecord, Exported, Handles, ImportError, ReservationRecord, Server, Shared, SharedKeys,
+};
 
 use super::{RELAY_V6, World, ip};
 

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use relay::base::address::Transport;
-use relay::turn::types::Link;
-use relay::turn::{self};
-use relay::wire::attribute::AttributeType;
-use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
-use relay::wire::message::{Class, Method, TransactionId};
-use relay::wire::writer::MessageWriter;
+use relay_proto::base::address::Transport;
+use relay_proto::turn::types::Link;
+use relay_proto::turn::{self};
+use relay_proto::wire::attribute::AttributeType;
+use relay_proto::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+use relay_proto::wire::message::{Class, Method, TransactionId};
+use relay_proto::wire::writer::MessageWriter;
 
 use super::{Answer, REALM, World, addr, five_tuple};
 

@@ -12,15 +12,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay::base::address::{Family, FiveTuple, Transport};
-use relay::base::time::{Instant, Now, UnixTime};
-use relay::turn::config::limits::Limits;
-use relay::turn::config::{RelayAddress, RelayConfig};
-use relay::turn::counters::{Counters, ERROR_CODES, METHODS};
-use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
-use relay::turn::policy::{PeerPolicy, PolicyConfig};
-use relay::turn::types::{Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
-use relay::turn::{
+use relay_proto::base::address::{Family, FiveTuple, Transport};
+use relay_proto::base::time::{Instant, Now, UnixTime};
+use relay_proto::turn::config::limits::Limits;
+use relay_proto::turn::config::{RelayAddress, RelayConfig};
+use relay_proto::turn::counters::{Counters, ERROR_CODES, METHODS};
+use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
+use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
+use relay_proto::turn::types::{Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
+use relay_proto::turn::{
     Command, Config, DropReason, Event, Frame, Handoff, OpenError, RefusalReason, Refused, Response, Route, Server,
     Shared, Verdict,
 };
@@ -282,7 +282,7 @@ impl World {
         self.packet_at(client.shard, &client.client, packet)
     }
 
-    fn packet_at(&mut self, index: usize, client: &relay::turn::types::Client, packet: &[u8]) -> Answer {
+    fn packet_at(&mut self, index: usize, client: &relay_proto::turn::types::Client, packet: &[u8]) -> Answer {
         let now = self.now();
         let verdict = self.shards[index].handle_client(now, client, packet, &mut self.response);
         let answer = match verdict {
@@ -388,7 +388,7 @@ impl World {
     }
 
     /// Does what a shard does after every call; returns the response to an Allocate that was waiting.
-    pub(crate) fn settle(&mut self, index: usize) -> Option<(relay::turn::types::Client, Response)> {
+    pub(crate) fn settle(&mut self, index: usize) -> Option<(relay_proto::turn::types::Client, Response)> {
         let mut answered = None;
         while let Some(command) = self.shards[index].poll_command() {
             match command {
@@ -456,7 +456,7 @@ impl World {
     }
 
     /// Delivers every handoff, and those that come of them; returns the last response there was.
-    pub(crate) fn carry(&mut self) -> Option<(relay::turn::types::Client, Response)> {
+    pub(crate) fn carry(&mut self) -> Option<(relay_proto::turn::types::Client, Response)> {
         let mut answered = None;
         while !self.handoffs.is_empty() {
             answered = self.carry_one().or(answered);
@@ -465,7 +465,7 @@ impl World {
     }
 
     /// Delivers the oldest handoff.
-    pub(crate) fn carry_one(&mut self) -> Option<(relay::turn::types::Client, Response)> {
+    pub(crate) fn carry_one(&mut self) -> Option<(relay_proto::turn::types::Client, Response)> {
         let (from, handoff) = self.handoffs.pop_front()?;
         let (now, to, sockets) = (self.now(), handoff.to(), handoff.sockets());
         let mut response = Response::new();
@@ -494,7 +494,7 @@ impl World {
         index: usize,
         id: RelayId,
         result: Result<(), OpenError>,
-    ) -> Option<(relay::turn::types::Client, Response)> {
+    ) -> Option<(relay_proto::turn::types::Client, Response)> {
         let now = self.now();
         let mut response = Response::new();
         let client = self.shards[index].handle_relay_opened(now, id, result, &mut response)?;
@@ -507,7 +507,7 @@ impl World {
         let dropped: u64 = counters.dropped.iter().map(|cell| cell.get()).sum();
         let ended = counters.relayed.get() + counters.answered.get() + counters.waiting.get() + dropped;
         assert_eq!(counters.received.get(), ended, "every packet ends in one verdict");
-        let sum = |cells: &[relay::base::cell::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
+        let sum = |cells: &[relay_proto::base::cell::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
         let live =
             sum(&counters.allocations_began) + counters.allocations_arrived.get() + counters.allocations_imported.get()
                 - sum(&counters.allocations_ended)
@@ -577,7 +577,8 @@ impl World {
 /// 2.2 times its request.
 fn assert_gain(client: &FiveTuple, request: &[u8], response: &Response) {
     let response = response.bytes();
-    let signed = relay::wire::message::Message::parse(response).is_ok_and(|message| message.integrity().is_some());
+    let signed =
+        relay_proto::wire::message::Message::parse(response).is_ok_and(|message| message.integrity().is_some());
     if client.transport == Transport::Udp && !signed {
         let headers = if client.client.is_ipv4() { 28 } else { 48 };
         let (request, response) = (request.len() + headers, response.len() + headers);

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use relay::base::address::Transport;
+use relay_proto::base::address::Transport;
 
 const VARIABLE: &str = "RELAY_PROTOCOL_OVER";
 

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use relay::turn::types::{ConnectionId, RelayId};
-use relay::turn::{self, Response};
-use relay::wire::attribute::{self, AttributeType};
-use relay::wire::message::{Class, Message, Method};
+use relay_proto::turn::types::{ConnectionId, RelayId};
+use relay_proto::turn::{self, Response};
+use relay_proto::wire::attribute::{self, AttributeType};
+use relay_proto::wire::message::{Class, Message, Method};
 
 use super::World;
 

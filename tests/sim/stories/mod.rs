@@ -8,8 +8,8 @@ use core::time::Duration;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use relay::base::address::{Family, FiveTuple, Transport};
-use relay::turn::types::{Client, Link};
+use relay_proto::base::address::{Family, FiveTuple, Transport};
+use relay_proto::turn::types::{Client, Link};
 
 use crate::message::{Ask, Packet, Request, Wanted};
 use crate::oracle::{Held, Key};

@@ -1,21 +1,15 @@
 //! The IP header of relayed datagrams, as it is on the wire of loopback: DSCP, ECN and DF.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
-#[path = "support/http3_shard.rs"]
-mod http3_shard;
-mod shard_support;
-
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use http3_shard::{passed_to, start_http3};
+use crate::http3_shard::{passed_to, start_http3};
+use crate::shard_support::*;
 use nix::sys::socket::{setsockopt, sockopt};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
-use shard_support::*;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Expedited forwarding, ECN-capable.

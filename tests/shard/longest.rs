@@ -1,12 +1,8 @@
 //! The longest messages a stream can carry, through a running shard: relayed if a datagram can hold their data, dropped if
 //! not, and the connection lives on.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
-mod shard_support;
-
+use crate::shard_support::*;
 use relay::turn::DropReason;
-use shard_support::*;
 
 //= STUN-MSG-24
 //= TURN-DATA-05

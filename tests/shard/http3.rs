@@ -1,21 +1,15 @@
 //! Workers end to end with QUIC clients and a backend for them, told apart from TURN on the same socket. What is inside the
 //! packets concerns neither; `tests/blackbox/http3.rs` has real ones.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-#[path = "support/http3_shard.rs"]
-mod http3_shard;
-mod shard_support;
-
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::time::{Duration, Instant};
 
-use http3_shard::{passed_to, start_http3};
+use crate::http3_shard::{passed_to, start_http3};
+use crate::shard_support::*;
 use relay::shard::counters::{Http3Drop, Http3End};
 use relay::shard::{Http3Config, ShardConfig, SharedBackend};
 use relay::turn::DropReason;
 use relay::wire::message::{Class, Message, Method};
-use shard_support::*;
 
 /// The connection ID the backend of these tests chooses.
 const CHOSEN: [u8; 8] = *b"answered";

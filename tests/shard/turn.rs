@@ -1,18 +1,14 @@
 //! What comes together is handled in one turn of a worker, and nothing of it is lost or leaves by another's socket.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-mod shard_support;
-
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::turn::Config;
 use relay::turn::DropReason;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
-use shard_support::*;
 
 fn start(workers: usize, config: ShardConfig, turn: Config) -> (Gate, TestServer) {
     let (gate, config) = Gate::with(config);

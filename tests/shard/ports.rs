@@ -1,20 +1,16 @@
 //! The pool of relay ports that workers share, over real sockets.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-mod shard_support;
-
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::turn::Counters;
 use relay::turn::config::{Config, RelayAddress};
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;
 use relay::wire::message::{Class, Message, Method};
-use shard_support::*;
 
 /// Ports on an address that this process has to itself: nobody else's tests are in the way.
 fn with_ports(ports: std::ops::RangeInclusive<u16>) -> Config {

@@ -1,14 +1,11 @@
 //! Workers end to end with TCP and TLS clients, handed over as the front door does.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-mod shard_support;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::shard_support::*;
 use relay::base::address::Transport;
 use relay::net::stream::StreamLimits;
 use relay::shard::ShardConfig;
@@ -16,7 +13,6 @@ use relay::shard::counters::STREAM_CLOSE_REASONS;
 use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Message, Method};
-use shard_support::*;
 
 fn closed(server: &TestServer, reason: &str) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == reason).unwrap();

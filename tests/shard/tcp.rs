@@ -1,14 +1,11 @@
 //! TCP allocations (RFC 6062) over several workers: a client's connection finds the worker that has the peer.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-mod shard_support;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::shard_support::*;
 use relay::net::stream::StreamLimits;
 use relay::shard::ShardConfig;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
@@ -16,7 +13,6 @@ use relay::turn::Config;
 use relay::turn::output::ConnectionEnd;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
-use shard_support::*;
 
 fn moved(server: &TestServer) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == "moved").unwrap();

@@ -1,18 +1,14 @@
 //! Allocations that move with their clients (RFC 8016), over real sockets and between real workers.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
-
-mod shard_support;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::shard_support::{Client, Gate, Incoming, PATIENCE, Peer, Pipe, TestServer, turn_config};
 use relay::shard::ShardConfig;
 use relay::turn::config::Mobility;
 use relay::turn::{Config, DropReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
-use shard_support::{Client, Gate, Incoming, PATIENCE, Peer, Pipe, TestServer, turn_config};
 
 const CHANNEL: u16 = 0x4000;
 

@@ -1,15 +1,11 @@
 //! What a stream is answered before anybody has logged in on it.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-mod shard_support;
-
 use std::io::{Read, Write};
 
+use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
 use relay::wire::message::{Class, Message, Method};
-use shard_support::*;
 
 fn closed(server: &TestServer, reason: &str) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == reason).unwrap();

@@ -1,31 +1,18 @@
 //! Workers end to end with DTLS clients: who is let in, who gives way, and when it is over.
 
-#![cfg(feature = "dtls")]
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-#[path = "support/dtls_client.rs"]
-mod dtls_client;
-#[path = "support/dtls_shard.rs"]
-mod dtls_shard;
-#[path = "support/dtls_slow.rs"]
-mod dtls_slow;
-#[path = "support/http3_shard.rs"]
-mod http3_shard;
-mod shard_support;
-
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dtls_client::DtlsClient;
-use dtls_shard::{client, config, context, over, start, start_under, start_with};
-use dtls_slow::{SlowClient, early_record, from, hello_with_cookie, hello_with_cookie_from};
-use http3_shard::{passed_to, start_http3_with};
+use crate::dtls_client::DtlsClient;
+use crate::dtls_shard::{client, config, context, over, start, start_under, start_with};
+use crate::dtls_slow::{SlowClient, early_record, from, hello_with_cookie, hello_with_cookie_from};
+use crate::http3_shard::{passed_to, start_http3_with};
+use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::shard::counters::{DtlsClose, DtlsDrop};
 use relay::turn::{DropReason, EndReason};
 use relay::wire::message::{Class, Message, Method};
-use shard_support::*;
 
 /// Its allocation is still there.
 #[track_caller]

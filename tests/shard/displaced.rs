@@ -1,17 +1,13 @@
 //! A stream whose place the front door wants for somebody else.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-mod shard_support;
-
 use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use crate::shard_support::*;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
 use relay::shard::handover::{Displace, StreamGuard, StreamHandover};
 use relay::wire::message::Method;
-use shard_support::*;
 
 fn displaced(server: &TestServer) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == "displaced").unwrap();

@@ -1,18 +1,14 @@
 //! Workers end to end over real loopback sockets: UDP clients, peers, and each other.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
-
-mod shard_support;
-
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::shard_support::*;
 use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::ShardConfig;
 use relay::turn::config::IcmpReports;
 use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::message::{Class, Message, Method};
-use shard_support::*;
 
 const SIZES: [usize; 12] = [0, 1, 3, 4, 5, 160, 1199, 1200, 1472, 1473, 9000, 60_000];
 
