@@ -14,11 +14,11 @@ use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::service::admin::{self, AdminCounters, AdminRefusal};
 use relay::service::api::counters::ApiCounters;
-use relay::service::front_door::{Behind, FrontDoor, Limits};
+use relay::service::front_door::{Behind, FrontDoor, FrontDoorLimits};
 use relay::service::health::{Health, Phase};
 use relay::service::http_server;
 use relay::service::metrics::{Metrics, ProcessCounters, Sources};
-use relay::service::reload::Outcome;
+use relay::service::reload::ReloadOutcome;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::LogClient;
 use relay::shard::counters::ShardCounters;
@@ -70,7 +70,7 @@ fn admin() -> Admin {
     ports.total.iter().for_each(|total| total.set(100));
     let workers = vec![Arc::new(ShardCounters::default()), Arc::new(ShardCounters::default())];
     let second = Duration::from_secs(1);
-    let limits = Limits {
+    let limits = FrontDoorLimits {
         connections: 10,
         connections_per_source: 10,
         connections_per_network: 1000,
@@ -237,12 +237,12 @@ async fn a_failed_reload_is_seen_until_one_succeeds() {
         value(&scrape(&admin.router).await, "relay_config_last_reload_successful"),
         1.0
     );
-    admin.process.reloaded(UnixTime(1_700_000_100), Outcome::Failure);
+    admin.process.reloaded(UnixTime(1_700_000_100), ReloadOutcome::Failure);
     let text = scrape(&admin.router).await;
     assert_eq!(value(&text, "relay_config_last_reload_successful"), 0.0);
     assert_eq!(value(&text, "relay_config_reloads_total{outcome=\"failure\"}"), 1.0);
     assert_eq!(value(&text, "relay_config_loaded_timestamp_seconds"), 1_700_000_000.0);
-    admin.process.reloaded(UnixTime(1_700_000_200), Outcome::Success);
+    admin.process.reloaded(UnixTime(1_700_000_200), ReloadOutcome::Success);
     let text = scrape(&admin.router).await;
     assert_eq!(value(&text, "relay_config_last_reload_successful"), 1.0);
     assert_eq!(value(&text, "relay_config_loaded_timestamp_seconds"), 1_700_000_200.0);

@@ -10,7 +10,7 @@ use crate::service::config::{Purpose, load_for};
 
 /// What may follow `relay check`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CheckArguments {
     /// Say nothing but mistakes and warnings
     #[arg(long, short)]
     quiet: bool,
@@ -25,7 +25,7 @@ const EXIT_NOT_HERE: u8 = 3;
 
 /// Judges the configuration: exit status 0 if the server would start with it, 3 if it would on another machine only,
 /// else 1.
-pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+pub(super) fn run(config: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     let judged = match judge_as(arguments.user.as_deref()) {
         Ok(judged) => judged,
         Err(error) => {
@@ -49,7 +49,7 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
 fn judge(
     config: Option<&Path>,
     env: &Judged,
-    arguments: &Arguments,
+    arguments: &CheckArguments,
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> io::Result<ExitCode> {

@@ -18,7 +18,7 @@ use crate::turn::login::credential::{Credentials, MintError, MintedCredential};
 
 /// What may follow `relay credentials`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CredentialsArguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -57,7 +57,7 @@ enum Format {
 }
 
 /// Prints a credential: exit status 0, or 1 with the reason on standard error.
-pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+pub(super) fn run(config: Option<&Path>, arguments: &CredentialsArguments) -> ExitCode {
     let Command::Mint(wish) = &arguments.command;
     match mint(config, &ProcessEnv::default(), wish) {
         // A reader that closed its end has read enough.

@@ -31,11 +31,11 @@ Signals: SIGTERM stops, SIGHUP reads the configuration again.";
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Judge a configuration: every mistake at once, and what is in force
-    Check(check::Arguments),
+    Check(check::CheckArguments),
     /// Time-limited credentials
-    Credentials(credentials::Arguments),
+    Credentials(credentials::CredentialsArguments),
     /// Measure a TURN server of your own
-    Bench(bench::Arguments),
+    Bench(bench::BenchArguments),
 }
 
 /// Does what the command line says.

@@ -27,7 +27,7 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslStream};
 
 use self::context::Facts;
 pub use self::context::{DtlsContext, Identity, SharedContext};
-use self::cookie::{Secret, Uses};
+use self::cookie::{CookieSecret, Uses};
 pub use self::record::{ClientHello, Random, client_hello};
 use super::sys::dtls as sys;
 use relay_proto::base::address::FiveTuple;
@@ -131,7 +131,7 @@ pub struct Endpoint {
     context: Arc<DtlsContext>,
     /// Will be the next association.
     waiting: Option<SslStream<Pipe>>,
-    secret: Secret,
+    secret: CookieSecret,
     uses: Uses,
     scratch: sys::Scratch,
     wire: Rc<RefCell<Wire>>,
@@ -157,7 +157,7 @@ impl Endpoint {
             context: contexts.load_full(),
             contexts,
             waiting: None,
-            secret: Secret::new(seed),
+            secret: CookieSecret::new(seed),
             uses: Uses::new(per_cookie),
             scratch: sys::Scratch::new().ok_or(ErrorKind::OutOfMemory)?,
             wire: Rc::default(),

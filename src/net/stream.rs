@@ -22,7 +22,7 @@ use std::io::{self, Read, Write};
 use self::inbox::Inbox;
 pub use self::outbox::Dropped;
 use self::outbox::Outbox;
-use self::path::Path;
+use self::path::NetworkPath;
 pub use self::path::PathState;
 use super::tls::TlsSession;
 use relay_proto::base::time::Instant;
@@ -214,7 +214,7 @@ pub struct StreamConn {
     /// Portion by which a backlog is worked off.
     portion: usize,
     /// The way behind the socket.
-    path: Path,
+    path: NetworkPath,
     /// close_notify is to be sent.
     closing: bool,
 }
@@ -241,7 +241,7 @@ impl StreamConn {
             barren_reads: 0,
             blocked_since: None,
             portion: SMALLEST_CHUNK,
-            path: Path::default(),
+            path: NetworkPath::default(),
             closing: false,
         }
     }

@@ -109,7 +109,7 @@ impl Lane {
 
 /// Bytes taken in from each side by one [`Pipe::pump`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct Pumped {
     /// From the client.
     pub up: u64,
     /// From the peer.
@@ -155,10 +155,10 @@ impl Pipe {
     ///
     /// # Errors
     /// One of the sockets failed, or the client broke TLS: both are to be closed.
-    pub fn pump(&mut self, client: &TcpStream, peer: &TcpStream) -> io::Result<Moved> {
+    pub fn pump(&mut self, client: &TcpStream, peer: &TcpStream) -> io::Result<Pumped> {
         let up = self.pump_up(client, peer)?;
         let down = self.pump_down(client, peer)?;
-        Ok(Moved { up, down })
+        Ok(Pumped { up, down })
     }
 
     /// Both directions have ended, and both sides have been told.

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 
 use super::api::RtcConfiguration;
-use super::bind::Places;
+use super::bind::ListenAddresses;
 use super::config::settings::{ListenerSettings, Settings};
 use crate::turn::config::RelayAddress;
 use crate::turn::login::credential::MintedCredential;
@@ -14,7 +14,7 @@ use crate::turn::login::credential::MintedCredential;
 type Lines = Vec<(&'static str, String)>;
 
 /// Tells what listens where. `trial`: a credential to try the server with, on a first run.
-pub fn print(settings: &Settings, places: &Places, notes: &[String], trial: Option<&MintedCredential>) {
+pub fn print(settings: &Settings, places: &ListenAddresses, notes: &[String], trial: Option<&MintedCredential>) {
     let lines = lines(settings, places, notes);
     let configuration = trial.map(|credential| {
         serde_json::to_string(&RtcConfiguration::new(&settings.api, credential, settings.api.forced))
@@ -68,7 +68,7 @@ pub fn is_watched() -> bool {
     io::stdout().is_terminal()
 }
 
-fn lines(settings: &Settings, places: &Places, notes: &[String]) -> Lines {
+fn lines(settings: &Settings, places: &ListenAddresses, notes: &[String]) -> Lines {
     let mut lines = Lines::new();
     let mut list = |name, addresses: Vec<SocketAddr>| {
         if !addresses.is_empty() {
@@ -121,7 +121,7 @@ fn lines(settings: &Settings, places: &Places, notes: &[String]) -> Lines {
 /// A command that relays ten messages through this server over the first way it serves. `-y` makes the client its own
 /// peer, from one relayed address to another, so that no peer needs to be allowed; `-s` sends indications, because that
 /// client draws channel numbers that RFC 8656 no longer has.
-fn try_command(places: &Places, credential: &MintedCredential) -> Option<String> {
+fn try_command(places: &ListenAddresses, credential: &MintedCredential) -> Option<String> {
     let udp = places.udp.first().map(|address| (*address, ""));
     let tcp = places
         .tcp
@@ -151,13 +151,13 @@ mod tests {
     }
 
     /// One TCP listener for each of `tcp`, `tls` and `https`.
-    fn places(listener: &ListenerSettings) -> Places {
+    fn places(listener: &ListenerSettings) -> ListenAddresses {
         let over_tcp = |address, change: fn(&mut ListenerSettings)| {
             let mut listener = listener.clone();
             change(&mut listener);
             (at(address), listener)
         };
-        Places {
+        ListenAddresses {
             udp: vec![at("192.0.2.1:3478"), at("[2001:db8::1]:3478")],
             dtls: vec![at("192.0.2.1:5349")],
             tcp: vec![
@@ -176,7 +176,7 @@ mod tests {
         settings.workers = 3;
         settings.turn.relay.ports = 50_000..=50_999;
         let places = places(&settings.listeners[0]);
-        let told = |settings: &Settings, places: &Places| lines(settings, places, &["a note".to_owned()]);
+        let told = |settings: &Settings, places: &ListenAddresses| lines(settings, places, &["a note".to_owned()]);
         settings.api.uris = vec!["turn:192.0.2.1".into(), "turns:192.0.2.1".into()];
         let expected: Vec<(&str, &str)> = vec![
             ("udp", "192.0.2.1:3478, [2001:db8::1]:3478"),
@@ -209,7 +209,7 @@ mod tests {
             announced: address.bind,
             ..address
         });
-        let lines = told(&settings, &Places::default());
+        let lines = told(&settings, &ListenAddresses::default());
         assert_eq!(lines[0], ("relay", "127.0.0.1 ports 50000-50999".to_owned()));
     }
 
@@ -220,7 +220,7 @@ mod tests {
             username: "user".into(),
             password: "password".into(),
         };
-        let mut ends = |change: fn(&mut Places)| {
+        let mut ends = |change: fn(&mut ListenAddresses)| {
             change(&mut places);
             let command = try_command(&places, &credential)?;
             let (_, end) = command.split_once(" -w 'password' -p ").expect("a password");

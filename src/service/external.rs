@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
-pub use self::source::{Found, Local, NotFound, Plan, Source, key};
+pub use self::source::{AddressSource, FoundAddress, Local, NotFound, Plan, key};
 use crate::base::address::Family;
 use crate::turn::OwnSockets;
 use crate::turn::config::RelayConfig;

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::config::env::Env;
 use super::files;
-use super::files::own::{Owner, PRIVATE, StateDir};
+use super::files::own::{FileOwner, PRIVATE, StateDir};
 
 /// The file in the state directory.
 const SECRET_FILE: &str = "secret";
@@ -26,7 +26,7 @@ const LOCK_FILE: &str = "secret.lock";
 const SECRET_BYTES: usize = 32;
 
 /// The secret of the first run.
-pub struct Secret {
+pub struct FirstSecret {
     /// As services that mint must have it.
     pub bytes: Zeroizing<Vec<u8>>,
     /// Where it is kept.
@@ -35,7 +35,7 @@ pub struct Secret {
     pub is_new: bool,
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for FirstSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret")
             .field("file", &self.file)
@@ -91,7 +91,7 @@ fn is_directory_of(path: &Path, user: u32) -> bool {
 ///
 /// # Errors
 /// When it is there but cannot be read, is not to be trusted, or is none.
-pub fn find_secret(state_dir: &Path, owner: Owner) -> Result<Option<Secret>, FirstRunError> {
+pub fn find_secret(state_dir: &Path, owner: FileOwner) -> Result<Option<FirstSecret>, FirstRunError> {
     let file = state_dir.join(SECRET_FILE);
     let dir = state_dir.to_owned();
     let name = file.clone();
@@ -107,8 +107,8 @@ pub fn find_secret(state_dir: &Path, owner: Owner) -> Result<Option<Secret>, Fir
 ///
 /// # Errors
 /// When it can neither be read nor made.
-pub fn obtain_secret(state_dir: &Path) -> Result<Secret, FirstRunError> {
-    if let Some(secret) = find_secret(state_dir, Owner::Ourselves)? {
+pub fn obtain_secret(state_dir: &Path) -> Result<FirstSecret, FirstRunError> {
+    if let Some(secret) = find_secret(state_dir, FileOwner::Ourselves)? {
         return Ok(secret);
     }
     let file = state_dir.join(SECRET_FILE);
@@ -127,7 +127,7 @@ pub fn obtain_secret(state_dir: &Path) -> Result<Secret, FirstRunError> {
         let line = Zeroizing::new([&bytes[..], b"\n"].concat());
         dir.write(&name, &line, PRIVATE)?;
         let is_new = true;
-        Ok(Secret {
+        Ok(FirstSecret {
             bytes,
             file: name,
             is_new,
@@ -136,7 +136,7 @@ pub fn obtain_secret(state_dir: &Path) -> Result<Secret, FirstRunError> {
     .map_err(at(&file, "cannot make"))
 }
 
-fn find_in(dir: &StateDir, file: &Path) -> io::Result<Option<Secret>> {
+fn find_in(dir: &StateDir, file: &Path) -> io::Result<Option<FirstSecret>> {
     let mut bytes = dir.read(file, files::MAX_SECRET)?.bytes;
     let len = bytes.trim_ascii_end().len();
     bytes.truncate(len);
@@ -145,10 +145,10 @@ fn find_in(dir: &StateDir, file: &Path) -> io::Result<Option<Secret>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     let (file, is_new) = (file.to_owned(), false);
-    Ok(Some(Secret { bytes, file, is_new }))
+    Ok(Some(FirstSecret { bytes, file, is_new }))
 }
 
-fn unless_missing(error: io::Error) -> io::Result<Option<Secret>> {
+fn unless_missing(error: io::Error) -> io::Result<Option<FirstSecret>> {
     if error.kind() == io::ErrorKind::NotFound {
         Ok(None)
     } else {

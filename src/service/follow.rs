@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::config::env::{Env, ProcessEnv};
 use super::config::settings::Settings;
-use super::external::{Found, NotFound, Plan, announced_host, key};
+use super::external::{FoundAddress, NotFound, Plan, announced_host, key};
 use crate::turn::config::RelayConfig;
 use crate::turn::policy::PeerPolicy;
 
@@ -21,11 +21,11 @@ const UNREACHABLE: Duration = Duration::from_secs(5);
 const FORMER: usize = 16;
 
 /// What a look brought.
-pub(super) type Looked = Vec<(Plan, Result<Option<Found>, NotFound>)>;
+pub(super) type Looked = Vec<(Plan, Result<Option<FoundAddress>, NotFound>)>;
 
 /// What became of a look, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ProbeOutcome {
     /// The same address as before.
     Same,
     /// Another one; new allocations get it.
@@ -34,7 +34,7 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl ProbeOutcome {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Same, Self::Changed, Self::Failed];
 
@@ -92,7 +92,12 @@ impl Follower {
     }
 
     /// Takes up what was found; tells what each look came to. `true`: an address of `settings` is another one now.
-    pub(super) fn take(&mut self, looked: Looked, settings: &mut Settings, mut count: impl FnMut(Outcome)) -> bool {
+    pub(super) fn take(
+        &mut self,
+        looked: Looked,
+        settings: &mut Settings,
+        mut count: impl FnMut(ProbeOutcome),
+    ) -> bool {
         let mut relay = settings.turn.relay.clone();
         for (plan, outcome) in looked {
             // A reload came in between, and has looked itself.
@@ -110,7 +115,7 @@ impl Follower {
                         "another external address: new allocations get it, live ones keep theirs"
                     );
                     relay.set(plan.family, Some(found.address));
-                    count(Outcome::Changed);
+                    count(ProbeOutcome::Changed);
                 }
                 Ok(None) if before.is_some() => {
                     let why = NotFound {
@@ -118,7 +123,7 @@ impl Follower {
                         help: "bring its network up again, or set the address itself".to_owned(),
                     };
                     self.missed(why);
-                    count(Outcome::Failed);
+                    count(ProbeOutcome::Failed);
                 }
                 Ok(_) => {
                     let told = self.told.len();
@@ -126,11 +131,11 @@ impl Follower {
                     if self.told.len() < told {
                         tracing::info!("`external.{}` is found again, and is the same", key(plan.family));
                     }
-                    count(Outcome::Same);
+                    count(ProbeOutcome::Same);
                 }
                 Err(why) => {
                     self.missed(why);
-                    count(Outcome::Failed);
+                    count(ProbeOutcome::Failed);
                 }
             }
         }
@@ -214,7 +219,7 @@ mod tests {
     use super::*;
     use crate::base::address::Family;
     use crate::service::config::sample;
-    use crate::service::external::Source;
+    use crate::service::external::AddressSource;
     use crate::turn::config::RelayAddress;
     use crate::turn::policy::PeerClass;
     use crate::turn::types::PeerAddr;
@@ -222,18 +227,18 @@ mod tests {
     /// Announces 192.0.2.1, which a STUN server is to be asked for from now on.
     fn settings() -> (Settings, Plan) {
         let mut settings = sample::settings(sample::BASE);
-        let source = Source::Name("turn.example.org".to_owned());
+        let source = AddressSource::Name("turn.example.org".to_owned());
         settings.external.plans[0].source = source;
         let plan = settings.external.plans[0].clone();
         (settings, plan)
     }
 
-    fn found(announced: &str) -> Result<Option<Found>, NotFound> {
+    fn found(announced: &str) -> Result<Option<FoundAddress>, NotFound> {
         found_behind("127.0.0.1", announced)
     }
 
-    fn found_behind(bind: &str, announced: &str) -> Result<Option<Found>, NotFound> {
-        Ok(Some(Found {
+    fn found_behind(bind: &str, announced: &str) -> Result<Option<FoundAddress>, NotFound> {
+        Ok(Some(FoundAddress {
             address: RelayAddress {
                 bind: bind.parse().expect("an address"),
                 announced: announced.parse().expect("an address"),
@@ -243,7 +248,7 @@ mod tests {
         }))
     }
 
-    fn missing() -> Result<Option<Found>, NotFound> {
+    fn missing() -> Result<Option<FoundAddress>, NotFound> {
         Err(NotFound {
             message: "`external.ipv4`: cannot look up turn.example.org".to_owned(),
             help: "correct it".to_owned(),
@@ -279,7 +284,7 @@ mod tests {
             assert_eq!(peer(50_000), Ok(PeerClass::Relayed), "{ip}");
             assert!(peer(3478).is_err(), "the listener behind {ip}");
         }
-        assert_eq!(outcomes, [Outcome::Same, Outcome::Changed]);
+        assert_eq!(outcomes, [ProbeOutcome::Same, ProbeOutcome::Changed]);
     }
 
     /// A machine's own address behind a NAT that keeps its.
@@ -293,7 +298,7 @@ mod tests {
         let relay = settings.turn.relay.of(Family::V4).expect("as before");
         assert_eq!(relay.bind, IpAddr::from([127, 0, 0, 9]));
         assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
-        assert_eq!(outcomes, [Outcome::Changed]);
+        assert_eq!(outcomes, [ProbeOutcome::Changed]);
         // What was bound before leads to this machine as well.
         let peer = |ip: &str| {
             settings
@@ -322,7 +327,12 @@ mod tests {
         assert_eq!(told, [1, 1, 2, 0], "each once, until it is found again");
         assert_eq!(
             outcomes,
-            [Outcome::Failed, Outcome::Failed, Outcome::Failed, Outcome::Same]
+            [
+                ProbeOutcome::Failed,
+                ProbeOutcome::Failed,
+                ProbeOutcome::Failed,
+                ProbeOutcome::Same
+            ]
         );
     }
 
@@ -330,7 +340,7 @@ mod tests {
     async fn what_was_looked_for_before_a_reload_changed_the_question_is_not_taken() {
         let (mut settings, plan) = settings();
         let mut follower = Follower::new(&settings, ProcessEnv::default());
-        settings.external.plans[0].source = Source::Auto;
+        settings.external.plans[0].source = AddressSource::Auto;
         assert!(
             !follower.take(vec![(plan, found("192.0.2.9"))], &mut settings, |_| panic!(
                 "not counted"
@@ -373,8 +383,8 @@ mod tests {
         let pause = Duration::from_secs(60);
         settings.external.recheck = Some(pause);
         let mut fixed = settings.external.plans[0].clone();
-        settings.external.plans[0].source = Source::Name("localhost".to_owned());
-        fixed.source = Source::Fixed(IpAddr::from([192, 0, 2, 7]));
+        settings.external.plans[0].source = AddressSource::Name("localhost".to_owned());
+        fixed.source = AddressSource::Fixed(IpAddr::from([192, 0, 2, 7]));
         settings.external.plans.push(fixed);
         let begin = Instant::now();
         let mut follower = Follower::new(&settings, ProcessEnv::default());
@@ -395,6 +405,9 @@ mod tests {
 
     #[test]
     fn each_outcome_of_a_look_has_its_label() {
-        assert_eq!(Outcome::ALL.map(Outcome::as_str), ["same", "changed", "failure"]);
+        assert_eq!(
+            ProbeOutcome::ALL.map(ProbeOutcome::as_str),
+            ["same", "changed", "failure"]
+        );
     }
 }

@@ -7,7 +7,7 @@
 //!                                              '--STUN, ChannelData--> shard
 //! ```
 //!
-//! Nothing waits in the accept loop. Each stage has a deadline, each connection one [`Outcome`], and a client that has
+//! Nothing waits in the accept loop. Each stage has a deadline, each connection one [`ConnectionOutcome`], and a client that has
 //! not shown yet what it wants holds a place that whoever holds fewer may take ([`crate::base::shares`]): half-open
 //! connections cannot shut others out.
 //! First bytes are handed on with the connection, never lost. HTTP is not tried on bytes that failed as
@@ -39,8 +39,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use self::admission::Admission;
 pub(super) use self::admission::LEAVING;
 pub use self::behind::{Behind, BehindCounters};
-pub use self::counters::{AcceptError, FrontDoorCounters, Outcome};
-pub use self::routes::{Hidden, hidden};
+pub use self::counters::{AcceptError, ConnectionOutcome, FrontDoorCounters};
+pub use self::routes::{HiddenNames, hidden};
 pub use self::splice::SpliceEnd;
 pub use self::upstream::{Failure, Forwarded};
 use super::config::settings::{ListenerSettings, StreamSettings};
@@ -74,7 +74,7 @@ impl From<&ListenerSettings> for Accepts {
 
 /// Bounds of the front door.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct FrontDoorLimits {
     /// Open connections in all, those in the shards included.
     pub connections: usize,
     /// Open connections per source (IPv4 address, IPv6 /64).
@@ -96,7 +96,7 @@ pub struct Limits {
     pub stop_timeout: Duration,
 }
 
-impl From<&StreamSettings> for Limits {
+impl From<&StreamSettings> for FrontDoorLimits {
     fn from(settings: &StreamSettings) -> Self {
         Self {
             connections: settings.max_connections,
@@ -115,7 +115,7 @@ impl From<&StreamSettings> for Limits {
 
 /// One for the whole process: its limits are shared by all listeners.
 pub struct FrontDoor {
-    limits: Limits,
+    limits: FrontDoorLimits,
     log_client: LogClient,
     tls: Option<Arc<TlsStore>>,
     http: axum::Router,
@@ -130,7 +130,7 @@ impl FrontDoor {
     /// `http` answers requests; it finds the client's address as `axum::extract::ConnectInfo<SocketAddr>`. `behind` are
     /// the servers that others are passed on to. `streams` takes TURN clients and must not block.
     pub fn new(
-        limits: Limits,
+        limits: FrontDoorLimits,
         log_client: LogClient,
         tls: Option<Arc<TlsStore>>,
         http: axum::Router,

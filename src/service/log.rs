@@ -21,13 +21,13 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::cap::Capped;
-pub use self::cap::Caps;
+pub use self::cap::LineBudgets;
 use self::line::Lines;
 pub use self::line::is_harmful;
 
 use super::config::diagnostic::{Diagnostics, Severity};
 use super::config::settings::LogSettings;
-use super::tls_store::Loaded;
+use super::tls_store::LoadedCertificates;
 
 /// Lines waiting for the writer; beyond this they are dropped. When the server stops every allocation has its line at
 /// once: twice as many as there are relay ports by default.
@@ -37,7 +37,7 @@ const QUEUE_LINES: usize = 64 * 1024;
 pub struct LogGuard {
     _worker: WorkerGuard,
     lost: ErrorCounter,
-    caps: Arc<Caps>,
+    caps: Arc<LineBudgets>,
 }
 
 impl LogGuard {
@@ -47,7 +47,7 @@ impl LogGuard {
     }
 
     /// Counts lines that were left out because there were too many of their kind, and tells of them.
-    pub fn caps(&self) -> Arc<Caps> {
+    pub fn caps(&self) -> Arc<LineBudgets> {
         Arc::clone(&self.caps)
     }
 }
@@ -89,7 +89,7 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
         .thread_name("relay-log")
         .finish(io::stderr());
     let lost = writer.error_counter();
-    let caps = Arc::new(Caps::new());
+    let caps = Arc::new(LineBudgets::new());
     capped(settings, writer, Arc::clone(&caps))
         .map_err(LogError::Filter)?
         .try_init()
@@ -133,10 +133,14 @@ pub fn subscriber<W>(settings: &LogSettings, writer: W) -> Result<Box<dyn Subscr
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    capped(settings, writer, Arc::new(Caps::new()))
+    capped(settings, writer, Arc::new(LineBudgets::new()))
 }
 
-fn capped<W>(settings: &LogSettings, writer: W, caps: Arc<Caps>) -> Result<Box<dyn Subscriber + Send + Sync>, String>
+fn capped<W>(
+    settings: &LogSettings,
+    writer: W,
+    caps: Arc<LineBudgets>,
+) -> Result<Box<dyn Subscriber + Send + Sync>, String>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -164,7 +168,7 @@ pub fn diagnostics(found: &Diagnostics) {
 }
 
 /// Logs which certificate is served, and what is wrong with it nevertheless.
-pub fn certificate(loaded: &Loaded) {
+pub fn certificate(loaded: &LoadedCertificates) {
     let info = &loaded.info;
     if loaded.changed {
         tracing::info!(

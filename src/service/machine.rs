@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Duration;
 
 use super::config::settings::Settings;
-use super::follow::{Outcome, renew_policy};
+use super::follow::{ProbeOutcome, renew_policy};
 use crate::net::local::{self, Changes};
 
 /// Between two readings: a start of containers brings many changes at once.
@@ -53,21 +53,21 @@ impl Machine {
     }
 
     /// Has the peer policy of `settings` know what was read; tells what changed.
-    pub(super) fn take(&mut self, read: io::Result<Vec<IpNet>>, settings: &mut Settings) -> Outcome {
+    pub(super) fn take(&mut self, read: io::Result<Vec<IpNet>>, settings: &mut Settings) -> ProbeOutcome {
         let networks = match read {
             Ok(networks) => networks,
             Err(error) => {
                 if !core::mem::replace(&mut self.told, true) {
                     tracing::error!(%error, "the addresses of this machine cannot be read; those known stay closed to peers");
                 }
-                return Outcome::Failed;
+                return ProbeOutcome::Failed;
             }
         };
         self.told = false;
         let before = core::mem::replace(&mut settings.peers.local, networks);
         let after = &settings.peers.local;
         if before == *after {
-            return Outcome::Same;
+            return ProbeOutcome::Same;
         }
         tracing::info!(
             came = listed(after, &before),
@@ -75,7 +75,7 @@ impl Machine {
             "the addresses of this machine changed, and what peers may not reach"
         );
         renew_policy(settings);
-        Outcome::Changed
+        ProbeOutcome::Changed
     }
 }
 
@@ -147,17 +147,17 @@ mod tests {
             let policy = &settings.turn.policy;
             policy.permission(ip.parse().expect("an address")).is_err()
         };
-        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), Outcome::Changed);
+        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), ProbeOutcome::Changed);
         assert!(closed(&settings, "10.9.0.1") && !closed(&settings, "10.9.0.2"));
         let policy = Arc::clone(&settings.turn.policy);
-        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), Outcome::Same);
+        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), ProbeOutcome::Same);
         let silent = || Err(io::Error::other("it does not tell"));
         for _ in 0..2 {
-            assert_eq!(machine.take(silent(), &mut settings), Outcome::Failed);
+            assert_eq!(machine.take(silent(), &mut settings), ProbeOutcome::Failed);
             assert!(machine.told);
         }
         assert!(Arc::ptr_eq(&settings.turn.policy, &policy), "nothing has changed");
-        assert_eq!(machine.take(here("10.9.0.2/32"), &mut settings), Outcome::Changed);
+        assert_eq!(machine.take(here("10.9.0.2/32"), &mut settings), ProbeOutcome::Changed);
         assert!(!machine.told, "a failure would be told again");
         assert!(closed(&settings, "10.9.0.2") && !closed(&settings, "10.9.0.1"));
     }

@@ -139,7 +139,7 @@ pub(super) fn know_backends(settings: &mut Settings, all: Vec<SocketAddr>) -> bo
 
 /// What became of a reload, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReloadOutcome {
     /// All of it is in force.
     Success,
     /// Some of it waits for a restart, or could not be taken.
@@ -148,7 +148,7 @@ pub enum Outcome {
     Failure,
 }
 
-impl Outcome {
+impl ReloadOutcome {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Success, Self::Partial, Self::Failure];
 
@@ -459,6 +459,9 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
 
     #[test]
     fn each_outcome_of_a_reload_has_its_label() {
-        assert_eq!(Outcome::ALL.map(Outcome::as_str), ["success", "partial", "failure"]);
+        assert_eq!(
+            ReloadOutcome::ALL.map(ReloadOutcome::as_str),
+            ["success", "partial", "failure"]
+        );
     }
 }

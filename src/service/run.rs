@@ -19,12 +19,12 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use super::acme::Acme;
 use super::api::Api;
 use super::backends::Backends;
-use super::bind::Places;
+use super::bind::ListenAddresses;
 use super::config::diagnostic::Diagnostics;
 use super::config::env::ProcessEnv;
 use super::config::settings::Settings;
 use super::config::{self, Loaded, Purpose};
-use super::follow::{Follower, Looked, Outcome};
+use super::follow::{Follower, Looked, ProbeOutcome};
 use super::front_door::hidden;
 use super::health::{Health, Phase};
 use super::machine::Machine;
@@ -168,7 +168,7 @@ impl StopSignals {
 }
 
 /// A serving process.
-pub(super) struct Server {
+pub(super) struct ServingProcess {
     /// The configuration file, to be read again.
     pub(super) path: Option<PathBuf>,
     pub(super) settings: Settings,
@@ -176,7 +176,7 @@ pub(super) struct Server {
     pub(super) machine: Machine,
     /// Where servers behind this one are, followed.
     pub(super) backends: Backends,
-    pub(super) places: Places,
+    pub(super) places: ListenAddresses,
     pub(super) tls: Option<Arc<TlsStore>>,
     pub(super) acme: Option<Arc<Acme>>,
     pub(super) shards: Arc<Shards>,
@@ -191,12 +191,12 @@ pub(super) struct Server {
 }
 
 /// What became of the certificates of each source.
-type Outcomes = Vec<Result<tls_store::Loaded, TlsError>>;
+type Outcomes = Vec<Result<tls_store::LoadedCertificates, TlsError>>;
 type Reloading = JoinHandle<Result<(Loaded, Outcomes), Diagnostics>>;
 /// How certificates are loaded again.
 type Look = fn(&TlsStore, UnixTime) -> Outcomes;
 
-impl Server {
+impl ServingProcess {
     /// Until SIGTERM or SIGINT, or until something dies.
     async fn run(mut self, mut signals: Signals) -> u8 {
         let watchdog = systemd::watchdog_interval();
@@ -288,24 +288,24 @@ impl Server {
             }
             Ok(Err(diagnostics)) => {
                 log::diagnostics(&diagnostics);
-                reload::Outcome::Failure
+                reload::ReloadOutcome::Failure
             }
             Err(error) => {
                 tracing::error!(%error, "the configuration cannot be read");
-                reload::Outcome::Failure
+                reload::ReloadOutcome::Failure
             }
         };
         self.process.reloaded(unix_now(), outcome);
         match outcome {
-            reload::Outcome::Success => {
+            reload::ReloadOutcome::Success => {
                 tracing::info!("reloaded");
                 systemd::ready("serving");
             }
-            reload::Outcome::Partial => {
+            reload::ReloadOutcome::Partial => {
                 tracing::warn!("reloaded in part: what is named above stays as it was, everything else is in force");
                 systemd::ready("serving; a part of the latest reload is not in force");
             }
-            reload::Outcome::Failure => {
+            reload::ReloadOutcome::Failure => {
                 tracing::error!("not reloaded: the configuration before stays in force");
                 systemd::ready("serving; the latest reload failed");
             }
@@ -313,7 +313,7 @@ impl Server {
     }
 
     /// Every part that can take effect does.
-    fn apply(&mut self, new: Settings, certificates: Outcomes) -> reload::Outcome {
+    fn apply(&mut self, new: Settings, certificates: Outcomes) -> reload::ReloadOutcome {
         let merged = reload::merge(&self.settings, new);
         let (mut settings, waiting, mut failed) = (merged.settings, merged.waiting, merged.failed);
         if let Some(message) = forced_path_missing(&settings, &self.places) {
@@ -344,9 +344,9 @@ impl Server {
             tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
         }
         if failed.is_empty() && waiting.is_empty() {
-            reload::Outcome::Success
+            reload::ReloadOutcome::Success
         } else {
-            reload::Outcome::Partial
+            reload::ReloadOutcome::Partial
         }
     }
 
@@ -366,7 +366,7 @@ impl Server {
     fn know_machine(&mut self, read: io::Result<Vec<IpNet>>) {
         let outcome = self.machine.take(read, &mut self.settings);
         self.process.read_machine(outcome);
-        if outcome == Outcome::Changed {
+        if outcome == ProbeOutcome::Changed {
             self.shards.set_config(Arc::new(self.settings.turn.clone()));
         }
     }

@@ -17,17 +17,17 @@ use super::acme::Acme;
 use super::admin::AdminCounters;
 use super::api::Api;
 use super::backends::Backends;
-use super::bind::{self, Bound, Places};
+use super::bind::{self, Bound, ListenAddresses};
 use super::config::Loaded;
 use super::config::offer::{offer, serves_path};
 use super::config::settings::{ClientIp, ListenerSettings, Settings};
 use super::front_door::proxy::Proxies;
-use super::front_door::{Accepts, Behind, FrontDoor, Limits};
+use super::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
 use super::health::{Health, Phase};
 use super::log::LogGuard;
 use super::machine::Machine;
 use super::metrics::{Metrics, ProcessCounters, Sources};
-use super::run::Server;
+use super::run::ServingProcess;
 use super::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use super::{admin, banner, http_server, log, process, systemd};
 use crate::base::clock::unix_now;
@@ -44,7 +44,11 @@ const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// All that is in the way, one line each. Nothing stays bound.
-pub(super) async fn start(path: Option<PathBuf>, loaded: Loaded, log: &LogGuard) -> Result<Server, Vec<String>> {
+pub(super) async fn start(
+    path: Option<PathBuf>,
+    loaded: Loaded,
+    log: &LogGuard,
+) -> Result<ServingProcess, Vec<String>> {
     let Loaded {
         mut settings,
         warnings,
@@ -163,13 +167,13 @@ fn self_signed(settings: &Settings) -> SelfSigned {
 }
 
 /// Minted URIs name no listener that was left out, or that a reload would add.
-pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &Places) {
+pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &ListenAddresses) {
     let listeners = bound_listeners(settings, places);
     offer(&mut settings.api, &listeners, &settings.turn.forced);
 }
 
 /// The listeners, less what could not be bound.
-fn bound_listeners(settings: &Settings, places: &Places) -> Vec<ListenerSettings> {
+fn bound_listeners(settings: &Settings, places: &ListenAddresses) -> Vec<ListenerSettings> {
     let udp = |address: &SocketAddr| places.udp.contains(address);
     let dtls = |address: &SocketAddr| places.dtls.contains(address);
     let tcp = |address: &SocketAddr| places.tcp.iter().any(|(bound, _)| bound == address);
@@ -185,7 +189,7 @@ fn bound_listeners(settings: &Settings, places: &Places) -> Vec<ListenerSettings
 }
 
 /// What is wrong if nothing of the forced path could be bound although somebody must use it.
-pub(super) fn forced_path_missing(settings: &Settings, places: &Places) -> Option<String> {
+pub(super) fn forced_path_missing(settings: &Settings, places: &ListenAddresses) -> Option<String> {
     let forced = &settings.turn.forced;
     let served = bound_listeners(settings, places)
         .iter()
@@ -228,7 +232,7 @@ fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCrede
 }
 
 /// Now and then, for as long as the process lives.
-async fn tell_what_was_left_out(caps: Arc<log::Caps>) {
+async fn tell_what_was_left_out(caps: Arc<log::LineBudgets>) {
     loop {
         tokio::time::sleep(LEFT_OUT_INTERVAL).await;
         caps.tell();
@@ -242,7 +246,7 @@ fn serve(
     (tls, acme): Certificates,
     (bound, machine): (Bound, Machine),
     log: &LogGuard,
-) -> Result<Server, Vec<String>> {
+) -> Result<ServingProcess, Vec<String>> {
     let backends = Backends::new(settings.peers.backends.clone());
     backends.follow(&settings.front_door);
     let shards = start_workers(&settings, tls.as_ref(), &backends, bound.udp)?;
@@ -251,7 +255,7 @@ fn serve(
     let health = Arc::new(health(&settings, &shards));
     let https = api.front_door(Arc::clone(&health), behind.http());
     let adopting = Arc::clone(&shards);
-    let limits = Limits::from(&settings.stream);
+    let limits = FrontDoorLimits::from(&settings.stream);
     let door = FrontDoor::new(
         limits,
         log_client(&settings),
@@ -289,7 +293,7 @@ fn serve(
         let socket = asynchronous(socket)?;
         tokio::spawn(http_server::serve(socket, router, admin_counters, admin_stopping));
     }
-    Ok(Server {
+    Ok(ServingProcess {
         path,
         settings,
         machine,

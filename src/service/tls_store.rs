@@ -31,8 +31,8 @@ use rustls::sign::CertifiedKey;
 use rustls_acme::is_tls_alpn_challenge;
 use tokio::sync::watch;
 
-pub use self::certificate::{Certificate, CertificateInfo, Loaded, TlsWarning};
-use self::choice::Choice;
+pub use self::certificate::{Certificate, CertificateInfo, LoadedCertificates, TlsWarning};
+use self::choice::CertificateSelection;
 pub use self::error::{TlsError, TlsProblem};
 pub(super) use self::load::read_pem;
 pub use self::names::{Unnamed, unnamed};
@@ -94,7 +94,7 @@ struct Slot {
 
 /// Answers every ClientHello with the certificate for the name it asks for, or else the first.
 #[derive(Clone)]
-struct Resolver(Arc<ArcSwap<Choice>>);
+struct Resolver(Arc<ArcSwap<CertificateSelection>>);
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,7 +142,10 @@ impl TlsStore {
     ///
     /// # Panics
     /// Without any source.
-    pub fn open(sources: Vec<CertificateSource>, now: UnixTime) -> Result<(Self, Vec<Loaded>), Vec<TlsError>> {
+    pub fn open(
+        sources: Vec<CertificateSource>,
+        now: UnixTime,
+    ) -> Result<(Self, Vec<LoadedCertificates>), Vec<TlsError>> {
         assert!(!sources.is_empty(), "a store of certificates has at least one source");
         let provider = Arc::new(aws_lc_rs::default_provider());
         let (mut slots, mut certificates, mut loaded, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -152,7 +155,7 @@ impl TlsStore {
             match obtain(&source, &provider, now) {
                 Ok((certificate, generated)) => {
                     let key = &source.files().private_key;
-                    loaded.push(Loaded::new(&certificate, key, now, true, generated));
+                    loaded.push(LoadedCertificates::new(&certificate, key, now, true, generated));
                     certificates.push(Arc::new(certificate));
                     let told = None;
                     slots.push(Slot { source, files, told });
@@ -166,7 +169,7 @@ impl TlsStore {
         let first = slots[0].source.files().certificate.clone();
         let is_acme = |slot: &Slot| matches!(slot.source, CertificateSource::Acme { .. });
         let acme = slots.iter().position(is_acme);
-        let resolver = Resolver(Arc::new(ArcSwap::from_pointee(Choice::new(certificates))));
+        let resolver = Resolver(Arc::new(ArcSwap::from_pointee(CertificateSelection::new(certificates))));
         let config = |alpn: &[&[u8]]| {
             server_config(&provider, &resolver, alpn).map_err(|error| {
                 vec![TlsError {
@@ -194,7 +197,7 @@ impl TlsStore {
     /// Loads everything again. Live connections are not touched. As [`Self::look`] it waits for file systems.
     ///
     /// One outcome for each source; where it is an error, as for [`Self::open`], the old certificate stays in service.
-    pub fn reload(&self, now: UnixTime) -> Vec<Result<Loaded, TlsError>> {
+    pub fn reload(&self, now: UnixTime) -> Vec<Result<LoadedCertificates, TlsError>> {
         let mut slots = self.slots();
         let all = slots.iter_mut().enumerate();
         let all: Vec<_> = all.map(|(index, slot)| self.load_again(index, slot, now)).collect();
@@ -204,7 +207,7 @@ impl TlsStore {
 
     /// Loads again what has changed on disk and come to rest. Called every few seconds; an error is told once, and tried
     /// again at every call, since the other of the two files may be on its way.
-    pub fn look(&self, now: UnixTime) -> Vec<Result<Loaded, TlsError>> {
+    pub fn look(&self, now: UnixTime) -> Vec<Result<LoadedCertificates, TlsError>> {
         let mut news = Vec::new();
         for (index, slot) in self.slots().iter_mut().enumerate() {
             if !slot.files.is_due() {
@@ -224,7 +227,7 @@ impl TlsStore {
     ///
     /// # Errors
     /// When it is none, or cannot be kept; then it is served all the same.
-    pub fn keep(&self, pem: &[u8], now: UnixTime) -> Result<Loaded, TlsError> {
+    pub fn keep(&self, pem: &[u8], now: UnixTime) -> Result<LoadedCertificates, TlsError> {
         let Some(index) = self.acme else {
             unreachable!("only the ACME client keeps certificates, and it has a place here");
         };
@@ -234,7 +237,13 @@ impl TlsStore {
         let certificate = load::parse((pem, pem), own::PRIVATE, files, &self.provider, false)?;
         let changed = self.put(index, certificate.clone());
         files.write(&files.certificate, pem, own::PRIVATE)?;
-        Ok(Loaded::new(&certificate, &files.private_key, now, changed, false))
+        Ok(LoadedCertificates::new(
+            &certificate,
+            &files.private_key,
+            now,
+            changed,
+            false,
+        ))
     }
 
     /// The certificate from an ACME authority, or the one that stands in for it.
@@ -247,7 +256,7 @@ impl TlsStore {
         self.challenge.store(config);
     }
 
-    fn count(&self, outcomes: &[Result<Loaded, TlsError>]) {
+    fn count(&self, outcomes: &[Result<LoadedCertificates, TlsError>]) {
         for outcome in outcomes {
             if outcome.as_ref().map_or(true, |loaded| loaded.changed) {
                 self.updates[usize::from(outcome.is_err())].fetch_add(1, Relaxed);
@@ -255,7 +264,7 @@ impl TlsStore {
         }
     }
 
-    fn load_again(&self, index: usize, slot: &mut Slot, now: UnixTime) -> Result<Loaded, TlsError> {
+    fn load_again(&self, index: usize, slot: &mut Slot, now: UnixTime) -> Result<LoadedCertificates, TlsError> {
         let own = self.resolver.0.load().all()[index].info().self_signed;
         let obtained = match &slot.source {
             // What the authority gave is not given up for one of our own making.
@@ -275,7 +284,7 @@ impl TlsStore {
         slot.told = None;
         let changed = self.put(index, certificate.clone());
         let key = &slot.source.files().private_key;
-        Ok(Loaded::new(&certificate, key, now, changed, generated))
+        Ok(LoadedCertificates::new(&certificate, key, now, changed, generated))
     }
 
     /// Serves `certificate` from the next handshake on. `true`: it is another one than before.
@@ -286,7 +295,7 @@ impl TlsStore {
         }
         let mut all = old.all().to_vec();
         all[index] = Arc::new(certificate);
-        self.resolver.0.store(Arc::new(Choice::new(all)));
+        self.resolver.0.store(Arc::new(CertificateSelection::new(all)));
         self.changes.send_replace(());
         true
     }

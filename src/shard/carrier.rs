@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::counters::ShardCounters;
-use super::link::Name;
+use super::link::Token;
 use super::sockets::Sockets;
 use crate::base::time::Instant;
 use crate::net::epoll::Epoll;
@@ -144,7 +144,7 @@ impl Carrier {
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Name, backend: SocketAddr) -> io::Result<()> {
+    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Token, backend: SocketAddr) -> io::Result<()> {
         self.sockets.open_flow(epoll, slot, name, backend)
     }
 

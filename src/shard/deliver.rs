@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::link::Name;
+use super::link::Token;
 use super::mailbox::Letter;
 use super::worker::Worker;
 use crate::net::stream::QueueKind;
 use crate::net::udp::Datagram;
 use crate::turn::types::{AllocationId, Client};
-use crate::turn::{DropReason, Frame, Route, Verdict};
+use crate::turn::{DropReason, Frame, ResponseRoute, Verdict};
 
 impl Worker {
     /// Carries out what the core says about the packet at `packet` in the slab. `client` is who sent it, if a client
@@ -94,8 +94,8 @@ impl Worker {
         let len = frame.emit(data.len(), &mut header);
         let header = &header[..len];
         let padding = frame.padding(data.len(), client.five_tuple.transport);
-        match Name::from_link(client.link) {
-            Name::Stream { slot, generation } => {
+        match Token::from_link(client.link) {
+            Token::Stream { slot, generation } => {
                 let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();
                 match self
                     .streams
@@ -112,7 +112,7 @@ impl Worker {
                     None => self.counters.drop_packet(DropReason::Gone),
                 }
             }
-            Name::Listener(egress) => {
+            Token::Listener(egress) => {
                 let datagram = Datagram {
                     header,
                     padding,
@@ -121,15 +121,15 @@ impl Worker {
                 };
                 self.carrier.push_to_client(self.now.mono, &client, &datagram);
             }
-            Name::Dtls { slot, generation } => self.send_dtls((slot, generation), header, data, padding, tos),
+            Token::Dtls { slot, generation } => self.send_dtls((slot, generation), header, data, padding, tos),
             _ => self.counters.drop_packet(DropReason::Gone),
         }
     }
 
     /// Sends what is in the response buffer.
     pub(super) fn respond(&mut self, client: &Client) {
-        match Name::from_link(client.link) {
-            Name::Stream { slot, generation } => {
+        match Token::from_link(client.link) {
+            Token::Stream { slot, generation } => {
                 let Some(stream) = self.streams.by_name(slot, generation) else {
                     return;
                 };
@@ -147,11 +147,13 @@ impl Worker {
                     self.end_stream(slot, "unauthenticated");
                 }
             }
-            Name::Listener(egress) => {
+            Token::Listener(egress) => {
                 // Seldom it goes another way than it came (RFC 5780): as if its client had come that way.
                 let (egress, client) = match self.response.route() {
                     None => (Some(egress), *client),
-                    Some(Route { from, to }) => (self.carrier.sockets.listener_at(from), client.seen_at(from, to)),
+                    Some(ResponseRoute { from, to }) => {
+                        (self.carrier.sockets.listener_at(from), client.seen_at(from, to))
+                    }
                 };
                 let Some(egress) = egress else {
                     self.counters.drop_packet(DropReason::Gone);
@@ -163,7 +165,7 @@ impl Worker {
                 };
                 self.carrier.push_to_client(self.now.mono, &client, &datagram);
             }
-            Name::Dtls { slot, generation } => self.respond_dtls((slot, generation)),
+            Token::Dtls { slot, generation } => self.respond_dtls((slot, generation)),
             _ => {}
         }
     }

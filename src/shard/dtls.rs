@@ -16,7 +16,7 @@ use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
 use super::caps::{Bounds, Caps, Unit};
-use super::link::{Name, next_generation};
+use super::link::{Token, next_generation};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::rate::Arrivals;
 use crate::base::shares::{Place, Shares};
@@ -230,7 +230,7 @@ impl Dtls {
             association: new.association,
             client: Client {
                 five_tuple: new.five_tuple,
-                link: Name::Dtls { slot, generation }.link(),
+                link: Token::Dtls { slot, generation }.link(),
             },
             listener: new.listener,
             random: new.random,

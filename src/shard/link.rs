@@ -15,7 +15,7 @@ const KIND_SHIFT: u32 = 32 + GENERATION_BITS;
 
 /// Something with a file descriptor, or behind one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum Token {
     /// A listener's UDP socket, by index.
     Listener(u32),
     /// A relay socket: slot ([`relay_slot`]) and generation of its allocation.
@@ -41,7 +41,7 @@ pub(super) enum Name {
     },
     /// The worker's waker.
     Waker,
-    /// A relay socket that listens for peers (RFC 6062): slot and generation as of [`Name::Relay`].
+    /// A relay socket that listens for peers (RFC 6062): slot and generation as of [`Token::Relay`].
     TcpRelay {
         /// Slot.
         slot: u32,
@@ -61,7 +61,7 @@ pub(super) enum Name {
     },
 }
 
-impl Name {
+impl Token {
     /// As an epoll token.
     pub(super) const fn token(self) -> u64 {
         let (kind, generation, slot) = match self {
@@ -122,7 +122,7 @@ impl Name {
     }
 }
 
-/// The generation behind `generation`, within what a [`Name`] holds.
+/// The generation behind `generation`, within what a [`Token`] holds.
 pub(super) const fn next_generation(generation: u32) -> u32 {
     (generation + 1) & GENERATION_MASK
 }
@@ -140,29 +140,29 @@ mod tests {
     #[test]
     fn names_survive_the_round_trip() {
         for name in [
-            Name::Listener(0),
-            Name::Listener(7),
-            Name::Relay { slot: 0, generation: 0 },
-            Name::Relay {
+            Token::Listener(0),
+            Token::Listener(7),
+            Token::Relay { slot: 0, generation: 0 },
+            Token::Relay {
                 slot: u32::MAX,
                 generation: GENERATION_MASK,
             },
-            Name::Stream { slot: 3, generation: 5 },
-            Name::Dtls { slot: 3, generation: 5 },
-            Name::Waker,
-            Name::TcpRelay {
+            Token::Stream { slot: 3, generation: 5 },
+            Token::Dtls { slot: 3, generation: 5 },
+            Token::Waker,
+            Token::TcpRelay {
                 slot: u32::MAX,
                 generation: GENERATION_MASK,
             },
-            Name::Peer(ConnectionId(u32::MAX)),
-            Name::PeerClient(ConnectionId(0)),
-            Name::Http3 {
+            Token::Peer(ConnectionId(u32::MAX)),
+            Token::PeerClient(ConnectionId(0)),
+            Token::Http3 {
                 slot: 1,
                 generation: GENERATION_MASK,
             },
         ] {
-            assert_eq!(Name::from_token(name.token()), name);
-            assert_eq!(Name::from_link(name.link()), name);
+            assert_eq!(Token::from_token(name.token()), name);
+            assert_eq!(Token::from_link(name.link()), name);
         }
     }
 
@@ -173,9 +173,9 @@ mod tests {
             family,
         };
         let names = [
-            Name::relay(id(1, Family::V4)),
-            Name::relay(id(1, Family::V6)),
-            Name::relay(id(2, Family::V4)),
+            Token::relay(id(1, Family::V4)),
+            Token::relay(id(1, Family::V6)),
+            Token::relay(id(2, Family::V4)),
         ];
         assert!(names[0] != names[1] && names[0] != names[2]);
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
-use super::link::{Name, relay_slot};
+use super::link::{Token, relay_slot};
 use crate::net::epoll::{Epoll, Interest};
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::turn::types::RelayId;
@@ -86,7 +86,7 @@ impl Sockets {
         for (i, listener) in self.listeners.iter().enumerate() {
             epoll.add(
                 listener.socket.as_fd(),
-                Name::Listener(i as u32).token(),
+                Token::Listener(i as u32).token(),
                 Interest::Read,
             )?;
         }
@@ -163,7 +163,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Those of the system; nothing stays open then.
-    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Name, backend: SocketAddr) -> io::Result<()> {
+    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Token, backend: SocketAddr) -> io::Result<()> {
         let options = UdpOptions {
             // What is pending is asked for where it matters (`UdpSocket::take_pending`).
             errors: false,
@@ -190,13 +190,13 @@ impl Sockets {
     /// The relay socket in `slot`, if its generation still is `generation`.
     pub(super) fn relay(&self, slot: u32, generation: u32) -> Option<(&UdpSocket, RelayId)> {
         let relay = self.relays.get(slot as usize)?.as_ref()?;
-        (Name::relay(relay.id) == Name::Relay { slot, generation }).then_some((&relay.socket, relay.id))
+        (Token::relay(relay.id) == Token::Relay { slot, generation }).then_some((&relay.socket, relay.id))
     }
 
     /// Takes note that a relay socket is read in `turn`. Returns whose it is, and whether it was read in the turn before.
     pub(super) fn visit(&mut self, slot: u32, generation: u32, turn: u64) -> Option<(RelayId, bool)> {
         let relay = self.relays.get_mut(slot as usize)?.as_mut()?;
-        if Name::relay(relay.id) != (Name::Relay { slot, generation }) {
+        if Token::relay(relay.id) != (Token::Relay { slot, generation }) {
             return None;
         }
         let last = relay.read_in.replace(turn);
@@ -224,7 +224,7 @@ impl Sockets {
     /// # Errors
     /// Those of the system; the socket is closed then.
     pub(super) fn attach(&mut self, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
-        epoll.add(socket.as_fd(), Name::relay(id).token(), Interest::Read)?;
+        epoll.add(socket.as_fd(), Token::relay(id).token(), Interest::Read)?;
         let slot = relay_slot(id) as usize;
         if self.relays.len() <= slot {
             self.relays.resize_with(slot + 1, || None);
@@ -303,7 +303,7 @@ mod tests {
     fn numbers_name_listeners_first_then_flows_and_relays_behind() {
         let (mut sockets, epoll) = sockets();
         let backend = sockets.udp_listener(0).unwrap().local_addr();
-        let name = Name::Http3 { slot: 1, generation: 0 };
+        let name = Token::Http3 { slot: 1, generation: 0 };
         sockets.open_flow(&epoll, 1, name, backend).unwrap();
         sockets.open(&epoll, id(3, 1), "127.0.0.1:0".parse().unwrap()).unwrap();
         assert_eq!((sockets.flow_egress(1), sockets.relay_egress(id(3, 1))), (2, 10));

@@ -1,9 +1,9 @@
 //! What a worker does with its clients' streams.
 
 use super::handover::StreamHandover;
-use super::link::Name;
+use super::link::Token;
 use super::worker::{Control, Worker};
-use crate::net::epoll::Event;
+use crate::net::epoll::ReadyDescriptor;
 use crate::net::stream::{Flushed, StreamError};
 use crate::turn::DropReason;
 use crate::turn::types::Link;
@@ -34,7 +34,7 @@ impl Worker {
         let (Some(stream), Some((control, waker))) = (self.streams.at(slot), self.peers.get(self.index)) else {
             return;
         };
-        if let Name::Stream { slot, generation } = Name::from_link(stream.client.link) {
+        if let Token::Stream { slot, generation } = Token::from_link(stream.client.link) {
             let (control, waker) = (control.clone(), waker.clone());
             stream.when_displaced(Box::new(move || {
                 // A worker that is gone has taken its streams along.
@@ -56,7 +56,7 @@ impl Worker {
     }
 
     /// A stream is ready for something.
-    pub(super) fn handle_stream(&mut self, slot: u32, generation: u32, event: Event) {
+    pub(super) fn handle_stream(&mut self, slot: u32, generation: u32, event: ReadyDescriptor) {
         let Some(stream) = self.streams.by_name(slot, generation) else {
             return;
         };
@@ -141,7 +141,7 @@ impl Worker {
 
     /// The core wants a stream closed.
     pub(super) fn close_stream(&mut self, link: Link) {
-        if let Name::Stream { slot, generation } = Name::from_link(link)
+        if let Token::Stream { slot, generation } = Token::from_link(link)
             && self.streams.by_name(slot, generation).is_some()
         {
             self.end_stream(slot, "server");

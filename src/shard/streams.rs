@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 
 use super::handover::{Displace, StreamGuard, StreamHandover};
-use super::link::{Name, next_generation};
+use super::link::{Token, next_generation};
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
 use crate::net::epoll::{Epoll, Interest};
@@ -184,7 +184,7 @@ impl Streams {
             }
         };
         let entry = &mut self.entries[slot as usize];
-        let name = Name::Stream {
+        let name = Token::Stream {
             slot,
             generation: entry.generation,
         };
@@ -294,7 +294,7 @@ impl Streams {
         };
         let wanted = stream.wanted_interest();
         if stream.interest != wanted {
-            let name = Name::Stream {
+            let name = Token::Stream {
                 slot,
                 generation: entry.generation,
             };
@@ -361,8 +361,8 @@ mod tests {
         let guard = Arc::new(());
         let (_a, first) = handover(Arc::clone(&guard));
         let slot = streams.adopt(Instant::ZERO, &epoll, first).unwrap();
-        let name = Name::from_link(streams.at(slot).unwrap().client.link);
-        let Name::Stream { generation, .. } = name else {
+        let name = Token::from_link(streams.at(slot).unwrap().client.link);
+        let Token::Stream { generation, .. } = name else {
             panic!("{name:?}")
         };
         assert_eq!((streams.len(), Arc::strong_count(&guard)), (1, 2));

@@ -14,12 +14,12 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::handover::{StreamGuard, StreamHandover};
-use super::link::Name;
+use super::link::Token;
 use super::streams::Stream;
 use super::worker::Worker;
 use crate::base::time::Instant;
 use crate::net::canonical;
-use crate::net::epoll::{Epoll, Event, Interest};
+use crate::net::epoll::{Epoll, Interest, ReadyDescriptor};
 use crate::net::stream::{Flushed, StreamParts};
 use crate::net::tcp::{self, Pipe};
 use crate::net::tls::TlsSession;
@@ -29,7 +29,7 @@ use crate::turn::types::{Client, ConnectionId, Link, RelayId};
 const ACCEPT_BATCH: usize = 16;
 /// What a shard has of TCP allocations; nothing where they are off.
 pub(super) struct TcpRelays {
-    /// By token of [`Name::TcpRelay`].
+    /// By token of [`Token::TcpRelay`].
     listeners: HashMap<u64, Listener>,
     peers: HashMap<ConnectionId, Box<Peer>>,
     /// Some listeners are not watched, because there was no descriptor left to accept with.
@@ -70,7 +70,7 @@ struct PeerClient {
 struct Watch(Option<Interest>);
 
 impl Watch {
-    fn set(&mut self, epoll: &Epoll, socket: &TcpStream, name: Name, wanted: Interest) -> io::Result<()> {
+    fn set(&mut self, epoll: &Epoll, socket: &TcpStream, name: Token, wanted: Interest) -> io::Result<()> {
         if self.0.is_some_and(|interest| interest != wanted) {
             epoll.modify(socket.as_fd(), name.token(), wanted)?;
             self.0 = Some(wanted);
@@ -105,7 +105,7 @@ impl TcpRelays {
 
     fn listen(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
         let socket = tcp::listen(bind)?;
-        let token = Name::tcp_relay(id).token();
+        let token = Token::tcp_relay(id).token();
         epoll.add(socket.as_fd(), token, Interest::Read)?;
         let listener = Listener {
             socket,
@@ -126,7 +126,7 @@ impl TcpRelays {
         connecting: bool,
     ) -> io::Result<()> {
         let interest = if connecting { Interest::Write } else { Interest::None };
-        epoll.add(socket.as_fd(), Name::Peer(id).token(), interest)?;
+        epoll.add(socket.as_fd(), Token::Peer(id).token(), interest)?;
         let peer = Peer {
             socket,
             watch: Watch(Some(interest)),
@@ -151,13 +151,13 @@ impl Worker {
 
     /// Closes a relay socket that listens for peers, if `id` names one.
     pub(super) fn close_tcp_relay(&mut self, id: RelayId) {
-        if self.tcp.listeners.remove(&Name::tcp_relay(id).token()).is_some() {
+        if self.tcp.listeners.remove(&Token::tcp_relay(id).token()).is_some() {
             self.stats.relay_sockets.sub(1);
         }
     }
 
     /// Peers have connected to a relayed transport address.
-    pub(super) fn accept_peers(&mut self, name: Name) {
+    pub(super) fn accept_peers(&mut self, name: Token) {
         for _ in 0..ACCEPT_BATCH {
             let Some(listener) = self.tcp.listeners.get_mut(&name.token()) else {
                 return;
@@ -229,7 +229,7 @@ impl Worker {
     }
 
     /// A peer's socket is ready for something.
-    pub(super) fn handle_peer_socket(&mut self, id: ConnectionId, event: Event) {
+    pub(super) fn handle_peer_socket(&mut self, id: ConnectionId, event: ReadyDescriptor) {
         let Some(peer) = self.tcp.peers.get_mut(&id) else {
             return;
         };
@@ -244,7 +244,7 @@ impl Worker {
             peer.connecting = false;
             match peer
                 .watch
-                .set(&self.epoll, &peer.socket, Name::Peer(id), Interest::None)
+                .set(&self.epoll, &peer.socket, Token::Peer(id), Interest::None)
             {
                 Ok(()) => self.peer_connected(id, true),
                 Err(_) => self.connect_failed(id),
@@ -260,7 +260,7 @@ impl Worker {
     }
 
     /// A client's side of a peer connection is ready for something.
-    pub(super) fn handle_peer_client(&mut self, id: ConnectionId, event: Event) {
+    pub(super) fn handle_peer_client(&mut self, id: ConnectionId, event: ReadyDescriptor) {
         self.relay_bytes(id, event, true);
     }
 
@@ -275,7 +275,7 @@ impl Worker {
         guard.settle();
         let watched = self
             .epoll
-            .add(socket.as_fd(), Name::PeerClient(id).token(), Interest::Read);
+            .add(socket.as_fd(), Token::PeerClient(id).token(), Interest::Read);
         let Some(peer) = self.tcp.peers.get_mut(&id).filter(|_| watched.is_ok()) else {
             self.peer_closed(id);
             return;
@@ -322,7 +322,7 @@ impl Worker {
 
     /// Lets a stream go, everything queued for it written as far as its socket takes it.
     fn release_stream(&mut self, link: Link) -> Option<Stream> {
-        let Name::Stream { slot, generation } = Name::from_link(link) else {
+        let Token::Stream { slot, generation } = Token::from_link(link) else {
             return None;
         };
         let stream = self.streams.by_name(slot, generation)?;
@@ -340,7 +340,7 @@ impl Worker {
     }
 
     /// Something has happened at one side of a bound connection.
-    fn relay_bytes(&mut self, id: ConnectionId, event: Event, at_client: bool) {
+    fn relay_bytes(&mut self, id: ConnectionId, event: ReadyDescriptor, at_client: bool) {
         let Some(peer) = self.tcp.peers.get_mut(&id) else {
             return;
         };
@@ -382,8 +382,8 @@ impl Worker {
         let (at_client, at_peer) = client.pipe.interest();
         let watched = client
             .watch
-            .set(&self.epoll, &client.socket, Name::PeerClient(id), at_client)
-            .and_then(|()| peer.watch.set(&self.epoll, &peer.socket, Name::Peer(id), at_peer));
+            .set(&self.epoll, &client.socket, Token::PeerClient(id), at_client)
+            .and_then(|()| peer.watch.set(&self.epoll, &peer.socket, Token::Peer(id), at_peer));
         if client.pipe.is_done() || watched.is_err() {
             self.peer_closed(id);
         }

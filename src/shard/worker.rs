@@ -17,7 +17,7 @@ use super::dtls::Dtls;
 use super::handoff::Parcel;
 use super::handover::{HandoverSender, StreamHandover};
 use super::http3::Http3;
-use super::link::Name;
+use super::link::Token;
 use super::log::LogClient;
 use super::pace::{Pace, Turn};
 use super::refusals::RefusalLog;
@@ -29,10 +29,10 @@ use crate::base::clock::Clock;
 use crate::base::log_throttle::Seldom;
 use crate::base::time::{Instant, Now};
 use crate::net;
-use crate::net::epoll::{Epoll, Event, Interest, Waker};
+use crate::net::epoll::{Epoll, Interest, ReadyDescriptor, Waker};
 use crate::net::udp::UdpSocket;
 use crate::turn::types::{Client, PeerAddr, RelayId};
-use crate::turn::{self, Command, Config, Counters, DropReason, Icmp, OpenError, Response, Server};
+use crate::turn::{self, Command, Config, Counters, DropReason, OpenError, QuotedIcmp, Response, Server};
 use crate::wire::demux::{self, Kind};
 
 /// Messages taken from a listener in one turn; also the most taken from a relay socket.
@@ -142,7 +142,7 @@ impl Worker {
     /// Watches the listeners and what comes from other threads.
     pub(super) fn watch_inlets(&self) -> io::Result<()> {
         self.epoll
-            .add(self.inlets.waker.as_fd(), Name::Waker.token(), Interest::Read)?;
+            .add(self.inlets.waker.as_fd(), Token::Waker.token(), Interest::Read)?;
         self.carrier.sockets.register(&self.epoll)?;
         let (gro, gso) = self.carrier.sockets.offloads();
         self.stats.gro.set(u64::from(gro));
@@ -231,27 +231,27 @@ impl Worker {
         self.stats.heartbeat.set(self.now.mono.as_nanos());
     }
 
-    fn handle_event(&mut self, event: Event) {
+    fn handle_event(&mut self, event: ReadyDescriptor) {
         // A full slab leaves no room for what this socket has.
         if self.carrier.recv.free() == 0 {
             self.settle_datagrams();
         }
-        match Name::from_token(event.token) {
-            Name::Listener(index) => self.receive_clients(index),
-            Name::Relay { slot, generation } => {
+        match Token::from_token(event.token) {
+            Token::Listener(index) => self.receive_clients(index),
+            Token::Relay { slot, generation } => {
                 if event.error {
                     self.receive_errors(slot, generation);
                 }
                 self.receive_peers(slot, generation);
             }
-            Name::Stream { slot, generation } => self.handle_stream(slot, generation, event),
+            Token::Stream { slot, generation } => self.handle_stream(slot, generation, event),
             // It has no descriptor of its own.
-            Name::Dtls { .. } => {}
-            Name::Waker => self.receive_mail(),
-            Name::Peer(id) => self.handle_peer_socket(id, event),
-            Name::PeerClient(id) => self.handle_peer_client(id, event),
-            name @ Name::TcpRelay { .. } => self.accept_peers(name),
-            Name::Http3 { .. } => self.backends_wait = true,
+            Token::Dtls { .. } => {}
+            Token::Waker => self.receive_mail(),
+            Token::Peer(id) => self.handle_peer_socket(id, event),
+            Token::PeerClient(id) => self.handle_peer_client(id, event),
+            name @ Token::TcpRelay { .. } => self.accept_peers(name),
+            Token::Http3 { .. } => self.backends_wait = true,
         }
     }
 
@@ -280,7 +280,7 @@ impl Worker {
             };
             let client = Client {
                 five_tuple,
-                link: Name::Listener(index).link(),
+                link: Token::Listener(index).link(),
             };
             let mut owner = None;
             for packet in slot.datagrams() {
@@ -352,7 +352,7 @@ impl Worker {
             };
             let Some(error) = socket.take_error() else { return };
             self.stats.icmp_errors.add(1);
-            let icmp = Icmp {
+            let icmp = QuotedIcmp {
                 icmp_type: error.kind,
                 code: error.code,
                 data: error.info,

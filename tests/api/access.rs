@@ -285,10 +285,10 @@ async fn every_response_is_counted_by_route_and_code() {
     get("/elsewhere").send(&api).await;
     let counters = api.counters();
     let count = |route, code| counters.responses(route, CODES.iter().position(|&c| c == code).expect("code"));
-    assert_eq!(count(Route::IceServers, 200), 1);
-    assert_eq!(count(Route::IceServers, 401), 1);
-    assert_eq!(count(Route::Turn, 200), 1);
-    assert_eq!(count(Route::Other, 404), 1);
+    assert_eq!(count(ApiRoute::IceServers, 200), 1);
+    assert_eq!(count(ApiRoute::IceServers, 401), 1);
+    assert_eq!(count(ApiRoute::Turn, 200), 1);
+    assert_eq!(count(ApiRoute::Other, 404), 1);
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ async fn stunners_form_takes_the_drafts_parameters_and_always_tells_the_policy()
             get("/ice?service=turn").send(&api).await.status,
             StatusCode::UNAUTHORIZED
         );
-        assert_eq!(api.counters().responses(Route::Ice, 0), 2);
+        assert_eq!(api.counters().responses(ApiRoute::Ice, 0), 2);
     }
 }
 
@@ -58,7 +58,7 @@ async fn cloudflares_form_names_its_key_and_answers_201() {
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
     let username = format!("{}:user4", NOW + 600);
     assert_eq!(answer.json(), configuration(&username, None));
-    assert_eq!(api.counters().responses(Route::GenerateIceServers, 1), 1);
+    assert_eq!(api.counters().responses(ApiRoute::GenerateIceServers, 1), 1);
     // A key of another name, none, a wrong one; the older path and the revocation are not served.
     for call in [post(GENERATE).key(KEY), post(GENERATE), post(GENERATE).key("wrong")] {
         assert_eq!(

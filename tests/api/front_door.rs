@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
 use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits};
+use relay::service::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::LogClient;
 use tokio::net::{TcpListener, TcpStream};
@@ -45,7 +45,7 @@ impl Door {
             .duration_since(std::time::UNIX_EPOCH)
             .expect("after 1970");
         let (store, _) = TlsStore::open(vec![source], UnixTime(now.as_secs())).expect("certificate");
-        let limits = Limits {
+        let limits = FrontDoorLimits {
             connections: 100,
             connections_per_source: 100,
             connections_per_network: 1000,

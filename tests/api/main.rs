@@ -18,7 +18,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use base64::Engine;
 use hmac::{Hmac, KeyInit, Mac};
 use relay::base::time::UnixTime;
-use relay::service::api::counters::{CODES, Route};
+use relay::service::api::counters::{ApiRoute, CODES};
 use relay::service::api::{Api, Scheme};
 use relay::service::config::settings::{ApiKey, ApiSettings};
 use relay::service::health::Health;

@@ -123,7 +123,7 @@ async fn a_visitor_finds_a_page_that_runs_nothing_loads_nothing_and_tells_no_sec
         );
         let head = call(Method::HEAD, "/").send(api).await;
         assert_eq!((head.status, head.text.as_str()), (StatusCode::OK, ""));
-        assert_eq!(api.counters().responses(Route::Page, 0), 2);
+        assert_eq!(api.counters().responses(ApiRoute::Page, 0), 2);
     }
     assert_eq!(
         post("/?service=turn").send(&off).await.status,
@@ -150,5 +150,5 @@ async fn a_balancer_learns_whether_the_process_is_alive_and_nothing_else() {
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{elsewhere}");
         }
     }
-    assert_eq!(api.counters().responses(Route::Healthz, 0), 2);
+    assert_eq!(api.counters().responses(ApiRoute::Healthz, 0), 2);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Barrier;
 
-use relay::service::files::own::Owner;
+use relay::service::files::own::FileOwner;
 use relay::service::first_run::{default_state_dir, find_secret, obtain_secret};
 
 use crate::machine::Machine;
@@ -81,7 +81,7 @@ fn what_a_crash_left_behind_does_not_matter_but_a_damaged_secret_does() {
     assert!(obtain_secret(&dir).expect("a secret").is_new);
 
     fs::write(dir.join("secret"), "damaged\n").expect("a file");
-    assert!(find_secret(&dir, Owner::Ourselves).is_err());
+    assert!(find_secret(&dir, FileOwner::Ourselves).is_err());
     let mistakes = machine.bad("");
     assert!(
         mistakes.to_string().contains("remove it, and a new one is made"),
@@ -163,6 +163,6 @@ fn a_kept_secret_is_as_long_as_one_that_is_made_at_least() {
     obtain_secret(&state).expect("it can be made");
     for (len, good) in [(31, false), (32, true)] {
         fs::write(state.join("secret"), "s".repeat(len) + "\n").expect("write");
-        assert_eq!(find_secret(&state, Owner::Ourselves).is_ok(), good, "{len} bytes");
+        assert_eq!(find_secret(&state, FileOwner::Ourselves).is_ok(), good, "{len} bytes");
     }
 }

@@ -11,7 +11,7 @@ use std::{fs, io};
 use ipnet::IpNet;
 use relay::base::address::Family;
 use relay::base::time::UnixTime;
-use relay::service::config::diagnostic::{Diagnostics, Found, Severity};
+use relay::service::config::diagnostic::{Diagnostics, Finding, Severity};
 use relay::service::config::env::Env;
 use relay::service::config::{Loaded, Purpose, load_for};
 use relay::service::external::Interface;
@@ -232,7 +232,7 @@ impl Env for Machine {
 /// `line:column severity message | help`, one a line; places outside the file by name.
 pub fn summary(mistakes: &Diagnostics, file: &Path) -> Vec<String> {
     let file = file.display().to_string();
-    let one = |found: Found<'_>| {
+    let one = |found: Finding<'_>| {
         let place = match found.source {
             Some(source) if source == file => format!("{}:{}", found.line, found.column),
             Some(source) => format!("{source}:{}:{}", found.line, found.column),

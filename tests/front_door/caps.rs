@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use relay::service::front_door::{Limits, Outcome};
+use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::*;
@@ -9,7 +9,7 @@ use crate::support::*;
 async fn connections_are_capped_until_the_shard_lets_one_go() {
     let mut door = Door::open(
         ALL,
-        Limits {
+        FrontDoorLimits {
             connections: 2,
             ..limits()
         },
@@ -24,7 +24,7 @@ async fn connections_are_capped_until_the_shard_lets_one_go() {
     }
     let mut refused = door.connect().await;
     assert_eq!(until_closed(&mut refused).await, b"");
-    door.reaches(Outcome::TooManyConnections, 1).await;
+    door.reaches(ConnectionOutcome::TooManyConnections, 1).await;
     // The connection itself is not what counts, but what the shard holds of it.
     clients.clear();
     assert_eq!(door.door.open_connections(), 2);
@@ -41,7 +41,7 @@ async fn connections_are_capped_until_the_shard_lets_one_go() {
 async fn a_source_that_opens_connections_too_often_is_refused_for_a_while() {
     let mut door = Door::open(
         ALL,
-        Limits {
+        FrontDoorLimits {
             connections_per_source: 3,
             new_connections_per_second: 1,
             ..limits()
@@ -55,7 +55,7 @@ async fn a_source_that_opens_connections_too_often_is_refused_for_a_while() {
     }
     let mut refused = door.connect().await;
     assert_eq!(until_closed(&mut refused).await, b"");
-    door.reaches(Outcome::TooFast, 1).await;
+    door.reaches(ConnectionOutcome::TooFast, 1).await;
     let served = async {
         loop {
             let mut client = door.connect().await;
@@ -74,7 +74,7 @@ async fn a_source_that_opens_connections_too_often_is_refused_for_a_while() {
 async fn connections_of_one_source_are_capped() {
     let mut door = Door::open(
         ALL,
-        Limits {
+        FrontDoorLimits {
             connections_per_source: 1,
             ..limits()
         },
@@ -84,7 +84,7 @@ async fn connections_of_one_source_are_capped() {
     let stream = door.handover().await;
     let mut refused = door.connect().await;
     assert_eq!(until_closed(&mut refused).await, b"");
-    door.reaches(Outcome::TooManyFromSource, 1).await;
+    door.reaches(ConnectionOutcome::TooManyFromSource, 1).await;
     // Another source is served: all of 127/8 is this machine.
     let other = tokio::net::TcpSocket::new_v4().unwrap();
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();

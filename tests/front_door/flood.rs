@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use relay::service::config::settings::ProxyProtocol;
 use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Limits, Outcome};
+use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -103,8 +103,8 @@ async fn is_served(source: Ipv4Addr, storm: &mut Storm, door: &mut Door) -> bool
     }
 }
 
-fn few_places() -> Limits {
-    Limits {
+fn few_places() -> FrontDoorLimits {
+    FrontDoorLimits {
         connections: 100_000,
         connections_per_source: 100_000,
         connections_per_network: 100_000,
@@ -182,7 +182,7 @@ async fn a_flood_by_a_proxy_is_its_clients_and_not_the_proxys() {
         proxy.write_all(header.as_bytes()).await.unwrap();
         flood.push(proxy);
     }
-    door.reaches(Outcome::Evicted, 3 * PLACES as u64 + 1).await;
+    door.reaches(ConnectionOutcome::Evicted, 3 * PLACES as u64 + 1).await;
     honest.write_all(&stun(1)).await.unwrap();
     assert_eq!(door.handover().await.client, "[2001:db8:8::1]:1000".parse().unwrap());
     drop(flood);
@@ -195,7 +195,7 @@ async fn one_ipv6_48_does_not_take_all_connections() {
         protocol: ProxyProtocol::Required,
         trusted: vec!["127.0.0.0/8".parse().unwrap()],
     };
-    let bounds = Limits {
+    let bounds = FrontDoorLimits {
         connections: 16,
         connections_per_source: 2,
         connections_per_network: 8,
@@ -214,7 +214,7 @@ async fn one_ipv6_48_does_not_take_all_connections() {
             assert_eq!(until_closed(&mut proxy).await, b"");
         }
     }
-    door.reaches(Outcome::TooManyFromNetwork, 4).await;
+    door.reaches(ConnectionOutcome::TooManyFromNetwork, 4).await;
     let mut other = door.connect().await;
     other
         .write_all(&[&b"PROXY TCP6 2001:db8:8::1 2001:db8::1 1000 443\r\n"[..], &stun(1)].concat())
@@ -227,7 +227,7 @@ async fn one_ipv6_48_does_not_take_all_connections() {
 
 #[tokio::test]
 async fn where_connections_are_used_up_by_silent_ones_who_has_none_is_served() {
-    let bounds = Limits {
+    let bounds = FrontDoorLimits {
         connections: 32,
         ..limits()
     };
@@ -268,7 +268,7 @@ async fn where_connections_are_used_up_by_silent_ones_who_has_none_is_served() {
 
 #[tokio::test]
 async fn an_http_connection_that_gives_way_is_closed() {
-    let bounds = Limits {
+    let bounds = FrontDoorLimits {
         connections: 3,
         ..limits()
     };

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use relay::service::front_door::{Accepts, Limits, Outcome};
+use relay::service::front_door::{Accepts, ConnectionOutcome, FrontDoorLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
@@ -24,7 +24,7 @@ async fn https_is_served_behind_the_same_tls_and_knows_its_client() {
     }
     drop(client);
     door.empties().await;
-    assert_eq!(door.door.counters().outcome(Outcome::Https), 1);
+    assert_eq!(door.door.counters().outcome(ConnectionOutcome::Https), 1);
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn an_unfinished_head_and_an_idle_connection_are_closed_in_time() {
     let short = Duration::from_millis(150);
     let door = Door::open(
         ALL,
-        Limits {
+        FrontDoorLimits {
             http_header_timeout: short,
             ..limits()
         },
@@ -69,7 +69,7 @@ async fn an_unfinished_head_and_an_idle_connection_are_closed_in_time() {
 async fn a_connection_that_never_ends_is_ended() {
     let door = Door::open(
         ALL,
-        Limits {
+        FrontDoorLimits {
             http_lifetime: Duration::from_millis(200),
             ..limits()
         },
@@ -115,7 +115,7 @@ async fn http_without_tls_is_told_to_use_https_where_there_is_any() {
     );
     // The rest of the request is read until the client closes, lest a reset take the answer back.
     drop(client);
-    door.reaches(Outcome::NotServed, 1).await;
+    door.reaches(ConnectionOutcome::NotServed, 1).await;
     door.empties().await;
 }
 
@@ -133,7 +133,7 @@ async fn http_on_a_turn_port_is_closed_without_a_word() {
         let mut client = door.connect().await;
         client.write_all(GET).await.unwrap();
         assert_eq!(until_closed(&mut client).await, b"");
-        door.reaches(Outcome::NotServed, 1).await;
+        door.reaches(ConnectionOutcome::NotServed, 1).await;
     }
 }
 
@@ -157,7 +157,7 @@ async fn stopping_lets_a_request_finish() {
 async fn stopping_waits_no_longer_than_its_bound() {
     let mut door = Door::open(
         ALL,
-        Limits {
+        FrontDoorLimits {
             stop_timeout: Duration::from_millis(100),
             ..limits()
         },

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relay::service::front_door::{Outcome, SpliceEnd};
+use relay::service::front_door::{ConnectionOutcome, SpliceEnd};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -134,7 +134,7 @@ async fn connections_of_a_route_and_websocket_give_way_to_clients_with_fewer_as_
     let mut late = connect_from(&door, IpAddr::from([127, 5, 0, 1])).await;
     late.write_all(&hello).await.unwrap();
     assert_eq!(until_closed(&mut late).await, b"");
-    door.reaches(Outcome::TooManyRouted, 1).await;
+    door.reaches(ConnectionOutcome::TooManyRouted, 1).await;
     for (client, far) in &mut honest {
         far.write_all(b"still here").await.unwrap();
         let mut text = [0; 10];

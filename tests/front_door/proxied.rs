@@ -6,7 +6,7 @@ use std::time::Duration;
 use relay::base::address::Transport;
 use relay::service::config::settings::ProxyProtocol;
 use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Limits, Outcome};
+use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -108,7 +108,7 @@ async fn a_header_may_come_byte_by_byte_but_not_for_ever() {
     assert_eq!(handover.client, at(CLIENT));
     drop((handover, proxy));
 
-    let hasty = Limits {
+    let hasty = FrontDoorLimits {
         handshake_timeout: Duration::from_millis(200),
         ..limits()
     };
@@ -116,7 +116,7 @@ async fn a_header_may_come_byte_by_byte_but_not_for_ever() {
     let proxy = door.connect().await;
     proxy.set_nodelay(true).unwrap();
     assert!(drip(proxy, V1.to_vec(), Duration::from_millis(20)).await < V1.len());
-    door.reaches(Outcome::Silent, 1).await;
+    door.reaches(ConnectionOutcome::Silent, 1).await;
     door.empties().await;
 }
 
@@ -134,7 +134,7 @@ async fn a_header_from_anybody_else_is_refused() {
             // Where nobody but proxies may connect, it may be closed before this is written.
             let _ = client.write_all(&[&header[..], &stun(1)].concat()).await;
             assert_eq!(until_closed(&mut client).await, b"", "{address}");
-            door.reaches(Outcome::UntrustedProxy, count).await;
+            door.reaches(ConnectionOutcome::UntrustedProxy, count).await;
         }
         assert!(door.handovers.try_recv().is_err());
         door.empties().await;
@@ -153,7 +153,7 @@ async fn where_it_is_optional_clients_are_themselves_and_where_it_is_required_th
     let mut client = door.connect().await;
     let _ = client.write_all(&stun(5)).await;
     until_closed(&mut client).await;
-    door.reaches(Outcome::UntrustedProxy, 1).await;
+    door.reaches(ConnectionOutcome::UntrustedProxy, 1).await;
 }
 
 //= XPORT-19
@@ -165,7 +165,7 @@ async fn a_trusted_proxy_must_send_a_header_and_a_good_one() {
         let mut proxy = door.connect().await;
         proxy.write_all(bytes).await.unwrap();
         assert_eq!(until_closed(&mut proxy).await, b"");
-        door.reaches(Outcome::BadProxyHeader, count).await;
+        door.reaches(ConnectionOutcome::BadProxyHeader, count).await;
     }
     door.empties().await;
 }
@@ -184,13 +184,13 @@ async fn a_proxy_that_speaks_for_itself_is_the_client() {
     }
     // A check that only wants to see the port open.
     drop(door.connect().await);
-    door.reaches(Outcome::ClientClosed, 1).await;
+    door.reaches(ConnectionOutcome::ClientClosed, 1).await;
 }
 
 //= XPORT-19
 #[tokio::test]
 async fn connections_are_counted_for_the_client_behind_the_proxy() {
-    let one_each = Limits {
+    let one_each = FrontDoorLimits {
         connections_per_source: 1,
         ..limits()
     };
@@ -208,7 +208,7 @@ async fn connections_are_counted_for_the_client_behind_the_proxy() {
         .await
         .unwrap();
     until_closed(&mut second).await;
-    door.reaches(Outcome::TooManyFromSource, 1).await;
+    door.reaches(ConnectionOutcome::TooManyFromSource, 1).await;
     drop(held);
     door.empties().await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use relay::service::config::settings::{FrontDoorSettings, RouteSettings};
 use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, Outcome, SpliceEnd};
+use relay::service::front_door::{Accepts, ConnectionOutcome, SpliceEnd};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -89,7 +89,7 @@ async fn a_backend_gets_every_byte_as_it_came_and_its_own_go_back() {
         assert_eq!(until_closed(&mut client).await, b"answer");
     }
     door.empties().await;
-    assert_eq!(door.door.counters().outcome(Outcome::Routed), 2);
+    assert_eq!(door.door.counters().outcome(ConnectionOutcome::Routed), 2);
     assert_eq!(door.door.behind().counters().ends(SpliceEnd::Closed), 2);
     assert_eq!(door.door.behind().open(), 0);
 }
@@ -209,7 +209,7 @@ async fn other_names_and_none_are_ours() {
         client.write_all(&stun(1)).await.unwrap();
         door.handover().await;
     }
-    assert_eq!(door.door.counters().outcome(Outcome::Routed), 0);
+    assert_eq!(door.door.counters().outcome(ConnectionOutcome::Routed), 0);
     // A listener without HTTPS is no front door: whoever comes there wants TURN.
     let turn = Accepts { https: false, ..ALL };
     let mut door = Door::with(turn, Proxies::default(), limits(), &backend.settings);
@@ -226,7 +226,7 @@ async fn a_backend_that_is_down_is_counted_and_harms_nobody() {
     let mut client = door.connect().await;
     client.write_all(&client_hello_for("www.example.org")).await.unwrap();
     assert_eq!(until_closed(&mut client).await, b"");
-    door.reaches(Outcome::BackendDown, 1).await;
+    door.reaches(ConnectionOutcome::BackendDown, 1).await;
     let mut client = door.connect_tls(&[]).await.unwrap();
     client.write_all(&stun(1)).await.unwrap();
     drop(door.handover().await);
@@ -247,7 +247,7 @@ async fn backends_take_no_more_than_their_share() {
     let mut second = door.connect().await;
     second.write_all(&hello).await.unwrap();
     assert_eq!(until_closed(&mut second).await, b"");
-    door.reaches(Outcome::TooManyRouted, 1).await;
+    door.reaches(ConnectionOutcome::TooManyRouted, 1).await;
     drop((first, far));
     door.empties().await;
     let mut third = door.connect().await;
@@ -275,7 +275,7 @@ async fn what_rests_too_long_is_closed_and_a_stop_waits_for_none() {
     let mut client = door.connect().await;
     client.write_all(&client_hello_for("www.example.org")).await.unwrap();
     let _far = backend.accept().await;
-    door.reaches(Outcome::Routed, 1).await;
+    door.reaches(ConnectionOutcome::Routed, 1).await;
     door.stop.send(true).unwrap();
     in_time("the end of the front door", &mut door.served).await.unwrap();
     assert_eq!(door.door.behind().counters().ends(SpliceEnd::Stopped), 1);

@@ -1,14 +1,14 @@
 use std::time::{Duration, Instant};
 
-use relay::service::front_door::{Limits, Outcome};
+use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;
 
 const SHORT: Duration = Duration::from_millis(200);
 
-fn hasty() -> Limits {
-    Limits {
+fn hasty() -> FrontDoorLimits {
+    FrontDoorLimits {
         handshake_timeout: SHORT,
         ..limits()
     }
@@ -21,7 +21,7 @@ async fn a_client_that_says_nothing_is_closed_in_time() {
     let mut client = door.connect().await;
     assert_eq!(until_closed(&mut client).await, b"");
     assert!(begun.elapsed() >= SHORT);
-    door.reaches(Outcome::Silent, 1).await;
+    door.reaches(ConnectionOutcome::Silent, 1).await;
     door.empties().await;
 }
 
@@ -34,7 +34,7 @@ async fn a_handshake_that_never_finishes_is_closed_in_time() {
         let mut client = door.connect().await;
         client.write_all(&hello[..len]).await.unwrap();
         until_closed(&mut client).await;
-        door.reaches(Outcome::HandshakeTimeout, count).await;
+        door.reaches(ConnectionOutcome::HandshakeTimeout, count).await;
     }
     door.empties().await;
 }
@@ -46,7 +46,7 @@ async fn a_client_hello_that_drips_wins_no_time() {
     client.set_nodelay(true).unwrap();
     let sent = drip(client, client_hello(), Duration::from_millis(20)).await;
     assert!(sent < 100, "{sent} bytes were taken");
-    door.reaches(Outcome::HandshakeTimeout, 1).await;
+    door.reaches(ConnectionOutcome::HandshakeTimeout, 1).await;
     door.empties().await;
 }
 
@@ -66,7 +66,7 @@ async fn silence_after_the_handshake_is_closed_in_time() {
     let mut client = door.connect_tls(&[]).await.unwrap();
     client.write_all(b"GE").await.unwrap();
     assert_eq!(until_closed(&mut client).await, b"");
-    door.reaches(Outcome::SilentTls, 2).await;
+    door.reaches(ConnectionOutcome::SilentTls, 2).await;
     door.empties().await;
 }
 
@@ -79,7 +79,7 @@ async fn garbage_is_closed_without_a_word() {
         client.write_all(&[first; 300]).await.unwrap();
         assert_eq!(until_closed(&mut client).await, b"", "first byte {first:#04x}");
     }
-    door.reaches(Outcome::Unrecognised, 6).await;
+    door.reaches(ConnectionOutcome::Unrecognised, 6).await;
     door.empties().await;
 }
 
@@ -90,7 +90,7 @@ async fn garbage_that_looks_like_tls_fails_its_handshake() {
     client.write_all(&[0x16; 300]).await.unwrap();
     // An alert is all it may hear.
     assert!(until_closed(&mut client).await.len() <= 7);
-    door.reaches(Outcome::HandshakeFailed, 1).await;
+    door.reaches(ConnectionOutcome::HandshakeFailed, 1).await;
     door.empties().await;
 }
 
@@ -100,7 +100,7 @@ async fn garbage_inside_tls_is_closed() {
     let mut client = door.connect_tls(&[]).await.unwrap();
     client.write_all(&[0xFF; 300]).await.unwrap();
     assert_eq!(until_closed(&mut client).await, b"");
-    door.reaches(Outcome::Unrecognised, 1).await;
+    door.reaches(ConnectionOutcome::Unrecognised, 1).await;
     door.empties().await;
 }
 
@@ -113,15 +113,15 @@ async fn a_client_that_leaves_is_forgotten() {
     drop(client);
     drop(door.connect_tls(&[]).await.unwrap());
     door.empties().await;
-    assert_eq!(door.door.counters().outcome(Outcome::ClientClosed), 2);
-    assert_eq!(door.door.counters().outcome(Outcome::HandshakeFailed), 1);
+    assert_eq!(door.door.counters().outcome(ConnectionOutcome::ClientClosed), 2);
+    assert_eq!(door.door.counters().outcome(ConnectionOutcome::HandshakeFailed), 1);
 }
 
 #[tokio::test]
 async fn half_open_connections_delay_nobody() {
     let mut door = Door::open(
         ALL,
-        Limits {
+        FrontDoorLimits {
             unproven: 20,
             ..limits()
         },
@@ -144,7 +144,7 @@ async fn half_open_connections_delay_nobody() {
     assert!(begun.elapsed() < PATIENCE, "before the time of any half-open one is up");
     assert!(door.door.unproven_connections() <= 20);
     // 60 and one came, 20 places there are; the last one left its own.
-    door.reaches(Outcome::Evicted, 41).await;
+    door.reaches(ConnectionOutcome::Evicted, 41).await;
     drop(half_open);
     door.empties().await;
 }
@@ -159,7 +159,7 @@ async fn stopping_closes_strangers_at_once_and_the_listener() {
     door.stop.send(true).unwrap();
     until_closed(&mut silent).await;
     until_closed(&mut half_open).await;
-    door.reaches(Outcome::Stopped, 2).await;
+    door.reaches(ConnectionOutcome::Stopped, 2).await;
     door.refuses().await;
     door.empties().await;
 }

@@ -15,7 +15,7 @@ use relay::net::stream::{StreamConn, StreamLimits};
 use relay::service::api::Api;
 use relay::service::config::settings::{BackendAddress, FrontDoorSettings, RouteSettings};
 use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, Behind, FrontDoor, Limits, Outcome, bind};
+use relay::service::front_door::{Accepts, Behind, ConnectionOutcome, FrontDoor, FrontDoorLimits, bind};
 use relay::service::health::Health;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::LogClient;
@@ -65,8 +65,8 @@ pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) -> impl Future<Ou
 }
 
 /// Generous bounds; tests of a bound shorten it.
-pub(crate) fn limits() -> Limits {
-    Limits {
+pub(crate) fn limits() -> FrontDoorLimits {
+    FrontDoorLimits {
         connections: 1000,
         connections_per_source: 1000,
         connections_per_network: 1000,
@@ -100,17 +100,17 @@ impl Drop for Door {
 
 impl Door {
     /// Clients connect to it themselves.
-    pub(crate) fn open(accepts: Accepts, limits: Limits) -> Self {
+    pub(crate) fn open(accepts: Accepts, limits: FrontDoorLimits) -> Self {
         Self::with(accepts, Proxies::default(), limits, &FrontDoorSettings::default())
     }
 
     /// Serves everything, with other servers behind it.
-    pub(crate) fn before(limits: Limits, settings: &FrontDoorSettings) -> Self {
+    pub(crate) fn before(limits: FrontDoorLimits, settings: &FrontDoorSettings) -> Self {
         Self::with(ALL, Proxies::default(), limits, settings)
     }
 
     /// The same, with the credentials API under the paths that are its own.
-    pub(crate) fn with_api(limits: Limits, settings: &FrontDoorSettings, api: &Api) -> Self {
+    pub(crate) fn with_api(limits: FrontDoorLimits, settings: &FrontDoorSettings, api: &Api) -> Self {
         let health = Health::new(Vec::new(), Arc::default(), 1, || Duration::ZERO);
         Self::opened(ALL, Proxies::default(), limits, Behind::new(settings), |rest, _, _| {
             api.front_door(Arc::new(health), rest)
@@ -118,11 +118,16 @@ impl Door {
     }
 
     /// Serves everything, to clients of `proxies`.
-    pub(crate) fn behind(proxies: Proxies, limits: Limits) -> Self {
+    pub(crate) fn behind(proxies: Proxies, limits: FrontDoorLimits) -> Self {
         Self::with(ALL, proxies, limits, &FrontDoorSettings::default())
     }
 
-    pub(crate) fn with(accepts: Accepts, proxies: Proxies, limits: Limits, settings: &FrontDoorSettings) -> Self {
+    pub(crate) fn with(
+        accepts: Accepts,
+        proxies: Proxies,
+        limits: FrontDoorLimits,
+        settings: &FrontDoorSettings,
+    ) -> Self {
         Self::opened(
             accepts,
             proxies,
@@ -142,7 +147,7 @@ impl Door {
     fn opened(
         accepts: Accepts,
         proxies: Proxies,
-        limits: Limits,
+        limits: FrontDoorLimits,
         behind: Behind,
         router: impl FnOnce(Option<Router>, Arc<Notify>, Arc<Notify>) -> Router,
     ) -> Self {
@@ -218,7 +223,7 @@ impl Door {
     }
 
     /// Waits until so many connections had this outcome.
-    pub(crate) async fn reaches(&self, outcome: Outcome, count: u64) {
+    pub(crate) async fn reaches(&self, outcome: ConnectionOutcome, count: u64) {
         let reached = async {
             while self.door.counters().outcome(outcome) < count {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -248,9 +253,12 @@ impl Door {
         eventually("the end of every connection", || self.door.open_connections() == 0).await;
         assert_eq!(self.door.unproven_connections(), 0);
         let counters = self.door.counters();
-        let outcomes: u64 = Outcome::ALL.iter().map(|&outcome| counters.outcome(outcome)).sum();
+        let outcomes: u64 = ConnectionOutcome::ALL
+            .iter()
+            .map(|&outcome| counters.outcome(outcome))
+            .sum();
         assert_eq!(outcomes, counters.accepted(), "each connection has one outcome");
-        assert_eq!(counters.outcome(Outcome::Panicked), 0);
+        assert_eq!(counters.outcome(ConnectionOutcome::Panicked), 0);
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use relay::base::address::Transport;
 use relay::net::stream::KERNEL_UNSENT;
-use relay::service::front_door::{Accepts, Outcome};
+use relay::service::front_door::{Accepts, ConnectionOutcome};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -31,7 +31,7 @@ async fn plain_turn_is_handed_over_with_every_byte() {
         would_block.read(&mut [0; 20]).unwrap_err().kind(),
         std::io::ErrorKind::WouldBlock
     );
-    door.reaches(Outcome::Tcp, 1).await;
+    door.reaches(ConnectionOutcome::Tcp, 1).await;
     drop(handover);
     door.empties().await;
 }
@@ -55,7 +55,7 @@ async fn turn_over_tls_reaches_the_shard_whole_and_is_answered() {
             .unwrap();
         assert_eq!(answer[..], stun(9)[..]);
         assert_eq!(shard.await.unwrap(), [&sent[..], &[stun(3)]].concat());
-        door.reaches(Outcome::Tls, 1).await;
+        door.reaches(ConnectionOutcome::Tls, 1).await;
         door.empties().await;
     }
 }
@@ -102,7 +102,7 @@ async fn plain_turn_is_closed_without_a_word_where_only_tls_is_served() {
     let mut client = door.connect().await;
     client.write_all(&stun(1)).await.unwrap();
     assert_eq!(until_closed(&mut client).await, b"");
-    door.reaches(Outcome::NotServed, 1).await;
+    door.reaches(ConnectionOutcome::NotServed, 1).await;
     door.empties().await;
 }
 
@@ -116,7 +116,7 @@ async fn tls_is_closed_where_only_plain_turn_is_served() {
         limits(),
     );
     assert!(door.connect_tls(&[]).await.is_err());
-    door.reaches(Outcome::NotServed, 1).await;
+    door.reaches(ConnectionOutcome::NotServed, 1).await;
     // And a TURN client is served all the same.
     let mut client = door.connect().await;
     client.write_all(&stun(1)).await.unwrap();
@@ -154,7 +154,7 @@ async fn alpn_decides_what_may_be_spoken() {
         if let Then::Refused = then {
             let error = client.expect_err("no protocol in common").to_string();
             assert!(error.contains("NoApplicationProtocol"), "row {row}: {error}");
-            door.reaches(Outcome::HandshakeFailed, 1).await;
+            door.reaches(ConnectionOutcome::HandshakeFailed, 1).await;
             continue;
         }
         let mut client = client.unwrap_or_else(|error| panic!("row {row}: {error}"));
@@ -173,7 +173,7 @@ async fn alpn_decides_what_may_be_spoken() {
             ),
             Then::Refused | Then::NoHttp | Then::NoTurn => {
                 assert_eq!(until_closed(&mut client).await, b"", "row {row}");
-                door.reaches(Outcome::NotServed, 1).await;
+                door.reaches(ConnectionOutcome::NotServed, 1).await;
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay::service::config::settings::FrontDoorSettings;
-use relay::service::front_door::{Failure, Forwarded, Limits, SpliceEnd};
+use relay::service::front_door::{Failure, Forwarded, FrontDoorLimits, SpliceEnd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -122,7 +122,7 @@ async fn a_request_is_passed_on_with_the_truth_about_its_client() {
 async fn bodies_stream_both_ways_while_they_are_made() {
     let web = Web::start().await;
     // Longer than a connection to the API may take.
-    let short = Limits {
+    let short = FrontDoorLimits {
         http_lifetime: Duration::from_millis(100),
         stop_timeout: Duration::from_millis(100),
         ..limits()
@@ -283,7 +283,7 @@ const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, 
 #[tokio::test]
 async fn websocket_goes_through_and_counts_as_long_as_it_lives() {
     let web = Web::start().await;
-    let short = Limits {
+    let short = FrontDoorLimits {
         http_lifetime: Duration::from_millis(100),
         stop_timeout: Duration::from_millis(100),
         ..limits()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::config::discovery::{Discovery, OwnAddress};
-use relay_proto::turn::{DropReason, Route};
+use relay_proto::turn::{DropReason, ResponseRoute};
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
@@ -111,7 +111,7 @@ fn a_response_comes_from_the_place_asked_for_and_tells_it_and_the_opposite_one()
                     addr(places[at ^ 3].1),
                     "{local}"
                 );
-                let expected = (moved != 0).then(|| Route {
+                let expected = (moved != 0).then(|| ResponseRoute {
                     from: addr(from),
                     to: client.addr(),
                 });

@@ -6,7 +6,7 @@ use relay_proto::base::address::Family;
 use relay_proto::turn::config::{IcmpReports, Mobility};
 use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay_proto::turn::types::{PeerAddr, RelayId};
-use relay_proto::turn::{DropReason, Icmp, Response};
+use relay_proto::turn::{DropReason, QuotedIcmp, Response};
 use relay_proto::wire::attribute::{self, AttributeType};
 use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay_proto::wire::message::{Class, Message, Method};
@@ -14,7 +14,12 @@ use relay_proto::wire::message::{Class, Message, Method};
 use crate::every::{challenge, every_client, md5_key, raw_allocate, story, userhash};
 use crate::world::*;
 
-fn report(world: &mut World, relay: RelayId, peer: std::net::SocketAddr, icmp: Icmp) -> Option<(Client, Vec<u8>)> {
+fn report(
+    world: &mut World,
+    relay: RelayId,
+    peer: std::net::SocketAddr,
+    icmp: QuotedIcmp,
+) -> Option<(Client, Vec<u8>)> {
     let (now, mut response) = (world.now(), Response::new());
     let to = world.shards[0].handle_icmp(now, relay, PeerAddr(peer), icmp, &mut response)?;
     let mut client = client(0);
@@ -27,8 +32,8 @@ fn relay_of(world: &World, family: Family) -> RelayId {
     found.expect("a relay socket").1
 }
 
-const fn icmp(icmp_type: u8, code: u8, data: u32) -> Icmp {
-    Icmp { icmp_type, code, data }
+const fn icmp(icmp_type: u8, code: u8, data: u32) -> QuotedIcmp {
+    QuotedIcmp { icmp_type, code, data }
 }
 
 /// A client that logs in with PASSWORD-ALGORITHM.
@@ -52,7 +57,7 @@ fn is_told(world: &mut World, peer: std::net::SocketAddr) -> bool {
 #[test]
 fn the_types_the_rfc_names_are_reported_with_their_data() {
     /// IPv6, reported message, and what the client is told: type, code, data.
-    type Case = (bool, Icmp, Option<(u8, u16, u32)>);
+    type Case = (bool, QuotedIcmp, Option<(u8, u16, u32)>);
     const CASES: [Case; 12] = [
         (false, icmp(3, 3, 77), Some((3, 3, 0))),
         (false, icmp(3, 4, 1400), Some((3, 4, 1400))),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_proto::base::address::{FiveTuple, Transport};
 use relay_proto::turn::types::{Client, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
-use relay_proto::turn::{Command, Counters, Frame, Icmp, OpenError, Response, Server, Shared, Verdict};
+use relay_proto::turn::{Command, Counters, Frame, OpenError, QuotedIcmp, Response, Server, Shared, Verdict};
 use relay_proto::wire::channel_data;
 
 use crate::dice::Dice;
@@ -300,7 +300,7 @@ impl World {
         let Some(&Socket { shard, id }) = self.site.sockets.get(&relayed) else {
             return;
         };
-        let icmp = Icmp {
+        let icmp = QuotedIcmp {
             icmp_type: if peer.is_ipv4() { 3 } else { 1 },
             code: 3,
             data: 0,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
 
-use super::client::{Client, ClientError, Settings};
+use super::client::{BenchClient, BenchSettings, ClientError};
 use super::process::Usage;
 use super::report::{Latencies, Progress, Report};
 use super::target::Target;
@@ -17,8 +17,8 @@ const CHANNEL: u16 = 0x4000;
 /// Any port of the peer will do: nothing is sent to it.
 const PEER_PORT: u16 = 9999;
 
-pub(super) fn settings(target: &Target, wish: &Common) -> Result<Settings, Failure> {
-    Ok(Settings {
+pub(super) fn settings(target: &Target, wish: &Common) -> Result<BenchSettings, Failure> {
+    Ok(BenchSettings {
         server: target.server,
         local: target.local,
         carrier: wish.transport,
@@ -59,7 +59,7 @@ pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> 
     let mut peer = SocketAddr::new(target.local, PEER_PORT);
     let mut other = None;
     if pair {
-        let mut client = Client::connect(&settings, target.credential(at_once as usize)?)?;
+        let mut client = BenchClient::connect(&settings, target.credential(at_once as usize)?)?;
         peer = client.allocate()?;
         other = Some(client);
     }
@@ -135,8 +135,8 @@ fn wait(what: &'static str, duration: Duration) {
     }
 }
 
-fn handshake(settings: &Settings, target: &Target, index: usize, peer: SocketAddr) -> Result<(), Failure> {
-    let mut client = Client::connect(settings, target.credential(index)?)?;
+fn handshake(settings: &BenchSettings, target: &Target, index: usize, peer: SocketAddr) -> Result<(), Failure> {
+    let mut client = BenchClient::connect(settings, target.credential(index)?)?;
     client.allocate()?;
     client.create_permission(peer)?;
     client.channel_bind(CHANNEL, peer)?;
@@ -145,8 +145,8 @@ fn handshake(settings: &Settings, target: &Target, index: usize, peer: SocketAdd
 }
 
 /// A client with an allocation and a channel.
-fn hold_one(settings: &Settings, target: &Target, index: usize, peer: SocketAddr) -> Result<Client, Failure> {
-    let mut client = Client::connect(settings, target.credential(index)?)?;
+fn hold_one(settings: &BenchSettings, target: &Target, index: usize, peer: SocketAddr) -> Result<BenchClient, Failure> {
+    let mut client = BenchClient::connect(settings, target.credential(index)?)?;
     client.allocate()?;
     client.channel_bind(CHANNEL, peer)?;
     Ok(client)

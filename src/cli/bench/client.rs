@@ -14,7 +14,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Socket, Type};
 
-use super::Carrier;
+use super::ClientTransport;
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::turn::login::credential::MintedCredential;
 use crate::wire::attribute::AttributeType;
@@ -94,18 +94,18 @@ impl From<rustls::Error> for ClientError {
 }
 
 /// What all clients of a measurement share.
-pub(super) struct Settings {
+pub(super) struct BenchSettings {
     pub(super) server: SocketAddr,
     pub(super) local: std::net::IpAddr,
-    pub(super) carrier: Carrier,
+    pub(super) carrier: ClientTransport,
     pub(super) tls: Arc<ClientConfig>,
     /// SO_RCVBUF of streams; `None`: the system's choice.
     pub(super) receive_buffer: Option<usize>,
 }
 
 /// One client.
-pub(super) struct Client {
-    pub(super) link: Link,
+pub(super) struct BenchClient {
+    pub(super) link: ClientSocket,
     server: SocketAddr,
     login: MintedCredential,
     realm: String,
@@ -115,23 +115,25 @@ pub(super) struct Client {
 }
 
 /// The client's side of a five-tuple.
-pub(super) enum Link {
+pub(super) enum ClientSocket {
     /// The same socket twice: batches go through the first, single requests through the second.
     Udp(UdpSocket, std::net::UdpSocket),
-    Stream(Box<Stream>),
+    ClientStream(Box<ClientStream>),
 }
 
-impl Client {
+impl BenchClient {
     /// Opens the socket, and for TLS shakes hands.
-    pub(super) fn connect(settings: &Settings, login: MintedCredential) -> Result<Self, ClientError> {
+    pub(super) fn connect(settings: &BenchSettings, login: MintedCredential) -> Result<Self, ClientError> {
         let link = match settings.carrier {
-            Carrier::Udp => {
+            ClientTransport::Udp => {
                 let socket =
                     UdpSocket::bind((settings.local, 0).into(), &UDP).map_err(|e| ClientError::Io("bind", e))?;
                 let other = socket.as_fd().try_clone_to_owned();
-                Link::Udp(socket, other.map_err(|e| ClientError::Io("dup", e))?.into())
+                ClientSocket::Udp(socket, other.map_err(|e| ClientError::Io("dup", e))?.into())
             }
-            Carrier::Tcp | Carrier::Tls => Link::Stream(Box::new(Stream::connect(settings)?)),
+            ClientTransport::Tcp | ClientTransport::Tls => {
+                ClientSocket::ClientStream(Box::new(ClientStream::connect(settings)?))
+            }
         };
         let mut id = [0; 12];
         getrandom::fill(&mut id).map_err(|e| ClientError::Io("random bytes", io::Error::other(e.to_string())))?;
@@ -221,7 +223,7 @@ impl Client {
         let (request, id) = self.sign(method, fill)?;
         let start = Instant::now();
         let (mut next, mut pause) = (start, FIRST_RETRANSMISSION);
-        let is_udp = matches!(self.link, Link::Udp(..));
+        let is_udp = matches!(self.link, ClientSocket::Udp(..));
         while start.elapsed() < PATIENCE {
             if Instant::now() >= next {
                 if is_udp || next == start {
@@ -301,11 +303,11 @@ impl Client {
     }
 }
 
-impl Link {
+impl ClientSocket {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Udp(socket, _) => socket.as_fd(),
-            Self::Stream(stream) => stream.socket.as_fd(),
+            Self::ClientStream(stream) => stream.socket.as_fd(),
         }
     }
 
@@ -318,7 +320,7 @@ impl Link {
                 }
                 _ => Ok(()),
             },
-            Self::Stream(stream) => {
+            Self::ClientStream(stream) => {
                 stream.queue(&[request], 0);
                 stream.flush()
             }
@@ -336,7 +338,7 @@ impl Link {
                     Err(error) => Err(ClientError::Io("receive", error)),
                 }
             }
-            Self::Stream(stream) => {
+            Self::ClientStream(stream) => {
                 stream.flush()?;
                 stream.read(READ)?;
                 let mut first = None;
@@ -348,7 +350,7 @@ impl Link {
 }
 
 /// A TCP connection, plain or with TLS.
-pub(super) struct Stream {
+pub(super) struct ClientStream {
     socket: TcpStream,
     tls: Option<ClientConnection>,
     /// Frames on their way in.
@@ -358,8 +360,8 @@ pub(super) struct Stream {
     chunk: Box<[u8]>,
 }
 
-impl Stream {
-    fn connect(settings: &Settings) -> Result<Self, ClientError> {
+impl ClientStream {
+    fn connect(settings: &BenchSettings) -> Result<Self, ClientError> {
         let io = |what| move |error| ClientError::Io(what, error);
         let socket = Socket::new(Domain::for_address(settings.server), Type::STREAM, None).map_err(io("socket"))?;
         if let Some(size) = settings.receive_buffer {
@@ -371,13 +373,13 @@ impl Stream {
         socket.set_tcp_nodelay(true).map_err(io("TCP_NODELAY"))?;
         socket.set_nonblocking(true).map_err(io("O_NONBLOCK"))?;
         let tls = match settings.carrier {
-            Carrier::Tls => {
+            ClientTransport::Tls => {
                 let name = ServerName::IpAddress(settings.server.ip().into());
                 let mut connection = ClientConnection::new(Arc::clone(&settings.tls), name)?;
                 connection.set_buffer_limit(None);
                 Some(connection)
             }
-            Carrier::Tcp | Carrier::Udp => None,
+            ClientTransport::Tcp | ClientTransport::Udp => None,
         };
         let mut stream = Self {
             socket: socket.into(),

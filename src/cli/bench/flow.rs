@@ -49,7 +49,7 @@ impl Shape {
 
 /// Which way packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Direction {
+pub(super) enum TrafficDirection {
     /// From clients to the peer
     Up,
     /// From the peer to clients
@@ -59,7 +59,7 @@ pub(super) enum Direction {
     Pair,
 }
 
-impl Direction {
+impl TrafficDirection {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -77,9 +77,9 @@ pub(super) struct Slow {
 }
 
 /// One kind of traffic.
-pub(super) struct Flow {
+pub(super) struct TrafficShape {
     pub(super) shape: Shape,
-    pub(super) direction: Direction,
+    pub(super) direction: TrafficDirection,
     pub(super) indications: bool,
     /// Bytes of application data in a packet.
     pub(super) size: usize,
@@ -95,11 +95,11 @@ pub(super) struct Flow {
 }
 
 /// Video for clients that read `read` bits a second of the `offered`.
-pub(super) fn slow_reader(wish: &Common, offered: u32, read: u32, receive_buffer: u32) -> Flow {
+pub(super) fn slow_reader(wish: &Common, offered: u32, read: u32, receive_buffer: u32) -> TrafficShape {
     let size = Shape::Video.size();
-    Flow {
+    TrafficShape {
         shape: Shape::Flood,
-        direction: Direction::Down,
+        direction: TrafficDirection::Down,
         indications: false,
         size,
         rate: Some(f64::from(offered) / 8.0 / size as f64 * f64::from(wish.allocations)),

@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
-use super::client::{Client, ClientError, Link, UDP};
-use super::flow::{Direction, Flow};
+use super::client::{BenchClient, ClientError, ClientSocket, UDP};
+use super::flow::{TrafficDirection, TrafficShape};
 use super::packet::{CHANNEL, Stamp, unwrap, wrap};
 use super::process::Usage;
 use super::report::{Latencies, Progress, Report};
@@ -30,7 +30,7 @@ const RENEW: Duration = Duration::from_secs(120);
 const MOST_UNSENT: usize = 256 * 1024;
 
 /// Sets up the allocations, sends for the time asked for, and counts what arrives.
-pub(super) fn measure(target: &Target, wish: &Common, flow: &Flow) -> Result<Report, Failure> {
+pub(super) fn measure(target: &Target, wish: &Common, flow: &TrafficShape) -> Result<Report, Failure> {
     let mut engine = Engine::set_up(target, wish, flow)?;
     let usage = || Usage::of(&wish.server_pids);
     let idle = usage()?;
@@ -75,10 +75,10 @@ struct Lane {
 }
 
 struct Engine<'f> {
-    flow: &'f Flow,
+    flow: &'f TrafficShape,
     server: SocketAddr,
     clock: Clock,
-    clients: Vec<Client>,
+    clients: Vec<BenchClient>,
     lanes: Vec<Lane>,
     peer: UdpSocket,
     epoll: Epoll,
@@ -105,12 +105,12 @@ struct Engine<'f> {
 }
 
 impl<'f> Engine<'f> {
-    fn set_up(target: &Target, wish: &Common, flow: &'f Flow) -> Result<Self, Failure> {
+    fn set_up(target: &Target, wish: &Common, flow: &'f TrafficShape) -> Result<Self, Failure> {
         let clock = Clock::start();
         let mut settings = allocations::settings(target, wish)?;
         settings.receive_buffer = flow.slow.as_ref().map(|slow| slow.receive_buffer);
         let peer = UdpSocket::bind((target.local, 0).into(), &UDP)?;
-        let pairs = flow.direction == Direction::Pair;
+        let pairs = flow.direction == TrafficDirection::Pair;
         let count = if pairs {
             wish.count().next_multiple_of(2)
         } else {
@@ -119,7 +119,7 @@ impl<'f> Engine<'f> {
         let (mut clients, mut relayed) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let progress = Progress::new("allocating", count as u64);
         for index in 0..count {
-            let mut client = Client::connect(&settings, target.credential(index)?)?;
+            let mut client = BenchClient::connect(&settings, target.credential(index)?)?;
             relayed.push(client.allocate()?);
             clients.push(client);
             progress.at(index as u64);
@@ -214,7 +214,7 @@ impl<'f> Engine<'f> {
     fn renew(&mut self, now: Instant) -> Result<(), Failure> {
         self.renewed_at = now;
         self.renew_now = false;
-        let pairs = self.flow.direction == Direction::Pair;
+        let pairs = self.flow.direction == TrafficDirection::Pair;
         let channel = (!self.flow.indications).then_some(CHANNEL);
         for lane in &self.lanes {
             if let Some(client) = self.clients.get_mut(lane.client) {
@@ -270,16 +270,16 @@ impl<'f> Engine<'f> {
             lane_now.next = lane_now.next.wrapping_add(1);
             let (client, relayed, peer) = (lane_now.client, lane_now.relayed, lane_now.peer);
             let (mut header, mut header_len, mut padding) = ([0; 48], 0, 0);
-            if self.flow.direction != Direction::Down {
+            if self.flow.direction != TrafficDirection::Down {
                 (header_len, padding) = wrap(self.flow, peer, &mut header);
             }
             let header = header.get(..header_len).unwrap_or_default();
             self.sent += 1;
             self.under_way += 1;
             let (egress, destination) = match self.clients.get_mut(client).map(|client| &mut client.link) {
-                _ if self.flow.direction == Direction::Down => (self.clients.len(), relayed),
-                Some(Link::Udp(..)) => (client, self.server),
-                Some(Link::Stream(stream)) if stream.backlog() < MOST_UNSENT => {
+                _ if self.flow.direction == TrafficDirection::Down => (self.clients.len(), relayed),
+                Some(ClientSocket::Udp(..)) => (client, self.server),
+                Some(ClientSocket::ClientStream(stream)) if stream.backlog() < MOST_UNSENT => {
                     let data = self.slab.get(start..).unwrap_or_default();
                     stream.queue(&[header, data], self.flow.size.next_multiple_of(4) - self.flow.size);
                     continue;
@@ -311,7 +311,7 @@ impl<'f> Engine<'f> {
         self.flush_datagrams(now);
         self.slab.clear();
         for client in &mut self.clients {
-            if let Link::Stream(stream) = &mut client.link {
+            if let ClientSocket::ClientStream(stream) = &mut client.link {
                 stream.flush()?;
             }
         }
@@ -322,8 +322,8 @@ impl<'f> Engine<'f> {
         let (clients, peer) = (&self.clients, &self.peer);
         self.send.flush(&self.slab, now, |egress| {
             match clients.get(egress as usize).map(|c| &c.link) {
-                Some(Link::Udp(socket, _)) => Some(socket),
-                Some(Link::Stream(_)) => None,
+                Some(ClientSocket::Udp(socket, _)) => Some(socket),
+                Some(ClientSocket::ClientStream(_)) => None,
                 None => Some(peer),
             }
         });
@@ -342,7 +342,7 @@ impl<'f> Engine<'f> {
         for index in 0..self.epoll.wait(Some(wait))? {
             let Some(event) = self.epoll.event(index) else { continue };
             let index = event.token as usize;
-            if index < self.clients.len() && matches!(self.clients[index].link, Link::Stream(_)) {
+            if index < self.clients.len() && matches!(self.clients[index].link, ClientSocket::ClientStream(_)) {
                 self.read_stream(index, usize::MAX)?;
             } else {
                 self.read_datagrams(index);
@@ -372,7 +372,7 @@ impl<'f> Engine<'f> {
         let Some(client) = self.clients.get_mut(index) else {
             return Ok(());
         };
-        let Link::Stream(stream) = &mut client.link else {
+        let ClientSocket::ClientStream(stream) = &mut client.link else {
             return Ok(());
         };
         stream.read(limit)?;
@@ -396,8 +396,8 @@ impl<'f> Engine<'f> {
         let now = self.clock.mono();
         self.recv.clear();
         let socket = match self.clients.get(index).map(|client| &client.link) {
-            Some(Link::Udp(socket, _)) => socket,
-            Some(Link::Stream(_)) => return,
+            Some(ClientSocket::Udp(socket, _)) => socket,
+            Some(ClientSocket::ClientStream(_)) => return,
             None => &self.peer,
         };
         // An ICMP error of an earlier datagram: the packets behind it come the next time.
@@ -477,7 +477,7 @@ impl<'f> Engine<'f> {
 }
 
 /// Lets packets to and from `peer` pass.
-fn permit(client: &mut Client, flow: &Flow, peer: SocketAddr) -> Result<(), ClientError> {
+fn permit(client: &mut BenchClient, flow: &TrafficShape, peer: SocketAddr) -> Result<(), ClientError> {
     if flow.indications {
         client.create_permission(peer)
     } else {
@@ -486,7 +486,7 @@ fn permit(client: &mut Client, flow: &Flow, peer: SocketAddr) -> Result<(), Clie
 }
 
 /// Everything that is read when something is there; slow readers are read when they may.
-fn register(epoll: &mut Epoll, clients: &[Client], peer: &UdpSocket, flow: &Flow) -> io::Result<()> {
+fn register(epoll: &mut Epoll, clients: &[BenchClient], peer: &UdpSocket, flow: &TrafficShape) -> io::Result<()> {
     for (index, client) in clients.iter().enumerate() {
         if flow.slow.is_none() {
             epoll.add(client.link.fd(), index as u64, Interest::Read)?;

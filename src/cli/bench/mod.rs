@@ -34,13 +34,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use self::client::ClientError;
-use self::flow::{Direction, Flow, Shape};
+use self::flow::{Shape, TrafficDirection, TrafficShape};
 use self::report::Report;
 use self::target::Target;
 
 /// What may follow `relay bench`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct BenchArguments {
     #[command(subcommand)]
     measurement: Measurement,
 }
@@ -64,8 +64,8 @@ pub(crate) struct Common {
     #[arg(long, default_value = "127.0.0.1:3478", value_name = "HOST:PORT")]
     server: String,
     /// How clients reach it
-    #[arg(long, value_enum, default_value_t = Carrier::Udp)]
-    transport: Carrier,
+    #[arg(long, value_enum, default_value_t = ClientTransport::Udp)]
+    transport: ClientTransport,
     /// User name; without it a credential is minted with the secret below
     #[arg(long, requires = "password")]
     user: Option<String>,
@@ -95,7 +95,7 @@ pub(crate) struct Common {
 
 /// How a client reaches the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Carrier {
+pub(crate) enum ClientTransport {
     /// UDP
     Udp,
     /// TCP
@@ -104,7 +104,7 @@ pub(crate) enum Carrier {
     Tls,
 }
 
-impl Carrier {
+impl ClientTransport {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Udp => "udp",
@@ -122,8 +122,8 @@ struct Media {
     #[arg(long, value_enum, default_value_t = Shape::Audio)]
     shape: Shape,
     /// Which way
-    #[arg(long, value_enum, default_value_t = Direction::Up)]
-    direction: Direction,
+    #[arg(long, value_enum, default_value_t = TrafficDirection::Up)]
+    direction: TrafficDirection,
     /// From client to client through two allocations of the server, in place of an outside peer
     #[arg(long, conflicts_with = "direction")]
     pair: bool,
@@ -202,7 +202,7 @@ enum Failure {
     /// Something about the command line or the configuration.
     Refused(String),
     /// The server, or the way to it.
-    Client(ClientError),
+    BenchClient(ClientError),
     /// Sockets of our own.
     Io(io::Error),
 }
@@ -211,7 +211,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) => f.write_str(why),
-            Self::Client(error) => error.fmt(f),
+            Self::BenchClient(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
         }
     }
@@ -219,7 +219,7 @@ impl fmt::Display for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::Client(error)
+        Self::BenchClient(error)
     }
 }
 
@@ -230,7 +230,7 @@ impl From<io::Error> for Failure {
 }
 
 /// Measures and prints: exit status 0, or 1 with the reason on standard error.
-pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> ExitCode {
+pub(super) fn run(config: Option<&Path>, arguments: &BenchArguments) -> ExitCode {
     let json = arguments.measurement.common().json;
     match measure(config, &arguments.measurement) {
         Ok(report) => {
@@ -250,9 +250,13 @@ fn measure(config: Option<&Path>, measurement: &Measurement) -> Result<Report, F
     let target = Target::find(config, measurement.common())?;
     match measurement {
         Measurement::Media(media) => {
-            let flow = Flow {
+            let flow = TrafficShape {
                 shape: media.shape,
-                direction: if media.pair { Direction::Pair } else { media.direction },
+                direction: if media.pair {
+                    TrafficDirection::Pair
+                } else {
+                    media.direction
+                },
                 indications: media.indications,
                 size: media.size.map_or(media.shape.size(), usize::from),
                 rate: media.rate.map(f64::from),
@@ -264,7 +268,7 @@ fn measure(config: Option<&Path>, measurement: &Measurement) -> Result<Report, F
             media::measure(&target, &media.common, &flow)
         }
         Measurement::SlowReader(slow) => {
-            if slow.common.transport == Carrier::Udp {
+            if slow.common.transport == ClientTransport::Udp {
                 return Err(Failure::Refused(
                     "over UDP nothing waits for a slow reader: choose --transport tcp or tls".to_owned(),
                 ));

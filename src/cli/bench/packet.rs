@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::flow::Flow;
+use super::flow::TrafficShape;
 use crate::base::time::Instant;
 use crate::wire::attribute::AttributeType;
 use crate::wire::demux::{self, Kind};
@@ -15,7 +15,7 @@ pub(super) const CHANNEL: u16 = 0x4000;
 const STAMP: usize = 16;
 
 /// Writes what stands in front of the application data; gives its length, and the padding behind the data.
-pub(super) fn wrap(flow: &Flow, peer: SocketAddr, header: &mut [u8; 48]) -> (usize, usize) {
+pub(super) fn wrap(flow: &TrafficShape, peer: SocketAddr, header: &mut [u8; 48]) -> (usize, usize) {
     if !flow.indications {
         channel_data::emit_header(CHANNEL, flow.size, header);
         return (channel_data::HEADER_LEN, 0);

@@ -37,9 +37,9 @@ impl Cookies {
 }
 
 /// What cookies are made with.
-pub(super) struct Secret(Hmac<Sha256>);
+pub(super) struct CookieSecret(Hmac<Sha256>);
 
-impl Secret {
+impl CookieSecret {
     /// `seed` is from the system's generator.
     pub(super) fn new(seed: &[u8; 32]) -> Self {
         Self(Hmac::new_from_slice(seed).expect("HMAC takes a key of any length"))
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_cookie_is_good_for_its_five_tuple_only() {
-        let secret = Secret::new(&[7; 32]);
+        let secret = CookieSecret::new(&[7; 32]);
         let mine = secret.cookies(Instant::ZERO, &tuple("192.0.2.1:7000", "192.0.2.9:443"));
         assert!(mine.contain(mine.present()) && !mine.contain(&[]) && !mine.contain(&mine.present()[..15]));
         for (client, server) in [
@@ -159,7 +159,7 @@ mod tests {
             let other = secret.cookies(Instant::ZERO, &tuple(client, server));
             assert!(!other.contain(mine.present()), "{client} {server}");
         }
-        let elsewhere = Secret::new(&[8; 32]).cookies(Instant::ZERO, &tuple("192.0.2.1:7000", "192.0.2.9:443"));
+        let elsewhere = CookieSecret::new(&[8; 32]).cookies(Instant::ZERO, &tuple("192.0.2.1:7000", "192.0.2.9:443"));
         assert!(!elsewhere.contain(mine.present()));
     }
 
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_cookie_is_good_in_its_period_and_in_the_next() {
-        let secret = Secret::new(&[7; 32]);
+        let secret = CookieSecret::new(&[7; 32]);
         let client = tuple("192.0.2.1:7000", "192.0.2.9:443");
         let at = |after: Duration| secret.cookies(Instant::ZERO + after, &client);
         let first = at(Duration::ZERO);

@@ -33,7 +33,7 @@ pub struct PathState {
 
 /// The way to one client.
 #[derive(Debug, Default)]
-pub(super) struct Path {
+pub(super) struct NetworkPath {
     state: PathState,
     observed_at: Option<Instant>,
     /// Start of the measurement of the pace: when, and what was acknowledged by then.
@@ -44,7 +44,7 @@ pub(super) struct Path {
     largest_window: u32,
 }
 
-impl Path {
+impl NetworkPath {
     /// Whether the last look is so long ago that another is worth its price.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.observed_at.is_none_or(|at| now - at >= MEASURED)
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_is_on_the_way_is_told_in_time_once_the_pace_is_known() {
-        let mut path = Path::default();
+        let mut path = NetworkPath::default();
         path.observe(at(0), state(0, 5_000));
         path.observe(at(49), state(49, 5_000));
         assert_eq!(path.time(0, MOST), None);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_the_clients_program_has_not_read_counts_as_well() {
-        let mut path = Path::default();
+        let mut path = NetworkPath::default();
         for millis in [0, 50] {
             path.observe(at(millis), state(millis, 5_000));
         }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_takes_for_ever() {
-        let mut path = Path::default();
+        let mut path = NetworkPath::default();
         for millis in [0, 50] {
             path.observe(at(millis), state(0, 5_000));
         }
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_measurement_with_a_gap_in_it_is_none() {
-        let mut path = Path::default();
+        let mut path = NetworkPath::default();
         path.observe(at(0), state(0, 5_000));
         path.observe(at(251), state(251, 5_000));
         assert_eq!(path.time(0, MOST), None);
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_long_queue_is_waited_for_and_a_burst_or_an_old_look_is_not() {
-        let mut path = Path::default();
+        let mut path = NetworkPath::default();
         path.observe(at(0), state(0, 0));
         // 95 ms of bytes are what 75 ms of queue behind 20 ms of way hold.
         for (bytes, wait) in [
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_look_is_due_every_50_ms() {
-        let mut path = Path::default();
+        let mut path = NetworkPath::default();
         assert!(path.is_due(at(0)));
         path.observe(at(0), state(0, 0));
         assert!(!path.is_due(at(49)) && path.is_due(at(50)));

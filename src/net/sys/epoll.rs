@@ -39,7 +39,7 @@ impl Interest {
 
 /// One ready descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct ReadyDescriptor {
     /// As given to [`Epoll::add`].
     pub token: u64,
     /// Something to read, an end of stream among it.
@@ -122,12 +122,12 @@ impl Epoll {
     }
 
     /// Event `index` of the last wait.
-    pub fn event(&self, index: usize) -> Option<Event> {
+    pub fn event(&self, index: usize) -> Option<ReadyDescriptor> {
         let raw = self.events[..self.ready].get(index)?;
         // Copied out: the kernel's struct is packed.
         let (bits, token) = (raw.events, raw.u64);
         let has = |flag: libc::c_int| bits & flag as u32 != 0;
-        Some(Event {
+        Some(ReadyDescriptor {
             token,
             readable: has(libc::EPOLLIN),
             writable: has(libc::EPOLLOUT),

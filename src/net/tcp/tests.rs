@@ -39,14 +39,14 @@ fn joined(received: &[u8], unsent: &[u8]) -> Joined {
 
 impl Joined {
     /// Pumps until nothing more moves; loopback delivers at once, but not always before the next call.
-    fn pump(&mut self) -> Moved {
-        let mut total = Moved::default();
+    fn pump(&mut self) -> Pumped {
+        let mut total = Pumped::default();
         let mut quiet = 0;
         while quiet < 20 {
             let moved = self.pipe.pump(&self.near_client, &self.near_peer).unwrap();
             total.up += moved.up;
             total.down += moved.down;
-            if moved == Moved::default() {
+            if moved == Pumped::default() {
                 quiet += 1;
                 std::thread::sleep(core::time::Duration::from_millis(1));
             } else {
@@ -74,7 +74,7 @@ fn what_was_there_before_goes_first_in_both_directions() {
     joined.client.write_all(b"up").unwrap();
     joined.peer.write_all(b"down").unwrap();
     let moved = joined.pump();
-    assert_eq!(moved, Moved { up: 2, down: 4 });
+    assert_eq!(moved, Pumped { up: 2, down: 4 });
     assert_eq!(read_exactly(&mut joined.peer, 8), b"early up");
     assert_eq!(read_exactly(&mut joined.client, 13), b"response down");
     assert_eq!(joined.pipe.held(), 0);
@@ -98,7 +98,7 @@ fn a_side_that_does_not_read_stops_the_other_and_nothing_piles_up_or_is_lost() {
         }
         let moved = joined.pipe.pump(&joined.near_client, &joined.near_peer).unwrap();
         assert!(joined.pipe.held() <= READ, "{} bytes", joined.pipe.held());
-        if taken == before && moved == Moved::default() {
+        if taken == before && moved == Pumped::default() {
             idle += 1;
             std::thread::sleep(core::time::Duration::from_millis(1));
         } else {
@@ -428,7 +428,7 @@ impl Sealed {
     }
 
     /// Pumps, and opens what has come; `true`: the server's connection has ended.
-    fn pump(&mut self) -> (Moved, bool) {
+    fn pump(&mut self) -> (Pumped, bool) {
         let moved = self.joined.pump();
         let mut bytes = vec![0; 1 << 20];
         let mut ended = false;
@@ -459,17 +459,17 @@ impl Sealed {
 fn over_tls_bytes_and_ends_go_through_as_they_do_without() {
     let mut pipe = sealed(b"answers first, ");
     pipe.joined.peer.write_all(b"then the peer's").unwrap();
-    assert_eq!(pipe.pump(), (Moved { up: 0, down: 15 }, false));
+    assert_eq!(pipe.pump(), (Pumped { up: 0, down: 15 }, false));
     assert_eq!(pipe.opened, b"answers first, then the peer's");
     pipe.send(b"up there");
-    assert_eq!(pipe.pump(), (Moved { up: 8, down: 0 }, false));
+    assert_eq!(pipe.pump(), (Pumped { up: 8, down: 0 }, false));
     assert_eq!(pipe.at_peer(), b"up there");
     pipe.joined.peer.shutdown(Shutdown::Write).unwrap();
     let (_, ended) = pipe.pump();
     assert!(ended && pipe.client.process_new_packets().unwrap().peer_has_closed());
     assert!(pipe.joined.pipe.is_half_closed());
     pipe.send(b"still here");
-    assert_eq!(pipe.pump().0, Moved { up: 10, down: 0 });
+    assert_eq!(pipe.pump().0, Pumped { up: 10, down: 0 });
     assert_eq!(pipe.at_peer(), b"still here");
     pipe.client.send_close_notify();
     let goodbye = written(&mut pipe.client);

@@ -42,7 +42,7 @@ struct Mark {
 
 /// Datagrams the kernel may get as one.
 #[derive(Clone, Copy)]
-pub(super) struct Message {
+pub(super) struct Segments {
     pub(super) destination: SocketAddr,
     pub(super) source: Option<IpAddr>,
     pub(super) tos: u8,
@@ -82,7 +82,7 @@ pub(super) struct Queue {
     groups: Vec<Group>,
     marks: Vec<Mark>,
     epoch: u64,
-    messages: Vec<Message>,
+    messages: Vec<Segments>,
     pieces: Vec<Piece>,
     arena: Vec<u8>,
 }
@@ -123,7 +123,7 @@ impl Queue {
         self.groups.get(index).copied()
     }
 
-    pub(super) fn message(&self, index: u32) -> &Message {
+    pub(super) fn message(&self, index: u32) -> &Segments {
         &self.messages[index as usize]
     }
 
@@ -179,7 +179,7 @@ impl Queue {
             return Ok(());
         }
         let index = self.messages.len() as u32;
-        self.messages.push(Message {
+        self.messages.push(Segments {
             destination: datagram.destination,
             source: datagram.source,
             tos: datagram.tos,
@@ -257,7 +257,7 @@ impl Queue {
 }
 
 /// Whether `datagram` can be the next segment of `message`.
-fn joins(message: &Message, datagram: &Datagram<'_>) -> bool {
+fn joins(message: &Segments, datagram: &Datagram<'_>) -> bool {
     let len = datagram.len();
     !message.closed
         && len <= message.size

@@ -3,7 +3,7 @@
 use core::fmt;
 use std::net::SocketAddr;
 
-use super::login::auth::Challenge;
+use super::login::auth::ChallengeResponse;
 use super::login::session::Session;
 use super::reflection;
 use super::refusal::Refusal;
@@ -27,13 +27,13 @@ const CAPACITY: usize = 2048;
 pub struct Response {
     buffer: [u8; CAPACITY],
     len: usize,
-    route: Option<Route>,
+    route: Option<ResponseRoute>,
     to_stranger: bool,
 }
 
 /// Another way for a response than straight back (RFC 5780): over UDP, by whichever listener is bound there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct ResponseRoute {
     /// Local address to send from.
     pub from: SocketAddr,
     /// Where to: the requester's IP address, maybe another port.
@@ -64,7 +64,7 @@ impl Response {
     }
 
     /// How the message last written goes; `None`: the way its request came.
-    pub const fn route(&self) -> Option<Route> {
+    pub const fn route(&self) -> Option<ResponseRoute> {
         self.route
     }
 
@@ -79,7 +79,7 @@ impl Response {
     }
 
     /// Sends the message last written another way.
-    pub(super) const fn divert(&mut self, route: Route) {
+    pub(super) const fn divert(&mut self, route: ResponseRoute) {
         self.route = Some(route);
     }
 
@@ -116,7 +116,7 @@ impl Response {
     }
 
     /// Writes 401 or 438. `false`: it did not fit, or is too long for its request.
-    pub(super) fn challenge(&mut self, reply: &Reply<'_>, challenge: &Challenge) -> bool {
+    pub(super) fn challenge(&mut self, reply: &Reply<'_>, challenge: &ChallengeResponse) -> bool {
         let code = challenge.code();
         self.write(Class::Error, reply, |writer| {
             writer.error_code(code, reply.reason(code));

@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 
 /// Which part of the API was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub enum ApiRoute {
     /// The TURN REST draft's form.
     Turn,
     /// The `RTCConfiguration` form.
@@ -23,7 +23,7 @@ pub enum Route {
     Other,
 }
 
-impl Route {
+impl ApiRoute {
     /// Every route, in declaration order.
     pub const ALL: [Self; 7] = [
         Self::Turn,
@@ -67,11 +67,11 @@ pub const CODES: [u16; 13] = [200, 201, 204, 400, 401, 403, 404, 405, 408, 413, 
 
 /// Responses by route and status code.
 #[derive(Debug, Default)]
-pub struct ApiCounters([[AtomicU64; CODES.len()]; Route::ALL.len()]);
+pub struct ApiCounters([[AtomicU64; CODES.len()]; ApiRoute::ALL.len()]);
 
 impl ApiCounters {
     /// Counts one response; a code outside [`CODES`] is a bug and counted nowhere.
-    pub(super) fn count(&self, route: Route, status: StatusCode) {
+    pub(super) fn count(&self, route: ApiRoute, status: StatusCode) {
         debug_assert!(CODES.contains(&status.as_u16()), "{status} is missing in CODES");
         if let Some(i) = CODES.iter().position(|&code| code == status.as_u16()) {
             self.0[route as usize][i].fetch_add(1, Relaxed);
@@ -79,7 +79,7 @@ impl ApiCounters {
     }
 
     /// Responses of `route` with the `index`-th of [`CODES`].
-    pub fn responses(&self, route: Route, index: usize) -> u64 {
+    pub fn responses(&self, route: ApiRoute, index: usize) -> u64 {
         self.0[route as usize][index].load(Relaxed)
     }
 }
@@ -91,18 +91,18 @@ mod tests {
     #[test]
     fn what_is_asked_of_the_root_is_the_page_or_a_credential() {
         for (method, path, route) in [
-            (Method::GET, "/", Route::Page),
-            (Method::HEAD, "/", Route::Page),
-            (Method::POST, "/", Route::Turn),
-            (Method::GET, "/turn", Route::Turn),
+            (Method::GET, "/", ApiRoute::Page),
+            (Method::HEAD, "/", ApiRoute::Page),
+            (Method::POST, "/", ApiRoute::Turn),
+            (Method::GET, "/turn", ApiRoute::Turn),
             (
                 Method::POST,
                 "/v1/turn/keys/app/credentials/generate-ice-servers",
-                Route::GenerateIceServers,
+                ApiRoute::GenerateIceServers,
             ),
-            (Method::GET, "/elsewhere", Route::Other),
+            (Method::GET, "/elsewhere", ApiRoute::Other),
         ] {
-            assert_eq!(Route::of(&method, path), route, "{method} {path}");
+            assert_eq!(ApiRoute::of(&method, path), route, "{method} {path}");
         }
     }
 }

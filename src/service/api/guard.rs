@@ -15,8 +15,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 
 use super::access::Keys;
-use super::counters::Route;
-use super::reply::Refusal;
+use super::counters::ApiRoute;
+use super::reply::ApiError;
 use super::{Api, MAX_BODY, Policy, request};
 
 /// The API's paths as they are matched; what begins with [`GENERATE`] is the API's as well.
@@ -30,22 +30,22 @@ pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) 
         Ok(request) => next.run(request).await,
         Err(refusal) => {
             let response = refusal.into_response();
-            api.counters.count(Route::Other, response.status());
+            api.counters.count(ApiRoute::Other, response.status());
             response
         }
     }
 }
 
-async fn check(policy: &Arc<Policy>, request: Request) -> Result<Request, Refusal> {
+async fn check(policy: &Arc<Policy>, request: Request) -> Result<Request, ApiError> {
     if policy.settings.enabled && is_ours(request.method(), request.uri().path()) {
-        return Err(Refusal::Spelling);
+        return Err(ApiError::Spelling);
     }
     let keys = &policy.keys;
     if keys.is_empty() {
         return Ok(request);
     }
     if in_target(keys, request.uri()) || in_headers(keys, request.headers()) {
-        return Err(Refusal::KeyElsewhere);
+        return Err(ApiError::KeyElsewhere);
     }
     let may_be_form = request::is_media_type(request.headers(), "application/x-www-form-urlencoded");
     if !may_be_form || request.body().is_end_stream() {
@@ -54,17 +54,17 @@ async fn check(policy: &Arc<Policy>, request: Request) -> Result<Request, Refusa
     let (parts, body) = request.into_parts();
     let (beginning, rest) = read_form(body).await?;
     if in_text(keys, &beginning) {
-        return Err(Refusal::KeyElsewhere);
+        return Err(ApiError::KeyElsewhere);
     }
     Ok(Request::from_parts(parts, joined(beginning, rest)))
 }
 
 /// As much of a body as the API would read, and the rest where it is longer.
-async fn read_form(mut body: Body) -> Result<(Vec<u8>, Option<Body>), Refusal> {
+async fn read_form(mut body: Body) -> Result<(Vec<u8>, Option<Body>), ApiError> {
     let mut beginning = Vec::new();
     while let Some(frame) = body.frame().await {
         // It came too slowly, or its client is gone.
-        let frame = frame.map_err(|_| Refusal::TooSlow)?;
+        let frame = frame.map_err(|_| ApiError::TooSlow)?;
         // Trailers are not passed on.
         let Ok(data) = frame.into_data() else { continue };
         beginning.extend_from_slice(&data);

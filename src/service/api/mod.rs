@@ -22,9 +22,9 @@ use base64::Engine;
 use governor::clock::DefaultClock;
 
 use self::access::{Grant, Keys};
-use self::counters::{ApiCounters, Route};
+use self::counters::{ApiCounters, ApiRoute};
 use self::limit::PerAddress;
-use self::reply::{Minted, Refusal};
+use self::reply::{ApiError, Minted};
 pub use self::reply::{RtcConfiguration, turn_uris};
 use super::config::settings::ApiSettings;
 use super::health::Health;
@@ -128,7 +128,7 @@ impl Api {
             };
             let healthz = get(async move || alive(&health));
             let own = self.dressed(scheme, paths.route("/", root).route("/healthz", healthz));
-            let not_found = Router::new().fallback(async || Refusal::NotFound);
+            let not_found = Router::new().fallback(async || ApiError::NotFound);
             return own.merge(self.dressed(scheme, not_found));
         };
         let rest = rest.layer(middleware::from_fn_with_state(self.clone(), guard::guard));
@@ -145,7 +145,7 @@ impl Api {
 
     fn dressed(&self, scheme: Scheme, router: Router<Self>) -> Router {
         router
-            .method_not_allowed_fallback(async || Refusal::Method)
+            .method_not_allowed_fallback(async || ApiError::Method)
             .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
             .with_state(self.clone())
     }
@@ -158,14 +158,14 @@ impl Api {
         ttl: Option<Duration>,
         userid: &str,
         forced: bool,
-    ) -> Result<Minted, Refusal> {
+    ) -> Result<Minted, ApiError> {
         let forced = forced || grant.is_forced() || policy.settings.forced;
         if forced && policy.settings.forced_uris.is_empty() {
-            return Err(Refusal::Unavailable("no listener is there for forced relay"));
+            return Err(ApiError::Unavailable("no listener is there for forced relay"));
         }
         // Browsers throw at an entry without URLs, far from the reason.
         if !forced && turn_uris(&policy.settings, false).is_empty() {
-            return Err(Refusal::Unavailable("no listener is there that clients can reach"));
+            return Err(ApiError::Unavailable("no listener is there that clients can reach"));
         }
         let mint = if forced {
             Credentials::mint_forced
@@ -175,9 +175,9 @@ impl Api {
         let ttl = ttl.unwrap_or(policy.settings.default_ttl).min(policy.settings.max_ttl);
         let now = (self.clock)();
         let credential = mint(&policy.credentials, now, ttl, Some(userid)).map_err(|error| match error {
-            MintError::NoSecret => Refusal::Unavailable("no shared secret is configured to mint credentials with"),
-            MintError::Lifetime => Refusal::Unavailable("the configured lifetimes do not fit the server's own bound"),
-            MintError::Userid => Refusal::BadRequest("username cannot be a userid"),
+            MintError::NoSecret => ApiError::Unavailable("no shared secret is configured to mint credentials with"),
+            MintError::Lifetime => ApiError::Unavailable("the configured lifetimes do not fit the server's own bound"),
+            MintError::Userid => ApiError::BadRequest("username cannot be a userid"),
         })?;
         let minted = Minted {
             credential,
@@ -219,20 +219,20 @@ fn alive(health: &Health) -> Response {
 }
 
 /// `GET`/`POST /turn?service=turn&username=&ttl=&key=` and `POST /?service=turn&username=`.
-async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+async fn draft(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Named).await?;
     Ok(minted.draft(&policy.settings))
 }
 
 /// `GET`/`POST /ice?service=turn&username=&ttl=&key=`: the draft's parameters, an `RTCConfiguration` in return. Other
 /// parameters (`namespace`, `gateway`, …) choose among gateways; here there is one.
-async fn stunner(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+async fn stunner(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Named).await?;
     Ok(minted.stunner(&policy.settings))
 }
 
 /// `GET /v1/ice-servers?username=&ttl=`: the answer of the POST, for those who would rather not send a body.
-async fn modern_by_parameters(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+async fn modern_by_parameters(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Understood).await?;
     Ok(minted.modern(&policy.settings))
 }
@@ -246,19 +246,21 @@ enum Service {
     Understood,
 }
 
-async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> Result<(Minted, Arc<Policy>), Refusal> {
+async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> Result<(Minted, Arc<Policy>), ApiError> {
     let policy = api.policy.load_full();
     policy.per_address.take(client_ip(&request))?;
     let (parts, body) = request.into_parts();
     let body = read(body).await?;
     if !body.is_empty() && !request::is_media_type(&parts.headers, "application/x-www-form-urlencoded") {
-        return Err(Refusal::MediaType("the body must be application/x-www-form-urlencoded"));
+        return Err(ApiError::MediaType(
+            "the body must be application/x-www-form-urlencoded",
+        ));
     }
     let wish = request::Draft::parse(parts.uri.query().unwrap_or_default(), &body)?;
 
     let bearer = request::bearer(&parts.headers)?;
     if bearer.is_none() && wish.form_key.is_none() && wish.query_key.is_some() && !policy.settings.query_key {
-        return Err(Refusal::Unauthorized(
+        return Err(ApiError::Unauthorized(
             "keys in the query string are switched off; send Authorization: Bearer KEY",
         ));
     }
@@ -270,7 +272,7 @@ async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> R
     let grant = policy.keys.grant(presented).ok_or(REFUSED)?;
 
     if service == Service::Named && wish.service.as_deref() != Some("turn") {
-        return Err(Refusal::BadRequest("service=turn is required"));
+        return Err(ApiError::BadRequest("service=turn is required"));
     }
     let ttl = wish.ttl.as_deref().map(request::ttl).transpose()?;
     let forced = wish.forced.as_deref().map_or(Ok(false), request::forced)?;
@@ -281,7 +283,7 @@ async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> R
 }
 
 /// `POST /v1/ice-servers`.
-async fn modern(State(api): State<Api>, request: Request) -> Result<Response, Refusal> {
+async fn modern(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_json(&api, request, None).await?;
     Ok(minted.modern(&policy.settings))
 }
@@ -291,26 +293,26 @@ async fn generate_ice_servers(
     State(api): State<Api>,
     Path(name): Path<String>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_json(&api, request, Some(&name)).await?;
     Ok((StatusCode::CREATED, minted.modern(&policy.settings)).into_response())
 }
 
 /// Mints what a JSON body asks for, with the key of this name if one is named.
-async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Result<(Minted, Arc<Policy>), Refusal> {
+async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Result<(Minted, Arc<Policy>), ApiError> {
     let policy = api.policy.load_full();
     policy.per_address.take(client_ip(&request))?;
     let (parts, body) = request.into_parts();
     let grant = policy.keys.grant(request::bearer(&parts.headers)?).ok_or(REFUSED)?;
     if name.is_some() && grant.key_name() != name {
-        return Err(Refusal::Unauthorized(
+        return Err(ApiError::Unauthorized(
             "the path names another key than the Authorization header has",
         ));
     }
 
     let body = read(body).await?;
     if !body.is_empty() && !request::is_media_type(&parts.headers, "application/json") {
-        return Err(Refusal::MediaType("the body must be application/json"));
+        return Err(ApiError::MediaType("the body must be application/json"));
     }
     let wish = request::Modern::parse(&body)?;
     let userid = choose_userid(grant, wish.username)?;
@@ -319,16 +321,16 @@ async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Resul
     Ok((minted, policy))
 }
 
-const REFUSED: Refusal = Refusal::Unauthorized("a valid key is required: Authorization: Bearer KEY");
+const REFUSED: ApiError = ApiError::Unauthorized("a valid key is required: Authorization: Bearer KEY");
 
 /// The caller's userid if its key may choose one; else an opaque one, so that nobody can use up another's quota.
-fn choose_userid(grant: Grant<'_>, wished: Option<String>) -> Result<String, Refusal> {
+fn choose_userid(grant: Grant<'_>, wished: Option<String>) -> Result<String, ApiError> {
     let wished = wished.map(request::userid).transpose()?.flatten();
     match wished.filter(|_| grant.may_choose_username()) {
         Some(userid) => Ok(userid),
         None => {
             let mut bytes = [0; OPAQUE_ID_BYTES];
-            getrandom::fill(&mut bytes).map_err(|_| Refusal::Unavailable("the system gives no random numbers"))?;
+            getrandom::fill(&mut bytes).map_err(|_| ApiError::Unavailable("the system gives no random numbers"))?;
             Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
         }
     }
@@ -349,10 +351,10 @@ fn client_ip(request: &Request) -> IpAddr {
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(client)| client.ip())
 }
 
-async fn read(body: axum::body::Body) -> Result<Bytes, Refusal> {
+async fn read(body: axum::body::Body) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
-        Err(_) => Err(Refusal::TooSlow),
-        Ok(Err(_)) => Err(Refusal::TooLarge),
+        Err(_) => Err(ApiError::TooSlow),
+        Ok(Err(_)) => Err(ApiError::TooLarge),
         Ok(Ok(bytes)) => Ok(bytes),
     }
 }
@@ -360,12 +362,12 @@ async fn read(body: axum::body::Body) -> Result<Bytes, Refusal> {
 /// What every answer wears: security headers, CORS, and its place in the counters.
 async fn dress(State((api, scheme)): State<(Api, Scheme)>, request: Request, next: Next) -> Response {
     let policy = api.policy.load_full();
-    let route = Route::of(request.method(), request.uri().path());
+    let route = ApiRoute::of(request.method(), request.uri().path());
     let readers = cors::Readers::of(request.headers(), &policy.settings);
 
-    let mut response = if cors::is_preflight(&request) && route != Route::Other {
+    let mut response = if cors::is_preflight(&request) && route != ApiRoute::Other {
         match readers {
-            cors::Readers::Nobody => Refusal::Origin.into_response(),
+            cors::Readers::Nobody => ApiError::Origin.into_response(),
             _ => cors::preflight(),
         }
     } else {

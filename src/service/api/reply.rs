@@ -131,7 +131,7 @@ impl Minted {
 
 /// Why nothing was minted. No reason quotes what the caller sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum ApiError {
     /// 400.
     BadRequest(&'static str),
     /// 400.
@@ -160,7 +160,7 @@ pub(super) enum Refusal {
     Unavailable(&'static str),
 }
 
-impl From<TooMany> for Refusal {
+impl From<TooMany> for ApiError {
     fn from(TooMany(wait): TooMany) -> Self {
         Self::TooMany(wait)
     }
@@ -171,7 +171,7 @@ struct ErrorReply<'a> {
     error: &'a str,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let place;
         let (status, reason) = match &self {
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn who_comes_back_at_the_time_told_is_not_too_early() {
         let told = |millis| {
-            let response = Refusal::TooMany(Duration::from_millis(millis)).into_response();
+            let response = ApiError::TooMany(Duration::from_millis(millis)).into_response();
             response.headers()[header::RETRY_AFTER]
                 .to_str()
                 .map(str::to_owned)

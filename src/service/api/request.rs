@@ -5,7 +5,7 @@ use core::time::Duration;
 use axum::http::{HeaderMap, header};
 use serde_json::Value;
 
-use super::reply::Refusal;
+use super::reply::ApiError;
 use crate::turn::login::credential::TimeLimited;
 
 /// Parameters of the TURN REST draft, from the query string and a form body.
@@ -27,14 +27,14 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Reads both places. Unknown parameters are skipped: the draft leaves room for them.
-    pub(super) fn parse(query: &str, form: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(query: &str, form: &[u8]) -> Result<Self, ApiError> {
         let mut draft = Self::default();
         draft.read(query.as_bytes(), true)?;
         draft.read(form, false)?;
         Ok(draft)
     }
 
-    fn read(&mut self, encoded: &[u8], query: bool) -> Result<(), Refusal> {
+    fn read(&mut self, encoded: &[u8], query: bool) -> Result<(), ApiError> {
         for (name, value) in form_urlencoded::parse(encoded) {
             let place = match name.as_ref() {
                 "service" => &mut self.service,
@@ -52,7 +52,7 @@ impl Draft {
             };
             // Some clients send the key under both of its names.
             if place.as_deref().is_some_and(|earlier| earlier != value) {
-                return Err(Refusal::BadRequest("a parameter is given twice with different values"));
+                return Err(ApiError::BadRequest("a parameter is given twice with different values"));
             }
             *place = Some(value.into_owned());
         }
@@ -73,33 +73,33 @@ pub(super) struct Modern {
 
 impl Modern {
     /// An empty body asks for the defaults.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         if body.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
         // The parser's own words may quote the body, so only the place is told.
-        let value: Value = serde_json::from_slice(body).map_err(|e| Refusal::BadJson {
+        let value: Value = serde_json::from_slice(body).map_err(|e| ApiError::BadJson {
             line: e.line(),
             column: e.column(),
         })?;
         let Value::Object(members) = value else {
-            return Err(Refusal::BadRequest("the body must be a JSON object"));
+            return Err(ApiError::BadRequest("the body must be a JSON object"));
         };
         let mut modern = Self::default();
         for (name, value) in members {
             match (name.as_str(), value) {
                 (_, Value::Null) => {}
                 ("ttl", Value::Number(n)) => {
-                    let seconds = n.as_u64().filter(|&s| s > 0).ok_or(Refusal::BadRequest(BAD_TTL))?;
+                    let seconds = n.as_u64().filter(|&s| s > 0).ok_or(ApiError::BadRequest(BAD_TTL))?;
                     modern.ttl = Some(Duration::from_secs(seconds));
                 }
-                ("ttl", _) => return Err(Refusal::BadRequest(BAD_TTL)),
+                ("ttl", _) => return Err(ApiError::BadRequest(BAD_TTL)),
                 // What Cloudflare's API calls the userid.
                 ("username" | "customIdentifier", Value::String(s)) => modern.username = Some(s),
-                ("username" | "customIdentifier", _) => return Err(Refusal::BadRequest("username must be a string")),
+                ("username" | "customIdentifier", _) => return Err(ApiError::BadRequest("username must be a string")),
                 ("forced", Value::Bool(forced)) => modern.forced = forced,
-                ("forced", _) => return Err(Refusal::BadRequest(BAD_FORCED)),
-                _ => return Err(Refusal::BadRequest("unknown member; known are: forced, ttl, username")),
+                ("forced", _) => return Err(ApiError::BadRequest(BAD_FORCED)),
+                _ => return Err(ApiError::BadRequest("unknown member; known are: forced, ttl, username")),
             }
         }
         Ok(modern)
@@ -110,30 +110,30 @@ const BAD_FORCED: &str = "forced must be true or false";
 const BAD_TTL: &str = "ttl must be a whole number of seconds above 0";
 
 /// A lifetime in decimal digits. One too long to count is a long one: the cap decides.
-pub(super) fn ttl(text: &str) -> Result<Duration, Refusal> {
+pub(super) fn ttl(text: &str) -> Result<Duration, ApiError> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Refusal::BadRequest(BAD_TTL));
+        return Err(ApiError::BadRequest(BAD_TTL));
     }
     match text.parse::<u64>().unwrap_or(u64::MAX) {
-        0 => Err(Refusal::BadRequest(BAD_TTL)),
+        0 => Err(ApiError::BadRequest(BAD_TTL)),
         seconds => Ok(Duration::from_secs(seconds)),
     }
 }
 
 /// Reads `true` or `false`.
-pub(super) fn forced(text: &str) -> Result<bool, Refusal> {
-    text.parse().map_err(|_| Refusal::BadRequest(BAD_FORCED))
+pub(super) fn forced(text: &str) -> Result<bool, ApiError> {
+    text.parse().map_err(|_| ApiError::BadRequest(BAD_FORCED))
 }
 
 /// Checks a wished userid. It goes into log lines and STUN messages: no control characters, no text-direction tricks.
-pub(super) fn userid(text: String) -> Result<Option<String>, Refusal> {
+pub(super) fn userid(text: String) -> Result<Option<String>, ApiError> {
     let forbidden = |c: char| c.is_control() || is_format_control(c) || c == char::REPLACEMENT_CHARACTER;
     if text.is_empty() {
         Ok(None)
     } else if text.len() > TimeLimited::MAX_USERID {
-        Err(Refusal::BadRequest("username is longer than 488 bytes"))
+        Err(ApiError::BadRequest("username is longer than 488 bytes"))
     } else if text.chars().any(forbidden) {
-        Err(Refusal::BadRequest("username has control characters or is not UTF-8"))
+        Err(ApiError::BadRequest("username has control characters or is not UTF-8"))
     } else {
         Ok(Some(text))
     }
@@ -145,13 +145,13 @@ fn is_format_control(c: char) -> bool {
 }
 
 /// The key of an `Authorization: Bearer` header. `Err` for a header of another form.
-pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, ApiError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let (scheme, key) = value.as_bytes().split_at_checked(7).unwrap_or_default();
     let key = key.trim_ascii();
     if values.next().is_some() || !scheme.eq_ignore_ascii_case(b"bearer ") || key.is_empty() {
-        return Err(Refusal::Unauthorized("the Authorization header must read: Bearer KEY"));
+        return Err(ApiError::Unauthorized("the Authorization header must read: Bearer KEY"));
     }
     Ok(Some(key))
 }
@@ -213,7 +213,7 @@ mod tests {
         ] {
             userid(bad.to_owned()).expect_err(bad);
         }
-        let Err(Refusal::BadRequest(text)) = userid(longer) else {
+        let Err(ApiError::BadRequest(text)) = userid(longer) else {
             panic!("a bad request")
         };
         assert!(text.contains(&TimeLimited::MAX_USERID.to_string()), "{text}");

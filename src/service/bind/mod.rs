@@ -22,7 +22,7 @@ pub struct Bound {
     /// The operator's listener, non-blocking.
     pub admin: Option<TcpListener>,
     /// Where all of them are.
-    pub places: Places,
+    pub places: ListenAddresses,
     /// Optional listeners that this user may not open, each with what helps.
     pub skipped: Vec<BindFailure>,
 }
@@ -46,7 +46,7 @@ impl Bound {
 
 /// Addresses that are listened on.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct ListenAddresses {
     /// UDP.
     pub udp: Vec<SocketAddr>,
     /// DTLS.
@@ -113,7 +113,7 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
         udp: (0..settings.workers).map(|_| Vec::new()).collect(),
         tcp: Vec::new(),
         admin: None,
-        places: Places::default(),
+        places: ListenAddresses::default(),
         skipped: Vec::new(),
     };
     for listener in &settings.listeners {
@@ -233,7 +233,7 @@ mod tests {
             udp: Vec::new(),
             tcp: Vec::new(),
             admin: None,
-            places: Places::default(),
+            places: ListenAddresses::default(),
             skipped: vec![
                 denied("*:443", "0.0.0.0:443"),
                 denied("*:443", "[::]:443"),

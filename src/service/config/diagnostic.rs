@@ -18,13 +18,13 @@ pub(super) const MAX_TOLD: usize = 100;
 
 /// A stretch of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SourceSpan {
     source: usize,
     start: usize,
     end: usize,
 }
 
-impl Place {
+impl SourceSpan {
     /// The bytes `span` of source `source`.
     pub(super) const fn new(source: usize, span: &Range<usize>) -> Self {
         Self {
@@ -86,8 +86,8 @@ pub enum Severity {
 pub(super) struct Diagnostic {
     severity: Severity,
     message: String,
-    place: Option<Place>,
-    also: Vec<(Place, String)>,
+    place: Option<SourceSpan>,
+    also: Vec<(SourceSpan, String)>,
     help: Option<String>,
     /// It is this machine or its network that does not fit, and either may change by itself.
     here: bool,
@@ -120,13 +120,13 @@ impl Diagnostic {
     }
 
     /// Where it stands; `None` leaves it as it is.
-    pub(super) fn at(mut self, place: impl Into<Option<Place>>) -> Self {
+    pub(super) fn at(mut self, place: impl Into<Option<SourceSpan>>) -> Self {
         self.place = place.into().or(self.place);
         self
     }
 
     /// A second place that belongs to it.
-    pub(super) fn also(mut self, place: impl Into<Option<Place>>, label: impl Into<String>) -> Self {
+    pub(super) fn also(mut self, place: impl Into<Option<SourceSpan>>, label: impl Into<String>) -> Self {
         self.also.extend(place.into().map(|place| (place, label.into())));
         self
     }
@@ -155,7 +155,7 @@ pub struct Diagnostics {
 
 /// One mistake as a reader meets it; lines and columns count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found<'a> {
+pub struct Finding<'a> {
     /// Whether the server may start all the same.
     pub severity: Severity,
     /// What is wrong.
@@ -170,7 +170,7 @@ pub struct Found<'a> {
     pub column: usize,
 }
 
-impl fmt::Display for Found<'_> {
+impl fmt::Display for Finding<'_> {
     /// One line, for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(source) = self.source {
@@ -182,7 +182,7 @@ impl fmt::Display for Found<'_> {
 }
 
 impl Diagnostics {
-    /// Registers a text; its number goes into every [`Place`] in it.
+    /// Registers a text; its number goes into every [`SourceSpan`] in it.
     pub(super) fn add_source(&mut self, name: impl Into<String>, text: impl Into<String>) -> usize {
         self.add(name.into(), text.into(), None)
     }
@@ -204,7 +204,7 @@ impl Diagnostics {
 
     /// Keeps the first `kept`, and of the others those that stand outside `spoiled`: where the syntax is broken, a
     /// complaint about the meaning of what was made of it would only mislead.
-    pub(super) fn retain_outside(&mut self, kept: usize, spoiled: &[Place]) {
+    pub(super) fn retain_outside(&mut self, kept: usize, spoiled: &[SourceSpan]) {
         let mut index = 0;
         self.list.retain(|diagnostic| {
             index += 1;
@@ -234,7 +234,7 @@ impl Diagnostics {
     }
 
     /// Whether `place` stands in the file `path`.
-    pub(super) fn is_in(&self, place: Place, path: &Path) -> bool {
+    pub(super) fn is_in(&self, place: SourceSpan, path: &Path) -> bool {
         self.sources
             .get(place.source)
             .is_some_and(|source| source.name == path.display().to_string())
@@ -246,7 +246,7 @@ impl Diagnostics {
     }
 
     /// The lines that `place` touches, whole.
-    pub(super) fn lines_of(&self, place: Place) -> Place {
+    pub(super) fn lines_of(&self, place: SourceSpan) -> SourceSpan {
         let text = self
             .sources
             .get(place.source)
@@ -258,7 +258,7 @@ impl Diagnostics {
             .iter()
             .position(|&b| b == b'\n')
             .map_or(text.len(), |i| end + i);
-        Place {
+        SourceSpan {
             start: from,
             end: to,
             ..place
@@ -340,11 +340,11 @@ impl Diagnostics {
     }
 
     /// Each mistake.
-    pub fn iter(&self) -> impl Iterator<Item = Found<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = Finding<'_>> {
         self.list.iter().map(|d| {
             let at = d.place.and_then(|place| Some((self.sources.get(place.source)?, place)));
             let (line, column) = at.map_or((0, 0), |(source, place)| position(&source.text, place.start));
-            Found {
+            Finding {
                 severity: d.severity,
                 message: &d.message,
                 help: d.help.as_deref(),
@@ -425,7 +425,7 @@ impl fmt::Debug for Diagnostics {
 impl Source {
     /// The lines that hold all of `places`, where they begin, and the number of the first: who renders them looks at every
     /// line there is.
-    fn around(&self, places: impl Iterator<Item = Place> + Clone) -> (&str, usize, usize) {
+    fn around(&self, places: impl Iterator<Item = SourceSpan> + Clone) -> (&str, usize, usize) {
         let text = self.shown.as_str();
         let first = floor(text, places.clone().map(|place| place.start).min().unwrap_or(0));
         let last = floor(text, places.map(|place| place.end).max().unwrap_or(0)).max(first);
@@ -468,7 +468,7 @@ mod tests {
         let source = diagnostics.add_source("relay.toml", text);
         diagnostics.push(
             Diagnostic::error("wrong")
-                .at(Place::new(source, &span))
+                .at(SourceSpan::new(source, &span))
                 .help("do it right"),
         );
         diagnostics.finish();
@@ -496,7 +496,7 @@ mod tests {
         let text = "realm = \"x\"\ncredentials.secrets = [\"Päss w0rd\\tnext\"]\n";
         let mut diagnostics = Diagnostics::default();
         let source = diagnostics.add_source("relay.toml", text);
-        let error = Diagnostic::error("found \"Päss w0rd\\tnext\", and päss").at(Place::new(source, &(0..5)));
+        let error = Diagnostic::error("found \"Päss w0rd\\tnext\", and päss").at(SourceSpan::new(source, &(0..5)));
         diagnostics.push(error.help("write w0RD or next"));
         diagnostics.finish();
         let found = diagnostics.iter().next().expect("it");
@@ -527,10 +527,10 @@ mod tests {
 
     #[test]
     fn a_place_is_found_again_in_another_text() {
-        let place = Place::new(0, &(3..5)).shifted(1, 10);
+        let place = SourceSpan::new(0, &(3..5)).shifted(1, 10);
         assert_eq!(place.start(), 13);
-        assert!(place.overlaps(Place::new(1, &(15..16))) && !place.overlaps(Place::new(1, &(16..17))));
-        assert!(!place.overlaps(Place::new(0, &(13..15))), "another text");
+        assert!(place.overlaps(SourceSpan::new(1, &(15..16))) && !place.overlaps(SourceSpan::new(1, &(16..17))));
+        assert!(!place.overlaps(SourceSpan::new(0, &(13..15))), "another text");
     }
 
     /// As many as anybody reads; the last line is of the kind of those before it.

@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::syntax;
 
 /// After so many syntax errors the text is no TOML at all.
@@ -12,7 +12,7 @@ const MAX_SYNTAX_ERRORS: usize = 20;
 /// A value and where it stands.
 #[derive(Clone)]
 pub(super) struct Node {
-    pub(super) place: Place,
+    pub(super) place: SourceSpan,
     pub(super) value: Value,
     /// As written in an environment variable: there a text needs no quotes, even if it looks like a number.
     pub(super) raw: Option<String>,
@@ -39,7 +39,7 @@ pub(super) struct Table {
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) key_place: Place,
+    pub(super) key_place: SourceSpan,
     pub(super) node: Node,
 }
 
@@ -78,37 +78,37 @@ impl Value {
 }
 
 /// Reads the text of source `source`. Syntax errors go to `diagnostics`; the stretches they spoil come back.
-pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) -> (Table, Vec<Place>) {
+pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) -> (Table, Vec<SourceSpan>) {
     let (table, mut errors) = DeTable::parse_recoverable(text);
     let table = convert_table(table.into_inner(), source);
     if errors.is_empty() {
         return (table, Vec::new());
     }
     if let Some((language, span)) = syntax::other_language(text) {
-        let place = Place::new(source, &span);
+        let place = SourceSpan::new(source, &span);
         let diagnostic = Diagnostic::error(format!("this is {language}, and the configuration is TOML")).at(place);
         diagnostics
             .push(diagnostic.help("write `key = value`, and sections as `[section]`; config/relay.toml is an example"));
-        return (table, vec![Place::new(source, &(0..text.len()))]);
+        return (table, vec![SourceSpan::new(source, &(0..text.len()))]);
     }
     if let Some(span) = syntax::coturn(text) {
         let diagnostic = Diagnostic::error("this is the turnserver.conf of coturn, and the configuration is TOML");
         let help = "docs/configuration.md, \"From coturn\", says what its options are called here";
-        diagnostics.push(diagnostic.at(Place::new(source, &span)).help(help));
-        return (table, vec![Place::new(source, &(0..text.len()))]);
+        diagnostics.push(diagnostic.at(SourceSpan::new(source, &span)).help(help));
+        return (table, vec![SourceSpan::new(source, &(0..text.len()))]);
     }
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let count = errors.len();
     let statements = syntax::Statements::default();
     let mut lists = Vec::new();
     collect_lists(&table, &mut lists);
-    let mut spoiled: Vec<Place> = Vec::new();
+    let mut spoiled: Vec<SourceSpan> = Vec::new();
     for (index, error) in errors.into_iter().enumerate() {
         if spoiled.len() == MAX_SYNTAX_ERRORS {
             let more = count - index;
             let message = format!("and up to {more} more mistakes: this does not look like TOML");
             diagnostics.push(Diagnostic::error(message));
-            spoiled.push(Place::new(
+            spoiled.push(SourceSpan::new(
                 source,
                 &(error.span().map_or(0, |span| span.start)..text.len()),
             ));
@@ -119,7 +119,7 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
             let next = text.get(span.start..).and_then(|rest| rest.chars().next());
             span.end += next.map_or(0, char::len_utf8);
         }
-        let place = Place::new(source, &span);
+        let place = SourceSpan::new(source, &span);
         let list = lists.iter().find(|(_, whole)| whole.overlaps(place));
         // The parser goes on after a mistake and meets its consequences: one is told per list, and per line.
         let whole = list.map_or_else(|| diagnostics.lines_of(place), |(_, whole)| *whole);
@@ -139,7 +139,7 @@ pub(super) fn parse(text: &str, source: usize, diagnostics: &mut Diagnostics) ->
 }
 
 /// The place of the key and of the whole entry, of every list.
-fn collect_lists(table: &Table, lists: &mut Vec<(Place, Place)>) {
+fn collect_lists(table: &Table, lists: &mut Vec<(SourceSpan, SourceSpan)>) {
     for entry in &table.entries {
         match &entry.node.value {
             Value::Table(inner) => collect_lists(inner, lists),
@@ -188,7 +188,7 @@ fn shift(node: &mut Node, source: usize, offset: usize) {
 }
 
 fn convert(value: Spanned<DeValue<'_>>, source: usize) -> Node {
-    let place = Place::new(source, &value.span());
+    let place = SourceSpan::new(source, &value.span());
     let value = match value.into_inner() {
         DeValue::String(text) => Value::Text(text.into_owned()),
         DeValue::Integer(number) => Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).ok()),
@@ -209,7 +209,7 @@ fn convert_table(table: DeTable<'_>, source: usize) -> Table {
     let mut entries: Vec<Entry> = table
         .into_iter()
         .map(|(key, node)| Entry {
-            key_place: Place::new(source, &key.span()),
+            key_place: SourceSpan::new(source, &key.span()),
             key: key.into_inner().into_owned(),
             node: convert(node, source),
         })

@@ -11,7 +11,7 @@ use super::characters;
 use super::harmless;
 use super::schema::{Known, known};
 use super::syntax;
-use super::value::Kind;
+use super::value::Secrecy;
 
 /// Lists within lists within lists: nobody means that.
 const MAX_DEPTH: usize = 8;
@@ -248,9 +248,9 @@ impl<'t> Lexer<'t> {
     fn judge(&mut self, path: &str, range: Range<usize>) {
         let text = self.text.get(range.clone()).unwrap_or("");
         let may = match self.known.kind(path) {
-            Some(Kind::Plain) => harmless::value(text),
-            Some(Kind::Path) => harmless::path(text),
-            Some(Kind::Secret) | None => false,
+            Some(Secrecy::Plain) => harmless::value(text),
+            Some(Secrecy::Path) => harmless::path(text),
+            Some(Secrecy::Secret) | None => false,
         };
         if may || syntax::is_word(text) {
             self.shown.push(range);

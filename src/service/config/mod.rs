@@ -38,7 +38,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::build::Context;
-use self::diagnostic::{Diagnostic, Diagnostics, Place};
+use self::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use self::env::Env;
 use self::settings::Settings;
 pub(in crate::service) use self::value::nearest;
@@ -126,7 +126,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
                 file: text.file.as_deref(),
                 d,
                 effective,
-                machine: build::Machine::default(),
+                machine: build::MachineAddresses::default(),
             },
         )
     } else {
@@ -258,7 +258,7 @@ fn is_path(text: &Text, d: &mut Diagnostics) -> bool {
 
 fn report_foreign_bytes(text: &Text, source: usize, d: &mut Diagnostics) {
     if let Some(at) = text.foreign {
-        let diagnostic = Diagnostic::error("this is not UTF-8").at(Place::new(source, &(at..at + 3)));
+        let diagnostic = Diagnostic::error("this is not UTF-8").at(SourceSpan::new(source, &(at..at + 3)));
         d.push(diagnostic.help("save the file as UTF-8"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::document::{self, Entry, Node, Table, Value};
 use super::schema::{self, Known};
 
@@ -35,7 +35,7 @@ pub(super) fn apply(table: &mut Table, variables: &[(OsString, OsString)], diagn
             .map(String::as_str)
             .collect();
         let source = diagnostics.add_value(format!("environment variable {name}"), value, named.join("."));
-        let place = Place::new(source, &(0..value.len()));
+        let place = SourceSpan::new(source, &(0..value.len()));
         let mut node = document::parse_value(value, source, 0).unwrap_or_else(|| Node {
             place,
             value: Value::Text(value.to_owned()),
@@ -123,7 +123,7 @@ fn problem(message: impl Into<String>, help: impl Into<String>) -> Problem {
     }
 }
 
-fn insert(table: &mut Table, path: &[String], node: Node, place: Place) -> Result<(), Problem> {
+fn insert(table: &mut Table, path: &[String], node: Node, place: SourceSpan) -> Result<(), Problem> {
     let Some((key, rest)) = path.split_first() else {
         return Ok(());
     };
@@ -178,7 +178,13 @@ fn insert(table: &mut Table, path: &[String], node: Node, place: Place) -> Resul
     }
 }
 
-fn insert_element(key: &str, list: &mut Vec<Node>, path: &[String], node: Node, place: Place) -> Result<(), Problem> {
+fn insert_element(
+    key: &str,
+    list: &mut Vec<Node>,
+    path: &[String],
+    node: Node,
+    place: SourceSpan,
+) -> Result<(), Problem> {
     let index = path[0].parse::<usize>().unwrap_or(usize::MAX);
     let count = list.len();
     if index > count {

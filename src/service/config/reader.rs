@@ -6,16 +6,16 @@ use core::ops::RangeInclusive;
 use std::collections::HashSet;
 
 use super::characters;
-use super::diagnostic::{Diagnostic, Diagnostics, MAX_TOLD, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, MAX_TOLD, SourceSpan};
 use super::document::{Entry, Node, Table, Value};
 use super::effective::Effective;
-use super::value::{Auto, Kind, Setting, nearest};
+use super::value::{Auto, Secrecy, Setting, nearest};
 
 /// A value with its place; no place where it is the default.
 #[derive(Clone, Debug)]
 pub(super) struct Located<T> {
     pub(super) value: T,
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<SourceSpan>,
 }
 
 impl<T> Located<T> {
@@ -30,7 +30,7 @@ pub(super) struct Reader<'d> {
     diagnostics: &'d mut Diagnostics,
     effective: Effective,
     /// Every key there is: `limits.permissions`, `listener.bind`.
-    keys: Vec<Key>,
+    keys: Vec<KeyPlace>,
     /// The same, to be found quickly.
     asked: HashSet<String>,
     /// Every list of tables: `listener`, `api.keys`.
@@ -38,15 +38,15 @@ pub(super) struct Reader<'d> {
     unknown: Vec<Unknown>,
 }
 
-pub(super) struct Key {
+pub(super) struct KeyPlace {
     pub(super) path: String,
-    pub(super) kind: Kind,
+    pub(super) kind: Secrecy,
 }
 
 /// What a reading comes to beside its value.
 pub(super) struct Read {
     pub(super) effective: Effective,
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<KeyPlace>,
     pub(super) lists: Vec<String>,
 }
 
@@ -261,11 +261,11 @@ impl<'d> Section<'_, 'd> {
         }
     }
 
-    fn ask(&mut self, key: &str, kind: Kind) -> Option<Entry> {
+    fn ask(&mut self, key: &str, kind: Secrecy) -> Option<Entry> {
         let path = self.key_path(key);
         if !self.reader.asked.contains(&path) {
             self.reader.asked.insert(path.clone());
-            self.reader.keys.push(Key { path, kind });
+            self.reader.keys.push(KeyPlace { path, kind });
         }
         self.table.take(key)
     }
@@ -275,7 +275,7 @@ impl<'d> Section<'_, 'd> {
         self.reader.diagnostics.push(diagnostic);
     }
 
-    fn read_entry<T: Setting>(&mut self, key: &str) -> (Option<T>, Option<Place>) {
+    fn read_entry<T: Setting>(&mut self, key: &str) -> (Option<T>, Option<SourceSpan>) {
         let secret = T::KIND.is_secret();
         let Some(entry) = self.ask(key, T::KIND) else {
             return (None, None);
@@ -406,7 +406,7 @@ impl<'d> Section<'_, 'd> {
     fn out_of_bounds(
         &mut self,
         key: &str,
-        place: Option<Place>,
+        place: Option<SourceSpan>,
         found: &dyn Display,
         first: &dyn Display,
         last: &dyn Display,
@@ -457,10 +457,10 @@ impl<'d> Section<'_, 'd> {
         &mut self,
         key: &'static str,
         default: Vec<Node>,
-        mut read: impl FnMut(&mut Section<'_, 'd>, Option<Place>) -> Option<T>,
+        mut read: impl FnMut(&mut Section<'_, 'd>, Option<SourceSpan>) -> Option<T>,
     ) -> Located<Vec<T>> {
         let path = self.key_path(key);
-        let entry = self.ask(key, Kind::Plain);
+        let entry = self.ask(key, Secrecy::Plain);
         self.reader.lists.push(path.clone());
         self.learn_keys(&path, &mut read);
         let (nodes, place) = match entry {
@@ -512,7 +512,11 @@ impl<'d> Section<'_, 'd> {
         Located { value: all, place }
     }
 
-    fn learn_keys<T>(&mut self, path: &str, read: &mut impl FnMut(&mut Section<'_, 'd>, Option<Place>) -> Option<T>) {
+    fn learn_keys<T>(
+        &mut self,
+        path: &str,
+        read: &mut impl FnMut(&mut Section<'_, 'd>, Option<SourceSpan>) -> Option<T>,
+    ) {
         let kept = (
             self.reader.diagnostics.len(),
             core::mem::take(&mut self.reader.effective),
@@ -548,7 +552,7 @@ impl<'d> Section<'_, 'd> {
         &mut self,
         key: &'static str,
         example: &str,
-        place: Option<Place>,
+        place: Option<SourceSpan>,
     ) -> Option<Located<T>> {
         if !self.has(key) {
             let help = format!("add `{key} = {example}`");

@@ -14,13 +14,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::document::{Node, Table};
 use super::effective::Effective;
-use super::reader::{Key, Located, Reader, Section};
+use super::reader::{KeyPlace, Located, Reader, Section};
 use super::settings::ClientIp;
 use super::value::{
-    Auto, Bytes, External, Hidden, Host, Kind, Network, OffOr, OneOf, Placed, Port, PortOrPorts, Ports,
+    Auto, Bytes, External, Host, NetworkOrAddress, OffOr, OneOf, Placed, Port, PortOrPorts, Ports, Secrecy, SecretText,
 };
 use crate::turn::config::limits::Limits;
 use crate::turn::policy::REFLECTOR_PORTS;
@@ -71,7 +71,7 @@ pub(super) struct Raw {
 pub(super) struct RawCredentials {
     pub(super) secret_file: Option<Located<PathBuf>>,
     pub(super) secret_files: Located<Vec<Placed<PathBuf>>>,
-    pub(super) secrets: Located<Vec<Placed<Hidden>>>,
+    pub(super) secrets: Located<Vec<Placed<SecretText>>>,
     pub(super) max_ttl: Located<Duration>,
     pub(super) skew: Located<Duration>,
     pub(super) users: Vec<RawUser>,
@@ -86,7 +86,7 @@ pub(super) struct RawUser {
 
 /// A secret written down, or the file that holds it.
 pub(super) enum SecretOrFile {
-    Text(Located<Hidden>),
+    Text(Located<SecretText>),
     File(Located<PathBuf>),
 }
 
@@ -124,11 +124,11 @@ pub(super) struct RawRelay {
 }
 
 pub(super) struct RawPeers {
-    pub(super) allow: Located<Vec<Placed<Network>>>,
-    pub(super) deny: Located<Vec<Placed<Network>>>,
+    pub(super) allow: Located<Vec<Placed<NetworkOrAddress>>>,
+    pub(super) deny: Located<Vec<Placed<NetworkOrAddress>>>,
     pub(super) only_allowed: Located<bool>,
     pub(super) denied_ports: Located<Vec<PortOrPorts>>,
-    pub(super) nat64: Located<Vec<Placed<Network>>>,
+    pub(super) nat64: Located<Vec<Placed<NetworkOrAddress>>>,
 }
 
 pub(super) struct RawNatDiscovery {
@@ -237,7 +237,7 @@ pub(super) enum Protocol {
 pub(super) struct Reading {
     pub(super) raw: Raw,
     pub(super) effective: Effective,
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<KeyPlace>,
     /// Those of `keys` without their last part that are lists of tables: `listener`.
     pub(super) lists: Vec<String>,
 }
@@ -256,7 +256,7 @@ pub(super) fn read(table: Table, diagnostics: &mut Diagnostics) -> Reading {
 
 /// All keys, and all lists of tables.
 pub(super) struct Known {
-    keys: Vec<Key>,
+    keys: Vec<KeyPlace>,
     pub(super) lists: Vec<String>,
     words: HashSet<String>,
 }
@@ -273,7 +273,7 @@ impl Known {
     }
 
     /// What a key holds. `None`: there is no such key.
-    pub(super) fn kind(&self, path: &str) -> Option<Kind> {
+    pub(super) fn kind(&self, path: &str) -> Option<Secrecy> {
         self.keys.iter().find(|key| key.path == path).map(|key| key.kind)
     }
 
@@ -302,7 +302,7 @@ pub(super) fn known() -> &'static Known {
 
 fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
     let mut lacks_listeners = false;
-    let mut listener = |s: &mut Section<'_, '_>, place: Option<Place>| {
+    let mut listener = |s: &mut Section<'_, '_>, place: Option<SourceSpan>| {
         let read = listener::read(s, place);
         lacks_listeners |= read.is_none() && place.is_some();
         read
@@ -426,7 +426,7 @@ fn secret_or_file(
     s: &mut Section<'_, '_>,
     key: &'static str,
     file_key: &'static str,
-    place: Option<Place>,
+    place: Option<SourceSpan>,
 ) -> Option<SecretOrFile> {
     if !s.has(key) && !s.has(file_key) {
         let diagnostic = Diagnostic::error(format!("`{}`: `{key}` is missing", s.path())).at(place);
@@ -436,7 +436,7 @@ fn secret_or_file(
 }
 
 fn optional_secret_or_file(s: &mut Section<'_, '_>, key: &'static str, file_key: &'static str) -> Option<SecretOrFile> {
-    let text = s.optional::<Hidden>(key);
+    let text = s.optional::<SecretText>(key);
     let file = s.optional::<PathBuf>(file_key);
     if let (Some(text), Some(file)) = (&text, &file) {
         let diagnostic = Diagnostic::error(format!("there is both a `{key}` and a `{file_key}`")).at(file.place);

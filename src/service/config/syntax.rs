@@ -6,7 +6,7 @@ use core::ops::Range;
 use toml::de::{DeTable, DeValue, Error};
 
 use super::characters;
-use super::diagnostic::{Diagnostic, Place};
+use super::diagnostic::{Diagnostic, SourceSpan};
 
 /// What the parser says of a word that stands where a value should.
 const BARE: [&str; 6] = [
@@ -29,7 +29,7 @@ pub(super) fn explain(
     span: &Range<usize>,
     statements: &Statements,
 ) -> Diagnostic {
-    let place = Place::new(source, span);
+    let place = SourceSpan::new(source, span);
     let message = error.message();
     if message.starts_with("duplicate key") {
         return duplicate(text, source, span, statements);
@@ -216,7 +216,7 @@ fn duplicate(text: &str, source: usize, span: &Range<usize>, all: &Statements) -
         let depth = statement.keys.iter().position(|(_, place)| place.start == span.start)?;
         Some((statement, depth))
     });
-    let place = Place::new(source, span);
+    let place = SourceSpan::new(source, span);
     let Some((statement, depth)) = here else {
         // Within an inline table, where the first is on the same line as often as not.
         let key = text.get(span.clone()).unwrap_or("");
@@ -224,7 +224,7 @@ fn duplicate(text: &str, source: usize, span: &Range<usize>, all: &Statements) -
             .at(place)
             .help("keep one of them");
         return diagnostic.also(
-            first_inline(text, span).map(|first| Place::new(source, &first)),
+            first_inline(text, span).map(|first| SourceSpan::new(source, &first)),
             "the first",
         );
     };
@@ -234,7 +234,7 @@ fn duplicate(text: &str, source: usize, span: &Range<usize>, all: &Statements) -
         .filter(|earlier| earlier.start < statement.start)
         .find_map(|earlier| {
             let depth = (0..earlier.keys.len()).find(|depth| earlier.path(*depth) == path)?;
-            Some(Place::new(source, &earlier.keys[depth].1))
+            Some(SourceSpan::new(source, &earlier.keys[depth].1))
         });
     let name = path
         .iter()

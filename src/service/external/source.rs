@@ -11,7 +11,7 @@ use crate::turn::config::RelayAddress;
 
 /// Where an address comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum AddressSource {
     /// This machine's, as its routes and interfaces tell.
     Auto,
     /// Written down.
@@ -44,7 +44,7 @@ pub struct Plan {
     /// Which family.
     pub family: Family,
     /// Where its address comes from.
-    pub source: Source,
+    pub source: AddressSource,
     /// What relay sockets are bound to, where that is written down.
     pub bind: Option<Local>,
     /// How long a STUN server may take.
@@ -53,7 +53,7 @@ pub struct Plan {
 
 /// An address, and how it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundAddress {
     /// Bound, and announced.
     pub address: RelayAddress,
     /// For the log: "as configured".
@@ -80,18 +80,18 @@ impl core::fmt::Display for NotFound {
 impl Plan {
     /// Whether it can come to another address while the server runs.
     pub fn follows(&self) -> bool {
-        !matches!(self.source, Source::Fixed(_)) || matches!(self.bind, Some(Local::Name(_)))
+        !matches!(self.source, AddressSource::Fixed(_)) || matches!(self.bind, Some(Local::Name(_)))
     }
 
     /// Asks. `Ok(None)`: this machine does not have this family, and nobody said that it has.
     ///
     /// # Errors
     /// When what is configured gives no address.
-    pub fn find(&self, env: &dyn Env) -> Result<Option<Found>, NotFound> {
+    pub fn find(&self, env: &dyn Env) -> Result<Option<FoundAddress>, NotFound> {
         let bind = self.bind(env)?;
         match &self.source {
-            Source::Auto => self.auto(bind, env),
-            Source::Fixed(ip) => {
+            AddressSource::Auto => self.auto(bind, env),
+            AddressSource::Fixed(ip) => {
                 let bind = self.local(*ip, bind, env)?;
                 let help = format!("set `relay.{}` to the local address to relay from", key(self.family));
                 let message = || {
@@ -107,9 +107,9 @@ impl Plan {
                 })?;
                 Ok(Some(found(bind, *ip, "as configured".into())))
             }
-            Source::Interface(interface) => self.interface(interface, bind, env).map(Some),
-            Source::Name(host) => self.name(host, bind, env).map(Some),
-            Source::Stun { host, port } => self.stun(host, *port, bind, env).map(Some),
+            AddressSource::Interface(interface) => self.interface(interface, bind, env).map(Some),
+            AddressSource::Name(host) => self.name(host, bind, env).map(Some),
+            AddressSource::Stun { host, port } => self.stun(host, *port, bind, env).map(Some),
         }
     }
 
@@ -138,19 +138,19 @@ impl Plan {
             .map(Some)
     }
 
-    fn auto(&self, bind: Option<IpAddr>, env: &dyn Env) -> Result<Option<Found>, NotFound> {
+    fn auto(&self, bind: Option<IpAddr>, env: &dyn Env) -> Result<Option<FoundAddress>, NotFound> {
         let specific = bind.filter(|ip| !ip.is_unspecified());
         let own = match specific {
             Some(ip) => Some((ip, format!("as `relay.{}`", key(self.family)))),
             None => self.own(env)?,
         };
-        Ok(own.map(|(announced, how)| Found {
+        Ok(own.map(|(announced, how)| FoundAddress {
             private: is_private(announced),
             ..found(bind.unwrap_or(announced), announced, how)
         }))
     }
 
-    fn interface(&self, wanted: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<Found, NotFound> {
+    fn interface(&self, wanted: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<FoundAddress, NotFound> {
         let all = self.interfaces(env)?;
         let mut of_it = all.iter().filter(|interface| interface.name == wanted);
         if let Some(one) = of_it.find(|interface| usable(self.family, interface.ip)) {
@@ -169,7 +169,7 @@ impl Plan {
         ))
     }
 
-    fn name(&self, host: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<Found, NotFound> {
+    fn name(&self, host: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<FoundAddress, NotFound> {
         let help = "check the name's A and AAAA records, or set the address itself";
         let all = env.resolve(host, 0);
         let all = all.map_err(|error| self.fail(format!("cannot look up {host}: {error}"), help))?;
@@ -188,7 +188,7 @@ impl Plan {
         Ok(found(bind.ok_or_else(none)?, announced, format!("address of {host}")))
     }
 
-    fn stun(&self, host: &str, port: u16, bind: Option<IpAddr>, env: &dyn Env) -> Result<Found, NotFound> {
+    fn stun(&self, host: &str, port: u16, bind: Option<IpAddr>, env: &dyn Env) -> Result<FoundAddress, NotFound> {
         let help = "check the server's name and that UDP to it is let through, or set the address itself";
         let fail = |why: String| self.fail(why, help);
         let all = env.resolve(host, port);
@@ -266,8 +266,8 @@ impl Plan {
     }
 }
 
-fn found(bind: IpAddr, announced: IpAddr, how: String) -> Found {
-    Found {
+fn found(bind: IpAddr, announced: IpAddr, how: String) -> FoundAddress {
+    FoundAddress {
         address: RelayAddress { bind, announced },
         how,
         private: false,

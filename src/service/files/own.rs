@@ -36,7 +36,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// As [`super::read`], and when it, or a directory it stands in, is not to be trusted.
 pub fn read(state_dir: &Path, file: &Path, most: usize) -> io::Result<Contents> {
     let (dir, name) = (state_dir.to_owned(), file.to_owned());
-    within(file, move || StateDir::open(&dir, Owner::Ourselves)?.read(&name, most))
+    within(file, move || {
+        StateDir::open(&dir, FileOwner::Ourselves)?.read(&name, most)
+    })
 }
 
 /// Puts `contents` at `file`, which stands below `state_dir`; makes the directories.
@@ -51,7 +53,7 @@ pub fn write(state_dir: &Path, file: &Path, contents: &[u8], mode: u32) -> io::R
 
 /// Whose files are believed, besides root's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
+pub enum FileOwner {
     /// Those of this process's user.
     Ourselves,
     /// Those of whoever owns the directory as well: root looks into the directory of a server that runs as another user.
@@ -72,14 +74,14 @@ impl StateDir {
     ///
     /// # Errors
     /// When it is not there, or not to be trusted.
-    pub fn open(path: &Path, owner: Owner) -> io::Result<Self> {
+    pub fn open(path: &Path, owner: FileOwner) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = open(path, flags, Mode::empty())?;
         let state = fstat(&dir)?;
         let us = geteuid();
         let user = match owner {
-            Owner::OfTheDirectory if us.is_root() => state.st_uid,
-            Owner::OfTheDirectory | Owner::Ourselves => us.as_raw(),
+            FileOwner::OfTheDirectory if us.is_root() => state.st_uid,
+            FileOwner::OfTheDirectory | FileOwner::Ourselves => us.as_raw(),
         };
         let path = path.to_owned();
         must_be_trusted(&state, &path, user)?;
@@ -92,7 +94,7 @@ impl StateDir {
     /// When it cannot be made, or is not to be trusted.
     pub fn make(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Self::open(path, Owner::Ourselves)
+        Self::open(path, FileOwner::Ourselves)
     }
 
     /// Reads `file`, whose path begins with that of the directory.

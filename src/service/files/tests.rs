@@ -6,7 +6,7 @@ use std::time::Instant;
 use rustix::fs::{CWD, mkfifoat};
 use rustix::process::geteuid;
 
-use super::own::{Owner, PRIVATE, StateDir};
+use super::own::{FileOwner, PRIVATE, StateDir};
 use super::*;
 
 /// A directory that is gone afterwards.
@@ -182,7 +182,7 @@ fn root_reads_what_the_owner_of_the_directory_keeps_there_but_nobody_elses() {
     let dir = Dir::new();
     let file = dir.file("secret", b"the server's");
     let chown = |path: &Path, user| std::os::unix::fs::chown(path, Some(user), None).unwrap();
-    let read = || StateDir::open(&dir.0, Owner::OfTheDirectory)?.read(&file, 100);
+    let read = || StateDir::open(&dir.0, FileOwner::OfTheDirectory)?.read(&file, 100);
     chown(&dir.0, 12_345);
     for user in [0, 12_345] {
         chown(&file, user);

@@ -15,7 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::arrival::Arrival;
 use super::connection::Party;
 use super::proxy::{Ends, Neighbour, Proxies};
-use super::{AcceptError, Accepts, FrontDoor, Outcome};
+use super::{AcceptError, Accepts, ConnectionOutcome, FrontDoor};
 
 /// First pause after running out of file descriptors; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -86,7 +86,7 @@ impl FrontDoor {
     ) {
         self.counters.count_accepted();
         let (Ok(client), Ok(server)) = (socket.peer_addr(), socket.local_addr()) else {
-            self.counters.count(Outcome::ClientClosed);
+            self.counters.count(ConnectionOutcome::ClientClosed);
             return;
         };
         let ends = Ends {
@@ -99,7 +99,7 @@ impl FrontDoor {
             Neighbour::Proxy => self.admission.admit_proxy(ends.client.ip()),
             Neighbour::Stranger => {
                 self.tell_of_stranger(ends.client);
-                Err(Outcome::UntrustedProxy)
+                Err(ConnectionOutcome::UntrustedProxy)
             }
         };
         match admitted {
@@ -121,7 +121,7 @@ impl FrontDoor {
 
     fn note_end(&self, ended: Result<(), JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
-            self.counters.count(Outcome::Panicked);
+            self.counters.count(ConnectionOutcome::Panicked);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{oneshot, watch};
 
 use super::proxy::Ends;
-use super::{Limits, Outcome};
+use super::{ConnectionOutcome, FrontDoorLimits};
 use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::base::rate::Arrivals;
@@ -47,7 +47,7 @@ struct Open {
 }
 
 impl Open {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &FrontDoorLimits) -> Self {
         let burst = |connections| u32::try_from(connections).unwrap_or(u32::MAX);
         let (per_source, per_network) = (limits.connections_per_source, limits.connections_per_network);
         Self {
@@ -71,18 +71,18 @@ impl Open {
     }
 
     /// Counts one more of the client at `ip`.
-    fn add(&mut self, now: Instant, ip: IpAddr) -> Result<(), Outcome> {
+    fn add(&mut self, now: Instant, ip: IpAddr) -> Result<(), ConnectionOutcome> {
         let source = Source::from(ip);
         let held = self.by_source.get(&source).copied().unwrap_or(0);
         if held >= self.most_per_source {
-            return Err(Outcome::TooManyFromSource);
+            return Err(ConnectionOutcome::TooManyFromSource);
         }
         let of_network = self.by_network.get(&source.network()).copied().unwrap_or(0);
         if of_network >= self.most_per_network {
-            return Err(Outcome::TooManyFromNetwork);
+            return Err(ConnectionOutcome::TooManyFromNetwork);
         }
         if !self.arrivals.admit(now, ip) {
-            return Err(Outcome::TooFast);
+            return Err(ConnectionOutcome::TooFast);
         }
         self.by_source.insert(source, held + 1);
         self.by_network.insert(source.network(), of_network + 1);
@@ -95,14 +95,17 @@ impl Open {
     }
 
     /// Finds room for one more of the client, or proxy, at `ip`: where there is none, somebody heavier has to go.
-    fn make_room(&mut self, ip: IpAddr) -> Result<(), Outcome> {
+    fn make_room(&mut self, ip: IpAddr) -> Result<(), ConnectionOutcome> {
         if self.total - self.leaving < self.most {
             return Ok(());
         }
         if self.leaving >= LEAVING {
-            return Err(Outcome::TooManyConnections);
+            return Err(ConnectionOutcome::TooManyConnections);
         }
-        let displaced = self.yielding.displace_heavier(ip).ok_or(Outcome::TooManyConnections)?;
+        let displaced = self
+            .yielding
+            .displace_heavier(ip)
+            .ok_or(ConnectionOutcome::TooManyConnections)?;
         displaced.tell();
         self.leaving += 1;
         self.displaced += 1;
@@ -121,7 +124,7 @@ fn give_back<K: Eq + core::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
 }
 
 impl Admission {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &FrontDoorLimits) -> Self {
         Self {
             places: limits.unproven.max(1),
             clock: Clock::start(),
@@ -131,7 +134,7 @@ impl Admission {
     }
 
     /// Counts a connection of the client at `ip` for as long as the guard lives.
-    pub(super) fn admit(&self, ip: IpAddr) -> Result<ConnectionGuard, Outcome> {
+    pub(super) fn admit(&self, ip: IpAddr) -> Result<ConnectionGuard, ConnectionOutcome> {
         let mut open = lock(&self.open);
         open.add(self.clock.mono(), ip)?;
         if let Err(outcome) = open.make_room(ip) {
@@ -145,7 +148,7 @@ impl Admission {
     }
 
     /// Counts a connection of the proxy at `ip`. Whose it is, the proxy has yet to tell.
-    pub(super) fn admit_proxy(&self, ip: IpAddr) -> Result<ConnectionGuard, Outcome> {
+    pub(super) fn admit_proxy(&self, ip: IpAddr) -> Result<ConnectionGuard, ConnectionOutcome> {
         let mut open = lock(&self.open);
         open.make_room(ip)?;
         open.total += 1;
@@ -164,14 +167,14 @@ impl Admission {
     }
 
     /// Gives a connection of the client at `ip` a place; if none is free, that of whoever holds most.
-    pub(super) fn enter(&self, ip: IpAddr) -> Place {
+    pub(super) fn enter(&self, ip: IpAddr) -> PendingPlace {
         let mut unproven = lock(&self.unproven);
         if unproven.len() >= self.places {
             // Dropping the sender tells its holder to leave.
             drop(unproven.displace(ip));
         }
         let (sender, evicted) = oneshot::channel();
-        Place {
+        PendingPlace {
             place: unproven.enter(ip, sender),
             evicted,
             unproven: Arc::clone(&self.unproven),
@@ -232,12 +235,12 @@ pub(super) struct ConnectionGuard {
 impl ConnectionGuard {
     /// A proxy has told whose connection this is: it counts as that client's from now on. Clients are told apart by
     /// these two addresses, so no two connections may have the same ones at a time.
-    pub(super) fn belongs_to(&mut self, ends: Ends) -> Result<(), Outcome> {
+    pub(super) fn belongs_to(&mut self, ends: Ends) -> Result<(), ConnectionOutcome> {
         let clock = self.clock;
         let all = Arc::clone(&self.open);
         let mut open = lock(&all);
         if open.told.contains(&ends) {
-            return Err(Outcome::BadProxyHeader);
+            return Err(ConnectionOutcome::BadProxyHeader);
         }
         open.add(clock.mono(), ends.client.ip())?;
         open.told.insert(ends);
@@ -297,13 +300,13 @@ impl Drop for ConnectionGuard {
 }
 
 /// The place of a connection that has not shown yet what it wants.
-pub(super) struct Place {
+pub(super) struct PendingPlace {
     place: shares::Place,
     evicted: oneshot::Receiver<()>,
     unproven: Arc<Mutex<Shares<oneshot::Sender<()>>>>,
 }
 
-impl Place {
+impl PendingPlace {
     /// Returns when another connection has taken the place.
     pub(super) async fn lost(&mut self) {
         // Nothing is ever sent: the sender is dropped.
@@ -311,7 +314,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for PendingPlace {
     fn drop(&mut self) {
         lock(&self.unproven).leave(self.place);
     }
@@ -323,8 +326,8 @@ mod tests {
 
     use super::*;
 
-    fn limits(connections: usize, per_source: usize, unproven: usize, per_second: u32) -> Limits {
-        Limits {
+    fn limits(connections: usize, per_source: usize, unproven: usize, per_second: u32) -> FrontDoorLimits {
+        FrontDoorLimits {
             connections,
             connections_per_source: per_source,
             connections_per_network: usize::MAX,
@@ -353,7 +356,7 @@ mod tests {
         let _second = admission.admit(ip("192.0.2.2")).ok().unwrap();
         assert_eq!(
             admission.admit(ip("192.0.2.3")).err(),
-            Some(Outcome::TooManyConnections)
+            Some(ConnectionOutcome::TooManyConnections)
         );
         drop(first);
         assert!(admission.admit(ip("192.0.2.3")).is_ok());
@@ -364,12 +367,15 @@ mod tests {
     fn a_source_is_an_ipv4_address_or_an_ipv6_64() {
         let admission = admission(10, 1, 1);
         let _v4 = admission.admit(ip("192.0.2.1")).ok().unwrap();
-        assert_eq!(admission.admit(ip("192.0.2.1")).err(), Some(Outcome::TooManyFromSource));
+        assert_eq!(
+            admission.admit(ip("192.0.2.1")).err(),
+            Some(ConnectionOutcome::TooManyFromSource)
+        );
         assert!(admission.admit(ip("192.0.2.2")).is_ok());
         let v6 = admission.admit(ip("2001:db8::1")).ok().unwrap();
         assert_eq!(
             admission.admit(ip("2001:db8::ffff:0:0:1")).err(),
-            Some(Outcome::TooManyFromSource)
+            Some(ConnectionOutcome::TooManyFromSource)
         );
         assert!(admission.admit(ip("2001:db8:0:1::1")).is_ok());
         drop(v6);
@@ -398,10 +404,10 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(arrive(0, one), None);
         }
-        assert_eq!(arrive(49, one), Some(Outcome::TooFast));
+        assert_eq!(arrive(49, one), Some(ConnectionOutcome::TooFast));
         assert_eq!(arrive(49, other), None, "others are not concerned");
         assert_eq!(arrive(50, one), None);
-        assert_eq!(arrive(99, one), Some(Outcome::TooFast));
+        assert_eq!(arrive(99, one), Some(ConnectionOutcome::TooFast));
         assert_eq!(arrive(100, one), None);
     }
 
@@ -419,14 +425,17 @@ mod tests {
         assert!(proxied[0].belongs_to(ends("192.0.2.1:1000")).is_ok());
         assert_eq!(
             proxied[1].belongs_to(ends("192.0.2.1:1000")).err(),
-            Some(Outcome::BadProxyHeader)
+            Some(ConnectionOutcome::BadProxyHeader)
         );
         assert!(proxied[1].belongs_to(ends("192.0.2.1:1001")).is_ok());
         assert_eq!(
             proxied[2].belongs_to(ends("192.0.2.1:1002")).err(),
-            Some(Outcome::TooManyFromSource)
+            Some(ConnectionOutcome::TooManyFromSource)
         );
-        assert_eq!(admission.admit(ip("192.0.2.1")).err(), Some(Outcome::TooManyFromSource));
+        assert_eq!(
+            admission.admit(ip("192.0.2.1")).err(),
+            Some(ConnectionOutcome::TooManyFromSource)
+        );
         assert!(proxied[3].belongs_to(ends("192.0.2.2:1000")).is_ok());
         assert_eq!(admission.open(), 5);
         proxied.clear();
@@ -474,18 +483,21 @@ mod tests {
 
     #[test]
     fn one_ipv6_48_has_no_more_than_its_share_of_connections_and_comes_no_faster_than_one_network() {
-        let bounds = Limits {
+        let bounds = FrontDoorLimits {
             connections_per_network: 8,
             ..limits(100, 2, 1, 2)
         };
         let admission = Admission::new(&bounds);
         let site = |n: u16| IpAddr::from([0x2001, 0xdb8, 7, n, 0, 0, 0, 1]);
         let held: Vec<_> = (0..8).map(|n| admission.admit(site(n)).ok().unwrap()).collect();
-        assert_eq!(admission.admit(site(8)).err(), Some(Outcome::TooManyFromNetwork));
+        assert_eq!(
+            admission.admit(site(8)).err(),
+            Some(ConnectionOutcome::TooManyFromNetwork)
+        );
         assert!(admission.admit(ip("2001:db8:8::1")).is_ok());
         drop(held);
         // Eight at once it had, as many as it may have; then eight a second, four times what a source may.
-        assert_eq!(admission.admit(site(9)).err(), Some(Outcome::TooFast));
+        assert_eq!(admission.admit(site(9)).err(), Some(ConnectionOutcome::TooFast));
         assert!(lock(&admission.open).by_network.is_empty());
     }
 
@@ -500,7 +512,7 @@ mod tests {
                 .map(|guard| is_over(guard.displacement().told()))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(admission.admit(many).err(), Some(Outcome::TooManyConnections));
+        assert_eq!(admission.admit(many).err(), Some(ConnectionOutcome::TooManyConnections));
         let (called, calls) = std::sync::mpsc::channel();
         held[1].when_displaced(Box::new(move || called.send(()).unwrap()));
         let _lone = admission.admit(lone).ok().unwrap();
@@ -515,7 +527,7 @@ mod tests {
         // One each is left: nobody gives way any more.
         assert_eq!(
             admission.admit(ip("203.0.113.9")).err(),
-            Some(Outcome::TooManyConnections)
+            Some(ConnectionOutcome::TooManyConnections)
         );
         assert_eq!(admission.displaced(), 2);
         held.drain(1..3);

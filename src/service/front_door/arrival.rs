@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::Outcome;
+use super::ConnectionOutcome;
 use super::proxy::{self, Ends, ProxyHeader};
-use super::recognise::{Opening, recognise};
+use super::recognise::{FirstBytes, recognise};
 
 /// Bytes read at a time: a ClientHello with room to spare.
 const READ: usize = 2048;
@@ -61,10 +61,10 @@ impl Arrival {
     }
 
     /// By as many bytes as it takes.
-    pub(super) async fn opening(&mut self, deadline: Instant) -> Result<Opening, Outcome> {
+    pub(super) async fn opening(&mut self, deadline: Instant) -> Result<FirstBytes, ConnectionOutcome> {
         loop {
             match recognise(&self.read) {
-                Opening::More => {}
+                FirstBytes::More => {}
                 opening => return Ok(opening),
             }
             self.read_more(deadline).await.map_err(Missed::before_it_is_known)?;
@@ -72,7 +72,7 @@ impl Arrival {
     }
 
     /// Reads the ClientHello, which also stays in `read` as it came. One that is none is answered with an alert.
-    pub(super) async fn client_hello(&mut self, deadline: Instant) -> Result<Accepted, Outcome> {
+    pub(super) async fn client_hello(&mut self, deadline: Instant) -> Result<Accepted, ConnectionOutcome> {
         let mut acceptor = Acceptor::default();
         let mut seen = 0;
         loop {
@@ -81,26 +81,26 @@ impl Arrival {
                 let before = unseen.len();
                 // It can only fail for want of room, and there is as much as a record can take.
                 if acceptor.read_tls(&mut unseen as &mut dyn Read).is_err() {
-                    return Err(Outcome::HandshakeFailed);
+                    return Err(ConnectionOutcome::HandshakeFailed);
                 }
                 seen += before - unseen.len();
             }
             match acceptor.accept() {
                 Ok(Some(accepted)) => return Ok(accepted),
                 Ok(None) if self.read.len() <= MOST_HELLO => {}
-                Ok(None) => return Err(Outcome::HandshakeFailed),
+                Ok(None) => return Err(ConnectionOutcome::HandshakeFailed),
                 Err((error, mut alert)) => {
                     tracing::debug!(%error, "TLS handshake failed");
                     let mut bytes = Vec::new();
                     if alert.write_all(&mut bytes).is_ok() {
                         let _ = timeout_at(deadline, self.socket.write_all(&bytes)).await;
                     }
-                    return Err(Outcome::HandshakeFailed);
+                    return Err(ConnectionOutcome::HandshakeFailed);
                 }
             }
             self.read_more(deadline).await.map_err(|missed| match missed {
-                Missed::Late => Outcome::HandshakeTimeout,
-                Missed::Closed => Outcome::HandshakeFailed,
+                Missed::Late => ConnectionOutcome::HandshakeTimeout,
+                Missed::Closed => ConnectionOutcome::HandshakeFailed,
             })?;
         }
     }
@@ -113,10 +113,10 @@ enum Missed {
 }
 
 impl Missed {
-    const fn before_it_is_known(self) -> Outcome {
+    const fn before_it_is_known(self) -> ConnectionOutcome {
         match self {
-            Self::Late => Outcome::Silent,
-            Self::Closed => Outcome::ClientClosed,
+            Self::Late => ConnectionOutcome::Silent,
+            Self::Closed => ConnectionOutcome::ClientClosed,
         }
     }
 }
@@ -126,5 +126,5 @@ pub(super) enum HeaderError {
     /// It is wrong.
     Bad(&'static str),
     /// It did not come.
-    Missed(Outcome),
+    Missed(ConnectionOutcome),
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::pace::Pace;
-use super::places::Places;
+use super::pace::BodyPace;
+use super::places::BackendPlaces;
 use super::routes::Routes;
 use super::splice::SpliceEnd;
 use super::upstream::{Forwarded, Upstream};
@@ -19,7 +19,7 @@ use crate::service::config::settings::{BackendAddress, FrontDoorSettings};
 #[derive(Debug)]
 pub struct Behind {
     pub(super) routes: Routes,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: BackendBounds,
     upstream: Option<Arc<Upstream>>,
     pub(super) counters: Arc<BehindCounters>,
 }
@@ -38,7 +38,7 @@ impl Behind {
 
     /// As configured; where names of servers lead is told to `backends`.
     pub fn told(settings: &FrontDoorSettings, backends: &Backends) -> Self {
-        let bounds = Bounds::new(settings);
+        let bounds = BackendBounds::new(settings);
         let counters = Arc::new(BehindCounters::default());
         let upstream = settings.http_upstream.clone().map(|address| {
             Arc::new(Upstream::new(
@@ -71,7 +71,7 @@ impl Behind {
     }
 
     /// What the body of a request has to keep.
-    pub(super) const fn pace(&self) -> Pace {
+    pub(super) const fn pace(&self) -> BodyPace {
         self.bounds.pace
     }
 
@@ -120,8 +120,8 @@ impl BehindCounters {
 
 /// Bounds on what is passed on, shared by all backends.
 #[derive(Clone, Debug)]
-pub(super) struct Bounds {
-    pub(super) places: Places,
+pub(super) struct BackendBounds {
+    pub(super) places: BackendPlaces,
     /// For looking up the backend's name and connecting to it.
     pub(super) connect_timeout: Duration,
     /// For the first byte of an answer over HTTP.
@@ -129,19 +129,19 @@ pub(super) struct Bounds {
     /// For the first bytes of both ends.
     pub(super) first_bytes_timeout: Duration,
     /// What the body of a request has to keep.
-    pub(super) pace: Pace,
+    pub(super) pace: BodyPace,
     /// A connection on which nothing moves is closed after this.
     pub(super) idle_timeout: Duration,
 }
 
-impl Bounds {
+impl BackendBounds {
     pub(super) fn new(settings: &FrontDoorSettings) -> Self {
         Self {
-            places: Places::new(settings.connections),
+            places: BackendPlaces::new(settings.connections),
             connect_timeout: settings.connect_timeout,
             answer_timeout: settings.answer_timeout,
             first_bytes_timeout: settings.first_bytes_timeout,
-            pace: Pace::from(settings),
+            pace: BodyPace::from(settings),
             idle_timeout: settings.idle_timeout,
         }
     }
@@ -163,7 +163,7 @@ impl Backend {
     }
 
     /// Connects to the first of its addresses that answers.
-    pub(super) async fn connect(&self, bounds: &Bounds) -> Option<TcpStream> {
+    pub(super) async fn connect(&self, bounds: &BackendBounds) -> Option<TcpStream> {
         let connecting = async {
             let found = self.told.look_up(&self.address).await?;
             TcpStream::connect(&found[..]).await

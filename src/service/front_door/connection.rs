@@ -15,12 +15,12 @@ use tokio_rustls::server::TlsStream;
 use super::accept::stopped;
 use super::admission::{ConnectionGuard, Displacement};
 use super::arrival::{Arrival, HeaderError};
-use super::http::Visit;
+use super::http::ConnectionInfo;
 use super::proxy::Ends;
-use super::recognise::{Opening, recognise};
-use super::routes::Route;
+use super::recognise::{FirstBytes, recognise};
+use super::routes::BackendRoute;
 use super::splice::{Activity, SpliceEnd};
-use super::{Accepts, Behind, FrontDoor, Outcome, http};
+use super::{Accepts, Behind, ConnectionOutcome, FrontDoor, http};
 use crate::base::address::Transport;
 use crate::net::stream::KERNEL_UNSENT;
 use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
@@ -43,7 +43,7 @@ enum Destination {
         early: Vec<u8>,
     },
     Backend {
-        route: Arc<Route>,
+        route: Arc<BackendRoute>,
         arrival: Arrival,
     },
 }
@@ -71,19 +71,21 @@ impl FrontDoor {
         let told_apart = tokio::select! {
             biased;
             told_apart = self.tell_apart(arrival, &mut party, accepts, stop.clone()) => told_apart,
-            () = displacement.told() => Err(Outcome::Evicted),
-            () = stopped(&mut stop) => Err(Outcome::Stopped),
+            () = displacement.told() => Err(ConnectionOutcome::Evicted),
+            () = stopped(&mut stop) => Err(ConnectionOutcome::Stopped),
         };
         let Ends { client, server } = party.ends;
         match told_apart {
             Ok(Destination::Shard { socket, tls, early }) => {
                 let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
                 let Ok(socket) = socket.into_std() else {
-                    self.counters.count(Outcome::ClientClosed);
+                    self.counters.count(ConnectionOutcome::ClientClosed);
                     return;
                 };
-                self.counters
-                    .count(if tls.is_some() { Outcome::Tls } else { Outcome::Tcp });
+                self.counters.count(match transport {
+                    Transport::Tls => ConnectionOutcome::Tls,
+                    _ => ConnectionOutcome::Tcp,
+                });
                 let guard = Box::new(party.guard);
                 (self.streams)(StreamHandover {
                     socket,
@@ -96,8 +98,8 @@ impl FrontDoor {
                 });
             }
             Ok(Destination::Http { tls, early }) => {
-                self.counters.count(Outcome::Https);
-                let visit = Visit {
+                self.counters.count(ConnectionOutcome::Https);
+                let visit = ConnectionInfo {
                     activity: Activity::default(),
                     guard: Arc::new(party.guard),
                     stop,
@@ -113,7 +115,7 @@ impl FrontDoor {
                 let place = Arc::clone(&displacement);
                 match route.take(arrival, party.ends, bounds, place).await {
                     Ok(routed) => {
-                        self.counters.count(Outcome::Routed);
+                        self.counters.count(ConnectionOutcome::Routed);
                         routed.carry(bounds, counters, over(&mut stop, &displacement)).await;
                     }
                     Err(outcome) => self.counters.count(outcome),
@@ -134,7 +136,7 @@ impl FrontDoor {
         party: &mut Party,
         accepts: Accepts,
         stop: watch::Receiver<bool>,
-    ) -> Result<Destination, Outcome> {
+    ) -> Result<Destination, ConnectionOutcome> {
         let deadline = Instant::now() + self.limits.handshake_timeout;
         if party.proxied {
             self.read_proxy_header(&mut arrival, party, deadline).await?;
@@ -143,7 +145,7 @@ impl FrontDoor {
         tokio::select! {
             biased;
             told_apart = self.tell_client_apart(arrival, party, accepts, deadline, stop) => told_apart,
-            () = place.lost() => Err(Outcome::Evicted),
+            () = place.lost() => Err(ConnectionOutcome::Evicted),
         }
     }
 
@@ -154,24 +156,24 @@ impl FrontDoor {
         accepts: Accepts,
         deadline: Instant,
         stop: watch::Receiver<bool>,
-    ) -> Result<Destination, Outcome> {
+    ) -> Result<Destination, ConnectionOutcome> {
         match arrival.opening(deadline).await? {
-            Opening::Tls if accepts.tls || accepts.https => self.accept_tls(arrival, accepts, deadline, stop).await,
-            Opening::Turn if accepts.tcp => Ok(Destination::Shard {
+            FirstBytes::Tls if accepts.tls || accepts.https => self.accept_tls(arrival, accepts, deadline, stop).await,
+            FirstBytes::Turn if accepts.tcp => Ok(Destination::Shard {
                 socket: arrival.socket,
                 tls: None,
                 early: arrival.read,
             }),
-            Opening::Http if accepts.https => {
+            FirstBytes::Http if accepts.https => {
                 let _ = timeout(self.limits.http_header_timeout, http::refuse_plain(&mut arrival.socket)).await;
-                Err(Outcome::NotServed)
+                Err(ConnectionOutcome::NotServed)
             }
-            Opening::Tls | Opening::Turn | Opening::Http => Err(Outcome::NotServed),
-            Opening::Proxy => {
+            FirstBytes::Tls | FirstBytes::Turn | FirstBytes::Http => Err(ConnectionOutcome::NotServed),
+            FirstBytes::Proxy => {
                 self.tell_of_stranger(party.ends.client);
-                Err(Outcome::UntrustedProxy)
+                Err(ConnectionOutcome::UntrustedProxy)
             }
-            Opening::More | Opening::Unknown => Err(Outcome::Unrecognised),
+            FirstBytes::More | FirstBytes::Unknown => Err(ConnectionOutcome::Unrecognised),
         }
     }
 
@@ -181,7 +183,7 @@ impl FrontDoor {
         arrival: &mut Arrival,
         party: &mut Party,
         deadline: Instant,
-    ) -> Result<(), Outcome> {
+    ) -> Result<(), ConnectionOutcome> {
         let proxy = party.ends.client;
         let ends = match arrival.proxy_header(deadline).await {
             Ok(ends) => ends,
@@ -193,7 +195,7 @@ impl FrontDoor {
                     "closed a connection of a trusted proxy for its PROXY header; make the proxy send one (HAProxy: \
                      send-proxy-v2, nginx: proxy_protocol on), or take it off trusted_proxies"
                 );
-                return Err(Outcome::BadProxyHeader);
+                return Err(ConnectionOutcome::BadProxyHeader);
             }
         };
         // What it tells of itself, and what no header can say, is what the connection says.
@@ -212,9 +214,9 @@ impl FrontDoor {
         accepts: Accepts,
         deadline: Instant,
         mut stop: watch::Receiver<bool>,
-    ) -> Result<Destination, Outcome> {
+    ) -> Result<Destination, ConnectionOutcome> {
         let Some(store) = &self.tls else {
-            return Err(Outcome::NotServed);
+            return Err(ConnectionOutcome::NotServed);
         };
         let accepted = arrival.client_hello(deadline).await?;
         let hello = accepted.client_hello();
@@ -233,26 +235,26 @@ impl FrontDoor {
         let opening = async {
             loop {
                 match recognise(&early) {
-                    Opening::More => {}
+                    FirstBytes::More => {}
                     opening => return Ok(opening),
                 }
                 if !matches!(tls.read_buf(&mut early).await, Ok(1..)) {
-                    return Err(Outcome::ClientClosed);
+                    return Err(ConnectionOutcome::ClientClosed);
                 }
             }
         };
         let opened = tokio::select! {
-            opened = timeout(self.limits.handshake_timeout, opening) => opened.unwrap_or(Err(Outcome::SilentTls)),
-            () = stopped(&mut stop) => Err(Outcome::Stopped),
+            opened = timeout(self.limits.handshake_timeout, opening) => opened.unwrap_or(Err(ConnectionOutcome::SilentTls)),
+            () = stopped(&mut stop) => Err(ConnectionOutcome::Stopped),
         };
         let outcome = match opened {
-            Ok(Opening::Turn) if turn => return Ok(into_shard(tls, early)),
-            Ok(Opening::Http) if https => {
+            Ok(FirstBytes::Turn) if turn => return Ok(into_shard(tls, early)),
+            Ok(FirstBytes::Http) if https => {
                 let tls = Box::new(tls);
                 return Ok(Destination::Http { tls, early });
             }
-            Ok(Opening::Turn | Opening::Http) => Outcome::NotServed,
-            Ok(_) => Outcome::Unrecognised,
+            Ok(FirstBytes::Turn | FirstBytes::Http) => ConnectionOutcome::NotServed,
+            Ok(_) => ConnectionOutcome::Unrecognised,
             Err(outcome) => outcome,
         };
         // To OpenSSL the end of a stream without close_notify is an error.
@@ -288,12 +290,12 @@ fn allowed(accepts: Accepts, alpn: Option<&[u8]>) -> (bool, bool) {
 }
 
 /// One step of the handshake, within the time for all of it.
-async fn in_time<T>(deadline: Instant, step: impl Future<Output = std::io::Result<T>>) -> Result<T, Outcome> {
+async fn in_time<T>(deadline: Instant, step: impl Future<Output = std::io::Result<T>>) -> Result<T, ConnectionOutcome> {
     match timeout_at(deadline, step).await {
-        Err(_) => Err(Outcome::HandshakeTimeout),
+        Err(_) => Err(ConnectionOutcome::HandshakeTimeout),
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
-            Err(Outcome::HandshakeFailed)
+            Err(ConnectionOutcome::HandshakeFailed)
         }
         Ok(Ok(done)) => Ok(done),
     }
@@ -376,7 +378,7 @@ mod tests {
 
     #[test]
     fn who_only_claims_to_be_a_proxy_is_told_of_as_much_as_the_log_may_show() {
-        let limits = super::super::Limits {
+        let limits = super::super::FrontDoorLimits {
             connections: 1,
             connections_per_source: 1,
             connections_per_network: 1,

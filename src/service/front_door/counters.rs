@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How the front door was done with a connection. Every accepted connection has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ConnectionOutcome {
     /// Plain TURN: handed to a shard.
     Tcp,
     /// TURN over TLS: handed to a shard.
@@ -51,7 +51,7 @@ pub enum Outcome {
     Panicked,
 }
 
-impl Outcome {
+impl ConnectionOutcome {
     /// Every outcome: `ALL[x as usize] == x`.
     pub const ALL: [Self; 22] = [
         Self::Tcp,
@@ -133,7 +133,7 @@ impl AcceptError {
 #[derive(Debug, Default)]
 pub struct FrontDoorCounters {
     accepted: AtomicU64,
-    outcomes: [AtomicU64; Outcome::ALL.len()],
+    outcomes: [AtomicU64; ConnectionOutcome::ALL.len()],
     accept_errors: [AtomicU64; AcceptError::ALL.len()],
     shed: AtomicU64,
 }
@@ -143,7 +143,7 @@ impl FrontDoorCounters {
         self.accepted.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn count(&self, outcome: Outcome) {
+    pub(super) fn count(&self, outcome: ConnectionOutcome) {
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
     }
 
@@ -161,7 +161,7 @@ impl FrontDoorCounters {
     }
 
     /// Connections with this outcome.
-    pub fn outcome(&self, outcome: Outcome) -> u64 {
+    pub fn outcome(&self, outcome: ConnectionOutcome) -> u64 {
         self.outcomes[outcome as usize].load(Relaxed)
     }
 
@@ -182,10 +182,10 @@ mod tests {
 
     #[test]
     fn every_outcome_has_its_own_place_and_label() {
-        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+        for (index, outcome) in ConnectionOutcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index);
             assert_eq!(
-                Outcome::ALL
+                ConnectionOutcome::ALL
                     .iter()
                     .filter(|other| other.as_str() == outcome.as_str())
                     .count(),

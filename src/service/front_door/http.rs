@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-use super::Limits;
+use super::FrontDoorLimits;
 use super::accept::stopped;
 use super::admission::ConnectionGuard;
 use super::behind::Behind;
@@ -36,7 +36,7 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
 
 /// The connection a request came by, in its extensions.
 #[derive(Clone)]
-pub(super) struct Visit {
+pub(super) struct ConnectionInfo {
     pub(super) activity: Activity,
     /// Counts the connection for as long as anybody holds it.
     pub(super) guard: Arc<ConnectionGuard>,
@@ -49,12 +49,12 @@ pub(super) async fn serve(
     tls: TlsStream<TcpStream>,
     early: Vec<u8>,
     client: SocketAddr,
-    visit: Visit,
+    visit: ConnectionInfo,
     router: axum::Router,
-    limits: &Limits,
+    limits: &FrontDoorLimits,
     behind: &Behind,
 ) {
-    let Visit { activity, mut stop, .. } = visit.clone();
+    let ConnectionInfo { activity, mut stop, .. } = visit.clone();
     let (reader, writer) = tokio::io::split(tls);
     let both = tokio::io::join(Cursor::new(early).chain(reader), writer);
     let io = TokioIo::new(Watched::new(both, activity.clone()));

@@ -15,7 +15,7 @@ use crate::service::config::settings::FrontDoorSettings;
 
 /// What a body has to keep.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct BodyPace {
     /// For its first byte.
     first: Duration,
     /// Bytes a second; each buys its part of a second.
@@ -26,7 +26,7 @@ pub(super) struct Pace {
     total: Duration,
 }
 
-impl From<&FrontDoorSettings> for Pace {
+impl From<&FrontDoorSettings> for BodyPace {
     fn from(settings: &FrontDoorSettings) -> Self {
         Self {
             first: settings.first_bytes_timeout,
@@ -37,7 +37,7 @@ impl From<&FrontDoorSettings> for Pace {
     }
 }
 
-impl Pace {
+impl BodyPace {
     fn bought(&self, bytes: usize) -> Duration {
         let nanos = u128::try_from(bytes).unwrap_or(u128::MAX).saturating_mul(1_000_000_000) / u128::from(self.rate);
         u64::try_from(nanos).map_or(self.pause, Duration::from_nanos)
@@ -74,7 +74,7 @@ impl TooSlow {
 /// end here: whatever headers may not say, they may not either (RFC 9110 §6.5.1 leaves that to us).
 pub(super) struct Paced<B> {
     body: B,
-    pace: Pace,
+    pace: BodyPace,
     /// What it may still fall behind.
     left: Duration,
     begun: bool,
@@ -84,7 +84,7 @@ pub(super) struct Paced<B> {
 }
 
 impl<B> Paced<B> {
-    pub(super) fn new(body: B, pace: Pace) -> Self {
+    pub(super) fn new(body: B, pace: BodyPace) -> Self {
         let end = Instant::now() + pace.total;
         Self {
             body,
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    const PACE: Pace = Pace {
+    const PACE: BodyPace = BodyPace {
         first: Duration::from_secs(10),
         rate: 100,
         pause: Duration::from_secs(30),

@@ -11,7 +11,7 @@ use crate::base::shares::{self, Shares};
 
 /// All places.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(super) struct BackendPlaces {
     most: usize,
     held: Arc<Mutex<Held>>,
     displaced: Arc<AtomicU64>,
@@ -33,7 +33,7 @@ impl core::fmt::Debug for Held {
     }
 }
 
-impl Places {
+impl BackendPlaces {
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -43,7 +43,7 @@ impl Places {
     }
 
     /// A place for a client, until it is dropped; `connection` ends when it is lost.
-    pub(super) fn enter(&self, client: IpAddr, connection: Arc<Displacement>) -> Option<Place> {
+    pub(super) fn enter(&self, client: IpAddr, connection: Arc<Displacement>) -> Option<BackendPlace> {
         let mut held = lock(&self.held);
         if held.shares.len() >= self.most {
             // Those that were told go in milliseconds; nobody can have more told than that.
@@ -55,7 +55,7 @@ impl Places {
             self.displaced.fetch_add(1, Relaxed);
         }
         let place = held.shares.enter(client, connection);
-        Some(Place {
+        Some(BackendPlace {
             place,
             held: Arc::clone(&self.held),
         })
@@ -74,12 +74,12 @@ impl Places {
 
 /// One place.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct BackendPlace {
     place: shares::Place,
     held: Arc<Mutex<Held>>,
 }
 
-impl Drop for Place {
+impl Drop for BackendPlace {
     fn drop(&mut self) {
         let mut held = lock(&self.held);
         if held.shares.leave(self.place).is_none() {
@@ -95,7 +95,7 @@ mod tests {
     //= XPORT-21
     #[test]
     fn no_more_lose_their_places_at_a_time_than_may_be_leaving() {
-        let places = Places::new(2 * LEAVING);
+        let places = BackendPlaces::new(2 * LEAVING);
         let enter = |ip: [u8; 4]| places.enter(ip.into(), Arc::default());
         for round in 1..=2_u8 {
             let most = 2 * LEAVING - places.held();

@@ -19,7 +19,7 @@ const METHODS: [&[u8]; 9] = [
 ];
 /// How a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opening {
+pub(super) enum FirstBytes {
     /// A TLS ClientHello.
     Tls,
     /// STUN or ChannelData.
@@ -38,24 +38,24 @@ pub(super) enum Opening {
 ///
 /// The letters A to O are also first bytes of ChannelData. HTTP methods go first: no client has a channel on a
 /// connection before it has sent a STUN request on it.
-pub(super) fn recognise(bytes: &[u8]) -> Opening {
+pub(super) fn recognise(bytes: &[u8]) -> FirstBytes {
     let Some(&first) = bytes.first() else {
-        return Opening::More;
+        return FirstBytes::More;
     };
     if METHODS.iter().any(|method| bytes.starts_with(method)) {
-        return Opening::Http;
+        return FirstBytes::Http;
     }
     if bytes.starts_with(V1_BEGINS) || bytes.starts_with(V2_BEGINS) {
-        return Opening::Proxy;
+        return FirstBytes::Proxy;
     }
     let mut words = METHODS.into_iter().chain([V1_BEGINS, V2_BEGINS]);
     if words.any(|word| word.starts_with(bytes)) {
-        return Opening::More;
+        return FirstBytes::More;
     }
     match demux::classify(first) {
-        Kind::Stun | Kind::ChannelData => Opening::Turn,
-        Kind::Dtls if first == TLS_HANDSHAKE => Opening::Tls,
-        Kind::Dtls | Kind::ReservedChannel | Kind::Other => Opening::Unknown,
+        Kind::Stun | Kind::ChannelData => FirstBytes::Turn,
+        Kind::Dtls if first == TLS_HANDSHAKE => FirstBytes::Tls,
+        Kind::Dtls | Kind::ReservedChannel | Kind::Other => FirstBytes::Unknown,
     }
 }
 
@@ -65,25 +65,25 @@ mod tests {
 
     #[test]
     fn first_bytes_tell_protocols_apart() {
-        const CASES: [(&[u8], Opening); 18] = [
-            (b"", Opening::More),
-            (b"\x16", Opening::Tls),
-            (b"\x16\x03\x01", Opening::Tls),
-            (b"\x14", Opening::Unknown),
-            (b"\x00", Opening::Turn),
-            (b"\x03\xFF", Opening::Turn),
-            (b"\x40\x00\x00\x04", Opening::Turn),
-            (b"GET / HTTP/1.1", Opening::Http),
-            (b"OPTIONS *", Opening::Http),
-            (b"GE", Opening::More),
-            (b"P", Opening::More),
-            (b"GEM\x00", Opening::Turn),
-            (b"PR", Opening::More),
-            (b"PROXY TCP4", Opening::Proxy),
-            (b"\r\n\r\n", Opening::More),
-            (b"\r\n\r\n\0\r\nQUIT\n", Opening::Proxy),
-            (b"PRI * HTTP/2.0", Opening::Unknown),
-            (b"\xFF", Opening::Unknown),
+        const CASES: [(&[u8], FirstBytes); 18] = [
+            (b"", FirstBytes::More),
+            (b"\x16", FirstBytes::Tls),
+            (b"\x16\x03\x01", FirstBytes::Tls),
+            (b"\x14", FirstBytes::Unknown),
+            (b"\x00", FirstBytes::Turn),
+            (b"\x03\xFF", FirstBytes::Turn),
+            (b"\x40\x00\x00\x04", FirstBytes::Turn),
+            (b"GET / HTTP/1.1", FirstBytes::Http),
+            (b"OPTIONS *", FirstBytes::Http),
+            (b"GE", FirstBytes::More),
+            (b"P", FirstBytes::More),
+            (b"GEM\x00", FirstBytes::Turn),
+            (b"PR", FirstBytes::More),
+            (b"PROXY TCP4", FirstBytes::Proxy),
+            (b"\r\n\r\n", FirstBytes::More),
+            (b"\r\n\r\n\0\r\nQUIT\n", FirstBytes::Proxy),
+            (b"PRI * HTTP/2.0", FirstBytes::Unknown),
+            (b"\xFF", FirstBytes::Unknown),
         ];
         for (bytes, expected) in CASES {
             assert_eq!(recognise(bytes), expected, "{bytes:?}");
@@ -94,9 +94,9 @@ mod tests {
     fn eight_bytes_are_always_enough() {
         for method in METHODS {
             for len in 0..method.len() {
-                assert_eq!(recognise(&method[..len]), Opening::More);
+                assert_eq!(recognise(&method[..len]), FirstBytes::More);
             }
-            assert_eq!(recognise(method), Opening::Http);
+            assert_eq!(recognise(method), FirstBytes::Http);
         }
         assert!(METHODS.iter().all(|method| method.len() <= 8));
     }

@@ -8,11 +8,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Outcome;
+use super::ConnectionOutcome;
 use super::admission::Displacement;
 use super::arrival::Arrival;
-use super::behind::{Backend, BehindCounters, Bounds};
-use super::places::Place;
+use super::behind::{Backend, BackendBounds, BehindCounters};
+use super::places::BackendPlace;
 use super::proxy::{self, Ends};
 use super::splice::{Beginning, SpliceEnd, splice};
 use crate::service::backends::Backends;
@@ -22,16 +22,16 @@ use crate::service::tls_store::CertificateInfo;
 /// Server names that are somebody else's.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    names: HashMap<String, Arc<Route>>,
+    names: HashMap<String, Arc<BackendRoute>>,
     /// `*.example.org`, without the `*.`.
-    below: HashMap<String, Arc<Route>>,
+    below: HashMap<String, Arc<BackendRoute>>,
     /// Ours whatever a wildcard says.
     own: Vec<String>,
 }
 
 /// Where the names of one route lead.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct BackendRoute {
     backend: Backend,
     /// The backend is told the client's address.
     proxy_header: bool,
@@ -44,7 +44,7 @@ impl Routes {
             ..Self::default()
         };
         for route in settings {
-            let to = Arc::new(Route {
+            let to = Arc::new(BackendRoute {
                 backend: Backend::new(route.backend.clone(), backends),
                 proxy_header: route.proxy_header,
             });
@@ -59,7 +59,7 @@ impl Routes {
     }
 
     /// The route of a name. As in certificates, a wildcard stands for exactly one label; a name goes before it.
-    pub(super) fn find(&self, name: &str) -> Option<&Arc<Route>> {
+    pub(super) fn find(&self, name: &str) -> Option<&Arc<BackendRoute>> {
         if self.names.is_empty() && self.below.is_empty() {
             return None;
         }
@@ -86,7 +86,7 @@ impl Routes {
 
 /// Names of a certificate of ours that routes lead elsewhere, most likely by mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hidden {
+pub enum HiddenNames {
     /// All that it has: whoever asks for one of them is passed on.
     All(Vec<String>),
     /// One, which no route names: a wildcard takes it.
@@ -95,21 +95,21 @@ pub enum Hidden {
 
 /// What `front_door` hides of a certificate. That a route names what the certificate names as well is no mistake: one
 /// certificate often serves a web site and its relay.
-pub fn hidden(front_door: &FrontDoorSettings, certificate: &CertificateInfo) -> Vec<Hidden> {
+pub fn hidden(front_door: &FrontDoorSettings, certificate: &CertificateInfo) -> Vec<HiddenNames> {
     let routes = Routes::new(&front_door.routes, &front_door.own_names, &Backends::default());
     let names = &certificate.names;
     if !names.is_empty() && names.iter().all(|name| routes.take_away(name)) {
-        return vec![Hidden::All(names.clone())];
+        return vec![HiddenNames::All(names.clone())];
     }
     let by_wildcard = |name: &&String| {
         let named = name.starts_with("*.") || routes.names.contains_key(&name.to_ascii_lowercase());
         !named && routes.take_away(name)
     };
     let names = names.iter().filter(by_wildcard);
-    names.cloned().map(Hidden::ByWildcard).collect()
+    names.cloned().map(HiddenNames::ByWildcard).collect()
 }
 
-impl fmt::Display for Hidden {
+impl fmt::Display for HiddenNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All(names) => write!(
@@ -131,21 +131,25 @@ impl fmt::Display for Hidden {
 pub(super) struct Routed {
     client: TcpStream,
     backend: TcpStream,
-    _place: Place,
+    _place: BackendPlace,
 }
 
-impl Route {
+impl BackendRoute {
     /// Connects to the backend and gives it what the client has sent so far.
     pub(super) async fn take(
         &self,
         arrival: Arrival,
         ends: Ends,
-        bounds: &Bounds,
+        bounds: &BackendBounds,
         displacement: Arc<Displacement>,
-    ) -> Result<Routed, Outcome> {
+    ) -> Result<Routed, ConnectionOutcome> {
         let place = bounds.places.enter(ends.client.ip(), displacement);
-        let place = place.ok_or(Outcome::TooManyRouted)?;
-        let mut backend = self.backend.connect(bounds).await.ok_or(Outcome::BackendDown)?;
+        let place = place.ok_or(ConnectionOutcome::TooManyRouted)?;
+        let mut backend = self
+            .backend
+            .connect(bounds)
+            .await
+            .ok_or(ConnectionOutcome::BackendDown)?;
         let mut first = Vec::new();
         if self.proxy_header {
             first = proxy::header(ends.client, ends.server);
@@ -158,7 +162,7 @@ impl Route {
                 backend,
                 _place: place,
             }),
-            Ok(Err(_)) | Err(_) => Err(Outcome::BackendDown),
+            Ok(Err(_)) | Err(_) => Err(ConnectionOutcome::BackendDown),
         }
     }
 }
@@ -167,7 +171,7 @@ impl Routed {
     /// Carries bytes both ways until it ends.
     pub(super) async fn carry(
         mut self,
-        bounds: &Bounds,
+        bounds: &BackendBounds,
         counters: &BehindCounters,
         over: impl Future<Output = SpliceEnd>,
     ) {
@@ -260,14 +264,14 @@ mod tests {
             };
             hidden(&front_door(routed, own), &certificate)
         };
-        let all = |names: &[&str]| vec![Hidden::All(names.iter().map(|&name| name.to_owned()).collect())];
+        let all = |names: &[&str]| vec![HiddenNames::All(names.iter().map(|&name| name.to_owned()).collect())];
         let (www, turn, any) = ("www.example.org", "turn.example.org", "*.example.org");
 
         assert_eq!(told(&[www], &[], &[www]), all(&[www]));
         assert_eq!(told(&[www], &[], &["WWW.example.org"]), all(&["WWW.example.org"]));
         assert_eq!(told(&[any], &[], &[www, turn]), all(&[www, turn]));
         assert_eq!(told(&[any], &[], &[any]), all(&[any]));
-        let by_wildcard = |name: &str| vec![Hidden::ByWildcard(name.into())];
+        let by_wildcard = |name: &str| vec![HiddenNames::ByWildcard(name.into())];
         assert_eq!(told(&[any], &[turn], &[www, turn]), by_wildcard(www));
         assert_eq!(told(&[any], &[], &["example.org", turn]), by_wildcard(turn));
 

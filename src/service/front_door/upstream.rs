@@ -22,12 +22,12 @@ use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tower::Service;
 
-use super::behind::{Backend, BehindCounters, Bounds};
+use super::behind::{Backend, BackendBounds, BehindCounters};
 use super::connection::over;
 use super::headers;
-use super::http::Visit;
+use super::http::ConnectionInfo;
 use super::pace::TooSlow;
-use super::places::Place;
+use super::places::BackendPlace;
 use super::splice::{Beginning, splice};
 use crate::service::backends::Backends;
 use crate::service::config::settings::BackendAddress;
@@ -125,12 +125,12 @@ impl Service<Name> for Lookup {
 pub(super) struct Upstream {
     backend: Backend,
     client: Client<HttpConnector<Lookup>, Body>,
-    bounds: Bounds,
+    bounds: BackendBounds,
     counters: Arc<BehindCounters>,
 }
 
 impl Upstream {
-    pub(super) fn new(backend: Backend, bounds: Bounds, counters: Arc<BehindCounters>) -> Self {
+    pub(super) fn new(backend: Backend, bounds: BackendBounds, counters: Arc<BehindCounters>) -> Self {
         let lookup = Lookup(backend.address.clone(), backend.told.clone());
         let mut connector = HttpConnector::new_with_resolver(lookup);
         connector.set_connect_timeout(Some(bounds.connect_timeout));
@@ -161,7 +161,7 @@ impl Upstream {
     }
 
     async fn forward(&self, mut request: Request<Body>) -> Result<Response, Failure> {
-        let visit = request.extensions_mut().remove::<Visit>();
+        let visit = request.extensions_mut().remove::<ConnectionInfo>();
         let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
         let (Some(visit), Some(client)) = (visit, client) else {
             return Err(Failure::Refused);
@@ -218,14 +218,14 @@ impl Upstream {
         &self,
         mut response: Response<hyper::body::Incoming>,
         client: OnUpgrade,
-        visit: Visit,
-        place: Arc<Place>,
+        visit: ConnectionInfo,
+        place: Arc<BackendPlace>,
     ) -> Response {
         let backend = hyper::upgrade::on(&mut response);
         let counters = Arc::clone(&self.counters);
         let (idle, first) = (self.bounds.idle_timeout, self.bounds.first_bytes_timeout);
         tokio::spawn(async move {
-            let Visit { guard, mut stop, .. } = visit;
+            let ConnectionInfo { guard, mut stop, .. } = visit;
             let (Ok(client), Ok(backend)) = tokio::join!(client, backend) else {
                 return;
             };
@@ -274,7 +274,7 @@ impl IntoResponse for Failure {
 }
 
 /// A body that holds a place for as long as it takes.
-fn holding(body: Body, place: &Arc<Place>) -> Body {
+fn holding(body: Body, place: &Arc<BackendPlace>) -> Body {
     let place = Arc::clone(place);
     Body::new(body.map_frame(move |frame| {
         let _held = &place;

@@ -29,7 +29,7 @@ const NAME: usize = 100;
 
 /// The budgets of all kinds. Their number is that of places in the code.
 #[derive(Debug)]
-pub struct Caps {
+pub struct LineBudgets {
     clock: Clock,
     kinds: Mutex<HashMap<Identifier, Kind>>,
     left_out: AtomicU64,
@@ -44,7 +44,7 @@ struct Kind {
     left_out: u64,
 }
 
-impl Caps {
+impl LineBudgets {
     pub(super) fn new() -> Self {
         Self {
             clock: Clock::start(),
@@ -118,7 +118,7 @@ impl Caps {
 }
 
 /// Keeps the lines of a subscriber within the budgets.
-pub(super) struct Capped(pub(super) Arc<Caps>);
+pub(super) struct Capped(pub(super) Arc<LineBudgets>);
 
 impl<S: Subscriber> Layer<S> for Capped {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {

@@ -62,9 +62,9 @@ fn written(level: &str, json: bool, log: impl FnOnce()) -> String {
 }
 
 /// The same, and how many lines were left out.
-fn told(level: &str, json: bool, log: impl FnOnce(&Caps)) -> (String, u64) {
+fn told(level: &str, json: bool, log: impl FnOnce(&LineBudgets)) -> (String, u64) {
     let sink = Sink::default();
-    let caps = Arc::new(Caps::new());
+    let caps = Arc::new(LineBudgets::new());
     let target = sink.clone();
     let subscriber = capped(&settings(level, json), move || target.clone(), Arc::clone(&caps)).expect("level");
     tracing::subscriber::with_default(subscriber, || log(&caps));

@@ -65,7 +65,7 @@ pub(super) struct Sample {
 
 impl Sample {
     /// Without labels.
-    pub(super) fn plain(value: impl Value) -> [Self; 1] {
+    pub(super) fn plain(value: impl MetricValue) -> [Self; 1] {
         [Self {
             labels: Vec::new(),
             value: value.to_f64(),
@@ -73,7 +73,7 @@ impl Sample {
     }
 
     /// With labels out of closed sets.
-    pub(super) fn with<const N: usize>(labels: [(&str, &str); N], value: impl Value) -> Self {
+    pub(super) fn with<const N: usize>(labels: [(&str, &str); N], value: impl MetricValue) -> Self {
         let pair = |(name, value): (&str, &str)| {
             let mut pair = LabelPair::default();
             pair.set_name(name.to_owned());
@@ -105,17 +105,17 @@ impl Sample {
 }
 
 /// What the text format can hold: it knows floating-point numbers only, exact up to 2^53.
-pub(super) trait Value {
+pub(super) trait MetricValue {
     fn to_f64(self) -> f64;
 }
 
-impl Value for f64 {
+impl MetricValue for f64 {
     fn to_f64(self) -> f64 {
         self
     }
 }
 
-impl Value for u64 {
+impl MetricValue for u64 {
     #[expect(
         clippy::cast_precision_loss,
         reason = "the format knows no integers; 2^53 bytes are 9 PB"
@@ -125,13 +125,13 @@ impl Value for u64 {
     }
 }
 
-impl Value for usize {
+impl MetricValue for usize {
     fn to_f64(self) -> f64 {
         (self as u64).to_f64()
     }
 }
 
-impl Value for bool {
+impl MetricValue for bool {
     fn to_f64(self) -> f64 {
         f64::from(u8::from(self))
     }

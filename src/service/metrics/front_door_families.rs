@@ -1,7 +1,7 @@
 //! Families of the front door: connections and what became of them.
 
 use super::exposition::{Exposition, Sample};
-use crate::service::front_door::{AcceptError, Forwarded, FrontDoor, Outcome, SpliceEnd};
+use crate::service::front_door::{AcceptError, ConnectionOutcome, Forwarded, FrontDoor, SpliceEnd};
 
 /// Adds them to `out`.
 pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
@@ -24,7 +24,7 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
     out.counter(
         "relay_connections_total",
         "What became of accepted connections at the front door.",
-        Outcome::ALL.map(|outcome| Sample::with([("outcome", outcome.as_str())], counters.outcome(outcome))),
+        ConnectionOutcome::ALL.map(|outcome| Sample::with([("outcome", outcome.as_str())], counters.outcome(outcome))),
     );
     out.counter(
         "relay_accept_errors_total",

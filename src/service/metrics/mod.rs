@@ -15,7 +15,7 @@ use prometheus::{Registry, TextEncoder};
 use self::exposition::{Exposition, Sample};
 use super::acme::Acme;
 use super::admin::{AdminCounters, AdminRefusal};
-use super::api::counters::{ApiCounters, CODES, Route};
+use super::api::counters::{ApiCounters, ApiRoute, CODES};
 use super::front_door::FrontDoor;
 use super::health::Health;
 use super::tls_store::TlsStore;
@@ -85,21 +85,21 @@ impl ProcessCounters {
     }
 
     /// An external address was looked for again.
-    pub fn looked(&self, outcome: follow::Outcome) {
+    pub fn looked(&self, outcome: follow::ProbeOutcome) {
         self.looks[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// What leads to this machine was read again.
-    pub fn read_machine(&self, outcome: follow::Outcome) {
+    pub fn read_machine(&self, outcome: follow::ProbeOutcome) {
         self.machine_reads[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// A reload ended.
-    pub fn reloaded(&self, now: UnixTime, outcome: reload::Outcome) {
+    pub fn reloaded(&self, now: UnixTime, outcome: reload::ReloadOutcome) {
         self.reloads[outcome as usize].fetch_add(1, Relaxed);
         self.last_reload_failed
-            .store(u64::from(outcome != reload::Outcome::Success), Relaxed);
-        if outcome != reload::Outcome::Failure {
+            .store(u64::from(outcome != reload::ReloadOutcome::Success), Relaxed);
+        if outcome != reload::ReloadOutcome::Failure {
             self.last_reload.store(now.0, Relaxed);
         }
     }
@@ -182,7 +182,7 @@ fn collect(sources: &Sources) -> Vec<MetricFamily> {
 }
 
 fn api(counters: &ApiCounters, out: &mut Exposition) {
-    let responses = Route::ALL.into_iter().flat_map(|route| {
+    let responses = ApiRoute::ALL.into_iter().flat_map(|route| {
         CODES.iter().enumerate().map(move |(i, code)| {
             Sample::with(
                 [("code", &code.to_string()), ("route", route.as_str())],
@@ -225,7 +225,8 @@ fn service(sources: &Sources, out: &mut Exposition) {
     out.counter(
         "relay_config_reloads_total",
         "Configuration reloads, by outcome.",
-        reload::Outcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], reloads[it as usize].load(Relaxed))),
+        reload::ReloadOutcome::ALL
+            .map(|it| Sample::with([("outcome", it.as_str())], reloads[it as usize].load(Relaxed))),
     );
     out.gauge(
         "relay_config_last_reload_successful",
@@ -238,7 +239,7 @@ fn service(sources: &Sources, out: &mut Exposition) {
         Sample::plain(sources.process.last_reload.load(Relaxed)),
     );
     let by_outcome = |counts: &[AtomicU64; 3]| {
-        follow::Outcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], counts[it as usize].load(Relaxed)))
+        follow::ProbeOutcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], counts[it as usize].load(Relaxed)))
     };
     out.counter(
         "relay_external_address_checks_total",
@@ -303,7 +304,7 @@ fn process(counters: &ProcessCounters, out: &mut Exposition) {
         "Open file descriptors.",
         Sample::plain(process::open_fds().unwrap_or(0)),
     );
-    let max_fds = process::max_fds().map_or(f64::INFINITY, exposition::Value::to_f64);
+    let max_fds = process::max_fds().map_or(f64::INFINITY, exposition::MetricValue::to_f64);
     out.gauge("process_max_fds", "Most file descriptors.", Sample::plain(max_fds));
     let resident = process::resident_bytes().unwrap_or(0);
     out.gauge(

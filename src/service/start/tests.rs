@@ -31,10 +31,10 @@ const EACH: [Speaks; 5] = [
 ];
 
 /// Where `listener` would be if all of it could be bound.
-fn bound(listener: &ListenerSettings) -> Places {
+fn bound(listener: &ListenerSettings) -> ListenAddresses {
     let address = listener.addresses[0];
     let over_tcp = listener.tcp || listener.tls || listener.https;
-    Places {
+    ListenAddresses {
         udp: listener.udp.then_some(address).into_iter().collect(),
         dtls: listener.dtls.then_some(address).into_iter().collect(),
         tcp: over_tcp.then(|| (address, listener.clone())).into_iter().collect(),
@@ -102,26 +102,26 @@ fn what_could_not_be_bound_is_not_offered() {
         listeners: vec![listener.clone()],
         ..settings()
     };
-    let all: Places = EACH
-        .iter()
-        .map(|(speak, _)| speak)
-        .fold(Places::default(), |mut all, speak| {
-            let mut listener = silent("127.0.0.1:3478");
-            speak(&mut listener);
-            let places = bound(&listener);
-            all.udp.extend(places.udp);
-            all.dtls.extend(places.dtls);
-            all.tcp.extend(places.tcp);
-            all
-        });
+    let all: ListenAddresses =
+        EACH.iter()
+            .map(|(speak, _)| speak)
+            .fold(ListenAddresses::default(), |mut all, speak| {
+                let mut listener = silent("127.0.0.1:3478");
+                speak(&mut listener);
+                let places = bound(&listener);
+                all.udp.extend(places.udp);
+                all.dtls.extend(places.dtls);
+                all.tcp.extend(places.tcp);
+                all
+            });
     for (row, (speak, speaks)) in EACH.iter().enumerate() {
         let mut listener = silent("127.0.0.1:3478");
         speak(&mut listener);
-        let served = |places: &Places| bound_listeners(&settings(&listener), places).remove(0);
+        let served = |places: &ListenAddresses| bound_listeners(&settings(&listener), places).remove(0);
         assert_eq!(served(&bound(&listener)), listener, "row {row}: bound");
         // It does not speak what others speak there.
         assert_eq!(served(&all), listener, "row {row}: others as well");
-        assert!(!speaks(&served(&Places::default())), "row {row}: not bound");
+        assert!(!speaks(&served(&ListenAddresses::default())), "row {row}: not bound");
         let mut elsewhere = listener.clone();
         elsewhere.addresses[0].set_port(3479);
         assert!(!speaks(&served(&bound(&elsewhere))), "row {row}: bound elsewhere");
@@ -146,7 +146,7 @@ fn a_forced_path_that_is_not_bound_is_told_where_somebody_must_take_it() {
     listener.tls = true;
     let mut settings = settings();
     settings.listeners = vec![listener.clone()];
-    let nowhere = Places::default();
+    let nowhere = ListenAddresses::default();
     assert_eq!(forced_path_missing(&settings, &nowhere), None, "nobody is forced");
     settings.turn.forced.everyone = true;
     let told = forced_path_missing(&settings, &nowhere).expect("it is missing");

@@ -65,7 +65,7 @@ pub enum TlsWarning {
 
 /// The outcome of loading.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
+pub struct LoadedCertificates {
     /// What is served now.
     pub info: CertificateInfo,
     /// It differs from what was served before.
@@ -129,7 +129,7 @@ impl CertificateInfo {
     }
 }
 
-impl Loaded {
+impl LoadedCertificates {
     /// `key` is the file of its key.
     pub(super) fn new(certificate: &Certificate, key: &Path, now: UnixTime, changed: bool, generated: bool) -> Self {
         let info = certificate.info();

@@ -7,14 +7,14 @@ use super::Certificate;
 
 /// Certificates by name.
 #[derive(Debug)]
-pub(super) struct Choice {
+pub(super) struct CertificateSelection {
     /// Never empty; the first is the default.
     all: Vec<Arc<Certificate>>,
     /// Names in lower case, `*.example.org` among them. A name in several certificates is that of the first.
     by_name: HashMap<String, usize>,
 }
 
-impl Choice {
+impl CertificateSelection {
     pub(super) fn new(all: Vec<Arc<Certificate>>) -> Self {
         let mut by_name = HashMap::new();
         for (index, certificate) in all.iter().enumerate() {

@@ -91,12 +91,12 @@ fn issue(names: &[&str], from: i64, to: i64) -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-fn open(source: CertificateSource, now: UnixTime) -> Result<(TlsStore, Loaded), TlsError> {
+fn open(source: CertificateSource, now: UnixTime) -> Result<(TlsStore, LoadedCertificates), TlsError> {
     let (store, mut loaded) = TlsStore::open(vec![source], now).map_err(|mut errors| errors.remove(0))?;
     Ok((store, loaded.remove(0)))
 }
 
-fn reload(store: &TlsStore) -> Result<Loaded, TlsError> {
+fn reload(store: &TlsStore) -> Result<LoadedCertificates, TlsError> {
     store.reload(NOW).remove(0)
 }
 

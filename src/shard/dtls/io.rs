@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::super::caps::{Over, Unit};
 use super::super::counters::{DtlsClose, DtlsDrop};
 use super::super::deliver::to_listener;
-use super::super::link::Name;
+use super::super::link::Token;
 use super::super::worker::Worker;
 use super::{Bounds, Dtls, Newcomer, longest_message, over_dtls};
 use crate::base::address::FiveTuple;
@@ -92,7 +92,7 @@ impl Worker {
             }
             Listened::Asked => {
                 self.stats.dtls_asked.add(1);
-                let link = Name::Listener(listener).link();
+                let link = Token::Listener(listener).link();
                 self.send_records(listener, &Client { five_tuple, link }, 0);
             }
             Listened::Refused => self.stats.dtls_drop(DtlsDrop::BadHello),

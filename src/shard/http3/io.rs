@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::counters::{Http3Drop, Http3End};
 use super::super::deliver::to_listener;
-use super::super::link::Name;
+use super::super::link::Token;
 use super::super::worker::Worker;
 use super::{Begun, Flow, Http3};
 use crate::net::udp::Datagram;
@@ -19,19 +19,19 @@ const TURN_DATAGRAMS: u64 = 256;
 
 /// Whose the datagrams of a five-tuple are.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::shard) enum Owner {
+pub(in crate::shard) enum FiveTupleOwner {
     Turn,
     /// The flow in this slot.
     Flow(u32),
     Nobody,
 }
 
-fn owner_of(server: &mut Server, http3: Option<&Http3>, client: &Client) -> Owner {
+fn owner_of(server: &mut Server, http3: Option<&Http3>, client: &Client) -> FiveTupleOwner {
     if server.serves(client) {
-        return Owner::Turn;
+        return FiveTupleOwner::Turn;
     }
     let flow = http3.and_then(|http3| http3.find(&client.five_tuple));
-    flow.map_or(Owner::Nobody, Owner::Flow)
+    flow.map_or(FiveTupleOwner::Nobody, FiveTupleOwner::Flow)
 }
 
 impl Worker {
@@ -41,7 +41,7 @@ impl Worker {
         client: &Client,
         packet: &Range<usize>,
         tos: u8,
-        owner: &mut Option<Owner>,
+        owner: &mut Option<FiveTupleOwner>,
     ) -> bool {
         let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
         if quic::is_stun_or_dtls(bytes) {
@@ -49,15 +49,15 @@ impl Worker {
         }
         let owner = owner.get_or_insert_with(|| owner_of(&mut self.server, self.http3.as_ref(), client));
         let slot = match *owner {
-            Owner::Flow(slot) => slot,
-            Owner::Nobody if quic::may_begin(bytes) && !self.speaks_dtls(client) => {
+            FiveTupleOwner::Flow(slot) => slot,
+            FiveTupleOwner::Nobody if quic::may_begin(bytes) && !self.speaks_dtls(client) => {
                 let Some(slot) = self.begin_flow(client) else {
                     return true;
                 };
-                *owner = Owner::Flow(slot);
+                *owner = FiveTupleOwner::Flow(slot);
                 slot
             }
-            Owner::Turn | Owner::Nobody => return false,
+            FiveTupleOwner::Turn | FiveTupleOwner::Nobody => return false,
         };
         self.send_to_backend(slot, packet.clone(), tos);
         true
@@ -92,7 +92,7 @@ impl Worker {
         if let Some((slot, flow)) = displaced {
             self.flow_ended(slot, &flow, Http3End::Displaced);
         }
-        let name = Name::Http3 { slot, generation };
+        let name = Token::Http3 { slot, generation };
         match self.carrier.open_flow(&self.epoll, slot, name, backend) {
             Ok(()) => Some(slot),
             Err(error) => {
@@ -139,7 +139,7 @@ impl Worker {
                 return;
             }
             if let Some(event) = self.epoll.event(i)
-                && let Name::Http3 { slot, generation } = Name::from_token(event.token)
+                && let Token::Http3 { slot, generation } = Token::from_token(event.token)
             {
                 if self.carrier.recv.free() == 0 {
                     self.settle_datagrams();
@@ -167,7 +167,7 @@ impl Worker {
                 );
             }
         }
-        let Name::Listener(listener) = Name::from_link(client.link) else {
+        let Token::Listener(listener) = Token::from_link(client.link) else {
             return;
         };
         for i in self.carrier.receive(|sockets| sockets.flow(slot), BATCH) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::address::Transport;
-use crate::shard::link::Name;
+use crate::shard::link::Token;
 
 const BACKEND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8443);
 const CHOSEN: [u8; 8] = *b"answered";
@@ -32,7 +32,7 @@ fn client(host: u8, port: u16) -> Client {
             server: SocketAddr::from(([198, 51, 100, 1], 443)),
             transport: Transport::Udp,
         },
-        link: Name::Listener(0).link(),
+        link: Token::Listener(0).link(),
     }
 }
 

@@ -16,8 +16,8 @@ fn asks(client: &mut Client) -> Vec<u8> {
 
 /// The stream in `slot` is displaced by another connection.
 fn displace(alone: &Alone, slot: u32) {
-    let Name::Stream { generation, .. } =
-        Name::from_link(alone.worker.borrow_mut().streams.at(slot).unwrap().client.link)
+    let Token::Stream { generation, .. } =
+        Token::from_link(alone.worker.borrow_mut().streams.at(slot).unwrap().client.link)
     else {
         panic!("a stream")
     };
@@ -188,11 +188,11 @@ fn a_stream_whose_next_message_cannot_be_found_is_closed_by_the_server() {
 
 #[test]
 fn a_stream_that_waits_to_be_closed_is_gone_when_its_client_is_whichever_way_epoll_says_so() {
-    let ways: [fn(&mut Event); 2] = [|it| it.error = true, |it| it.hangup = true];
+    let ways: [fn(&mut ReadyDescriptor); 2] = [|it| it.error = true, |it| it.hangup = true];
     for way in ways {
         let alone = Alone::new();
         let (_client, _stream) = alone.tcp_client();
-        let mut event = Event {
+        let mut event = ReadyDescriptor {
             token: 0,
             readable: false,
             writable: false,

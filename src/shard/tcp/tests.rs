@@ -118,7 +118,7 @@ fn a_client_that_has_gone_while_its_peer_does_not_read_wakes_nobody_and_loses_no
 
 #[test]
 fn an_unbound_peer_is_gone_whichever_way_epoll_says_so() {
-    let ways: [fn(&mut Event); 2] = [|it| it.error = true, |it| it.hangup = true];
+    let ways: [fn(&mut ReadyDescriptor); 2] = [|it| it.error = true, |it| it.hangup = true];
     for way in ways {
         let alone = Alone::new();
         let (_control, relayed) = listening(&alone);
@@ -182,9 +182,9 @@ fn a_half_closed_connection_in_which_nothing_moves_is_not_kept_by_readiness_alon
 }
 
 /// What epoll tells of the peer's side of connection `id`.
-fn event(id: ConnectionId, of: impl FnOnce(&mut Event)) -> Event {
-    let mut event = Event {
-        token: Name::Peer(id).token(),
+fn event(id: ConnectionId, of: impl FnOnce(&mut ReadyDescriptor)) -> ReadyDescriptor {
+    let mut event = ReadyDescriptor {
+        token: Token::Peer(id).token(),
         readable: false,
         writable: false,
         error: false,
@@ -204,7 +204,7 @@ fn a_connect_has_failed_whichever_way_epoll_says_so() {
     let _first = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     let alone = Alone::new();
     let (mut control, _) = listening(&alone);
-    let ways: [fn(&mut Event); 2] = [|it| it.error = true, |it| it.hangup = true];
+    let ways: [fn(&mut ReadyDescriptor); 2] = [|it| it.error = true, |it| it.hangup = true];
     for (n, way) in ways.into_iter().enumerate() {
         let request = control.compose(Method::Connect, &|writer| {
             writer.xor_address(AttributeType::XOR_PEER_ADDRESS, address);
@@ -258,7 +258,7 @@ fn a_peer_that_is_gone_before_it_is_accepted_harms_neither_the_listener_nor_the_
         let (&token, listener) = worker.tcp.listeners.iter_mut().next().unwrap();
         (token, std::mem::replace(&mut listener.socket, deaf()))
     };
-    alone.worker.borrow_mut().accept_peers(Name::from_token(token));
+    alone.worker.borrow_mut().accept_peers(Token::from_token(token));
     assert!(alone.look(|worker| !worker.tcp.starved && worker.tcp.listeners[&token].watched));
     assert_eq!(alone.stat(|s| s.relay_exhausted.get() + s.relay_open_failed.get()), 0);
     alone.worker.borrow_mut().tcp.listeners.get_mut(&token).unwrap().socket = ours;

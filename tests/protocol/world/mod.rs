@@ -21,8 +21,8 @@ use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secre
 use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
 use relay_proto::turn::types::{Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use relay_proto::turn::{
-    Command, Config, DropReason, Event, Frame, Handoff, OpenError, RefusalReason, Refused, Response, Route, Server,
-    Shared, Verdict,
+    Command, Config, DropReason, Event, Frame, Handoff, OpenError, RefusalReason, Refused, Response, ResponseRoute,
+    Server, Shared, Verdict,
 };
 
 pub(crate) use answer::{Answer, Delivered, Sent};
@@ -342,7 +342,7 @@ impl World {
     }
 
     /// The other way the last response goes, if it does.
-    pub(crate) fn route(&self) -> Option<Route> {
+    pub(crate) fn route(&self) -> Option<ResponseRoute> {
         self.response.route()
     }
 

@@ -57,7 +57,7 @@ pub enum RouteChange {
 
 /// What a listener was told, and what it is still to be told.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub(super) struct RouteQueue {
     told: HashMap<AllocationId, Vec<ChannelRoute>, FixedState>,
     queue: VecDeque<RouteChange>,
 }
@@ -67,7 +67,7 @@ impl ForwardTable {
     /// reported is forgotten: the mirror is to be emptied by its owner.
     pub(in crate::turn) fn report_routes(&mut self, on: bool) {
         self.changes = on.then(|| {
-            Box::new(Changes {
+            Box::new(RouteQueue {
                 told: HashMap::with_hasher(FixedState::with_seed(0)),
                 queue: VecDeque::new(),
             })
@@ -107,7 +107,7 @@ impl ForwardTable {
     }
 }
 
-impl Changes {
+impl RouteQueue {
     /// Queues what is different from what was told.
     fn tell(&mut self, id: AllocationId, routes: Vec<ChannelRoute>) {
         let told = self.told.get(&id).map_or(&[][..], Vec::as_slice);

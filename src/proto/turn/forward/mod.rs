@@ -36,7 +36,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use address::{AddressHasher, PeerIp};
-use changes::Changes;
+use changes::RouteQueue;
 pub(super) use flow::Flow;
 use flow::{CLOSED, Channel, Checked};
 
@@ -73,7 +73,7 @@ pub(super) struct ForwardTable {
     directory: Arc<RelayDirectory>,
     counters: Arc<Counters>,
     /// For a listener, if there is one.
-    changes: Option<Box<Changes>>,
+    changes: Option<Box<RouteQueue>>,
 }
 
 /// A table of one allocation is full.

@@ -10,7 +10,7 @@ use crate::turn::types::{AllocationId, Client, Path, RelayedAddr};
 
 /// What a table knows of an allocation, but for its client and its relayed addresses.
 #[derive(Debug)]
-pub(in crate::turn) struct Routes {
+pub(in crate::turn) struct AllocationRoutes {
     pub(in crate::turn) permissions: Vec<PermissionRecord>,
     pub(in crate::turn) channels: Vec<ChannelRecord>,
     pub(in crate::turn) traffic: Traffic,
@@ -18,12 +18,12 @@ pub(in crate::turn) struct Routes {
 
 impl ForwardTable {
     /// The routes of an allocation that are live.
-    pub(in crate::turn) fn routes(&self, now: Instant, id: AllocationId) -> Option<Routes> {
+    pub(in crate::turn) fn routes(&self, now: Instant, id: AllocationId) -> Option<AllocationRoutes> {
         let flow = self.flow(id)?;
         let live = |ip: PeerIp, until: Instant| until > now && flow.until[ip.family() as usize] > now;
         let permissions = flow.permissions.iter().filter(|it| live(it.ip, it.until));
         let channels = flow.channels.iter().filter(|it| live(it.ip, it.until));
-        Some(Routes {
+        Some(AllocationRoutes {
             permissions: permissions
                 .map(|it| PermissionRecord {
                     peer: it.ip.with_port(0).ip(),

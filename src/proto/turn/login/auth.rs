@@ -8,13 +8,13 @@
 
 use std::sync::Arc;
 
-use super::credential::Name;
+use super::credential::LoginName;
 use super::nonce::{Features, NonceText, Nonces};
 use super::owner::Live;
 use super::session::Session;
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::time::Now;
-use crate::turn::config::{Challenge as ChallengeMode, Config};
+use crate::turn::config::{Challenge, Config};
 use crate::turn::output::DropReason;
 use crate::turn::reflection;
 use crate::turn::refusal::Refusal;
@@ -26,7 +26,7 @@ use crate::wire::writer::MessageWriter;
 
 /// 401 or 438: what a client needs to try again.
 #[derive(Clone, Debug)]
-pub struct Challenge {
+pub struct ChallengeResponse {
     code: u16,
     realm: Box<str>,
     nonce: NonceText,
@@ -34,7 +34,7 @@ pub struct Challenge {
     algorithms: bool,
 }
 
-impl Challenge {
+impl ChallengeResponse {
     /// 401 (Unauthenticated) or 438 (Stale Nonce).
     pub const fn code(&self) -> u16 {
         self.code
@@ -75,7 +75,7 @@ pub enum Asker {
 #[derive(Clone, Debug)]
 pub enum AuthAnswer {
     /// 401 or 438.
-    Challenge(Challenge),
+    Challenge(ChallengeResponse),
     /// 400: an attribute is missing, or the algorithm was tampered with.
     BadRequest,
     /// A limit is reached: no answer.
@@ -132,7 +132,7 @@ impl Authenticator<'_> {
             return Err(self.bad_request(asker, Some(Refusal::AlgorithmsChanged)));
         };
         let integrity = choice.response_integrity();
-        let rfc8489 = choice.explicit || matches!(claim.name, Name::Userhash(_));
+        let rfc8489 = choice.explicit || matches!(claim.name, LoginName::Userhash(_));
         // A key is only ever bound to our own realm (STUN-AUTH-08).
         let ours = claim.realm == config.realm.as_bytes();
         if ours {
@@ -235,7 +235,7 @@ impl Authenticator<'_> {
         let features = self.offers();
         self.answer(asker, refusal, |it| {
             let nonce = it.nonces.issue(it.now.unix, client.client, &config.realm, features);
-            AuthAnswer::Challenge(Challenge {
+            AuthAnswer::Challenge(ChallengeResponse {
                 code,
                 realm: config.realm.as_str().into(),
                 nonce,
@@ -247,9 +247,9 @@ impl Authenticator<'_> {
     /// What a challenge offers beyond RFC 5389: nothing where there is no room for it.
     fn offers(&self) -> Features {
         let full = match self.config.challenge {
-            ChallengeMode::Full => true,
-            ChallengeMode::CompactUdp => self.client.transport != Transport::Udp,
-            ChallengeMode::Compact => false,
+            Challenge::Full => true,
+            Challenge::CompactUdp => self.client.transport != Transport::Udp,
+            Challenge::Compact => false,
         };
         let offers = Features {
             password_algorithms: full,
@@ -305,7 +305,7 @@ impl Authenticator<'_> {
 
 /// Who a request says it is from.
 struct Claim<'a> {
-    name: Name<'a>,
+    name: LoginName<'a>,
     realm: &'a [u8],
     nonce: &'a [u8],
 }
@@ -316,8 +316,8 @@ impl<'a> Claim<'a> {
         let username = message.attribute(AttributeType::USERNAME);
         let hash = message.attribute(AttributeType::USERHASH);
         let name = match (username, hash) {
-            (Some(username), None) => Name::Username(username),
-            (None, Some(hash)) => Name::Userhash(hash.try_into().ok()?),
+            (Some(username), None) => LoginName::Username(username),
+            (None, Some(hash)) => LoginName::Userhash(hash.try_into().ok()?),
             (Some(_), Some(_)) | (None, None) => return None,
         };
         Some(Self {
@@ -329,8 +329,8 @@ impl<'a> Claim<'a> {
 
     fn is_of(&self, username: &str, realm: &str) -> bool {
         match self.name {
-            Name::Username(name) => name == username.as_bytes(),
-            Name::Userhash(hash) => *hash == userhash(username.as_bytes(), realm),
+            LoginName::Username(name) => name == username.as_bytes(),
+            LoginName::Userhash(hash) => *hash == userhash(username.as_bytes(), realm),
         }
     }
 }

@@ -24,7 +24,7 @@ use super::nonce::NonceKey;
 use crate::base::time::UnixTime;
 use crate::turn::refusal::Refusal;
 use login::StaticTable;
-pub use login::{Login, Name};
+pub use login::{Login, LoginName};
 pub use username::TimeLimited;
 
 /// A secret shared with those who mint credentials. Wiped from memory when dropped; never shown.
@@ -137,7 +137,7 @@ impl Default for CredentialsConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialError {
     /// The name is empty, over 508 bytes or holds control characters.
-    Name(String),
+    LoginName(String),
     /// The password of this user is empty or holds control characters.
     Password(String),
     /// Two users of this name.
@@ -147,7 +147,7 @@ pub enum CredentialError {
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(name) => {
+            Self::LoginName(name) => {
                 write!(
                     f,
                     "user name {name:?} must be 1 to 508 bytes long and hold no control characters"

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use super::Server;
-use super::request::{Authenticated, Outcome, Request, whole_seconds};
+use super::request::{Authenticated, Request, RequestOutcome, whole_seconds};
 use crate::base::address::Family;
 use crate::base::rate::Bucket;
 use crate::base::time::{Instant, Now};
@@ -16,8 +16,8 @@ use crate::turn::refusal::{OpenError, Refusal};
 use crate::turn::response::{Reply, Response};
 use crate::turn::session_id::SessionId;
 use crate::turn::shared::ports::{RelayPort, Want};
-use crate::turn::shared::reservations::{Reservation, Token};
-use crate::turn::state::allocation::{Allocation, FAMILIES, Opening, RESERVATION, Socket};
+use crate::turn::shared::reservations::{Reservation, ReservationToken};
+use crate::turn::state::allocation::{Allocation, FAMILIES, PendingAllocate, RESERVATION, Socket};
 use crate::turn::state::mobile::Mobile;
 use crate::turn::state::transactions::RETRANSMISSION;
 use crate::turn::types::{AllocationId, Client, Path, PeerAddr, RelayId, RelayedAddr};
@@ -41,7 +41,7 @@ struct Wanted {
     dual: bool,
     port: Want,
     /// The port behind this token instead of a random one.
-    token: Option<Token>,
+    token: Option<ReservationToken>,
     lifetime: Option<u32>,
     /// An empty MOBILITY-TICKET: the client wants one.
     mobile: bool,
@@ -57,7 +57,7 @@ struct Taken {
 
 impl Server {
     /// Takes an authenticated Allocate request.
-    pub(super) fn allocate(&mut self, request: &Authenticated<'_>) -> Result<Outcome, Refusal> {
+    pub(super) fn allocate(&mut self, request: &Authenticated<'_>) -> Result<RequestOutcome, Refusal> {
         let session = request.session();
         let Request {
             now, client, message, ..
@@ -87,7 +87,7 @@ impl Server {
         }
 
         let id = self.forward.insert(*client, self.path(client));
-        let opening = Opening {
+        let opening = PendingAllocate {
             want: wanted.token.is_none().then_some(wanted.port),
             failed: Vec::new(),
             lifetime: self.lifetime(wanted.lifetime, Duration::ZERO),
@@ -120,7 +120,7 @@ impl Server {
         for family in FAMILIES {
             self.open_socket(id, family);
         }
-        Ok(Outcome::Waiting)
+        Ok(RequestOutcome::Waiting)
     }
 
     /// A forced login is good on the forced path alone. RFC 8656 §7.4: 403 is for restrictions of the administrator's, and
@@ -308,11 +308,17 @@ impl Server {
             ports: self.config.relay.ports.clone().count() as u32,
         })?;
         let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
-        Ok((Socket::Opening { port, relayed }, reserved))
+        Ok((Socket::PendingAllocate { port, relayed }, reserved))
     }
 
     /// Uses up a token. It may have been used at another shard since it was looked at.
-    fn redeem(&mut self, now: Instant, token: &Token, session: &Session, taken: &mut Taken) -> Result<(), Refusal> {
+    fn redeem(
+        &mut self,
+        now: Instant,
+        token: &ReservationToken,
+        session: &Session,
+        taken: &mut Taken,
+    ) -> Result<(), Refusal> {
         let port = self
             .shared
             .reservations
@@ -321,7 +327,7 @@ impl Server {
         let family = port.family();
         let relay = self.config.relay.of(family).ok_or(Refusal::ReservationUnknown)?;
         let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
-        taken.sockets[family as usize] = Socket::Opening { port, relayed };
+        taken.sockets[family as usize] = Socket::PendingAllocate { port, relayed };
         Ok(())
     }
 
@@ -330,7 +336,7 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
-        if let (Socket::Opening { port, .. }, Some(relay)) =
+        if let (Socket::PendingAllocate { port, .. }, Some(relay)) =
             (&allocation.sockets[family as usize], self.config.relay.of(family))
         {
             let bind = (relay.bind, port.number()).into();
@@ -359,7 +365,7 @@ impl Server {
         let opening = allocation.opening.as_deref_mut()?;
         let socket = &mut allocation.sockets[family as usize];
         let (port, relayed) = match core::mem::replace(socket, Socket::Absent) {
-            Socket::Opening { port, relayed } => (port, relayed),
+            Socket::PendingAllocate { port, relayed } => (port, relayed),
             settled => {
                 *socket = settled;
                 return None;
@@ -414,7 +420,7 @@ impl Server {
         if allocation
             .sockets
             .iter()
-            .any(|socket| matches!(socket, Socket::Opening { .. }))
+            .any(|socket| matches!(socket, Socket::PendingAllocate { .. }))
         {
             return None;
         }
@@ -454,8 +460,8 @@ impl Server {
     }
 
     /// Sets the port behind an even one aside; those that were tried in vain go back.
-    fn reserve(&mut self, now: Instant, session: &Arc<Session>, opening: Opening) -> Option<Token> {
-        let Opening {
+    fn reserve(&mut self, now: Instant, session: &Arc<Session>, opening: PendingAllocate) -> Option<ReservationToken> {
+        let PendingAllocate {
             reserved, reservation, ..
         } = opening;
         let (port, unit) = reserved.zip(reservation)?;

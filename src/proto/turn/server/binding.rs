@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Server;
-use super::discovery::{Place, Wish};
+use super::discovery::{DiscoveryAddress, Wish};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::time::Now;
 use crate::turn::login::auth::Asker;
 use crate::turn::output::{DropReason, Verdict};
 use crate::turn::refusal::Refusal;
-use crate::turn::response::{Reply, Response, Route};
+use crate::turn::response::{Reply, Response, ResponseRoute};
 use crate::turn::types::{Client, Path};
 use crate::wire::attribute::AttributeType;
 use crate::wire::classic::ClassicBinding;
@@ -43,7 +43,11 @@ impl Server {
         } = client.five_tuple;
         let config = Arc::clone(&self.config);
         let reply = Reply::to(message, Method::Binding, &client.five_tuple, config.software.as_deref());
-        if let Some(place) = config.discovery.as_deref().and_then(|places| Place::of(places, server)) {
+        if let Some(place) = config
+            .discovery
+            .as_deref()
+            .and_then(|places| DiscoveryAddress::of(places, server))
+        {
             return match Wish::of(message, place, source, transport) {
                 Ok(wish) => answer_wish(&reply, client.five_tuple, wish, response),
                 Err(refusal) => self.answer_error(&reply, &refusal, response),
@@ -149,7 +153,7 @@ fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, respons
     // Over IPv6 the shortest requests leave no room for the address that is there twice.
     let written = write(true) || write(false);
     debug_assert!(written, "a Binding response fits its buffer, and its request");
-    let route = Route {
+    let route = ResponseRoute {
         from: wish.from.local(),
         to: wish.to,
     };

@@ -1,7 +1,7 @@
 //! ChannelBind (RFC 8656 §12.2): a number for a peer, for 600 s, and the permission with it.
 
 use super::Server;
-use super::request::{Authenticated, Outcome, Request};
+use super::request::{Authenticated, Request, RequestOutcome};
 use crate::turn::forward::{BindError, BindMost, BindUntil};
 use crate::turn::refusal::Refusal;
 use crate::turn::state::allocation::{CHANNEL, PERMISSION};
@@ -15,7 +15,11 @@ const LAST_RFC5766: u16 = 0x7FFF;
 
 impl Server {
     /// Takes a ChannelBind of an allocation's owner.
-    pub(super) fn channel_bind(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<Outcome, Refusal> {
+    pub(super) fn channel_bind(
+        &mut self,
+        request: &Authenticated<'_>,
+        id: AllocationId,
+    ) -> Result<RequestOutcome, Refusal> {
         let Request {
             now, client, message, ..
         } = request.request();
@@ -56,7 +60,7 @@ impl Server {
         match self.forward.bind(now, id, number, peer, until, most) {
             Ok(()) => {
                 self.peer_granted(id);
-                Ok(Outcome::Done)
+                Ok(RequestOutcome::Done)
             }
             Err(BindError::Conflict) => Err(conflict()),
             Err(BindError::Full) => Err(Refusal::ChannelsFull {

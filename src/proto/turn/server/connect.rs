@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::Server;
-use super::request::{Authenticated, Outcome, Request};
+use super::request::{Authenticated, Request, RequestOutcome};
 use crate::base::address::Family;
 use crate::base::time::Now;
 use crate::turn::output::{Command, ConnectionEnd, DropReason, PeerRefusal, Verdict};
@@ -20,7 +20,7 @@ use crate::wire::message::{Message, Method, TransactionId};
 impl Server {
     /// Takes a Connect of an allocation's owner (RFC 6062 §5.2). It needs no permission: the client itself asks for this
     /// one peer.
-    pub(super) fn connect(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<Outcome, Refusal> {
+    pub(super) fn connect(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<RequestOutcome, Refusal> {
         let session = request.session();
         let Request {
             now, client, message, ..
@@ -61,7 +61,7 @@ impl Server {
             bind,
             peer: to,
         });
-        Ok(Outcome::Waiting)
+        Ok(RequestOutcome::Waiting)
     }
 
     /// The one rule for peers a client connects to and peers that connect to it.

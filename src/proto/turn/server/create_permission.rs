@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use smallvec::SmallVec;
 
 use super::Server;
-use super::request::{Authenticated, Outcome, Request, is_mapped};
+use super::request::{Authenticated, Request, RequestOutcome, is_mapped};
 use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::turn::policy::Denied;
@@ -20,7 +20,7 @@ impl Server {
         &mut self,
         request: &Authenticated<'_>,
         id: AllocationId,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<RequestOutcome, Refusal> {
         let Request { now, message, .. } = request.request();
         let now = now.mono;
         let peers: SmallVec<[SocketAddr; 8]> = message
@@ -42,7 +42,7 @@ impl Server {
             .permit(now, id, &ips, now + PERMISSION, limit.into())
             .map_err(|_| Refusal::PermissionsFull { limit })?;
         self.peer_granted(id);
-        Ok(Outcome::Done)
+        Ok(RequestOutcome::Done)
     }
 
     /// 443 unless the allocation has a relayed transport address of the peer's family.

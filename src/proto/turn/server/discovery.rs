@@ -17,14 +17,14 @@ const ATTRIBUTES: [AttributeType; 3] = [
 
 /// One of the four places, as the request that came to it sees it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct DiscoveryAddress<'a> {
     discovery: &'a Discovery,
     ips: [OwnAddress; 2],
     ip: usize,
     port: usize,
 }
 
-impl<'a> Place<'a> {
+impl<'a> DiscoveryAddress<'a> {
     /// The place at the local address `server`; `None`: another listener, which has nothing to do with this.
     pub(super) fn of(discovery: &'a Discovery, server: SocketAddr) -> Option<Self> {
         let ips = if server.is_ipv4() {
@@ -79,9 +79,9 @@ struct Change {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish<'a> {
     /// Where the response comes from.
-    pub(super) from: Place<'a>,
+    pub(super) from: DiscoveryAddress<'a>,
     /// The place with another address and port than the one the request came to.
-    pub(super) other: Place<'a>,
+    pub(super) other: DiscoveryAddress<'a>,
     /// Where it goes.
     pub(super) to: SocketAddr,
     /// Bytes of PADDING in it.
@@ -92,7 +92,7 @@ impl<'a> Wish<'a> {
     /// Reads the wish of `message`, which came to `place` from `source`.
     pub(super) fn of(
         message: &Message<'_>,
-        place: Place<'a>,
+        place: DiscoveryAddress<'a>,
         source: SocketAddr,
         transport: Transport,
     ) -> Result<Self, Refusal> {

@@ -18,7 +18,7 @@ const REPORTS_PER_SECOND: u32 = 10;
 
 /// An ICMP message that quotes a datagram sent from a relay socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Icmp {
+pub struct QuotedIcmp {
     /// Type, by the family of the relay socket: ICMPv4 or ICMPv6.
     pub icmp_type: u8,
     /// Code.
@@ -27,7 +27,7 @@ pub struct Icmp {
     pub data: u32,
 }
 
-impl Icmp {
+impl QuotedIcmp {
     const fn is_reported(self, family: Family) -> bool {
         match family {
             // Destination unreachable, time exceeded.
@@ -54,7 +54,7 @@ impl Server {
         now: Now,
         relay: RelayId,
         peer: PeerAddr,
-        icmp: Icmp,
+        icmp: QuotedIcmp,
         response: &mut Response,
     ) -> Option<Client> {
         if !icmp.is_reported(relay.family) || !self.forward.is_permitted(now.mono, relay, peer) {

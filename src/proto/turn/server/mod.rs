@@ -31,7 +31,7 @@ use super::login::nonce::Nonces;
 use super::output::{Command, DataRange, DropReason, EndReason, Event, Verdict};
 use super::response::Response;
 use super::shared::Shared;
-use super::shared::reservations::Token;
+use super::shared::reservations::ReservationToken;
 use super::state::allocation::{Allocations, FAMILIES};
 use super::state::connections::Connections;
 use super::state::timers::Wheel;
@@ -64,7 +64,7 @@ pub struct Server {
     timers: Wheel,
     transactions: Transactions,
     /// Ports reserved here, the oldest first: all are held equally long.
-    reserved: VecDeque<(Instant, Token)>,
+    reserved: VecDeque<(Instant, ReservationToken)>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
     /// Refusals among them.

@@ -5,7 +5,7 @@
 use core::time::Duration;
 
 use super::Server;
-use super::request::{Authenticated, Outcome, Request};
+use super::request::{Authenticated, Request, RequestOutcome};
 use crate::base::address::Family;
 use crate::base::time::Instant;
 use crate::turn::output::EndReason;
@@ -17,7 +17,7 @@ use crate::wire::attribute::{self, AttributeType};
 
 impl Server {
     /// Takes a Refresh of an allocation by its owner.
-    pub(super) fn refresh(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<Outcome, Refusal> {
+    pub(super) fn refresh(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<RequestOutcome, Refusal> {
         let Request {
             now, client, message, ..
         } = request.request();
@@ -27,7 +27,7 @@ impl Server {
         // A late copy of a Refresh that deleted something must not delete what has been made since (RFC 8489 §6.3.1).
         let transaction_id = message.transaction_id();
         if lifetime == Some(0) && self.transactions.contains(now, &client.five_tuple, transaction_id) {
-            return Ok(Outcome::Lifetime(Duration::ZERO));
+            return Ok(RequestOutcome::Lifetime(Duration::ZERO));
         }
         let families = self.families(now, id, requested)?;
         if lifetime == Some(0) {
@@ -35,11 +35,11 @@ impl Server {
             if !client.five_tuple.transport.is_stream() {
                 self.transactions.remember(now, &client.five_tuple, transaction_id);
             }
-            return Ok(Outcome::Lifetime(Duration::ZERO));
+            return Ok(RequestOutcome::Lifetime(Duration::ZERO));
         }
         let lifetime = self.lifetime(lifetime, self.age(now, id));
         self.extend(now, id, &families, lifetime);
-        Ok(Outcome::Lifetime(lifetime))
+        Ok(RequestOutcome::Lifetime(lifetime))
     }
 
     /// Which relayed transport addresses a Refresh is about: of a dual allocation, one half may be meant (§8.1).

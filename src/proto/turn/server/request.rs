@@ -9,7 +9,7 @@ use super::Server;
 use crate::base::rate::Rate;
 use crate::base::time::Now;
 use crate::turn::counters::METHODS;
-use crate::turn::login::auth::{Asker, AuthAnswer, AuthError, Authenticator, Challenge};
+use crate::turn::login::auth::{Asker, AuthAnswer, AuthError, Authenticator, ChallengeResponse};
 use crate::turn::login::owner::Live;
 use crate::turn::login::session::Session;
 use crate::turn::output::{DropReason, Verdict};
@@ -50,7 +50,7 @@ impl<'a> Authenticated<'a> {
 }
 
 /// What a fulfilled request is answered with.
-pub(super) enum Outcome {
+pub(super) enum RequestOutcome {
     /// Nothing yet: relay sockets are being opened, or another shard is asked.
     Waiting,
     /// A success response without attributes.
@@ -130,19 +130,19 @@ impl Server {
         let session = request.session();
         let reply = reply.signed(session);
         let written = match self.perform(&request) {
-            Ok(Outcome::Waiting) => return Verdict::Waiting,
-            Ok(Outcome::Silent(reason)) => {
+            Ok(RequestOutcome::Waiting) => return Verdict::Waiting,
+            Ok(RequestOutcome::Silent(reason)) => {
                 if reason == DropReason::PermissionLimited {
                     let username = Some(Arc::clone(&session.username));
                     self.report(&client.five_tuple, username, live, method, Refusal::PermissionLimited);
                 }
                 return Verdict::Drop(reason);
             }
-            Ok(Outcome::Done) => response.success(&reply, |_| {}),
-            Ok(Outcome::Lifetime(lifetime)) => response.success(&reply, |writer| {
+            Ok(RequestOutcome::Done) => response.success(&reply, |_| {}),
+            Ok(RequestOutcome::Lifetime(lifetime)) => response.success(&reply, |writer| {
                 writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
             }),
-            Ok(Outcome::Resumed(lifetime, ticket)) => response.success(&reply, |writer| {
+            Ok(RequestOutcome::Resumed(lifetime, ticket)) => response.success(&reply, |writer| {
                 writer.u32(AttributeType::LIFETIME, whole_seconds(lifetime));
                 writer.attribute(AttributeType::MOBILITY_TICKET, &ticket);
             }),
@@ -241,7 +241,7 @@ impl Server {
     }
 
     /// Does what an authenticated request asks for.
-    fn perform(&mut self, request: &Authenticated<'_>) -> Result<Outcome, Refusal> {
+    fn perform(&mut self, request: &Authenticated<'_>) -> Result<RequestOutcome, Refusal> {
         let session = request.session();
         let Request {
             now,
@@ -282,7 +282,7 @@ impl Server {
         let rate = Rate::per_second(self.config.limits.permission_requests_per_second);
         if !allocation.requests.admit(now.mono, rate) {
             // A client sends it again a little later; an error would make it give the peer up.
-            return Ok(Outcome::Silent(DropReason::PermissionLimited));
+            return Ok(RequestOutcome::Silent(DropReason::PermissionLimited));
         }
         match method {
             Method::CreatePermission => self.create_permission(request, id),
@@ -316,7 +316,7 @@ impl Server {
     }
 
     /// The same with what a client needs to try again.
-    fn answer_challenge(&self, reply: &Reply<'_>, challenge: &Challenge, response: &mut Response) -> Verdict {
+    fn answer_challenge(&self, reply: &Reply<'_>, challenge: &ChallengeResponse, response: &mut Response) -> Verdict {
         let written = response.challenge(reply, challenge);
         self.answered(written, challenge.code())
     }

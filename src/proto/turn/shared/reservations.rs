@@ -12,7 +12,7 @@ use crate::turn::login::session::Session;
 use crate::turn::user::UserId;
 
 /// RESERVATION-TOKEN.
-pub(in crate::turn) type Token = [u8; 8];
+pub(in crate::turn) type ReservationToken = [u8; 8];
 
 /// A port set aside by EVEN-PORT with the R bit, until someone presents its token (RFC 8656 §7.2).
 #[derive(Debug)]
@@ -36,26 +36,26 @@ impl Reservation {
 /// Reserved ports of all shards: the Allocate with the token may arrive at any of them. Touched by Allocates with
 /// EVEN-PORT or RESERVATION-TOKEN only.
 #[derive(Debug, Default)]
-pub(in crate::turn) struct Reservations(Mutex<BTreeMap<Token, Reservation>>);
+pub(in crate::turn) struct Reservations(Mutex<BTreeMap<ReservationToken, Reservation>>);
 
 impl Reservations {
     /// Sets a port aside.
-    pub(in crate::turn) fn insert(&self, token: Token, reservation: Reservation) {
+    pub(in crate::turn) fn insert(&self, token: ReservationToken, reservation: Reservation) {
         lock(&self.0).insert(token, reservation);
     }
 
     /// Whether a token is good for something.
-    pub(in crate::turn) fn contains(&self, token: &Token) -> bool {
+    pub(in crate::turn) fn contains(&self, token: &ReservationToken) -> bool {
         lock(&self.0).contains_key(token)
     }
 
     /// Looks at the reservation behind a token.
-    pub(in crate::turn) fn look<T>(&self, token: &Token, look: impl FnOnce(&Reservation) -> T) -> Option<T> {
+    pub(in crate::turn) fn look<T>(&self, token: &ReservationToken, look: impl FnOnce(&Reservation) -> T) -> Option<T> {
         lock(&self.0).get(token).map(look)
     }
 
     /// The family of the port behind `token`, if it is still there for this user.
-    pub(in crate::turn) fn peek(&self, now: Instant, token: &Token, session: &Session) -> Option<Family> {
+    pub(in crate::turn) fn peek(&self, now: Instant, token: &ReservationToken, session: &Session) -> Option<Family> {
         lock(&self.0)
             .get(token)
             .filter(|it| it.is_for(now, session))
@@ -63,14 +63,19 @@ impl Reservations {
     }
 
     /// The port, and it is gone from here.
-    pub(in crate::turn) fn redeem(&self, now: Instant, token: &Token, session: &Session) -> Option<RelayPort> {
+    pub(in crate::turn) fn redeem(
+        &self,
+        now: Instant,
+        token: &ReservationToken,
+        session: &Session,
+    ) -> Option<RelayPort> {
         let mut by_token = lock(&self.0);
         by_token.get(token).filter(|it| it.is_for(now, session))?;
         by_token.remove(token).map(|it| it.port)
     }
 
     /// Ends a reservation whose time has come, if its token was not used before: its port goes back.
-    pub(in crate::turn) fn end(&self, token: &Token) {
+    pub(in crate::turn) fn end(&self, token: &ReservationToken) {
         let ended = lock(&self.0).remove(token);
         drop(ended);
     }

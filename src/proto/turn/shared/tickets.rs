@@ -25,7 +25,7 @@ use crate::turn::login::nonce::mac;
 use crate::turn::types::AllocationId;
 
 /// What a ticket names its allocation by.
-pub(in crate::turn) type Name = [u8; 12];
+pub(in crate::turn) type TicketName = [u8; 12];
 
 /// Name and tag, before base64 and after.
 const RAW_LEN: usize = 24;
@@ -44,7 +44,7 @@ pub(in crate::turn) struct Home {
 /// the end of allocations that have one.
 pub(in crate::turn) struct Tickets {
     key: Zeroizing<[u8; 32]>,
-    by_name: Mutex<BTreeMap<Name, Home>>,
+    by_name: Mutex<BTreeMap<TicketName, Home>>,
 }
 
 impl Tickets {
@@ -66,7 +66,7 @@ impl Tickets {
     }
 
     /// The attribute's value.
-    pub(in crate::turn) fn text(&self, name: &Name) -> [u8; TICKET_LEN] {
+    pub(in crate::turn) fn text(&self, name: &TicketName) -> [u8; TICKET_LEN] {
         let mut raw = [0; RAW_LEN];
         let (first, tag) = raw.split_at_mut(name.len());
         first.copy_from_slice(name);
@@ -80,7 +80,7 @@ impl Tickets {
     }
 
     /// The name in an attribute's value; `None` if we never wrote it.
-    pub(in crate::turn) fn read(&self, text: &[u8]) -> Option<Name> {
+    pub(in crate::turn) fn read(&self, text: &[u8]) -> Option<TicketName> {
         let text: &[u8; TICKET_LEN] = text.try_into().ok()?;
         let mut raw = [0; RAW_LEN];
         // 32 characters make 24 bytes, so only a character that is none of ours is left to go wrong.
@@ -90,12 +90,12 @@ impl Tickets {
     }
 
     /// Where the allocation with this ticket is, if there is one.
-    pub(in crate::turn) fn find(&self, name: &Name) -> Option<Home> {
+    pub(in crate::turn) fn find(&self, name: &TicketName) -> Option<Home> {
         lock(&self.by_name).get(name).copied()
     }
 
     /// From now on `name` stands for this allocation at this shard.
-    pub(in crate::turn) fn set(&self, name: Name, shard: usize, id: AllocationId) {
+    pub(in crate::turn) fn set(&self, name: TicketName, shard: usize, id: AllocationId) {
         let home = Home {
             shard,
             id,
@@ -105,18 +105,18 @@ impl Tickets {
     }
 
     /// Notes that an allocation is on its way.
-    pub(in crate::turn) fn move_to(&self, name: &Name, shard: usize) {
+    pub(in crate::turn) fn move_to(&self, name: &TicketName, shard: usize) {
         if let Some(home) = lock(&self.by_name).get_mut(name) {
             home.moving_to = Some(shard);
         }
     }
 
     /// A ticket is good for nothing any more.
-    pub(in crate::turn) fn remove(&self, name: &Name) {
+    pub(in crate::turn) fn remove(&self, name: &TicketName) {
         lock(&self.by_name).remove(name);
     }
 
-    fn tag(&self, name: &Name) -> hmac::Hmac<sha2::Sha256> {
+    fn tag(&self, name: &TicketName) -> hmac::Hmac<sha2::Sha256> {
         mac(&self.key).chain_update(b"m1").chain_update(name)
     }
 }

@@ -17,7 +17,7 @@ use crate::turn::refusal::{OpenError, Refusal};
 use crate::turn::session_id::SessionId;
 use crate::turn::shared::ports::{RelayPort, Want};
 use crate::turn::shared::quotas::{QuotaUnit, ReservationUnit};
-use crate::turn::shared::reservations::Token;
+use crate::turn::shared::reservations::ReservationToken;
 use crate::turn::types::{AllocationId, RelayId, RelayedAddr};
 use crate::wire::message::TransactionId;
 
@@ -49,11 +49,11 @@ pub(in crate::turn) struct Allocation {
     /// When the Allocate arrived.
     pub(in crate::turn) requested: Instant,
     /// RESERVATION-TOKEN in the success response.
-    pub(in crate::turn) token: Option<Token>,
+    pub(in crate::turn) token: Option<ReservationToken>,
     /// ADDRESS-ERROR-CODE in the success response.
     pub(in crate::turn) unavailable: Option<(Family, u16)>,
     /// `Some` until the relay sockets are there.
-    pub(in crate::turn) opening: Option<Box<Opening>>,
+    pub(in crate::turn) opening: Option<Box<PendingAllocate>>,
     /// Of a TCP allocation (RFC 6062): its connections with peers.
     pub(in crate::turn) tcp: Option<Box<TcpRelay>>,
     /// Knows its client's requests from others'.
@@ -76,7 +76,7 @@ pub(in crate::turn) enum Socket {
     /// Not wanted, could not be had, or gone.
     Absent,
     /// Being opened.
-    Opening { port: RelayPort, relayed: RelayedAddr },
+    PendingAllocate { port: RelayPort, relayed: RelayedAddr },
     /// Bound.
     Open { port: RelayPort, relayed: RelayedAddr },
 }
@@ -87,7 +87,7 @@ impl Socket {
 
 /// An Allocate whose relay sockets are being opened.
 #[derive(Debug)]
-pub(in crate::turn) struct Opening {
+pub(in crate::turn) struct PendingAllocate {
     /// What to take instead when a port turns out to be in use by someone else. `None`: only that one will do.
     pub(in crate::turn) want: Option<Want>,
     /// Held on to, so that they are not tried twice.

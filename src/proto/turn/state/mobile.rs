@@ -2,7 +2,7 @@
 
 use crate::base::time::Instant;
 use crate::turn::shared::quotas::AddressUnit;
-use crate::turn::shared::tickets::Name;
+use crate::turn::shared::tickets::TicketName;
 use crate::turn::types::Client;
 use crate::wire::message::TransactionId;
 
@@ -10,11 +10,11 @@ use crate::wire::message::TransactionId;
 #[derive(Debug)]
 pub(in crate::turn) struct Mobile {
     /// The ticket the client is known to have.
-    pub(in crate::turn) current: Name,
+    pub(in crate::turn) current: TicketName,
     /// When that is replaced for good, because the allocation has moved by the one behind it.
     pub(in crate::turn) current_until: Option<Instant>,
     /// The ticket behind it: given out, but perhaps its response was lost.
-    pub(in crate::turn) next: Option<Name>,
+    pub(in crate::turn) next: Option<TicketName>,
     /// The one Refresh that was granted and not followed by data yet.
     pub(in crate::turn) pending: Option<Pending>,
     /// The Refresh that brought the allocation here, and how long copies of it may come.
@@ -23,7 +23,7 @@ pub(in crate::turn) struct Mobile {
 
 impl Mobile {
     /// Of a new allocation.
-    pub(in crate::turn) const fn new(ticket: Name) -> Self {
+    pub(in crate::turn) const fn new(ticket: TicketName) -> Self {
         Self {
             current: ticket,
             current_until: None,
@@ -34,7 +34,7 @@ impl Mobile {
     }
 
     /// The ticket that was given out last.
-    pub(in crate::turn) fn newest(&self) -> &Name {
+    pub(in crate::turn) fn newest(&self) -> &TicketName {
         self.next.as_ref().unwrap_or(&self.current)
     }
 }

@@ -9,11 +9,11 @@ use super::super::settings::ExternalSettings;
 use super::super::value::{Auto, External, Host, OffOr, Ports};
 use super::Context;
 use crate::base::address::Family;
-use crate::service::external::{Local, Plan, Source, key};
+use crate::service::external::{AddressSource, Local, Plan, key};
 use crate::turn::config::{RelayAddress, RelayConfig};
 
 /// What was found.
-pub(super) struct Found {
+pub(super) struct FoundAddresses {
     pub(super) relay: RelayConfig,
     /// Each address with how it was found, for the log.
     pub(super) told: Vec<(IpAddr, String)>,
@@ -21,7 +21,7 @@ pub(super) struct Found {
     pub(super) settings: ExternalSettings,
 }
 
-impl Found {
+impl FoundAddresses {
     /// Where a configuration is only looked at, on a machine it is not for.
     pub(super) fn none(raw: &Raw) -> Self {
         Self {
@@ -68,12 +68,12 @@ impl Keys<'_> {
     fn plan(&self, raw: &Raw) -> Option<Plan> {
         let source = match &self.external.value {
             External::Off => return None,
-            External::Auto => Source::Auto,
+            External::Auto => AddressSource::Auto,
             External::Fixed(ip) if Family::of(*ip) != self.family => return None,
-            External::Fixed(ip) => Source::Fixed(*ip),
-            External::Interface(name) => Source::Interface(name.clone()),
-            External::Name(name) => Source::Name(name.clone()),
-            External::Stun { host, port } => Source::Stun {
+            External::Fixed(ip) => AddressSource::Fixed(*ip),
+            External::Interface(name) => AddressSource::Interface(name.clone()),
+            External::Name(name) => AddressSource::Name(name.clone()),
+            External::Stun { host, port } => AddressSource::Stun {
                 host: host.clone(),
                 port: *port,
             },
@@ -111,9 +111,9 @@ fn settings(raw: &Raw) -> ExternalSettings {
 }
 
 /// `None` if something is wrong.
-pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<Found> {
+pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<FoundAddresses> {
     let before = cx.d.counts().0;
-    let mut found = Found::none(raw);
+    let mut found = FoundAddresses::none(raw);
     for keys in Keys::of(raw) {
         let Some((address, how)) = one_family(&keys, raw, cx) else {
             continue;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::Purpose;
-use super::super::diagnostic::{Diagnostic, Place};
+use super::super::diagnostic::{Diagnostic, SourceSpan};
 use super::super::schema::Raw;
 use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, ListenerSettings, RouteSettings};
 use super::super::value::{Auto, is_host_name};
@@ -140,7 +140,7 @@ pub(super) fn check(raw: &Raw, all: &[Resolved<'_>], cx: &mut Context<'_>) {
     }
 }
 
-fn report(key: &str, backend: &BackendAddress, place: Option<Place>, what: &str, cx: &mut Context<'_>) {
+fn report(key: &str, backend: &BackendAddress, place: Option<SourceSpan>, what: &str, cx: &mut Context<'_>) {
     let diagnostic = Diagnostic::error(format!("`{key}`: {backend} is {what}")).at(place);
     cx.d.push(diagnostic.help("write the address of the other server"));
 }

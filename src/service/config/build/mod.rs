@@ -21,7 +21,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 use self::capacity::Capacity;
 pub(super) use self::front_door::own_names;
-use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::effective::Effective;
 use super::env::Env;
 use super::offer::offer;
@@ -30,7 +30,7 @@ use super::settings::{
     AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Part, Settings,
     StreamSettings, UdpSettings,
 };
-use super::value::{Auto, Network, OneOf, Placed, is_host_name};
+use super::value::{Auto, NetworkOrAddress, OneOf, Placed, is_host_name};
 use super::{Purpose, access, check};
 use crate::base::address::Transport;
 use crate::service::external::{Interface, announced_host};
@@ -56,19 +56,19 @@ pub(super) struct Context<'a> {
     pub(super) file: Option<&'a Path>,
     pub(super) d: &'a mut Diagnostics,
     pub(super) effective: &'a mut Effective,
-    pub(super) machine: Machine,
+    pub(super) machine: MachineAddresses,
 }
 
 /// This machine's addresses.
 #[derive(Default)]
-pub(super) struct Machine {
+pub(super) struct MachineAddresses {
     /// Of its interfaces.
     interfaces: Vec<Interface>,
     /// Whatever leads to it.
     networks: Vec<IpNet>,
 }
 
-impl Machine {
+impl MachineAddresses {
     fn has(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || self.networks.iter().any(|net| net.contains(&ip))
     }
@@ -77,7 +77,7 @@ impl Machine {
 impl Context<'_> {
     /// Relative paths start at the directory of the file they are written in; those in the environment, where the
     /// server was started.
-    fn path(&self, path: &Path, place: Option<Place>) -> PathBuf {
+    fn path(&self, path: &Path, place: Option<SourceSpan>) -> PathBuf {
         let file = self
             .file
             .filter(|file| place.is_some_and(|place| self.d.is_in(place, file)));
@@ -87,7 +87,7 @@ impl Context<'_> {
 
     /// A file that the server reads: a path as above, or `credential:NAME`, a file that systemd hands to the service.
     /// `None`: there is none, and the diagnostics say why.
-    fn file(&mut self, file: &Path, place: Option<Place>) -> Option<PathBuf> {
+    fn file(&mut self, file: &Path, place: Option<SourceSpan>) -> Option<PathBuf> {
         let Some(name) = file.to_str().and_then(|text| text.strip_prefix(CREDENTIAL)) else {
             return Some(self.path(file, place));
         };
@@ -180,7 +180,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         return None;
     }
     let secrets = secrets::finish(raw, files, state_dir.as_deref(), cx)?;
-    let found = found.unwrap_or_else(|| addresses::Found::none(raw));
+    let found = found.unwrap_or_else(|| addresses::FoundAddresses::none(raw));
     let none = lacking.contains(&Part::Certificates).then(Default::default);
     let (tls, served) = tls.or(none)?;
     let api = api_settings(raw, secrets.api_keys, &found, &listeners, &forced, cx);
@@ -253,13 +253,13 @@ fn part<T>(part: Part, lacking: &mut Vec<Part>, cx: &mut Context<'_>, read: impl
 }
 
 /// Where they are not known, nothing of this machine could be closed to peers. A running server knows them by itself.
-fn machine(cx: &mut Context<'_>) -> Machine {
+fn machine(cx: &mut Context<'_>) -> MachineAddresses {
     let read = cx
         .env
         .interfaces()
         .and_then(|interfaces| Ok((interfaces, cx.env.networks()?)));
     match read {
-        Ok((interfaces, networks)) => Machine { interfaces, networks },
+        Ok((interfaces, networks)) => MachineAddresses { interfaces, networks },
         Err(error) => {
             let message = format!("the addresses of this machine cannot be read: {error}");
             let diagnostic = match cx.purpose {
@@ -270,7 +270,7 @@ fn machine(cx: &mut Context<'_>) -> Machine {
                 "peers may not reach what is here, so the server must know it: let it use netlink \
                  (RestrictAddressFamilies=AF_NETLINK in a unit, rtnetlink in a sandbox)",
             ));
-            Machine::default()
+            MachineAddresses::default()
         }
     }
 }
@@ -289,7 +289,7 @@ fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {
 fn api_settings(
     raw: &Raw,
     keys: Vec<ApiKey>,
-    found: &addresses::Found,
+    found: &addresses::FoundAddresses,
     listeners: &[ListenerSettings],
     forced: &ForcedRelay,
     cx: &mut Context<'_>,
@@ -338,7 +338,7 @@ fn api_settings(
 }
 
 /// The host in minted URIs, and whether it is the external address.
-fn api_host(raw: &Raw, found: &addresses::Found, cx: &mut Context<'_>) -> (String, bool) {
+fn api_host(raw: &Raw, found: &addresses::FoundAddresses, cx: &mut Context<'_>) -> (String, bool) {
     match &raw.api.host.value {
         Auto::Given(host) => (host.clone(), false),
         Auto::Auto => {
@@ -382,7 +382,7 @@ fn policy(
     listeners: &[ListenerSettings],
     relay: &RelayConfig,
 ) -> Option<(PolicyConfig, Arc<PeerPolicy>)> {
-    let nets = |list: &[Placed<Network>]| list.iter().map(|net| net.value.0).collect();
+    let nets = |list: &[Placed<NetworkOrAddress>]| list.iter().map(|net| net.value.0).collect();
     let config = PolicyConfig {
         allow: nets(&raw.peers.allow.value),
         deny: nets(&raw.peers.deny.value),

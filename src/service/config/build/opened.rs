@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::super::diagnostic::Diagnostic;
 use super::super::schema::Raw;
-use super::super::value::{Network, Placed};
+use super::super::value::{NetworkOrAddress, Placed};
 use super::Context;
 use crate::turn::config::RelayConfig;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};
@@ -37,7 +37,7 @@ fn is_single(net: IpNet) -> bool {
 }
 
 /// A media server on this machine needs its address opened; everything else that listens there is opened with it.
-fn opened(allow: &Placed<Network>, own: &[IpAddr], relay: &RelayConfig, cx: &mut Context<'_>) {
+fn opened(allow: &Placed<NetworkOrAddress>, own: &[IpAddr], relay: &RelayConfig, cx: &mut Context<'_>) {
     let ip = allow.value.0.addr();
     if !own.contains(&ip) {
         return;
@@ -57,7 +57,7 @@ fn opened(allow: &Placed<Network>, own: &[IpAddr], relay: &RelayConfig, cx: &mut
 
 /// A network opens nothing of ours. Who meant to open it has to name it.
 fn stays_closed(
-    allow: &Placed<Network>,
+    allow: &Placed<NetworkOrAddress>,
     own: &[IpAddr],
     policy: &PeerPolicy,
     config: &PolicyConfig,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::super::diagnostic::{Diagnostic, Place};
+use super::super::diagnostic::{Diagnostic, SourceSpan};
 use super::super::harmless::shown;
 use super::super::schema::{Raw, SecretOrFile};
 use super::super::settings::ApiKey;
@@ -96,7 +96,7 @@ pub(super) fn warn_of_open_file(raw: &Raw, cx: &mut Context<'_>) {
     let keys = raw.api.keys.value.iter().filter_map(|key| written(&key.key));
     let nonces = written(&raw.turn.nonce_secret);
     let Some(path) = cx.file else { return };
-    let in_file = |place: &Place| cx.d.is_in(*place, path);
+    let in_file = |place: &SourceSpan| cx.d.is_in(*place, path);
     if let Some(place) = secrets.chain(passwords).chain(keys).chain(nonces).find(in_file)
         && files::within(path, {
             let path = path.to_owned();
@@ -176,14 +176,14 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
 }
 
 /// `Some(None)`: none is needed yet.
-fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Option<first_run::Secret>> {
+fn first_run_secret(state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<Option<first_run::FirstSecret>> {
     // Reported in `read` already.
     let dir = state_dir?;
     let result = match cx.purpose {
         Purpose::Serve | Purpose::Reload => first_run::obtain_secret(dir).map(Some),
-        Purpose::Check => first_run::find_secret(dir, own::Owner::Ourselves),
+        Purpose::Check => first_run::find_secret(dir, own::FileOwner::Ourselves),
         // Root mints for a server that runs as another user.
-        Purpose::Mint => first_run::find_secret(dir, own::Owner::OfTheDirectory),
+        Purpose::Mint => first_run::find_secret(dir, own::FileOwner::OfTheDirectory),
     };
     match result {
         Ok(secret) => Some(secret),
@@ -269,7 +269,7 @@ fn nonce_key(raw: &Raw, cx: &mut Context<'_>) -> Option<NonceKey> {
     }
 }
 
-fn read_text(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<String>> {
+fn read_text(file: &Path, place: Option<SourceSpan>, cx: &mut Context<'_>) -> Option<Zeroizing<String>> {
     let bytes = read_file(file, place, cx)?;
     match core::str::from_utf8(&bytes) {
         Ok(text) => Some(Zeroizing::new(text.to_owned())),
@@ -286,7 +286,7 @@ fn read_text(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<
 }
 
 /// The content of a secret file, without the line break at its end.
-fn read_file(file: &Path, place: Option<Place>, cx: &mut Context<'_>) -> Option<Zeroizing<Vec<u8>>> {
+fn read_file(file: &Path, place: Option<SourceSpan>, cx: &mut Context<'_>) -> Option<Zeroizing<Vec<u8>>> {
     let path = cx.file(file, place)?;
     let Contents { mut bytes, mode } = match files::read(&path, files::MAX_SECRET) {
         Ok(contents) => contents,

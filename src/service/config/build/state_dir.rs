@@ -12,7 +12,7 @@ use super::super::harmless::shown;
 use super::super::schema::Raw;
 use super::super::value::Auto;
 use super::Context;
-use crate::service::files::own::{Owner, StateDir};
+use crate::service::files::own::{FileOwner, StateDir};
 use crate::service::{files, first_run};
 
 /// The directory, if there is a place for one.
@@ -46,7 +46,7 @@ fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
     let user = cx.env.user();
     let place = raw.state_dir.place;
     let asked = dir.to_owned();
-    match files::within(dir, move || StateDir::open(&asked, Owner::Ourselves).map(drop)) {
+    match files::within(dir, move || StateDir::open(&asked, FileOwner::Ourselves).map(drop)) {
         Ok(()) => {
             if let Err(error) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
                 let message = format!("cannot write to the state directory {}: {error}", dir.display());

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::super::diagnostic::{Diagnostic, Place};
+use super::super::diagnostic::{Diagnostic, SourceSpan};
 use super::super::harmless::shown;
 use super::super::schema::{Protocol, Raw};
 use super::super::settings::{AcmeSettings, ApiSettings, FrontDoorSettings, TlsSettings};
@@ -21,7 +21,7 @@ const SELF_SIGNED: [&str; 2] = ["self-signed/certificate.pem", "self-signed/priv
 const ONE_IS_MADE: &str = "without `certificate` and `private_key` one is made";
 
 /// A file, and where it is written.
-type Written = (PathBuf, Option<Place>);
+type Written = (PathBuf, Option<SourceSpan>);
 
 /// `None` if they cannot be served.
 pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -> Option<(TlsSettings, Served)> {
@@ -66,7 +66,7 @@ pub(super) fn check(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) -
 }
 
 /// What the configured files say, each with the place it is written at.
-pub(super) type Served = Vec<(CertificateInfo, Option<Place>)>;
+pub(super) type Served = Vec<(CertificateInfo, Option<SourceSpan>)>;
 
 /// Warns of hosts in the URIs clients get that no certificate names.
 pub(super) fn check_names(raw: &Raw, api: &ApiSettings, served: &Served, cx: &mut Context<'_>) {
@@ -78,7 +78,8 @@ pub(super) fn check_names(raw: &Raw, api: &ApiSettings, served: &Served, cx: &mu
         fingerprint: String::new(),
         self_signed: false,
     };
-    let mut all: Vec<(&CertificateInfo, Option<Place>)> = served.iter().map(|(info, place)| (info, *place)).collect();
+    let mut all: Vec<(&CertificateInfo, Option<SourceSpan>)> =
+        served.iter().map(|(info, place)| (info, *place)).collect();
     if !domains.value.is_empty() {
         all.push((&obtained, domains.place));
     }

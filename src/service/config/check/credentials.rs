@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::super::schema::{RawCredentials, SecretOrFile};
 use super::super::strength::{API_KEY_BYTES, SECRET_BYTES, Strength, is_sample, judge};
 use super::DAY;
@@ -55,7 +55,7 @@ pub(super) fn check(credentials: &RawCredentials, d: &mut Diagnostics) {
     }
 }
 
-fn user_name(name: &str, place: Option<Place>, d: &mut Diagnostics) {
+fn user_name(name: &str, place: Option<SourceSpan>, d: &mut Diagnostics) {
     let expiry = name.split(':').next().unwrap_or("");
     let problem = if name.is_empty() {
         ("a user's name is empty".to_owned(), "give the user a name")
@@ -79,7 +79,7 @@ fn user_name(name: &str, place: Option<Place>, d: &mut Diagnostics) {
 }
 
 /// Judges a shared secret, wherever it was found; `what` names it.
-pub(in super::super) fn secret(secret: &[u8], what: &str, place: Option<Place>, d: &mut Diagnostics) {
+pub(in super::super) fn secret(secret: &[u8], what: &str, place: Option<SourceSpan>, d: &mut Diagnostics) {
     match judge(secret, SECRET_BYTES) {
         Strength::Good => {}
         Strength::Weak(why) => {
@@ -97,7 +97,7 @@ pub(in super::super) fn secret(secret: &[u8], what: &str, place: Option<Place>, 
 }
 
 /// Judges a key of the credentials API.
-pub(in super::super) fn api_key(key: &[u8], name: &str, place: Option<Place>, d: &mut Diagnostics) {
+pub(in super::super) fn api_key(key: &[u8], name: &str, place: Option<SourceSpan>, d: &mut Diagnostics) {
     if let Strength::Weak(why) = judge(key, API_KEY_BYTES) {
         let message = format!("`api.keys`: the key {name:?} is weak: {why}");
         d.push(Diagnostic::error(message).at(place).help(MAKE_SECRET));
@@ -112,7 +112,7 @@ pub(in super::super) fn api_key(key: &[u8], name: &str, place: Option<Place>, d:
 }
 
 /// Judges the password of a static user.
-pub(in super::super) fn password(password: &str, name: &str, place: Option<Place>, d: &mut Diagnostics) {
+pub(in super::super) fn password(password: &str, name: &str, place: Option<SourceSpan>, d: &mut Diagnostics) {
     let what = format!("`credentials.users`: the password of {name:?}");
     if password.is_empty() {
         d.push(

@@ -1,6 +1,6 @@
 //! Forced relay: whether those who are forced are served at all, and what else is still open.
 
-use super::super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::super::offer::{beside_path, is_on_path, serves_path};
 use super::super::schema::Raw;
 use super::super::settings::ListenerSettings;
@@ -66,7 +66,7 @@ pub(in super::super) fn against_listeners(
 }
 
 /// Whom the configuration forces, and where it says so.
-fn somebody(raw: &Raw) -> Option<(&'static str, Option<Place>)> {
+fn somebody(raw: &Raw) -> Option<(&'static str, Option<SourceSpan>)> {
     let user = raw.credentials.users.iter().find(|user| user.forced.value);
     let key = raw
         .api
@@ -109,7 +109,7 @@ fn uris(raw: &Raw, forced: &ForcedRelay, who: &str, d: &mut Diagnostics) {
 }
 
 /// A Binding response tells an address that forced relay is there to hide.
-fn binding(raw: &Raw, forced: &ForcedRelay, who: &str, place: Option<Place>, d: &mut Diagnostics) {
+fn binding(raw: &Raw, forced: &ForcedRelay, who: &str, place: Option<SourceSpan>, d: &mut Diagnostics) {
     let turn = &raw.turn.binding;
     if !turn.value || !(forced.binding || forced.everyone) {
         return;

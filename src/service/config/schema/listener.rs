@@ -1,10 +1,10 @@
 //! `[[listener]]`, and those there are where none is written.
 
-use super::super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::super::document::{self, Node, Value};
 use super::super::reader::{Located, Section};
 use super::super::settings::ProxyProtocol;
-use super::super::value::{Bind, Choice, Network, OneOf, Placed};
+use super::super::value::{Bind, Choice, NetworkOrAddress, OneOf, Placed};
 use super::Protocol;
 
 /// What is listened on where no `[[listener]]` is written. Ordinary users may not bind 443: that one is optional.
@@ -44,7 +44,7 @@ pub(in super::super) struct RawListener {
     pub(in super::super) protocols: Located<Vec<OneOf<Protocol>>>,
     pub(in super::super) optional: Located<bool>,
     pub(in super::super) proxy_protocol: Located<OneOf<ProxyProtocol>>,
-    pub(in super::super) trusted_proxies: Located<Vec<Placed<Network>>>,
+    pub(in super::super) trusted_proxies: Located<Vec<Placed<NetworkOrAddress>>>,
 }
 
 /// The default listeners, as a tree.
@@ -58,7 +58,7 @@ pub(super) fn defaults(diagnostics: &mut Diagnostics) -> Vec<Node> {
 }
 
 /// `None`: where it listens is missing or wrong, and reported.
-pub(super) fn read(s: &mut Section<'_, '_>, place: Option<Place>) -> Option<RawListener> {
+pub(super) fn read(s: &mut Section<'_, '_>, place: Option<SourceSpan>) -> Option<RawListener> {
     let bind = s.required("bind", "\"*:443\"", place);
     let built = |protocol: &Protocol| cfg!(feature = "dtls") || *protocol != Protocol::Dtls;
     let all = Protocol::ALL.iter().map(|(_, protocol)| *protocol);

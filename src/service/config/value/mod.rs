@@ -7,11 +7,13 @@ mod quantity;
 
 use std::path::PathBuf;
 
-use super::diagnostic::Place;
+use super::diagnostic::SourceSpan;
 use super::document::{Node, Value};
 use super::{harmless, syntax};
 
-pub(super) use network::{Bind, BindHost, External, Host, Network, Port, PortOrPorts, Ports, ServerName, is_host_name};
+pub(super) use network::{
+    Bind, BindHost, External, Host, NetworkOrAddress, Port, PortOrPorts, Ports, ServerName, is_host_name,
+};
 pub(super) use quantity::{Bytes, parse_duration};
 
 /// What is wrong with a value; the key is named by the caller.
@@ -19,7 +21,7 @@ pub(super) use quantity::{Bytes, parse_duration};
 pub(super) struct Mistake {
     pub(super) message: String,
     pub(super) help: Option<String>,
-    pub(super) place: Place,
+    pub(super) place: SourceSpan,
 }
 
 impl Mistake {
@@ -39,7 +41,7 @@ impl Mistake {
 
 /// What may be shown of the values of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Secrecy {
     /// What looks like such a value.
     Plain,
     /// What looks like the path of a file: where a path belongs, people put what should stand in the file.
@@ -48,7 +50,7 @@ pub(super) enum Kind {
     Secret,
 }
 
-impl Kind {
+impl Secrecy {
     pub(super) const fn is_secret(self) -> bool {
         matches!(self, Self::Secret)
     }
@@ -57,7 +59,7 @@ impl Kind {
 /// A type that stands behind a key.
 pub(super) trait Setting: Sized {
     /// What may be shown of its values.
-    const KIND: Kind = Kind::Plain;
+    const KIND: Secrecy = Secrecy::Plain;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>>;
 
@@ -150,7 +152,7 @@ impl Setting for String {
 }
 
 impl Setting for PathBuf {
-    const KIND: Kind = Kind::Path;
+    const KIND: Secrecy = Secrecy::Path;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match text_of(node) {
@@ -166,10 +168,10 @@ impl Setting for PathBuf {
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Hidden(pub(super) String);
+pub(super) struct SecretText(pub(super) String);
 
-impl Setting for Hidden {
-    const KIND: Kind = Kind::Secret;
+impl Setting for SecretText {
+    const KIND: Secrecy = Secrecy::Secret;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match text_of(node) {
@@ -187,7 +189,7 @@ impl Setting for Hidden {
 
 /// Lists. In the environment also `a,b,c`, unless the elements are secret.
 impl<T: Setting> Setting for Vec<T> {
-    const KIND: Kind = T::KIND;
+    const KIND: Secrecy = T::KIND;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         let nodes = match (&node.value, &node.raw) {
@@ -248,11 +250,11 @@ fn text_node(whole: &Node, text: &str) -> Node {
 #[derive(Clone)]
 pub(super) struct Placed<T> {
     pub(super) value: T,
-    pub(super) place: Place,
+    pub(super) place: SourceSpan,
 }
 
 impl<T: Setting> Setting for Placed<T> {
-    const KIND: Kind = T::KIND;
+    const KIND: Secrecy = T::KIND;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         T::read(node).map(|value| Self {
@@ -330,7 +332,7 @@ pub(super) enum Auto<T> {
 }
 
 impl<T: Setting> Setting for Auto<T> {
-    const KIND: Kind = T::KIND;
+    const KIND: Secrecy = T::KIND;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         if text_of(node).map(str::trim) == Some("auto") {
@@ -358,7 +360,7 @@ impl<T: Setting> Setting for Auto<T> {
 pub(super) struct OffOr<T>(pub(super) Option<T>);
 
 impl<T: Setting> Setting for OffOr<T> {
-    const KIND: Kind = T::KIND;
+    const KIND: Secrecy = T::KIND;
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         match text_of(node).map(str::trim) {
@@ -394,7 +396,7 @@ impl Setting for i128 {
 #[cfg(test)]
 fn read_text<T: Setting>(text: &str) -> Option<T> {
     let node = Node {
-        place: Place::new(0, &(0..0)),
+        place: SourceSpan::new(0, &(0..0)),
         value: Value::Text(text.to_owned()),
         raw: None,
     };

@@ -11,9 +11,9 @@ use super::{Mistake, Setting, expected, foreign, quoted, text_of};
 
 /// An IP network; a bare address is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Network(pub(in super::super) IpNet);
+pub(in super::super) struct NetworkOrAddress(pub(in super::super) IpNet);
 
-impl Setting for Network {
+impl Setting for NetworkOrAddress {
     fn read(node: &Node) -> Result<Self, Vec<Mistake>> {
         let text = text_of(node).unwrap_or("").trim();
         if let Ok(ip) = text.parse::<IpAddr>() {
@@ -446,7 +446,7 @@ mod tests {
         }
         for text in ["10.0.8.0/24", "10.0.8.7", "2001:db8::/32", "::1"] {
             assert_eq!(
-                read_text::<Network>(text).map(|network| network.show()),
+                read_text::<NetworkOrAddress>(text).map(|network| network.show()),
                 Some(quoted(text))
             );
         }

@@ -134,7 +134,7 @@ impl World {
         self.try_as(&request.bytes(), None, true)
     }
 
-    fn challenge(&mut self) -> Challenge {
+    fn challenge(&mut self) -> ChallengeResponse {
         match self.try_as(&unsigned(), None, true) {
             Err(AuthAnswer::Challenge(challenge)) => challenge,
             other => panic!("{other:?}"),
@@ -168,7 +168,7 @@ fn request(attributes: &[(AttributeType, &[u8])], key: &Key) -> Vec<u8> {
 }
 
 /// What a client gets to see of `challenge`.
-fn written(challenge: &Challenge) -> Vec<u8> {
+fn written(challenge: &ChallengeResponse) -> Vec<u8> {
     let mut buf = [0; 300];
     let mut writer = MessageWriter::new(&mut buf, Class::Error, Method::Allocate, TransactionId([1; 12]));
     writer.error_code(challenge.code(), "");
@@ -500,10 +500,10 @@ fn userhash_is_offered_and_taken_only_where_every_user_is_known_by_name() {
 #[test]
 fn a_compact_challenge_says_no_more_than_rfc_5389() {
     for (mode, transport, cookie) in [
-        (ChallengeMode::Full, Transport::Udp, true),
-        (ChallengeMode::CompactUdp, Transport::Udp, false),
-        (ChallengeMode::CompactUdp, Transport::Tls, true),
-        (ChallengeMode::Compact, Transport::Tls, false),
+        (Challenge::Full, Transport::Udp, true),
+        (Challenge::CompactUdp, Transport::Udp, false),
+        (Challenge::CompactUdp, Transport::Tls, true),
+        (Challenge::Compact, Transport::Tls, false),
     ] {
         // Static users alone: USERHASH could be offered as well.
         let mut world = world_of(config(Vec::new(), &[("alice", "wonderland")]));

@@ -11,7 +11,7 @@ use crate::wire::integrity::{Key, PasswordAlgorithm, userhash};
 
 /// How a request names its user.
 #[derive(Clone, Copy, Debug)]
-pub enum Name<'a> {
+pub enum LoginName<'a> {
     /// USERNAME.
     Username(&'a [u8]),
     /// USERHASH.
@@ -40,14 +40,14 @@ impl Credentials {
     /// without, its expiry is not looked at (design decision D7).
     pub fn login(
         &self,
-        name: Name<'_>,
+        name: LoginName<'_>,
         algorithm: PasswordAlgorithm,
         at: Option<UnixTime>,
         mut verify: impl FnMut(&Key) -> bool,
     ) -> Result<Login, Refusal> {
         let (bytes, parts): (&[u8], _) = match name {
-            Name::Username(bytes) => (bytes, TimeLimited::parse(bytes)),
-            Name::Userhash(hash) => (hash, None),
+            LoginName::Username(bytes) => (bytes, TimeLimited::parse(bytes)),
+            LoginName::Userhash(hash) => (hash, None),
         };
         let mut found = None;
         for secret in &self.secrets {
@@ -141,7 +141,7 @@ impl StaticTable {
     fn user(realm: &str, user: &StaticUser) -> Result<User, CredentialError> {
         let name = prepared(&user.name)
             .filter(|name| name.len() <= MAX_USERNAME)
-            .ok_or_else(|| CredentialError::Name(user.name.clone()))?;
+            .ok_or_else(|| CredentialError::LoginName(user.name.clone()))?;
         let password = prepared(&user.password).ok_or_else(|| CredentialError::Password(user.name.clone()))?;
         let key = |algorithm| Key::long_term(name.as_bytes(), realm, password.as_bytes(), algorithm);
         Ok(User {
@@ -174,7 +174,7 @@ impl StaticTable {
     fn login(
         &self,
         realm: &str,
-        name: Name<'_>,
+        name: LoginName<'_>,
         algorithm: PasswordAlgorithm,
         mut verify: impl FnMut(&Key) -> bool,
     ) -> Result<Login, bool> {
@@ -182,8 +182,8 @@ impl StaticTable {
             return Err(false);
         };
         let hash = match name {
-            Name::Username(name) => userhash(name, realm),
-            Name::Userhash(hash) => *hash,
+            LoginName::Username(name) => userhash(name, realm),
+            LoginName::Userhash(hash) => *hash,
         };
         let user = self.find(&hash);
         let key = user.map_or(nobody, |user| user.key(algorithm));

@@ -37,7 +37,7 @@ fn client_key(username: &str, password: &str, algorithm: PasswordAlgorithm) -> K
 /// Logs in as a client that knows `password`.
 fn login(credentials: &Credentials, username: &str, password: &str, at: Option<UnixTime>) -> Option<Login> {
     let key = client_key(username, password, PasswordAlgorithm::Md5);
-    let name = Name::Username(username.as_bytes());
+    let name = LoginName::Username(username.as_bytes());
     credentials
         .login(name, PasswordAlgorithm::Md5, at, |tried| *tried == key)
         .ok()
@@ -260,7 +260,7 @@ fn static_users_log_in_by_name_and_by_hash_with_either_algorithm() {
         for (name, password) in [("alice", "wonderland"), ("bob", "builder"), ("1000", "extension")] {
             let key = client_key(name, password, algorithm);
             let hash = userhash(name.as_bytes(), REALM);
-            for by in [Name::Username(name.as_bytes()), Name::Userhash(&hash)] {
+            for by in [LoginName::Username(name.as_bytes()), LoginName::Userhash(&hash)] {
                 let found = credentials
                     .login(by, algorithm, Some(NOW), |tried| *tried == key)
                     .unwrap();
@@ -290,7 +290,7 @@ fn an_unknown_user_costs_as_many_keys_as_a_known_one() {
         long.as_bytes(),
     ] {
         let mut tried = 0;
-        let found = credentials.login(Name::Username(name), PasswordAlgorithm::Md5, Some(NOW), |_| {
+        let found = credentials.login(LoginName::Username(name), PasswordAlgorithm::Md5, Some(NOW), |_| {
             tried += 1;
             false
         });
@@ -307,14 +307,14 @@ fn a_name_nobody_has_is_refused_whatever_verifies() {
     for name in [&b"nobody"[..], b"\xff\xfe", b"", b"1893456000:\xff", b"+1893456000:a"] {
         assert!(
             credentials
-                .login(Name::Username(name), PasswordAlgorithm::Md5, None, |_| true)
+                .login(LoginName::Username(name), PasswordAlgorithm::Md5, None, |_| true)
                 .is_err(),
             "{name:?}"
         );
     }
     assert!(
         credentials
-            .login(Name::Userhash(&[7; 32]), PasswordAlgorithm::Md5, None, |_| true)
+            .login(LoginName::Userhash(&[7; 32]), PasswordAlgorithm::Md5, None, |_| true)
             .is_err()
     );
 }
@@ -323,7 +323,7 @@ fn a_name_nobody_has_is_refused_whatever_verifies() {
 fn nobody_logs_in_where_nobody_is_configured() {
     assert!(
         credentials(&[], &[])
-            .login(Name::Username(b"1:a"), PasswordAlgorithm::Md5, None, |_| true)
+            .login(LoginName::Username(b"1:a"), PasswordAlgorithm::Md5, None, |_| true)
             .is_err()
     );
 }
@@ -379,7 +379,7 @@ fn static_users_that_cannot_be_are_refused_at_start() {
     let error = |users: &[(&str, &str)]| Credentials::new(config(&[], users)).unwrap_err();
     let long = "x".repeat(509);
     for name in ["", "a\0", "a\nb", &long] {
-        assert_eq!(error(&[(name, "password")]), CredentialError::Name(name.into()));
+        assert_eq!(error(&[(name, "password")]), CredentialError::LoginName(name.into()));
     }
     for password in ["", "a\tb"] {
         assert_eq!(error(&[("alice", password)]), CredentialError::Password("alice".into()));

@@ -7,7 +7,7 @@ use crate::base::time::Instant;
 use crate::turn::forward::Flow;
 use crate::turn::login::session::Session;
 use crate::turn::refusal::Refusal;
-use crate::turn::shared::tickets::Name;
+use crate::turn::shared::tickets::TicketName;
 use crate::turn::state::allocation::{Allocation, open_sockets};
 use crate::turn::state::mobile::Visit;
 use crate::turn::types::{AllocationId, Client, RelayId};
@@ -34,7 +34,7 @@ pub(super) enum Note {
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) visit: Visit,
-    pub(super) ticket: Name,
+    pub(super) ticket: TicketName,
     pub(super) session: Arc<Session>,
     pub(super) lifetime: Option<u32>,
     pub(super) family: Option<u8>,
@@ -43,7 +43,7 @@ pub(super) struct Ask {
 /// What becomes of it.
 #[derive(Debug)]
 pub(super) enum Decision {
-    Granted(Grant),
+    Granted(MigrationGrant),
     /// LIFETIME was 0.
     Deleted,
     Refused(Refusal),
@@ -53,12 +53,12 @@ pub(super) enum Decision {
 
 /// The allocation a visit is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grant {
+pub(super) struct MigrationGrant {
     pub(super) home: usize,
     pub(super) id: AllocationId,
     pub(super) lifetime: Duration,
     pub(super) until: Instant,
-    pub(super) ticket: Name,
+    pub(super) ticket: TicketName,
 }
 
 /// An allocation on its way.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::handoff::{Ask, Decision, Grant, Moved, Note};
+use super::handoff::{Ask, Decision, MigrationGrant, Moved, Note};
 use crate::base::address::Family;
 use crate::base::rate::Rate;
 use crate::base::time::{Instant, Now};
@@ -10,7 +10,7 @@ use crate::turn::output::{Command, EndReason};
 use crate::turn::refusal::Refusal;
 use crate::turn::server::Server;
 use crate::turn::shared::quotas::AddressUnit;
-use crate::turn::shared::tickets::Name;
+use crate::turn::shared::tickets::TicketName;
 use crate::turn::state::allocation::{FAMILIES, open_sockets};
 use crate::turn::state::mobile::{Pending, Visit};
 use crate::turn::types::{AllocationId, RelayId};
@@ -70,7 +70,7 @@ impl Server {
         let ticket = self.rotate(id, &ask.ticket);
         self.replace_pending(id, Some(Pending { visit: ask.visit, unit }), true);
         self.counters.moves_granted.add(1);
-        Ok(Decision::Granted(Grant {
+        Ok(Decision::Granted(MigrationGrant {
             home: self.shard.index,
             id,
             lifetime,
@@ -95,7 +95,7 @@ impl Server {
     }
 
     /// Makes a new ticket. Of the two there were, the one that was shown stays: its owner may not see this answer.
-    fn rotate(&mut self, id: AllocationId, shown: &Name) -> Name {
+    fn rotate(&mut self, id: AllocationId, shown: &TicketName) -> TicketName {
         let ticket = self.rng.array();
         let Some(mobile) = self.allocations.get_mut(id).and_then(|it| it.mobile.as_deref_mut()) else {
             return ticket;

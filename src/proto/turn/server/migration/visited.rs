@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::handoff::{Ask, Decision, Grant, Moved, Note};
+use super::handoff::{Ask, Decision, MigrationGrant, Moved, Note};
 use super::visitors::{State, Visitor};
 use crate::base::address::FiveTuple;
 use crate::base::queue::take_first;
@@ -13,8 +13,8 @@ use crate::turn::output::{DropReason, EndReason, Event, Verdict};
 use crate::turn::refusal::Refusal;
 use crate::turn::response::{Reply, Response};
 use crate::turn::server::Server;
-use crate::turn::server::request::{Authenticated, Outcome, Request, whole_seconds};
-use crate::turn::shared::tickets::Name;
+use crate::turn::server::request::{Authenticated, Request, RequestOutcome, whole_seconds};
+use crate::turn::shared::tickets::TicketName;
 use crate::turn::state::allocation::{FAMILIES, open_sockets};
 use crate::turn::state::mobile::Visit;
 use crate::turn::state::transactions::RETRANSMISSION;
@@ -38,7 +38,7 @@ impl Server {
         &mut self,
         request: &Authenticated<'_>,
         ticket: &[u8],
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<RequestOutcome, Refusal> {
         let session = request.session();
         let Request {
             now,
@@ -58,7 +58,7 @@ impl Server {
         let family = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
         let transaction_id = message.transaction_id();
         if lifetime == Some(0) && self.transactions.contains(now, &client.five_tuple, transaction_id) {
-            return Ok(Outcome::Lifetime(Duration::ZERO));
+            return Ok(RequestOutcome::Lifetime(Duration::ZERO));
         }
         if let Some(id) = live {
             return self.moved_already(now, id, session, transaction_id);
@@ -76,7 +76,7 @@ impl Server {
                 State::Asked if visitor.transaction_id == transaction_id && client.five_tuple.transport.is_stream() => {
                     return Ok(self.hold_copy(client, message.bytes()));
                 }
-                State::Asked | State::Fetching(_) => return Ok(Outcome::Silent(DropReason::Retransmission)),
+                State::Asked | State::Fetching(_) => return Ok(RequestOutcome::Silent(DropReason::Retransmission)),
                 // The client has given up on the first request: its allocation is asked for anew.
                 State::Granted(grant) if home.is_some_and(|(_, at)| (at.shard, at.id) == (grant.home, grant.id)) => {}
                 State::Granted(_) => return Err(Refusal::AllocationExists),
@@ -94,7 +94,7 @@ impl Server {
             family,
         };
         self.tell(home.shard, Note::Ask(Box::new(ask)));
-        Ok(Outcome::Waiting)
+        Ok(RequestOutcome::Waiting)
     }
 
     /// The five-tuple has an allocation: only a copy of the Refresh that brought it here is answered again.
@@ -104,7 +104,7 @@ impl Server {
         id: AllocationId,
         session: &Session,
         transaction_id: TransactionId,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<RequestOutcome, Refusal> {
         let allocation = self.allocations.get(id).ok_or(Refusal::AllocationExists)?;
         let mobile = allocation.mobile.as_deref();
         let mobile = mobile.filter(|mobile| {
@@ -116,8 +116,8 @@ impl Server {
         Ok(self.granted(until.unwrap_or(now) - now, mobile.newest()))
     }
 
-    fn granted(&self, lifetime: Duration, ticket: &Name) -> Outcome {
-        Outcome::Resumed(lifetime, self.shared.tickets.text(ticket))
+    fn granted(&self, lifetime: Duration, ticket: &TicketName) -> RequestOutcome {
+        RequestOutcome::Resumed(lifetime, self.shared.tickets.text(ticket))
     }
 
     /// The answer to a Refresh with a ticket.
@@ -225,12 +225,12 @@ impl Server {
 
     /// A copy of a Refresh that has no answer yet. Over UDP it is a retransmission, and the answer is for both. A stream loses
     /// nothing: coturn's client sends two there and waits for two answers.
-    fn hold_copy(&mut self, client: &Client, packet: &[u8]) -> Outcome {
+    fn hold_copy(&mut self, client: &Client, packet: &[u8]) -> RequestOutcome {
         let visitor = self.visitors.by_client.get_mut(&client.five_tuple);
         if visitor.is_some_and(|visitor| visitor.hold(packet)) {
-            Outcome::Waiting
+            RequestOutcome::Waiting
         } else {
-            Outcome::Silent(DropReason::Moving)
+            RequestOutcome::Silent(DropReason::Moving)
         }
     }
 
@@ -240,14 +240,14 @@ impl Server {
         client: &Client,
         session: &Session,
         packet: &[u8],
-    ) -> Option<Outcome> {
+    ) -> Option<RequestOutcome> {
         let visitor = self.visitors.at(client)?;
         if !visitor.session.is_same_login(session) {
             return None;
         }
         match self.hold(client, packet)? {
-            Verdict::Drop(reason) => Some(Outcome::Silent(reason)),
-            _ => Some(Outcome::Waiting),
+            Verdict::Drop(reason) => Some(RequestOutcome::Silent(reason)),
+            _ => Some(RequestOutcome::Waiting),
         }
     }
 
@@ -271,7 +271,7 @@ impl Server {
         };
         let visit = visitor.visit;
         // A question that is not answered yet is withdrawn when it is.
-        if let Some(&Grant { home, id, .. }) = visitor.grant() {
+        if let Some(&MigrationGrant { home, id, .. }) = visitor.grant() {
             self.tell(home, Note::Withdraw(visit, id));
         }
         self.take_again(*visitor);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use super::handoff::Grant;
+use super::handoff::MigrationGrant;
 use crate::base::address::{FiveTuple, Transport};
 use crate::turn::login::session::Session;
 use crate::turn::state::mobile::Visit;
@@ -42,8 +42,8 @@ pub(super) struct Visitor {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum State {
     Asked,
-    Granted(Grant),
-    Fetching(Grant),
+    Granted(MigrationGrant),
+    Fetching(MigrationGrant),
 }
 
 impl Visitors {
@@ -99,7 +99,7 @@ impl Visitor {
         room
     }
 
-    pub(super) const fn grant(&self) -> Option<&Grant> {
+    pub(super) const fn grant(&self) -> Option<&MigrationGrant> {
         match &self.state {
             State::Asked => None,
             State::Granted(grant) | State::Fetching(grant) => Some(grant),
