@@ -60,6 +60,8 @@ impl Run {
 
     /// What is missing is what the program says it dropped.
     fn account(&mut self) {
+        let held_back = self.guests.iter().filter(|guest| guest.holds_back());
+        self.ledger.broken.extend(held_back.map(|guest| guest.index));
         let (missing, excused) = self.ledger.missing();
         // A Connect is not answered any more once its allocation has ended.
         let forgotten = self.forgotten_connects().min(missing);

@@ -302,6 +302,12 @@ impl Guest {
         self.relayed = None;
     }
 
+    /// Some of what it sent waits for the end of a handshake.
+    pub(crate) fn holds_back(&self) -> bool {
+        let mut ways = self.old.iter().chain([&self.way]);
+        ways.any(|way| matches!(way, Way::Sealed(association) if !association.is_up()))
+    }
+
     /// Closes everything it has, and does not come back.
     pub(crate) fn leave_for_good(&mut self, ledger: &mut Ledger) {
         self.leave(ledger);

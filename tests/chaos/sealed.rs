@@ -10,6 +10,9 @@ pub(crate) trait Sealed {
     /// Goes on with the handshake; the next message there is.
     fn receive(&mut self) -> Heard;
 
+    /// The handshake is over: what was sent is on its way.
+    fn is_up(&self) -> bool;
+
     /// Says close_notify.
     fn close(&mut self);
 }
@@ -169,6 +172,10 @@ mod over_openssl {
                 }
                 Err(_) => Heard::End,
             }
+        }
+
+        fn is_up(&self) -> bool {
+            self.waiting.is_none()
         }
 
         fn close(&mut self) {
