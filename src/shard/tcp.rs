@@ -281,12 +281,17 @@ impl Worker {
             return;
         };
         peer.moved_at = self.now.mono;
+        // What stood right behind the ConnectionBind goes to the peer as well.
+        let early = parts.received.len() as u64;
         peer.client = Some(PeerClient {
             socket,
             watch: Watch(Some(Interest::Read)),
             pipe: Pipe::new(parts),
             _guard: guard,
         });
+        if early > 0 {
+            self.server.handle_connection_data(id, early, 0);
+        }
         self.pump(id);
     }
 

@@ -18,13 +18,18 @@ fn listening(alone: &Alone) -> (Client, SocketAddr) {
 
 /// A connection with a peer: the client's end and the peer's.
 fn bound(alone: &Alone, control: &mut Client) -> (TcpStream, TcpStream) {
+    bound_with(alone, control, b"")
+}
+
+/// The same; `early` stands right behind the client's ConnectionBind.
+fn bound_with(alone: &Alone, control: &mut Client, early: &[u8]) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let id = control.connect(address);
     let (peer, _) = accept(&listener);
     peer.set_nonblocking(true).unwrap();
     let (mut client, stream) = alone.tcp_client();
-    client.connection_bind(id, b"");
+    client.connection_bind(id, early);
     (stream, peer)
 }
 
@@ -59,6 +64,16 @@ fn every_byte_of_a_bound_connection_is_counted_in_its_direction() {
     assert_eq!(bytes(), 8_004);
     pass(&alone, &client, &peer, b"up");
     assert_eq!(bytes(), 10_004);
+}
+
+#[test]
+fn what_stands_right_behind_a_connection_bind_is_counted_like_what_comes_later() {
+    let alone = Alone::new();
+    let (mut control, _) = listening(&alone);
+    let (_client, mut peer) = bound_with(&alone, &mut control, b"early");
+    let mut arrived = [0; 16];
+    alone.until("it has arrived", |_| peer.read(&mut arrived).is_ok_and(|len| len == 5));
+    assert_eq!(alone.count(|c| c.tcp.up_bytes.get()), 5);
 }
 
 /// Descriptors that are ready although nothing is to be done.
