@@ -375,8 +375,6 @@ closed_set! {
         TooLong => "too_long",
         /// A Send indication without peer address or data.
         IncompleteIndication => "incomplete_indication",
-        /// Over the bandwidth limit.
-        BandwidthLimited => "bandwidth_limited",
         /// The client's stream is too slow: the oldest data went (never STUN).
         StreamBackpressure => "stream_backpressure",
         /// The mailbox to another shard is full.
