@@ -140,6 +140,18 @@ fn reports_are_rate_limited_and_change_nothing_else() {
 }
 
 #[test]
+fn of_an_allocation_that_has_run_out_nothing_is_reported_however_late_the_timer() {
+    let mut world = World::new();
+    let (mut client, peer) = (modern(), addr("192.0.2.1:7000"));
+    client.allocate(&mut world);
+    world.pass(just_before(secs(600)));
+    client.permit(&mut world, &[peer]);
+    assert!(is_told(&mut world, peer));
+    world.pass_unnoticed(std::time::Duration::from_nanos(1));
+    assert!(!is_told(&mut world, peer));
+}
+
+#[test]
 fn after_the_allocation_nothing_is_reported() {
     let mut world = World::new();
     let (mut client, peer) = (modern(), addr("192.0.2.1:7000"));

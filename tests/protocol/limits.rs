@@ -145,17 +145,22 @@ fn binding_responses_over_udp_are_rate_limited_by_source() {
 
 #[test]
 fn guessing_passwords_is_rate_limited_on_every_transport() {
-    for transport in Transport::ALL {
+    for (transport, realm) in Transport::ALL
+        .into_iter()
+        .flat_map(|it| [(it, REALM), (it, "other.example")])
+    {
         let mut world = World::with(|config| config.limits.login_failures_per_second = 5);
         let mut guesser = client_over(1, transport);
         guesser.request(&mut world, &refresh(600));
         let mut guesser = guesser.user("alice", "guess");
+        guesser.realm = realm.into();
         let told = (0..100)
             .filter(|_| guesser.request(&mut world, &allocate()).code_or_success().is_some())
             .count();
         assert_eq!(told, 5, "{transport}");
         assert_eq!(world.dropped(DropReason::LoginLimited), 95);
         world.pass(secs(1));
+        guesser.realm = REALM.into();
         guesser.user("alice", "wonderland").allocate(&mut world);
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use relay_proto::turn::config::Challenge;
 use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, StaticUser};
 use relay_proto::wire::attribute::AttributeType;
-use relay_proto::wire::message::Method;
+use relay_proto::wire::integrity::Integrity;
+use relay_proto::wire::message::{Class, Method, TransactionId};
+use relay_proto::wire::writer::MessageWriter;
 
 use crate::every::*;
 use crate::world::*;
@@ -341,4 +343,22 @@ fn a_compact_challenge_is_plain_rfc_5389_and_takes_no_other_login() {
         assert_eq!(world.packet(&client, &modern.bytes()).code(), 401);
         client.allocate(&mut world);
     }
+}
+
+#[test]
+fn the_key_of_a_live_client_opens_nothing_under_another_name() {
+    let (mut world, mut client) = (World::new(), client(1));
+    client.allocate(&mut world);
+    let mut request = |name: &str| {
+        let mut buffer = [0; 500];
+        let mut writer = MessageWriter::new(&mut buffer, Class::Request, Method::Refresh, TransactionId([7; 12]));
+        writer.attribute(AttributeType::USERNAME, name.as_bytes());
+        writer.attribute(AttributeType::REALM, client.realm.as_bytes());
+        writer.attribute(AttributeType::NONCE, client.nonce.as_ref().unwrap());
+        writer.integrity(&client.key(), Integrity::Sha1);
+        let len = writer.finish().unwrap();
+        world.packet(&client, &buffer[..len]).code()
+    };
+    assert_eq!(request("bob"), 401);
+    assert_eq!(request("alice"), 0);
 }

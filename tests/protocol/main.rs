@@ -12,6 +12,7 @@ mod allocate;
 mod auth;
 mod binding;
 mod carriers;
+mod carrying;
 mod channel;
 mod copies;
 mod data;

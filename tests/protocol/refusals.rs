@@ -168,6 +168,7 @@ fn a_username_that_is_nearly_one_of_ours_says_what_is_wrong_with_it() {
         ("1800000600-bob", UsernameMalformed),
         ("1800000600+enforced:bob", UsernameMalformed),
         ("1800000600:b\nob", UsernameMalformed),
+        ("180000060000:b\nob", UsernameMalformed),
     ] {
         // Whoever mints these may have our secret or not: the form is what is wrong.
         for mut client in [signed(name), client(1).user(name, "wrong")] {

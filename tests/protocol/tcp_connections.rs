@@ -1,9 +1,11 @@
 //! TCP connections between allocations and peers (RFC 6062): who binds them, where, and how they end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::output::ConnectionEnd;
+use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
 use relay_proto::turn::types::ConnectionId;
 use relay_proto::turn::{DropReason, Event};
 use relay_proto::wire::attribute::AttributeType;
@@ -30,6 +32,7 @@ fn connection_bind_joins_a_connection_once() {
             "it is used"
         );
         assert_eq!(world.counters[0].tcp.bound.get(), 1);
+        assert_eq!((world.requests("connect"), world.requests("connection_bind")), (1, 3));
     }
 }
 
@@ -336,4 +339,56 @@ fn a_time_limited_login_binds_as_long_as_its_allocation_lives() {
     world.pass(secs(25));
     let mut data = minted(client_over(6, Transport::Tcp), SECRET, START + 20, Some("u"));
     assert_eq!(data.request(&mut world, &connection_bind(id)), Answer::Bound(id));
+}
+
+//= TCP-ALLOC-12
+#[test]
+fn on_a_relayed_address_that_is_opened_a_program_has_the_ports_of_peers_and_a_client_its_own() {
+    let mut world = World::with(|config| {
+        switched_on(config);
+        config.tcp.as_mut().unwrap().peer_ports = vec![5000..=5000];
+        let policy = PolicyConfig {
+            allow: vec!["198.51.100.9/32".parse().unwrap()],
+            relay_ips: config.relay.own_ips().collect(),
+            relay_ports: config.relay.announced_ports(),
+            ..PolicyConfig::default()
+        };
+        config.policy = Arc::new(PeerPolicy::new(policy).unwrap());
+    });
+    let (mut a, b) = (owner(&mut world, 1), owner(&mut world, 2));
+    assert_eq!(a.client.request(&mut world, &connect(b.relayed)), Answer::Waiting);
+    let to = world.peer_answers(false).to;
+    assert_eq!(to, SocketAddr::new(ip("10.1.2.3"), b.relayed.port()));
+    let program = addr("198.51.100.9:5000");
+    assert_eq!(a.client.request(&mut world, &connect(program)), Answer::Waiting);
+    assert_eq!(world.peer_answers(false).to, program);
+    let another = addr("198.51.100.9:5001");
+    assert_eq!(a.client.request(&mut world, &connect(another)).code(), 403);
+}
+
+#[test]
+fn where_relay_sockets_have_no_address_two_clients_connect_over_the_loopback() {
+    for (family, bind, inside) in [(1, "0.0.0.0", "127.0.0.1"), (2, "::", "::1")] {
+        let mut world = World::with(|config| {
+            switched_on(config);
+            let relay = if family == 1 {
+                &mut config.relay.ipv4
+            } else {
+                &mut config.relay.ipv6
+            };
+            relay.as_mut().unwrap().bind = ip(bind);
+        });
+        let [mut a, mut b] = [1, 2].map(|n| {
+            let mut client = client_over(n, Transport::Tcp);
+            let relayed = client.request(&mut world, &tcp_allocate().family(family)).relayed()[0];
+            Owner { client, relayed }
+        });
+        b.client.permit(&mut world, &[a.relayed]);
+        assert_eq!(a.client.request(&mut world, &connect(b.relayed)), Answer::Waiting);
+        let connecting = world.peer_answers(true);
+        assert_eq!(connecting.to, SocketAddr::new(ip(inside), b.relayed.port()));
+        let from = SocketAddr::new(ip(inside), a.relayed.port());
+        let attempt = world.peer_connects(from, b.relayed).unwrap();
+        assert_eq!(attempt.peer, a.relayed, "known by its relayed address");
+    }
 }

@@ -266,3 +266,58 @@ proptest! {
         world.assert_empty();
     }
 }
+
+#[test]
+fn reservations_end_each_in_its_time_in_whatever_order_they_are_taken_up() {
+    let mut world = World::with(|config| config.limits.reservations_per_user = 3);
+    let even = allocate().with(relay_proto::wire::attribute::AttributeType::EVEN_PORT, [0x80]);
+    for n in 1..=3 {
+        assert_eq!(client(n).request(&mut world, &even).code(), 0);
+        world.pass(secs(5));
+    }
+    let now = world.now();
+    let records = world.shards[0].export_reservations(now);
+    assert_eq!(records.len(), 3);
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut next = World::new();
+        next.pass(secs(15));
+        for index in order {
+            let now = next.now();
+            next.shards[0].import_reservation(now, &records[index]).unwrap();
+        }
+        next.wake();
+        // Begun at 0, 5 and 10 s, for 30 s each; now it is 15 s.
+        for left in [2, 1, 0] {
+            let until = if left == 2 { secs(15) } else { secs(5) };
+            next.pass(just_before(until));
+            assert_eq!(next.ports_used(), left + 1, "{order:?}");
+            next.pass(std::time::Duration::from_nanos(1));
+            assert_eq!(next.ports_used(), left, "{order:?}");
+        }
+    }
+}
+
+#[test]
+fn each_reason_for_refusing_a_record_is_said_in_its_own_words() {
+    use ImportError::*;
+    let (family, port) = (Family::V6, 50_001);
+    let all = [
+        Version(7),
+        Stopping,
+        WrongLogin,
+        WrongRelayed,
+        Expired,
+        Time,
+        TooMany,
+        Peer,
+        Channel,
+        NoTicket,
+        ClientTaken,
+        PortTaken { family, port },
+        TicketTaken,
+    ];
+    let said: std::collections::BTreeSet<String> = all.iter().map(ImportError::to_string).collect();
+    assert_eq!(said.len(), all.len(), "{said:?}");
+    assert!(said.iter().all(|text| !text.is_empty()));
+    assert!(PortTaken { family, port }.to_string().contains("V6 port 50001"));
+}

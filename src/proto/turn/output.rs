@@ -389,3 +389,15 @@ closed_set! {
         Moving => "moving",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_without_bytes_is_empty_wherever_it_begins() {
+        let range = |start, end| DataRange { start, end };
+        assert!(range(0, 0).is_empty() && range(36, 36).is_empty());
+        assert!(!range(0, 1).is_empty() && !range(35, 36).is_empty());
+    }
+}

@@ -240,3 +240,17 @@ impl Refused {
         Arc::from(String::from_utf8_lossy(kept))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_of_the_wrong_family_is_named_where_it_is_known() {
+        let peer = "192.0.2.1:7000".parse().unwrap();
+        assert_eq!(Refusal::FamilyMismatch { peer: Some(peer) }.peer(), Some(peer));
+        assert_eq!(Refusal::FamilyMismatch { peer: None }.peer(), None);
+        assert_eq!(Refusal::PeerIsItself { peer }.peer(), Some(peer));
+        assert_eq!(Refusal::BadRequest.peer(), None);
+    }
+}

@@ -106,3 +106,34 @@ impl Path {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::address::Transport;
+
+    #[test]
+    fn a_client_seen_elsewhere_keeps_its_transport_and_its_link() {
+        let at = |text: &str| text.parse().unwrap();
+        let five_tuple = FiveTuple {
+            client: at("192.0.2.1:1"),
+            server: at("198.51.100.1:3478"),
+            transport: Transport::Dtls,
+        };
+        let client = Client {
+            five_tuple,
+            link: Link(7),
+        };
+        let seen = client.seen_at(at("198.51.100.2:443"), at("192.0.2.2:2"));
+        assert_eq!(
+            (seen.five_tuple.client, seen.five_tuple.server),
+            (at("192.0.2.2:2"), at("198.51.100.2:443"))
+        );
+        assert_eq!((seen.five_tuple.transport, seen.link), (Transport::Dtls, Link(7)));
+    }
+
+    #[test]
+    fn paths_are_labelled() {
+        assert_eq!(Path::ALL.map(Path::as_str), ["forced", "other"]);
+    }
+}

@@ -98,5 +98,6 @@ mod tests {
         assert_eq!(unknown(&[0, 3, 0, 4, 0, 0, 0, 4]), 1, "CHANGE-REQUEST");
         assert_eq!(unknown(&[0, 2, 0, 8, 0, 1, 0, 80, 192, 0, 2, 1]), 1, "RESPONSE-ADDRESS");
         assert_eq!(unknown(&[0, 6, 0, 4, 1, 2, 3, 4]), 0, "USERNAME");
+        assert_eq!(unknown(&[0, 2, 0, 0, 0, 3, 0, 0]), 2, "both of them");
     }
 }

@@ -93,6 +93,33 @@ mod tests {
     }
 
     #[test]
+    fn each_code_has_the_phrase_of_the_rfc_that_defines_it() {
+        const CASES: [(u16, &str); 18] = [
+            (300, "Try Alternate"),
+            (400, "Bad Request"),
+            (401, "Unauthenticated"),
+            (403, "Forbidden"),
+            (405, "Mobility Forbidden"),
+            (420, "Unknown Attribute"),
+            (437, "Allocation Mismatch"),
+            (438, "Stale Nonce"),
+            (440, "Address Family not Supported"),
+            (441, "Wrong Credentials"),
+            (442, "Unsupported Transport Protocol"),
+            (443, "Peer Address Family Mismatch"),
+            (446, "Connection Already Exists"),
+            (447, "Connection Timeout or Failure"),
+            (486, "Allocation Quota Reached"),
+            (500, "Server Error"),
+            (508, "Insufficient Capacity"),
+            (499, ""),
+        ];
+        for (code, phrase) in CASES {
+            assert_eq!(reason(code), phrase, "{code}");
+        }
+    }
+
+    #[test]
     fn classes_and_numbers_outside_the_rfc_are_refused() {
         assert_eq!(decode(&[0, 0, 4]), Err(AttributeError::Length));
         for class in [0, 1, 2, 7] {

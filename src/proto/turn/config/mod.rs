@@ -212,3 +212,31 @@ pub struct RelayAddress {
     /// Address in XOR-RELAYED-ADDRESS.
     pub announced: IpAddr,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(bind: &str, announced: &str) -> Option<RelayAddress> {
+        let (bind, announced) = (bind.parse().unwrap(), announced.parse().unwrap());
+        Some(RelayAddress { bind, announced })
+    }
+
+    #[test]
+    fn where_a_nat_maps_ports_relay_ports_mean_nothing_on_the_addresses_inside() {
+        let mut relay = RelayConfig {
+            ipv4: None,
+            ipv6: None,
+            ports: 50_000..=50_399,
+            port_shift: 0,
+        };
+        relay.set(Family::V4, address("10.1.2.3", "203.0.113.9"));
+        relay.set(Family::V6, address("::", "2001:db8::9"));
+        let ips = |relay: &RelayConfig| relay.own_ips().map(|ip| ip.to_string()).collect::<Vec<_>>();
+        assert_eq!(ips(&relay), ["203.0.113.9", "10.1.2.3", "2001:db8::9"]);
+        relay.port_shift = -30_000;
+        assert_eq!(ips(&relay), ["203.0.113.9", "2001:db8::9"]);
+        relay.set(Family::V4, None);
+        assert_eq!(ips(&relay), ["2001:db8::9"]);
+    }
+}

@@ -479,6 +479,28 @@ fn a_stale_allocation_id_names_nothing_after_its_slot_was_reused() {
 }
 
 #[test]
+fn a_relayed_address_is_found_by_address_and_port() {
+    let (table, id) = one();
+    let RelayedAddr(own) = relayed(0, Family::V4);
+    assert_eq!(table.relay_at(RelayedAddr(own)).map(|relay| relay.allocation), Some(id));
+    for other in [(peer_ip(0), own.port()), (own.ip(), own.port() + 1)] {
+        assert_eq!(table.relay_at(RelayedAddr(other.into())), None);
+    }
+}
+
+#[test]
+fn room_is_made_by_four_and_later_by_half_of_what_there_is() {
+    let (mut array, mut sizes) = (Vec::new(), Vec::new());
+    for n in 0..50u8 {
+        flow::make_room(&mut array);
+        array.push(n);
+        sizes.push(array.capacity());
+    }
+    sizes.dedup();
+    assert_eq!(sizes, [4, 8, 12, 18, 27, 40, 60]);
+}
+
+#[test]
 fn a_peer_that_is_a_relayed_address_of_ours_is_reached_in_memory() {
     let (mut table, id) = one();
     let (other, nobody) = (relayed(1, Family::V4), relayed(9, Family::V4));
@@ -548,6 +570,11 @@ fn addresses_that_differ_in_one_bit_hash_differently() {
         }
     }
     assert_eq!(hashes.len(), 32 * 16);
+    let ports = [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(|family| (0..16).map(move |bit| (family, 1 << bit)));
+    hashes.extend(ports.map(|(family, port)| hasher.relayed(family, port)));
+    assert_eq!(hashes.len(), 32 * 16 + 2 * 16);
 }
 
 #[test]

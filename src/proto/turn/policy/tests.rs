@@ -245,6 +245,16 @@ fn relayed_addresses_of_this_server_are_peers_on_relay_ports_only() {
 }
 
 #[test]
+fn a_nat64_prefix_of_no_length_of_the_rfc_is_named() {
+    let config = PolicyConfig {
+        nat64: vec!["2001:db8::/33".parse().unwrap()],
+        ..host()
+    };
+    let why = PeerPolicy::new(config).err().unwrap().to_string();
+    assert!(why.contains("2001:db8::/33") && why.contains("RFC 6052"), "{why}");
+}
+
+#[test]
 fn an_allowed_own_address_is_a_program_of_this_machine_where_no_allocation_lives() {
     // An SFU on the same machine.
     let closed = policy(|_| {});

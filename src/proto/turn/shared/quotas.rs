@@ -325,6 +325,33 @@ mod tests {
     }
 
     #[test]
+    fn an_allocation_that_moves_is_counted_where_it_is() {
+        let (quotas, limits) = (quotas(), limits(9, 1, 100, 0));
+        let mut unit = quotas.allocation(&user("alice"), ip(1), &limits).unwrap();
+        assert!(unit.covers(ip(1)) && !unit.covers(ip(2)));
+        unit.move_to(quotas.address(ip(2), &limits).unwrap());
+        assert!(unit.covers(ip(2)) && !unit.covers(ip(1)));
+        assert!(quotas.address(ip(2), &limits).is_err());
+        assert!(quotas.address(ip(1), &limits).is_ok());
+    }
+
+    #[test]
+    fn what_was_granted_before_is_taken_up_whatever_the_limits_are() {
+        let quotas = quotas();
+        let limits = Limits::default();
+        let from: IpAddr = "2001:db8::1".parse().unwrap();
+        let units: Vec<_> = (0..=limits.allocations)
+            .map(|_| quotas.readmit(&user("alice"), from).unwrap())
+            .collect();
+        assert_eq!(quotas.allocations_of(&user("alice")), limits.allocations + 1);
+        let reservations: Vec<_> = (0..=limits.reservations_per_user)
+            .map(|_| quotas.readmit_reservation(&user("alice")).unwrap())
+            .collect();
+        drop((units, reservations));
+        assert_eq!(quotas.keys(), 0);
+    }
+
+    #[test]
     fn one_address_or_ipv6_64_cannot_take_everything_under_many_names() {
         let quotas = quotas();
         let limits = limits(9, 1, 100, 0);

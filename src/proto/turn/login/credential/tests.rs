@@ -441,3 +441,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_wrong_with_a_static_user_is_said_with_its_name_and_without_its_password() {
+    let refused = |users: &[(&str, &str)]| Credentials::new(config(&[], users)).err().unwrap().to_string();
+    for (users, wrong) in [
+        (&[("a\u{7}b", "hidden")][..], "user name"),
+        (&[("alice", "hid\u{7}den")][..], "password"),
+        (&[("alice", "hidden"), ("alice", "hidden")][..], "two users"),
+    ] {
+        let why = refused(users);
+        assert!(
+            why.contains(wrong) && why.contains(&format!("{:?}", users[0].0)),
+            "{why}"
+        );
+        assert!(!why.contains("hid"), "{why}");
+    }
+}
+
+#[test]
+fn why_nothing_was_minted_is_said() {
+    let said = |error: MintError| error.to_string();
+    assert!(said(MintError::NoSecret).contains("no secret"));
+    assert!(said(MintError::Lifetime).contains("lifetime"));
+    assert!(said(MintError::Userid).contains(&TimeLimited::MAX_USERID.to_string()));
+}
+
+#[test]
+fn credentials_know_their_realm_and_whether_a_static_user_is_bound_to_the_forced_path() {
+    let mut wanted = config(&["secret"], &[("alice", "wonderland"), ("bob", "builder")]);
+    let none = Credentials::new(wanted.clone()).unwrap();
+    assert_eq!((none.realm(), none.has_forced_users()), (REALM, false));
+    wanted.users[1].forced = true;
+    assert!(Credentials::new(wanted).unwrap().has_forced_users());
+}
