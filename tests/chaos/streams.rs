@@ -245,7 +245,9 @@ impl Kernel {
 
     pub(crate) fn read_tcp(&mut self, fd: Fd, into: &mut [u8]) -> Answer<usize> {
         let (wire, side) = self.end_of(fd)?;
-        if self.strikes(Fault::ReadAgain) {
+        // A socket that has hung up has data or its end: no wake-up would come after an EAGAIN.
+        let hung_up = self.wire(wire).to.iter().all(|half| half.ended);
+        if !hung_up && self.strikes(Fault::ReadAgain) {
             return Err(libc::EAGAIN);
         }
         if self.strikes(Fault::Interrupted) {
