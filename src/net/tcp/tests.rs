@@ -447,36 +447,55 @@ impl Sealed {
         (moved, ended)
     }
 
-    /// What the peer has got.
-    fn at_peer(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let _ = self.joined.peer.read_to_end(&mut bytes);
-        bytes
+    /// Pumps until `done` says so of what has moved, and whether the server's connection has ended.
+    #[track_caller]
+    fn until(&mut self, what: &str, done: impl Fn(&mut Self, Pumped, bool) -> bool) {
+        let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);
+        let (mut total, mut ended) = (Pumped::default(), false);
+        loop {
+            let (moved, end) = self.pump();
+            total.up += moved.up;
+            total.down += moved.down;
+            ended |= end;
+            if done(self, total, ended) {
+                return;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{what}: {total:?}, ended: {ended}"
+            );
+        }
     }
 }
 
 #[test]
 fn over_tls_bytes_and_ends_go_through_as_they_do_without() {
     let mut pipe = sealed(b"answers first, ");
+    pipe.joined.peer.set_nonblocking(false).unwrap();
     pipe.joined.peer.write_all(b"then the peer's").unwrap();
-    assert_eq!(pipe.pump(), (Pumped { up: 0, down: 15 }, false));
-    assert_eq!(pipe.opened, b"answers first, then the peer's");
+    pipe.until("what is for the client", |pipe, moved, ended| {
+        assert!(!ended && moved.up == 0);
+        moved.down == 15 && pipe.opened == b"answers first, then the peer's"
+    });
     pipe.send(b"up there");
-    assert_eq!(pipe.pump(), (Pumped { up: 8, down: 0 }, false));
-    assert_eq!(pipe.at_peer(), b"up there");
+    pipe.until("what is for the peer", |_, moved, ended| {
+        assert!(!ended && moved.down == 0);
+        moved.up == 8
+    });
+    assert_eq!(read_exactly(&mut pipe.joined.peer, 8), b"up there");
     pipe.joined.peer.shutdown(Shutdown::Write).unwrap();
-    let (_, ended) = pipe.pump();
-    assert!(ended && pipe.client.process_new_packets().unwrap().peer_has_closed());
+    pipe.until("the peer's end", |pipe, _, ended| {
+        ended && pipe.client.process_new_packets().unwrap().peer_has_closed()
+    });
     assert!(pipe.joined.pipe.is_half_closed());
     pipe.send(b"still here");
-    assert_eq!(pipe.pump().0, Pumped { up: 10, down: 0 });
-    assert_eq!(pipe.at_peer(), b"still here");
+    pipe.until("the other direction", |_, moved, _| moved == Pumped { up: 10, down: 0 });
+    assert_eq!(read_exactly(&mut pipe.joined.peer, 10), b"still here");
     pipe.client.send_close_notify();
     let goodbye = written(&mut pipe.client);
     pipe.joined.client.write_all(&goodbye).unwrap();
-    pipe.pump();
-    assert!(pipe.joined.pipe.is_done());
-    assert!(matches!(pipe.joined.peer.read(&mut [0; 8]), Ok(0)));
+    pipe.until("the client's end", |pipe, _, _| pipe.joined.pipe.is_done());
+    assert!(is_at_end(&mut pipe.joined.peer));
 }
 
 #[test]
