@@ -6,10 +6,10 @@
 //! [`crate::turn`] to say.
 //!
 //! ```
-//! use relay::wire::attribute::{self, AttributeType};
-//! use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
-//! use relay::wire::message::{Class, Message, Method, TransactionId};
-//! use relay::wire::writer::MessageWriter;
+//! use relay_proto::wire::attribute::{self, AttributeType};
+//! use relay_proto::wire::integrity::{Integrity, Key, PasswordAlgorithm};
+//! use relay_proto::wire::message::{Class, Message, Method, TransactionId};
+//! use relay_proto::wire::writer::MessageWriter;
 //!
 //! let key = Key::long_term(b"alice", "example.org", b"wonderland", PasswordAlgorithm::Md5);
 //! let mut buf = [0; 128];
