@@ -114,7 +114,8 @@ impl Carrier {
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn open(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
+    pub(super) fn open(&mut self, now: Instant, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
+        self.make_room(now, id);
         self.sockets.open(epoll, id, bind)?;
         self.send.reserve_egress(self.sockets.egress_count());
         self.stats.relay_sockets.add(1);
@@ -125,11 +126,20 @@ impl Carrier {
     ///
     /// # Errors
     /// Those of the system; the socket is closed then.
-    pub(super) fn attach(&mut self, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
+    pub(super) fn attach(&mut self, now: Instant, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
+        self.make_room(now, id);
         self.sockets.attach(epoll, id, socket)?;
         self.send.reserve_egress(self.sockets.egress_count());
         self.stats.relay_sockets.add(1);
         Ok(())
+    }
+
+    /// Closes the socket that still stands in the place of `id`: its allocation has ended, and the command to close it comes
+    /// later than what takes its place.
+    fn make_room(&mut self, now: Instant, id: RelayId) {
+        if let Some(before) = self.sockets.occupant(id) {
+            self.close(now, before);
+        }
     }
 
     /// Gives a relay socket away, after sending what it still has to send.

@@ -48,7 +48,8 @@ impl Worker {
         }
         for (id, socket) in handled.arrived.into_iter().zip(sockets) {
             let Some(id) = id else { continue };
-            let attached = socket.is_some_and(|socket| self.carrier.attach(&self.epoll, id, socket).is_ok());
+            let attached =
+                socket.is_some_and(|socket| self.carrier.attach(self.now.mono, &self.epoll, id, socket).is_ok());
             if !attached {
                 tracing::warn!(target: "relay::shard", shard = self.index, "cannot watch the relay socket of an allocation that moved here");
                 self.server.handle_relay_lost(self.now, id);

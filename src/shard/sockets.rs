@@ -237,6 +237,12 @@ impl Sockets {
         Ok(())
     }
 
+    /// Which relay socket stands in the place of `id`.
+    pub(super) fn occupant(&self, id: RelayId) -> Option<RelayId> {
+        let relay = self.relays.get(relay_slot(id) as usize)?.as_ref()?;
+        Some(relay.id)
+    }
+
     /// Watches a relay socket no more and gives it away.
     pub(super) fn detach(&mut self, epoll: &Epoll, id: RelayId) -> Option<UdpSocket> {
         let socket = self.take(id)?;

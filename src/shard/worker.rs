@@ -511,7 +511,7 @@ impl Worker {
     }
 
     fn open_relay(&mut self, id: RelayId, bind: SocketAddr) {
-        let result = self.carrier.open(&self.epoll, id, bind);
+        let result = self.carrier.open(self.now.mono, &self.epoll, id, bind);
         self.relay_opened(id, bind, result);
     }
 

@@ -1,9 +1,11 @@
 use super::super::ShardConfig;
 use super::super::tests::Alone;
-use super::super::tests::shard_support::{Client as Turn, Incoming, Peer, turn_config};
+use super::super::tests::shard_support::{Client as Turn, Incoming, Peer, UDP, turn_config};
 use super::*;
+use crate::base::address::Family;
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::turn::output::EndReason;
+use crate::turn::types::{AllocationId, RelayId};
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::Method;
 
@@ -235,4 +237,28 @@ fn a_full_slab_is_sent_before_more_is_received() {
     heard.sort_unstable();
     assert_eq!(heard, [0, 1, 2]);
     assert_eq!(alone.count(|c| c.dropped.iter().map(|cell| cell.get()).sum::<u64>()), 0);
+}
+
+#[test]
+fn a_socket_whose_place_is_taken_before_it_was_closed_is_closed_and_no_longer_counted() {
+    let alone = Alone::new();
+    let named = |generation| RelayId {
+        allocation: AllocationId { index: 7, generation },
+        family: Family::V4,
+    };
+    let mut worker = alone.worker.borrow_mut();
+    let worker = &mut *worker;
+    let now = worker.now.mono;
+    let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap();
+    let before = bind();
+    let address = before.local_addr();
+    worker.carrier.attach(now, &worker.epoll, named(1), before).unwrap();
+    worker.carrier.attach(now, &worker.epoll, named(2), bind()).unwrap();
+    assert_eq!(worker.stats.relay_sockets.get(), 1);
+    std::net::UdpSocket::bind(address).unwrap();
+    // The command that closes the first comes late.
+    worker.carrier.close(now, named(1));
+    assert_eq!(worker.stats.relay_sockets.get(), 1);
+    worker.carrier.close(now, named(2));
+    assert_eq!(worker.stats.relay_sockets.get(), 0);
 }
