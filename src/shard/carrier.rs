@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::counters::ShardCounters;
-use super::link::Token;
 use super::sockets::Sockets;
+use super::token::Token;
 use crate::base::time::Instant;
 use crate::net::epoll::Epoll;
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
@@ -150,12 +150,12 @@ impl Carrier {
         Some(socket)
     }
 
-    /// Opens the socket of an HTTP/3 flow, to be known by `name`.
+    /// Opens the socket of an HTTP/3 flow, to be known by `token`.
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Token, backend: SocketAddr) -> io::Result<()> {
-        self.sockets.open_flow(epoll, slot, name, backend)
+    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, token: Token, backend: SocketAddr) -> io::Result<()> {
+        self.sockets.open_flow(epoll, slot, token, backend)
     }
 
     /// Closes the socket of an HTTP/3 flow, as [`Self::close`] does a relay socket.

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::link::Token;
 use super::mailbox::Letter;
+use super::token::Token;
 use super::worker::Worker;
 use crate::net::stream::QueueKind;
 use crate::net::udp::Datagram;

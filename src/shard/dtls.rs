@@ -16,7 +16,7 @@ use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
 use super::caps::{Bounds, Caps, Unit};
-use super::link::{Token, next_generation};
+use super::token::{Token, next_generation};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::rate::Arrivals;
 use crate::base::shares::{Place, Shares};

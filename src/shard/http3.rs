@@ -30,7 +30,7 @@ use hashbrown::HashMap;
 
 use super::caps::{Bounds, Caps, Over, Unit};
 use super::counters::{Http3Drop, Http3End};
-use super::link::next_generation;
+use super::token::next_generation;
 use crate::base::address::FiveTuple;
 use crate::base::log_throttle::Seldom;
 use crate::base::rate::{Rate, SharedBucket};

@@ -26,7 +26,6 @@ mod dtls;
 mod handoff;
 pub mod handover;
 mod http3;
-mod link;
 mod log;
 mod mailbox;
 mod pace;
@@ -35,6 +34,7 @@ mod sockets;
 mod stream_io;
 mod streams;
 mod tcp;
+mod token;
 mod worker;
 
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
-use super::link::{Token, relay_slot};
+use super::token::{Token, relay_slot};
 use crate::net::epoll::{Epoll, Interest};
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::turn::types::RelayId;
@@ -86,7 +86,7 @@ impl Sockets {
         for (i, listener) in self.listeners.iter().enumerate() {
             epoll.add(
                 listener.socket.as_fd(),
-                Token::Listener(i as u32).token(),
+                Token::Listener(i as u32).bits(),
                 Interest::Read,
             )?;
         }
@@ -163,7 +163,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Those of the system; nothing stays open then.
-    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, name: Token, backend: SocketAddr) -> io::Result<()> {
+    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, token: Token, backend: SocketAddr) -> io::Result<()> {
         let options = UdpOptions {
             // What is pending is asked for where it matters (`UdpSocket::take_pending`).
             errors: false,
@@ -171,7 +171,7 @@ impl Sockets {
         };
         let socket = UdpSocket::connect(backend, &options)?;
         let own = self.own.note(socket.local_addr());
-        epoll.add(socket.as_fd(), name.token(), Interest::Read)?;
+        epoll.add(socket.as_fd(), token.bits(), Interest::Read)?;
         let slot = slot as usize;
         if self.flows.len() <= slot {
             self.flows.resize_with(slot + 1, || None);
@@ -224,7 +224,7 @@ impl Sockets {
     /// # Errors
     /// Those of the system; the socket is closed then.
     pub(super) fn attach(&mut self, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
-        epoll.add(socket.as_fd(), Token::relay(id).token(), Interest::Read)?;
+        epoll.add(socket.as_fd(), Token::relay(id).bits(), Interest::Read)?;
         let slot = relay_slot(id) as usize;
         if self.relays.len() <= slot {
             self.relays.resize_with(slot + 1, || None);
@@ -309,8 +309,8 @@ mod tests {
     fn numbers_name_listeners_first_then_flows_and_relays_behind() {
         let (mut sockets, epoll) = sockets();
         let backend = sockets.udp_listener(0).unwrap().local_addr();
-        let name = Token::Http3 { slot: 1, generation: 0 };
-        sockets.open_flow(&epoll, 1, name, backend).unwrap();
+        let token = Token::Http3 { slot: 1, generation: 0 };
+        sockets.open_flow(&epoll, 1, token, backend).unwrap();
         sockets.open(&epoll, id(3, 1), "127.0.0.1:0".parse().unwrap()).unwrap();
         assert_eq!((sockets.flow_egress(1), sockets.relay_egress(id(3, 1))), (2, 10));
         assert_eq!(sockets.egress_count(), 11);
@@ -347,7 +347,7 @@ mod tests {
         sockets.open(&epoll, id(0, 1), "127.0.0.1:0".parse().unwrap()).unwrap();
         let reads = [0, 1, 2, 4].map(|turn| sockets.visit(0, 1, turn).map(|(_, again)| again));
         assert_eq!(reads, [Some(false), Some(true), Some(true), Some(false)]);
-        assert_eq!(sockets.visit(0, 2, 5), None, "a stale name");
+        assert_eq!(sockets.visit(0, 2, 5), None, "a stale token");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a worker does with its clients' streams.
 
 use super::handover::StreamHandover;
-use super::link::Token;
+use super::token::Token;
 use super::worker::{Control, Worker};
 use crate::net::epoll::ReadyDescriptor;
 use crate::net::stream::{Flushed, StreamError};

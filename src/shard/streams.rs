@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 
 use super::handover::{Displace, StreamGuard, StreamHandover};
-use super::link::{Token, next_generation};
+use super::token::{Token, next_generation};
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
 use crate::net::epoll::{Epoll, Interest};
@@ -184,11 +184,11 @@ impl Streams {
             }
         };
         let entry = &mut self.entries[slot as usize];
-        let name = Token::Stream {
+        let token = Token::Stream {
             slot,
             generation: entry.generation,
         };
-        if let Err(error) = epoll.add(socket.as_fd(), name.token(), Interest::Read) {
+        if let Err(error) = epoll.add(socket.as_fd(), token.bits(), Interest::Read) {
             self.free.push(slot);
             return Err(error);
         }
@@ -200,7 +200,7 @@ impl Streams {
                     server,
                     transport,
                 },
-                link: name.link(),
+                link: token.link(),
             },
             authenticated: false,
             strangers_answers: 0,
@@ -222,7 +222,7 @@ impl Streams {
         self.entries.get_mut(slot as usize)?.stream.as_deref_mut()
     }
 
-    /// The stream this name was given to; `None` if it is gone, even if its slot is in use again.
+    /// The stream this token was given to; `None` if it is gone, even if its slot is in use again.
     pub(super) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Stream> {
         let entry = self.entries.get_mut(slot as usize)?;
         if entry.generation == generation {
@@ -294,11 +294,11 @@ impl Streams {
         };
         let wanted = stream.wanted_interest();
         if stream.interest != wanted {
-            let name = Token::Stream {
+            let token = Token::Stream {
                 slot,
                 generation: entry.generation,
             };
-            epoll.modify(stream.socket.as_fd(), name.token(), wanted)?;
+            epoll.modify(stream.socket.as_fd(), token.bits(), wanted)?;
             stream.interest = wanted;
         }
         Ok(())
@@ -361,9 +361,9 @@ mod tests {
         let guard = Arc::new(());
         let (_a, first) = handover(Arc::clone(&guard));
         let slot = streams.adopt(Instant::ZERO, &epoll, first).unwrap();
-        let name = Token::from_link(streams.at(slot).unwrap().client.link);
-        let Token::Stream { generation, .. } = name else {
-            panic!("{name:?}")
+        let token = Token::from_link(streams.at(slot).unwrap().client.link);
+        let Token::Stream { generation, .. } = token else {
+            panic!("{token:?}")
         };
         assert_eq!((streams.len(), Arc::strong_count(&guard)), (1, 2));
         assert!(streams.remove(slot).is_some());

@@ -14,8 +14,8 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::handover::{StreamGuard, StreamHandover};
-use super::link::Token;
 use super::streams::Stream;
+use super::token::Token;
 use super::worker::Worker;
 use crate::base::time::Instant;
 use crate::net::canonical;
@@ -70,9 +70,9 @@ struct PeerClient {
 struct Watch(Option<Interest>);
 
 impl Watch {
-    fn set(&mut self, epoll: &Epoll, socket: &TcpStream, name: Token, wanted: Interest) -> io::Result<()> {
+    fn set(&mut self, epoll: &Epoll, socket: &TcpStream, token: Token, wanted: Interest) -> io::Result<()> {
         if self.0.is_some_and(|interest| interest != wanted) {
-            epoll.modify(socket.as_fd(), name.token(), wanted)?;
+            epoll.modify(socket.as_fd(), token.bits(), wanted)?;
             self.0 = Some(wanted);
         }
         Ok(())
@@ -105,7 +105,7 @@ impl TcpRelays {
 
     fn listen(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
         let socket = tcp::listen(bind)?;
-        let token = Token::tcp_relay(id).token();
+        let token = Token::tcp_relay(id).bits();
         epoll.add(socket.as_fd(), token, Interest::Read)?;
         let listener = Listener {
             socket,
@@ -126,7 +126,7 @@ impl TcpRelays {
         connecting: bool,
     ) -> io::Result<()> {
         let interest = if connecting { Interest::Write } else { Interest::None };
-        epoll.add(socket.as_fd(), Token::Peer(id).token(), interest)?;
+        epoll.add(socket.as_fd(), Token::Peer(id).bits(), interest)?;
         let peer = Peer {
             socket,
             watch: Watch(Some(interest)),
@@ -151,15 +151,15 @@ impl Worker {
 
     /// Closes a relay socket that listens for peers, if `id` names one.
     pub(super) fn close_tcp_relay(&mut self, id: RelayId) {
-        if self.tcp.listeners.remove(&Token::tcp_relay(id).token()).is_some() {
+        if self.tcp.listeners.remove(&Token::tcp_relay(id).bits()).is_some() {
             self.stats.relay_sockets.sub(1);
         }
     }
 
     /// Peers have connected to a relayed transport address.
-    pub(super) fn accept_peers(&mut self, name: Token) {
+    pub(super) fn accept_peers(&mut self, token: Token) {
         for _ in 0..ACCEPT_BATCH {
-            let Some(listener) = self.tcp.listeners.get_mut(&name.token()) else {
+            let Some(listener) = self.tcp.listeners.get_mut(&token.bits()) else {
                 return;
             };
             match listener.socket.accept() {
@@ -171,7 +171,7 @@ impl Worker {
                 Err(error) if is_exhausted(&error) => {
                     // It stays readable: watched, it would keep the loop turning for nothing.
                     let fd = listener.socket.as_fd();
-                    listener.watched = self.epoll.modify(fd, name.token(), Interest::None).is_err();
+                    listener.watched = self.epoll.modify(fd, token.bits(), Interest::None).is_err();
                     self.tcp.starved = true;
                     let bind = listener.bind;
                     self.socket_failed(&error, bind);
@@ -275,7 +275,7 @@ impl Worker {
         guard.settle();
         let watched = self
             .epoll
-            .add(socket.as_fd(), Token::PeerClient(id).token(), Interest::Read);
+            .add(socket.as_fd(), Token::PeerClient(id).bits(), Interest::Read);
         let Some(peer) = self.tcp.peers.get_mut(&id).filter(|_| watched.is_ok()) else {
             self.peer_closed(id);
             return;

@@ -17,12 +17,12 @@ use super::dtls::Dtls;
 use super::handoff::Parcel;
 use super::handover::{HandoverSender, StreamHandover};
 use super::http3::Http3;
-use super::link::Token;
 use super::log::LogClient;
 use super::pace::{Pace, Turn};
 use super::refusals::RefusalLog;
 use super::streams::Streams;
 use super::tcp::{TcpRelays, is_exhausted};
+use super::token::Token;
 use super::{log, mailbox};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::clock::Clock;
@@ -142,7 +142,7 @@ impl Worker {
     /// Watches the listeners and what comes from other threads.
     pub(super) fn watch_inlets(&self) -> io::Result<()> {
         self.epoll
-            .add(self.inlets.waker.as_fd(), Token::Waker.token(), Interest::Read)?;
+            .add(self.inlets.waker.as_fd(), Token::Waker.bits(), Interest::Read)?;
         self.carrier.sockets.register(&self.epoll)?;
         let (gro, gso) = self.carrier.sockets.offloads();
         self.stats.gro.set(u64::from(gro));
@@ -236,7 +236,7 @@ impl Worker {
         if self.carrier.recv.free() == 0 {
             self.settle_datagrams();
         }
-        match Token::from_token(event.token) {
+        match Token::from_bits(event.token) {
             Token::Listener(index) => self.receive_clients(index),
             Token::Relay { slot, generation } => {
                 if event.error {
@@ -250,7 +250,7 @@ impl Worker {
             Token::Waker => self.receive_mail(),
             Token::Peer(id) => self.handle_peer_socket(id, event),
             Token::PeerClient(id) => self.handle_peer_client(id, event),
-            name @ Token::TcpRelay { .. } => self.accept_peers(name),
+            token @ Token::TcpRelay { .. } => self.accept_peers(token),
             Token::Http3 { .. } => self.backends_wait = true,
         }
     }

@@ -1,7 +1,7 @@
 //! Workers end to end over real loopback sockets: UDP clients, peers, and each other.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::shard_support::*;
 use relay::net::udp::{UdpOptions, UdpSocket};
@@ -448,7 +448,7 @@ fn at_a_moderate_rate_packets_are_let_gather_and_none_is_lost() {
                 arrived.fetch_add(1, SeqCst);
             }
         });
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         while sent.load(SeqCst) < 1_000 || server.stat(|s| s.pauses.get()) == 0 {
             // Never more on the way than the peer's socket holds.
             while sent.load(SeqCst) > arrived.load(SeqCst) + 100 {
@@ -485,8 +485,13 @@ fn shutdown_ends_allocations_and_frees_every_port() {
         .map(|c| c.allocations_ended[EndReason::Shutdown as usize].get())
         .sum();
     assert_eq!(ended, 10);
+    // Another test may have been given one of the ports meanwhile, but not for long.
+    let deadline = Instant::now() + PATIENCE;
     for addr in relayed.into_iter().chain([udp]) {
-        std::net::UdpSocket::bind(addr).unwrap();
+        while let Err(error) = std::net::UdpSocket::bind(addr) {
+            assert!(Instant::now() < deadline, "{addr}: {error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

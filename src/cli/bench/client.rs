@@ -118,7 +118,7 @@ pub(super) struct BenchClient {
 pub(super) enum ClientSocket {
     /// The same socket twice: batches go through the first, single requests through the second.
     Udp(UdpSocket, std::net::UdpSocket),
-    ClientStream(Box<ClientStream>),
+    Stream(Box<ClientStream>),
 }
 
 impl BenchClient {
@@ -132,7 +132,7 @@ impl BenchClient {
                 ClientSocket::Udp(socket, other.map_err(|e| ClientError::Io("dup", e))?.into())
             }
             ClientTransport::Tcp | ClientTransport::Tls => {
-                ClientSocket::ClientStream(Box::new(ClientStream::connect(settings)?))
+                ClientSocket::Stream(Box::new(ClientStream::connect(settings)?))
             }
         };
         let mut id = [0; 12];
@@ -307,7 +307,7 @@ impl ClientSocket {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Udp(socket, _) => socket.as_fd(),
-            Self::ClientStream(stream) => stream.socket.as_fd(),
+            Self::Stream(stream) => stream.socket.as_fd(),
         }
     }
 
@@ -320,7 +320,7 @@ impl ClientSocket {
                 }
                 _ => Ok(()),
             },
-            Self::ClientStream(stream) => {
+            Self::Stream(stream) => {
                 stream.queue(&[request], 0);
                 stream.flush()
             }
@@ -338,7 +338,7 @@ impl ClientSocket {
                     Err(error) => Err(ClientError::Io("receive", error)),
                 }
             }
-            Self::ClientStream(stream) => {
+            Self::Stream(stream) => {
                 stream.flush()?;
                 stream.read(READ)?;
                 let mut first = None;

@@ -279,7 +279,7 @@ impl<'f> Engine<'f> {
             let (egress, destination) = match self.clients.get_mut(client).map(|client| &mut client.link) {
                 _ if self.flow.direction == TrafficDirection::Down => (self.clients.len(), relayed),
                 Some(ClientSocket::Udp(..)) => (client, self.server),
-                Some(ClientSocket::ClientStream(stream)) if stream.backlog() < MOST_UNSENT => {
+                Some(ClientSocket::Stream(stream)) if stream.backlog() < MOST_UNSENT => {
                     let data = self.slab.get(start..).unwrap_or_default();
                     stream.queue(&[header, data], self.flow.size.next_multiple_of(4) - self.flow.size);
                     continue;
@@ -311,7 +311,7 @@ impl<'f> Engine<'f> {
         self.flush_datagrams(now);
         self.slab.clear();
         for client in &mut self.clients {
-            if let ClientSocket::ClientStream(stream) = &mut client.link {
+            if let ClientSocket::Stream(stream) = &mut client.link {
                 stream.flush()?;
             }
         }
@@ -323,7 +323,7 @@ impl<'f> Engine<'f> {
         self.send.flush(&self.slab, now, |egress| {
             match clients.get(egress as usize).map(|c| &c.link) {
                 Some(ClientSocket::Udp(socket, _)) => Some(socket),
-                Some(ClientSocket::ClientStream(_)) => None,
+                Some(ClientSocket::Stream(_)) => None,
                 None => Some(peer),
             }
         });
@@ -342,7 +342,7 @@ impl<'f> Engine<'f> {
         for index in 0..self.epoll.wait(Some(wait))? {
             let Some(event) = self.epoll.event(index) else { continue };
             let index = event.token as usize;
-            if index < self.clients.len() && matches!(self.clients[index].link, ClientSocket::ClientStream(_)) {
+            if index < self.clients.len() && matches!(self.clients[index].link, ClientSocket::Stream(_)) {
                 self.read_stream(index, usize::MAX)?;
             } else {
                 self.read_datagrams(index);
@@ -372,7 +372,7 @@ impl<'f> Engine<'f> {
         let Some(client) = self.clients.get_mut(index) else {
             return Ok(());
         };
-        let ClientSocket::ClientStream(stream) = &mut client.link else {
+        let ClientSocket::Stream(stream) = &mut client.link else {
             return Ok(());
         };
         stream.read(limit)?;
@@ -397,7 +397,7 @@ impl<'f> Engine<'f> {
         self.recv.clear();
         let socket = match self.clients.get(index).map(|client| &client.link) {
             Some(ClientSocket::Udp(socket, _)) => socket,
-            Some(ClientSocket::ClientStream(_)) => return,
+            Some(ClientSocket::Stream(_)) => return,
             None => &self.peer,
         };
         // An ICMP error of an earlier datagram: the packets behind it come the next time.

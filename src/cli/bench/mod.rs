@@ -202,7 +202,7 @@ enum Failure {
     /// Something about the command line or the configuration.
     Refused(String),
     /// The server, or the way to it.
-    BenchClient(ClientError),
+    Client(ClientError),
     /// Sockets of our own.
     Io(io::Error),
 }
@@ -211,7 +211,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) => f.write_str(why),
-            Self::BenchClient(error) => error.fmt(f),
+            Self::Client(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
         }
     }
@@ -219,7 +219,7 @@ impl fmt::Display for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::BenchClient(error)
+        Self::Client(error)
     }
 }
 

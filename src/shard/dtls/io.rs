@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::super::caps::{Over, Unit};
 use super::super::counters::{DtlsClose, DtlsDrop};
 use super::super::deliver::to_listener;
-use super::super::link::Token;
+use super::super::token::Token;
 use super::super::worker::Worker;
 use super::{Bounds, Dtls, Newcomer, longest_message, over_dtls};
 use crate::base::address::FiveTuple;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::counters::{Http3Drop, Http3End};
 use super::super::deliver::to_listener;
-use super::super::link::Token;
+use super::super::token::Token;
 use super::super::worker::Worker;
 use super::{Begun, Flow, Http3};
 use crate::net::udp::Datagram;
@@ -92,8 +92,8 @@ impl Worker {
         if let Some((slot, flow)) = displaced {
             self.flow_ended(slot, &flow, Http3End::Displaced);
         }
-        let name = Token::Http3 { slot, generation };
-        match self.carrier.open_flow(&self.epoll, slot, name, backend) {
+        let token = Token::Http3 { slot, generation };
+        match self.carrier.open_flow(&self.epoll, slot, token, backend) {
             Ok(()) => Some(slot),
             Err(error) => {
                 self.stats.http3_drop(Http3Drop::NoSocket);
@@ -139,7 +139,7 @@ impl Worker {
                 return;
             }
             if let Some(event) = self.epoll.event(i)
-                && let Token::Http3 { slot, generation } = Token::from_token(event.token)
+                && let Token::Http3 { slot, generation } = Token::from_bits(event.token)
             {
                 if self.carrier.recv.free() == 0 {
                     self.settle_datagrams();

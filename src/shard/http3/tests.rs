@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::address::Transport;
-use crate::shard::link::Token;
+use crate::shard::token::Token;
 
 const BACKEND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8443);
 const CHOSEN: [u8; 8] = *b"answered";

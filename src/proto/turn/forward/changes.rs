@@ -36,7 +36,7 @@ pub struct ChannelRoute {
     pub key: RouteKey,
     /// The client: what it sends on the channel, from here to there, is for the peer.
     pub client: FiveTuple,
-    /// The relayed transport address, as peers are told it.
+    /// The relayed transport address, as peers see it.
     pub relayed: RelayedAddr,
     /// The peer.
     pub peer: PeerAddr,
@@ -55,10 +55,10 @@ pub enum RouteChange {
     Remove(RouteKey),
 }
 
-/// What a listener was told, and what it is still to be told.
+/// What a listener has been sent, and what is still to be sent.
 #[derive(Debug)]
 pub(super) struct RouteQueue {
-    told: HashMap<AllocationId, Vec<ChannelRoute>, FixedState>,
+    reported: HashMap<AllocationId, Vec<ChannelRoute>, FixedState>,
     queue: VecDeque<RouteChange>,
 }
 
@@ -68,7 +68,7 @@ impl ForwardTable {
     pub(in crate::turn) fn report_routes(&mut self, on: bool) {
         self.changes = on.then(|| {
             Box::new(RouteQueue {
-                told: HashMap::with_hasher(FixedState::with_seed(0)),
+                reported: HashMap::with_hasher(FixedState::with_seed(0)),
                 queue: VecDeque::new(),
             })
         });
@@ -94,7 +94,7 @@ impl ForwardTable {
         };
         let flow = flows.get_mut(id.index as usize).filter(|flow| flow.id == id);
         let routes = flow.map(|flow| flow.channel_routes(policy, *epoch));
-        changes.tell(id, routes.unwrap_or_default());
+        changes.report(id, routes.unwrap_or_default());
     }
 
     /// Everything may have changed.
@@ -108,19 +108,19 @@ impl ForwardTable {
 }
 
 impl RouteQueue {
-    /// Queues what is different from what was told.
-    fn tell(&mut self, id: AllocationId, routes: Vec<ChannelRoute>) {
-        let told = self.told.get(&id).map_or(&[][..], Vec::as_slice);
-        let gone = told
+    /// Queues what differs from what was sent.
+    fn report(&mut self, id: AllocationId, routes: Vec<ChannelRoute>) {
+        let reported = self.reported.get(&id).map_or(&[][..], Vec::as_slice);
+        let gone = reported
             .iter()
             .filter(|old| !routes.iter().any(|route| route.key == old.key));
         self.queue.extend(gone.map(|old| RouteChange::Remove(old.key)));
-        let new = routes.iter().filter(|route| !told.contains(route));
+        let new = routes.iter().filter(|route| !reported.contains(route));
         self.queue.extend(new.map(|route| RouteChange::Install(*route)));
         if routes.is_empty() {
-            self.told.remove(&id);
+            self.reported.remove(&id);
         } else {
-            self.told.insert(id, routes);
+            self.reported.insert(id, routes);
         }
     }
 }

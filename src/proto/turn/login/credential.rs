@@ -137,7 +137,7 @@ impl Default for CredentialsConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialError {
     /// The name is empty, over 508 bytes or holds control characters.
-    LoginName(String),
+    Name(String),
     /// The password of this user is empty or holds control characters.
     Password(String),
     /// Two users of this name.
@@ -147,7 +147,7 @@ pub enum CredentialError {
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LoginName(name) => {
+            Self::Name(name) => {
                 write!(
                     f,
                     "user name {name:?} must be 1 to 508 bytes long and hold no control characters"

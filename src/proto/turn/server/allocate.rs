@@ -308,7 +308,7 @@ impl Server {
             ports: self.config.relay.ports.clone().count() as u32,
         })?;
         let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
-        Ok((Socket::PendingAllocate { port, relayed }, reserved))
+        Ok((Socket::Opening { port, relayed }, reserved))
     }
 
     /// Uses up a token. It may have been used at another shard since it was looked at.
@@ -327,7 +327,7 @@ impl Server {
         let family = port.family();
         let relay = self.config.relay.of(family).ok_or(Refusal::ReservationUnknown)?;
         let relayed = RelayedAddr(self.config.relay.announced(relay, port.number()));
-        taken.sockets[family as usize] = Socket::PendingAllocate { port, relayed };
+        taken.sockets[family as usize] = Socket::Opening { port, relayed };
         Ok(())
     }
 
@@ -336,7 +336,7 @@ impl Server {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
         };
-        if let (Socket::PendingAllocate { port, .. }, Some(relay)) =
+        if let (Socket::Opening { port, .. }, Some(relay)) =
             (&allocation.sockets[family as usize], self.config.relay.of(family))
         {
             let bind = (relay.bind, port.number()).into();
@@ -365,7 +365,7 @@ impl Server {
         let opening = allocation.opening.as_deref_mut()?;
         let socket = &mut allocation.sockets[family as usize];
         let (port, relayed) = match core::mem::replace(socket, Socket::Absent) {
-            Socket::PendingAllocate { port, relayed } => (port, relayed),
+            Socket::Opening { port, relayed } => (port, relayed),
             settled => {
                 *socket = settled;
                 return None;
@@ -420,7 +420,7 @@ impl Server {
         if allocation
             .sockets
             .iter()
-            .any(|socket| matches!(socket, Socket::PendingAllocate { .. }))
+            .any(|socket| matches!(socket, Socket::Opening { .. }))
         {
             return None;
         }

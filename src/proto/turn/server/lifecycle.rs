@@ -129,7 +129,7 @@ impl Server {
         let socket = core::mem::replace(&mut allocation.sockets[family as usize], Socket::Absent);
         let port = match socket {
             Socket::Absent => return,
-            Socket::PendingAllocate { port, .. } => port,
+            Socket::Opening { port, .. } => port,
             Socket::Open { port, relayed } => {
                 if allocation.tcp.is_some() {
                     self.shared.directory.set_tcp(relayed, false);

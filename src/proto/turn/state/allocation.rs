@@ -76,7 +76,7 @@ pub(in crate::turn) enum Socket {
     /// Not wanted, could not be had, or gone.
     Absent,
     /// Being opened.
-    PendingAllocate { port: RelayPort, relayed: RelayedAddr },
+    Opening { port: RelayPort, relayed: RelayedAddr },
     /// Bound.
     Open { port: RelayPort, relayed: RelayedAddr },
 }

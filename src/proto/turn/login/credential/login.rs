@@ -141,7 +141,7 @@ impl StaticTable {
     fn user(realm: &str, user: &StaticUser) -> Result<User, CredentialError> {
         let name = prepared(&user.name)
             .filter(|name| name.len() <= MAX_USERNAME)
-            .ok_or_else(|| CredentialError::LoginName(user.name.clone()))?;
+            .ok_or_else(|| CredentialError::Name(user.name.clone()))?;
         let password = prepared(&user.password).ok_or_else(|| CredentialError::Password(user.name.clone()))?;
         let key = |algorithm| Key::long_term(name.as_bytes(), realm, password.as_bytes(), algorithm);
         Ok(User {

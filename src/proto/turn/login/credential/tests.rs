@@ -379,7 +379,7 @@ fn static_users_that_cannot_be_are_refused_at_start() {
     let error = |users: &[(&str, &str)]| Credentials::new(config(&[], users)).unwrap_err();
     let long = "x".repeat(509);
     for name in ["", "a\0", "a\nb", &long] {
-        assert_eq!(error(&[(name, "password")]), CredentialError::LoginName(name.into()));
+        assert_eq!(error(&[(name, "password")]), CredentialError::Name(name.into()));
     }
     for password in ["", "a\tb"] {
         assert_eq!(error(&[("alice", password)]), CredentialError::Password("alice".into()));

@@ -3,7 +3,7 @@
 //! ```text
 //! 63..60 kind | 59..32 generation | 31..0 slot
 //! ```
-//! A slot is reused; its generation tells whether a name still means what it meant when it was given out. What belongs to
+//! A slot is reused; its generation tells whether a token still means what it meant when it was given out. What belongs to
 //! a peer connection is named by its CONNECTION-ID, which is never reused while anything remembers it.
 
 use crate::base::address::Family;
@@ -63,7 +63,7 @@ pub(super) enum Token {
 
 impl Token {
     /// As an epoll token.
-    pub(super) const fn token(self) -> u64 {
+    pub(super) const fn bits(self) -> u64 {
         let (kind, generation, slot) = match self {
             Self::Listener(slot) => (0, 0, slot),
             Self::Relay { slot, generation } => (1, generation, slot),
@@ -79,10 +79,10 @@ impl Token {
     }
 
     /// From an epoll token.
-    pub(super) const fn from_token(token: u64) -> Self {
-        let slot = token as u32;
-        let generation = (token >> 32) as u32 & GENERATION_MASK;
-        match token >> KIND_SHIFT {
+    pub(super) const fn from_bits(bits: u64) -> Self {
+        let slot = bits as u32;
+        let generation = (bits >> 32) as u32 & GENERATION_MASK;
+        match bits >> KIND_SHIFT {
             0 => Self::Listener(slot),
             1 => Self::Relay { slot, generation },
             2 => Self::Stream { slot, generation },
@@ -97,15 +97,15 @@ impl Token {
 
     /// As the way back to a client.
     pub(super) const fn link(self) -> Link {
-        Link(self.token())
+        Link(self.bits())
     }
 
     /// From the way back to a client.
     pub(super) const fn from_link(link: Link) -> Self {
-        Self::from_token(link.0)
+        Self::from_bits(link.0)
     }
 
-    /// The name of a relay socket.
+    /// The token of a relay socket.
     pub(super) const fn relay(id: RelayId) -> Self {
         Self::Relay {
             slot: relay_slot(id),
@@ -113,7 +113,7 @@ impl Token {
         }
     }
 
-    /// The name of a relay socket that listens for peers.
+    /// The token of a relay socket that listens for peers.
     pub(super) const fn tcp_relay(id: RelayId) -> Self {
         Self::TcpRelay {
             slot: relay_slot(id),
@@ -138,8 +138,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_survive_the_round_trip() {
-        for name in [
+    fn tokens_survive_the_round_trip() {
+        for token in [
             Token::Listener(0),
             Token::Listener(7),
             Token::Relay { slot: 0, generation: 0 },
@@ -161,8 +161,8 @@ mod tests {
                 generation: GENERATION_MASK,
             },
         ] {
-            assert_eq!(Token::from_token(name.token()), name);
-            assert_eq!(Token::from_link(name.link()), name);
+            assert_eq!(Token::from_bits(token.bits()), token);
+            assert_eq!(Token::from_link(token.link()), token);
         }
     }
 
@@ -172,12 +172,12 @@ mod tests {
             allocation: AllocationId { index: 9, generation },
             family,
         };
-        let names = [
+        let tokens = [
             Token::relay(id(1, Family::V4)),
             Token::relay(id(1, Family::V6)),
             Token::relay(id(2, Family::V4)),
         ];
-        assert!(names[0] != names[1] && names[0] != names[2]);
+        assert!(tokens[0] != tokens[1] && tokens[0] != tokens[2]);
     }
 
     #[test]
