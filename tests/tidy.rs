@@ -9,12 +9,12 @@ use std::process::Command;
 const FLOORS: [&str; 7] = ["base", "wire", "turn", "net", "shard", "service", "cli"];
 
 /// How many files of a floor import each other in a circle. A floor that is not here has none. Shrink it.
-const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4), ("shard", 3), ("service", 23)];
+const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4), ("service", 23)];
 
 /// How many files a folder of `src` may hold side by side.
 const MAX_FILES_OF_A_FOLDER: usize = 20;
 /// Folders that hold more. Shrink it.
-const LARGE_FOLDERS: &[(&str, usize)] = &[("src/shard", 21), ("src/service", 25)];
+const LARGE_FOLDERS: &[(&str, usize)] = &[("src/service", 25)];
 
 /// Longest source file, in lines, tests included.
 const MAX_FILE_LINES: usize = 600;
@@ -530,7 +530,7 @@ fn log_lines_show_clients_as_the_configuration_says() {
         for (number, line) in code.filter(|_| !file.path.contains("tests")) {
             let shown = ["%client", "?client", "client = %", "client = ?"];
             let shows_one = shown.iter().any(|field| line.contains(field));
-            let is_itself = file.path == "src/shard/refusals.rs" && line.trim() == ITSELF;
+            let is_itself = file.path == "src/shard/refusals/mod.rs" && line.trim() == ITSELF;
             if shows_one && !line.contains(".show(") && !is_itself {
                 findings.push(format!("{}:{number}: {}", file.path, line.trim()));
             }

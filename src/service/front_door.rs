@@ -46,7 +46,7 @@ pub use self::upstream::{Failure, Forwarded};
 use super::config::settings::{ListenerSettings, StreamSettings};
 use super::tls_store::TlsStore;
 use crate::shard::LogClient;
-use crate::shard::handover::StreamHandover;
+use crate::shard::stream_intake::StreamHandover;
 
 /// Connections the kernel completes before they are accepted.
 const BACKLOG: i32 = 1024;

@@ -2,39 +2,31 @@
 //!
 //! The kernel deals clients out to the shards (SO_REUSEPORT keeps a five-tuple on one), and an allocation's relay sockets
 //! are opened by the shard that has the allocation, so shards have nothing to do with each other, but for packets from
-//! one relayed address of this server to another (`mailbox`), and for allocations that move with their clients (`handoff`). The rest of the process talks to them through [`Shards`].
+//! one relayed address of this server to another (`hairpin_ring`), and for allocations that move with their clients
+//! (`worker::migration`). The rest of the process talks to them through [`Shards`].
 //!
 //! ```text
-//! worker     the loop                      carrier    UDP: slab, send batch, sockets
-//! deliver    verdicts -> datagrams, frames streams    TCP and TLS clients; stream_io: what is done with them
-//! tcp        TCP with peers (RFC 6062)     dtls       DTLS clients; dtls::io: what is done with them
-//! mailbox    packets between shards        pace       when to let packets gather
-//! link       names of sockets              handover   streams that change hands
-//! handoff    allocations between shards    counters   what is counted
-//! log        lines for the operator
-//! http3      QUIC for a web server         caps       how many of a kind all shards may have
-//! refusals   lines about refused requests  audit     how many lines about allocations
+//! worker         the loop, and every `impl Worker`
+//! table          what a worker holds: streams, DTLS associations, HTTP/3 flows
+//! udp            UDP sockets, the slab of what was received, the send batch
+//! hairpin_ring   packets between shards      stream_intake  streams that change hands
+//! token          names of sockets            pace           when to let packets gather
+//! counters       what is counted             shares         how many of a kind all shards may have
+//! log            lines for the operator      audit          how many lines about allocations
+//! refusals       lines about refused requests
 //! ```
 
 mod audit;
-mod caps;
-mod carrier;
 pub mod counters;
-mod deliver;
-#[cfg_attr(not(feature = "dtls"), path = "dtls_absent.rs")]
-mod dtls;
-mod handoff;
-pub mod handover;
-mod http3;
+mod hairpin_ring;
 mod log;
-mod mailbox;
 mod pace;
 mod refusals;
-mod sockets;
-mod stream_io;
-mod streams;
-mod tcp;
+mod shares;
+pub mod stream_intake;
+mod table;
 mod token;
+mod udp;
 mod worker;
 
 use std::net::SocketAddr;
@@ -45,23 +37,23 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
 
-use self::carrier::Carrier;
 pub use self::counters::ShardCounters;
-#[cfg(feature = "dtls")]
-pub use self::dtls::DtlsConfig;
-#[cfg(feature = "dtls")]
-use self::dtls::{Dtls, DtlsShared};
-use self::handover::HandoverSender;
-pub use self::handover::StreamHandover;
-use self::http3::{Http3, Http3Shared};
-pub use self::http3::{Http3Config, SharedBackend};
 pub use self::log::{LogClient, log as log_event};
 use self::pace::Pace;
 use self::refusals::RefusalLog;
-pub use self::sockets::Listener;
-use self::sockets::Sockets;
-use self::streams::Streams;
-use self::tcp::TcpRelays;
+use self::stream_intake::HandoverSender;
+pub use self::stream_intake::StreamHandover;
+#[cfg(feature = "dtls")]
+pub use self::table::dtls::DtlsConfig;
+#[cfg(feature = "dtls")]
+use self::table::dtls::{Dtls, DtlsShared};
+use self::table::http3::{Http3, Http3Shared};
+pub use self::table::http3::{Http3Config, SharedBackend};
+use self::table::streams::Streams;
+use self::udp::Carrier;
+pub use self::udp::sockets::Listener;
+use self::udp::sockets::Sockets;
+use self::worker::tcp_relay::TcpRelays;
 use self::worker::{Control, EVENT_BATCH, Inlets, Worker};
 use crate::base::clock::Clock;
 use crate::base::log_throttle::Seldom;
@@ -203,7 +195,7 @@ impl Shards {
         #[cfg(feature = "dtls")]
         let dtls_shared = new_dtls_shared(&config)?;
         let http3_shared = Http3Shared::new(u64::from_ne_bytes(random_seed()?));
-        let (handover_to, handovers) = handover::channels(HANDOVERS, &wakers);
+        let (handover_to, handovers) = stream_intake::channels(HANDOVERS, &wakers);
         let mut all = Self {
             shards: Vec::new(),
             counters: Vec::new(),
@@ -327,7 +319,7 @@ impl Shards {
     }
 }
 
-type Ends = (Vec<Option<mailbox::Sender>>, Vec<mailbox::Receiver>);
+type Ends = (Vec<Option<hairpin_ring::Sender>>, Vec<hairpin_ring::Receiver>);
 
 /// A mailbox for every ordered pair of shards: what each writes to, and what each reads from.
 fn mailboxes(bytes: usize, wakers: &[Waker]) -> Vec<Ends> {
@@ -335,7 +327,7 @@ fn mailboxes(bytes: usize, wakers: &[Waker]) -> Vec<Ends> {
     for from in 0..wakers.len() {
         for (to, waker) in wakers.iter().enumerate() {
             let sender = (from != to).then(|| {
-                let (sender, receiver) = mailbox::mailbox(bytes, waker.clone());
+                let (sender, receiver) = hairpin_ring::mailbox(bytes, waker.clone());
                 ends[to].1.push(receiver);
                 sender
             });
@@ -385,7 +377,7 @@ struct Seed {
     http3_shared: Http3Shared,
     listeners: Vec<Listener>,
     inlets: Inlets,
-    mail_to: Vec<Option<mailbox::Sender>>,
+    mail_to: Vec<Option<hairpin_ring::Sender>>,
     peers: Vec<(mpsc::Sender<Control>, Waker)>,
     handover_to: Vec<HandoverSender>,
     counters: Arc<Counters>,

@@ -19,7 +19,7 @@ use relay::service::front_door::{Accepts, Behind, ConnectionOutcome, FrontDoor, 
 use relay::service::health::Health;
 use relay::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use relay::shard::LogClient;
-use relay::shard::handover::StreamHandover;
+use relay::shard::stream_intake::StreamHandover;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;

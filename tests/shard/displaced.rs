@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::shard_support::*;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
-use relay::shard::handover::{Displace, StreamGuard, StreamHandover};
+use relay::shard::stream_intake::{Displace, StreamGuard, StreamHandover};
 use relay::wire::message::Method;
 
 fn displaced(server: &TestServer) -> u64 {

@@ -15,7 +15,7 @@ use crate::base::rate::Arrivals;
 use crate::base::shares::{self, Shares};
 use crate::base::source::{Network, Source};
 use crate::base::time::Instant;
-use crate::shard::handover::{Displace, StreamGuard};
+use crate::shard::stream_intake::{Displace, StreamGuard};
 
 /// Connections that have been told to go and are still there, beyond which nobody is let in for another: their holders
 /// take milliseconds.

@@ -24,7 +24,7 @@ use super::{Accepts, Behind, ConnectionOutcome, FrontDoor, http};
 use crate::base::address::Transport;
 use crate::net::stream::KERNEL_UNSENT;
 use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
-use crate::shard::handover::StreamHandover;
+use crate::shard::stream_intake::StreamHandover;
 
 /// Room for the first plaintext of a client.
 const FIRST_PLAINTEXT: usize = 2048;

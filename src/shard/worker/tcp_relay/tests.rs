@@ -1,9 +1,9 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use super::super::tests::Alone;
-use super::super::tests::shard_support::{Client, Incoming, PATIENCE, accept, error_code, tcp_pair};
 use super::*;
+use crate::shard::tests::shard_support::{Client, Incoming, PATIENCE, accept, error_code, tcp_pair};
+use crate::shard::worker::tests::Alone;
 use crate::turn::output::ConnectionEnd;
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Message, Method};

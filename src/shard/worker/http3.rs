@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::super::counters::{Http3Drop, Http3End};
-use super::super::deliver::to_listener;
-use super::super::token::Token;
-use super::super::worker::Worker;
-use super::{Begun, Flow, Http3};
 use crate::net::udp::Datagram;
+use crate::shard::counters::{Http3Drop, Http3End};
+use crate::shard::table::http3::{Begun, Http3, Http3Flow};
+use crate::shard::token::Token;
+use crate::shard::worker::Worker;
+use crate::shard::worker::verdict::to_listener;
 use crate::turn::Server;
 use crate::turn::types::Client;
 use crate::wire::quic;
@@ -19,7 +19,7 @@ const TURN_DATAGRAMS: u64 = 256;
 
 /// Whose the datagrams of a five-tuple are.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::shard) enum FiveTupleOwner {
+pub(super) enum FiveTupleOwner {
     Turn,
     /// The flow in this slot.
     Flow(u32),
@@ -36,7 +36,7 @@ fn owner_of(server: &mut Server, http3: Option<&Http3>, client: &Client) -> Five
 
 impl Worker {
     /// Passes a datagram on to the backend, if it is for it. `owner` is remembered between the datagrams of one client.
-    pub(in crate::shard) fn pass_on(
+    pub(super) fn pass_on(
         &mut self,
         client: &Client,
         packet: &Range<usize>,
@@ -131,7 +131,7 @@ impl Worker {
     }
 
     /// What backends have to say, of the first `ready` events. Not always the same begins, since not all may be heard.
-    pub(in crate::shard) fn receive_backends(&mut self, ready: usize) {
+    pub(super) fn receive_backends(&mut self, ready: usize) {
         let begin = self.turns as usize % ready.max(1);
         let end = self.packets + TURN_DATAGRAMS;
         for i in (begin..ready).chain(0..begin) {
@@ -151,7 +151,7 @@ impl Worker {
 
     fn receive_backend(&mut self, slot: u32, generation: u32, error: bool) {
         let Some(http3) = &mut self.http3 else { return };
-        let Some(&mut Flow { client, backend, .. }) = http3.by_name(slot, generation) else {
+        let Some(&mut Http3Flow { client, backend, .. }) = http3.by_name(slot, generation) else {
             return;
         };
         if self.server.has_allocation(&client) {
@@ -206,7 +206,7 @@ impl Worker {
     }
 
     /// Ends a flow whose time is up, or whose five-tuple has an allocation now.
-    pub(in crate::shard) fn check_flow(&mut self, slot: u32) {
+    pub(super) fn check_flow(&mut self, slot: u32) {
         let Some(http3) = &mut self.http3 else { return };
         let expired = http3.expired(self.now.mono, slot);
         let Some(flow) = http3.at(slot) else { return };
@@ -222,7 +222,7 @@ impl Worker {
         }
     }
 
-    fn flow_ended(&mut self, slot: u32, flow: &Flow, why: Http3End) {
+    fn flow_ended(&mut self, slot: u32, flow: &Http3Flow, why: Http3End) {
         self.carrier.close_flow(self.now.mono, slot);
         self.stats.http3_flows.sub(1);
         if !flow.is_proven() {
@@ -241,7 +241,7 @@ impl Worker {
     }
 
     /// Ends every flow.
-    pub(in crate::shard) fn end_flows(&mut self) {
+    pub(super) fn end_flows(&mut self) {
         for slot in 0..self.http3.as_ref().map_or(0, Http3::slots) {
             self.end_flow(slot, Http3End::Shutdown);
         }

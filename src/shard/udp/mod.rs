@@ -1,23 +1,25 @@
 //! The UDP side of a shard: sockets, the slab of what was received, and the batch of what shall leave.
 
+pub(in crate::shard) mod sockets;
+
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::counters::ShardCounters;
-use super::sockets::Sockets;
-use super::token::Token;
+use self::sockets::Sockets;
 use crate::base::time::Instant;
 use crate::net::epoll::Epoll;
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
+use crate::shard::counters::ShardCounters;
+use crate::shard::token::Token;
 use crate::turn::types::{Client, RelayId};
 use crate::turn::{Counters, DropReason};
 
 /// Everything a datagram passes on its way through a shard, but for the decision.
-pub(super) struct Carrier {
-    pub(super) sockets: Sockets,
-    pub(super) recv: RecvBatch,
+pub(in crate::shard) struct Carrier {
+    pub(in crate::shard) sockets: Sockets,
+    pub(in crate::shard) recv: RecvBatch,
     send: SendBatch,
     counters: Arc<Counters>,
     stats: Arc<ShardCounters>,
@@ -25,7 +27,12 @@ pub(super) struct Carrier {
 
 impl Carrier {
     /// `slots` bounds what is received before it must be sent.
-    pub(super) fn new(sockets: Sockets, slots: usize, counters: Arc<Counters>, stats: Arc<ShardCounters>) -> Self {
+    pub(in crate::shard) fn new(
+        sockets: Sockets,
+        slots: usize,
+        counters: Arc<Counters>,
+        stats: Arc<ShardCounters>,
+    ) -> Self {
         let mut send = SendBatch::new();
         send.reserve_egress(sockets.egress_count());
         Self {
@@ -38,7 +45,11 @@ impl Carrier {
     }
 
     /// Receives from one socket; an error pending on it is counted and is no reason to stop.
-    pub(super) fn receive(&mut self, socket: impl Fn(&Sockets) -> Option<&UdpSocket>, most: usize) -> Range<usize> {
+    pub(in crate::shard) fn receive(
+        &mut self,
+        socket: impl Fn(&Sockets) -> Option<&UdpSocket>,
+        most: usize,
+    ) -> Range<usize> {
         let Some(socket) = socket(&self.sockets) else {
             return 0..0;
         };
@@ -58,7 +69,7 @@ impl Carrier {
     }
 
     /// Adds a datagram to the batch.
-    pub(super) fn push(&mut self, now: Instant, datagram: &Datagram<'_>) {
+    pub(in crate::shard) fn push(&mut self, now: Instant, datagram: &Datagram<'_>) {
         if self.send.push(datagram).is_err() {
             self.flush(now);
             if self.send.push(datagram).is_err() {
@@ -68,7 +79,7 @@ impl Carrier {
     }
 
     /// Adds a datagram to a client that came in by listener `egress`.
-    pub(super) fn push_to_client(&mut self, now: Instant, client: &Client, datagram: &Datagram<'_>) {
+    pub(in crate::shard) fn push_to_client(&mut self, now: Instant, client: &Client, datagram: &Datagram<'_>) {
         // A reply leaves from the address the client knows; a socket bound to one address needs no telling.
         let wildcard = self
             .sockets
@@ -86,7 +97,7 @@ impl Carrier {
     }
 
     /// Sends the batch. What was received stays where it is.
-    pub(super) fn flush(&mut self, now: Instant) {
+    pub(in crate::shard) fn flush(&mut self, now: Instant) {
         if self.send.is_empty() {
             return;
         }
@@ -105,7 +116,7 @@ impl Carrier {
     }
 
     /// Sends the batch and frees the slab.
-    pub(super) fn finish(&mut self, now: Instant) {
+    pub(in crate::shard) fn finish(&mut self, now: Instant) {
         self.flush(now);
         self.recv.clear();
     }
@@ -114,7 +125,13 @@ impl Carrier {
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn open(&mut self, now: Instant, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
+    pub(in crate::shard) fn open(
+        &mut self,
+        now: Instant,
+        epoll: &Epoll,
+        id: RelayId,
+        bind: SocketAddr,
+    ) -> io::Result<()> {
         self.make_room(now, id);
         self.sockets.open(epoll, id, bind)?;
         self.send.reserve_egress(self.sockets.egress_count());
@@ -126,7 +143,13 @@ impl Carrier {
     ///
     /// # Errors
     /// Those of the system; the socket is closed then.
-    pub(super) fn attach(&mut self, now: Instant, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
+    pub(in crate::shard) fn attach(
+        &mut self,
+        now: Instant,
+        epoll: &Epoll,
+        id: RelayId,
+        socket: UdpSocket,
+    ) -> io::Result<()> {
         self.make_room(now, id);
         self.sockets.attach(epoll, id, socket)?;
         self.send.reserve_egress(self.sockets.egress_count());
@@ -143,7 +166,7 @@ impl Carrier {
     }
 
     /// Gives a relay socket away, after sending what it still has to send.
-    pub(super) fn detach(&mut self, now: Instant, epoll: &Epoll, id: RelayId) -> Option<UdpSocket> {
+    pub(in crate::shard) fn detach(&mut self, now: Instant, epoll: &Epoll, id: RelayId) -> Option<UdpSocket> {
         self.flush(now);
         let socket = self.sockets.detach(epoll, id)?;
         self.stats.relay_sockets.sub(1);
@@ -154,19 +177,25 @@ impl Carrier {
     ///
     /// # Errors
     /// Those of the system.
-    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, token: Token, backend: SocketAddr) -> io::Result<()> {
+    pub(in crate::shard) fn open_flow(
+        &mut self,
+        epoll: &Epoll,
+        slot: u32,
+        token: Token,
+        backend: SocketAddr,
+    ) -> io::Result<()> {
         self.sockets.open_flow(epoll, slot, token, backend)
     }
 
     /// Closes the socket of an HTTP/3 flow, as [`Self::close`] does a relay socket.
-    pub(super) fn close_flow(&mut self, now: Instant, slot: u32) {
+    pub(in crate::shard) fn close_flow(&mut self, now: Instant, slot: u32) {
         self.flush(now);
         self.sockets.close_flow(slot);
     }
 
     /// Closes a relay socket, after sending what it still has to send: the batch names sockets by number, and the next
     /// socket with this number is somebody else's.
-    pub(super) fn close(&mut self, now: Instant, id: RelayId) {
+    pub(in crate::shard) fn close(&mut self, now: Instant, id: RelayId) {
         self.flush(now);
         if self.sockets.close(id) {
             self.stats.relay_sockets.sub(1);

@@ -1,8 +1,7 @@
 //! One worker by itself, in the thread of a test that turns it by hand and sets its clock: what it counts, and what its
 //! sockets get, is there when a turn is over, and nobody waits for a deadline.
 
-#[path = "../../../tests/shard_support/mod.rs"]
-pub(super) mod shard_support;
+mod turn;
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,68 +10,42 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use self::shard_support::{Client, Messages, PATIENCE, Pipe, Stream, UDP, tcp_pair, turn_config};
-use super::counters::STREAM_CLOSE_REASONS;
+use super::super::*;
 use super::*;
 use crate::net::udp::UdpSocket;
-
-/// What `act` writes to the log, a line for each, levels and targets first.
-pub(super) fn lines(act: impl FnOnce()) -> Vec<String> {
-    #[derive(Clone, Default)]
-    struct Sink(Arc<std::sync::Mutex<Vec<u8>>>);
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let sink = Sink::default();
-    let target = sink.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || target.clone())
-        .with_max_level(tracing::Level::DEBUG)
-        .with_ansi(false)
-        .without_time()
-        .finish();
-    tracing::subscriber::with_default(subscriber, act);
-    let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    text.lines().map(|line| line.trim().to_owned()).collect()
-}
+use crate::shard::counters::STREAM_CLOSE_REASONS;
+use crate::shard::tests::shard_support::{Client, Messages, PATIENCE, Pipe, Stream, UDP, tcp_pair, turn_config};
 
 /// A worker, the only one of its server, with one listener.
 #[derive(Clone)]
-pub(super) struct Alone {
-    pub(super) worker: Rc<RefCell<Worker>>,
+pub(in crate::shard) struct Alone {
+    pub(in crate::shard) worker: Rc<RefCell<Worker>>,
     control: mpsc::Sender<Control>,
     udp: SocketAddr,
 }
 
 impl Alone {
-    pub(super) fn new() -> Self {
+    pub(in crate::shard) fn new() -> Self {
         Self::with(ShardConfig::default(), turn_config())
     }
 
-    pub(super) fn with(config: ShardConfig, turn: Config) -> Self {
+    pub(in crate::shard) fn with(config: ShardConfig, turn: Config) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap();
         Self::at(socket.into(), config, turn)
     }
 
-    pub(super) fn at(listener: Listener, config: ShardConfig, turn: Config) -> Self {
+    pub(in crate::shard) fn at(listener: Listener, config: ShardConfig, turn: Config) -> Self {
         Self::several(vec![listener], config, turn).remove(0)
     }
 
     /// Several workers of one server, each with a listener, and so a port, of its own.
-    pub(super) fn several(listeners: Vec<Listener>, config: ShardConfig, turn: Config) -> Vec<Self> {
+    pub(in crate::shard) fn several(listeners: Vec<Listener>, config: ShardConfig, turn: Config) -> Vec<Self> {
         let count = listeners.len();
         let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().unwrap()).collect();
         let mut ends = mailboxes(config.mailbox, &wakers);
         let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
         let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
-        let (handover_to, handovers) = handover::channels(4, &wakers);
+        let (handover_to, handovers) = stream_intake::channels(4, &wakers);
         let refusals = refusal_log(&config).unwrap();
         let (turn, shared, clock) = (Arc::new(turn), Arc::new(Shared::new([7; 32])), Clock::start());
         #[cfg(feature = "dtls")]
@@ -121,7 +94,7 @@ impl Alone {
     }
 
     /// A turn for what is there.
-    pub(super) fn turn(&self) {
+    pub(in crate::shard) fn turn(&self) {
         let mut worker = self.worker.borrow_mut();
         worker.inlets.waker.wake();
         worker.turn().unwrap();
@@ -129,7 +102,7 @@ impl Alone {
 
     /// Turns until `what` holds: the kernel has its own pace.
     #[track_caller]
-    pub(super) fn until(&self, text: &str, mut what: impl FnMut(&mut Worker) -> bool) {
+    pub(in crate::shard) fn until(&self, text: &str, mut what: impl FnMut(&mut Worker) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !what(&mut self.worker.borrow_mut()) {
             assert!(Instant::now() < deadline, "never: {text}");
@@ -138,49 +111,49 @@ impl Alone {
     }
 
     /// That much later.
-    pub(super) fn later(&self, by: Duration) {
+    pub(in crate::shard) fn later(&self, by: Duration) {
         let mut worker = self.worker.borrow_mut();
         worker.clock = worker.clock.ahead(by);
     }
 
     /// Turns often enough for every stream, association and connection to have been looked at.
-    pub(super) fn look_at_all(&self) {
+    pub(in crate::shard) fn look_at_all(&self) {
         for _ in 0..4 {
             self.later(Duration::from_millis(250));
             self.turn();
         }
     }
 
-    pub(super) fn control(&self, control: Control) {
+    pub(in crate::shard) fn control(&self, control: Control) {
         self.control.send(control).unwrap();
         self.turn();
     }
 
-    pub(super) fn look<T>(&self, at: impl FnOnce(&Worker) -> T) -> T {
+    pub(in crate::shard) fn look<T>(&self, at: impl FnOnce(&Worker) -> T) -> T {
         at(&self.worker.borrow())
     }
 
-    pub(super) fn stat(&self, of: impl Fn(&ShardCounters) -> u64) -> u64 {
+    pub(in crate::shard) fn stat(&self, of: impl Fn(&ShardCounters) -> u64) -> u64 {
         of(&self.worker.borrow().stats)
     }
 
-    pub(super) fn count(&self, of: impl Fn(&Counters) -> u64) -> u64 {
+    pub(in crate::shard) fn count(&self, of: impl Fn(&Counters) -> u64) -> u64 {
         of(&self.worker.borrow().counters)
     }
 
     /// Streams closed for this reason.
-    pub(super) fn closed(&self, reason: &str) -> u64 {
+    pub(in crate::shard) fn closed(&self, reason: &str) -> u64 {
         let at = STREAM_CLOSE_REASONS.iter().position(|&it| it == reason).unwrap();
         self.stat(|s| s.streams_closed[at].get())
     }
 
     /// A client over UDP.
-    pub(super) fn client(&self) -> Client {
+    pub(in crate::shard) fn client(&self) -> Client {
         Client::new(Pipe::Messages(Box::new(self.socket())))
     }
 
     /// A client's socket.
-    pub(super) fn socket(&self) -> Turning<StdUdpSocket> {
+    pub(in crate::shard) fn socket(&self) -> Turning<StdUdpSocket> {
         let socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(self.udp).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -191,7 +164,7 @@ impl Alone {
     }
 
     /// A client over TCP, and its end of the connection.
-    pub(super) fn tcp_client(&self) -> (Client, TcpStream) {
+    pub(in crate::shard) fn tcp_client(&self) -> (Client, TcpStream) {
         let (stream, handover) = tcp_pair(Vec::new());
         self.worker.borrow_mut().adopt(handover);
         let same = stream.try_clone().unwrap();
@@ -199,7 +172,7 @@ impl Alone {
     }
 
     /// A client over this stream.
-    pub(super) fn over(&self, stream: TcpStream) -> Client {
+    pub(in crate::shard) fn over(&self, stream: TcpStream) -> Client {
         stream.set_nonblocking(true).unwrap();
         let stream = Turning {
             socket: stream,
@@ -213,8 +186,8 @@ impl Alone {
 }
 
 /// A client's socket: who waits for it turns the worker.
-pub(super) struct Turning<S> {
-    pub(super) socket: S,
+pub(in crate::shard) struct Turning<S> {
+    pub(in crate::shard) socket: S,
     alone: Alone,
 }
 

@@ -3,15 +3,15 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::super::caps::{Over, Unit};
-use super::super::counters::{DtlsClose, DtlsDrop};
-use super::super::deliver::to_listener;
-use super::super::token::Token;
-use super::super::worker::Worker;
-use super::{Bounds, Dtls, Newcomer, longest_message, over_dtls};
 use crate::base::address::FiveTuple;
 use crate::net::dtls::{DtlsError, Listened, client_hello};
 use crate::net::udp::Datagram;
+use crate::shard::counters::{DtlsClose, DtlsDrop};
+use crate::shard::shares::{Bounds, Over, Unit};
+use crate::shard::table::dtls::{Dtls, Newcomer, longest_message, over_dtls};
+use crate::shard::token::Token;
+use crate::shard::worker::Worker;
+use crate::shard::worker::verdict::to_listener;
 use crate::turn::DropReason;
 use crate::turn::types::Client;
 
@@ -25,7 +25,7 @@ enum Room {
 
 impl Worker {
     /// A datagram that begins like a DTLS record, at `packet` in the slab.
-    pub(in crate::shard) fn receive_dtls(&mut self, listener: u32, client: &FiveTuple, packet: Range<usize>, tos: u8) {
+    pub(super) fn receive_dtls(&mut self, listener: u32, client: &FiveTuple, packet: Range<usize>, tos: u8) {
         let five_tuple = over_dtls(client);
         let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
         let Some(dtls) = &mut self.dtls else { return };
@@ -196,7 +196,7 @@ impl Worker {
     }
 
     /// What is due: lost flights, and one step of one handshake.
-    pub(in crate::shard) fn advance_dtls(&mut self) {
+    pub(super) fn advance_dtls(&mut self) {
         let Some(dtls) = &mut self.dtls else { return };
         if dtls.next_timer.is_some_and(|at| at <= self.now.mono) {
             self.retransmit();
@@ -262,14 +262,7 @@ impl Worker {
     }
 
     /// Sends `header`, the bytes at `data` in the slab and `padding` zeros as one record to the client named.
-    pub(in crate::shard) fn send_dtls(
-        &mut self,
-        name: (u32, u32),
-        header: &[u8],
-        data: Range<usize>,
-        padding: usize,
-        tos: u8,
-    ) {
+    pub(super) fn send_dtls(&mut self, name: (u32, u32), header: &[u8], data: Range<usize>, padding: usize, tos: u8) {
         let data = self.carrier.recv.slab().get(data).unwrap_or_default();
         let len = header.len() + data.len() + padding;
         let Some(message) = self.dtls.as_mut().and_then(|dtls| dtls.message.get_mut(..len)) else {
@@ -285,7 +278,7 @@ impl Worker {
     }
 
     /// Sends what is in the response buffer as one record to the client named.
-    pub(in crate::shard) fn respond_dtls(&mut self, name: (u32, u32)) {
+    pub(super) fn respond_dtls(&mut self, name: (u32, u32)) {
         let response = self.response.bytes();
         let Some(dtls) = &mut self.dtls else { return };
         // A response is no longer than a record.
@@ -350,7 +343,7 @@ impl Worker {
     }
 
     /// Ends an association with close_notify.
-    pub(in crate::shard) fn close_dtls(&mut self, slot: u32, reason: DtlsClose) {
+    pub(super) fn close_dtls(&mut self, slot: u32, reason: DtlsClose) {
         if let Some(peer) = self.dtls.as_mut().and_then(|dtls| dtls.at(slot)) {
             peer.association.close();
             self.flush_dtls(slot);
@@ -372,7 +365,7 @@ impl Worker {
     }
 
     /// Ends an association whose time is up: a handshake not completed, or no allocation for too long.
-    pub(in crate::shard) fn check_dtls_deadline(&mut self, slot: u32) {
+    pub(super) fn check_dtls_deadline(&mut self, slot: u32) {
         let now = self.now.mono;
         let idle_timeout = self.idle_timeout;
         let Some(dtls) = &mut self.dtls else { return };
@@ -393,9 +386,12 @@ impl Worker {
     }
 
     /// Says goodbye to everybody.
-    pub(in crate::shard) fn end_dtls(&mut self) {
+    pub(super) fn end_dtls(&mut self) {
         for slot in 0..self.dtls.as_ref().map_or(0, Dtls::slots) {
             self.close_dtls(slot, DtlsClose::Shutdown);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::super::tests::Alone;
-use super::super::tests::shard_support::{Client, Incoming, Peer, UDP, turn_config};
-use super::super::{Listener, ShardConfig};
 use crate::net::udp::UdpSocket;
+use crate::shard::tests::shard_support::{Client, Incoming, Peer, UDP, turn_config};
+use crate::shard::worker::tests::Alone;
+use crate::shard::{Listener, ShardConfig};
 use crate::turn::Config;
 use crate::turn::config::Mobility;
 use crate::wire::attribute::AttributeType;

@@ -4,8 +4,6 @@
 //! cookie. Handshakes cost hundreds of times what a relayed packet does, so their datagrams wait in a queue and a turn of
 //! the worker does one step of one handshake (`io`); media that came meanwhile goes first.
 
-mod io;
-
 use std::collections::VecDeque;
 use std::io as std_io;
 use std::net::SocketAddr;
@@ -15,17 +13,17 @@ use std::time::Duration;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use super::caps::{Bounds, Caps, Unit};
-use super::token::{Token, next_generation};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::rate::Arrivals;
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
 use crate::net::dtls::{Association, Endpoint, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext};
+use crate::shard::shares::{Caps, Unit};
+use crate::shard::token::{Token, next_generation};
 use crate::turn::types::Client;
 
 /// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that again.
-const PENDING: usize = 16;
+pub(in crate::shard) const PENDING: usize = 16;
 /// IP and UDP headers.
 const HEADERS_V4: usize = 20 + 8;
 const HEADERS_V6: usize = 40 + 8;
@@ -76,14 +74,14 @@ impl DtlsConfig {
 
 /// What the shards share of it.
 #[derive(Clone)]
-pub(super) struct DtlsShared {
-    caps: Caps,
-    arrivals: Arc<Arrivals>,
+pub(in crate::shard) struct DtlsShared {
+    pub(in crate::shard) caps: Caps,
+    pub(in crate::shard) arrivals: Arc<Arrivals>,
 }
 
 impl DtlsShared {
     /// `seed` is not to be guessed.
-    pub(super) fn new(config: &DtlsConfig, seed: u64) -> Self {
+    pub(in crate::shard) fn new(config: &DtlsConfig, seed: u64) -> Self {
         let arrivals = Arrivals::new(
             seed,
             config.new_associations_per_second,
@@ -98,55 +96,55 @@ impl DtlsShared {
 }
 
 /// One client.
-struct Peer {
-    association: Association,
-    client: Client,
+pub(in crate::shard) struct Peer {
+    pub(in crate::shard) association: Association,
+    pub(in crate::shard) client: Client,
     /// Listener it came in by.
-    listener: u32,
+    pub(in crate::shard) listener: u32,
     /// That of the ClientHello it began with: another one is another handshake.
-    random: Random,
-    established: bool,
+    pub(in crate::shard) random: Random,
+    pub(in crate::shard) established: bool,
     /// When it began; once established, since when it has had no allocation.
-    since: Instant,
+    pub(in crate::shard) since: Instant,
     /// Datagrams that wait for their turn, while the handshake lasts.
-    pending: VecDeque<Box<[u8]>>,
+    pub(in crate::shard) pending: VecDeque<Box<[u8]>>,
     /// It is in `Dtls::todo`.
-    queued: bool,
+    pub(in crate::shard) queued: bool,
     /// When its last flight is sent again.
-    retransmit_at: Option<Instant>,
+    pub(in crate::shard) retransmit_at: Option<Instant>,
     /// Answers it has had as a stranger since it last was none.
-    strangers_answers: u32,
-    unit: Unit,
+    pub(in crate::shard) strangers_answers: u32,
+    pub(in crate::shard) unit: Unit,
     /// Its place among the handshakes under way.
-    half_open: Option<Place>,
+    pub(in crate::shard) half_open: Option<Place>,
     /// Its place among those that give way: it has no allocation, as far as is known.
-    yielding: Option<Place>,
+    pub(in crate::shard) yielding: Option<Place>,
 }
 
 #[derive(Default)]
-struct Entry {
-    generation: u32,
-    peer: Option<Box<Peer>>,
+pub(in crate::shard) struct DtlsEntry {
+    pub(in crate::shard) generation: u32,
+    pub(in crate::shard) peer: Option<Box<Peer>>,
 }
 
 /// All associations of a shard.
-pub(super) struct Dtls {
-    endpoint: Endpoint,
-    config: DtlsConfig,
-    shared: DtlsShared,
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
+pub(in crate::shard) struct Dtls {
+    pub(in crate::shard) endpoint: Endpoint,
+    pub(in crate::shard) config: DtlsConfig,
+    pub(in crate::shard) shared: DtlsShared,
+    pub(in crate::shard) entries: Vec<DtlsEntry>,
+    pub(in crate::shard) free: Vec<u32>,
+    pub(in crate::shard) by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
     /// Slots whose handshake is under way.
-    half_open: Shares<u32>,
+    pub(in crate::shard) half_open: Shares<u32>,
     /// Slots without an allocation, those included.
-    yielding: Shares<u32>,
+    pub(in crate::shard) yielding: Shares<u32>,
     /// Slots with a step of the handshake to be done.
-    todo: VecDeque<u32>,
+    pub(in crate::shard) todo: VecDeque<u32>,
     /// Not later than the first `Peer::retransmit_at`.
-    next_timer: Option<Instant>,
+    pub(in crate::shard) next_timer: Option<Instant>,
     /// A message on its way into or out of a record.
-    message: Box<[u8]>,
+    pub(in crate::shard) message: Box<[u8]>,
 }
 
 impl Dtls {
@@ -154,7 +152,7 @@ impl Dtls {
     ///
     /// # Errors
     /// Out of memory.
-    pub(super) fn new(config: DtlsConfig, shared: DtlsShared, seed: &[u8; 32]) -> std_io::Result<Self> {
+    pub(in crate::shard) fn new(config: DtlsConfig, shared: DtlsShared, seed: &[u8; 32]) -> std_io::Result<Self> {
         let mut endpoint = Endpoint::new(Arc::clone(&config.contexts), seed, config.associations_per_cookie)?;
         if config.quick_retransmission {
             endpoint = endpoint.with_quick_retransmission();
@@ -176,7 +174,7 @@ impl Dtls {
     }
 
     /// When the worker has something to do here, if no datagram comes: at once, or a flight is to be sent again.
-    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+    pub(in crate::shard) fn next_due(&self, now: Instant) -> Option<Instant> {
         if self.todo.is_empty() {
             self.next_timer
         } else {
@@ -185,25 +183,25 @@ impl Dtls {
     }
 
     /// Whether there is no association at all.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::shard) fn is_empty(&self) -> bool {
         self.by_five_tuple.is_empty()
     }
 
     /// Whether a client has an association, over UDP as `five_tuple` has it.
-    pub(super) fn knows(&self, five_tuple: &FiveTuple) -> bool {
+    pub(in crate::shard) fn knows(&self, five_tuple: &FiveTuple) -> bool {
         self.by_five_tuple.contains_key(&over_dtls(five_tuple))
     }
 
     /// Slots are below this.
-    pub(super) fn slots(&self) -> u32 {
+    pub(in crate::shard) fn slots(&self) -> u32 {
         self.entries.len() as u32
     }
 
-    fn at(&mut self, slot: u32) -> Option<&mut Peer> {
+    pub(in crate::shard) fn at(&mut self, slot: u32) -> Option<&mut Peer> {
         self.entries.get_mut(slot as usize)?.peer.as_deref_mut()
     }
 
-    fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Peer> {
+    pub(in crate::shard) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Peer> {
         let entry = self.entries.get_mut(slot as usize)?;
         if entry.generation == generation {
             entry.peer.as_deref_mut()
@@ -213,14 +211,14 @@ impl Dtls {
     }
 
     /// The present generation of `slot`.
-    fn generation(&self, slot: u32) -> u32 {
+    pub(in crate::shard) fn generation(&self, slot: u32) -> u32 {
         self.entries.get(slot as usize).map_or(0, |entry| entry.generation)
     }
 
     /// Keeps a new association, whose handshake has yet to begin. The five-tuple is free.
-    fn insert(&mut self, now: Instant, new: Newcomer) -> u32 {
+    pub(in crate::shard) fn insert(&mut self, now: Instant, new: Newcomer) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry::default());
+            self.entries.push(DtlsEntry::default());
             self.entries.len() as u32 - 1
         });
         let entry = &mut self.entries[slot as usize];
@@ -250,7 +248,7 @@ impl Dtls {
     }
 
     /// Forgets an association.
-    fn remove(&mut self, slot: u32) -> Option<Box<Peer>> {
+    pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<Box<Peer>> {
         let entry = self.entries.get_mut(slot as usize)?;
         let peer = entry.peer.take()?;
         entry.generation = next_generation(entry.generation);
@@ -269,7 +267,7 @@ impl Dtls {
     }
 
     /// Lets a datagram of a handshake wait for its turn. `false`: too many do.
-    fn postpone(&mut self, slot: u32, datagram: &[u8]) -> bool {
+    pub(in crate::shard) fn postpone(&mut self, slot: u32, datagram: &[u8]) -> bool {
         let Some(peer) = self.at(slot).filter(|peer| peer.pending.len() < PENDING) else {
             return false;
         };
@@ -278,7 +276,7 @@ impl Dtls {
         true
     }
 
-    fn queue(&mut self, slot: u32) {
+    pub(in crate::shard) fn queue(&mut self, slot: u32) {
         if let Some(peer) = self.at(slot)
             && !std::mem::replace(&mut peer.queued, true)
         {
@@ -286,7 +284,7 @@ impl Dtls {
         }
     }
 
-    fn set_established(&mut self, now: Instant, slot: u32) {
+    pub(in crate::shard) fn set_established(&mut self, now: Instant, slot: u32) {
         let Some(peer) = self.at(slot) else { return };
         peer.established = true;
         peer.since = now;
@@ -297,7 +295,7 @@ impl Dtls {
     }
 
     /// Notes whether the association in `slot` gives way where there are too many: not while its client has an allocation.
-    fn set_yielding(&mut self, slot: u32, yields: bool) {
+    pub(in crate::shard) fn set_yielding(&mut self, slot: u32, yields: bool) {
         let Some(peer) = self
             .entries
             .get_mut(slot as usize)
@@ -316,7 +314,7 @@ impl Dtls {
     }
 
     /// Notes when the handshake's last flight is due again.
-    fn set_timer(&mut self, now: Instant, slot: u32) {
+    pub(in crate::shard) fn set_timer(&mut self, now: Instant, slot: u32) {
         let Some(peer) = self.at(slot) else { return };
         peer.retransmit_at = peer.association.timeout().map(|left| now + left);
         let at = peer.retransmit_at;
@@ -325,7 +323,7 @@ impl Dtls {
 }
 
 /// The same client, by what it speaks.
-fn over_dtls(five_tuple: &FiveTuple) -> FiveTuple {
+pub(in crate::shard) fn over_dtls(five_tuple: &FiveTuple) -> FiveTuple {
     FiveTuple {
         transport: Transport::Dtls,
         ..*five_tuple
@@ -333,21 +331,18 @@ fn over_dtls(five_tuple: &FiveTuple) -> FiveTuple {
 }
 
 /// Longest message that fits into a record, and with it into an IP packet of `mtu` bytes, for this client.
-fn longest_message(mtu: usize, client: SocketAddr) -> usize {
+pub(in crate::shard) fn longest_message(mtu: usize, client: SocketAddr) -> usize {
     let headers = if client.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
     mtu.saturating_sub(headers + RECORD_OVERHEAD).min(MAX_PLAINTEXT)
 }
 
 /// What an association is begun with.
-struct Newcomer {
-    association: Association,
-    five_tuple: FiveTuple,
-    listener: u32,
-    random: Random,
+pub(in crate::shard) struct Newcomer {
+    pub(in crate::shard) association: Association,
+    pub(in crate::shard) five_tuple: FiveTuple,
+    pub(in crate::shard) listener: u32,
+    pub(in crate::shard) random: Random,
     /// What came behind its ClientHello in the same datagram.
-    rest: Option<Box<[u8]>>,
-    unit: Unit,
+    pub(in crate::shard) rest: Option<Box<[u8]>>,
+    pub(in crate::shard) unit: Unit,
 }
-
-#[cfg(test)]
-mod tests;

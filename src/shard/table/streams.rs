@@ -4,33 +4,33 @@ use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 
-use super::handover::{Displace, StreamGuard, StreamHandover};
-use super::token::{Token, next_generation};
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
 use crate::net::epoll::{Epoll, Interest};
 use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
+use crate::shard::stream_intake::{Displace, StreamGuard, StreamHandover};
+use crate::shard::token::{Token, next_generation};
 use crate::turn::types::Client;
 
 /// One client's stream.
-pub(super) struct Stream {
+pub(in crate::shard) struct Stream {
     /// Its messages and queue.
-    pub(super) conn: StreamConn,
+    pub(in crate::shard) conn: StreamConn,
     /// Its name in the protocol.
-    pub(super) client: Client,
+    pub(in crate::shard) client: Client,
     /// The limits for strangers are lifted.
-    pub(super) authenticated: bool,
+    pub(in crate::shard) authenticated: bool,
     /// Answers it has had as a stranger since it last was none.
     strangers_answers: u32,
     /// Since when it has had no allocation.
-    pub(super) idle_since: Instant,
+    pub(in crate::shard) idle_since: Instant,
     /// Nothing is read any more, and once everything is written it is closed; with the reason.
-    pub(super) closing: Option<&'static str>,
+    pub(in crate::shard) closing: Option<&'static str>,
     /// The last flush left something.
-    pub(super) blocked: bool,
+    pub(in crate::shard) blocked: bool,
     /// It is to be flushed again at this time, whatever the socket says.
-    pub(super) held_until: Option<Instant>,
+    pub(in crate::shard) held_until: Option<Instant>,
     socket: TcpStream,
     interest: Interest,
     dirty: bool,
@@ -39,12 +39,12 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Reads once.
-    pub(super) fn receive(&mut self, now: Instant) -> Result<crate::net::stream::Received, StreamError> {
+    pub(in crate::shard) fn receive(&mut self, now: Instant) -> Result<crate::net::stream::Received, StreamError> {
         self.conn.receive(now, &mut &self.socket)
     }
 
     /// Writes what is queued, as far as the socket takes it.
-    pub(super) fn flush(&mut self, now: Instant) -> Result<Flushed, StreamError> {
+    pub(in crate::shard) fn flush(&mut self, now: Instant) -> Result<Flushed, StreamError> {
         // A kernel that does not tell leaves the queue's own age to go by.
         if self.conn.wants_observation(now)
             && let Ok(state) = path_state(self.socket.as_fd())
@@ -61,24 +61,24 @@ impl Stream {
     }
 
     /// Takes it apart, no longer watched: socket, state, and what is dropped when the socket closes.
-    pub(super) fn into_parts(self) -> (TcpStream, StreamParts, Box<dyn StreamGuard>) {
+    pub(in crate::shard) fn into_parts(self) -> (TcpStream, StreamParts, Box<dyn StreamGuard>) {
         (self.socket, self.conn.into_parts(), self.guard)
     }
 
     /// Its client has an allocation: the limits for strangers are lifted, and it gives way to nobody.
-    pub(super) fn set_authenticated(&mut self) {
+    pub(in crate::shard) fn set_authenticated(&mut self) {
         self.authenticated = true;
         self.conn.set_authenticated();
         self.guard.settle();
     }
 
     /// `displace` is to be called if it has to give way to another connection.
-    pub(super) fn when_displaced(&mut self, displace: Displace) {
+    pub(in crate::shard) fn when_displaced(&mut self, displace: Displace) {
         self.guard.when_displaced(displace);
     }
 
     /// Notes an answer, and tells how many there were to a stranger since it last was none.
-    pub(super) const fn note_answer(&mut self, to_stranger: bool) -> u32 {
+    pub(in crate::shard) const fn note_answer(&mut self, to_stranger: bool) -> u32 {
         self.strangers_answers = if to_stranger { self.strangers_answers + 1 } else { 0 };
         self.strangers_answers
     }
@@ -121,7 +121,7 @@ struct Entry {
 }
 
 /// All streams of a shard.
-pub(super) struct Streams {
+pub(in crate::shard) struct Streams {
     entries: Vec<Entry>,
     free: Vec<u32>,
     /// Slots with something new to flush.
@@ -137,7 +137,7 @@ pub(super) struct Streams {
 
 impl Streams {
     /// No streams; `limits` apply to each.
-    pub(super) fn new(limits: StreamLimits) -> Self {
+    pub(in crate::shard) fn new(limits: StreamLimits) -> Self {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
@@ -151,12 +151,12 @@ impl Streams {
     }
 
     /// How many are open.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::shard) fn len(&self) -> usize {
         self.open
     }
 
     /// Slots are below this.
-    pub(super) fn slots(&self) -> u32 {
+    pub(in crate::shard) fn slots(&self) -> u32 {
         self.entries.len() as u32
     }
 
@@ -164,7 +164,7 @@ impl Streams {
     ///
     /// # Errors
     /// The socket cannot be set up or watched; it is closed then.
-    pub(super) fn adopt(&mut self, now: Instant, epoll: &Epoll, handover: StreamHandover) -> io::Result<u32> {
+    pub(in crate::shard) fn adopt(&mut self, now: Instant, epoll: &Epoll, handover: StreamHandover) -> io::Result<u32> {
         let StreamHandover {
             socket,
             tls,
@@ -218,12 +218,12 @@ impl Streams {
     }
 
     /// The stream in `slot`, whatever its generation.
-    pub(super) fn at(&mut self, slot: u32) -> Option<&mut Stream> {
+    pub(in crate::shard) fn at(&mut self, slot: u32) -> Option<&mut Stream> {
         self.entries.get_mut(slot as usize)?.stream.as_deref_mut()
     }
 
     /// The stream this token was given to; `None` if it is gone, even if its slot is in use again.
-    pub(super) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Stream> {
+    pub(in crate::shard) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Stream> {
         let entry = self.entries.get_mut(slot as usize)?;
         if entry.generation == generation {
             entry.stream.as_deref_mut()
@@ -233,7 +233,7 @@ impl Streams {
     }
 
     /// Notes that something is to be flushed.
-    pub(super) fn mark_dirty(&mut self, slot: u32) {
+    pub(in crate::shard) fn mark_dirty(&mut self, slot: u32) {
         if let Some(stream) = self
             .entries
             .get_mut(slot as usize)
@@ -246,7 +246,7 @@ impl Streams {
     }
 
     /// Takes one slot off the list of those to be flushed.
-    pub(super) fn next_dirty(&mut self) -> Option<u32> {
+    pub(in crate::shard) fn next_dirty(&mut self) -> Option<u32> {
         let slot = self.dirty.pop()?;
         if let Some(stream) = self.at(slot) {
             stream.dirty = false;
@@ -255,18 +255,18 @@ impl Streams {
     }
 
     /// Notes that a stream is to be flushed at `until`.
-    pub(super) fn hold(&mut self, slot: u32, until: Instant) {
+    pub(in crate::shard) fn hold(&mut self, slot: u32, until: Instant) {
         self.held.push(slot);
         self.resume_at = Some(self.resume_at.map_or(until, |at| at.min(until)));
     }
 
     /// When [`Self::next_due`] has something.
-    pub(super) fn resume_at(&self) -> Option<Instant> {
+    pub(in crate::shard) fn resume_at(&self) -> Option<Instant> {
         self.resume_at
     }
 
     /// Takes one slot off the list of those held whose time has come. Call until `None`.
-    pub(super) fn next_due(&mut self, now: Instant) -> Option<u32> {
+    pub(in crate::shard) fn next_due(&mut self, now: Instant) -> Option<u32> {
         if self.resume_at.is_none_or(|at| at > now) {
             return None;
         }
@@ -285,7 +285,7 @@ impl Streams {
     }
 
     /// Tells epoll what the stream waits for, if that has changed.
-    pub(super) fn update_interest(&mut self, epoll: &Epoll, slot: u32) -> io::Result<()> {
+    pub(in crate::shard) fn update_interest(&mut self, epoll: &Epoll, slot: u32) -> io::Result<()> {
         let Some(entry) = self.entries.get_mut(slot as usize) else {
             return Ok(());
         };
@@ -305,12 +305,12 @@ impl Streams {
     }
 
     /// Closes the stream in `slot` and forgets it; whoever was it is returned.
-    pub(super) fn remove(&mut self, slot: u32) -> Option<Client> {
+    pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<Client> {
         self.take(slot).map(|stream| stream.client)
     }
 
     /// Lets the stream in `slot` go, open as it is, and watches it no longer.
-    pub(super) fn release(&mut self, epoll: &Epoll, slot: u32) -> Option<Stream> {
+    pub(in crate::shard) fn release(&mut self, epoll: &Epoll, slot: u32) -> Option<Stream> {
         let stream = self.take(slot)?;
         epoll.remove(stream.socket.as_fd()).ok()?;
         Some(*stream)

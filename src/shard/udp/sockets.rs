@@ -4,9 +4,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
-use super::token::{Token, relay_slot};
 use crate::net::epoll::{Epoll, Interest};
 use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::shard::token::{Token, relay_slot};
 use crate::turn::types::RelayId;
 use crate::turn::{OwnSocket, OwnSockets};
 
@@ -53,7 +53,7 @@ struct Flow {
 
 /// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, those of HTTP/3 flows, relay sockets behind.
 #[derive(Debug)]
-pub(super) struct Sockets {
+pub(in crate::shard) struct Sockets {
     listeners: Vec<Listener>,
     /// How many there were at the start: the numbers behind them are those of flows, for ever.
     listener_count: usize,
@@ -69,7 +69,12 @@ pub(super) struct Sockets {
 impl Sockets {
     /// `options` are those of relay sockets; slots of HTTP/3 flows are below `most_flows`, and their sockets are noted in
     /// `own`.
-    pub(super) fn new(listeners: Vec<Listener>, most_flows: usize, options: UdpOptions, own: OwnSockets) -> Self {
+    pub(in crate::shard) fn new(
+        listeners: Vec<Listener>,
+        most_flows: usize,
+        options: UdpOptions,
+        own: OwnSockets,
+    ) -> Self {
         Self {
             listener_count: listeners.len(),
             listeners,
@@ -82,7 +87,7 @@ impl Sockets {
     }
 
     /// Watches every listener.
-    pub(super) fn register(&self, epoll: &Epoll) -> io::Result<()> {
+    pub(in crate::shard) fn register(&self, epoll: &Epoll) -> io::Result<()> {
         for (i, listener) in self.listeners.iter().enumerate() {
             epoll.add(
                 listener.socket.as_fd(),
@@ -94,12 +99,12 @@ impl Sockets {
     }
 
     /// Hears no more clients.
-    pub(super) fn close_listeners(&mut self) {
+    pub(in crate::shard) fn close_listeners(&mut self) {
         self.listeners.clear();
     }
 
     /// Numbers in use are below this.
-    pub(super) fn egress_count(&self) -> usize {
+    pub(in crate::shard) fn egress_count(&self) -> usize {
         self.first_relay() + self.relays.len()
     }
 
@@ -108,17 +113,17 @@ impl Sockets {
     }
 
     /// The number of a relay socket, open or not.
-    pub(super) fn relay_egress(&self, id: RelayId) -> u32 {
+    pub(in crate::shard) fn relay_egress(&self, id: RelayId) -> u32 {
         self.first_relay() as u32 + relay_slot(id)
     }
 
     /// The number of an HTTP/3 flow's socket, open or not.
-    pub(super) fn flow_egress(&self, slot: u32) -> u32 {
+    pub(in crate::shard) fn flow_egress(&self, slot: u32) -> u32 {
         self.listener_count as u32 + slot
     }
 
     /// The socket with this number.
-    pub(super) fn by_egress(&self, egress: u32) -> Option<&UdpSocket> {
+    pub(in crate::shard) fn by_egress(&self, egress: u32) -> Option<&UdpSocket> {
         let egress = egress as usize;
         if let Some(slot) = egress.checked_sub(self.first_relay()) {
             self.relays.get(slot)?.as_ref().map(|relay| &relay.socket)
@@ -130,12 +135,12 @@ impl Sockets {
     }
 
     /// Listener `index`.
-    pub(super) fn listener(&self, index: u32) -> Option<&Listener> {
+    pub(in crate::shard) fn listener(&self, index: u32) -> Option<&Listener> {
         self.listeners.get(index as usize)
     }
 
     /// The number of the listener that can send from `local`: bound to it, or to all addresses.
-    pub(super) fn listener_at(&self, local: SocketAddr) -> Option<u32> {
+    pub(in crate::shard) fn listener_at(&self, local: SocketAddr) -> Option<u32> {
         let at = |bound: SocketAddr| {
             self.listeners
                 .iter()
@@ -150,12 +155,12 @@ impl Sockets {
     }
 
     /// The socket of listener `index`.
-    pub(super) fn udp_listener(&self, index: u32) -> Option<&UdpSocket> {
+    pub(in crate::shard) fn udp_listener(&self, index: u32) -> Option<&UdpSocket> {
         self.listener(index).map(|listener| &listener.socket)
     }
 
     /// The socket of the HTTP/3 flow in `slot`.
-    pub(super) fn flow(&self, slot: u32) -> Option<&UdpSocket> {
+    pub(in crate::shard) fn flow(&self, slot: u32) -> Option<&UdpSocket> {
         self.flows.get(slot as usize)?.as_ref().map(|flow| &flow.socket)
     }
 
@@ -163,7 +168,13 @@ impl Sockets {
     ///
     /// # Errors
     /// Those of the system; nothing stays open then.
-    pub(super) fn open_flow(&mut self, epoll: &Epoll, slot: u32, token: Token, backend: SocketAddr) -> io::Result<()> {
+    pub(in crate::shard) fn open_flow(
+        &mut self,
+        epoll: &Epoll,
+        slot: u32,
+        token: Token,
+        backend: SocketAddr,
+    ) -> io::Result<()> {
         let options = UdpOptions {
             // What is pending is asked for where it matters (`UdpSocket::take_pending`).
             errors: false,
@@ -181,20 +192,20 @@ impl Sockets {
     }
 
     /// Closes the socket of an HTTP/3 flow.
-    pub(super) fn close_flow(&mut self, slot: u32) {
+    pub(in crate::shard) fn close_flow(&mut self, slot: u32) {
         if let Some(flow) = self.flows.get_mut(slot as usize) {
             *flow = None;
         }
     }
 
     /// The relay socket in `slot`, if its generation still is `generation`.
-    pub(super) fn relay(&self, slot: u32, generation: u32) -> Option<(&UdpSocket, RelayId)> {
+    pub(in crate::shard) fn relay(&self, slot: u32, generation: u32) -> Option<(&UdpSocket, RelayId)> {
         let relay = self.relays.get(slot as usize)?.as_ref()?;
         (Token::relay(relay.id) == Token::Relay { slot, generation }).then_some((&relay.socket, relay.id))
     }
 
     /// Takes note that a relay socket is read in `turn`. Returns whose it is, and whether it was read in the turn before.
-    pub(super) fn visit(&mut self, slot: u32, generation: u32, turn: u64) -> Option<(RelayId, bool)> {
+    pub(in crate::shard) fn visit(&mut self, slot: u32, generation: u32, turn: u64) -> Option<(RelayId, bool)> {
         let relay = self.relays.get_mut(slot as usize)?.as_mut()?;
         if Token::relay(relay.id) != (Token::Relay { slot, generation }) {
             return None;
@@ -204,7 +215,7 @@ impl Sockets {
     }
 
     /// Whether the relay socket named `id` is open.
-    pub(super) fn is_open(&self, id: RelayId) -> bool {
+    pub(in crate::shard) fn is_open(&self, id: RelayId) -> bool {
         self.relays
             .get(relay_slot(id) as usize)
             .is_some_and(|slot| slot.as_ref().is_some_and(|relay| relay.id == id))
@@ -214,7 +225,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Those of the system; nothing stays open then.
-    pub(super) fn open(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
+    pub(in crate::shard) fn open(&mut self, epoll: &Epoll, id: RelayId, bind: SocketAddr) -> io::Result<()> {
         let socket = UdpSocket::bind(bind, &self.options)?;
         self.attach(epoll, id, socket)
     }
@@ -223,7 +234,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Those of the system; the socket is closed then.
-    pub(super) fn attach(&mut self, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
+    pub(in crate::shard) fn attach(&mut self, epoll: &Epoll, id: RelayId, socket: UdpSocket) -> io::Result<()> {
         epoll.add(socket.as_fd(), Token::relay(id).bits(), Interest::Read)?;
         let slot = relay_slot(id) as usize;
         if self.relays.len() <= slot {
@@ -238,13 +249,13 @@ impl Sockets {
     }
 
     /// Which relay socket stands in the place of `id`.
-    pub(super) fn occupant(&self, id: RelayId) -> Option<RelayId> {
+    pub(in crate::shard) fn occupant(&self, id: RelayId) -> Option<RelayId> {
         let relay = self.relays.get(relay_slot(id) as usize)?.as_ref()?;
         Some(relay.id)
     }
 
     /// Watches a relay socket no more and gives it away.
-    pub(super) fn detach(&mut self, epoll: &Epoll, id: RelayId) -> Option<UdpSocket> {
+    pub(in crate::shard) fn detach(&mut self, epoll: &Epoll, id: RelayId) -> Option<UdpSocket> {
         let socket = self.take(id)?;
         // It is watched, so this succeeds; were it not, there would be nothing to undo.
         let _ = epoll.remove(socket.as_fd());
@@ -252,7 +263,7 @@ impl Sockets {
     }
 
     /// Closes a relay socket; `false` if it was not open.
-    pub(super) fn close(&mut self, id: RelayId) -> bool {
+    pub(in crate::shard) fn close(&mut self, id: RelayId) -> bool {
         self.take(id).is_some()
     }
 
@@ -272,7 +283,7 @@ impl Sockets {
     }
 
     /// Whether every socket coalesces received and segments sent datagrams.
-    pub(super) fn offloads(&self) -> (bool, bool) {
+    pub(in crate::shard) fn offloads(&self) -> (bool, bool) {
         let mut all = self.listeners.iter().map(|listener| &listener.socket);
         (all.clone().all(UdpSocket::uses_gro), all.all(UdpSocket::uses_gso))
     }

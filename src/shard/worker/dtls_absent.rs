@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::worker::Worker;
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
+use crate::shard::worker::Worker;
 
 /// Nothing of the kind exists.
 #[derive(Debug)]
-pub(super) enum Dtls {}
+pub(in crate::shard) enum Dtls {}
 
 impl Dtls {
     pub(super) fn next_due(&self, _: Instant) -> Option<Instant> {

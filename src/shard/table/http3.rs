@@ -18,8 +18,6 @@
 //!
 //! This part knows no socket and reads no clock; `io` does what it says.
 
-mod io;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,14 +26,14 @@ use arc_swap::ArcSwapOption;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use super::caps::{Bounds, Caps, Over, Unit};
-use super::counters::{Http3Drop, Http3End};
-use super::token::next_generation;
 use crate::base::address::FiveTuple;
 use crate::base::log_throttle::Seldom;
 use crate::base::rate::{Rate, SharedBucket};
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
+use crate::shard::counters::{Http3Drop, Http3End};
+use crate::shard::shares::{Bounds, Caps, Over, Unit};
+use crate::shard::token::next_generation;
 use crate::turn::types::Client;
 use crate::wire::quic::ServerId;
 
@@ -84,14 +82,14 @@ impl Http3Config {
 
 /// What the shards share of it.
 #[derive(Clone, Debug)]
-pub(super) struct Http3Shared {
-    caps: Caps,
-    begun: Arc<SharedBucket>,
+pub(in crate::shard) struct Http3Shared {
+    pub(in crate::shard) caps: Caps,
+    pub(in crate::shard) begun: Arc<SharedBucket>,
 }
 
 impl Http3Shared {
     /// `seed` is not to be guessed.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::shard) fn new(seed: u64) -> Self {
         Self {
             caps: Caps::new(seed),
             begun: Arc::default(),
@@ -101,7 +99,7 @@ impl Http3Shared {
 
 /// What is known of a client's address.
 #[derive(Clone, Copy, Debug)]
-enum Proof {
+pub(in crate::shard) enum Proof {
     /// It may be forged.
     None {
         /// The connection ID to be named.
@@ -115,53 +113,53 @@ enum Proof {
 
 /// One client.
 #[derive(Debug)]
-struct Flow {
-    client: Client,
-    backend: SocketAddr,
-    proof: Proof,
-    begun: Instant,
+pub(in crate::shard) struct Http3Flow {
+    pub(in crate::shard) client: Client,
+    pub(in crate::shard) backend: SocketAddr,
+    pub(in crate::shard) proof: Proof,
+    pub(in crate::shard) begun: Instant,
     /// When something last came, from either side.
-    last: Instant,
-    to_backend: u64,
-    to_client: u64,
+    pub(in crate::shard) last: Instant,
+    pub(in crate::shard) to_backend: u64,
+    pub(in crate::shard) to_client: u64,
     /// Its place among those without proof.
-    place: Option<Place>,
+    pub(in crate::shard) place: Option<Place>,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
-    generation: u32,
-    flow: Option<Box<Flow>>,
-    unit: Option<Unit>,
+pub(in crate::shard) struct FlowEntry {
+    pub(in crate::shard) generation: u32,
+    pub(in crate::shard) flow: Option<Box<Http3Flow>>,
+    pub(in crate::shard) unit: Option<Unit>,
 }
 
 /// A flow that has just begun.
 #[derive(Debug)]
-struct Begun {
-    slot: u32,
-    generation: u32,
+pub(in crate::shard) struct Begun {
+    pub(in crate::shard) slot: u32,
+    pub(in crate::shard) generation: u32,
     /// The flow that has ended for it, and its slot, which may be the same.
-    displaced: Option<(u32, Box<Flow>)>,
+    pub(in crate::shard) displaced: Option<(u32, Box<Http3Flow>)>,
 }
 
 /// All flows of a shard.
 #[derive(Debug)]
-pub(super) struct Http3 {
-    config: Http3Config,
-    shared: Http3Shared,
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
+pub(in crate::shard) struct Http3 {
+    pub(in crate::shard) config: Http3Config,
+    pub(in crate::shard) shared: Http3Shared,
+    pub(in crate::shard) entries: Vec<FlowEntry>,
+    pub(in crate::shard) free: Vec<u32>,
+    pub(in crate::shard) by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
     /// Slots of flows without proof.
-    unproven: Shares<u32>,
+    pub(in crate::shard) unproven: Shares<u32>,
     /// Lines about sockets that cannot be had, and about a backend that cannot be reached.
-    no_socket: Seldom,
-    unreachable: Seldom,
+    pub(in crate::shard) no_socket: Seldom,
+    pub(in crate::shard) unreachable: Seldom,
 }
 
 impl Http3 {
     /// No flows. `seed` is from the system's generator.
-    pub(super) fn new(config: Http3Config, shared: Http3Shared, seed: u64) -> Self {
+    pub(in crate::shard) fn new(config: Http3Config, shared: Http3Shared, seed: u64) -> Self {
         Self {
             config,
             shared,
@@ -175,29 +173,29 @@ impl Http3 {
     }
 
     /// No slot is as high: none is new while another is free, and no shard has more flows than all may have.
-    pub(super) fn most_flows(&self) -> usize {
+    pub(in crate::shard) fn most_flows(&self) -> usize {
         self.config.flows.min(Http3Config::MOST_FLOWS) as usize
     }
 
     /// Whether there is no flow at all.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::shard) fn is_empty(&self) -> bool {
         self.by_five_tuple.is_empty()
     }
 
     /// Slots are below this.
-    pub(super) fn slots(&self) -> u32 {
+    pub(in crate::shard) fn slots(&self) -> u32 {
         self.entries.len() as u32
     }
 
-    fn find(&self, client: &FiveTuple) -> Option<u32> {
+    pub(in crate::shard) fn find(&self, client: &FiveTuple) -> Option<u32> {
         self.by_five_tuple.get(client).copied()
     }
 
-    fn at(&mut self, slot: u32) -> Option<&mut Flow> {
+    pub(in crate::shard) fn at(&mut self, slot: u32) -> Option<&mut Http3Flow> {
         self.entries.get_mut(slot as usize)?.flow.as_deref_mut()
     }
 
-    fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Flow> {
+    pub(in crate::shard) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Http3Flow> {
         let entry = self.entries.get_mut(slot as usize)?;
         (entry.generation == generation).then_some(entry.flow.as_deref_mut()?)
     }
@@ -207,7 +205,12 @@ impl Http3 {
     ///
     /// # Errors
     /// Why it may not begin.
-    fn begin(&mut self, now: Instant, client: Client, backend: SocketAddr) -> Result<Begun, Http3Drop> {
+    pub(in crate::shard) fn begin(
+        &mut self,
+        now: Instant,
+        client: Client,
+        backend: SocketAddr,
+    ) -> Result<Begun, Http3Drop> {
         let ip = client.five_tuple.client.ip();
         let bounds = Bounds {
             all: self.config.flows,
@@ -247,14 +250,14 @@ impl Http3 {
     }
 
     /// Keeps a new flow. The five-tuple is free.
-    fn insert(&mut self, now: Instant, client: Client, backend: SocketAddr, unit: Unit) -> Begun {
+    pub(in crate::shard) fn insert(&mut self, now: Instant, client: Client, backend: SocketAddr, unit: Unit) -> Begun {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry::default());
+            self.entries.push(FlowEntry::default());
             self.entries.len() as u32 - 1
         });
         let entry = &mut self.entries[slot as usize];
         let generation = entry.generation;
-        entry.flow = Some(Box::new(Flow {
+        entry.flow = Some(Box::new(Http3Flow {
             client,
             backend,
             proof: Proof::None {
@@ -277,7 +280,7 @@ impl Http3 {
     }
 
     /// Forgets a flow.
-    fn remove(&mut self, slot: u32) -> Option<(Box<Flow>, Unit)> {
+    pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<(Box<Http3Flow>, Unit)> {
         let entry = self.entries.get_mut(slot as usize)?;
         let (flow, unit) = (entry.flow.take()?, entry.unit.take()?);
         entry.generation = next_generation(entry.generation);
@@ -290,7 +293,7 @@ impl Http3 {
     }
 
     /// Takes note of a datagram from the client in `slot`. `true`: it has proved its address just now.
-    fn hear_client(&mut self, now: Instant, slot: u32, datagram: &[u8]) -> bool {
+    pub(in crate::shard) fn hear_client(&mut self, now: Instant, slot: u32, datagram: &[u8]) -> bool {
         let Some(flow) = self.at(slot) else { return false };
         let is_proof = flow.hear_client(now, datagram);
         if is_proof && let Some(place) = flow.place.take() {
@@ -300,7 +303,7 @@ impl Http3 {
     }
 
     /// Why the time of the flow in `slot` is up, if it is.
-    fn expired(&mut self, now: Instant, slot: u32) -> Option<Http3End> {
+    pub(in crate::shard) fn expired(&mut self, now: Instant, slot: u32) -> Option<Http3End> {
         let (handshake, idle) = (self.config.handshake_timeout, self.config.idle_timeout);
         let flow = self.at(slot)?;
         match flow.proof {
@@ -310,13 +313,13 @@ impl Http3 {
     }
 }
 
-impl Flow {
-    fn is_proven(&self) -> bool {
+impl Http3Flow {
+    pub(in crate::shard) fn is_proven(&self) -> bool {
         matches!(self.proof, Proof::Given)
     }
 
     /// Takes note of a datagram from the client. `true`: it has proved its address just now.
-    fn hear_client(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    pub(in crate::shard) fn hear_client(&mut self, now: Instant, datagram: &[u8]) -> bool {
         self.last = now;
         self.to_backend += datagram.len() as u64;
         if let Proof::None { chosen, credit } = &mut self.proof {
@@ -330,7 +333,7 @@ impl Flow {
     }
 
     /// Takes note of a datagram from the backend. `false`: it may not go to the client.
-    fn hear_backend(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    pub(in crate::shard) fn hear_backend(&mut self, now: Instant, datagram: &[u8]) -> bool {
         if let Proof::None { chosen, credit } = &mut self.proof {
             *chosen = ServerId::of(datagram).or(*chosen);
             let Some(left) = credit.checked_sub(datagram.len() as u64) else {

@@ -1,10 +1,10 @@
 //! What a worker does with its clients' streams.
 
-use super::handover::StreamHandover;
-use super::token::Token;
-use super::worker::{Control, Worker};
 use crate::net::epoll::ReadyDescriptor;
 use crate::net::stream::{Flushed, StreamError};
+use crate::shard::stream_intake::StreamHandover;
+use crate::shard::token::Token;
+use crate::shard::worker::{Control, Worker};
 use crate::turn::DropReason;
 use crate::turn::types::Link;
 

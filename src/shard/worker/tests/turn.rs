@@ -1,9 +1,9 @@
-use super::super::ShardConfig;
-use super::super::tests::Alone;
-use super::super::tests::shard_support::{Client as Turn, Incoming, Peer, UDP, turn_config};
-use super::*;
+use super::super::*;
 use crate::base::address::Family;
 use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::shard::ShardConfig;
+use crate::shard::tests::shard_support::{Client as Turn, Incoming, Peer, UDP, turn_config};
+use crate::shard::worker::tests::Alone;
 use crate::turn::output::EndReason;
 use crate::turn::types::{AllocationId, RelayId};
 use crate::wire::attribute::AttributeType;

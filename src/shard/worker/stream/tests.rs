@@ -2,10 +2,10 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use super::super::ShardConfig;
-use super::super::tests::Alone;
-use super::super::tests::shard_support::{Client, Incoming, Peer, turn_config};
 use super::*;
+use crate::shard::ShardConfig;
+use crate::shard::tests::shard_support::{Client, Incoming, Peer, turn_config};
+use crate::shard::worker::tests::Alone;
 use crate::wire::message::Method;
 
 const CHANNEL: u16 = 0x4000;

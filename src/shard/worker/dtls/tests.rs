@@ -1,7 +1,8 @@
 use std::cell::RefCell;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::UdpSocket as StdUdpSocket;
 use std::rc::Rc;
+use std::time::Duration;
 
 use openssl::ssl::{
     ErrorCode, HandshakeError, MidHandshakeSslStream, Ssl, SslContextBuilder, SslMethod, SslOptions, SslStream,
@@ -9,16 +10,17 @@ use openssl::ssl::{
 };
 use rcgen::{CertificateParams, KeyPair};
 
-use super::super::ShardConfig;
-use super::super::counters::{DtlsClose, DtlsDrop};
-use super::super::sockets::Listener;
-use super::super::tests::shard_support::{
+use super::*;
+use crate::net::dtls::{DtlsContext, Identity, MAX_PLAINTEXT, RECORD_OVERHEAD};
+use crate::net::udp::UdpSocket;
+use crate::shard::ShardConfig;
+use crate::shard::counters::{DtlsClose, DtlsDrop};
+use crate::shard::table::dtls::{DtlsConfig, PENDING, Peer};
+use crate::shard::tests::shard_support::{
     Client as Turn, Incoming, Messages, Peer as TurnPeer, Pipe, UDP, turn_config,
 };
-use super::super::tests::{Alone, Turning};
-use super::*;
-use crate::net::dtls::{DtlsContext, Identity};
-use crate::net::udp::UdpSocket;
+use crate::shard::udp::sockets::Listener;
+use crate::shard::worker::tests::{Alone, Turning};
 use crate::turn::DropReason;
 use crate::wire::message::Method;
 
@@ -97,17 +99,17 @@ fn over(association: &Association) -> Turn {
 struct Slow(StdUdpSocket);
 
 impl Read for Slow {
-    fn read(&mut self, into: &mut [u8]) -> std_io::Result<usize> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.0.recv(into)
     }
 }
 
 impl Write for Slow {
-    fn write(&mut self, datagram: &[u8]) -> std_io::Result<usize> {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
         self.0.send(datagram)
     }
 
-    fn flush(&mut self) -> std_io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -13,22 +13,22 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use super::handover::{StreamGuard, StreamHandover};
-use super::streams::Stream;
-use super::token::Token;
-use super::worker::Worker;
 use crate::base::time::Instant;
 use crate::net::canonical;
 use crate::net::epoll::{Epoll, Interest, ReadyDescriptor};
 use crate::net::stream::{Flushed, StreamParts};
 use crate::net::tcp::{self, Pipe};
 use crate::net::tls::TlsSession;
+use crate::shard::stream_intake::{StreamGuard, StreamHandover};
+use crate::shard::table::streams::Stream;
+use crate::shard::token::Token;
+use crate::shard::worker::Worker;
 use crate::turn::types::{Client, ConnectionId, Link, RelayId};
 
 /// Peers accepted at one relayed transport address in one turn.
 const ACCEPT_BATCH: usize = 16;
 /// What a shard has of TCP allocations; nothing where they are off.
-pub(super) struct TcpRelays {
+pub(in crate::shard) struct TcpRelays {
     /// By token of [`Token::TcpRelay`].
     listeners: HashMap<u64, Listener>,
     peers: HashMap<ConnectionId, Box<Peer>>,
@@ -89,7 +89,7 @@ impl Watch {
 
 impl TcpRelays {
     /// Nothing; a half-closed connection in which nothing moves is closed after `half_closed`.
-    pub(super) fn new(half_closed: Duration) -> Self {
+    pub(in crate::shard) fn new(half_closed: Duration) -> Self {
         Self {
             listeners: HashMap::new(),
             peers: HashMap::new(),

@@ -48,7 +48,7 @@ fn long(destination: &[u8], source: &[u8], len: usize) -> Vec<u8> {
 }
 
 /// The client's first and the server's answer.
-fn answered(flow: &mut Flow, now: Instant) {
+fn answered(flow: &mut Http3Flow, now: Instant) {
     assert!(!flow.hear_client(now, &long(b"original", b"client", 1200)));
     assert!(flow.hear_backend(now, &long(b"client", &CHOSEN, 1200)));
 }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::mailbox::Letter;
-use super::token::Token;
-use super::worker::Worker;
 use crate::net::stream::QueueKind;
 use crate::net::udp::Datagram;
+use crate::shard::hairpin_ring::Letter;
+use crate::shard::token::Token;
+use crate::shard::worker::Worker;
 use crate::turn::types::{AllocationId, Client};
 use crate::turn::{DropReason, Frame, ResponseRoute, Verdict};
 

@@ -3,14 +3,14 @@
 //! They go by the control channel, which has no bound and so is never full: an allocation that has left arrives. What
 //! stands in it is bounded by the allocations there are and by the requests of one turn.
 
-use super::worker::{Control, Worker};
 use crate::net::udp::UdpSocket;
+use crate::shard::worker::{Control, Worker};
 use crate::turn::Handoff;
 use crate::turn::types::RelayId;
 
 /// A handoff and the relay sockets of the allocation in it, by family.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(in crate::shard) struct Parcel {
     handoff: Handoff,
     sockets: [Option<UdpSocket>; 2],
 }

@@ -4,6 +4,14 @@
 //! verdict (`turn`), the verdict becomes an entry of the send batch that points into the slot (`deliver`), and at the end
 //! of the turn the batch leaves grouped by socket. Nothing is copied, allocated, locked or logged on this way.
 
+#[cfg_attr(not(feature = "dtls"), path = "dtls_absent.rs")]
+mod dtls;
+mod http3;
+pub(super) mod migration;
+mod stream;
+pub(super) mod tcp_relay;
+mod verdict;
+
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -11,19 +19,11 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::carrier::Carrier;
-use super::counters::ShardCounters;
-use super::dtls::Dtls;
-use super::handoff::Parcel;
-use super::handover::{HandoverSender, StreamHandover};
-use super::http3::Http3;
-use super::log::LogClient;
-use super::pace::{Pace, Turn};
-use super::refusals::RefusalLog;
-use super::streams::Streams;
-use super::tcp::{TcpRelays, is_exhausted};
-use super::token::Token;
-use super::{log, mailbox};
+#[cfg(not(feature = "dtls"))]
+use self::dtls::Dtls;
+use self::migration::Parcel;
+use self::tcp_relay::{TcpRelays, is_exhausted};
+use super::{hairpin_ring, log};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::clock::Clock;
 use crate::base::log_throttle::Seldom;
@@ -31,6 +31,17 @@ use crate::base::time::{Instant, Now};
 use crate::net;
 use crate::net::epoll::{Epoll, Interest, ReadyDescriptor, Waker};
 use crate::net::udp::UdpSocket;
+use crate::shard::counters::ShardCounters;
+use crate::shard::log::LogClient;
+use crate::shard::pace::{Pace, Turn};
+use crate::shard::refusals::RefusalLog;
+use crate::shard::stream_intake::{HandoverSender, StreamHandover};
+#[cfg(feature = "dtls")]
+use crate::shard::table::dtls::Dtls;
+use crate::shard::table::http3::Http3;
+use crate::shard::table::streams::Streams;
+use crate::shard::token::Token;
+use crate::shard::udp::Carrier;
 use crate::turn::types::{Client, PeerAddr, RelayId};
 use crate::turn::{self, Command, Config, Counters, DropReason, OpenError, QuotedIcmp, Response, Server};
 use crate::wire::demux::{self, Kind};
@@ -68,7 +79,7 @@ pub(super) enum Control {
 pub(super) struct Inlets {
     pub(super) control: mpsc::Receiver<Control>,
     pub(super) handovers: mpsc::Receiver<StreamHandover>,
-    pub(super) mail: Vec<mailbox::Receiver>,
+    pub(super) mail: Vec<hairpin_ring::Receiver>,
     pub(super) waker: Waker,
 }
 
@@ -91,7 +102,7 @@ pub(super) struct Worker {
     pub(super) departed: Vec<Client>,
     pub(super) inlets: Inlets,
     /// By shard; none to oneself.
-    pub(super) mail_to: Vec<Option<mailbox::Sender>>,
+    pub(super) mail_to: Vec<Option<hairpin_ring::Sender>>,
     /// By shard, this one included.
     pub(super) peers: Vec<(mpsc::Sender<Control>, Waker)>,
     /// Relay sockets on their way to another shard.
@@ -390,7 +401,7 @@ impl Worker {
                         self.relayed(letter, data);
                     }
                     Ok(None) => break,
-                    Err(mailbox::NoRoom) => self.settle_datagrams(),
+                    Err(hairpin_ring::NoRoom) => self.settle_datagrams(),
                 }
             }
         }

@@ -1,0 +1,6 @@
+//! What a worker holds: its streams, associations, flows and peer connections.
+
+#[cfg(feature = "dtls")]
+pub(super) mod dtls;
+pub(super) mod http3;
+pub(super) mod streams;
