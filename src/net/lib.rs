@@ -3,6 +3,7 @@
 //! Knows batches, gather I/O, kernel offloads, stream queues and errno; knows nothing of allocations, users or
 //! configuration files.
 
+pub mod clock;
 #[cfg(feature = "dtls")]
 pub mod dtls;
 pub mod local;

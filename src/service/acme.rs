@@ -31,8 +31,8 @@ use super::config::settings::AcmeSettings;
 use super::files::{self, own};
 use super::log;
 use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, read_pem};
-use crate::base::clock::unix_now;
 use crate::base::time::UnixTime;
+use crate::net::clock::unix_now;
 
 /// An order that takes longer is given up: the authority does not answer.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);

@@ -50,7 +50,7 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
-    use crate::base::clock::unix_now;
+    use crate::net::clock::unix_now;
     use crate::service::config::sample;
     use crate::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned};
 

@@ -32,8 +32,8 @@ use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
 use super::tls_store::{self, TlsError, TlsStore};
 use super::{awaiting, log, process, reload, systemd};
-use crate::base::clock::unix_now;
 use crate::base::time::UnixTime;
+use crate::net::clock::unix_now;
 use crate::shard::Shards;
 
 /// Something could not be bound, or the system refused something at start.

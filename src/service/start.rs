@@ -30,7 +30,7 @@ use super::metrics::{Metrics, ProcessCounters, Sources};
 use super::run::ServingProcess;
 use super::tls_store::{CertificateFiles, CertificateSource, SelfSigned, TlsStore};
 use super::{admin, banner, http_server, log, process, systemd};
-use crate::base::clock::unix_now;
+use crate::net::clock::unix_now;
 use crate::net::stream::StreamLimits;
 use crate::net::udp::UdpOptions;
 use crate::shard::{Listener, LogClient, ShardConfig, Shards};

@@ -55,8 +55,8 @@ pub use self::udp::sockets::Listener;
 use self::udp::sockets::Sockets;
 use self::worker::tcp_relay::TcpRelays;
 use self::worker::{Control, EVENT_BATCH, Inlets, Worker};
-use crate::base::clock::Clock;
 use crate::base::log_throttle::Seldom;
+use crate::net::clock::Clock;
 use crate::net::epoll::{Epoll, Waker};
 use crate::net::stream::StreamLimits;
 use crate::net::udp::UdpOptions;
@@ -187,7 +187,7 @@ impl Shards {
             let why = "at least one worker is needed";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let clock = Clock::start();
+        let clock = Clock::default();
         let wakers = (0..count).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
         let mut ends = mailboxes(config.mailbox, &wakers);
         let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
@@ -449,11 +449,11 @@ impl Seed {
         #[cfg(not(feature = "dtls"))]
         let dtls = None;
         let own = shared.own_sockets();
-        let server = Server::new(turn, shared, index, random, Arc::clone(&counters));
+        let now = clock.now();
+        let server = Server::new(now.mono, turn, shared, index, random, Arc::clone(&counters));
         let http3 = new_http3(config.http3, http3_shared)?;
         let most_flows = http3.as_ref().map_or(0, Http3::most_flows);
         let sockets = Sockets::new(listeners, most_flows, config.relay, own);
-        let now = clock.now();
         stats.heartbeat.set(now.mono.as_nanos());
         Ok(Worker {
             index: index.index,

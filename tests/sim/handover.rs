@@ -29,7 +29,7 @@ impl World {
 
     /// Another process, which knows nothing, in the place of this one, which is returned.
     fn begin_anew(&mut self, rules: &Rules, shared: Shared) -> Site {
-        let fresh = Site::new(&self.setup, rules, shared, &mut self.dice);
+        let fresh = Site::new(self.mono, &self.setup, rules, shared, &mut self.dice);
         let mut old = core::mem::replace(&mut self.site, fresh);
         self.site.run = old.run + 1;
         self.site.foreign = core::mem::take(&mut old.foreign);

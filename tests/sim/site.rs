@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use relay_proto::base::address::{FiveTuple, Transport};
+use relay_proto::base::time::Instant;
 use relay_proto::turn::types::{Client, Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use relay_proto::turn::{Command, Counters, Frame, OpenError, QuotedIcmp, Response, Server, Shared, Verdict};
 use relay_proto::wire::channel_data;
@@ -51,7 +52,7 @@ pub(crate) struct Shard {
     /// Of its routes, if somebody listens.
     pub(crate) mirror: Option<Mirror>,
     /// When it wakes up.
-    wake: Option<relay_proto::base::time::Instant>,
+    wake: Option<Instant>,
 }
 
 /// A relay socket.
@@ -71,7 +72,7 @@ impl Shard {
 }
 
 impl Site {
-    pub(crate) fn new(setup: &Setup, rules: &Rules, shared: Shared, dice: &mut Dice) -> Self {
+    pub(crate) fn new(now: Instant, setup: &Setup, rules: &Rules, shared: Shared, dice: &mut Dice) -> Self {
         let shared = Arc::new(shared);
         let config = setup.config(rules);
         let shard = |index| {
@@ -81,6 +82,7 @@ impl Site {
                 count: setup.shards,
             };
             let server = Server::new(
+                now,
                 Arc::clone(&config),
                 Arc::clone(&shared),
                 place,

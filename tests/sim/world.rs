@@ -168,7 +168,7 @@ impl World {
             mono: BOOT,
             jumped: 0,
             weather: setup.weather,
-            site: Site::new(&setup, &rules, shared, &mut dice),
+            site: Site::new(BOOT, &setup, &rules, shared, &mut dice),
             oracle: Oracle::new(Rc::clone(&setup), &rules),
             clients: Vec::new(),
             conns: BTreeMap::new(),

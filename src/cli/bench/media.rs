@@ -12,8 +12,8 @@ use super::process::Usage;
 use super::report::{Latencies, Progress, Report};
 use super::target::Target;
 use super::{Common, Failure, allocations};
-use crate::base::clock::Clock;
 use crate::base::time::Instant;
+use crate::net::clock::Clock;
 use crate::net::epoll::{Epoll, Interest};
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
 use crate::wire::message::Message;
@@ -106,7 +106,7 @@ struct Engine<'f> {
 
 impl<'f> Engine<'f> {
     fn set_up(target: &Target, wish: &Common, flow: &'f TrafficShape) -> Result<Self, Failure> {
-        let clock = Clock::start();
+        let clock = Clock::default();
         let mut settings = allocations::settings(target, wish)?;
         settings.receive_buffer = flow.slow.as_ref().map(|slow| slow.receive_buffer);
         let peer = UdpSocket::bind((target.local, 0).into(), &UDP)?;

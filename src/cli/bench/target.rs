@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Common, Failure};
-use crate::base::clock::Clock;
 use crate::base::time::UnixTime;
+use crate::net::clock::unix_now;
 use crate::service::config::env::ProcessEnv;
 use crate::service::config::{Purpose, load_for};
 use crate::service::files;
@@ -60,7 +60,7 @@ impl Target {
 
     /// The login of client number `index`.
     pub(super) fn credential(&self, index: usize) -> Result<MintedCredential, Failure> {
-        let now = Clock::start().now().unix;
+        let now = unix_now();
         let userid = format!("bench-{index}");
         let minted = match &self.login {
             Login::User(user) => return Ok(user.clone()),

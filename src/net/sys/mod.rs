@@ -5,6 +5,7 @@
 //! pointers has to be believed. Linux only; kernel ABI as of `socket(7)`, `ip(7)`, `ipv6(7)`, `udp(7)`, `epoll(7)`.
 
 pub(crate) mod address;
+pub(crate) mod clock;
 pub(crate) mod control;
 #[cfg(feature = "dtls")]
 pub(crate) mod dtls;

@@ -1,10 +1,9 @@
 //! What every floor stands on: time, randomness, addresses, rates, counts. Each small mechanism once.
 //!
-//! Nothing here knows a protocol. It reads no socket, file or environment, and one module reads a clock.
+//! Nothing here knows a protocol, or reads a clock, socket, file or environment.
 
 pub mod address;
 pub mod cell;
-pub mod clock;
 pub mod closed_set;
 pub mod counts;
 pub mod lock;

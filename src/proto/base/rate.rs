@@ -57,6 +57,14 @@ impl Rate {
         let until = until.max(now.as_nanos());
         (until - now.as_nanos() <= self.tolerance).then_some(until.saturating_add(self.interval?))
     }
+
+    /// How long after `now` a refused event would be admitted; [`Duration::MAX`] if never.
+    fn wait(self, until: u64, now: Instant) -> Duration {
+        if self.interval.is_none() {
+            return Duration::MAX;
+        }
+        Duration::from_nanos(until.saturating_sub(now.as_nanos()).saturating_sub(self.tolerance))
+    }
 }
 
 /// One token bucket, for what belongs to one allocation.
@@ -105,6 +113,14 @@ impl RateTable {
     /// The same for what is no source: a user.
     pub fn admit_key(&self, now: Instant, key: impl Hash, rate: Rate) -> bool {
         self.bucket(key).admit(now, rate)
+    }
+
+    /// Takes one token of `key`.
+    ///
+    /// # Errors
+    /// There is none; worth trying again after this long.
+    pub fn take(&self, now: Instant, key: impl Hash, rate: Rate) -> Result<(), Duration> {
+        self.bucket(key).take(now, rate)
     }
 
     /// The same for a network; a table is for sources or for networks.
@@ -161,9 +177,16 @@ pub struct SharedBucket(AtomicU64);
 impl SharedBucket {
     /// Takes one token. `false`: there is none.
     pub fn admit(&self, now: Instant, rate: Rate) -> bool {
-        self.0
-            .fetch_update(Relaxed, Relaxed, |until| rate.admit(until, now))
-            .is_ok()
+        self.take(now, rate).is_ok()
+    }
+
+    /// Takes one token.
+    ///
+    /// # Errors
+    /// There is none; worth trying again after this long.
+    pub fn take(&self, now: Instant, rate: Rate) -> Result<(), Duration> {
+        let taken = self.0.fetch_update(Relaxed, Relaxed, |until| rate.admit(until, now));
+        taken.map(|_| ()).map_err(|until| rate.wait(until, now))
     }
 }
 
@@ -200,6 +223,21 @@ mod tests {
         assert!(bucket.admit(at(5), Rate::new(1, 0)));
         assert!(!bucket.admit(at(1004), Rate::new(1, 0)));
         assert!(bucket.admit(at(1005), Rate::new(1, 0)));
+    }
+
+    #[test]
+    fn who_is_refused_is_admitted_exactly_after_the_time_it_is_given() {
+        let bucket = SharedBucket::default();
+        let rate = Rate::every(Duration::from_secs(10), 2);
+        assert_eq!(bucket.take(at(3), rate), Ok(()));
+        assert_eq!(bucket.take(at(3), rate), Ok(()));
+        let wait = bucket.take(at(1003), rate).unwrap_err();
+        assert_eq!(wait, Duration::from_secs(9));
+        let then = at(1003) + wait;
+        let early = Instant::from_nanos(then.as_nanos() - 1);
+        assert_eq!(bucket.take(early, rate), Err(Duration::from_nanos(1)));
+        assert_eq!(bucket.take(then, rate), Ok(()));
+        assert_eq!(bucket.take(then, Rate::new(0, 1)), Err(Duration::MAX));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::limit::{PerKey, TooMany};
+use crate::base::time::Instant;
 use crate::service::config::settings::ApiSettings;
 
 /// The configured keys.
@@ -49,8 +50,8 @@ impl Grant<'_> {
     }
 
     /// Takes one from the key's budget.
-    pub(super) fn take(self) -> Result<(), TooMany> {
-        self.key.map_or(Ok(()), |key| key.limit.take())
+    pub(super) fn take(self, now: Instant) -> Result<(), TooMany> {
+        self.key.map_or(Ok(()), |key| key.limit.take(now))
     }
 }
 
@@ -62,10 +63,7 @@ impl Keys {
             digest: Sha256::digest(key.key.as_bytes()).into(),
             choose_username: key.choose_username,
             forced: key.forced,
-            limit: PerKey::new(
-                settings.mints_per_minute_per_key,
-                governor::clock::DefaultClock::default(),
-            ),
+            limit: PerKey::new(settings.mints_per_minute_per_key),
         });
         let hasher = RandomState::new();
         let mut marks: HashMap<usize, Vec<u64>> = HashMap::new();

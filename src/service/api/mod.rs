@@ -19,7 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
-use governor::clock::DefaultClock;
 
 use self::access::{Grant, Keys};
 use self::counters::{ApiCounters, ApiRoute};
@@ -29,6 +28,7 @@ pub use self::reply::{RtcConfiguration, turn_uris};
 use super::config::settings::ApiSettings;
 use super::health::Health;
 use crate::base::time::UnixTime;
+use crate::net::clock::Clock;
 use crate::turn::login::credential::{Credentials, MintError};
 
 mod access;
@@ -65,11 +65,7 @@ struct Policy {
 
 impl Policy {
     fn new(settings: ApiSettings, credentials: Arc<Credentials>) -> Self {
-        let per_address = PerAddress::new(
-            settings.mints_per_minute_per_ip,
-            settings.mints_per_minute_per_network,
-            DefaultClock::default(),
-        );
+        let per_address = PerAddress::new(settings.mints_per_minute_per_ip, settings.mints_per_minute_per_network);
         Self {
             keys: Keys::new(&settings),
             per_address,
@@ -248,7 +244,7 @@ enum Service {
 
 async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> Result<(Minted, Arc<Policy>), ApiError> {
     let policy = api.policy.load_full();
-    policy.per_address.take(client_ip(&request))?;
+    policy.per_address.take(Clock::default().mono(), client_ip(&request))?;
     let (parts, body) = request.into_parts();
     let body = read(body).await?;
     if !body.is_empty() && !request::is_media_type(&parts.headers, "application/x-www-form-urlencoded") {
@@ -277,7 +273,7 @@ async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> R
     let ttl = wish.ttl.as_deref().map(request::ttl).transpose()?;
     let forced = wish.forced.as_deref().map_or(Ok(false), request::forced)?;
     let userid = choose_userid(grant, wish.username)?;
-    grant.take()?;
+    grant.take(Clock::default().mono())?;
     let minted = api.mint(&policy, grant, ttl, &userid, forced)?;
     Ok((minted, policy))
 }
@@ -301,7 +297,7 @@ async fn generate_ice_servers(
 /// Mints what a JSON body asks for, with the key of this name if one is named.
 async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Result<(Minted, Arc<Policy>), ApiError> {
     let policy = api.policy.load_full();
-    policy.per_address.take(client_ip(&request))?;
+    policy.per_address.take(Clock::default().mono(), client_ip(&request))?;
     let (parts, body) = request.into_parts();
     let grant = policy.keys.grant(request::bearer(&parts.headers)?).ok_or(REFUSED)?;
     if name.is_some() && grant.key_name() != name {
@@ -316,7 +312,7 @@ async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Resul
     }
     let wish = request::Modern::parse(&body)?;
     let userid = choose_userid(grant, wish.username)?;
-    grant.take()?;
+    grant.take(Clock::default().mono())?;
     let minted = api.mint(&policy, grant, wish.ttl, &userid, wish.forced)?;
     Ok((minted, policy))
 }

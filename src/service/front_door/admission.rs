@@ -9,12 +9,12 @@ use tokio::sync::{oneshot, watch};
 
 use super::proxy::Ends;
 use super::{ConnectionOutcome, FrontDoorLimits};
-use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::base::rate::Arrivals;
 use crate::base::shares::{self, Shares};
 use crate::base::source::{Network, Source};
 use crate::base::time::Instant;
+use crate::net::clock::Clock;
 use crate::shard::stream_intake::{Displace, StreamGuard};
 
 /// Connections that have been told to go and are still there, beyond which nobody is let in for another: their holders
@@ -127,7 +127,7 @@ impl Admission {
     pub(super) fn new(limits: &FrontDoorLimits) -> Self {
         Self {
             places: limits.unproven.max(1),
-            clock: Clock::start(),
+            clock: Clock::default(),
             open: Arc::new(Mutex::new(Open::new(limits))),
             unproven: Arc::default(),
         }

@@ -13,10 +13,10 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::line::Told;
-use crate::base::clock::Clock;
 use crate::base::lock::lock;
 use crate::base::rate::{Rate, SharedBucket};
 use crate::base::time::Instant;
+use crate::net::clock::Clock;
 
 /// Lines of a kind: fifty at once, and then one every five seconds.
 const LINES: Rate = Rate::every(Duration::from_secs(5), 50);
@@ -47,7 +47,7 @@ struct Kind {
 impl LineBudgets {
     pub(super) fn new() -> Self {
         Self {
-            clock: Clock::start(),
+            clock: Clock::default(),
             kinds: Mutex::default(),
             left_out: AtomicU64::new(0),
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use relay_proto::base::address::Family;
+use relay_proto::base::time::Instant;
 use relay_proto::turn::types::ShardIndex;
 use relay_proto::turn::{
     AllocationRecord, Exported, Handles, ImportError, ReservationRecord, Server, Shared, SharedKeys,
@@ -53,7 +54,14 @@ impl World {
             let mut seed = [index as u8 + 1; 32];
             seed[0] = 0x80 + process;
             let place = ShardIndex { index, count };
-            Server::new(config, shared, place, seed, Arc::clone(&self.counters[index]))
+            Server::new(
+                Instant::ZERO + self.now,
+                config,
+                shared,
+                place,
+                seed,
+                Arc::clone(&self.counters[index]),
+            )
         };
         self.shards = (0..count).map(server).collect();
     }

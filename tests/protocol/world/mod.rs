@@ -188,10 +188,13 @@ impl World {
         alter(&mut config);
         let shared = Arc::new(Shared::new(seed));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        // Clocks do not begin at zero.
+        let now = secs(1_000_000);
         let server = |(index, counters): (usize, &Arc<Counters>)| {
             let shard = ShardIndex { index, count };
             let seed = [index as u8 + 1; 32];
             Server::new(
+                Instant::ZERO + now,
                 Arc::new(config.clone()),
                 Arc::clone(&shared),
                 shard,
@@ -204,8 +207,7 @@ impl World {
             shared: Arc::clone(&shared),
             counters,
             config,
-            // Clocks do not begin at zero.
-            now: secs(1_000_000),
+            now,
             sockets: HashMap::new(),
             open_results: VecDeque::new(),
             hold: None,

@@ -81,8 +81,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without allocations. `seed` is from the system's generator and different for every shard.
+    /// A server without allocations that starts at `now`. `seed` is from the system's generator and different for every
+    /// shard.
     pub fn new(
+        now: Instant,
         config: Arc<Config>,
         shared: Arc<Shared>,
         shard: ShardIndex,
@@ -95,7 +97,7 @@ impl Server {
         let forward = ForwardTable::new(rng.next_u64(), policy, directory, Arc::clone(&counters));
         let server = Self {
             nonces: Nonces::new(config.nonce_keys(), &shared.nonce_key),
-            redirecting_since: config.redirect.is_on().then_some(Instant::ZERO),
+            redirecting_since: config.redirect.is_on().then_some(now),
             config,
             shared,
             shard,

@@ -47,7 +47,7 @@ impl Alone {
         let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
         let (handover_to, handovers) = stream_intake::channels(4, &wakers);
         let refusals = refusal_log(&config).unwrap();
-        let (turn, shared, clock) = (Arc::new(turn), Arc::new(Shared::new([7; 32])), Clock::start());
+        let (turn, shared, clock) = (Arc::new(turn), Arc::new(Shared::new([7; 32])), Clock::default());
         #[cfg(feature = "dtls")]
         let dtls_shared = new_dtls_shared(&config).unwrap();
         let ways_in = listeners.into_iter().zip(control_rxs).zip(handovers).enumerate();

@@ -1,0 +1,79 @@
+//! The only place that reads a clock. Everything else gets the time as a value, once per batch.
+
+use core::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use relay_proto::base::time::{Instant, Now, UnixTime};
+
+use crate::sys::clock::monotonic;
+
+/// Both clocks.
+///
+/// Instants count from the origin of `CLOCK_MONOTONIC`, so those of different workers compare, and so do those of
+/// different processes on the same machine until it boots again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    ahead: Duration,
+}
+
+impl Clock {
+    /// The same clock with monotonic time further on by that much: for tests.
+    #[must_use]
+    pub fn ahead(self, by: Duration) -> Self {
+        Self { ahead: self.ahead + by }
+    }
+
+    /// The time. A wall clock set before 1970 counts as 1970.
+    pub fn now(&self) -> Now {
+        Now {
+            mono: self.mono(),
+            unix: unix_now(),
+        }
+    }
+
+    /// Monotonic time alone.
+    pub fn mono(&self) -> Instant {
+        Instant::ZERO + (monotonic() + self.ahead)
+    }
+}
+
+/// The wall clock alone.
+pub fn unix_now() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime(since.map_or(0, |since| since.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_agree_and_time_does_not_go_back() {
+        let (one, other) = (Clock::default(), Clock::default());
+        let a = one.now();
+        let b = other.now();
+        assert!(b.mono >= a.mono && b.unix >= a.unix);
+        assert!(a.unix.0 > 1_700_000_000);
+    }
+
+    #[test]
+    fn instants_count_from_the_origin_of_the_systems_monotonic_clock() {
+        let system = || {
+            Duration::from(
+                rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)
+                    .try_into()
+                    .unwrap(),
+            )
+        };
+        let before = system();
+        let ours = Duration::from_nanos(Clock::default().mono().as_nanos());
+        assert!((before..=system()).contains(&ours));
+    }
+
+    #[test]
+    fn a_clock_set_ahead_is_ahead() {
+        let now = Clock::default().mono();
+        let ahead = Clock::default().ahead(Duration::from_secs(3600)).mono();
+        assert!(ahead.saturating_since(now) >= Duration::from_secs(3600));
+    }
+}
