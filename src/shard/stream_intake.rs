@@ -2,10 +2,9 @@
 
 use core::fmt;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use crate::base::address::Transport;
-use crate::net::epoll::Waker;
 
 /// Ends a stream at the shard that has it, soon.
 pub type Displace = Box<dyn FnOnce() + Send>;
@@ -53,32 +52,4 @@ impl fmt::Debug for StreamHandover {
             .field("early", &self.early.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Leads to one shard.
-#[derive(Clone)]
-pub(super) struct HandoverSender {
-    queue: mpsc::SyncSender<StreamHandover>,
-    waker: Waker,
-}
-
-impl HandoverSender {
-    /// Hands a stream over. Never waits: with too many on their way already it is closed, and `false` returned.
-    pub(super) fn adopt(&self, stream: StreamHandover) -> bool {
-        let sent = self.queue.try_send(stream).is_ok();
-        if sent {
-            self.waker.wake();
-        }
-        sent
-    }
-}
-
-/// A way to each shard on which `most` streams may be under way; the wakers are the shards'.
-pub(super) fn channels(most: usize, wakers: &[Waker]) -> (Vec<HandoverSender>, Vec<mpsc::Receiver<StreamHandover>>) {
-    let channel = |waker: &Waker| {
-        let (queue, taken) = mpsc::sync_channel(most);
-        let waker = waker.clone();
-        (HandoverSender { queue, waker }, taken)
-    };
-    wakers.iter().map(channel).unzip()
 }

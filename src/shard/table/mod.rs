@@ -4,3 +4,4 @@
 pub(super) mod dtls;
 pub(super) mod http3;
 pub(super) mod streams;
+pub(super) mod tcp_relay;

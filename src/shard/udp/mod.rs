@@ -202,3 +202,17 @@ impl Carrier {
         }
     }
 }
+
+/// A datagram to a client that came in by listener `egress`, with nothing in it but `data`.
+pub(in crate::shard) fn to_listener(egress: u32, client: &Client, data: Range<usize>) -> Datagram<'static> {
+    Datagram {
+        egress,
+        destination: client.five_tuple.client,
+        source: None,
+        tos: 0,
+        dont_fragment: false,
+        header: &[],
+        data,
+        padding: 0,
+    }
+}

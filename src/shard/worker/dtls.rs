@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use super::Worker;
 use crate::base::address::FiveTuple;
 use crate::net::dtls::{DtlsError, Listened, client_hello};
 use crate::net::udp::Datagram;
@@ -10,8 +11,7 @@ use crate::shard::counters::{DtlsClose, DtlsDrop};
 use crate::shard::shares::{Bounds, Over, Unit};
 use crate::shard::table::dtls::{Dtls, Newcomer, longest_message, over_dtls};
 use crate::shard::token::Token;
-use crate::shard::worker::Worker;
-use crate::shard::worker::verdict::to_listener;
+use crate::shard::udp::to_listener;
 use crate::turn::DropReason;
 use crate::turn::types::Client;
 

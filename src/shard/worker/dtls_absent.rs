@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::Worker;
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
-use crate::shard::worker::Worker;
 
 /// Nothing of the kind exists.
 #[derive(Debug)]

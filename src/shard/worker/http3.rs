@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
+use super::Worker;
 use crate::net::udp::Datagram;
 use crate::shard::counters::{Http3Drop, Http3End};
 use crate::shard::table::http3::{Begun, Http3, Http3Flow};
 use crate::shard::token::Token;
-use crate::shard::worker::Worker;
-use crate::shard::worker::verdict::to_listener;
+use crate::shard::udp::to_listener;
 use crate::turn::Server;
 use crate::turn::types::Client;
 use crate::wire::quic;

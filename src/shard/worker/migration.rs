@@ -3,17 +3,9 @@
 //! They go by the control channel, which has no bound and so is never full: an allocation that has left arrives. What
 //! stands in it is bounded by the allocations there are and by the requests of one turn.
 
-use crate::net::udp::UdpSocket;
-use crate::shard::worker::{Control, Worker};
-use crate::turn::Handoff;
+use super::Worker;
+use crate::shard::control::{Control, MigrationEnvelope};
 use crate::turn::types::RelayId;
-
-/// A handoff and the relay sockets of the allocation in it, by family.
-#[derive(Debug)]
-pub(in crate::shard) struct Parcel {
-    handoff: Handoff,
-    sockets: [Option<UdpSocket>; 2],
-}
 
 impl Worker {
     /// Takes a relay socket out of use until the handoff it belongs to is sent.
@@ -31,17 +23,15 @@ impl Worker {
                 let at = detached.iter().position(|&(it, _)| Some(it) == id)?;
                 Some(detached.swap_remove(at).1)
             });
-            if let Some((control, waker)) = self.peers.get(handoff.to()) {
-                // A worker that has ended takes nothing over: the process ends as well.
-                let _ = control.send(Control::Handoff(Box::new(Parcel { handoff, sockets })));
-                waker.wake();
+            if let Some(shard) = self.outlets.shards.get(handoff.to()) {
+                shard.send(Control::Migration(Box::new(MigrationEnvelope { handoff, sockets })));
             }
         }
     }
 
     /// Takes what another shard has sent.
-    pub(super) fn receive_handoff(&mut self, parcel: Parcel) {
-        let Parcel { handoff, sockets } = parcel;
+    pub(super) fn receive_handoff(&mut self, envelope: MigrationEnvelope) {
+        let MigrationEnvelope { handoff, sockets } = envelope;
         let handled = self.server.handle_handoff(self.now, handoff, &mut self.response);
         if let Some(client) = handled.respond {
             self.respond(&client);

@@ -7,135 +7,195 @@
 #[cfg_attr(not(feature = "dtls"), path = "dtls_absent.rs")]
 mod dtls;
 mod http3;
-pub(super) mod migration;
+mod migration;
 mod stream;
-pub(super) mod tcp_relay;
+mod tcp_relay;
+mod udp;
 mod verdict;
 
 use std::io;
-use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(not(feature = "dtls"))]
 use self::dtls::Dtls;
-use self::migration::Parcel;
-use self::tcp_relay::{TcpRelays, is_exhausted};
+use super::config::ShardConfig;
+use super::control::{Control, Inlets, Outlets};
+use super::counters::ShardCounters;
+use super::log::LogClient;
+use super::pace::{Pace, Turn};
+use super::refusals::RefusalLog;
+#[cfg(feature = "dtls")]
+use super::table::dtls::{Dtls, DtlsShared};
+use super::table::http3::{Http3, Http3Shared};
+use super::table::streams::Streams;
+use super::table::tcp_relay::TcpRelays;
+use super::token::Token;
+use super::udp::Carrier;
+use super::udp::sockets::{Listener, Sockets};
 use super::{hairpin_ring, log};
-use crate::base::address::{FiveTuple, Transport};
 use crate::base::log_throttle::Seldom;
 use crate::base::time::{Instant, Now};
 use crate::net;
 use crate::net::clock::Clock;
-use crate::net::epoll::{Epoll, Interest, ReadyDescriptor, Waker};
+use crate::net::epoll::{Epoll, Interest, ReadyDescriptor};
 use crate::net::udp::UdpSocket;
-use crate::shard::counters::ShardCounters;
-use crate::shard::log::LogClient;
-use crate::shard::pace::{Pace, Turn};
-use crate::shard::refusals::RefusalLog;
-use crate::shard::stream_intake::{HandoverSender, StreamHandover};
-#[cfg(feature = "dtls")]
-use crate::shard::table::dtls::Dtls;
-use crate::shard::table::http3::Http3;
-use crate::shard::table::streams::Streams;
-use crate::shard::token::Token;
-use crate::shard::udp::Carrier;
-use crate::turn::types::{Client, PeerAddr, RelayId};
-use crate::turn::{self, Command, Config, Counters, DropReason, OpenError, QuotedIcmp, Response, Server};
-use crate::wire::demux::{self, Kind};
+use crate::turn::types::{Client, RelayId, ShardIndex};
+use crate::turn::{self, Command, Config, Counters, Response, Server, Shared};
 
-/// Messages taken from a listener in one turn; also the most taken from a relay socket.
-const LISTENER_BATCH: usize = 32;
-/// Messages taken from a relay socket that stays ready when many are: a flood on one must not make the others wait.
-const RELAY_BATCH: usize = 8;
 /// Packets taken from another shard in one turn.
 const MAIL_BATCH: usize = 256;
-/// ICMP errors taken from a relay socket in one turn.
-const ERROR_BATCH: usize = 16;
 /// Events taken from epoll in one turn.
-pub(super) const EVENT_BATCH: usize = 256;
+const EVENT_BATCH: usize = 256;
 /// The loop turns at least this often, to show that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often some of the streams are looked at for passed deadlines; all of them within [`SCAN_PARTS`] of it.
 const SCAN: Duration = Duration::from_millis(250);
 const SCAN_PARTS: u32 = 4;
 
-/// What the rest of the process tells a shard.
-#[derive(Debug)]
-pub(super) enum Control {
-    /// Go on with this configuration.
-    Config(Arc<Config>),
-    /// End every allocation and stream, then stop; at the latest after this long.
-    Shutdown(Duration),
-    /// The front door wants the place of this stream for another one.
-    Displace { slot: u32, generation: u32 },
-    /// What another shard says about an allocation that moves.
-    Handoff(Box<Parcel>),
-}
-
-/// The ends of everything that leads to a worker.
-pub(super) struct Inlets {
-    pub(super) control: mpsc::Receiver<Control>,
-    pub(super) handovers: mpsc::Receiver<StreamHandover>,
-    pub(super) mail: Vec<hairpin_ring::Receiver>,
-    pub(super) waker: Waker,
-}
-
 /// One shard.
 pub(super) struct Worker {
-    pub(super) index: usize,
-    pub(super) clock: Clock,
-    pub(super) now: Now,
-    pub(super) server: Server,
-    pub(super) response: Response,
-    pub(super) epoll: Epoll,
-    pub(super) carrier: Carrier,
-    pub(super) streams: Streams,
+    index: usize,
+    clock: Clock,
+    now: Now,
+    server: Server,
+    response: Response,
+    epoll: Epoll,
+    carrier: Carrier,
+    streams: Streams,
     /// `None`: not served.
-    pub(super) dtls: Option<Dtls>,
+    dtls: Option<Dtls>,
     /// `None`: there is no backend for it.
-    pub(super) http3: Option<Http3>,
-    pub(super) tcp: TcpRelays,
+    http3: Option<Http3>,
+    tcp: TcpRelays,
     /// Streams whose clients are gone; the core has yet to hear of it.
-    pub(super) departed: Vec<Client>,
-    pub(super) inlets: Inlets,
-    /// By shard; none to oneself.
-    pub(super) mail_to: Vec<Option<hairpin_ring::Sender>>,
-    /// By shard, this one included.
-    pub(super) peers: Vec<(mpsc::Sender<Control>, Waker)>,
+    departed: Vec<Client>,
+    inlets: Inlets,
+    outlets: Outlets,
     /// Relay sockets on their way to another shard.
-    pub(super) detached: Vec<(RelayId, UdpSocket)>,
-    /// By shard.
-    pub(super) handover_to: Vec<HandoverSender>,
+    detached: Vec<(RelayId, UdpSocket)>,
+    counters: Arc<Counters>,
+    stats: Arc<ShardCounters>,
+    pace: Pace,
+    idle_timeout: Duration,
+    /// Answers a stream or association has before it logs in.
+    unauthenticated_requests: u32,
+    log_client: LogClient,
+    refusals: Arc<RefusalLog>,
+    /// Turns so far.
+    turns: u64,
+    /// Packets handled in this turn.
+    packets: u64,
+    /// Reads and writes of streams in this turn.
+    visits: u64,
+    /// Something has come from an HTTP/3 backend; it waits for everything else of this turn.
+    backends_wait: bool,
+    /// Messages taken from a relay socket in this turn.
+    relay_batch: usize,
+    next_scan: Instant,
+    scan_part: u32,
+    /// Lines about sockets for peers that cannot be had.
+    no_relay_socket: Seldom,
+    /// When a shutdown must be over.
+    stop_at: Option<Instant>,
+}
+
+/// What a worker is made of. It is put together in its own thread, because parts of it never leave that.
+pub(super) struct WorkerParts {
+    pub(super) index: ShardIndex,
+    pub(super) config: ShardConfig,
+    pub(super) clock: Clock,
+    pub(super) turn: Arc<Config>,
+    pub(super) shared: Arc<Shared>,
+    /// From the system's generator: for the core's own.
+    pub(super) random: [u8; 32],
+    /// The same, for DTLS cookies.
+    #[cfg(feature = "dtls")]
+    pub(super) dtls_random: [u8; 32],
+    #[cfg(feature = "dtls")]
+    pub(super) dtls_shared: Option<DtlsShared>,
+    /// The same, for the table of HTTP/3 flows.
+    pub(super) http3_random: u64,
+    pub(super) http3_shared: Http3Shared,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) inlets: Inlets,
+    pub(super) outlets: Outlets,
     pub(super) counters: Arc<Counters>,
     pub(super) stats: Arc<ShardCounters>,
-    pub(super) pace: Pace,
-    pub(super) idle_timeout: Duration,
-    /// Answers a stream or association has before it logs in.
-    pub(super) unauthenticated_requests: u32,
-    pub(super) log_client: LogClient,
     pub(super) refusals: Arc<RefusalLog>,
-    /// Turns so far.
-    pub(super) turns: u64,
-    /// Packets handled in this turn.
-    pub(super) packets: u64,
-    /// Reads and writes of streams in this turn.
-    pub(super) visits: u64,
-    /// Something has come from an HTTP/3 backend; it waits for everything else of this turn.
-    pub(super) backends_wait: bool,
-    /// Messages taken from a relay socket in this turn.
-    pub(super) relay_batch: usize,
-    pub(super) next_scan: Instant,
-    pub(super) scan_part: u32,
-    /// Lines about sockets for peers that cannot be had.
-    pub(super) no_relay_socket: Seldom,
-    /// When a shutdown must be over.
-    pub(super) stop_at: Option<Instant>,
 }
 
 impl Worker {
+    /// A worker that watches nothing yet.
+    ///
+    /// # Errors
+    /// An epoll instance cannot be had, or memory.
+    pub(super) fn new(parts: WorkerParts) -> io::Result<Self> {
+        let WorkerParts {
+            config,
+            counters,
+            stats,
+            clock,
+            shared,
+            ..
+        } = parts;
+        #[cfg(feature = "dtls")]
+        let dtls = match config.dtls.zip(parts.dtls_shared) {
+            Some((dtls, shared)) => Some(Dtls::new(dtls, shared, &parts.dtls_random)?),
+            None => None,
+        };
+        #[cfg(not(feature = "dtls"))]
+        let dtls = None;
+        let http3 = config
+            .http3
+            .map(|http3| Http3::new(http3, parts.http3_shared, parts.http3_random));
+        let most_flows = http3.as_ref().map_or(0, Http3::most_flows);
+        let sockets = Sockets::new(parts.listeners, most_flows, config.relay, shared.own_sockets());
+        let now = clock.now();
+        stats.heartbeat.set(now.mono.as_nanos());
+        Ok(Self {
+            index: parts.index.index,
+            clock,
+            now,
+            server: Server::new(
+                now.mono,
+                parts.turn,
+                shared,
+                parts.index,
+                parts.random,
+                Arc::clone(&counters),
+            ),
+            response: Response::new(),
+            epoll: Epoll::new(EVENT_BATCH)?,
+            carrier: Carrier::new(sockets, config.slots, Arc::clone(&counters), Arc::clone(&stats)),
+            tcp: TcpRelays::new(config.stream.write_timeout),
+            streams: Streams::new(config.stream),
+            dtls,
+            http3,
+            departed: Vec::new(),
+            inlets: parts.inlets,
+            outlets: parts.outlets,
+            detached: Vec::new(),
+            counters,
+            stats,
+            pace: Pace::new(config.pause),
+            idle_timeout: config.idle_timeout,
+            unauthenticated_requests: config.unauthenticated_requests,
+            log_client: config.log_client,
+            refusals: parts.refusals,
+            turns: 0,
+            packets: 0,
+            visits: 0,
+            backends_wait: false,
+            relay_batch: 0,
+            next_scan: now.mono,
+            scan_part: 0,
+            no_relay_socket: Seldom::default(),
+            stop_at: None,
+        })
+    }
+
     /// Turns until told to stop.
     ///
     /// # Errors
@@ -151,7 +211,7 @@ impl Worker {
     }
 
     /// Watches the listeners and what comes from other threads.
-    pub(super) fn watch_inlets(&self) -> io::Result<()> {
+    fn watch_inlets(&self) -> io::Result<()> {
         self.epoll
             .add(self.inlets.waker.as_fd(), Token::Waker.bits(), Interest::Read)?;
         self.carrier.sockets.register(&self.epoll)?;
@@ -162,10 +222,10 @@ impl Worker {
     }
 
     /// Waits until something is ready or due, and does it.
-    pub(super) fn turn(&mut self) -> io::Result<()> {
+    fn turn(&mut self) -> io::Result<()> {
         let ready = self.wait()?;
         self.tick();
-        self.relay_batch = (LISTENER_BATCH * 2 / ready.max(1)).clamp(RELAY_BATCH, LISTENER_BATCH);
+        self.relay_batch = udp::relay_batch(ready);
         for i in 0..ready {
             if let Some(event) = self.epoll.event(i) {
                 self.handle_event(event);
@@ -208,7 +268,7 @@ impl Worker {
             .is_some_and(|at| self.streams.len() == 0 || self.now.mono >= at)
     }
 
-    pub(super) fn time_to_wait(&self) -> Duration {
+    fn time_to_wait(&self) -> Duration {
         let now = self.now.mono;
         let mut wait = HEARTBEAT;
         for at in [self.server.poll_timeout(), self.stop_at].into_iter().flatten() {
@@ -266,115 +326,6 @@ impl Worker {
         }
     }
 
-    fn receive_clients(&mut self, index: u32) {
-        let Some(listener) = self.carrier.sockets.listener(index) else {
-            return;
-        };
-        let local = listener.socket.local_addr();
-        let (plain, dtls) = (listener.plain, listener.dtls && self.dtls.is_some());
-        let http3 = listener.http3 && self.http3.is_some();
-        for i in self
-            .carrier
-            .receive(|sockets| sockets.udp_listener(index), LISTENER_BATCH)
-        {
-            let Some(slot) = self.carrier.recv.slot(i) else {
-                continue;
-            };
-            let mut server = local;
-            if let Some(ip) = slot.local {
-                server.set_ip(ip);
-            }
-            let five_tuple = FiveTuple {
-                client: slot.source,
-                server,
-                transport: Transport::Udp,
-            };
-            let client = Client {
-                five_tuple,
-                link: Token::Listener(index).link(),
-            };
-            let mut owner = None;
-            for packet in slot.datagrams() {
-                self.count_datagram();
-                if http3 && self.pass_on(&client, &packet, slot.tos, &mut owner) {
-                    continue;
-                }
-                if dtls && self.is_dtls(&packet) {
-                    self.receive_dtls(index, &five_tuple, packet, slot.tos);
-                } else if plain {
-                    self.handle_client(&client, packet, slot.tos);
-                } else {
-                    self.counters.received.add(1);
-                    self.counters.drop_packet(DropReason::NotTurn);
-                }
-            }
-        }
-    }
-
-    /// Whether the datagram at `packet` begins like a DTLS record (RFC 7983).
-    fn is_dtls(&self, packet: &Range<usize>) -> bool {
-        let first = self.carrier.recv.slab().get(packet.clone()).and_then(<[u8]>::first);
-        first.is_some_and(|&first| demux::classify(first) == Kind::Dtls)
-    }
-
-    /// One datagram, or one message of a stream or an association, at `packet` in the slab.
-    pub(super) fn handle_client(&mut self, client: &Client, packet: Range<usize>, tos: u8) {
-        let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
-        let verdict = self.server.handle_client(self.now, client, bytes, &mut self.response);
-        self.apply(verdict, Some(client), packet, tos);
-    }
-
-    fn receive_peers(&mut self, slot: u32, generation: u32) {
-        let Some((id, again)) = self.carrier.sockets.visit(slot, generation, self.turns) else {
-            return;
-        };
-        // Mostly there is one message, and asking for more costs the kernel a second look. One that has more is ready
-        // again in the next turn.
-        let most = if again { self.relay_batch } else { 1 };
-        let slots = self
-            .carrier
-            .receive(|sockets| sockets.relay(slot, generation).map(|(s, _)| s), most);
-        for i in slots {
-            let Some(slot) = self.carrier.recv.slot(i) else {
-                continue;
-            };
-            for packet in slot.datagrams() {
-                self.count_datagram();
-                let verdict = self
-                    .server
-                    .handle_peer(self.now, id, PeerAddr(slot.source), packet.len());
-                self.apply(verdict, None, packet, slot.tos);
-            }
-        }
-        // At once, while it is in the nearest cache: what the next relay socket has is mostly for another stream.
-        self.flush_streams();
-    }
-
-    pub(super) fn count_datagram(&mut self) {
-        self.packets += 1;
-        self.stats.received_datagrams.add(1);
-    }
-
-    /// ICMP errors about datagrams this relay socket has sent (RFC 8656 §11.5). They never harm the socket itself.
-    fn receive_errors(&mut self, slot: u32, generation: u32) {
-        for _ in 0..ERROR_BATCH {
-            let Some((socket, id)) = self.carrier.sockets.relay(slot, generation) else {
-                return;
-            };
-            let Some(error) = socket.take_error() else { return };
-            self.stats.icmp_errors.add(1);
-            let icmp = QuotedIcmp {
-                icmp_type: error.kind,
-                code: error.code,
-                data: error.info,
-            };
-            let peer = PeerAddr(error.destination);
-            if let Some(client) = self.server.handle_icmp(self.now, id, peer, icmp, &mut self.response) {
-                self.respond(&client);
-            }
-        }
-    }
-
     /// Everything that came by way of other threads.
     fn receive_mail(&mut self) {
         self.inlets.waker.clear();
@@ -384,17 +335,17 @@ impl Worker {
                 Control::Config(config) => self.server.set_config(self.now, config),
                 Control::Shutdown(timeout) => self.begin_shutdown(timeout),
                 Control::Displace { slot, generation } => self.displace_stream(slot, generation),
-                Control::Handoff(parcel) => self.receive_handoff(*parcel),
+                Control::Migration(parcel) => self.receive_handoff(*parcel),
             }
         }
-        for shard in 0..self.inlets.mail.len() {
+        for shard in 0..self.inlets.hairpins.len() {
             for taken in 0.. {
                 if taken == MAIL_BATCH {
                     // The rest is for the next turn; others are waiting too.
                     self.inlets.waker.wake();
                     break;
                 }
-                match self.inlets.mail[shard].receive(&mut self.carrier.recv) {
+                match self.inlets.hairpins[shard].receive(&mut self.carrier.recv) {
                     Ok(Some((letter, data))) => {
                         self.packets += 1;
                         self.stats.mailbox_received.add(1);
@@ -405,7 +356,7 @@ impl Worker {
                 }
             }
         }
-        while let Ok(handover) = self.inlets.handovers.try_recv() {
+        while let Ok(handover) = self.inlets.streams.try_recv() {
             self.adopt(handover);
         }
     }
@@ -449,18 +400,18 @@ impl Worker {
     }
 
     /// Sends what was collected, so that the slab is free again in the middle of a turn.
-    pub(super) fn settle_datagrams(&mut self) {
+    fn settle_datagrams(&mut self) {
         self.carrier.finish(self.now.mono);
     }
 
     /// The end of a turn: everything decided in it is carried out.
-    pub(super) fn settle(&mut self) {
+    fn settle(&mut self) {
         self.carry_out();
         self.settle_datagrams();
         // Flushing may find streams broken, whose allocations then end.
         self.flush_streams();
         self.carry_out();
-        for sender in self.mail_to.iter_mut().flatten() {
+        for sender in self.outlets.hairpins.iter_mut().flatten() {
             sender.announce();
         }
     }
@@ -502,7 +453,7 @@ impl Worker {
     }
 
     /// Carries out what the core wants done, and sends what it has for other shards.
-    pub(super) fn obey(&mut self) {
+    fn obey(&mut self) {
         while let Some(command) = self.server.poll_command() {
             match command {
                 Command::OpenRelay { id, bind } => self.open_relay(id, bind),
@@ -519,46 +470,6 @@ impl Worker {
             }
         }
         self.send_handoffs();
-    }
-
-    fn open_relay(&mut self, id: RelayId, bind: SocketAddr) {
-        let result = self.carrier.open(self.now.mono, &self.epoll, id, bind);
-        self.relay_opened(id, bind, result);
-    }
-
-    /// Tells the core, and the client what the core says.
-    pub(super) fn relay_opened(&mut self, id: RelayId, bind: SocketAddr, result: io::Result<()>) {
-        let result = result.map_err(|error| self.classify(&error, bind));
-        if let Some(client) = self
-            .server
-            .handle_relay_opened(self.now, id, result, &mut self.response)
-        {
-            self.respond(&client);
-        }
-    }
-
-    fn classify(&mut self, error: &io::Error, bind: SocketAddr) -> OpenError {
-        if error.kind() == io::ErrorKind::AddrInUse {
-            return OpenError::AddressInUse;
-        }
-        self.socket_failed(error, bind);
-        if is_exhausted(error) {
-            OpenError::Exhausted
-        } else {
-            OpenError::Other
-        }
-    }
-
-    /// A socket for peers cannot be had: counted, and told now and then.
-    pub(super) fn socket_failed(&mut self, error: &io::Error, bind: SocketAddr) {
-        if is_exhausted(error) {
-            self.stats.relay_exhausted.add(1);
-        } else {
-            self.stats.relay_open_failed.add(1);
-        }
-        if self.no_relay_socket.may(self.now.mono) {
-            tracing::warn!(target: "relay::shard", shard = self.index, %bind, %error, "cannot open a relay socket");
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a worker does with its clients' streams.
 
+use super::Worker;
 use crate::net::epoll::ReadyDescriptor;
 use crate::net::stream::{Flushed, StreamError};
+use crate::shard::control::Control;
 use crate::shard::stream_intake::StreamHandover;
 use crate::shard::token::Token;
-use crate::shard::worker::{Control, Worker};
 use crate::turn::DropReason;
 use crate::turn::types::Link;
 
@@ -31,16 +32,12 @@ impl Worker {
 
     /// The front door may want the connection back for somebody else.
     fn let_give_way(&mut self, slot: u32) {
-        let (Some(stream), Some((control, waker))) = (self.streams.at(slot), self.peers.get(self.index)) else {
+        let (Some(stream), Some(own)) = (self.streams.at(slot), self.outlets.shards.get(self.index)) else {
             return;
         };
         if let Token::Stream { slot, generation } = Token::from_link(stream.client.link) {
-            let (control, waker) = (control.clone(), waker.clone());
-            stream.when_displaced(Box::new(move || {
-                // A worker that is gone has taken its streams along.
-                let _ = control.send(Control::Displace { slot, generation });
-                waker.wake();
-            }));
+            let own = own.clone();
+            stream.when_displaced(Box::new(move || own.send(Control::Displace { slot, generation })));
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use super::Worker;
 use crate::net::stream::QueueKind;
 use crate::net::udp::Datagram;
 use crate::shard::hairpin_ring::Letter;
 use crate::shard::token::Token;
-use crate::shard::worker::Worker;
+use crate::shard::udp::to_listener;
 use crate::turn::types::{AllocationId, Client};
 use crate::turn::{DropReason, Frame, ResponseRoute, Verdict};
 
@@ -65,7 +66,7 @@ impl Worker {
             return;
         }
         let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();
-        let sender = self.mail_to.get_mut(shard).and_then(Option::as_mut);
+        let sender = self.outlets.hairpins.get_mut(shard).and_then(Option::as_mut);
         if sender.is_some_and(|sender| sender.send(letter, bytes)) {
             self.stats.mailbox_sent.add(1);
         } else {
@@ -168,19 +169,6 @@ impl Worker {
             Token::Dtls { slot, generation } => self.respond_dtls((slot, generation)),
             _ => {}
         }
-    }
-}
-
-pub(super) fn to_listener(egress: u32, client: &Client, data: Range<usize>) -> Datagram<'static> {
-    Datagram {
-        egress,
-        destination: client.five_tuple.client,
-        source: None,
-        tos: 0,
-        dont_fragment: false,
-        header: &[],
-        data,
-        padding: 0,
     }
 }
 

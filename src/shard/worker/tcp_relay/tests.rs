@@ -1,5 +1,5 @@
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 
 use super::*;
 use crate::shard::tests::shard_support::{Client, Incoming, PATIENCE, accept, error_code, tcp_pair};
@@ -139,12 +139,12 @@ fn an_unbound_peer_is_gone_whichever_way_epoll_says_so() {
         let (_control, relayed) = listening(&alone);
         let _peer = TcpStream::connect(relayed).unwrap();
         alone.until("it is accepted", |worker| worker.counters.tcp.accepted.get() == 1);
-        let id = alone.look(|worker| *worker.tcp.peers.keys().next().unwrap());
+        let id = alone.look(|worker| worker.tcp.peers()[0]);
         let mut worker = alone.worker.borrow_mut();
         worker.handle_peer_socket(id, event(id, |it| it.readable = true));
-        assert_eq!(worker.tcp.peers.len(), 1);
+        assert_eq!(worker.tcp.peers().len(), 1);
         worker.handle_peer_socket(id, event(id, way));
-        assert_eq!(worker.tcp.peers.len(), 0);
+        assert_eq!(worker.tcp.peers().len(), 0);
     }
 }
 
@@ -154,7 +154,7 @@ fn a_half_closed_connection_is_kept_for_as_long_as_something_moves() {
         let alone = Alone::new();
         let (mut control, _) = listening(&alone);
         let (client, peer) = bound(&alone, &mut control);
-        let most = alone.look(|worker| worker.tcp.half_closed);
+        let most = alone.look(|worker| worker.tcp.half_closed());
         // Open, it may rest for ever.
         alone.later(most * 3);
         alone.look_at_all();
@@ -180,12 +180,12 @@ fn a_half_closed_connection_in_which_nothing_moves_is_not_kept_by_readiness_alon
     let alone = Alone::new();
     let (mut control, _) = listening(&alone);
     let (client, mut peer) = bound(&alone, &mut control);
-    let most = alone.look(|worker| worker.tcp.half_closed);
+    let most = alone.look(|worker| worker.tcp.half_closed());
     client.shutdown(Shutdown::Write).unwrap();
     alone.until("the end is passed on", |_| matches!(peer.read(&mut [0; 8]), Ok(0)));
     alone.later(most - Duration::from_secs(3));
     alone.look_at_all();
-    let id = alone.look(|worker| *worker.tcp.peers.keys().next().unwrap());
+    let id = alone.look(|worker| worker.tcp.peers()[0]);
     alone
         .worker
         .borrow_mut()
@@ -225,13 +225,13 @@ fn a_connect_has_failed_whichever_way_epoll_says_so() {
             writer.xor_address(AttributeType::XOR_PEER_ADDRESS, address);
         });
         control.pipe.send(&request);
-        alone.until("it is being connected", |worker| worker.tcp.peers.len() == 1);
-        let id = alone.look(|worker| *worker.tcp.peers.keys().next().unwrap());
+        alone.until("it is being connected", |worker| worker.tcp.peers().len() == 1);
+        let id = alone.look(|worker| worker.tcp.peers()[0]);
         alone.worker.borrow_mut().handle_peer_socket(id, event(id, way));
         let response = control.response(&request);
         assert_eq!(error_code(&Message::parse(&response).unwrap()), Some(447));
         assert_eq!(ended(&alone, ConnectionEnd::ConnectFailed), n as u64 + 1);
-        assert!(alone.look(|worker| worker.tcp.peers.is_empty()));
+        assert!(alone.look(|worker| worker.tcp.peers().is_empty()));
     }
 }
 
@@ -239,7 +239,7 @@ fn a_connect_has_failed_whichever_way_epoll_says_so() {
 fn a_half_closed_connection_that_has_just_been_bound_has_its_full_time() {
     let alone = Alone::new();
     let (mut control, relayed) = listening(&alone);
-    let most = alone.look(|worker| worker.tcp.half_closed);
+    let most = alone.look(|worker| worker.tcp.half_closed());
     let peer = TcpStream::connect(relayed).unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
     alone.turn();
@@ -268,15 +268,11 @@ fn deaf() -> TcpListener {
 fn a_peer_that_is_gone_before_it_is_accepted_harms_neither_the_listener_nor_the_log() {
     let alone = Alone::new();
     let (_control, relayed) = listening(&alone);
-    let (token, ours) = {
-        let mut worker = alone.worker.borrow_mut();
-        let (&token, listener) = worker.tcp.listeners.iter_mut().next().unwrap();
-        (token, std::mem::replace(&mut listener.socket, deaf()))
-    };
-    alone.worker.borrow_mut().accept_peers(Token::from_bits(token));
-    assert!(alone.look(|worker| !worker.tcp.starved && worker.tcp.listeners[&token].watched));
+    let (token, ours) = alone.worker.borrow_mut().tcp.replace_listener(relayed, deaf());
+    alone.worker.borrow_mut().accept_peers(token);
+    assert_eq!(alone.look(|worker| worker.tcp.listeners()), (1, true));
     assert_eq!(alone.stat(|s| s.relay_exhausted.get() + s.relay_open_failed.get()), 0);
-    alone.worker.borrow_mut().tcp.listeners.get_mut(&token).unwrap().socket = ours;
+    alone.worker.borrow_mut().tcp.replace_listener(relayed, ours);
     let _peer = TcpStream::connect(relayed).unwrap();
     alone.until("it is accepted", |worker| worker.counters.tcp.accepted.get() == 1);
 }
@@ -306,7 +302,7 @@ fn a_relay_socket_that_listens_is_counted_while_it_is_open() {
     assert_eq!(open(), 1);
     control.release();
     assert_eq!(open(), 0);
-    assert!(alone.look(|worker| worker.tcp.listeners.is_empty()));
+    assert_eq!(alone.look(|worker| worker.tcp.listeners()), (0, true));
 }
 
 #[test]
@@ -324,15 +320,11 @@ fn an_unbound_peer_that_only_ends_its_direction_is_kept_and_one_that_resets_is_n
     alone.until("it is over", |worker| {
         worker.counters.tcp.ended[ConnectionEnd::Closed as usize].get() == 1
     });
-    assert_eq!(alone.look(|worker| worker.tcp.peers.len()), 1);
+    assert_eq!(alone.look(|worker| worker.tcp.peers().len()), 1);
 }
 
 #[test]
 fn a_worker_looks_for_deadlines_of_peers_only_where_there_are_peers_or_starved_listeners() {
-    let mut relays = TcpRelays::new(Duration::ZERO);
-    assert!(relays.is_empty());
-    relays.starved = true;
-    assert!(!relays.is_empty());
     let alone = Alone::new();
     let (mut control, _) = listening(&alone);
     assert!(alone.look(|worker| worker.tcp.is_empty()));
@@ -348,9 +340,8 @@ fn starved_listeners_listen_again_and_no_others_are_touched() {
     {
         let mut worker = alone.worker.borrow_mut();
         let Worker { tcp, epoll, .. } = &mut *worker;
-        let (&token, listener) = tcp.listeners.iter_mut().find(|(_, it)| it.bind == relayed).unwrap();
-        epoll.modify(listener.socket.as_fd(), token, Interest::None).unwrap();
-        (listener.watched, tcp.starved) = (false, true);
+        tcp.starve_at(epoll, relayed);
+        assert!(!tcp.is_empty(), "a worker looks for the time when it listens again");
     }
     let _peers = [relayed, others].map(|at| TcpStream::connect(at).unwrap());
     alone.until("the other one listens", |worker| {
@@ -358,25 +349,18 @@ fn starved_listeners_listen_again_and_no_others_are_touched() {
     });
     alone.look_at_all();
     alone.until("it listens again", |worker| worker.counters.tcp.accepted.get() == 2);
-    assert!(alone.look(|worker| !worker.tcp.starved && worker.tcp.listeners.values().all(|it| it.watched)));
-}
-
-#[test]
-fn lack_of_descriptors_and_memory_is_told_from_other_errors() {
-    for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::ENOSPC] {
-        assert!(is_exhausted(&io::Error::from_raw_os_error(code)));
-    }
-    for code in [libc::ECONNABORTED, libc::EADDRINUSE, libc::EINVAL] {
-        assert!(!is_exhausted(&io::Error::from_raw_os_error(code)));
-    }
+    assert_eq!(alone.look(|worker| worker.tcp.listeners()), (2, true));
 }
 
 #[test]
 fn a_stream_handed_to_a_worker_that_takes_no_more_is_counted_as_refused() {
     let alone = Alone::new();
     // As many as may wait to be taken over (`Alone`).
-    let to = alone.worker.borrow().handover_to[0].clone();
+    let to = alone.worker.borrow().outlets.shards[0].clone();
     let waiting: Vec<_> = (0..5).map(|_| tcp_pair(Vec::new())).collect();
-    let taken: Vec<bool> = waiting.into_iter().map(|(_, handover)| to.adopt(handover)).collect();
+    let taken: Vec<bool> = waiting
+        .into_iter()
+        .map(|(_, handover)| to.add_stream(handover))
+        .collect();
     assert_eq!(taken, [true, true, true, true, false]);
 }

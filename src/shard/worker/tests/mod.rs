@@ -3,24 +3,26 @@
 
 mod turn;
 
+use core::fmt;
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket as StdUdpSocket};
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::*;
 use super::*;
 use crate::net::udp::UdpSocket;
+use crate::shard::control::ShardHandle;
 use crate::shard::counters::STREAM_CLOSE_REASONS;
+use crate::shard::spawn;
 use crate::shard::tests::shard_support::{Client, Messages, PATIENCE, Pipe, Stream, UDP, tcp_pair, turn_config};
 
 /// A worker, the only one of its server, with one listener.
 #[derive(Clone)]
 pub(in crate::shard) struct Alone {
     pub(in crate::shard) worker: Rc<RefCell<Worker>>,
-    control: mpsc::Sender<Control>,
+    control: ShardHandle,
     udp: SocketAddr,
 }
 
@@ -40,57 +42,22 @@ impl Alone {
 
     /// Several workers of one server, each with a listener, and so a port, of its own.
     pub(in crate::shard) fn several(listeners: Vec<Listener>, config: ShardConfig, turn: Config) -> Vec<Self> {
-        let count = listeners.len();
-        let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().unwrap()).collect();
-        let mut ends = mailboxes(config.mailbox, &wakers);
-        let (controls, control_rxs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel()).unzip();
-        let peers: Vec<_> = controls.iter().cloned().zip(wakers.iter().cloned()).collect();
-        let (handover_to, handovers) = stream_intake::channels(4, &wakers);
-        let refusals = refusal_log(&config).unwrap();
-        let (turn, shared, clock) = (Arc::new(turn), Arc::new(Shared::new([7; 32])), Clock::default());
-        #[cfg(feature = "dtls")]
-        let dtls_shared = new_dtls_shared(&config).unwrap();
-        let ways_in = listeners.into_iter().zip(control_rxs).zip(handovers).enumerate();
-        let seeds = ways_in.map(|(index, ((listener, control), handovers))| {
-            let udp = listener.socket.local_addr();
-            let (mail_to, mail) = std::mem::take(&mut ends[index]);
-            let seed = Seed {
-                index: ShardIndex { index, count },
-                config: config.clone(),
-                clock,
-                turn: Arc::clone(&turn),
-                shared: Arc::clone(&shared),
-                random: [3 + index as u8; 32],
-                #[cfg(feature = "dtls")]
-                dtls_shared: dtls_shared.clone(),
-                http3_shared: Http3Shared::new(5),
-                listeners: vec![listener],
-                inlets: Inlets {
-                    control,
-                    handovers,
-                    mail,
-                    waker: wakers[index].clone(),
-                },
-                mail_to,
-                peers: peers.clone(),
-                handover_to: handover_to.clone(),
-                counters: Arc::default(),
-                stats: Arc::default(),
-                refusals: Arc::clone(&refusals),
-            };
-            (seed, udp)
-        });
-        let grown = seeds.map(|(seed, udp)| {
-            let worker = seed.grow().unwrap();
+        let sockets: Vec<_> = listeners.into_iter().map(|listener| vec![listener]).collect();
+        let shared = Arc::new(Shared::new([7; 32]));
+        let parts = spawn::parts(&config, &Arc::new(turn), &shared, sockets, 4).unwrap();
+        let alone = parts.into_iter().map(|mut parts| {
+            parts.random = [3 + parts.index.index as u8; 32];
+            let udp = parts.listeners[0].socket.local_addr();
+            let control = parts.outlets.shards[parts.index.index].clone();
+            let worker = Worker::new(parts).unwrap();
             worker.watch_inlets().unwrap();
-            let control = worker.peers[worker.index].0.clone();
             Self {
                 worker: Rc::new(RefCell::new(worker)),
                 control,
                 udp,
             }
         });
-        grown.collect()
+        alone.collect()
     }
 
     /// A turn for what is there.
@@ -125,7 +92,7 @@ impl Alone {
     }
 
     pub(in crate::shard) fn control(&self, control: Control) {
-        self.control.send(control).unwrap();
+        self.control.send(control);
         self.turn();
     }
 

@@ -4,6 +4,7 @@ use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::shard::ShardConfig;
 use crate::shard::tests::shard_support::{Client as Turn, Incoming, Peer, UDP, turn_config};
 use crate::shard::worker::tests::Alone;
+use crate::shard::worker::udp::LISTENER_BATCH;
 use crate::turn::output::EndReason;
 use crate::turn::types::{AllocationId, RelayId};
 use crate::wire::attribute::AttributeType;
@@ -167,21 +168,6 @@ fn a_lone_relay_socket_gives_a_large_batch_and_one_of_many_a_small_one() {
         let data = vec![n; 100 + usize::from(n)];
         assert_eq!(client.incoming(), Incoming::Channel { number: 0x4000, data });
     }
-}
-
-#[test]
-fn what_a_worker_may_not_open_is_counted_by_its_reason() {
-    let alone = Alone::new();
-    let bind = "127.0.0.2:0".parse().unwrap();
-    let mut worker = alone.worker.borrow_mut();
-    let mut classify = |code| {
-        let class = worker.classify(&io::Error::from_raw_os_error(code), bind);
-        let stats = &worker.stats;
-        (class, stats.relay_exhausted.get(), stats.relay_open_failed.get())
-    };
-    assert_eq!(classify(libc::EADDRINUSE), (OpenError::AddressInUse, 0, 0));
-    assert_eq!(classify(libc::EMFILE), (OpenError::Exhausted, 1, 0));
-    assert_eq!(classify(libc::EACCES), (OpenError::Other, 1, 1));
 }
 
 #[test]
