@@ -8,6 +8,7 @@
 //! turn     the protocol, sans-IO: (time, packet) -> verdict. No sockets, no clock.
 //! net      sockets and carriers: batched UDP, streams with their queues, TLS.
 //! shard    one worker thread per core: owns one turn::Server and its sockets.
+//! machine  what the process sees of the machine: environment, addresses, files, its own limits.
 //! service  what an operator sees: config, front door, credentials API, metrics, logs.
 //! cli      subcommands
 //! ```
@@ -18,6 +19,7 @@ pub use relay_net as net;
 pub use relay_proto::{base, turn, wire};
 
 pub mod cli;
+pub mod machine;
 pub mod service;
 pub mod shard;
 

@@ -15,8 +15,8 @@ use ipnet::IpNet;
 
 use crate::base::address::Family;
 use crate::base::time::UnixTime;
-use crate::service::config::env::{Env, ProcessEnv};
-use crate::service::external::Interface;
+use crate::machine::network::Interface;
+use crate::machine::{Env, ProcessEnv};
 
 /// The user of systemd/relay.service.
 const UNIT_USER: &str = "relay";

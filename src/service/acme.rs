@@ -16,10 +16,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
+use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
 use rustls_acme::{AccountCache, AcmeConfig, CertCache, EventError, EventOk};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -28,10 +26,11 @@ use zeroize::Zeroizing;
 
 use self::problem::Problem;
 use super::config::settings::AcmeSettings;
-use super::files::{self, own};
 use super::log;
-use super::tls_store::{CertificateInfo, TlsError, TlsProblem, TlsStore, read_pem};
+use super::tls_store::TlsStore;
 use crate::base::time::UnixTime;
+use crate::machine::certificate::{CertificateInfo, TlsError, TlsProblem, trusted_roots};
+use crate::machine::files::{self, own};
 use crate::net::clock::unix_now;
 
 /// An order that takes longer is given up: the authority does not answer.
@@ -186,37 +185,6 @@ fn client(root: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
             .with_root_certificates(trusted_roots(root)?)
             .with_no_client_auth(),
     ))
-}
-
-/// Whom to believe that it is the authority: the public ones, and those in `file`.
-///
-/// # Errors
-/// When `file` cannot be read, or holds no certificate.
-pub(super) fn trusted_roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    let Some(file) = file else { return Ok(roots) };
-    for certificate in read_roots(file)? {
-        roots.add(certificate).map_err(|error| TlsError {
-            file: file.to_owned(),
-            problem: TlsProblem::BadCertificate(error.to_string()),
-        })?;
-    }
-    Ok(roots)
-}
-
-/// Certificates of a PEM file, at least one.
-fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let at = |problem| TlsError {
-        file: file.to_owned(),
-        problem,
-    };
-    let bytes = read_pem(file, None).map_err(at)?.bytes;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(at(TlsProblem::NoCertificate)),
-        Ok(all) => Ok(all),
-        Err(error) => Err(at(TlsProblem::BadPem(error.to_string()))),
-    }
 }
 
 /// Where account and certificate are kept.

@@ -9,10 +9,10 @@ use std::time::Instant;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::config::env::ProcessEnv;
 use super::config::{self, Loaded};
 use super::run::{EXIT_CONFIG, EXIT_FAILED, Signals, say};
 use super::systemd;
+use crate::machine::ProcessEnv;
 
 /// Pause between two looks: a machine with a fresh address serves this much later.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::config::env::{Env, ProcessEnv};
 use super::config::settings::Settings;
-use super::external::{FoundAddress, NotFound, Plan, announced_host, key};
+use crate::machine::external::{FoundAddress, NotFound, Plan, announced_host, key};
+use crate::machine::{Env, ProcessEnv};
 use crate::turn::config::RelayConfig;
 use crate::turn::policy::PeerPolicy;
 
@@ -218,8 +218,8 @@ mod tests {
 
     use super::*;
     use crate::base::address::Family;
+    use crate::machine::external::AddressSource;
     use crate::service::config::sample;
-    use crate::service::external::AddressSource;
     use crate::turn::config::RelayAddress;
     use crate::turn::policy::PeerClass;
     use crate::turn::types::PeerAddr;

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::config::settings::Settings;
 use super::drain::Drain;
-use super::process;
 use crate::base::lock::lock;
+use crate::machine::process;
 use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
 

@@ -27,7 +27,7 @@ pub use self::line::is_harmful;
 
 use super::config::diagnostic::{Diagnostics, Severity};
 use super::config::settings::LogSettings;
-use super::tls_store::LoadedCertificates;
+use crate::machine::certificate::LoadedCertificates;
 
 /// Lines waiting for the writer; beyond this they are dropped. When the server stops every allocation has its line at
 /// once: twice as many as there are relay ports by default.

@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use super::config::settings::{Part, Settings};
-use super::external::{announced_host, key};
 use super::follow::{keep_former, renew_policy};
+use crate::machine::external::{announced_host, key};
 
 /// A configuration that a running server can take.
 #[derive(Debug)]
@@ -167,9 +167,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::machine::certificate::CertificateFiles;
     use crate::service::config::sample::settings;
     use crate::service::config::settings::ApiKey;
-    use crate::service::tls_store::CertificateFiles;
     use crate::turn::login::nonce::NonceKey;
     use crate::turn::policy::PeerClass;
     use crate::turn::types::PeerAddr;

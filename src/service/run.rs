@@ -21,7 +21,6 @@ use super::api::Api;
 use super::backends::Backends;
 use super::bind::ListenAddresses;
 use super::config::diagnostic::Diagnostics;
-use super::config::env::ProcessEnv;
 use super::config::settings::Settings;
 use super::config::{self, Loaded, Purpose};
 use super::follow::{Follower, Looked, ProbeOutcome};
@@ -30,9 +29,11 @@ use super::health::{Health, Phase};
 use super::machine::Machine;
 use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
-use super::tls_store::{self, TlsError, TlsStore};
-use super::{awaiting, log, process, reload, systemd};
+use super::tls_store::TlsStore;
+use super::{awaiting, log, reload, systemd};
 use crate::base::time::UnixTime;
+use crate::machine::certificate::{LoadedCertificates, TlsError, unnamed};
+use crate::machine::{self, ProcessEnv, process};
 use crate::net::clock::unix_now;
 use crate::shard::Shards;
 
@@ -58,7 +59,7 @@ pub fn serve(path: Option<&Path>) -> ExitCode {
     let _ = process::use_low_ports();
     // Secrets are for this process alone, and for root. What is refused here would only have been a second wall.
     let _ = process::forbid_looking_inside();
-    if let Err(error) = config::env::take_configuration() {
+    if let Err(error) = machine::take_variables(config::is_variable) {
         say(&format!(
             "what the environment holds stays in /proc/self/environ: {error}"
         ));
@@ -191,7 +192,7 @@ pub(super) struct ServingProcess {
 }
 
 /// What became of the certificates of each source.
-type Outcomes = Vec<Result<tls_store::LoadedCertificates, TlsError>>;
+type Outcomes = Vec<Result<LoadedCertificates, TlsError>>;
 type Reloading = JoinHandle<Result<(Loaded, Outcomes), Diagnostics>>;
 /// How certificates are loaded again.
 type Look = fn(&TlsStore, UnixTime) -> Outcomes;
@@ -405,7 +406,7 @@ impl ServingProcess {
         let all = tls.certificates();
         let infos: Vec<_> = all.iter().map(|certificate| certificate.info()).collect();
         let uris = api.uris.iter().chain(&api.forced_uris).map(String::as_str);
-        for unnamed in tls_store::unnamed(uris, &infos) {
+        for unnamed in unnamed(uris, &infos) {
             tracing::warn!("{unnamed}");
         }
     }

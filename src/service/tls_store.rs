@@ -6,13 +6,9 @@
 //!
 //! Deliberately absent: talking to an ACME authority (`super::acme`); what that obtains is kept and served here.
 
-mod certificate;
 mod choice;
 #[cfg(feature = "dtls")]
 mod dtls;
-mod error;
-mod load;
-mod names;
 mod self_signed;
 #[cfg(test)]
 mod tests;
@@ -20,7 +16,7 @@ mod tests;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -31,31 +27,19 @@ use rustls::sign::CertifiedKey;
 use rustls_acme::is_tls_alpn_challenge;
 use tokio::sync::watch;
 
-pub use self::certificate::{Certificate, CertificateInfo, LoadedCertificates, TlsWarning};
 use self::choice::CertificateSelection;
-pub use self::error::{TlsError, TlsProblem};
-pub(super) use self::load::read_pem;
-pub use self::names::{Unnamed, unnamed};
-use super::files::own;
-use super::watch::Watch;
 use crate::base::lock::lock;
 use crate::base::time::UnixTime;
+use crate::machine::certificate::{
+    Certificate, CertificateFiles, CertificateInfo, LoadedCertificates, TlsError, TlsProblem, load,
+};
+use crate::machine::file_watch::Watch;
+use crate::machine::files::own;
 
 /// ALPN of TURN and of STUN usages (RFC 7443 §4).
 pub const ALPN_TURN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 /// ALPN of HTTP/1.1, offered only where HTTP is served.
 pub const ALPN_HTTP: &[u8] = b"http/1.1";
-
-/// A certificate and its key on disk; both may be in one file.
-#[derive(Default, Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFiles {
-    /// PEM chain, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// PEM key.
-    pub private_key: PathBuf,
-    /// Where the server keeps what is its own, if they stand below it; `None`: they are the operator's.
-    pub state_dir: Option<PathBuf>,
-}
 
 /// Where a certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -344,17 +328,6 @@ impl TlsStore {
     /// How often another certificate was taken up, and how often one could not be.
     pub fn updates(&self) -> [u64; 2] {
         [self.updates[0].load(Relaxed), self.updates[1].load(Relaxed)]
-    }
-}
-
-impl CertificateFiles {
-    /// Puts `contents` at `file`, one of the two, which stand below `state_dir`.
-    fn write(&self, file: &Path, contents: &[u8], mode: u32) -> Result<(), TlsError> {
-        let written = match &self.state_dir {
-            Some(dir) => own::write(dir, file, contents, mode),
-            None => unreachable!("the operator's files are only read"),
-        };
-        written.map_err(|error| TlsError::unwritable(file, &error))
     }
 }
 

@@ -28,7 +28,7 @@ fn silent_crowd(server: &Server, count: u16) -> Vec<TcpStream> {
 
 #[test]
 fn silent_connections_stop_neither_allocations_nor_health_however_few_files_there_are() {
-    relay::service::process::raise_max_fds().expect("files for this test's own sockets");
+    relay::machine::process::raise_max_fds().expect("files for this test's own sockets");
     for (files, allocations) in [(1024, 300), (512, 60)] {
         let limits = "[limits]\nframe_timeout = \"2m\"\nidle_timeout = \"10m\"\n";
         let server = Server::start_with_files(files, limits);

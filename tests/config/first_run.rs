@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Barrier;
 
-use relay::service::files::own::FileOwner;
-use relay::service::first_run::{default_state_dir, find_secret, obtain_secret};
+use relay::machine::files::own::FileOwner;
+use relay::machine::first_run::{default_state_dir, find_secret, obtain_secret};
 
 use crate::machine::Machine;
 

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use relay::base::time::UnixTime;
+use relay::machine::certificate::CertificateFiles;
 use relay::service::config::offer::uris;
 use relay::service::config::{Loaded, Purpose};
-use relay::service::tls_store::CertificateFiles;
 use relay::turn::config::RelayAddress;
 use relay::turn::login::credential::{MintedCredential, mint};
 

@@ -6,7 +6,7 @@ use rustls_acme::OrderError;
 use rustls_acme::acme::{AcmeError, Auth, ChallengeType, Identifier};
 use serde_json::Value;
 
-use super::super::tls_store::TlsError;
+use crate::machine::certificate::TlsError;
 
 /// What is in the way.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicU32;
 use tokio::time::Instant;
 
 use super::*;
-use crate::service::tls_store::{CertificateFiles, CertificateSource, SelfSigned};
+use crate::machine::certificate::CertificateFiles;
+use crate::service::tls_store::{CertificateSource, SelfSigned};
 
 const DAY: u64 = 86_400;
 
@@ -204,26 +205,4 @@ async fn what_the_authority_gives_is_served_and_what_is_no_certificate_is_refuse
     let served = kept.tls.acme_certificate().expect("from an authority");
     assert!(!served.self_signed && served.names == ["a.test"], "{served:?}");
     assert!(kept.store_cert(&[], "", b"<html>").await.is_err());
-}
-
-#[test]
-fn roots_of_a_file_are_trusted_besides_the_public_ones() {
-    let directory = Directory::new();
-    let file = directory.0.join("root.pem");
-    let with = |text: &str| {
-        fs::write(&file, text).expect("write");
-        trusted_roots(Some(&file))
-            .map(|roots| roots.len())
-            .map_err(|error| error.problem)
-    };
-    let public = trusted_roots(None).expect("the public ones").len();
-    assert!(public > 0);
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let params = rcgen::CertificateParams::new(vec!["ca.test".to_owned()]).expect("names");
-    let pem = params.self_signed(&key).expect("a certificate").pem();
-    assert_eq!(with(&pem), Ok(public + 1));
-    assert_eq!(with("nothing\n"), Err(TlsProblem::NoCertificate));
-    assert!(matches!(with(&pem.replacen('M', "!", 1)), Err(TlsProblem::BadPem(_))));
-    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    assert!(matches!(with(garbage), Err(TlsProblem::BadCertificate(_))));
 }

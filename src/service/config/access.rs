@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::env::Env;
 use super::value::nearest;
+use crate::machine::Env;
 
 /// Links that lead to links, as many as the kernel follows.
 const MAX_LINKS: usize = 40;

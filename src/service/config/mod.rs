@@ -20,7 +20,6 @@ mod check;
 pub mod diagnostic;
 mod document;
 mod effective;
-pub mod env;
 mod harmless;
 mod mask;
 pub mod offer;
@@ -39,10 +38,14 @@ use std::path::{Path, PathBuf};
 
 use self::build::Context;
 use self::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
-use self::env::Env;
 use self::settings::Settings;
 pub(in crate::service) use self::value::nearest;
-use super::files;
+use crate::machine::{Env, files};
+
+/// Whether an environment variable of this name is part of the configuration.
+pub fn is_variable(name: &[u8]) -> bool {
+    name == BODY_VARIABLE.as_bytes() || name.starts_with(overrides::PREFIX.as_bytes())
+}
 
 /// Holds the whole configuration where a file is not handy.
 const BODY_VARIABLE: &str = "RELAY_CONFIG";
@@ -289,8 +292,8 @@ fn misspelt_variables(variables: &[(OsString, OsString)], d: &mut Diagnostics) {
 pub(in crate::service) mod sample {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-    use super::env::ProcessEnv;
     use super::*;
+    use crate::machine::ProcessEnv;
 
     /// One listener for UDP on loopback, 192.0.2.1 outside.
     pub(in crate::service) const BASE: &str = r#"

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::service::external::Plan;
-use crate::service::tls_store::CertificateFiles;
+use crate::machine::certificate::CertificateFiles;
+use crate::machine::external::Plan;
 use crate::turn;
 use crate::turn::policy::PolicyConfig;
 

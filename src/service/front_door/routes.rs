@@ -15,9 +15,9 @@ use super::behind::{Backend, BackendBounds, BehindCounters};
 use super::places::BackendPlace;
 use super::proxy::{self, Ends};
 use super::splice::{Beginning, SpliceEnd, splice};
+use crate::machine::certificate::CertificateInfo;
 use crate::service::backends::Backends;
 use crate::service::config::settings::{FrontDoorSettings, RouteSettings};
-use crate::service::tls_store::CertificateInfo;
 
 /// Server names that are somebody else's.
 #[derive(Debug, Default)]

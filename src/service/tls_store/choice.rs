@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Certificate;
+use crate::machine::certificate::Certificate;
 
 /// Certificates by name.
 #[derive(Debug)]

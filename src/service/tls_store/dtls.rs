@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{TlsError, TlsProblem, TlsStore};
+use super::TlsStore;
+use crate::machine::certificate::{TlsError, TlsProblem};
 use crate::net::dtls::{DtlsContext, Identity};
 
 impl TlsStore {

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 use zeroize::Zeroizing;
 
-use super::{CertificateFiles, CertificateInfo, SelfSigned, TlsError, TlsProblem, own};
+use super::{SelfSigned, own};
 use crate::base::time::UnixTime;
+use crate::machine::certificate::{CertificateFiles, CertificateInfo, TlsError, TlsProblem};
 
 const DAY: u64 = 86_400;
 /// Some systems refuse server certificates of more than 398 days.

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 
 use self::client::{handshake, handshake_as, handshake_with};
 use super::*;
+use crate::machine::certificate::TlsWarning;
 
 mod acme;
 mod client;

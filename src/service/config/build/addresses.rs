@@ -9,7 +9,7 @@ use super::super::settings::ExternalSettings;
 use super::super::value::{Auto, External, Host, OffOr, Ports};
 use super::Context;
 use crate::base::address::Family;
-use crate::service::external::{AddressSource, Local, Plan, key};
+use crate::machine::external::{AddressSource, Local, Plan, key};
 use crate::turn::config::{RelayAddress, RelayConfig};
 
 /// What was found.

@@ -23,7 +23,6 @@ use self::capacity::Capacity;
 pub(super) use self::front_door::own_names;
 use super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::effective::Effective;
-use super::env::Env;
 use super::offer::offer;
 use super::schema::{Format, Raw, RawTcp, RawUdp};
 use super::settings::{
@@ -33,7 +32,9 @@ use super::settings::{
 use super::value::{Auto, NetworkOrAddress, OneOf, Placed, is_host_name};
 use super::{Purpose, access, check};
 use crate::base::address::Transport;
-use crate::service::external::{Interface, announced_host};
+use crate::machine::Env;
+use crate::machine::external::announced_host;
+use crate::machine::network::Interface;
 use crate::service::log::level::without_spaces;
 use crate::turn::config::discovery::Discovery;
 use crate::turn::config::forced::ForcedRelay;

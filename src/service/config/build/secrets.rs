@@ -14,8 +14,8 @@ use super::super::schema::{Raw, SecretOrFile};
 use super::super::settings::ApiKey;
 use super::super::{Purpose, access, check};
 use super::Context;
-use crate::service::files::{self, Contents, own};
-use crate::service::first_run;
+use crate::machine::files::{self, Contents, own};
+use crate::machine::first_run;
 use crate::turn::login::credential::{Credentials, CredentialsConfig, Secret, StaticUser};
 use crate::turn::login::nonce::NonceKey;
 

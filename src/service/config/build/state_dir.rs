@@ -12,8 +12,8 @@ use super::super::harmless::shown;
 use super::super::schema::Raw;
 use super::super::value::Auto;
 use super::Context;
-use crate::service::files::own::{FileOwner, StateDir};
-use crate::service::{files, first_run};
+use crate::machine::files::own::{FileOwner, StateDir};
+use crate::machine::{files, first_run};
 
 /// The directory, if there is a place for one.
 pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<PathBuf> {

@@ -10,10 +10,9 @@ use super::super::schema::{Protocol, Raw};
 use super::super::settings::{AcmeSettings, ApiSettings, FrontDoorSettings, TlsSettings};
 use super::super::{Purpose, access};
 use super::{Context, front_door};
-use crate::service::acme::trusted_roots;
-use crate::service::files;
+use crate::machine::certificate::{CertificateFiles, CertificateInfo, TlsWarning, inspect, trusted_roots, unnamed};
+use crate::machine::files;
 use crate::service::front_door::hidden;
-use crate::service::tls_store::{CertificateFiles, CertificateInfo, CertificateSource, TlsStore, TlsWarning, unnamed};
 
 /// Where the self-signed certificate is kept, below the state directory.
 const SELF_SIGNED: [&str; 2] = ["self-signed/certificate.pem", "self-signed/private_key.pem"];
@@ -154,32 +153,27 @@ fn can_be_served(
         private_key: key.0.clone(),
         state_dir: None,
     };
-    match TlsStore::open(vec![CertificateSource::Files(files)], cx.env.now()) {
-        Ok((_, loaded)) => {
-            for loaded in loaded {
-                served.push((loaded.info.clone(), certificate.1));
-                let hidden = hidden(front_door, &loaded.info);
-                for warning in &loaded.warnings {
-                    let (message, help) = split(&warning.to_string());
-                    let (place, help) = match warning {
-                        TlsWarning::KeyReadableByOthers(file, _) => (key.1, Some(access::closing(file, cx.env))),
-                        _ => (certificate.1, help),
-                    };
-                    cx.d.push(Diagnostic::warning(message).at(place).maybe_help(help));
-                }
-                for hidden in hidden {
-                    let (message, help) = split(&hidden.to_string());
-                    cx.d.push(Diagnostic::warning(message).at(certificate.1).maybe_help(help));
-                }
+    match inspect(&files, cx.env.now()) {
+        Ok(loaded) => {
+            served.push((loaded.info.clone(), certificate.1));
+            for warning in &loaded.warnings {
+                let (message, help) = split(&warning.to_string());
+                let (place, help) = match warning {
+                    TlsWarning::KeyReadableByOthers(file, _) => (key.1, Some(access::closing(file, cx.env))),
+                    _ => (certificate.1, help),
+                };
+                cx.d.push(Diagnostic::warning(message).at(place).maybe_help(help));
+            }
+            for hidden in hidden(front_door, &loaded.info) {
+                let (message, help) = split(&hidden.to_string());
+                cx.d.push(Diagnostic::warning(message).at(certificate.1).maybe_help(help));
             }
             true
         }
-        Err(errors) => {
-            for error in errors {
-                let place = if error.file == key.0 { key.1 } else { certificate.1 };
-                let (message, help) = split(&error.to_string());
-                cx.d.push(Diagnostic::error(message).at(place).maybe_help(help));
-            }
+        Err(error) => {
+            let place = if error.file == key.0 { key.1 } else { certificate.1 };
+            let (message, help) = split(&error.to_string());
+            cx.d.push(Diagnostic::error(message).at(place).maybe_help(help));
             false
         }
     }

@@ -18,7 +18,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::Located;
 use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn, SecretOrFile};
 use super::value::{Auto, Bytes, External, Host, OffOr, OneOf, is_host_name, quoted};
-use crate::service::external::is_private;
+use crate::machine::network::is_private;
 use crate::service::log::level::{WrongLevel, check as check_level};
 use crate::turn::reflection::LONGEST_REALM;
 

@@ -101,7 +101,7 @@ impl Certificate {
         &self.private_key
     }
 
-    pub(super) fn key(&self) -> Arc<CertifiedKey> {
+    pub(crate) fn key(&self) -> Arc<CertifiedKey> {
         self.key.clone()
     }
 }
@@ -131,7 +131,7 @@ impl CertificateInfo {
 
 impl LoadedCertificates {
     /// `key` is the file of its key.
-    pub(super) fn new(certificate: &Certificate, key: &Path, now: UnixTime, changed: bool, generated: bool) -> Self {
+    pub(crate) fn new(certificate: &Certificate, key: &Path, now: UnixTime, changed: bool, generated: bool) -> Self {
         let info = certificate.info();
         let mut warnings = Vec::from_iter(info.untimely(now));
         if info.names.is_empty() {

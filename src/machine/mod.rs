@@ -1,4 +1,14 @@
-//! What the configuration asks of the machine it runs on. Behind a trait, so that tests can be another machine.
+//! What the process sees of the machine it runs on: environment, names, addresses, files, its own limits.
+//!
+//! What the configuration asks of it stands behind a trait, so that tests can be another machine.
+
+pub mod certificate;
+pub mod external;
+pub mod file_watch;
+pub mod files;
+pub mod first_run;
+pub mod network;
+pub mod process;
 
 use std::ffi::OsString;
 use std::io;
@@ -10,14 +20,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
 
-use super::BODY_VARIABLE;
-use super::overrides::PREFIX;
+use self::network::Interface;
 use crate::base::address::Family;
 use crate::base::time::UnixTime;
 use crate::net::clock::unix_now;
-use crate::net::environment;
-use crate::net::local;
-use crate::service::external::{self, Interface};
+use crate::net::{environment, local};
 use crate::turn::OwnSockets;
 
 /// Read when no file is named, if it is there.
@@ -90,20 +97,19 @@ pub struct ProcessEnv {
     pub own: Option<OwnSockets>,
 }
 
-/// What [`take_configuration`] has taken.
+/// What [`take_variables`] has taken.
 static TAKEN: OnceLock<Vec<(OsString, OsString)>> = OnceLock::new();
 
-/// Takes the configuration out of the environment, where every process of this user could read it for as long as this one
-/// lives: it may hold secrets. [`ProcessEnv`] goes on giving it out, at reloads as well. Call it before there is a second
-/// thread.
+/// Takes the variables that are `ours` out of the environment, where every process of this user could read them for as
+/// long as this one lives: they may hold secrets. [`ProcessEnv`] goes on giving them out, at reloads as well. Call it
+/// before there is a second thread.
 ///
 /// # Errors
-/// When it cannot be overwritten; then it stays.
-pub fn take_configuration() -> io::Result<()> {
-    let is_ours = |name: &[u8]| name == BODY_VARIABLE.as_bytes() || name.starts_with(PREFIX.as_bytes());
-    let ours = std::env::vars_os().filter(|(name, _)| is_ours(name.as_encoded_bytes()));
-    let _ = TAKEN.set(ours.collect());
-    environment::wipe(is_ours)
+/// When they cannot be overwritten; then they stay.
+pub fn take_variables(ours: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+    let taken = std::env::vars_os().filter(|(name, _)| ours(name.as_encoded_bytes()));
+    let _ = TAKEN.set(taken.collect());
+    environment::wipe(ours)
 }
 
 impl Env for ProcessEnv {
@@ -122,7 +128,7 @@ impl Env for ProcessEnv {
     }
 
     fn interfaces(&self) -> io::Result<Vec<Interface>> {
-        external::interfaces()
+        network::interfaces()
     }
 
     fn networks(&self) -> io::Result<Vec<IpNet>> {
@@ -130,7 +136,7 @@ impl Env for ProcessEnv {
     }
 
     fn route_source(&self, family: Family) -> Option<IpAddr> {
-        external::route_source(family)
+        network::route_source(family)
     }
 
     fn can_bind(&self, ip: IpAddr) -> bool {
@@ -138,7 +144,7 @@ impl Env for ProcessEnv {
     }
 
     fn ask_stun(&self, server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr> {
-        external::ask_stun(server, bind, timeout, self.own.as_ref())
+        network::ask_stun(server, bind, timeout, self.own.as_ref())
     }
 
     fn cores(&self) -> usize {

@@ -4,10 +4,10 @@
 use core::time::Duration;
 use std::net::IpAddr;
 
-use super::{Interface, is_private};
+use super::network::{Interface, is_private};
 use crate::base::address::Family;
-use crate::service::config::env::Env;
-use crate::turn::config::RelayAddress;
+use crate::machine::Env;
+use crate::turn::config::{RelayAddress, RelayConfig};
 
 /// Where an address comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,12 @@ pub struct Plan {
     pub bind: Option<Local>,
     /// How long a STUN server may take.
     pub stun_timeout: Duration,
+}
+
+/// What clients can reach the server by where it has no name.
+pub fn announced_host(relay: &RelayConfig) -> String {
+    let address = relay.ipv4.or(relay.ipv6);
+    address.map_or_else(|| "localhost".to_owned(), |address| address.announced.to_string())
 }
 
 /// An address, and how it was found.

@@ -14,10 +14,10 @@ use zeroize::Zeroizing;
 use super::error::Binary;
 use super::{Certificate, CertificateFiles, CertificateInfo, TlsError, TlsProblem, TlsWarning};
 use crate::base::time::UnixTime;
-use crate::service::files::{self, Contents, own};
+use crate::machine::files::{self, Contents, own};
 
 /// Reads both files.
-pub(super) fn load(
+pub(crate) fn load(
     files: &CertificateFiles,
     provider: &CryptoProvider,
     self_signed: bool,
@@ -36,7 +36,7 @@ fn at(file: &Path, problem: TlsProblem) -> TlsError {
 }
 
 /// What was read from `files`; `mode` is that of the key's.
-pub(super) fn parse(
+pub(crate) fn parse(
     (chain, key): (&[u8], &[u8]),
     mode: u32,
     files: &CertificateFiles,
@@ -74,7 +74,7 @@ pub(super) fn parse(
 }
 
 /// Reads a PEM file: the operator's, or one of ours below `state_dir`.
-pub(in crate::service) fn read_pem(file: &Path, state_dir: Option<&Path>) -> Result<Contents, TlsProblem> {
+pub(super) fn read_pem(file: &Path, state_dir: Option<&Path>) -> Result<Contents, TlsProblem> {
     let read = match state_dir {
         None => files::read(file, files::MAX_PEM),
         Some(dir) => own::read(dir, file, files::MAX_PEM),

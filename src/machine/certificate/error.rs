@@ -86,7 +86,7 @@ impl Binary {
 
 impl TlsError {
     /// `file` could not be written.
-    pub(in crate::service) fn unwritable(file: &Path, error: &io::Error) -> Self {
+    pub(crate) fn unwritable(file: &Path, error: &io::Error) -> Self {
         Self {
             file: file.to_owned(),
             problem: TlsProblem::Unwritable(error.to_string()),
@@ -96,12 +96,12 @@ impl TlsError {
 
 impl TlsProblem {
     /// Whether it says nothing of what the file holds, which may be as good as ever.
-    pub(super) const fn is_of_the_place(&self) -> bool {
+    pub(crate) const fn is_of_the_place(&self) -> bool {
         matches!(self, Self::NotPermitted | Self::Unreadable(_))
     }
 
     /// A file could not be read.
-    pub(in crate::service) fn of_read(error: &io::Error) -> Self {
+    pub(crate) fn of_read(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing,
             io::ErrorKind::PermissionDenied => Self::NotPermitted,

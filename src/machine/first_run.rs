@@ -14,9 +14,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::config::env::Env;
-use super::files;
 use super::files::own::{FileOwner, PRIVATE, StateDir};
+use super::{Env, files};
 
 /// The file in the state directory.
 const SECRET_FILE: &str = "secret";

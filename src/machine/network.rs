@@ -1,19 +1,13 @@
-//! Which address clients are told, and which one relay sockets are bound to, per family: fixed, found on this machine,
-//! or asked from a STUN server (a Binding request over UDP, RFC 8489 §12). The two differ behind a 1:1 NAT.
-//!
-//! When to look again is for `super::follow`.
-
-mod source;
+//! What the operating system and a STUN server say about this machine's addresses: its interfaces, the source address of
+//! the default route, and the address a server sees (a Binding request over UDP, RFC 8489 §12).
 
 use core::time::Duration;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
-pub use self::source::{AddressSource, FoundAddress, Local, NotFound, Plan, key};
 use crate::base::address::Family;
 use crate::turn::OwnSockets;
-use crate::turn::config::RelayConfig;
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method, TransactionId};
 use crate::wire::writer::MessageWriter;
@@ -45,12 +39,6 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
         name: interface.name,
     };
     Ok(all.map(one).collect())
-}
-
-/// What clients can reach the server by where it has no name.
-pub fn announced_host(relay: &RelayConfig) -> String {
-    let address = relay.ipv4.or(relay.ipv6);
-    address.map_or_else(|| "localhost".to_owned(), |address| address.announced.to_string())
 }
 
 /// The address packets to the Internet leave from: a UDP socket is connected, and asked. Sends nothing.
