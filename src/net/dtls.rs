@@ -12,6 +12,7 @@
 
 mod context;
 mod cookie;
+mod ffi;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,8 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslStream};
 use self::context::Facts;
 pub use self::context::{DtlsContext, Identity, SharedContext};
 use self::cookie::{CookieSecret, Uses};
+use self::ffi as sys;
 pub use self::record::{ClientHello, Random, client_hello};
-use super::sys::dtls as sys;
 use relay_proto::base::address::FiveTuple;
 use relay_proto::base::time::Instant;
 

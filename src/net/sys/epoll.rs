@@ -3,13 +3,18 @@
 //! Level triggered, because a worker takes a bounded batch from each socket and goes on: the kernel puts what is still
 //! readable at the end of its ready list, which is exactly the round robin that keeps one flood from starving the rest.
 
-#![expect(unsafe_code, reason = "epoll and eventfd system calls")]
+#![expect(unsafe_code, reason = "eventfd")]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
 
 use super::check;
 
@@ -27,12 +32,12 @@ pub enum Interest {
 }
 
 impl Interest {
-    const fn bits(self) -> u32 {
+    const fn bits(self) -> EventFlags {
         match self {
-            Self::Read => libc::EPOLLIN as u32,
-            Self::ReadWrite => (libc::EPOLLIN | libc::EPOLLOUT) as u32,
-            Self::Write => libc::EPOLLOUT as u32,
-            Self::None => 0,
+            Self::Read => EventFlags::IN,
+            Self::ReadWrite => EventFlags::IN.union(EventFlags::OUT),
+            Self::Write => EventFlags::OUT,
+            Self::None => EventFlags::empty(),
         }
     }
 }
@@ -55,84 +60,62 @@ pub struct ReadyDescriptor {
 /// An epoll instance with room for one wait's events.
 pub struct Epoll {
     fd: OwnedFd,
-    events: Vec<libc::epoll_event>,
-    ready: usize,
+    /// Those of the last wait.
+    events: Vec<Event>,
 }
 
 impl Epoll {
     /// An instance that reports at most `capacity` events at a time.
     pub fn new(capacity: usize) -> io::Result<Self> {
-        // SAFETY: no pointer is passed.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
-            fd,
-            events: vec![libc::epoll_event { events: 0, u64: 0 }; capacity.max(1)],
-            ready: 0,
+            fd: epoll::create(CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(capacity.max(1)),
         })
-    }
-
-    fn control(&self, op: libc::c_int, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: interest.bits(),
-            u64: token,
-        };
-        // SAFETY: both descriptors are open (owned, borrowed) and `event` lives through the call.
-        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd.as_raw_fd(), &raw mut event) }).map(drop)
     }
 
     /// Watches `fd`. Closing the descriptor ends it.
     pub fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, token, interest)
+        Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), interest.bits())?)
     }
 
     /// Changes what is watched.
     pub fn modify(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
+        Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), interest.bits())?)
     }
 
     /// Watches `fd` no more.
     pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, Interest::None)
+        Ok(epoll::delete(&self.fd, fd)?)
     }
 
     /// Waits until something is ready or `timeout` has passed (rounded up to milliseconds; `None`: for ever).
     /// Returns how many events there are; a signal counts as none.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        let millis = timeout.map_or(-1, |t| {
-            i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        // As long as the system can wait at a time: 25 days.
+        let most = Duration::from_millis(i32::MAX as u64);
+        let timeout = timeout.map(|timeout| {
+            let timeout = timeout.min(most);
+            Timespec {
+                tv_sec: timeout.as_secs().cast_signed(),
+                tv_nsec: timeout.subsec_nanos().into(),
+            }
         });
-        self.ready = 0;
-        // SAFETY: `events` is a live array of as many initialised events as the third argument says.
-        let result = unsafe {
-            libc::epoll_wait(
-                self.fd.as_raw_fd(),
-                self.events.as_mut_ptr(),
-                self.events.len() as libc::c_int,
-                millis,
-            )
-        };
-        match check(result) {
-            Ok(n) => self.ready = n as usize,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+        self.events.clear();
+        match epoll::wait(&self.fd, spare_capacity(&mut self.events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(self.events.len()),
+            Err(error) => Err(error.into()),
         }
-        Ok(self.ready)
     }
 
     /// Event `index` of the last wait.
     pub fn event(&self, index: usize) -> Option<ReadyDescriptor> {
-        let raw = self.events[..self.ready].get(index)?;
-        // Copied out: the kernel's struct is packed.
-        let (bits, token) = (raw.events, raw.u64);
-        let has = |flag: libc::c_int| bits & flag as u32 != 0;
+        let &Event { flags, data } = self.events.get(index)?;
         Some(ReadyDescriptor {
-            token,
-            readable: has(libc::EPOLLIN),
-            writable: has(libc::EPOLLOUT),
-            error: has(libc::EPOLLERR),
-            hangup: has(libc::EPOLLHUP),
+            token: data.u64(),
+            readable: flags.contains(EventFlags::IN),
+            writable: flags.contains(EventFlags::OUT),
+            error: flags.contains(EventFlags::ERR),
+            hangup: flags.contains(EventFlags::HUP),
         })
     }
 }
@@ -146,6 +129,7 @@ pub struct Waker {
 impl Waker {
     /// A waker to be added to an [`Epoll`] with [`Interest::Read`].
     pub fn new() -> io::Result<Self> {
+        // `rustix` has it too, but passes by the C library, where the tests of the worker simulate it.
         // SAFETY: no pointer is passed.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
@@ -202,9 +186,12 @@ mod tests {
     #[test]
     fn a_wake_ends_a_wait_of_another_thread() {
         let waker = Waker::new().unwrap();
-        let mut epoll = Epoll::new(1).unwrap();
-        epoll.add(waker.as_fd(), 1, Interest::Read).unwrap();
-        let thread = std::thread::spawn(move || epoll.wait(Some(Duration::from_secs(20))).unwrap());
+        let awaited = waker.clone();
+        let thread = std::thread::spawn(move || {
+            let mut epoll = Epoll::new(1).unwrap();
+            epoll.add(awaited.as_fd(), 1, Interest::Read).unwrap();
+            epoll.wait(Some(Duration::from_secs(20))).unwrap()
+        });
         waker.wake();
         assert_eq!(thread.join().unwrap(), 1);
     }

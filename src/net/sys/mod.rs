@@ -1,14 +1,15 @@
 //! The kernel's socket interface, as safe functions.
 //!
-//! Only the files of this module may hold `unsafe`, and only around the system call itself: addresses and control
-//! messages are encoded and decoded as plain bytes (`address`, `control`), so that nothing but the lifetime of a few
-//! pointers has to be believed. Linux only; kernel ABI as of `socket(7)`, `ip(7)`, `ipv6(7)`, `udp(7)`, `epoll(7)`.
+//! `unsafe` stands here and in `dtls::ffi` alone, and only around the call itself: addresses and control messages are
+//! encoded and decoded as plain bytes (`address`, `control`), so only the lifetime of a few pointers must be trusted.
+//! Linux only; kernel ABI as of `socket(7)`, `ip(7)`, `ipv6(7)`, `udp(7)`, `epoll(7)`.
+//!
+//! Which crate speaks to the kernel: `rustix` wherever it wraps a call (epoll, clocks, files, limits,
+//! capabilities); `socket2` to make sockets and set options; `libc` for what neither wraps (`recvmmsg`, `sendmmsg`, the
+//! error queue, `TCP_INFO`) and for `eventfd`; `if-addrs` to list interfaces, and `netlink-*` to follow the local routing table.
 
 pub(crate) mod address;
-pub(crate) mod clock;
 pub(crate) mod control;
-#[cfg(feature = "dtls")]
-pub(crate) mod dtls;
 pub mod environment;
 pub mod epoll;
 pub(crate) mod message;

@@ -31,11 +31,11 @@ unsafe extern "C" {
 
 /// What [`DTLSv1_listen`] insists on writing the client's address to. Nobody reads it.
 #[derive(Debug)]
-pub(crate) struct Scratch(*mut BioAddr);
+pub(super) struct Scratch(*mut BioAddr);
 
 impl Scratch {
     /// `None`: out of memory.
-    pub(crate) fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         // SAFETY: takes nothing; the result is checked.
         let address = unsafe { BIO_ADDR_new() };
         (!address.is_null()).then_some(Self(address))
@@ -51,13 +51,13 @@ impl Drop for Scratch {
 
 /// Looks at one datagram without keeping anything of it: a ClientHello without a good cookie is answered with a
 /// HelloVerifyRequest. `true`: the cookie is good, and `ssl` goes on as that client's connection (RFC 6347 §4.2.1).
-pub(crate) fn listen(ssl: &SslRef, scratch: &Scratch) -> bool {
+pub(super) fn listen(ssl: &SslRef, scratch: &Scratch) -> bool {
     // SAFETY: both pointers are live for the call; `ssl` is used by this thread only (`Ssl` is not `Sync`).
     unsafe { DTLSv1_listen(ssl.as_ptr(), scratch.0) == 1 }
 }
 
 /// How long until the flight sent last has to be sent again; `None`: nothing waits for an answer.
-pub(crate) fn timeout(ssl: &SslRef) -> Option<Duration> {
+pub(super) fn timeout(ssl: &SslRef) -> Option<Duration> {
     let mut left = MaybeUninit::<libc::timeval>::zeroed();
     // SAFETY: the call writes a `timeval` if it returns 1, to memory that has room for one; zeros are a valid one.
     let left = unsafe {
@@ -77,18 +77,18 @@ pub(crate) fn timeout(ssl: &SslRef) -> Option<Duration> {
 }
 
 /// Sends the last flight again if its time has come. `false`: it was sent too often.
-pub(crate) fn handle_timeout(ssl: &SslRef) -> bool {
+pub(super) fn handle_timeout(ssl: &SslRef) -> bool {
     // SAFETY: `ssl` is live and used by this thread only; the call takes no argument.
     unsafe { SSL_ctrl(ssl.as_ptr(), DTLS_CTRL_HANDLE_TIMEOUT, 0, core::ptr::null_mut()) >= 0 }
 }
 
 /// Replaces OpenSSL's times for retransmission, one second doubling up to a minute.
-pub(crate) fn set_timer(ssl: &SslRef, callback: TimerCallback) {
+pub(super) fn set_timer(ssl: &SslRef, callback: TimerCallback) {
     // SAFETY: `ssl` is live; the callback is a plain function.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), callback) }
 }
 
 /// For tests: the first retransmission after 100 ms, and every other.
-pub(crate) extern "C" fn soon(_: *mut SSL, _: c_uint) -> c_uint {
+pub(super) extern "C" fn soon(_: *mut SSL, _: c_uint) -> c_uint {
     100_000
 }
