@@ -19,6 +19,7 @@ pub use relay_net as net;
 pub use relay_proto::{base, turn, wire};
 
 pub mod cli;
+pub mod config;
 pub mod machine;
 pub mod service;
 pub mod shard;

@@ -6,10 +6,12 @@ use std::process::Command;
 
 /// The floors in import order: a module uses only what stands left of it. The first three are the package `relay-proto`,
 /// below `src/proto`, the fourth is `relay-net`: the compiler sees to them, and this test to the rest.
-const FLOORS: [&str; 8] = ["base", "wire", "turn", "net", "shard", "machine", "service", "cli"];
+const FLOORS: [&str; 9] = [
+    "base", "wire", "turn", "net", "shard", "machine", "config", "service", "cli",
+];
 
 /// How many files of a floor import each other in a circle. A floor that is not here has none. Shrink it.
-const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4), ("service", 23)];
+const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4), ("service", 14)];
 
 /// How many files a folder of `src` may hold side by side.
 const MAX_FILES_OF_A_FOLDER: usize = 20;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::user::{Judged, judge_as};
-use crate::service::config::diagnostic::Diagnostics;
-use crate::service::config::{Purpose, load_for};
+use crate::config::reader::diagnostic::Diagnostics;
+use crate::config::{Purpose, load_for};
 
 /// What may follow `relay check`.
 #[derive(Debug, clap::Args)]

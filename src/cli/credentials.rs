@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
+use crate::config::reader::diagnostic::Diagnostics;
+use crate::config::settings::Settings;
+use crate::config::{Purpose, load_for, parse_duration};
 use crate::machine::{Env, ProcessEnv};
 use crate::service::api::{RtcConfiguration, turn_uris};
-use crate::service::config::diagnostic::Diagnostics;
-use crate::service::config::settings::Settings;
-use crate::service::config::{Purpose, load_for, parse_duration};
 use crate::turn::login::credential::{Credentials, MintError, MintedCredential};
 
 /// What may follow `relay credentials`.

@@ -25,10 +25,10 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use self::problem::Problem;
-use super::config::settings::AcmeSettings;
 use super::log;
 use super::tls_store::TlsStore;
 use crate::base::time::UnixTime;
+use crate::config::settings::AcmeSettings;
 use crate::machine::certificate::{CertificateInfo, TlsError, TlsProblem, trusted_roots};
 use crate::machine::files::{self, own};
 use crate::net::clock::unix_now;

@@ -9,9 +9,9 @@ use std::time::Instant;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::config::{self, Loaded};
 use super::run::{EXIT_CONFIG, EXIT_FAILED, Signals, say};
 use super::systemd;
+use crate::config::{self, Loaded};
 use crate::machine::ProcessEnv;
 
 /// Pause between two looks: a machine with a fresh address serves this much later.
@@ -67,7 +67,7 @@ pub(super) async fn configuration(path: Option<&Path>, signals: &mut Signals) ->
     }
 }
 
-type Outcome = Result<Loaded, config::diagnostic::Diagnostics>;
+type Outcome = Result<Loaded, config::reader::diagnostic::Diagnostics>;
 
 /// Looks once, on a thread that may wait.
 async fn load(path: Option<PathBuf>, first: bool, signals: &mut Signals) -> Result<Outcome, u8> {

@@ -10,7 +10,7 @@ use tokio::net::lookup_host;
 use tokio::sync::Notify;
 use tokio::time::{Duration, sleep, timeout};
 
-use super::config::settings::{BackendAddress, FrontDoorSettings};
+use crate::config::settings::{BackendAddress, FrontDoorSettings};
 
 use crate::base::lock::lock;
 

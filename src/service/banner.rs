@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::api::RtcConfiguration;
 use super::bind::ListenAddresses;
-use super::config::settings::{ListenerSettings, Settings};
+use crate::config::settings::{ListenerSettings, Settings};
 use crate::turn::config::RelayAddress;
 use crate::turn::login::credential::MintedCredential;
 
@@ -144,7 +144,7 @@ fn try_command(places: &ListenAddresses, credential: &MintedCredential) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::config::sample;
+    use crate::config::sample;
 
     fn at(address: &str) -> SocketAddr {
         address.parse().expect("an address")

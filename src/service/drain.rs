@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::config::settings::ListenerSettings;
+use crate::config::settings::ListenerSettings;
 use crate::turn::config::redirect::Redirect;
 
 /// How far a server has come that sends its clients to another one (`turn.redirect`).
@@ -61,7 +61,7 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
-    use crate::service::config::settings::ProxyProtocol;
+    use crate::config::settings::ProxyProtocol;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

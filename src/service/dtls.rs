@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::config::settings::Settings;
 use super::tls_store::TlsStore;
+use crate::config::settings::Settings;
 use crate::machine::certificate::TlsError;
 use crate::net::dtls::SharedContext;
 use crate::shard::DtlsConfig;
@@ -51,9 +51,9 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
+    use crate::config::sample;
     use crate::machine::certificate::CertificateFiles;
     use crate::net::clock::unix_now;
-    use crate::service::config::sample;
     use crate::service::tls_store::{CertificateSource, SelfSigned};
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::config::settings::Settings;
+use crate::config::settings::Settings;
 use crate::machine::external::{FoundAddress, NotFound, Plan, announced_host, key};
 use crate::machine::{Env, ProcessEnv};
 use crate::turn::config::RelayConfig;
@@ -218,8 +218,8 @@ mod tests {
 
     use super::*;
     use crate::base::address::Family;
+    use crate::config::sample;
     use crate::machine::external::AddressSource;
-    use crate::service::config::sample;
     use crate::turn::config::RelayAddress;
     use crate::turn::policy::PeerClass;
     use crate::turn::types::PeerAddr;

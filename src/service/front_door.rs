@@ -37,14 +37,12 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use self::admission::Admission;
-pub(super) use self::admission::LEAVING;
 pub use self::behind::{Behind, BehindCounters};
 pub use self::counters::{AcceptError, ConnectionOutcome, FrontDoorCounters};
-pub use self::routes::{HiddenNames, hidden};
 pub use self::splice::SpliceEnd;
 pub use self::upstream::{Failure, Forwarded};
-use super::config::settings::{ListenerSettings, StreamSettings};
 use super::tls_store::TlsStore;
+use crate::config::settings::{ListenerSettings, StreamSettings};
 use crate::shard::LogClient;
 use crate::shard::stream_intake::StreamHandover;
 

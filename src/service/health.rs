@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::config::settings::Settings;
 use super::drain::Drain;
 use crate::base::lock::lock;
+use crate::config::settings::Settings;
 use crate::machine::process;
 use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
@@ -189,7 +189,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::config::sample;
+    use crate::config::sample;
 
     fn health(heartbeat: Duration) -> (Health, Arc<Counters>) {
         let shard = Arc::new(Counters::default());

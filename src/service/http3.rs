@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tokio::time::{sleep, timeout};
 
 use super::backends::Backends;
-use super::config::settings::{BackendAddress, Settings};
+use crate::config::settings::{BackendAddress, Settings};
 use crate::shard::{Http3Config, SharedBackend};
 
 /// How often the backend's name is looked up again: no packet waits for it, and flows begun stay where they are.
@@ -136,8 +136,8 @@ impl Ours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::config::sample;
-    use crate::service::config::settings::ListenerSettings;
+    use crate::config::sample;
+    use crate::config::settings::ListenerSettings;
     use crate::service::log::tests::Heard;
     use crate::turn::config::RelayAddress;
 

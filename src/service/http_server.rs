@@ -17,9 +17,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::admin::{AdminCounters, AdminRefusal};
+use crate::config::bounds::ADMIN_CONNECTIONS;
 
-/// Connections at once.
-pub const MAX_CONNECTIONS: usize = 128;
 /// A request's header must be complete within this.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection is closed after so long, however many requests it carried: scrapes every few seconds keep theirs.
@@ -50,7 +49,7 @@ pub async fn serve(
             continue;
         };
         open.retain(|connection| !connection.is_finished());
-        if open.len() >= MAX_CONNECTIONS
+        if open.len() >= ADMIN_CONNECTIONS
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
@@ -134,7 +133,7 @@ mod tests {
     async fn the_oldest_connection_gives_way_and_those_that_ended_take_no_place() {
         let served = served().await;
         let mut open = VecDeque::new();
-        for _ in 0..MAX_CONNECTIONS {
+        for _ in 0..ADMIN_CONNECTIONS {
             let mut socket = served.connect().await;
             assert!(answered(&mut socket).await);
             open.push_back(socket);
@@ -149,7 +148,7 @@ mod tests {
 
         // Each of these leaves before the next one comes.
         drop(open);
-        for _ in 0..2 * MAX_CONNECTIONS {
+        for _ in 0..2 * ADMIN_CONNECTIONS {
             let mut socket = served.connect().await;
             let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             socket.write_all(request).await.expect("it is served");

@@ -6,7 +6,6 @@
 //! Deliberately absent: colours, files, rotation — the service manager's work.
 
 mod cap;
-pub(super) mod level;
 mod line;
 
 use core::fmt;
@@ -25,8 +24,9 @@ pub use self::cap::LineBudgets;
 use self::line::Lines;
 pub use self::line::is_harmful;
 
-use super::config::diagnostic::{Diagnostics, Severity};
-use super::config::settings::LogSettings;
+use crate::config::log_level;
+use crate::config::reader::diagnostic::{Diagnostics, Severity};
+use crate::config::settings::LogSettings;
 use crate::machine::certificate::LoadedCertificates;
 
 /// Lines waiting for the writer; beyond this they are dropped. When the server stops every allocation has its line at
@@ -144,7 +144,7 @@ fn capped<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level::filter(&settings.level)).map_err(|error| error.to_string())?;
+    let filter = EnvFilter::try_new(log_level::filter(&settings.level)).map_err(|error| error.to_string())?;
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(false)

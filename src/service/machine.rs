@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Duration;
 
-use super::config::settings::Settings;
 use super::follow::{ProbeOutcome, renew_policy};
+use crate::config::settings::Settings;
 use crate::net::local::{self, Changes};
 
 /// Between two readings: a start of containers brings many changes at once.
@@ -123,7 +123,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::service::config::sample;
+    use crate::config::sample;
 
     #[test]
     fn a_change_is_told_within_a_bound() {

@@ -8,7 +8,6 @@ mod awaiting;
 pub mod backends;
 pub mod banner;
 pub mod bind;
-pub mod config;
 mod drain;
 #[cfg(feature = "dtls")]
 mod dtls;

@@ -5,8 +5,8 @@
 
 use std::net::SocketAddr;
 
-use super::config::settings::{Part, Settings};
 use super::follow::{keep_former, renew_policy};
+use crate::config::settings::{Part, Settings};
 use crate::machine::external::{announced_host, key};
 
 /// A configuration that a running server can take.
@@ -167,9 +167,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::config::sample::settings;
+    use crate::config::settings::ApiKey;
     use crate::machine::certificate::CertificateFiles;
-    use crate::service::config::sample::settings;
-    use crate::service::config::settings::ApiKey;
     use crate::turn::login::nonce::NonceKey;
     use crate::turn::policy::PeerClass;
     use crate::turn::types::PeerAddr;

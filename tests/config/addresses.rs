@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relay::service::config::Purpose;
+use relay::config::Purpose;
 use relay::turn::policy::{Denied, PeerClass};
 use relay::turn::types::PeerAddr;
 

@@ -1,6 +1,6 @@
 //! How much of everything there may be: what the open files allow, and what one network may have.
 
-use relay::service::config::Loaded;
+use relay::config::Loaded;
 
 use crate::machine::{Machine, summary};
 
@@ -88,7 +88,7 @@ fn limits_that_are_cut_are_told_of_in_one_line_that_says_what_to_do() {
         assert!(line.contains(part), "{part}: {line}");
     }
     // Minting with the configuration is no matter of files.
-    let minting = machine.load_for(relay::service::config::Purpose::Mint, "").unwrap();
+    let minting = machine.load_for(relay::config::Purpose::Mint, "").unwrap();
     assert_eq!(minting.warnings.counts(), (0, 0));
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use relay::service::config::Purpose;
+use relay::config::Purpose;
 
 use crate::machine::{Machine, OLD_SECRET, SECRET, summary};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use relay::service::config::{Purpose, load_for};
+use relay::config::{Purpose, load_for};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::machine::{Machine, SECRET};

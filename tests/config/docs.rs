@@ -1,6 +1,6 @@
 //! What is written about the configuration is true: the example file, the reference, every example in the documents.
 
-use relay::service::config::{Purpose, keys, load_for};
+use relay::config::{Purpose, keys, load_for};
 
 use crate::machine::{Machine, OLD_SECRET, SECRET};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use relay::service::config::diagnostic::Diagnostics;
-use relay::service::config::{Purpose, load, load_for};
+use relay::config::reader::diagnostic::Diagnostics;
+use relay::config::{Purpose, load, load_for};
 
 use crate::machine::{Machine, SECRET, summary};
 

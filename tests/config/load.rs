@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use relay::base::time::UnixTime;
+use relay::config::offer::uris;
+use relay::config::{Loaded, Purpose};
 use relay::machine::certificate::CertificateFiles;
-use relay::service::config::offer::uris;
-use relay::service::config::{Loaded, Purpose};
 use relay::turn::config::RelayAddress;
 use relay::turn::login::credential::{MintedCredential, mint};
 
@@ -373,7 +373,7 @@ fn files_that_others_can_read_are_warned_of() {
     let toml = format!("[credentials]\nsecrets = [\"{SECRET}\"]\n");
     let path = machine.file("open.toml", toml);
     set_permissions(&path, Permissions::from_mode(0o644)).expect("its mode");
-    let loaded = relay::service::config::load(Some(&path), &machine).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let loaded = relay::config::load(Some(&path), &machine).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(
         summary(&loaded.warnings, &path),
         ["2:12 warning: every user of this machine may read open.toml, and it holds a secret | chmod o-rwx open.toml"]

@@ -11,10 +11,10 @@ use std::{fs, io};
 use ipnet::IpNet;
 use relay::base::address::Family;
 use relay::base::time::UnixTime;
+use relay::config::reader::diagnostic::{Diagnostics, Finding, Severity};
+use relay::config::{Loaded, Purpose, load_for};
 use relay::machine::Env;
 use relay::machine::network::Interface;
-use relay::service::config::diagnostic::{Diagnostics, Finding, Severity};
-use relay::service::config::{Loaded, Purpose, load_for};
 
 /// 32 random bytes, of no use anywhere.
 pub const SECRET: &str = "Zk3v8yB1qTn5LxW0uHcJr2sEoPdGmA7iFtVb9KfQeXw=";

@@ -1,8 +1,8 @@
 //! Whatever is written: an answer, never a panic, and every place told lies in the text.
 
 use proptest::prelude::*;
-use relay::service::config::diagnostic::Diagnostics;
-use relay::service::config::{Purpose, keys, load_for};
+use relay::config::reader::diagnostic::Diagnostics;
+use relay::config::{Purpose, keys, load_for};
 
 use rustix::time::{ClockId, clock_gettime};
 

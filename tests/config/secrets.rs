@@ -3,8 +3,8 @@
 use std::fs;
 
 use proptest::prelude::*;
-use relay::service::config::diagnostic::Diagnostics;
-use relay::service::config::{Purpose, keys, load_for};
+use relay::config::reader::diagnostic::Diagnostics;
+use relay::config::{Purpose, keys, load_for};
 
 use crate::broken::cases;
 use crate::machine::Machine;

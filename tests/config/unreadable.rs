@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use relay::service::config::{Purpose, load_for};
+use relay::config::{Purpose, load_for};
 use rustix::fs::{CWD, Mode, mkfifoat};
 
 use crate::machine::{Machine, SECRET};

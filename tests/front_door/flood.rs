@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use relay::service::config::settings::ProxyProtocol;
+use relay::config::settings::ProxyProtocol;
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
 use rustls::ClientConnection;

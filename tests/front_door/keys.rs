@@ -6,8 +6,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use relay::base::time::UnixTime;
+use relay::config::settings::{ApiKey, ApiSettings};
 use relay::service::api::Api;
-use relay::service::config::settings::{ApiKey, ApiSettings};
 use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret};
 use tokio::io::AsyncWriteExt;
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use relay::base::address::Transport;
-use relay::service::config::settings::ProxyProtocol;
+use relay::config::settings::ProxyProtocol;
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

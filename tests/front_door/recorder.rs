@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use relay::service::config::settings::FrontDoorSettings;
+use relay::config::settings::FrontDoorSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

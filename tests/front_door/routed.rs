@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use relay::service::config::settings::{FrontDoorSettings, RouteSettings};
+use relay::config::settings::{FrontDoorSettings, RouteSettings};
 use relay::service::front_door::proxy::Proxies;
 use relay::service::front_door::{Accepts, ConnectionOutcome, SpliceEnd};
 use rustls::pki_types::ServerName;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay::service::config::settings::FrontDoorSettings;
+use relay::config::settings::FrontDoorSettings;
 use relay::service::front_door::{Failure, Forwarded, FrontDoorLimits, SpliceEnd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

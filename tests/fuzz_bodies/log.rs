@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay::base::address::{FiveTuple, Transport};
-use relay::service::config::settings::{ClientIp, LogSettings};
+use relay::config::settings::{ClientIp, LogSettings};
 use relay::service::log::{is_harmful, subscriber};
 use relay::shard::{LogClient, log_event};
 use relay::turn::output::{EndReason, Event, Traffic};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::{Common, Failure};
 use crate::base::time::UnixTime;
+use crate::config::{Purpose, load_for};
 use crate::machine::{ProcessEnv, files};
 use crate::net::clock::unix_now;
-use crate::service::config::{Purpose, load_for};
 use crate::turn::login::credential::{Credentials, MintedCredential, mint};
 
 /// How long minted credentials are good beyond the measurement.

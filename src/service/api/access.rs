@@ -8,7 +8,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::limit::{PerKey, TooMany};
 use crate::base::time::Instant;
-use crate::service::config::settings::ApiSettings;
+use crate::config::settings::ApiSettings;
 
 /// The configured keys.
 pub(super) struct Keys {

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::service::config::settings::ApiSettings;
+use crate::config::settings::ApiSettings;
 
 /// Whose pages may read an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,9 +25,9 @@ use self::counters::{ApiCounters, ApiRoute};
 use self::limit::PerAddress;
 use self::reply::{ApiError, Minted};
 pub use self::reply::{RtcConfiguration, turn_uris};
-use super::config::settings::ApiSettings;
 use super::health::Health;
 use crate::base::time::UnixTime;
+use crate::config::settings::ApiSettings;
 use crate::net::clock::Clock;
 use crate::turn::login::credential::{Credentials, MintError};
 

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
-use crate::service::config::settings::ApiSettings;
+use crate::config::settings::ApiSettings;
 
 const STYLE: &str = "body{max-width:40em;margin:3em auto;padding:0 1em;font:1rem/1.5 system-ui,sans-serif}\
     pre{padding:1em;overflow:auto;background:#8882}:root{color-scheme:light dark}";

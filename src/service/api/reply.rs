@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::limit::TooMany;
 use crate::base::time::UnixTime;
-use crate::service::config::settings::ApiSettings;
+use crate::config::settings::ApiSettings;
 use crate::turn::login::credential::MintedCredential;
 
 /// Lifetime of the credential in seconds, beside a body that has no place for it.

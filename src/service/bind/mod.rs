@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use super::config::settings::{ListenerSettings, Settings};
 use super::front_door;
+use crate::config::settings::{ListenerSettings, Settings};
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::shard::Listener;
 

@@ -14,12 +14,9 @@ use crate::base::rate::Arrivals;
 use crate::base::shares::{self, Shares};
 use crate::base::source::{Network, Source};
 use crate::base::time::Instant;
+use crate::config::bounds::LEAVING;
 use crate::net::clock::Clock;
 use crate::shard::stream_intake::{Displace, StreamGuard};
-
-/// Connections that have been told to go and are still there, beyond which nobody is let in for another: their holders
-/// take milliseconds.
-pub(in crate::service) const LEAVING: usize = 64;
 
 /// Counts connections, and keeps places for those that have not shown yet what they want.
 pub(super) struct Admission {

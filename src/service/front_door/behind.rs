@@ -12,8 +12,8 @@ use super::places::BackendPlaces;
 use super::routes::Routes;
 use super::splice::SpliceEnd;
 use super::upstream::{Forwarded, Upstream};
+use crate::config::settings::{BackendAddress, FrontDoorSettings};
 use crate::service::backends::Backends;
-use crate::service::config::settings::{BackendAddress, FrontDoorSettings};
 
 /// All of them. By default there are none.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Behind {
             ))
         });
         Self {
-            routes: Routes::new(&settings.routes, &settings.own_names, backends),
+            routes: Routes::new(settings, backends),
             bounds,
             upstream,
             counters,

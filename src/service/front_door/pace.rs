@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::service::config::settings::FrontDoorSettings;
+use crate::config::settings::FrontDoorSettings;
 
 /// What a body has to keep.
 #[derive(Clone, Copy, Debug)]

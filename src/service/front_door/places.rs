@@ -5,9 +5,10 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use super::admission::{Displacement, LEAVING};
+use super::admission::Displacement;
 use crate::base::lock::lock;
 use crate::base::shares::{self, Shares};
+use crate::config::bounds::LEAVING;
 
 /// All places.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use ppp::{v1, v2};
 
-use crate::service::config::settings::{ListenerSettings, ProxyProtocol};
+use crate::config::settings::{ListenerSettings, ProxyProtocol};
 
 /// How a header of version 1 begins.
 pub(super) const V1_BEGINS: &[u8] = b"PROXY ";

@@ -29,8 +29,8 @@ use super::http::ConnectionInfo;
 use super::pace::TooSlow;
 use super::places::BackendPlace;
 use super::splice::{Beginning, splice};
+use crate::config::settings::BackendAddress;
 use crate::service::backends::Backends;
-use crate::service::config::settings::BackendAddress;
 
 /// Idle connections kept for the next request.
 const KEPT: usize = 32;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::line::{MAX_LINE, MAX_VALUE};
 use super::*;
-use crate::service::config::settings::ClientIp;
+use crate::config::settings::ClientIp;
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::base::address::Transport;
-use crate::service::config::sample;
-use crate::service::config::settings::{AcmeSettings, ApiKey, BackendAddress};
+use crate::config::sample;
+use crate::config::settings::{AcmeSettings, ApiKey, BackendAddress};
 use crate::turn::config::RelayAddress;
 
 const SECOND: Duration = Duration::from_secs(1);

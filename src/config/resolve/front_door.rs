@@ -1,0 +1,173 @@
+//! Servers behind the front door, and that none of them is this one.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::super::Purpose;
+use super::super::reader::diagnostic::{Diagnostic, SourceSpan};
+use super::super::reader::value::{Auto, is_host_name};
+use super::super::schema::Raw;
+use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, ListenerSettings, RouteSettings};
+use super::Context;
+use super::capacity::{Capacity, per_network};
+use super::listeners::{Resolved, is_stream, is_udp};
+
+/// What is written, within what the open files allow.
+pub(super) fn bounded(raw: &Raw, capacity: &Capacity, cx: &mut Context<'_>) -> FrontDoorSettings {
+    let settings = settings(raw);
+    let http3 = &raw.front_door.http3;
+    FrontDoorSettings {
+        http3: Http3Settings {
+            flows: capacity.flows,
+            flows_per_network: per_network(
+                "front_door.http3.flows_per_network",
+                &http3.flows_per_network,
+                http3.flows_per_ip.value,
+                Some(capacity.flows),
+                cx,
+            ),
+            ..settings.http3
+        },
+        connections: capacity.backends,
+        ..settings
+    }
+}
+
+/// What is written.
+pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
+    let front_door = &raw.front_door;
+    FrontDoorSettings {
+        routes: front_door
+            .routes
+            .value
+            .iter()
+            .map(|route| RouteSettings {
+                names: route.names.value.iter().map(|name| name.value.0.clone()).collect(),
+                backend: route.backend.value.clone(),
+                proxy_header: route.proxy_header.value,
+            })
+            .collect(),
+        // Without routes nobody asks for them, and they are nothing a reload would have to wait for.
+        own_names: if front_door.routes.value.is_empty() {
+            Vec::new()
+        } else {
+            own_names(raw)
+        },
+        http_upstream: front_door.http_upstream.value.0.clone(),
+        http3: Http3Settings {
+            backend: front_door.http3.backend.value.0.clone(),
+            flows: front_door.http3.flows.value,
+            flows_per_ip: front_door.http3.flows_per_ip.value,
+            new_flows_per_second: front_door.http3.new_flows_per_second.value,
+            idle_timeout: front_door.http3.idle_timeout.value,
+            ..Http3Settings::default()
+        },
+        connections: front_door.connections.value,
+        connect_timeout: front_door.connect_timeout.value,
+        answer_timeout: front_door.answer_timeout.value,
+        first_bytes_timeout: front_door.first_bytes_timeout.value,
+        body_rate: front_door.body_rate.value.0 as u64,
+        body_pause: front_door.body_pause.value,
+        body_timeout: front_door.body_timeout.value,
+        idle_timeout: front_door.idle_timeout.value,
+    }
+}
+
+/// Where the servers behind this one are now. A name that leads nowhere is looked up again while the server runs.
+pub(super) fn resolve(raw: &Raw, cx: &Context<'_>) -> Vec<SocketAddr> {
+    if cx.purpose == Purpose::Mint {
+        return Vec::new();
+    }
+    let settings = settings(raw);
+    let all = settings
+        .backends()
+        .filter_map(|backend| cx.env.resolve(&backend.host, backend.port).ok());
+    let mut all: Vec<_> = all.flatten().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Names that clients find in minted URIs, as far as they are written down, and those a certificate is obtained for: the
+/// authority asks for it by them.
+pub(in super::super) fn own_names(raw: &Raw) -> Vec<String> {
+    let host = match &raw.api.host.value {
+        Auto::Given(host) => Some(host.as_str()),
+        Auto::Auto => None,
+    };
+    let uris: &[_] = match &raw.api.uris.value {
+        Auto::Given(uris) => uris,
+        Auto::Auto => &[],
+    };
+    let told = uris.iter().filter_map(|uri| tls_host(&uri.value));
+    let obtained = raw.tls.acme.domains.value.iter().map(|name| name.value.as_str());
+    let names = host
+        .into_iter()
+        .chain([raw.realm.value.as_str()])
+        .chain(told)
+        .chain(obtained);
+    names
+        .filter(|name| is_host_name(name) && name.contains('.'))
+        .map(|name| name.to_ascii_lowercase())
+        .collect()
+}
+
+/// The host that clients of this URI name in their ClientHello, if they send one.
+fn tls_host(uri: &str) -> Option<&str> {
+    let rest = uri.strip_prefix("turns:").or_else(|| uri.strip_prefix("stuns:"))?;
+    rest.split([':', '?']).next()
+}
+
+/// What is passed on to this server itself would come back for ever, or show strangers what is for operators.
+pub(super) fn check(raw: &Raw, all: &[Resolved<'_>], cx: &mut Context<'_>) {
+    let routes = raw.front_door.routes.value.iter();
+    let backends = routes.map(|route| ("front_door.route.backend", &route.backend.value, route.backend.place));
+    let upstream = &raw.front_door.http_upstream;
+    let upstream = upstream
+        .value
+        .0
+        .as_ref()
+        .map(|address| ("front_door.http_upstream", address, upstream.place));
+    for (key, backend, place) in backends.chain(upstream) {
+        if let Some(what) = own(raw.admin.address.value.0, all, is_stream, backend, cx) {
+            report(key, backend, place, what, cx);
+        }
+    }
+    let http3 = &raw.front_door.http3.backend;
+    if let Some(backend) = &http3.value.0
+        && let Some(what) = own(None, all, is_udp, backend, cx)
+    {
+        report("front_door.http3.backend", backend, http3.place, what, cx);
+    }
+}
+
+fn report(key: &str, backend: &BackendAddress, place: Option<SourceSpan>, what: &str, cx: &mut Context<'_>) {
+    let diagnostic = Diagnostic::error(format!("`{key}`: {backend} is {what}")).at(place);
+    cx.d.push(diagnostic.help("write the address of the other server"));
+}
+
+/// Which of our own `backend` is: `admin`, or one of the listeners that are `alike`.
+fn own(
+    admin: Option<SocketAddr>,
+    all: &[Resolved<'_>],
+    alike: fn(&ListenerSettings) -> bool,
+    backend: &BackendAddress,
+    cx: &Context<'_>,
+) -> Option<&'static str> {
+    let ip = match backend.host.as_str() {
+        "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        host => host.parse().ok()?,
+    };
+    let here = cx.machine.has(ip);
+    let leads_to = |bound: &SocketAddr| {
+        let same = bound.ip() == ip || (here && bound.ip().is_unspecified() && bound.is_ipv4() == ip.is_ipv4());
+        same && bound.port() == backend.port
+    };
+    let listener = |resolved: &Resolved<'_>| alike(&resolved.1) && resolved.1.addresses.iter().any(leads_to);
+    if admin.as_ref().is_some_and(leads_to) {
+        Some("the admin listener, which is not for clients")
+    } else if all.iter().any(listener) {
+        Some("a listener of this server itself")
+    } else {
+        None
+    }
+}
