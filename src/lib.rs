@@ -7,13 +7,15 @@
 //! wire     bytes <-> values: STUN, ChannelData, framing. No state, no time.
 //! turn     the protocol, sans-IO: (time, packet) -> verdict. No sockets, no clock.
 //! net      sockets and carriers: batched UDP, streams with their queues, TLS.
+//! client   a TURN client over UDP, TCP and TLS, for `relay bench`.
 //! shard    one worker thread per core: owns one turn::Server and its sockets.
 //! machine  what the process sees of the machine: environment, addresses, files, its own limits.
 //! service  what an operator sees: config, front door, credentials API, metrics, logs.
 //! cli      subcommands
 //! ```
 //!
-//! The first three are the package `relay-proto`, the fourth is `relay-net`, so that the compiler holds them to it.
+//! The first three are the package `relay-proto`, the fourth is `relay-net`, the fifth `relay-client`, so that the compiler
+//! holds them to it. The feature `bench` carries `relay bench`, the feature `dtls` TURN over DTLS; both are on by default.
 
 pub use relay_net as net;
 pub use relay_proto::{base, turn, wire};

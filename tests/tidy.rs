@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The floors in import order: a module uses only what stands left of it. The first three are the package `relay-proto`,
-/// below `src/proto`, the fourth is `relay-net`: the compiler sees to them, and this test to the rest.
-const FLOORS: [&str; 9] = [
-    "base", "wire", "turn", "net", "shard", "machine", "config", "service", "cli",
+/// below `src/proto`, the fourth is `relay-net`, the fifth `relay-client`: the compiler sees to them, and this test to the rest.
+const FLOORS: [&str; 10] = [
+    "base", "wire", "turn", "net", "client", "shard", "machine", "config", "service", "cli",
 ];
 
 /// How many files of a floor import each other in a circle. A floor that is not here has none. Shrink it.
@@ -136,7 +136,14 @@ impl File {
         let code = code.take_while(|line| !line.starts_with("#[cfg(test)]"));
         let text = code.collect::<Vec<_>>().join("\n").replace("(in crate::", "(in ");
         let mut names = Vec::new();
-        for root in ["crate::", "super::", "self::", "relay_proto::", "relay_net::"] {
+        for root in [
+            "crate::",
+            "super::",
+            "self::",
+            "relay_proto::",
+            "relay_net::",
+            "relay_client::",
+        ] {
             for (at, _) in text.match_indices(root) {
                 if text[..at].ends_with(|c: char| c.is_alphanumeric() || ['_', ':', '$'].contains(&c)) {
                     continue;
@@ -182,10 +189,15 @@ fn absolute(path: &Module, module: &Module) -> Module {
     let mut found = module.clone();
     for (at, name) in path.iter().enumerate() {
         match name.as_str() {
-            // `net` is the root of its package.
-            "crate" => found.truncate(usize::from(module.first().is_some_and(|floor| floor == "net"))),
+            // `net` and `client` are the roots of their packages.
+            "crate" => found.truncate(usize::from(
+                module
+                    .first()
+                    .is_some_and(|floor| ["net", "client"].contains(&floor.as_str())),
+            )),
             "relay_proto" => found.clear(),
             "relay_net" => found = vec!["net".to_owned()],
+            "relay_client" => found = vec!["client".to_owned()],
             "super" => drop(found.pop()),
             "self" => {}
             _ => return [&found[..], &path[at..]].concat(),

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::service::run;
 
+#[cfg(feature = "bench")]
 mod bench;
 mod check;
 mod credentials;
@@ -35,6 +36,7 @@ enum Command {
     /// Time-limited credentials
     Credentials(credentials::CredentialsArguments),
     /// Measure a TURN server of your own
+    #[cfg(feature = "bench")]
     Bench(bench::BenchArguments),
 }
 
@@ -46,6 +48,7 @@ pub fn main() -> ExitCode {
         None => run::serve(config),
         Some(Command::Check(arguments)) => check::run(config, &arguments),
         Some(Command::Credentials(arguments)) => credentials::run(config, &arguments),
+        #[cfg(feature = "bench")]
         Some(Command::Bench(arguments)) => bench::run(config, &arguments),
     }
 }

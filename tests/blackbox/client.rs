@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::any_certificate::AnyCertificate;
 use crate::dtls_client::DtlsClient;
 use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
@@ -14,6 +13,7 @@ use relay::wire::framing::{Framing, next_frame};
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
+use relay_client::AnyCertificate;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 

@@ -11,10 +11,10 @@ use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::time::timeout;
 
-use crate::any_certificate::AnyCertificate;
 use crate::client::Client;
 use crate::harness::{EchoPeer, SECRET, Server, minted};
 use crate::http3_site::{GREETING, Site, body};
+use relay_client::AnyCertificate;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "www.example.test";

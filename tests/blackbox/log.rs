@@ -10,9 +10,9 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Socket, Type};
 
-use crate::any_certificate::AnyCertificate;
 use crate::client::PATIENCE;
 use crate::harness::Server;
+use relay_client::AnyCertificate;
 
 /// Connections of a flood.
 const MANY: u32 = 240;

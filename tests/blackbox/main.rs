@@ -1,7 +1,6 @@
 //! The real program on loopback, seen from outside: clients over UDP, TCP, TLS and DTLS, peers, and strangers.
 
-#[path = "../../src/cli/bench/any_certificate.rs"]
-mod any_certificate;
+#[cfg(feature = "bench")]
 mod bench;
 mod client;
 mod client_addresses;

@@ -16,9 +16,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use crate::any_certificate::AnyCertificate;
 use crate::lab::Namespace;
 use crate::process::{run, write_private};
+use relay_client::AnyCertificate;
 
 /// Files of one authority and one certificate, all in PEM.
 #[derive(Clone, Debug)]

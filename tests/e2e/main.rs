@@ -2,8 +2,6 @@
 //! namespaces. `docs/testing.md`, "End-to-end lab", tells how it is laid out and how to look into a failure.
 
 mod agent;
-#[path = "../../src/cli/bench/any_certificate.rs"]
-mod any_certificate;
 mod calls;
 mod certificates;
 mod certs;

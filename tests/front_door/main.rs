@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper that fails is a test that fails")]
 
-#[path = "../../src/cli/bench/any_certificate.rs"]
-mod any_certificate;
 mod caps;
 mod claims;
 mod exhaustion;

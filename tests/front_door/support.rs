@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::any_certificate::AnyCertificate;
+use relay_client::AnyCertificate;
 
 /// Everything at once, as on port 443.
 pub(crate) const ALL: Accepts = Accepts {

@@ -1,7 +1,5 @@
 //! The real program on loopback: start, service, reload, end.
 
-#[path = "../../src/cli/bench/any_certificate.rs"]
-mod any_certificate;
 mod changes;
 #[path = "../support/dtls_client.rs"]
 mod dtls_client;

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-use crate::any_certificate::AnyCertificate;
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
+use relay_client::AnyCertificate;
 
 /// No step of these tests takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -5,25 +5,41 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Instant;
 
-use super::client::{BenchClient, BenchSettings, ClientError};
+use relay_client::{ClientError, ClientLink, ClientSettings, TurnClient};
+
 use super::process::Usage;
 use super::report::{Latencies, Progress, Report};
 use super::target::Target;
-use super::{Common, Failure, certificate};
+use super::{ClientTransport, Common, Failure, certificate};
+use crate::net::clock::Clock;
+use crate::net::udp::UdpOptions;
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// What our sockets hold: a measurement must not lose packets in its own buffers.
+pub(super) const UDP: UdpOptions = UdpOptions {
+    receive_buffer: 4 << 20,
+    send_buffer: 4 << 20,
+    offload: true,
+    errors: false,
+    traffic_class: false,
+};
 const CHANNEL: u16 = 0x4000;
 /// Any port of the peer will do: nothing is sent to it.
 const PEER_PORT: u16 = 9999;
 
-pub(super) fn settings(target: &Target, wish: &Common) -> Result<BenchSettings, Failure> {
-    Ok(BenchSettings {
+pub(super) fn settings(target: &Target, wish: &Common) -> Result<ClientSettings, Failure> {
+    Ok(ClientSettings {
         server: target.server,
         local: target.local,
-        carrier: wish.transport,
-        tls: certificate::tls_client().map_err(ClientError::Tls)?,
+        link: match wish.transport {
+            ClientTransport::Udp => ClientLink::Udp(UDP),
+            ClientTransport::Tcp => ClientLink::Tcp,
+            ClientTransport::Tls => ClientLink::Tls(certificate::tls_client().map_err(ClientError::Tls)?),
+        },
         receive_buffer: None,
+        timeout: PATIENCE,
     })
 }
 
@@ -59,18 +75,19 @@ pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> 
     let mut peer = SocketAddr::new(target.local, PEER_PORT);
     let mut other = None;
     if pair {
-        let mut client = BenchClient::connect(&settings, target.credential(at_once as usize)?)?;
+        let mut client = TurnClient::connect(&settings, target.credential(at_once as usize)?)?;
         peer = client.allocate()?;
         other = Some(client);
     }
     // One whole handshake first: a mistake is told at once, and not once for each client.
     handshake(&settings, target, 0, peer)?;
     let before = Usage::of(&wish.server_pids)?;
-    let start = Instant::now();
+    let clock = Clock::default();
+    let start = clock.mono();
     let tally = together(at_once, wish.duration(), |index| {
         handshake(&settings, target, index, peer)
     });
-    let (elapsed, after) = (start.elapsed(), Usage::of(&wish.server_pids)?);
+    let (elapsed, after) = (clock.mono() - start, Usage::of(&wish.server_pids)?);
     if let Some(client) = &mut other {
         client.release()?;
     }
@@ -96,13 +113,14 @@ pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> 
 /// Has `at_once` clients do `work` again and again for `duration`.
 fn together(at_once: u32, duration: Duration, work: impl Fn(usize) -> Result<(), Failure> + Sync) -> Tally {
     let stop = AtomicBool::new(false);
+    let clock = Clock::default();
     let client = |index| {
         let mut tally = Tally::new();
         while !stop.load(Relaxed) {
-            let begun = Instant::now();
+            let begun = clock.mono();
             match work(index) {
                 Ok(()) => {
-                    tally.latencies.record(begun.elapsed());
+                    tally.latencies.record(clock.mono() - begun);
                     tally.done += 1;
                 }
                 Err(error) => *tally.failures.entry(error.to_string()).or_default() += 1,
@@ -128,15 +146,16 @@ fn together(at_once: u32, duration: Duration, work: impl Fn(usize) -> Result<(),
 /// Sleeps, and shows for how long still.
 fn wait(what: &'static str, duration: Duration) {
     let progress = Progress::new(what, duration.as_secs());
-    let start = Instant::now();
-    while let Some(left) = duration.checked_sub(start.elapsed()) {
+    let clock = Clock::default();
+    let start = clock.mono();
+    while let Some(left) = duration.checked_sub(clock.mono() - start) {
         thread::sleep(left.min(Duration::from_millis(100)));
-        progress.at(start.elapsed().as_secs());
+        progress.at((clock.mono() - start).as_secs());
     }
 }
 
-fn handshake(settings: &BenchSettings, target: &Target, index: usize, peer: SocketAddr) -> Result<(), Failure> {
-    let mut client = BenchClient::connect(settings, target.credential(index)?)?;
+fn handshake(settings: &ClientSettings, target: &Target, index: usize, peer: SocketAddr) -> Result<(), Failure> {
+    let mut client = TurnClient::connect(settings, target.credential(index)?)?;
     client.allocate()?;
     client.create_permission(peer)?;
     client.channel_bind(CHANNEL, peer)?;
@@ -145,8 +164,8 @@ fn handshake(settings: &BenchSettings, target: &Target, index: usize, peer: Sock
 }
 
 /// A client with an allocation and a channel.
-fn hold_one(settings: &BenchSettings, target: &Target, index: usize, peer: SocketAddr) -> Result<BenchClient, Failure> {
-    let mut client = BenchClient::connect(settings, target.credential(index)?)?;
+fn hold_one(settings: &ClientSettings, target: &Target, index: usize, peer: SocketAddr) -> Result<TurnClient, Failure> {
+    let mut client = TurnClient::connect(settings, target.credential(index)?)?;
     client.allocate()?;
     client.channel_bind(CHANNEL, peer)?;
     Ok(client)
@@ -169,9 +188,10 @@ pub(super) fn hold(target: &Target, wish: &Common) -> Result<Report, Failure> {
     }
     drop(progress);
     let held = usage()?;
-    let idle_from = Instant::now();
+    let clock = Clock::default();
+    let idle_from = clock.mono();
     wait("holding", wish.duration());
-    let (idled, idle) = (usage()?, idle_from.elapsed());
+    let (idled, idle) = (usage()?, clock.mono() - idle_from);
     for client in &mut clients {
         client.release()?;
     }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
+use relay_client::AnyCertificate;
 use rustls::{ClientConfig, Error};
-
-use super::any_certificate::AnyCertificate;
 
 /// A TLS client that takes any certificate; that the server has its key is checked. No secret is sent through it: TURN
 /// proves a password without telling it.

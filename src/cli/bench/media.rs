@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
-use super::client::{BenchClient, ClientError, ClientSocket, UDP};
+use relay_client::{ClientError, ClientSocket, TurnClient};
+
+use super::allocations::UDP;
 use super::flow::{TrafficDirection, TrafficShape};
 use super::packet::{CHANNEL, Stamp, unwrap, wrap};
 use super::process::Usage;
@@ -78,7 +80,7 @@ struct Engine<'f> {
     flow: &'f TrafficShape,
     server: SocketAddr,
     clock: Clock,
-    clients: Vec<BenchClient>,
+    clients: Vec<TurnClient>,
     lanes: Vec<Lane>,
     peer: UdpSocket,
     epoll: Epoll,
@@ -119,7 +121,7 @@ impl<'f> Engine<'f> {
         let (mut clients, mut relayed) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let progress = Progress::new("allocating", count as u64);
         for index in 0..count {
-            let mut client = BenchClient::connect(&settings, target.credential(index)?)?;
+            let mut client = TurnClient::connect(&settings, target.credential(index)?)?;
             relayed.push(client.allocate()?);
             clients.push(client);
             progress.at(index as u64);
@@ -276,7 +278,7 @@ impl<'f> Engine<'f> {
             let header = header.get(..header_len).unwrap_or_default();
             self.sent += 1;
             self.under_way += 1;
-            let (egress, destination) = match self.clients.get_mut(client).map(|client| &mut client.link) {
+            let (egress, destination) = match self.clients.get_mut(client).map(|client| &mut client.socket) {
                 _ if self.flow.direction == TrafficDirection::Down => (self.clients.len(), relayed),
                 Some(ClientSocket::Udp(..)) => (client, self.server),
                 Some(ClientSocket::Stream(stream)) if stream.backlog() < MOST_UNSENT => {
@@ -311,7 +313,7 @@ impl<'f> Engine<'f> {
         self.flush_datagrams(now);
         self.slab.clear();
         for client in &mut self.clients {
-            if let ClientSocket::Stream(stream) = &mut client.link {
+            if let ClientSocket::Stream(stream) = &mut client.socket {
                 stream.flush()?;
             }
         }
@@ -321,7 +323,7 @@ impl<'f> Engine<'f> {
     fn flush_datagrams(&mut self, now: Instant) {
         let (clients, peer) = (&self.clients, &self.peer);
         self.send.flush(&self.slab, now, |egress| {
-            match clients.get(egress as usize).map(|c| &c.link) {
+            match clients.get(egress as usize).map(|c| &c.socket) {
                 Some(ClientSocket::Udp(socket, _)) => Some(socket),
                 Some(ClientSocket::Stream(_)) => None,
                 None => Some(peer),
@@ -342,7 +344,7 @@ impl<'f> Engine<'f> {
         for index in 0..self.epoll.wait(Some(wait))? {
             let Some(event) = self.epoll.event(index) else { continue };
             let index = event.token as usize;
-            if index < self.clients.len() && matches!(self.clients[index].link, ClientSocket::Stream(_)) {
+            if index < self.clients.len() && matches!(self.clients[index].socket, ClientSocket::Stream(_)) {
                 self.read_stream(index, usize::MAX)?;
             } else {
                 self.read_datagrams(index);
@@ -372,7 +374,7 @@ impl<'f> Engine<'f> {
         let Some(client) = self.clients.get_mut(index) else {
             return Ok(());
         };
-        let ClientSocket::Stream(stream) = &mut client.link else {
+        let ClientSocket::Stream(stream) = &mut client.socket else {
             return Ok(());
         };
         stream.read(limit)?;
@@ -395,7 +397,7 @@ impl<'f> Engine<'f> {
     fn read_datagrams(&mut self, index: usize) {
         let now = self.clock.mono();
         self.recv.clear();
-        let socket = match self.clients.get(index).map(|client| &client.link) {
+        let socket = match self.clients.get(index).map(|client| &client.socket) {
             Some(ClientSocket::Udp(socket, _)) => socket,
             Some(ClientSocket::Stream(_)) => return,
             None => &self.peer,
@@ -477,7 +479,7 @@ impl<'f> Engine<'f> {
 }
 
 /// Lets packets to and from `peer` pass.
-fn permit(client: &mut BenchClient, flow: &TrafficShape, peer: SocketAddr) -> Result<(), ClientError> {
+fn permit(client: &mut TurnClient, flow: &TrafficShape, peer: SocketAddr) -> Result<(), ClientError> {
     if flow.indications {
         client.create_permission(peer)
     } else {
@@ -486,10 +488,10 @@ fn permit(client: &mut BenchClient, flow: &TrafficShape, peer: SocketAddr) -> Re
 }
 
 /// Everything that is read when something is there; slow readers are read when they may.
-fn register(epoll: &mut Epoll, clients: &[BenchClient], peer: &UdpSocket, flow: &TrafficShape) -> io::Result<()> {
+fn register(epoll: &mut Epoll, clients: &[TurnClient], peer: &UdpSocket, flow: &TrafficShape) -> io::Result<()> {
     for (index, client) in clients.iter().enumerate() {
         if flow.slow.is_none() {
-            epoll.add(client.link.fd(), index as u64, Interest::Read)?;
+            epoll.add(client.socket.fd(), index as u64, Interest::Read)?;
         }
     }
     epoll.add(peer.as_fd(), clients.len() as u64, Interest::Read)

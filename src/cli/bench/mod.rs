@@ -6,20 +6,19 @@
 //!
 //! ```text
 //! target       which server, which login, whose machine
-//! client       a TURN client over UDP, TCP or TLS: requests, frames
 //! flow         shapes of traffic
 //! media        packets through allocations: rates, shapes, slow readers
 //! packet       framing and time stamps
 //! allocations  handshakes a second, and what an idle allocation takes
-//! certificate  a TLS client that takes any server (any_certificate)
+//! certificate  a TLS client that takes any server
 //! process      CPU time, memory and descriptors of the server
 //! report       figures as a table or as JSON
 //! ```
+//!
+//! The TURN client is `relay-client`. All of it is behind the cargo feature `bench`.
 
 mod allocations;
-mod any_certificate;
 mod certificate;
-mod client;
 mod flow;
 mod media;
 mod packet;
@@ -33,10 +32,10 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use self::client::ClientError;
 use self::flow::{Shape, TrafficDirection, TrafficShape};
 use self::report::Report;
 use self::target::Target;
+use relay_client::ClientError;
 
 /// What may follow `relay bench`.
 #[derive(Debug, clap::Args)]
@@ -211,9 +210,30 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) => f.write_str(why),
-            Self::Client(error) => error.fmt(f),
+            Self::Client(error) => write!(f, "{error}{}", advice(error)),
             Self::Io(error) => error.fmt(f),
         }
+    }
+}
+
+/// What an operator who measures can do about it.
+const fn advice(error: &ClientError) -> &'static str {
+    match error {
+        ClientError::Timeout(..) => {
+            ". Is a TURN server there? If it answers some of the clients, its limit on answers to strangers (relay: \
+             limits.challenges_per_second) is lower than what is asked here"
+        }
+        ClientError::Refused(refusal) => match refusal.code {
+            401 => ": the server does not take this login",
+            403 => ": allow our address as a peer (relay: peers.allow), or measure client to client with --pair",
+            486 => {
+                ": raise the quotas for the measurement (relay: limits.allocations_per_ip, \
+                 limits.allocations_per_user), or ask for less with -n"
+            }
+            508 => ": the server has no relay ports, or no room, left",
+            _ => "",
+        },
+        _ => "",
     }
 }
 

@@ -1,0 +1,43 @@
+//! A TURN client over UDP, TCP and TLS, for the programs that ask a server something: `relay bench` today.
+//!
+//! Requests are synchronous: [`TurnClient::allocate`] and its neighbours send one, answer a challenge, and return when the
+//! success response has arrived or [`ClientSettings::timeout`] has passed. Between requests the caller owns the socket
+//! ([`TurnClient::socket`]) and moves application data as it likes, in batches if it is in a hurry.
+//!
+//! ```no_run
+//! use core::time::Duration;
+//! use relay_client::{ClientLink, ClientSettings, TurnClient};
+//! use relay_proto::turn::login::credential::MintedCredential;
+//!
+//! # fn main() -> Result<(), relay_client::ClientError> {
+//! let settings = ClientSettings {
+//!     server: ([192, 0, 2, 1], 3478).into(),
+//!     local: [192, 0, 2, 7].into(),
+//!     link: ClientLink::Tcp,
+//!     receive_buffer: None,
+//!     timeout: Duration::from_secs(8),
+//! };
+//! let login = MintedCredential { username: "alice".to_owned(), password: "correct horse".to_owned() };
+//! let mut client = TurnClient::connect(&settings, login)?;
+//! let relayed = client.allocate()?;
+//! client.channel_bind(0x4000, ([192, 0, 2, 9], 5000).into())?;
+//! client.release()
+//! # }
+//! ```
+//!
+//! Deliberately absent: DTLS, IPv6 peers of an IPv4 server, and timers that renew what would end. [`TurnClient::renew`]
+//! sends the requests; when is the caller's business.
+
+mod any_certificate;
+mod error;
+mod settings;
+mod socket;
+mod stream;
+mod turn_client;
+
+pub use self::any_certificate::AnyCertificate;
+pub use self::error::{ClientError, ServerRefusal};
+pub use self::settings::{ClientLink, ClientSettings};
+pub use self::socket::ClientSocket;
+pub use self::stream::ClientStream;
+pub use self::turn_client::TurnClient;
