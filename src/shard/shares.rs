@@ -27,18 +27,18 @@ pub(super) struct Bounds {
 
 /// Which bound is reached.
 #[derive(Debug)]
-pub(super) enum Over {
+pub(super) enum LimitReached {
     /// That of one source, or of its network.
     Source,
     /// That of all together, and neither of those.
-    All(Share),
+    All(SourceUnit),
 }
 
 /// The counts of one kind, shared by the shards.
 #[derive(Clone, Debug)]
-pub(super) struct Caps(Arc<Counts>);
+pub(super) struct ProcessShares(Arc<Counts>);
 
-impl Caps {
+impl ProcessShares {
     /// `seed` is not to be guessed.
     pub(super) fn new(seed: u64) -> Self {
         Self(Arc::new(Counts {
@@ -49,26 +49,28 @@ impl Caps {
     }
 
     /// Counts one of `client`, unless there are as many as there may be.
-    pub(super) fn take(&self, client: IpAddr, bounds: Bounds) -> Result<Unit, Over> {
+    pub(super) fn take(&self, client: IpAddr, bounds: Bounds) -> Result<ProcessUnit, LimitReached> {
         let source = Source::from(client);
         let Counts { sources, networks, .. } = &*self.0;
-        let held = sources.take(&source, bounds.per_source).map_err(|_| Over::Source)?;
+        let held = sources
+            .take(&source, bounds.per_source)
+            .map_err(|_| LimitReached::Source)?;
         if networks.take(&source.network(), bounds.per_network).is_err() {
             sources.give_back(&source);
-            return Err(Over::Source);
+            return Err(LimitReached::Source);
         }
-        let share = Share {
+        let share = SourceUnit {
             counts: Arc::clone(&self.0),
             source,
             is_first: held == 1,
         };
         let below = |n| (n < bounds.all).then_some(n + 1);
         match self.0.total.fetch_update(Relaxed, Relaxed, below) {
-            Ok(_) => Ok(Unit {
-                _place: Place(Arc::clone(&self.0)),
+            Ok(_) => Ok(ProcessUnit {
+                _total: TotalUnit(Arc::clone(&self.0)),
                 share,
             }),
-            Err(_) => Err(Over::All(share)),
+            Err(_) => Err(LimitReached::All(share)),
         }
     }
 }
@@ -76,14 +78,14 @@ impl Caps {
 /// One of all; goes back when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives it back"]
-pub(super) struct Unit {
-    _place: Place,
-    share: Share,
+pub(super) struct ProcessUnit {
+    _total: TotalUnit,
+    share: SourceUnit,
 }
 
-impl Unit {
+impl ProcessUnit {
     /// What it counts has given way to another, whose share of its source is `share`.
-    pub(super) fn hand_over(self, share: Share) -> Self {
+    pub(super) fn transfer(self, share: SourceUnit) -> Self {
         Self { share, ..self }
     }
 
@@ -94,9 +96,9 @@ impl Unit {
 }
 
 #[derive(Debug)]
-struct Place(Arc<Counts>);
+struct TotalUnit(Arc<Counts>);
 
-impl Drop for Place {
+impl Drop for TotalUnit {
     fn drop(&mut self) {
         self.0.total.fetch_sub(1, Relaxed);
     }
@@ -104,14 +106,14 @@ impl Drop for Place {
 
 /// One of those from a source.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct SourceUnit {
     counts: Arc<Counts>,
     source: Source,
     /// Its source had none.
     pub(super) is_first: bool,
 }
 
-impl Drop for Share {
+impl Drop for SourceUnit {
     fn drop(&mut self) {
         self.counts.sources.give_back(&self.source);
         self.counts.networks.give_back(&self.source.network());
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn both_bounds_hold_and_what_ends_makes_room() {
-        let caps = Caps::new(7);
+        let shares = ProcessShares::new(7);
         let from = |last, all, per_source| {
             let per_network = 4;
             let bounds = Bounds {
@@ -132,22 +134,25 @@ mod tests {
                 per_source,
                 per_network,
             };
-            caps.take(IpAddr::from([192, 0, 2, last]), bounds)
+            shares.take(IpAddr::from([192, 0, 2, last]), bounds)
         };
         let first = from(1, 2, 1).unwrap();
-        assert!(matches!(from(1, 2, 1), Err(Over::Source)));
+        assert!(matches!(from(1, 2, 1), Err(LimitReached::Source)));
         let second = from(2, 2, 1).unwrap();
-        assert!(matches!(from(3, 2, 1), Err(Over::All(_))));
+        assert!(matches!(from(3, 2, 1), Err(LimitReached::All(_))));
         drop(first);
         let third = from(3, 2, 1).expect("a refusal counted nothing");
-        let Err(Over::All(share)) = from(4, 2, 1) else {
+        let Err(LimitReached::All(share)) = from(4, 2, 1) else {
             panic!("there are two");
         };
-        let fourth = second.hand_over(share);
-        assert!(matches!(from(4, 2, 1), Err(Over::Source)));
+        let fourth = second.transfer(share);
+        assert!(matches!(from(4, 2, 1), Err(LimitReached::Source)));
         drop((third, fourth));
         let all = [1, 2, 3, 4].map(|last| from(last, 4, 1));
         assert!(all.iter().all(Result::is_ok));
-        assert!(matches!(from(5, 9, 1), Err(Over::Source)), "its network has four");
+        assert!(
+            matches!(from(5, 9, 1), Err(LimitReached::Source)),
+            "its network has four"
+        );
     }
 }

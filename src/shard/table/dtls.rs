@@ -5,8 +5,8 @@
 //! the worker does one step of one handshake (`io`); media that came meanwhile goes first.
 
 use std::collections::VecDeque;
-use std::io as std_io;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +17,13 @@ use crate::base::address::{FiveTuple, Transport};
 use crate::base::rate::Arrivals;
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
-use crate::net::dtls::{Association, Endpoint, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext};
-use crate::shard::shares::{Caps, Unit};
-use crate::shard::token::{Token, next_generation};
+use crate::net::dtls::{
+    Association, DtlsError, Endpoint, Listened, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext,
+};
+use crate::shard::counters::{DtlsClose, DtlsDrop};
+use crate::shard::shares::{Bounds, LimitReached, ProcessShares, ProcessUnit, SourceUnit};
+use crate::shard::table::slots::Slots;
+use crate::shard::token::Token;
 use crate::turn::types::Client;
 
 /// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that again.
@@ -75,8 +79,8 @@ impl DtlsConfig {
 /// What the shards share of it.
 #[derive(Clone)]
 pub(in crate::shard) struct DtlsShared {
-    pub(in crate::shard) caps: Caps,
-    pub(in crate::shard) arrivals: Arc<Arrivals>,
+    counts: ProcessShares,
+    arrivals: Arc<Arrivals>,
 }
 
 impl DtlsShared {
@@ -89,62 +93,113 @@ impl DtlsShared {
             config.associations_per_network,
         );
         Self {
-            caps: Caps::new(seed),
+            counts: ProcessShares::new(seed),
             arrivals: Arc::new(arrivals),
         }
     }
 }
 
 /// One client.
-pub(in crate::shard) struct Peer {
-    pub(in crate::shard) association: Association,
+pub(in crate::shard) struct DtlsClient {
+    association: Association,
     pub(in crate::shard) client: Client,
     /// Listener it came in by.
-    pub(in crate::shard) listener: u32,
+    listener: u32,
     /// That of the ClientHello it began with: another one is another handshake.
-    pub(in crate::shard) random: Random,
+    random: Random,
     pub(in crate::shard) established: bool,
     /// When it began; once established, since when it has had no allocation.
     pub(in crate::shard) since: Instant,
-    /// Datagrams that wait for their turn, while the handshake lasts.
+    /// Datagrams that wait for their step, while the handshake lasts.
     pub(in crate::shard) pending: VecDeque<Box<[u8]>>,
     /// It is in `Dtls::todo`.
-    pub(in crate::shard) queued: bool,
+    queued: bool,
     /// When its last flight is sent again.
     pub(in crate::shard) retransmit_at: Option<Instant>,
-    /// Answers it has had as a stranger since it last was none.
-    pub(in crate::shard) strangers_answers: u32,
-    pub(in crate::shard) unit: Unit,
+    /// Consecutive answers without a login.
+    pub(in crate::shard) unauthenticated_answers: u32,
+    pub(in crate::shard) unit: ProcessUnit,
     /// Its place among the handshakes under way.
-    pub(in crate::shard) half_open: Option<Place>,
-    /// Its place among those that give way: it has no allocation, as far as is known.
+    half_open: Option<Place>,
+    /// Its place among those that may be evicted: it has no allocation, as far as is known.
     pub(in crate::shard) yielding: Option<Place>,
 }
 
-#[derive(Default)]
-pub(in crate::shard) struct DtlsEntry {
-    pub(in crate::shard) generation: u32,
-    pub(in crate::shard) peer: Option<Box<Peer>>,
+/// A new association, whose cookie was good.
+pub(in crate::shard) struct NewAssociation {
+    pub(in crate::shard) association: Association,
+    pub(in crate::shard) five_tuple: FiveTuple,
+    pub(in crate::shard) listener: u32,
+    pub(in crate::shard) random: Random,
+    /// What stood behind its ClientHello in the same datagram.
+    pub(in crate::shard) rest: Option<Box<[u8]>>,
+    pub(in crate::shard) unit: ProcessUnit,
+}
+
+/// What a datagram of a client with an association is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) enum DtlsReceived {
+    /// A ClientHello of another handshake. The old association lives until the cookie is good (RFC 6347 §4.2.8).
+    NewHandshake,
+    /// Records of an established association of this generation: [`Dtls::next_message`] has their messages.
+    Records(u32),
+    /// A part of the handshake under way; it waits for its step.
+    Handshake,
+    /// The same, but too many wait.
+    QueueFull,
+}
+
+/// What one step of a handshake has led to.
+#[derive(Debug)]
+pub(in crate::shard) enum HandshakeStep {
+    /// It is not complete.
+    UnderWay,
+    /// It is complete. What the client has sent behind it, still encrypted.
+    Established(VecDeque<Box<[u8]>>),
+    /// It has failed.
+    Failed,
+}
+
+/// What stands next in a datagram of an established association.
+pub(in crate::shard) enum NextMessage<'a> {
+    /// A message, and who has sent it.
+    Message(&'a [u8], Client),
+    /// Nothing more.
+    Done,
+    /// The client has closed the association, or it is broken.
+    Ended(DtlsError),
+    /// The association has ended already.
+    Gone,
+}
+
+/// Why a message did not become a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) enum SealError {
+    /// There is no such association.
+    Gone,
+    /// It would not fit into a packet.
+    TooLong,
+    /// The association is broken.
+    Failed,
 }
 
 /// All associations of a shard.
 pub(in crate::shard) struct Dtls {
-    pub(in crate::shard) endpoint: Endpoint,
-    pub(in crate::shard) config: DtlsConfig,
-    pub(in crate::shard) shared: DtlsShared,
-    pub(in crate::shard) entries: Vec<DtlsEntry>,
-    pub(in crate::shard) free: Vec<u32>,
-    pub(in crate::shard) by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
+    endpoint: Endpoint,
+    config: DtlsConfig,
+    shared: DtlsShared,
+    slots: Slots<DtlsClient>,
+    by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
     /// Slots whose handshake is under way.
-    pub(in crate::shard) half_open: Shares<u32>,
+    half_open: Shares<u32>,
     /// Slots without an allocation, those included.
-    pub(in crate::shard) yielding: Shares<u32>,
+    yielding: Shares<u32>,
     /// Slots with a step of the handshake to be done.
-    pub(in crate::shard) todo: VecDeque<u32>,
-    /// Not later than the first `Peer::retransmit_at`.
-    pub(in crate::shard) next_timer: Option<Instant>,
+    todo: VecDeque<u32>,
+    /// Not later than the first `DtlsClient::retransmit_at`.
+    next_timer: Option<Instant>,
     /// A message on its way into or out of a record.
-    pub(in crate::shard) message: Box<[u8]>,
+    message: Box<[u8]>,
 }
 
 impl Dtls {
@@ -152,7 +207,7 @@ impl Dtls {
     ///
     /// # Errors
     /// Out of memory.
-    pub(in crate::shard) fn new(config: DtlsConfig, shared: DtlsShared, seed: &[u8; 32]) -> std_io::Result<Self> {
+    pub(in crate::shard) fn new(config: DtlsConfig, shared: DtlsShared, seed: &[u8; 32]) -> io::Result<Self> {
         let mut endpoint = Endpoint::new(Arc::clone(&config.contexts), seed, config.associations_per_cookie)?;
         if config.quick_retransmission {
             endpoint = endpoint.with_quick_retransmission();
@@ -162,8 +217,7 @@ impl Dtls {
             endpoint,
             config,
             shared,
-            entries: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::new(),
             by_five_tuple: HashMap::with_hasher(FixedState::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))),
             half_open: Shares::default(),
             yielding: Shares::default(),
@@ -187,44 +241,111 @@ impl Dtls {
         self.by_five_tuple.is_empty()
     }
 
-    /// Whether a client has an association, over UDP as `five_tuple` has it.
-    pub(in crate::shard) fn knows(&self, five_tuple: &FiveTuple) -> bool {
-        self.by_five_tuple.contains_key(&over_dtls(five_tuple))
+    /// Whether a client has an association. `five_tuple` may say UDP: it is the same client.
+    pub(in crate::shard) fn has_association(&self, five_tuple: &FiveTuple) -> bool {
+        self.find(&over_dtls(five_tuple)).is_some()
+    }
+
+    /// The slot of a client's association.
+    pub(in crate::shard) fn find(&self, five_tuple: &FiveTuple) -> Option<u32> {
+        self.by_five_tuple.get(five_tuple).copied()
     }
 
     /// Slots are below this.
     pub(in crate::shard) fn slots(&self) -> u32 {
-        self.entries.len() as u32
+        self.slots.end()
     }
 
-    pub(in crate::shard) fn at(&mut self, slot: u32) -> Option<&mut Peer> {
-        self.entries.get_mut(slot as usize)?.peer.as_deref_mut()
+    /// The client in `slot`, whatever its generation.
+    pub(in crate::shard) fn at(&mut self, slot: u32) -> Option<&mut DtlsClient> {
+        self.slots.at(slot)
     }
 
-    pub(in crate::shard) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Peer> {
-        let entry = self.entries.get_mut(slot as usize)?;
-        if entry.generation == generation {
-            entry.peer.as_deref_mut()
+    /// The client this token was given to; `None` if it is gone, even if its slot is in use again.
+    pub(in crate::shard) fn by_token(&mut self, slot: u32, generation: u32) -> Option<&mut DtlsClient> {
+        self.slots.by_token(slot, generation)
+    }
+
+    /// What becomes of a ClientHello that belongs to no association; [`Self::drain`] has the answer to it.
+    pub(in crate::shard) fn listen(&mut self, now: Instant, client: &FiveTuple, hello: &[u8]) -> Listened {
+        self.endpoint.listen(now, client, hello)
+    }
+
+    /// Hands every record that is to be sent to `send`. Returns how many there were.
+    pub(in crate::shard) fn drain(&self, send: impl FnMut(&[u8])) -> usize {
+        self.endpoint.drain(send)
+    }
+
+    /// Gives a datagram to the association in `slot`. `random`: it is a ClientHello. `None`: there is no association.
+    pub(in crate::shard) fn receive(
+        &mut self,
+        slot: u32,
+        random: Option<&Random>,
+        datagram: &[u8],
+    ) -> Option<DtlsReceived> {
+        let generation = self.slots.generation(slot);
+        let client = self.slots.at(slot)?;
+        Some(if random.is_some_and(|random| *random != client.random) {
+            DtlsReceived::NewHandshake
+        } else if client.established {
+            client.association.receive(datagram);
+            DtlsReceived::Records(generation)
+        } else if client.pending.len() < PENDING {
+            client.pending.push_back(datagram.into());
+            self.queue(slot);
+            DtlsReceived::Handshake
         } else {
-            None
-        }
+            DtlsReceived::QueueFull
+        })
     }
 
-    /// The present generation of `slot`.
-    pub(in crate::shard) fn generation(&self, slot: u32) -> u32 {
-        self.entries.get(slot as usize).map_or(0, |entry| entry.generation)
+    /// A new association's share of all associations, or what there is of it where all are in use.
+    ///
+    /// # Errors
+    /// Why it may not begin.
+    pub(in crate::shard) fn take_share(
+        &self,
+        now: Instant,
+        client: IpAddr,
+    ) -> Result<Result<ProcessUnit, SourceUnit>, DtlsDrop> {
+        let bounds = Bounds {
+            all: self.config.associations,
+            per_source: self.config.associations_per_ip,
+            per_network: self.config.associations_per_network,
+        };
+        let unit = match self.shared.counts.take(client, bounds) {
+            Ok(unit) => Ok(unit),
+            Err(LimitReached::All(unit)) => Err(unit),
+            Err(LimitReached::Source) => return Err(DtlsDrop::Limit),
+        };
+        // Second, so that what is refused anyway is not counted.
+        if !self.shared.arrivals.admit(now, client) {
+            return Err(DtlsDrop::TooFast);
+        }
+        Ok(unit)
+    }
+
+    /// Where too many handshakes are under way, the one that is evicted for one more of `client`.
+    pub(in crate::shard) fn displace_handshake(&mut self, client: IpAddr) -> Option<u32> {
+        if self.half_open.len() < self.config.handshakes {
+            return None;
+        }
+        self.half_open.displace(client)
+    }
+
+    /// The association that is evicted for one more of `client`, unless it has an allocation by now.
+    pub(in crate::shard) fn displace(&mut self, client: IpAddr) -> Option<(u32, Client)> {
+        let slot = self.yielding.displace(client)?;
+        let displaced = self.slots.at(slot)?;
+        displaced.yielding = None;
+        Some((slot, displaced.client))
     }
 
     /// Keeps a new association, whose handshake has yet to begin. The five-tuple is free.
-    pub(in crate::shard) fn insert(&mut self, now: Instant, new: Newcomer) -> u32 {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(DtlsEntry::default());
-            self.entries.len() as u32 - 1
-        });
-        let entry = &mut self.entries[slot as usize];
-        let generation = entry.generation;
+    pub(in crate::shard) fn insert(&mut self, now: Instant, new: NewAssociation) {
+        let (slot, generation) = self.slots.next();
         let ip = new.five_tuple.client.ip();
-        entry.peer = Some(Box::new(Peer {
+        self.slots.insert(DtlsClient {
             association: new.association,
             client: Client {
                 five_tuple: new.five_tuple,
@@ -237,88 +358,198 @@ impl Dtls {
             pending: new.rest.into_iter().collect(),
             queued: true,
             retransmit_at: None,
-            strangers_answers: 0,
+            unauthenticated_answers: 0,
             unit: new.unit,
             half_open: Some(self.half_open.enter(ip, slot)),
             yielding: Some(self.yielding.enter(ip, slot)),
-        }));
+        });
         self.by_five_tuple.insert(new.five_tuple, slot);
         self.todo.push_back(slot);
-        slot
     }
 
     /// Forgets an association.
-    pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<Box<Peer>> {
-        let entry = self.entries.get_mut(slot as usize)?;
-        let peer = entry.peer.take()?;
-        entry.generation = next_generation(entry.generation);
-        self.free.push(slot);
-        self.by_five_tuple.remove(&peer.client.five_tuple);
-        if let Some(place) = peer.half_open {
+    pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<Box<DtlsClient>> {
+        let client = self.slots.remove(slot)?;
+        self.by_five_tuple.remove(&client.client.five_tuple);
+        if let Some(place) = client.half_open {
             self.half_open.leave(place);
         }
-        if let Some(place) = peer.yielding {
+        if let Some(place) = client.yielding {
             self.yielding.leave(place);
         }
-        if peer.queued {
+        if client.queued {
             self.todo.retain(|&other| other != slot);
         }
-        Some(peer)
+        Some(client)
     }
 
-    /// Lets a datagram of a handshake wait for its turn. `false`: too many do.
-    pub(in crate::shard) fn postpone(&mut self, slot: u32, datagram: &[u8]) -> bool {
-        let Some(peer) = self.at(slot).filter(|peer| peer.pending.len() < PENDING) else {
-            return false;
-        };
-        peer.pending.push_back(datagram.into());
-        self.queue(slot);
-        true
-    }
-
-    pub(in crate::shard) fn queue(&mut self, slot: u32) {
-        if let Some(peer) = self.at(slot)
-            && !std::mem::replace(&mut peer.queued, true)
+    fn queue(&mut self, slot: u32) {
+        if let Some(client) = self.slots.at(slot)
+            && !std::mem::replace(&mut client.queued, true)
         {
             self.todo.push_back(slot);
         }
     }
 
-    pub(in crate::shard) fn set_established(&mut self, now: Instant, slot: u32) {
-        let Some(peer) = self.at(slot) else { return };
-        peer.established = true;
-        peer.since = now;
-        peer.retransmit_at = None;
-        if let Some(place) = peer.half_open.take() {
-            self.half_open.leave(place);
-        }
+    /// Does one step of one handshake, if one is to be done. Returns slot and generation of its association, too.
+    pub(in crate::shard) fn step(&mut self, now: Instant) -> Option<(u32, u32, HandshakeStep)> {
+        let slot = self.todo.pop_front()?;
+        let generation = self.slots.generation(slot);
+        let client = self.slots.at(slot)?;
+        client.queued = false;
+        let datagram = client.pending.pop_front();
+        let step = match client.association.handshake(datagram.as_deref()) {
+            Ok(false) => {
+                if !client.pending.is_empty() {
+                    self.queue(slot);
+                }
+                self.set_timer(now, slot);
+                HandshakeStep::UnderWay
+            }
+            Ok(true) => {
+                client.established = true;
+                client.since = now;
+                client.retransmit_at = None;
+                if let Some(place) = client.half_open.take() {
+                    self.half_open.leave(place);
+                }
+                HandshakeStep::Established(std::mem::take(&mut client.pending))
+            }
+            Err(_) => HandshakeStep::Failed,
+        };
+        Some((slot, generation, step))
     }
 
-    /// Notes whether the association in `slot` gives way where there are too many: not while its client has an allocation.
-    pub(in crate::shard) fn set_yielding(&mut self, slot: u32, yields: bool) {
-        let Some(peer) = self
-            .entries
-            .get_mut(slot as usize)
-            .and_then(|entry| entry.peer.as_deref_mut())
-        else {
-            return;
+    /// Whether a flight may be due to be sent again.
+    pub(in crate::shard) fn has_due_flights(&self, now: Instant) -> bool {
+        self.next_timer.is_some_and(|at| at <= now)
+    }
+
+    /// Begins to send flights again: the slots of all handshakes under way, each for [`Self::retransmit`].
+    pub(in crate::shard) fn begin_retransmission(&mut self) -> Vec<u32> {
+        self.next_timer = None;
+        self.half_open.iter().copied().collect()
+    }
+
+    /// Prepares the last flight of the handshake in `slot` again, if it is due. `false`: it is not.
+    ///
+    /// # Errors
+    /// It has been sent too often.
+    pub(in crate::shard) fn retransmit(&mut self, now: Instant, slot: u32) -> Result<bool, DtlsError> {
+        let Some(client) = self.slots.at(slot) else {
+            return Ok(false);
         };
-        match (peer.yielding, yields) {
-            (None, true) => peer.yielding = Some(self.yielding.enter(peer.client.five_tuple.client.ip(), slot)),
-            (Some(place), false) => {
-                peer.yielding = None;
-                self.yielding.leave(place);
-            }
-            _ => {}
+        let due = client.retransmit_at.is_some_and(|at| at <= now);
+        if due {
+            client.association.handle_timeout()?;
         }
+        self.set_timer(now, slot);
+        Ok(due)
     }
 
     /// Notes when the handshake's last flight is due again.
-    pub(in crate::shard) fn set_timer(&mut self, now: Instant, slot: u32) {
-        let Some(peer) = self.at(slot) else { return };
-        peer.retransmit_at = peer.association.timeout().map(|left| now + left);
-        let at = peer.retransmit_at;
+    fn set_timer(&mut self, now: Instant, slot: u32) {
+        let Some(client) = self.slots.at(slot) else { return };
+        client.retransmit_at = client.association.timeout().map(|left| now + left);
+        let at = client.retransmit_at;
         self.next_timer = self.next_timer.into_iter().chain(at).min();
+    }
+
+    /// The next message of the datagram that an association was given last.
+    #[inline]
+    pub(in crate::shard) fn next_message(&mut self, slot: u32, generation: u32) -> NextMessage<'_> {
+        let Some(client) = self.slots.by_token(slot, generation) else {
+            return NextMessage::Gone;
+        };
+        match client.association.next_message(&mut self.message) {
+            Ok(Some(len)) => NextMessage::Message(&self.message[..len], client.client),
+            Ok(None) => NextMessage::Done,
+            Err(error) => NextMessage::Ended(error),
+        }
+    }
+
+    /// Room for a message of `len` bytes, to be sent by [`Self::seal`]. `None`: there is no record as long.
+    #[inline]
+    pub(in crate::shard) fn message_mut(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.message.get_mut(..len)
+    }
+
+    /// Makes a record of the first `len` bytes of the message, for [`Self::drain`]. Returns where it goes: by which
+    /// listener, and to whom.
+    ///
+    /// # Errors
+    /// Why there is none.
+    #[inline]
+    pub(in crate::shard) fn seal(
+        &mut self,
+        slot: u32,
+        generation: u32,
+        len: usize,
+    ) -> Result<(u32, Client), SealError> {
+        let client = self.slots.by_token(slot, generation).ok_or(SealError::Gone)?;
+        if len > longest_message(self.config.mtu, client.client.five_tuple.client) {
+            return Err(SealError::TooLong);
+        }
+        match client.association.seal(&self.message[..len]) {
+            Ok(()) => Ok((client.listener, client.client)),
+            Err(_) => Err(SealError::Failed),
+        }
+    }
+
+    /// Why the time of the association in `slot` is up, if it is: its handshake is not complete, or it has had no
+    /// allocation for `idle_timeout`. Notes whether it may be evicted, too: not while its client has an allocation.
+    pub(in crate::shard) fn expired(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        idle_timeout: Duration,
+        has_allocation: impl FnOnce(&Client) -> bool,
+    ) -> Option<DtlsClose> {
+        let client = self.slots.at(slot)?;
+        if !client.established {
+            return (now - client.since >= self.config.handshake_timeout).then_some(DtlsClose::HandshakeTimeout);
+        }
+        if has_allocation(&client.client) {
+            client.since = now;
+            if let Some(place) = client.yielding.take() {
+                self.yielding.leave(place);
+            }
+            return None;
+        }
+        if now - client.since >= idle_timeout {
+            return Some(DtlsClose::Idle);
+        }
+        if client.yielding.is_none() {
+            client.yielding = Some(self.yielding.enter(client.client.five_tuple.client.ip(), slot));
+        }
+        None
+    }
+}
+
+impl DtlsClient {
+    /// Where its records go: by which listener, and to whom.
+    pub(in crate::shard) const fn path(&self) -> (u32, Client) {
+        (self.listener, self.client)
+    }
+
+    /// Gives it a datagram that has waited until it was established.
+    pub(in crate::shard) fn receive(&mut self, datagram: &[u8]) {
+        self.association.receive(datagram);
+    }
+
+    /// Says goodbye (close_notify).
+    pub(in crate::shard) fn close(&mut self) {
+        self.association.close();
+    }
+
+    /// Counts an answer. Returns how many there were to it without a login since it last had one.
+    pub(in crate::shard) const fn count_answer(&mut self, is_unauthenticated: bool) -> u32 {
+        self.unauthenticated_answers = if is_unauthenticated {
+            self.unauthenticated_answers + 1
+        } else {
+            0
+        };
+        self.unauthenticated_answers
     }
 }
 
@@ -336,13 +567,23 @@ pub(in crate::shard) fn longest_message(mtu: usize, client: SocketAddr) -> usize
     mtu.saturating_sub(headers + RECORD_OVERHEAD).min(MAX_PLAINTEXT)
 }
 
-/// What an association is begun with.
-pub(in crate::shard) struct Newcomer {
-    pub(in crate::shard) association: Association,
-    pub(in crate::shard) five_tuple: FiveTuple,
-    pub(in crate::shard) listener: u32,
-    pub(in crate::shard) random: Random,
-    /// What came behind its ClientHello in the same datagram.
-    pub(in crate::shard) rest: Option<Box<[u8]>>,
-    pub(in crate::shard) unit: Unit,
+/// For tests of the worker.
+#[cfg(test)]
+impl Dtls {
+    /// Associations, handshakes under way, and those that may be evicted.
+    pub(in crate::shard) fn sizes(&self) -> [usize; 3] {
+        [self.by_five_tuple.len(), self.half_open.len(), self.yielding.len()]
+    }
+
+    pub(in crate::shard) fn todo(&self) -> Vec<u32> {
+        self.todo.iter().copied().collect()
+    }
+
+    pub(in crate::shard) fn next_timer(&self) -> Option<Instant> {
+        self.next_timer
+    }
+
+    pub(in crate::shard) fn generation(&self, slot: u32) -> u32 {
+        self.slots.generation(slot)
+    }
 }

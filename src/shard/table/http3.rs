@@ -32,8 +32,8 @@ use crate::base::rate::{Rate, SharedBucket};
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
 use crate::shard::counters::{Http3Drop, Http3End};
-use crate::shard::shares::{Bounds, Caps, Over, Unit};
-use crate::shard::token::next_generation;
+use crate::shard::shares::{Bounds, LimitReached, ProcessShares, ProcessUnit};
+use crate::shard::table::slots::Slots;
 use crate::turn::types::Client;
 use crate::wire::quic::ServerId;
 
@@ -83,15 +83,15 @@ impl Http3Config {
 /// What the shards share of it.
 #[derive(Clone, Debug)]
 pub(in crate::shard) struct Http3Shared {
-    pub(in crate::shard) caps: Caps,
-    pub(in crate::shard) begun: Arc<SharedBucket>,
+    counts: ProcessShares,
+    begun: Arc<SharedBucket>,
 }
 
 impl Http3Shared {
     /// `seed` is not to be guessed.
     pub(in crate::shard) fn new(seed: u64) -> Self {
         Self {
-            caps: Caps::new(seed),
+            counts: ProcessShares::new(seed),
             begun: Arc::default(),
         }
     }
@@ -99,7 +99,7 @@ impl Http3Shared {
 
 /// What is known of a client's address.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::shard) enum Proof {
+enum Proof {
     /// It may be forged.
     None {
         /// The connection ID to be named.
@@ -116,21 +116,21 @@ pub(in crate::shard) enum Proof {
 pub(in crate::shard) struct Http3Flow {
     pub(in crate::shard) client: Client,
     pub(in crate::shard) backend: SocketAddr,
-    pub(in crate::shard) proof: Proof,
-    pub(in crate::shard) begun: Instant,
+    proof: Proof,
+    begun: Instant,
     /// When something last came, from either side.
-    pub(in crate::shard) last: Instant,
+    last: Instant,
     pub(in crate::shard) to_backend: u64,
     pub(in crate::shard) to_client: u64,
     /// Its place among those without proof.
-    pub(in crate::shard) place: Option<Place>,
+    place: Option<Place>,
 }
 
-#[derive(Debug, Default)]
-pub(in crate::shard) struct FlowEntry {
-    pub(in crate::shard) generation: u32,
-    pub(in crate::shard) flow: Option<Box<Http3Flow>>,
-    pub(in crate::shard) unit: Option<Unit>,
+/// A flow, and its share of all flows.
+#[derive(Debug)]
+struct Held {
+    flow: Http3Flow,
+    unit: ProcessUnit,
 }
 
 /// A flow that has just begun.
@@ -139,22 +139,21 @@ pub(in crate::shard) struct Begun {
     pub(in crate::shard) slot: u32,
     pub(in crate::shard) generation: u32,
     /// The flow that has ended for it, and its slot, which may be the same.
-    pub(in crate::shard) displaced: Option<(u32, Box<Http3Flow>)>,
+    pub(in crate::shard) displaced: Option<(u32, Http3Flow)>,
 }
 
 /// All flows of a shard.
 #[derive(Debug)]
 pub(in crate::shard) struct Http3 {
-    pub(in crate::shard) config: Http3Config,
-    pub(in crate::shard) shared: Http3Shared,
-    pub(in crate::shard) entries: Vec<FlowEntry>,
-    pub(in crate::shard) free: Vec<u32>,
-    pub(in crate::shard) by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
+    config: Http3Config,
+    shared: Http3Shared,
+    slots: Slots<Held>,
+    by_five_tuple: HashMap<FiveTuple, u32, FixedState>,
     /// Slots of flows without proof.
-    pub(in crate::shard) unproven: Shares<u32>,
+    unproven: Shares<u32>,
     /// Lines about sockets that cannot be had, and about a backend that cannot be reached.
-    pub(in crate::shard) no_socket: Seldom,
-    pub(in crate::shard) unreachable: Seldom,
+    no_socket: Seldom,
+    unreachable: Seldom,
 }
 
 impl Http3 {
@@ -163,8 +162,7 @@ impl Http3 {
         Self {
             config,
             shared,
-            entries: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::new(),
             by_five_tuple: HashMap::with_hasher(FixedState::with_seed(seed)),
             unproven: Shares::default(),
             no_socket: Seldom::default(),
@@ -184,20 +182,37 @@ impl Http3 {
 
     /// Slots are below this.
     pub(in crate::shard) fn slots(&self) -> u32 {
-        self.entries.len() as u32
+        self.slots.end()
     }
 
+    /// Where new flows go; `None`: that is not known.
+    pub(in crate::shard) fn backend(&self) -> Option<SocketAddr> {
+        self.config.backend.load().as_deref().copied()
+    }
+
+    /// Whether a line about a socket that cannot be had may be written.
+    pub(in crate::shard) fn may_warn_of_no_socket(&mut self, now: Instant) -> bool {
+        self.no_socket.may(now)
+    }
+
+    /// Whether a line about a backend that cannot be reached may be written.
+    pub(in crate::shard) fn may_warn_of_unreachable(&mut self, now: Instant) -> bool {
+        self.unreachable.may(now)
+    }
+
+    /// The slot of a client's flow.
     pub(in crate::shard) fn find(&self, client: &FiveTuple) -> Option<u32> {
         self.by_five_tuple.get(client).copied()
     }
 
+    /// The flow in `slot`, whatever its generation.
     pub(in crate::shard) fn at(&mut self, slot: u32) -> Option<&mut Http3Flow> {
-        self.entries.get_mut(slot as usize)?.flow.as_deref_mut()
+        self.slots.at(slot).map(|held| &mut held.flow)
     }
 
-    pub(in crate::shard) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Http3Flow> {
-        let entry = self.entries.get_mut(slot as usize)?;
-        (entry.generation == generation).then_some(entry.flow.as_deref_mut()?)
+    /// The flow this token was given to; `None` if it is gone, even if its slot is in use again.
+    pub(in crate::shard) fn by_token(&mut self, slot: u32, generation: u32) -> Option<&mut Http3Flow> {
+        self.slots.by_token(slot, generation).map(|held| &mut held.flow)
     }
 
     /// Begins the flow of a client that has none. Where they are used up, one of those that have proved nothing ends: of the
@@ -217,16 +232,16 @@ impl Http3 {
             per_source: self.config.flows_per_ip,
             per_network: self.config.flows_per_network,
         };
-        let (unit, is_first) = match self.shared.caps.take(ip, bounds) {
+        let (unit, is_first) = match self.shared.counts.take(ip, bounds) {
             Ok(unit) => {
                 let is_first = unit.is_first();
                 (Ok(unit), is_first)
             }
-            Err(Over::All(share)) => {
+            Err(LimitReached::All(share)) => {
                 let is_first = share.is_first;
                 (Err(share), is_first)
             }
-            Err(Over::Source) => return Err(Http3Drop::TooManyFromSource),
+            Err(LimitReached::Source) => return Err(Http3Drop::TooManyFromSource),
         };
         // Second, so that no source can use up more of it than its own share. Whoever has a flow leaves half of what may
         // come at once to those that have none.
@@ -240,7 +255,7 @@ impl Http3 {
             Err(share) => {
                 let slot = self.unproven.displace(ip).ok_or(Http3Drop::TooMany)?;
                 let (flow, unit) = self.remove(slot).ok_or(Http3Drop::TooMany)?;
-                (unit.hand_over(share), Some((slot, flow)))
+                (unit.transfer(share), Some((slot, flow)))
             }
         };
         Ok(Begun {
@@ -250,14 +265,9 @@ impl Http3 {
     }
 
     /// Keeps a new flow. The five-tuple is free.
-    pub(in crate::shard) fn insert(&mut self, now: Instant, client: Client, backend: SocketAddr, unit: Unit) -> Begun {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(FlowEntry::default());
-            self.entries.len() as u32 - 1
-        });
-        let entry = &mut self.entries[slot as usize];
-        let generation = entry.generation;
-        entry.flow = Some(Box::new(Http3Flow {
+    fn insert(&mut self, now: Instant, client: Client, backend: SocketAddr, unit: ProcessUnit) -> Begun {
+        let (slot, generation) = self.slots.next();
+        let flow = Http3Flow {
             client,
             backend,
             proof: Proof::None {
@@ -269,8 +279,8 @@ impl Http3 {
             to_backend: 0,
             to_client: 0,
             place: Some(self.unproven.enter(client.five_tuple.client.ip(), slot)),
-        }));
-        entry.unit = Some(unit);
+        };
+        self.slots.insert(Held { flow, unit });
         self.by_five_tuple.insert(client.five_tuple, slot);
         Begun {
             slot,
@@ -280,11 +290,8 @@ impl Http3 {
     }
 
     /// Forgets a flow.
-    pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<(Box<Http3Flow>, Unit)> {
-        let entry = self.entries.get_mut(slot as usize)?;
-        let (flow, unit) = (entry.flow.take()?, entry.unit.take()?);
-        entry.generation = next_generation(entry.generation);
-        self.free.push(slot);
+    pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<(Http3Flow, ProcessUnit)> {
+        let Held { flow, unit } = *self.slots.remove(slot)?;
         self.by_five_tuple.remove(&flow.client.five_tuple);
         if let Some(place) = flow.place {
             self.unproven.leave(place);
@@ -314,6 +321,7 @@ impl Http3 {
 }
 
 impl Http3Flow {
+    /// Whether the client has heard the backend.
     pub(in crate::shard) fn is_proven(&self) -> bool {
         matches!(self.proof, Proof::Given)
     }

@@ -3,5 +3,6 @@
 #[cfg(feature = "dtls")]
 pub(super) mod dtls;
 pub(super) mod http3;
+mod slots;
 pub(super) mod streams;
 pub(super) mod tcp_relay;

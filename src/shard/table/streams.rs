@@ -10,7 +10,8 @@ use crate::net::epoll::{Epoll, Interest};
 use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
 use crate::shard::stream_intake::{Displace, StreamGuard, StreamHandover};
-use crate::shard::token::{Token, next_generation};
+use crate::shard::table::slots::Slots;
+use crate::shard::token::Token;
 use crate::turn::types::Client;
 
 /// One client's stream.
@@ -114,16 +115,9 @@ impl Write for Outlet<'_> {
     }
 }
 
-#[derive(Default)]
-struct Entry {
-    generation: u32,
-    stream: Option<Box<Stream>>,
-}
-
 /// All streams of a shard.
 pub(in crate::shard) struct Streams {
-    entries: Vec<Entry>,
-    free: Vec<u32>,
+    slots: Slots<Stream>,
     /// Slots with something new to flush.
     dirty: Vec<u32>,
     /// Slots to be flushed at a time of their own, and the first of those times.
@@ -132,32 +126,29 @@ pub(in crate::shard) struct Streams {
     /// How many of them [`Self::next_due`] has found not to be due.
     looked_at: usize,
     limits: StreamLimits,
-    open: usize,
 }
 
 impl Streams {
     /// No streams; `limits` apply to each.
     pub(in crate::shard) fn new(limits: StreamLimits) -> Self {
         Self {
-            entries: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::new(),
             dirty: Vec::new(),
             held: Vec::new(),
             resume_at: None,
             looked_at: 0,
             limits,
-            open: 0,
         }
     }
 
     /// How many are open.
     pub(in crate::shard) fn len(&self) -> usize {
-        self.open
+        self.slots.len()
     }
 
     /// Slots are below this.
     pub(in crate::shard) fn slots(&self) -> u32 {
-        self.entries.len() as u32
+        self.slots.end()
     }
 
     /// Takes a stream over and returns its slot. It may hold messages already.
@@ -176,23 +167,10 @@ impl Streams {
         } = handover;
         // It is by contract; if it were not, one client could stop them all.
         socket.set_nonblocking(true)?;
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.entries.push(Entry::default());
-                self.entries.len() as u32 - 1
-            }
-        };
-        let entry = &mut self.entries[slot as usize];
-        let token = Token::Stream {
-            slot,
-            generation: entry.generation,
-        };
-        if let Err(error) = epoll.add(socket.as_fd(), token.bits(), Interest::Read) {
-            self.free.push(slot);
-            return Err(error);
-        }
-        entry.stream = Some(Box::new(Stream {
+        let (slot, generation) = self.slots.next();
+        let token = Token::Stream { slot, generation };
+        epoll.add(socket.as_fd(), token.bits(), Interest::Read)?;
+        self.slots.insert(Stream {
             conn: StreamConn::new(now, self.limits.clone(), tls, early),
             client: Client {
                 five_tuple: FiveTuple {
@@ -212,32 +190,24 @@ impl Streams {
             interest: Interest::Read,
             dirty: false,
             guard,
-        }));
-        self.open += 1;
+        });
         Ok(slot)
     }
 
     /// The stream in `slot`, whatever its generation.
     pub(in crate::shard) fn at(&mut self, slot: u32) -> Option<&mut Stream> {
-        self.entries.get_mut(slot as usize)?.stream.as_deref_mut()
+        self.slots.at(slot)
     }
 
     /// The stream this token was given to; `None` if it is gone, even if its slot is in use again.
-    pub(in crate::shard) fn by_name(&mut self, slot: u32, generation: u32) -> Option<&mut Stream> {
-        let entry = self.entries.get_mut(slot as usize)?;
-        if entry.generation == generation {
-            entry.stream.as_deref_mut()
-        } else {
-            None
-        }
+    #[inline]
+    pub(in crate::shard) fn by_token(&mut self, slot: u32, generation: u32) -> Option<&mut Stream> {
+        self.slots.by_token(slot, generation)
     }
 
     /// Notes that something is to be flushed.
     pub(in crate::shard) fn mark_dirty(&mut self, slot: u32) {
-        if let Some(stream) = self
-            .entries
-            .get_mut(slot as usize)
-            .and_then(|entry| entry.stream.as_deref_mut())
+        if let Some(stream) = self.slots.at(slot)
             && !stream.dirty
         {
             stream.dirty = true;
@@ -278,26 +248,21 @@ impl Streams {
             }
         }
         self.looked_at = 0;
-        let entries = &self.entries;
-        let until = |&slot: &u32| entries[slot as usize].stream.as_ref()?.held_until;
+        let slots = &mut self.slots;
+        let until = |&slot: &u32| slots.at(slot)?.held_until;
         self.resume_at = self.held.iter().filter_map(until).min();
         None
     }
 
     /// Tells epoll what the stream waits for, if that has changed.
     pub(in crate::shard) fn update_interest(&mut self, epoll: &Epoll, slot: u32) -> io::Result<()> {
-        let Some(entry) = self.entries.get_mut(slot as usize) else {
-            return Ok(());
-        };
-        let Some(stream) = entry.stream.as_deref_mut() else {
+        let generation = self.slots.generation(slot);
+        let Some(stream) = self.slots.at(slot) else {
             return Ok(());
         };
         let wanted = stream.wanted_interest();
         if stream.interest != wanted {
-            let token = Token::Stream {
-                slot,
-                generation: entry.generation,
-            };
+            let token = Token::Stream { slot, generation };
             epoll.modify(stream.socket.as_fd(), token.bits(), wanted)?;
             stream.interest = wanted;
         }
@@ -306,23 +271,14 @@ impl Streams {
 
     /// Closes the stream in `slot` and forgets it; whoever was it is returned.
     pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<Client> {
-        self.take(slot).map(|stream| stream.client)
+        self.slots.remove(slot).map(|stream| stream.client)
     }
 
     /// Lets the stream in `slot` go, open as it is, and watches it no longer.
     pub(in crate::shard) fn release(&mut self, epoll: &Epoll, slot: u32) -> Option<Stream> {
-        let stream = self.take(slot)?;
+        let stream = self.slots.remove(slot)?;
         epoll.remove(stream.socket.as_fd()).ok()?;
         Some(*stream)
-    }
-
-    fn take(&mut self, slot: u32) -> Option<Box<Stream>> {
-        let entry = self.entries.get_mut(slot as usize)?;
-        let stream = entry.stream.take()?;
-        entry.generation = next_generation(entry.generation);
-        self.free.push(slot);
-        self.open -= 1;
-        Some(stream)
     }
 }
 
@@ -371,8 +327,8 @@ mod tests {
         assert_eq!((streams.len(), Arc::strong_count(&guard)), (0, 1));
         let (_b, second) = handover(guard);
         assert_eq!(streams.adopt(Instant::ZERO, &epoll, second).unwrap(), slot);
-        assert!(streams.by_name(slot, generation).is_none());
-        assert!(streams.by_name(slot, generation + 1).is_some());
+        assert!(streams.by_token(slot, generation).is_none());
+        assert!(streams.by_token(slot, generation + 1).is_some());
     }
 
     #[test]
@@ -469,7 +425,9 @@ mod tests {
         let (_b, two) = handover(Arc::new(()));
         let [one, two] = [one, two].map(|it| streams.adopt(Instant::ZERO, &epoll, it).unwrap());
         assert_eq!((one, two, streams.slots(), streams.len()), (0, 1, 2, 2));
-        assert!(streams.by_name(1, 0).is_some() && streams.by_name(1, 1).is_none() && streams.by_name(2, 0).is_none());
+        assert!(
+            streams.by_token(1, 0).is_some() && streams.by_token(1, 1).is_none() && streams.by_token(2, 0).is_none()
+        );
         let released = streams.release(&epoll, one).unwrap();
         assert_eq!((streams.len(), streams.slots()), (1, 2));
         drop(released);

@@ -19,7 +19,7 @@ impl Dtls {
         match *self {}
     }
 
-    pub(super) fn knows(&self, _: &FiveTuple) -> bool {
+    pub(super) fn has_association(&self, _: &FiveTuple) -> bool {
         match *self {}
     }
 

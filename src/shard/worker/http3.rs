@@ -64,13 +64,15 @@ impl Worker {
     }
 
     fn speaks_dtls(&self, client: &Client) -> bool {
-        self.dtls.as_ref().is_some_and(|dtls| dtls.knows(&client.five_tuple))
+        self.dtls
+            .as_ref()
+            .is_some_and(|dtls| dtls.has_association(&client.five_tuple))
     }
 
     /// `None`: it could not begin, which is counted.
     fn begin_flow(&mut self, client: &Client) -> Option<u32> {
         let http3 = self.http3.as_mut()?;
-        let Some(backend) = http3.config.backend.load().as_deref().copied() else {
+        let Some(backend) = http3.backend() else {
             self.stats.http3_drop(Http3Drop::NoBackend);
             return None;
         };
@@ -97,7 +99,7 @@ impl Worker {
             Ok(()) => Some(slot),
             Err(error) => {
                 self.stats.http3_drop(Http3Drop::NoSocket);
-                if self.http3.as_mut()?.no_socket.may(self.now.mono) {
+                if self.http3.as_mut()?.may_warn_of_no_socket(self.now.mono) {
                     let shard = self.index;
                     tracing::warn!(target: "relay::shard", shard, %backend, %error, "cannot open a socket for HTTP/3");
                 }
@@ -151,7 +153,7 @@ impl Worker {
 
     fn receive_backend(&mut self, slot: u32, generation: u32, error: bool) {
         let Some(http3) = &mut self.http3 else { return };
-        let Some(&mut Http3Flow { client, backend, .. }) = http3.by_name(slot, generation) else {
+        let Some(&mut Http3Flow { client, backend, .. }) = http3.by_token(slot, generation) else {
             return;
         };
         if self.server.has_allocation(&client) {
@@ -160,7 +162,7 @@ impl Worker {
         }
         if error && let Some(error) = self.carrier.sockets.flow(slot).and_then(|socket| socket.take_pending()) {
             self.stats.http3_backend_errors.add(1);
-            if http3.unreachable.may(self.now.mono) {
+            if http3.may_warn_of_unreachable(self.now.mono) {
                 tracing::warn!(
                     target: "relay::shard", shard = self.index, %backend, %error,
                     "the HTTP/3 backend of the front door cannot be reached; is it running there?"

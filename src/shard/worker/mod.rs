@@ -382,21 +382,24 @@ impl Worker {
         if self.now.mono >= self.next_scan {
             self.next_scan = self.now.mono + SCAN;
             self.scan_part = (self.scan_part + 1) % SCAN_PARTS;
-            for slot in (self.scan_part..self.streams.slots()).step_by(SCAN_PARTS as usize) {
+            for slot in self.slots_to_scan(self.streams.slots()) {
                 self.check_deadlines(slot);
             }
-            let associations = self.dtls.as_ref().map_or(0, Dtls::slots);
-            for slot in (self.scan_part..associations).step_by(SCAN_PARTS as usize) {
+            for slot in self.slots_to_scan(self.dtls.as_ref().map_or(0, Dtls::slots)) {
                 self.check_dtls_deadline(slot);
             }
-            let flows = self.http3.as_ref().map_or(0, Http3::slots);
-            for slot in (self.scan_part..flows).step_by(SCAN_PARTS as usize) {
+            for slot in self.slots_to_scan(self.http3.as_ref().map_or(0, Http3::slots)) {
                 self.check_flow(slot);
             }
             if self.scan_part == 0 && !self.tcp.is_empty() {
                 self.check_peers();
             }
         }
+    }
+
+    /// The slots below `end` that this part of a scan looks at.
+    fn slots_to_scan(&self, end: u32) -> impl Iterator<Item = u32> + use<> {
+        (self.scan_part..end).step_by(SCAN_PARTS as usize)
     }
 
     /// Sends what was collected, so that the slab is free again in the middle of a turn.

@@ -45,7 +45,7 @@ impl Worker {
     pub(super) fn displace_stream(&mut self, slot: u32, generation: u32) {
         if self
             .streams
-            .by_name(slot, generation)
+            .by_token(slot, generation)
             .is_some_and(|stream| !stream.authenticated)
         {
             self.remove_stream(slot, "displaced");
@@ -54,7 +54,7 @@ impl Worker {
 
     /// A stream is ready for something.
     pub(super) fn handle_stream(&mut self, slot: u32, generation: u32, event: ReadyDescriptor) {
-        let Some(stream) = self.streams.by_name(slot, generation) else {
+        let Some(stream) = self.streams.by_token(slot, generation) else {
             return;
         };
         let closing = stream.closing.is_some();
@@ -139,7 +139,7 @@ impl Worker {
     /// The core wants a stream closed.
     pub(super) fn close_stream(&mut self, link: Link) {
         if let Token::Stream { slot, generation } = Token::from_link(link)
-            && self.streams.by_name(slot, generation).is_some()
+            && self.streams.by_token(slot, generation).is_some()
         {
             self.end_stream(slot, "server");
         }

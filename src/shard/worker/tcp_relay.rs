@@ -185,7 +185,7 @@ impl Worker {
         let Token::Stream { slot, generation } = Token::from_link(link) else {
             return None;
         };
-        let stream = self.streams.by_name(slot, generation)?;
+        let stream = self.streams.by_token(slot, generation)?;
         if stream.closing.is_some() {
             return None;
         }

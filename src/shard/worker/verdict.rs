@@ -100,7 +100,7 @@ impl Worker {
                 let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();
                 match self
                     .streams
-                    .by_name(slot, generation)
+                    .by_token(slot, generation)
                     .filter(|stream| stream.closing.is_none())
                 {
                     Some(stream) => {
@@ -131,7 +131,7 @@ impl Worker {
     pub(super) fn respond(&mut self, client: &Client) {
         match Token::from_link(client.link) {
             Token::Stream { slot, generation } => {
-                let Some(stream) = self.streams.by_name(slot, generation) else {
+                let Some(stream) = self.streams.by_token(slot, generation) else {
                     return;
                 };
                 if !stream.authenticated && self.server.has_allocation(client) {

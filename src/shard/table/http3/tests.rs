@@ -71,8 +71,8 @@ fn a_flow_is_found_by_its_five_tuple_until_it_ends_and_its_name_is_not_used_agai
     assert!(http3.is_empty() && http3.find(&client(1, 1000).five_tuple).is_none());
     let next = http3.begin(at(0), client(2, 1000), BACKEND).unwrap();
     assert_eq!(next.slot, begun.slot);
-    assert!(http3.by_name(begun.slot, begun.generation).is_none());
-    assert!(http3.by_name(next.slot, next.generation).is_some());
+    assert!(http3.by_token(begun.slot, begun.generation).is_none());
+    assert!(http3.by_token(next.slot, next.generation).is_some());
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn in_a_flood_from_64_addresses_a_client_with_one_flow_keeps_it_and_a_new_one_ge
             served += u32::from(http3.begin(now, afar(100 + (n / 512) as u8, 1), BACKEND).is_ok());
         }
     }
-    assert!(http3.by_name(honest.slot, honest.generation).is_some());
+    assert!(http3.by_token(honest.slot, honest.generation).is_some());
     assert_eq!(served, 50, "of 50 that came in the flood");
     for n in 100..150 {
         assert!(http3.find(&afar(n, 1).five_tuple).is_some(), "{n} has its flow");

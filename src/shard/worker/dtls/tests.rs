@@ -10,12 +10,11 @@ use openssl::ssl::{
 };
 use rcgen::{CertificateParams, KeyPair};
 
-use super::*;
 use crate::net::dtls::{DtlsContext, Identity, MAX_PLAINTEXT, RECORD_OVERHEAD};
 use crate::net::udp::UdpSocket;
 use crate::shard::ShardConfig;
 use crate::shard::counters::{DtlsClose, DtlsDrop};
-use crate::shard::table::dtls::{DtlsConfig, PENDING, Peer};
+use crate::shard::table::dtls::{DtlsClient, DtlsConfig, PENDING, longest_message};
 use crate::shard::tests::shard_support::{
     Client as Turn, Incoming, Messages, Peer as TurnPeer, Pipe, UDP, turn_config,
 };
@@ -149,15 +148,15 @@ fn lost(alone: &Alone, why: DtlsDrop) -> u64 {
 /// Associations, and handshakes under way: as counted, and as there are.
 fn sizes(alone: &Alone) -> [(u64, usize); 2] {
     alone.look(|worker| {
-        let dtls = worker.dtls.as_ref().unwrap();
+        let [associations, handshakes, _] = worker.dtls.as_ref().unwrap().sizes();
         [
-            (worker.stats.dtls_associations.get(), dtls.by_five_tuple.len()),
-            (worker.stats.dtls_half_open.get(), dtls.half_open.len()),
+            (worker.stats.dtls_associations.get(), associations),
+            (worker.stats.dtls_half_open.get(), handshakes),
         ]
     })
 }
 
-fn peer<T>(alone: &Alone, slot: u32, of: impl FnOnce(&mut Peer) -> T) -> T {
+fn peer<T>(alone: &Alone, slot: u32, of: impl FnOnce(&mut DtlsClient) -> T) -> T {
     let mut worker = alone.worker.borrow_mut();
     of(worker.dtls.as_mut().unwrap().at(slot).unwrap())
 }
@@ -252,10 +251,10 @@ fn an_association_without_an_allocation_has_its_time_to_the_moment_and_one_with_
     client.release();
     look(&alone, most - MOMENT);
     assert!(peer(&alone, 0, |peer| peer.yielding.is_some()));
-    assert_eq!(alone.look(|worker| worker.dtls.as_ref().unwrap().yielding.len()), 1);
+    assert_eq!(alone.look(|worker| worker.dtls.as_ref().unwrap().sizes()[2]), 1);
     look(&alone, most);
     assert_eq!((sizes(&alone)[0], closed(&alone, DtlsClose::Idle)), ((0, 0), 1));
-    assert_eq!(alone.look(|worker| worker.dtls.as_ref().unwrap().yielding.len()), 0);
+    assert_eq!(alone.look(|worker| worker.dtls.as_ref().unwrap().sizes()[2]), 0);
 }
 
 #[test]
@@ -290,7 +289,7 @@ fn a_turn_does_one_step_of_one_handshake() {
     let clients: Vec<_> = (0..3).map(|_| half_open(&alone)).collect();
     // Their next flights come in one turn.
     let _clients: Vec<_> = clients.into_iter().map(|client| client.handshake()).collect();
-    let todo = || alone.look(|worker| worker.dtls.as_ref().unwrap().todo.len());
+    let todo = || alone.look(|worker| worker.dtls.as_ref().unwrap().todo().len());
     for left in [2, 1, 0] {
         alone.turn();
         assert_eq!(todo(), left);
@@ -311,11 +310,11 @@ fn a_handshake_that_ends_while_it_waits_for_its_step_leaves_the_queue() {
     let _clients: Vec<_> = clients.into_iter().map(|client| client.handshake()).collect();
     alone.turn();
     let (done, ends) = alone.look(|worker| {
-        let todo = &worker.dtls.as_ref().unwrap().todo;
+        let todo = worker.dtls.as_ref().unwrap().todo();
         (todo[0], todo[1])
     });
     alone.worker.borrow_mut().close_dtls(ends, DtlsClose::Failed);
-    assert_eq!(alone.look(|worker| worker.dtls.as_ref().unwrap().todo.clone()), [done]);
+    assert_eq!(alone.look(|worker| worker.dtls.as_ref().unwrap().todo()), [done]);
     alone.turn();
     assert_eq!(alone.stat(|s| s.dtls_handshakes.get()), 2);
 }
@@ -327,12 +326,12 @@ fn a_flight_that_is_lost_is_sent_again_when_it_is_due() {
     let socket = &client.get_ref().0;
     let received = || std::iter::from_fn(|| socket.recv(&mut [0; 2048]).ok()).collect::<Vec<_>>();
     assert!(!received().is_empty());
-    let (due, now) = alone.look(|worker| (worker.dtls.as_ref().unwrap().next_timer, worker.now.mono));
+    let (due, now) = alone.look(|worker| (worker.dtls.as_ref().unwrap().next_timer(), worker.now.mono));
     let due = due.expect("a timer");
     assert!(due > now && due - now <= Duration::from_millis(100), "{:?}", due - now);
     alone.until("its time has come", |worker| worker.now.mono >= due);
     assert!(!received().is_empty());
-    let next = alone.look(|worker| worker.dtls.as_ref().unwrap().next_timer.expect("a timer"));
+    let next = alone.look(|worker| worker.dtls.as_ref().unwrap().next_timer().expect("a timer"));
     assert!(next > due);
     // Once it is complete there is nothing to be sent again.
     let association = connected(&alone);
@@ -352,9 +351,9 @@ fn what_is_for_an_association_that_is_gone_does_not_reach_the_next_one_in_its_sl
     let mut worker = alone.worker.borrow_mut();
     let dtls = worker.dtls.as_mut().unwrap();
     assert_ne!(dtls.generation(0), generation);
-    assert!(dtls.by_name(0, generation).is_none());
+    assert!(dtls.by_token(0, generation).is_none());
     let present = dtls.generation(0);
-    assert!(dtls.by_name(0, present).is_some() && dtls.by_name(1, 0).is_none());
+    assert!(dtls.by_token(0, present).is_some() && dtls.by_token(1, 0).is_none());
     worker.send_dtls((0, generation), b"late", 0..0, 0, 0);
     worker.settle();
     assert_eq!(worker.counters.dropped[DropReason::Gone as usize].get(), 1);
@@ -381,11 +380,11 @@ fn a_stranger_is_answered_so_often_and_a_login_gives_the_count_back() {
     for _ in 0..most - 1 {
         ask(&mut client);
     }
-    assert_eq!(peer(&alone, 0, |peer| peer.strangers_answers), most - 1);
+    assert_eq!(peer(&alone, 0, |peer| peer.unauthenticated_answers), most - 1);
     client.nonce = None;
-    peer(&alone, 0, |peer| peer.strangers_answers = 0);
+    peer(&alone, 0, |peer| peer.unauthenticated_answers = 0);
     client.allocate();
-    assert_eq!(peer(&alone, 0, |peer| peer.strangers_answers), 0);
+    assert_eq!(peer(&alone, 0, |peer| peer.unauthenticated_answers), 0);
     let mut stranger = over(&connected(&alone));
     for _ in 0..most {
         ask(&mut stranger);
