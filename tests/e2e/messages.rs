@@ -54,7 +54,15 @@ fn coturns_client_loses_none_of_10000_messages_over_dtls() {
     relay_10000_messages(&["-S"]);
 }
 
+/// coturn's client draws two channel numbers for each allocation. One time in eighty it draws the same number for two peers
+/// of one of them, which no server grants, and gives up: that says nothing, and it draws again.
 fn relay_10000_messages(flags: &[&str]) {
+    let relayed = (0..4).any(|_| are_relayed(flags));
+    assert!(relayed, "four times in a row the client drew a channel number twice");
+}
+
+/// `false`: the client drew a channel number twice.
+fn are_relayed(flags: &[&str]) -> bool {
     let lab = Lab::new(Firewall::Open, &["turnutils_uclient"]);
     let certs = Certs::make(lab.folder(), RELAY_HOST);
     let server = Server::start_with(&lab, &certs, SETTINGS);
@@ -84,6 +92,10 @@ fn relay_10000_messages(flags: &[&str]) {
 
     let log = client.log();
     let last = tail(&log, 20);
+    if !status.success() && last.contains("channel bind: error 400") {
+        server.stop();
+        return false;
+    }
     assert!(status.success(), "{status}:\n{last}");
     let total = CLIENTS * MESSAGES_PER_CLIENT;
     let counts = format!("tot_send_msgs={total}, tot_recv_msgs={total}");
@@ -110,6 +122,7 @@ fn relay_10000_messages(flags: &[&str]) {
         assert!(RELAY_PORTS.contains(&address.port()), "{address}");
     }
     server.stop();
+    true
 }
 
 /// Where messages can have been lost: every place that counts them.

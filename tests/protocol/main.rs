@@ -42,6 +42,7 @@ mod reservation;
 mod responses;
 mod retransmission;
 mod routes;
+mod sessions;
 mod signature;
 mod tcp_allocations;
 mod tcp_connections;

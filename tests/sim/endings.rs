@@ -142,7 +142,7 @@ impl Oracle {
                 });
             }
             EndReason::Shutdown => assert_eq!(cause, Cause::Shutdown),
-            EndReason::SocketLost => panic!("nothing moves"),
+            EndReason::SocketLost | EndReason::Operator | EndReason::Revoked => panic!("nothing moves"),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod refusal;
 mod response;
 mod server;
 pub mod session_id;
+pub mod sessions;
 pub mod shared;
 mod state;
 pub mod types;

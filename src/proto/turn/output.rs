@@ -281,6 +281,10 @@ closed_set! {
         Shutdown => "shutdown",
         /// It moved to another worker, which could not watch its relay socket.
         SocketLost => "socket_lost",
+        /// An operator ended it.
+        Operator => "operator",
+        /// Its user's credentials were revoked.
+        Revoked => "revoked",
     }
 }
 

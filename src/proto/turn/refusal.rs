@@ -75,6 +75,8 @@ refusals! {
     WrongRealm => 401, "wrong_realm";
     /// Its address has failed to log in too often lately: not looked at.
     LoginLimited => 0, "login_limited";
+    /// An operator has revoked the user's credentials that expire by then, this long from now.
+    CredentialRevoked { left: Duration } => 403, "credential_revoked";
     /// PASSWORD-ALGORITHMS came back changed: somebody between us wants a weaker algorithm.
     AlgorithmsChanged => 400, "algorithms_changed";
     /// An attribute is missing, malformed, or not allowed beside another.

@@ -187,6 +187,11 @@ fn a_refusal_reads_as_what_is_the_case_and_what_to_do() {
             "credentials.max_ttl",
         ),
         (
+            Refusal::CredentialRevoked { left: seconds(60) },
+            "the user is revoked for 1 min",
+            "relay revoke",
+        ),
+        (
             Refusal::ExpiryMilliseconds { digits: 13 },
             "the time in the username has 13 digits: milliseconds?",
             "in seconds",

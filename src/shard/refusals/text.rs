@@ -44,6 +44,10 @@ fn login(refusal: &Refusal) -> Option<(String, &'static str)> {
             format!("credential ends {} later than it may", Span(beyond)),
             "mint for a shorter time or raise credentials.max_ttl; or a clock is wrong",
         ),
+        Refusal::CredentialRevoked { left } => (
+            format!("the user is revoked for {}", Span(left)),
+            "an operator did that with `relay revoke`; mint a credential that expires later, or `relay revoke --undo`",
+        ),
         Refusal::ExpiryMilliseconds { digits } => (
             format!("the time in the username has {digits} digits: milliseconds?"),
             "the username begins with the Unix time in seconds",

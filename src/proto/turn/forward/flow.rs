@@ -1,5 +1,7 @@
 //! One allocation as the forward table sees it: small sorted arrays, written by the table alone.
 
+use ipnet::IpNet;
+
 use super::address::PeerIp;
 use crate::base::address::Family;
 use crate::base::time::Instant;
@@ -73,6 +75,35 @@ impl Flow {
     /// Whether that client is gone.
     pub(in crate::turn) const fn is_away(&self) -> bool {
         self.away
+    }
+
+    /// The listeners the client came by.
+    pub(in crate::turn) const fn path(&self) -> Path {
+        self.path
+    }
+
+    /// What it has relayed.
+    pub(in crate::turn) const fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// How many permissions and channels are live.
+    pub(in crate::turn) fn live_routes(&self, now: Instant) -> (usize, usize) {
+        let permissions = self.permissions.iter().filter(|it| self.is_live(now, it.ip, it.until));
+        let channels = self.channels.iter().filter(|it| self.is_live(now, it.ip, it.until));
+        (permissions.count(), channels.count())
+    }
+
+    /// Whether a live permission or channel leads to `net`.
+    pub(in crate::turn) fn has_peer_in(&self, now: Instant, net: &IpNet) -> bool {
+        let permissions = self.permissions.iter().map(|it| (it.ip, it.until));
+        let mut peers = permissions.chain(self.channels.iter().map(|it| (it.ip, it.until)));
+        peers.any(|(ip, until)| self.is_live(now, ip, until) && net.contains(&ip.with_port(0).ip()))
+    }
+
+    /// Whether what leads to `ip` until then is live.
+    pub(super) fn is_live(&self, now: Instant, ip: PeerIp, until: Instant) -> bool {
+        until > now && self.until[ip.family() as usize] > now
     }
 
     /// 0 where there is none.

@@ -523,7 +523,8 @@ impl ForwardTable {
         }
     }
 
-    fn flow(&self, id: AllocationId) -> Option<&Flow> {
+    /// The routes of an allocation.
+    pub(in crate::turn) fn flow(&self, id: AllocationId) -> Option<&Flow> {
         self.flows
             .get(id.index as usize)
             .map(|flow| &**flow)

@@ -20,9 +20,8 @@ impl ForwardTable {
     /// The routes of an allocation that are live.
     pub(in crate::turn) fn routes(&self, now: Instant, id: AllocationId) -> Option<AllocationRoutes> {
         let flow = self.flow(id)?;
-        let live = |ip: PeerIp, until: Instant| until > now && flow.until[ip.family() as usize] > now;
-        let permissions = flow.permissions.iter().filter(|it| live(it.ip, it.until));
-        let channels = flow.channels.iter().filter(|it| live(it.ip, it.until));
+        let permissions = flow.permissions.iter().filter(|it| flow.is_live(now, it.ip, it.until));
+        let channels = flow.channels.iter().filter(|it| flow.is_live(now, it.ip, it.until));
         Some(AllocationRoutes {
             permissions: permissions
                 .map(|it| PermissionRecord {

@@ -168,7 +168,8 @@ impl Server {
         }
         let Client { five_tuple, link } = client;
         if five_tuple.transport.is_stream() {
-            if why == EndReason::Shutdown {
+            // The client learns of it at once, and does not send into an allocation that is gone.
+            if matches!(why, EndReason::Shutdown | EndReason::Operator | EndReason::Revoked) {
                 self.commands.push_back(Command::CloseStream { link });
             }
         } else {

@@ -16,6 +16,7 @@ mod refresh;
 mod report;
 mod request;
 mod send;
+mod sessions;
 mod transfer;
 
 use std::collections::VecDeque;

@@ -255,6 +255,11 @@ impl Server {
         if !unknown.is_empty() {
             return Err(Refusal::UnknownAttributes { types: unknown });
         }
+        let revoked = self.shared.revocations.of(now.unix, &session.username, &session.user);
+        if let Some(until) = revoked {
+            let left = Duration::from_secs(until.0.saturating_sub(now.unix.0));
+            return Err(Refusal::CredentialRevoked { left });
+        }
         if method == Method::Allocate {
             return self.allocate(request);
         }

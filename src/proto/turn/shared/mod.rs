@@ -10,6 +10,7 @@ pub(super) mod own_sockets;
 pub(super) mod ports;
 pub mod quotas;
 pub(super) mod reservations;
+pub mod revocations;
 pub(super) mod tickets;
 
 use core::fmt;
@@ -19,9 +20,12 @@ use self::limiters::Limiters;
 use self::own_sockets::OwnSockets;
 use self::ports::{PortGauges, RelayPorts};
 use self::quotas::Quotas;
+use self::revocations::{Revocations, TooManyRevocations};
 use self::tickets::Tickets;
 use super::login::nonce::NonceKey;
+use super::sessions::Revocation;
 use crate::base::rng::Rng;
+use crate::base::time::UnixTime;
 use directory::RelayDirectory;
 use reservations::Reservations;
 use zeroize::Zeroizing;
@@ -37,6 +41,7 @@ pub struct Shared {
     pub(super) directory: Arc<RelayDirectory>,
     pub(super) reservations: Reservations,
     pub(super) tickets: Tickets,
+    pub(super) revocations: Revocations,
 }
 
 /// What a process signs nonces and mobility tickets with. Wiped from memory when dropped; never shown.
@@ -71,6 +76,7 @@ impl Shared {
             directory: Arc::default(),
             reservations: Reservations::default(),
             tickets: Tickets::new(&mut rng),
+            revocations: Revocations::default(),
         }
     }
 
@@ -93,6 +99,24 @@ impl Shared {
     /// Allocations of all shards.
     pub fn allocations(&self) -> u32 {
         self.quotas.allocations()
+    }
+
+    /// Refuses a user's credentials from now on, at every shard. Its sessions end with `Server::end_revoked`.
+    ///
+    /// # Errors
+    /// There is no room for another one.
+    pub fn revoke(&self, now: UnixTime, revocation: &Revocation) -> Result<(), TooManyRevocations> {
+        self.revocations.add(now, revocation)
+    }
+
+    /// Takes a revocation back. Returns whether there was one.
+    pub fn unrevoke(&self, user: &str) -> bool {
+        self.revocations.remove(user)
+    }
+
+    /// The revocations that hold.
+    pub fn revocations(&self, now: UnixTime) -> Vec<Revocation> {
+        self.revocations.all(now)
     }
 
     /// Where the process notes its sockets that are neither listeners nor relay sockets: they are nobody's peers.

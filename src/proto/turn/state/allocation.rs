@@ -3,8 +3,12 @@
 //! An [`Allocation`] is a plain value: with its routes in the forward table and the relay sockets in the shard it is all
 //! there is to it. Nothing here is touched by a relayed packet.
 
+use core::ops::Bound;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::connections::TcpRelay;
 use super::mobile::Mobile;
@@ -15,6 +19,7 @@ use crate::turn::login::owner::Owner;
 use crate::turn::login::session::Session;
 use crate::turn::refusal::{OpenError, Refusal};
 use crate::turn::session_id::SessionId;
+use crate::turn::sessions::SessionCursor;
 use crate::turn::shared::ports::{RelayPort, Want};
 use crate::turn::shared::quotas::{QuotaUnit, ReservationUnit};
 use crate::turn::shared::reservations::ReservationToken;
@@ -70,6 +75,16 @@ pub(in crate::turn) struct Allocation {
     pub(in crate::turn) mobile: Option<Box<Mobile>>,
 }
 
+impl Allocation {
+    /// Its place in the order of sessions.
+    const fn cursor(&self) -> SessionCursor {
+        SessionCursor {
+            requested: self.requested,
+            id: self.session_id,
+        }
+    }
+}
+
 /// A relay socket.
 #[derive(Debug)]
 pub(in crate::turn) enum Socket {
@@ -107,15 +122,22 @@ pub(in crate::turn) struct PendingAllocate {
 
 /// Allocations by slot of the forward table.
 #[derive(Debug, Default)]
-pub(in crate::turn) struct Allocations(Vec<Option<Box<Allocation>>>);
+pub(in crate::turn) struct Allocations {
+    slots: Vec<Option<Box<Allocation>>>,
+    /// The oldest first, to be listed in pieces.
+    by_age: BTreeMap<SessionCursor, AllocationId>,
+    by_session: HashMap<SessionId, AllocationId>,
+}
 
 impl Allocations {
     pub(in crate::turn) fn insert(&mut self, allocation: Allocation) {
         let index = allocation.id.index as usize;
-        if index >= self.0.len() {
-            self.0.resize_with(index + 1, || None);
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
         }
-        self.0[index] = Some(Box::new(allocation));
+        self.by_age.insert(allocation.cursor(), allocation.id);
+        self.by_session.insert(allocation.session_id, allocation.id);
+        self.slots[index] = Some(Box::new(allocation));
     }
 
     pub(in crate::turn) fn get(&self, id: AllocationId) -> Option<&Allocation> {
@@ -123,7 +145,7 @@ impl Allocations {
     }
 
     pub(in crate::turn) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
-        self.0
+        self.slots
             .get_mut(id.index as usize)?
             .as_deref_mut()
             .filter(|allocation| allocation.id == id)
@@ -131,24 +153,42 @@ impl Allocations {
 
     /// Whatever allocation is in this slot.
     pub(in crate::turn) fn at(&self, index: u32) -> Option<&Allocation> {
-        self.0.get(index as usize)?.as_deref()
+        self.slots.get(index as usize)?.as_deref()
     }
 
     pub(in crate::turn) fn ids(&self) -> Vec<AllocationId> {
-        self.0.iter().flatten().map(|allocation| allocation.id).collect()
+        self.slots.iter().flatten().map(|allocation| allocation.id).collect()
     }
 
     /// Takes an allocation out; its routes and its timer stay.
     pub(in crate::turn) fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
         self.get(id)?;
-        let removed = self.0.get_mut(id.index as usize)?.take();
-        while let Some(None) = self.0.last() {
-            self.0.pop();
+        let removed = self.slots.get_mut(id.index as usize)?.take()?;
+        self.by_age.remove(&removed.cursor());
+        self.by_session.remove(&removed.session_id);
+        while let Some(None) = self.slots.last() {
+            self.slots.pop();
         }
-        if self.0.is_empty() {
-            self.0.shrink_to_fit();
+        if self.slots.is_empty() {
+            self.slots.shrink_to_fit();
+            self.by_session.shrink_to_fit();
         }
-        removed
+        Some(removed)
+    }
+
+    /// The allocation of this name.
+    pub(in crate::turn) fn by_session(&self, id: SessionId) -> Option<AllocationId> {
+        self.by_session.get(&id).copied()
+    }
+
+    /// Those behind `after`, the oldest first.
+    pub(in crate::turn) fn after(
+        &self,
+        after: Option<SessionCursor>,
+    ) -> impl Iterator<Item = (SessionCursor, AllocationId)> + '_ {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.by_age.range((from, Bound::Unbounded));
+        range.map(|(&cursor, &id)| (cursor, id))
     }
 }
 

@@ -44,7 +44,7 @@ impl Server {
             Note::Answer(visit, decision) => handled.respond = self.handle_answer(now.mono, visit, decision, response),
             Note::Fetch(visit, id) => self.handle_fetch(now.mono, visit, id),
             Note::Withdraw(visit, id) => self.handle_withdrawal(visit, id),
-            Note::Arrive(moved) => handled.arrived = self.handle_arrival(now.mono, *moved),
+            Note::Arrive(moved) => handled.arrived = self.handle_arrival(now, *moved),
             Note::Gone(visit) => self.handle_gone(visit),
         }
         handled

@@ -7,7 +7,7 @@ use super::handoff::{Ask, Decision, MigrationGrant, Moved, Note};
 use super::visitors::{State, Visitor};
 use crate::base::address::FiveTuple;
 use crate::base::queue::take_first;
-use crate::base::time::Instant;
+use crate::base::time::{Instant, Now};
 use crate::turn::login::session::Session;
 use crate::turn::output::{DropReason, EndReason, Event, Verdict};
 use crate::turn::refusal::Refusal;
@@ -291,7 +291,8 @@ impl Server {
     }
 
     /// An allocation has come. Returns the new names of its relay sockets.
-    pub(super) fn handle_arrival(&mut self, now: Instant, moved: Moved) -> [Option<RelayId>; 2] {
+    pub(super) fn handle_arrival(&mut self, at: Now, moved: Moved) -> [Option<RelayId>; 2] {
+        let now = at.mono;
         let Moved {
             visit,
             home,
@@ -346,6 +347,8 @@ impl Server {
         if self.stopping {
             self.end(now, id, EndReason::Shutdown);
         }
+        // It was on its way while the sessions of its user were ended.
+        self.end_if_revoked(at, id);
         if let Some(visitor) = visitor {
             self.take_again(*visitor);
         }
