@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::reader::diagnostic::Masked;
 use super::reader::syntax;
 use super::reader::value::Secrecy;
-use super::schema::{Known, known};
+use super::sections::{Known, known};
 use super::{characters, harmless};
 
 /// Lists within lists within lists: nobody means that.

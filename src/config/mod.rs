@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! reader     TOML text → tree with places → typed values, key by key; every mistake with its place
-//! schema     the keys: types, defaults, bounds        check      sense of the whole, no I/O
+//! sections   the keys: types, defaults, bounds        check      sense of the whole, no I/O
 //! resolve    files, names, addresses → Settings       settings   what the server runs with
 //! offer      the URIs clients are told                routed_names  names that lead to other servers
 //! mask       what of it all may be shown              harmless   what no secret looks like
@@ -23,7 +23,7 @@ pub mod offer;
 pub mod reader;
 mod resolve;
 pub mod routed_names;
-mod schema;
+mod sections;
 pub mod settings;
 mod strength;
 
@@ -110,8 +110,8 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
     let (mut table, spoiled) = document::parse(&text.body, source, &mut d);
     let syntax_errors = d.len();
     overrides::apply(&mut table, &variables, &mut d);
-    let mut reading = schema::read(table, &mut d);
-    d.start_timeout = reading.raw.start_timeout.value;
+    let mut reading = sections::read(table, &mut d);
+    d.start_timeout = reading.raw.top.start_timeout.value;
     misspelt_variables(&variables, &mut d);
     check::check(&reading.raw, &mut d);
     d.retain_outside(syntax_errors, &spoiled);
@@ -145,7 +145,7 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
 
 /// The name of every key: `realm`, `limits.permissions`, `listener.bind`.
 pub fn keys() -> Vec<String> {
-    schema::known().keys().map(str::to_owned).collect()
+    sections::known().keys().map(str::to_owned).collect()
 }
 
 /// Reads a duration as it stands in the configuration: `90s`, `1h30m`.
@@ -275,7 +275,7 @@ fn misspelt_variables(variables: &[(OsString, OsString)], d: &mut Diagnostics) {
         let Some(rest) = name.strip_prefix("RELAY_") else {
             continue;
         };
-        if let Some(key) = schema::known().keys().find(|key| plain(key) == plain(rest)) {
+        if let Some(key) = sections::known().keys().find(|key| plain(key) == plain(rest)) {
             let meant = key.replace('.', "__").to_uppercase();
             let diagnostic = Diagnostic::warning(format!("the environment variable {name} has no effect"));
             d.push(diagnostic.help(format!("did you mean RELAY__{meant}, with two underscores?")));

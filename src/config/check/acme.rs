@@ -6,7 +6,8 @@ use axum::http::Uri;
 
 use super::super::reader::diagnostic::{Diagnostic, Diagnostics};
 use super::super::reader::value::is_host_name;
-use super::super::schema::{Protocol, Raw, RawListener};
+use super::super::sections::Raw;
+use super::super::sections::listener::{Protocol, RawListener};
 
 pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
     let acme = &raw.tls.acme;

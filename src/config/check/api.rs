@@ -6,7 +6,10 @@ use std::net::IpAddr;
 
 use super::super::reader::diagnostic::{Diagnostic, Diagnostics};
 use super::super::reader::value::{Auto, is_host_name};
-use super::super::schema::{Protocol, Raw, RawApi, SecretOrFile};
+use super::super::sections::Raw;
+use super::super::sections::api::RawApi;
+use super::super::sections::listener::Protocol;
+use super::super::sections::secret::SecretOrFile;
 use super::origin;
 
 pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {

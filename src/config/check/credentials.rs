@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::super::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
-use super::super::schema::{RawCredentials, SecretOrFile};
+use super::super::sections::credentials::RawCredentials;
+use super::super::sections::secret::SecretOrFile;
 use super::super::strength::{API_KEY_BYTES, SECRET_BYTES, Strength, is_sample, judge};
 use super::DAY;
 use crate::turn::login::credential::TimeLimited;

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::super::reader::diagnostic::{Diagnostic, Diagnostics};
 use super::super::reader::value::{Auto, OffOr, quoted};
-use super::super::schema::Raw;
+use super::super::sections::Raw;
 
 /// Name servers and STUN servers are others'.
 const SHORTEST: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 use super::super::offer::{beside_path, is_on_path, serves_path};
 use super::super::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::super::reader::value::Auto;
-use super::super::schema::Raw;
+use super::super::sections::Raw;
 use super::super::settings::ListenerSettings;
 use crate::turn::config::forced::ForcedRelay;
 

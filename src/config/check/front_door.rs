@@ -3,7 +3,8 @@
 use super::super::reader::diagnostic::{Diagnostic, Diagnostics};
 use super::super::reader::value::{Placed, ServerName};
 use super::super::resolve::own_names;
-use super::super::schema::{Protocol, Raw, RawListener};
+use super::super::sections::Raw;
+use super::super::sections::listener::{Protocol, RawListener};
 use super::super::settings::ProxyProtocol;
 
 pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {

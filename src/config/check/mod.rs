@@ -17,7 +17,12 @@ use ipnet::{IpNet, Ipv6Net};
 use super::reader::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::section::Located;
 use super::reader::value::{Auto, Bytes, External, Host, OffOr, OneOf, is_host_name, quoted};
-use super::schema::{Protocol, Raw, RawLimits, RawPeers, RawRedirect, RawTurn, SecretOrFile};
+use super::sections::Raw;
+use super::sections::limits::RawLimits;
+use super::sections::listener::Protocol;
+use super::sections::peers::RawPeers;
+use super::sections::secret::SecretOrFile;
+use super::sections::turn::{RawRedirect, RawTurn};
 use crate::config::log_level::{WrongLevel, check as check_level};
 use crate::machine::network::is_private;
 use crate::turn::reflection::LONGEST_REALM;
@@ -55,7 +60,7 @@ fn speaks_udp(raw: &Raw) -> bool {
 }
 
 fn top(raw: &Raw, d: &mut Diagnostics) {
-    let realm = &raw.realm;
+    let realm = &raw.top.realm;
     let spoiled = |c: char| c.is_whitespace() || "/:?#@[]".contains(c);
     if realm.value.contains(spoiled) {
         let host = host_in(&realm.value);
@@ -87,10 +92,10 @@ fn top(raw: &Raw, d: &mut Diagnostics) {
                     host in URIs";
         d.push(Diagnostic::error(message).at(realm.place).help(help));
     }
-    if let Auto::Given(workers) = raw.workers.value
+    if let Auto::Given(workers) = raw.top.workers.value
         && !(1..=1024).contains(&workers)
     {
-        let diagnostic = Diagnostic::error(format!("`workers`: {workers} is out of range")).at(raw.workers.place);
+        let diagnostic = Diagnostic::error(format!("`workers`: {workers} is out of range")).at(raw.top.workers.place);
         d.push(diagnostic.help("from 1 to 1024, or \"auto\" for one per core"));
     }
 }

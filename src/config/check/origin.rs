@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::super::reader::diagnostic::{Diagnostic, Diagnostics};
 use super::super::reader::value::is_host_name;
-use super::super::schema::RawApi;
+use super::super::sections::api::RawApi;
 
 /// What is wrong with an origin, and what to write.
 type Wrong = (String, String);

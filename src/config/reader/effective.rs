@@ -2,7 +2,7 @@
 
 use core::fmt::Write as _;
 
-/// Filled while reading, in the order of the schema.
+/// Filled while reading, in the order of the sections.
 #[derive(Default)]
 pub(in crate::config) struct Effective {
     lines: Vec<Line>,

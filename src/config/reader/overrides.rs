@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::super::schema::{self, Known};
+use super::super::sections::{self, Known};
 use super::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::document::{self, Entry, Node, Table, Value};
 
@@ -12,7 +12,7 @@ pub(in crate::config) const PREFIX: &str = "RELAY__";
 /// Puts every `RELAY__…` variable into `table`. Values are TOML; what is none is a text. An empty value counts as not
 /// set.
 pub(in crate::config) fn apply(table: &mut Table, variables: &[(OsString, OsString)], diagnostics: &mut Diagnostics) {
-    let known = schema::known();
+    let known = sections::known();
     let mut overrides: Vec<(&str, &OsString)> = variables
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?, value)))

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::super::reader::diagnostic::Diagnostic;
 use super::super::reader::section::Located;
 use super::super::reader::value::{Auto, External, Host, OffOr, Ports};
-use super::super::schema::Raw;
+use super::super::sections::Raw;
 use super::super::settings::ExternalSettings;
 use super::Context;
 use crate::base::address::Family;

@@ -7,7 +7,7 @@ use super::super::bounds::{ADMIN_CONNECTIONS, LEAVING};
 use super::super::reader::diagnostic::Diagnostic;
 use super::super::reader::section::Located;
 use super::super::reader::value::Auto;
-use super::super::schema::Raw;
+use super::super::sections::Raw;
 use super::super::settings::ListenerSettings;
 use super::Context;
 use crate::turn::config::RelayConfig;

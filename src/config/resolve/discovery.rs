@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::reader::diagnostic::Diagnostic;
 use super::super::reader::section::Located;
 use super::super::reader::value::Placed;
-use super::super::schema::RawNatDiscovery;
+use super::super::sections::nat_discovery::RawNatDiscovery;
 use super::Context;
 use super::listeners::{Resolved, overlap};
 use crate::turn::config::discovery::{Discovery, OwnAddress};

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::super::Purpose;
 use super::super::reader::diagnostic::{Diagnostic, SourceSpan};
 use super::super::reader::value::{Auto, is_host_name};
-use super::super::schema::Raw;
+use super::super::sections::Raw;
 use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, ListenerSettings, RouteSettings};
 use super::Context;
 use super::capacity::{Capacity, per_network};
@@ -102,7 +102,7 @@ pub(in super::super) fn own_names(raw: &Raw) -> Vec<String> {
     let obtained = raw.tls.acme.domains.value.iter().map(|name| name.value.as_str());
     let names = host
         .into_iter()
-        .chain([raw.realm.value.as_str()])
+        .chain([raw.top.realm.value.as_str()])
         .chain(told)
         .chain(obtained);
     names

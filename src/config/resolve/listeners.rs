@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::super::reader::diagnostic::Diagnostic;
 use super::super::reader::value::BindHost;
-use super::super::schema::{Protocol, Raw, RawListener};
+use super::super::sections::Raw;
+use super::super::sections::listener::{Protocol, RawListener};
 use super::super::settings::ListenerSettings;
 use super::Context;
 use crate::base::address::Family;

@@ -25,7 +25,10 @@ use super::offer::offer;
 use super::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::reader::effective::Effective;
 use super::reader::value::{Auto, NetworkOrAddress, OneOf, Placed, is_host_name};
-use super::schema::{Format, Raw, RawTcp, RawUdp};
+use super::sections::Raw;
+use super::sections::log::Format;
+use super::sections::turn::tcp_allocations::RawTcp;
+use super::sections::udp::RawUdp;
 use super::settings::{
     AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Part, Settings,
     StreamSettings, UdpSettings,
@@ -191,7 +194,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
     let workers = workers(raw, cx);
     let capacity = capacity::divide(raw, &found.relay, &listeners, workers, cx);
     Some(Settings {
-        realm: raw.realm.value.clone(),
+        realm: raw.top.realm.value.clone(),
         // Only where nothing is kept there can it be missing.
         state_dir: state_dir.unwrap_or_default(),
         workers,
@@ -217,7 +220,7 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         udp: udp_settings(&raw.udp),
         admin: admin_settings(raw),
         log: log_settings(raw),
-        shutdown_timeout: raw.shutdown_timeout.value,
+        shutdown_timeout: raw.top.shutdown_timeout.value,
         first_run: first_run(secrets.first_run, found.told),
         listeners,
         lacking,
@@ -277,7 +280,7 @@ fn machine(cx: &mut Context<'_>) -> MachineAddresses {
 }
 
 fn workers(raw: &Raw, cx: &mut Context<'_>) -> usize {
-    match raw.workers.value {
+    match raw.top.workers.value {
         Auto::Given(workers) => usize::try_from(workers).unwrap_or(1),
         Auto::Auto => {
             let workers = cx.env.cores().max(1);
@@ -344,7 +347,7 @@ fn api_host(raw: &Raw, found: &addresses::FoundAddresses, cx: &mut Context<'_>) 
         Auto::Given(host) => (host.clone(), false),
         Auto::Auto => {
             // A name without a dot means nothing to clients elsewhere.
-            let realm = Some(&raw.realm.value).filter(|realm| is_host_name(realm) && realm.contains('.'));
+            let realm = Some(&raw.top.realm.value).filter(|realm| is_host_name(realm) && realm.contains('.'));
             let (host, from_address) =
                 realm.map_or_else(|| (announced_host(&found.relay), true), |realm| (realm.clone(), false));
             cx.effective.note("api.host", host.clone());
@@ -439,7 +442,7 @@ fn turn_config(
     forced: ForcedRelay,
 ) -> Config {
     Config {
-        realm: raw.realm.value.clone(),
+        realm: raw.top.realm.value.clone(),
         software: Some(raw.turn.software.value.clone()).filter(|software| !software.is_empty()),
         credentials,
         policy,

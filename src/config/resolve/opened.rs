@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::super::reader::diagnostic::Diagnostic;
 use super::super::reader::value::{NetworkOrAddress, Placed};
-use super::super::schema::Raw;
+use super::super::sections::Raw;
 use super::Context;
 use crate::turn::config::RelayConfig;
 use crate::turn::policy::{PeerPolicy, PolicyConfig};

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 
 use super::super::harmless::shown;
 use super::super::reader::diagnostic::{Diagnostic, SourceSpan};
-use super::super::schema::{Raw, SecretOrFile};
+use super::super::sections::Raw;
+use super::super::sections::secret::SecretOrFile;
 use super::super::settings::ApiKey;
 use super::super::{Purpose, access, check};
 use super::Context;
@@ -155,7 +156,7 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
         );
     }
     let config = CredentialsConfig {
-        realm: raw.realm.value.clone(),
+        realm: raw.top.realm.value.clone(),
         secrets,
         users,
         max_ttl: raw.credentials.max_ttl.value,

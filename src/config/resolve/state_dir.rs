@@ -10,16 +10,16 @@ use super::super::access::help;
 use super::super::harmless::shown;
 use super::super::reader::diagnostic::Diagnostic;
 use super::super::reader::value::Auto;
-use super::super::schema::Raw;
+use super::super::sections::Raw;
 use super::Context;
 use crate::machine::files::own::{FileOwner, StateDir};
 use crate::machine::{files, first_run};
 
 /// The directory, if there is a place for one.
 pub(super) fn find(raw: &Raw, cx: &mut Context<'_>) -> Option<PathBuf> {
-    match &raw.state_dir.value {
+    match &raw.top.state_dir.value {
         Auto::Given(path) => {
-            let dir = cx.path(path, raw.state_dir.place);
+            let dir = cx.path(path, raw.top.state_dir.place);
             if cx.purpose == Purpose::Check && !is_made_by_systemd(&dir, cx) {
                 check(raw, &dir, cx);
             }
@@ -44,7 +44,7 @@ fn is_made_by_systemd(dir: &Path, cx: &Context<'_>) -> bool {
 /// Serving tells by trying; a check tries nothing.
 fn check(raw: &Raw, dir: &Path, cx: &mut Context<'_>) {
     let user = cx.env.user();
-    let place = raw.state_dir.place;
+    let place = raw.top.state_dir.place;
     let asked = dir.to_owned();
     match files::within(dir, move || StateDir::open(&asked, FileOwner::Ourselves).map(drop)) {
         Ok(()) => {

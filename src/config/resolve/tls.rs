@@ -6,7 +6,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::harmless::shown;
 use super::super::reader::diagnostic::{Diagnostic, SourceSpan};
-use super::super::schema::{Protocol, Raw};
+use super::super::sections::Raw;
+use super::super::sections::listener::Protocol;
 use super::super::settings::{AcmeSettings, ApiSettings, FrontDoorSettings, TlsSettings};
 use super::super::{Purpose, access};
 use super::{Context, front_door};

@@ -1,11 +1,10 @@
 //! `[[listener]]`, and those there are where none is written.
 
-use super::super::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
-use super::super::reader::document::{self, Node, Value};
-use super::super::reader::section::{Located, Section};
-use super::super::reader::value::{Bind, Choice, NetworkOrAddress, OneOf, Placed};
-use super::super::settings::ProxyProtocol;
-use super::Protocol;
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
+use crate::config::reader::document::{self, Node, Value};
+use crate::config::reader::section::{Located, Section};
+use crate::config::reader::value::{Bind, Choice, NetworkOrAddress, OneOf, Placed};
+use crate::config::settings::ProxyProtocol;
 
 /// What is listened on where no `[[listener]]` is written. Ordinary users may not bind 443: that one is optional.
 #[cfg(feature = "dtls")]
@@ -39,12 +38,40 @@ protocols = ["udp", "tcp", "tls", "https"]
 optional = true
 "#;
 
-pub(in super::super) struct RawListener {
-    pub(in super::super) bind: Located<Bind>,
-    pub(in super::super) protocols: Located<Vec<OneOf<Protocol>>>,
-    pub(in super::super) optional: Located<bool>,
-    pub(in super::super) proxy_protocol: Located<OneOf<ProxyProtocol>>,
-    pub(in super::super) trusted_proxies: Located<Vec<Placed<NetworkOrAddress>>>,
+/// What a listener speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Protocol {
+    Udp,
+    Dtls,
+    Tcp,
+    Tls,
+    Https,
+}
+
+impl Choice for Protocol {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("udp", Self::Udp),
+        ("dtls", Self::Dtls),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("https", Self::Https),
+    ];
+}
+
+impl Choice for ProxyProtocol {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("optional", Self::Optional),
+        ("required", Self::Required),
+    ];
+}
+
+pub(in crate::config) struct RawListener {
+    pub(in crate::config) bind: Located<Bind>,
+    pub(in crate::config) protocols: Located<Vec<OneOf<Protocol>>>,
+    pub(in crate::config) optional: Located<bool>,
+    pub(in crate::config) proxy_protocol: Located<OneOf<ProxyProtocol>>,
+    pub(in crate::config) trusted_proxies: Located<Vec<Placed<NetworkOrAddress>>>,
 }
 
 /// The default listeners, as a tree.

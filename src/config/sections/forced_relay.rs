@@ -1,15 +1,15 @@
 //! `[forced_relay]`.
 
-use super::super::reader::section::{Located, Section};
-use super::super::reader::value::{Choice, OneOf, Port};
 use crate::base::address::Transport;
+use crate::config::reader::section::{Located, Section};
+use crate::config::reader::value::{Choice, OneOf, Port};
 use crate::turn::config::forced::ForcedRelay;
 
-pub(in super::super) struct RawForcedRelay {
-    pub(in super::super) everyone: Located<bool>,
-    pub(in super::super) ports: Located<Vec<Port>>,
-    pub(in super::super) transports: Located<Vec<OneOf<Transport>>>,
-    pub(in super::super) binding: Located<bool>,
+pub(in crate::config) struct RawForcedRelay {
+    pub(in crate::config) everyone: Located<bool>,
+    pub(in crate::config) ports: Located<Vec<Port>>,
+    pub(in crate::config) transports: Located<Vec<OneOf<Transport>>>,
+    pub(in crate::config) binding: Located<bool>,
 }
 
 impl Choice for Transport {

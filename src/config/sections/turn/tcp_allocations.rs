@@ -1,15 +1,15 @@
 //! `[turn.tcp_allocations]`.
 
-use super::super::reader::section::{Located, Section};
-use super::super::reader::value::{Bytes, OffOr, PortOrPorts};
+use crate::config::reader::section::{Located, Section};
+use crate::config::reader::value::{Bytes, OffOr, PortOrPorts};
 
 /// TCP allocations (RFC 6062).
-pub(in super::super) struct RawTcp {
-    pub(in super::super) enabled: Located<bool>,
-    pub(in super::super) peer_ports: Located<Vec<PortOrPorts>>,
-    pub(in super::super) connections_per_allocation: Located<u16>,
-    pub(in super::super) connections: Located<u32>,
-    pub(in super::super) max_bytes: Located<OffOr<Bytes>>,
+pub(in crate::config) struct RawTcp {
+    pub(in crate::config) enabled: Located<bool>,
+    pub(in crate::config) peer_ports: Located<Vec<PortOrPorts>>,
+    pub(in crate::config) connections_per_allocation: Located<u16>,
+    pub(in crate::config) connections: Located<u32>,
+    pub(in crate::config) max_bytes: Located<OffOr<Bytes>>,
 }
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawTcp {

@@ -2,39 +2,39 @@
 
 use core::time::Duration;
 
-use super::super::reader::section::{Located, Section};
-use super::super::reader::value::{Auto, Bytes, OffOr, Placed, ServerName};
-use super::super::settings::{BackendAddress, FrontDoorSettings};
 use super::{DAY, HOUR, MINUTE, SECOND};
+use crate::config::reader::section::{Located, Section};
+use crate::config::reader::value::{Auto, Bytes, OffOr, Placed, ServerName};
+use crate::config::settings::{BackendAddress, FrontDoorSettings};
 use crate::shard::Http3Config;
 
-pub(in super::super) struct RawFrontDoor {
-    pub(in super::super) http_upstream: Located<OffOr<BackendAddress>>,
-    pub(in super::super) connections: Located<usize>,
-    pub(in super::super) connect_timeout: Located<Duration>,
-    pub(in super::super) answer_timeout: Located<Duration>,
-    pub(in super::super) first_bytes_timeout: Located<Duration>,
-    pub(in super::super) body_rate: Located<Bytes>,
-    pub(in super::super) body_pause: Located<Duration>,
-    pub(in super::super) body_timeout: Located<Duration>,
-    pub(in super::super) idle_timeout: Located<Duration>,
-    pub(in super::super) routes: Located<Vec<RawRoute>>,
-    pub(in super::super) http3: RawHttp3,
+pub(in crate::config) struct RawFrontDoor {
+    pub(in crate::config) http_upstream: Located<OffOr<BackendAddress>>,
+    pub(in crate::config) connections: Located<usize>,
+    pub(in crate::config) connect_timeout: Located<Duration>,
+    pub(in crate::config) answer_timeout: Located<Duration>,
+    pub(in crate::config) first_bytes_timeout: Located<Duration>,
+    pub(in crate::config) body_rate: Located<Bytes>,
+    pub(in crate::config) body_pause: Located<Duration>,
+    pub(in crate::config) body_timeout: Located<Duration>,
+    pub(in crate::config) idle_timeout: Located<Duration>,
+    pub(in crate::config) routes: Located<Vec<RawRoute>>,
+    pub(in crate::config) http3: RawHttp3,
 }
 
-pub(in super::super) struct RawHttp3 {
-    pub(in super::super) backend: Located<OffOr<BackendAddress>>,
-    pub(in super::super) flows: Located<u32>,
-    pub(in super::super) flows_per_ip: Located<u32>,
-    pub(in super::super) flows_per_network: Located<Auto<u32>>,
-    pub(in super::super) new_flows_per_second: Located<u32>,
-    pub(in super::super) idle_timeout: Located<Duration>,
+pub(in crate::config) struct RawHttp3 {
+    pub(in crate::config) backend: Located<OffOr<BackendAddress>>,
+    pub(in crate::config) flows: Located<u32>,
+    pub(in crate::config) flows_per_ip: Located<u32>,
+    pub(in crate::config) flows_per_network: Located<Auto<u32>>,
+    pub(in crate::config) new_flows_per_second: Located<u32>,
+    pub(in crate::config) idle_timeout: Located<Duration>,
 }
 
-pub(in super::super) struct RawRoute {
-    pub(in super::super) names: Located<Vec<Placed<ServerName>>>,
-    pub(in super::super) backend: Located<BackendAddress>,
-    pub(in super::super) proxy_header: Located<bool>,
+pub(in crate::config) struct RawRoute {
+    pub(in crate::config) names: Located<Vec<Placed<ServerName>>>,
+    pub(in crate::config) backend: Located<BackendAddress>,
+    pub(in crate::config) proxy_header: Located<bool>,
 }
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawFrontDoor {
