@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! reader     TOML text → tree with places → typed values, key by key; every mistake with its place
-//! sections   the keys: types, defaults, bounds        check      sense of the whole, no I/O
+//! sections   each with its keys: types, defaults, bounds, and what is wrong within it
+//! cross_checks  what is wrong between two sections, no I/O
 //! resolve    files, names, addresses → Settings       settings   what the server runs with
 //! offer      the URIs clients are told                routed_names  names that lead to other servers
 //! mask       what of it all may be shown              harmless   what no secret looks like
@@ -15,7 +16,7 @@
 mod access;
 pub mod bounds;
 mod characters;
-mod check;
+mod cross_checks;
 mod harmless;
 pub(crate) mod log_level;
 mod mask;
@@ -113,7 +114,8 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
     let mut reading = sections::read(table, &mut d);
     d.start_timeout = reading.raw.top.start_timeout.value;
     misspelt_variables(&variables, &mut d);
-    check::check(&reading.raw, &mut d);
+    sections::check(&reading.raw, &mut d);
+    cross_checks::check(&reading.raw, &mut d);
     d.retain_outside(syntax_errors, &spoiled);
     let settings = if spoiled.is_empty() {
         let (d, effective) = (&mut d, &mut reading.effective);

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::Purpose;
+use super::super::cross_checks::own_names;
 use super::super::reader::diagnostic::{Diagnostic, SourceSpan};
-use super::super::reader::value::{Auto, is_host_name};
 use super::super::sections::Raw;
 use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, ListenerSettings, RouteSettings};
 use super::Context;
@@ -85,36 +85,6 @@ pub(super) fn resolve(raw: &Raw, cx: &Context<'_>) -> Vec<SocketAddr> {
     all.sort_unstable();
     all.dedup();
     all
-}
-
-/// Names that clients find in minted URIs, as far as they are written down, and those a certificate is obtained for: the
-/// authority asks for it by them.
-pub(in super::super) fn own_names(raw: &Raw) -> Vec<String> {
-    let host = match &raw.api.host.value {
-        Auto::Given(host) => Some(host.as_str()),
-        Auto::Auto => None,
-    };
-    let uris: &[_] = match &raw.api.uris.value {
-        Auto::Given(uris) => uris,
-        Auto::Auto => &[],
-    };
-    let told = uris.iter().filter_map(|uri| tls_host(&uri.value));
-    let obtained = raw.tls.acme.domains.value.iter().map(|name| name.value.as_str());
-    let names = host
-        .into_iter()
-        .chain([raw.top.realm.value.as_str()])
-        .chain(told)
-        .chain(obtained);
-    names
-        .filter(|name| is_host_name(name) && name.contains('.'))
-        .map(|name| name.to_ascii_lowercase())
-        .collect()
-}
-
-/// The host that clients of this URI name in their ClientHello, if they send one.
-fn tls_host(uri: &str) -> Option<&str> {
-    let rest = uri.strip_prefix("turns:").or_else(|| uri.strip_prefix("stuns:"))?;
-    rest.split([':', '?']).next()
 }
 
 /// What is passed on to this server itself would come back for ever, or show strangers what is for operators.

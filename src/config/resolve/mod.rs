@@ -3,6 +3,7 @@
 mod addresses;
 mod capacity;
 mod discovery;
+mod forced;
 mod front_door;
 mod listeners;
 mod opened;
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv6Net};
 
 use self::capacity::Capacity;
-pub(super) use self::front_door::own_names;
 use super::offer::offer;
 use super::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use super::reader::effective::Effective;
@@ -33,7 +33,7 @@ use super::settings::{
     AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Part, Settings,
     StreamSettings, UdpSettings,
 };
-use super::{Purpose, access, check};
+use super::{Purpose, access};
 use crate::base::address::Transport;
 use crate::config::log_level::without_spaces;
 use crate::machine::Env;
@@ -491,7 +491,7 @@ fn forced_relay(raw: &Raw, listeners: &[ListenerSettings], all_known: bool, cx: 
         binding: section.binding.value,
     };
     if all_known {
-        check::forced_against_listeners(raw, &forced, listeners, cx.d);
+        forced::against_listeners(raw, &forced, listeners, cx.d);
     }
     forced
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::reader::diagnostic::Diagnostic;
 use super::super::reader::section::Located;
 use super::super::reader::value::{OffOr, OneOf};
-use super::super::sections::turn::RawRedirect;
+use super::super::sections::turn::redirect::RawRedirect;
 use super::Context;
 use super::listeners::{Resolved, overlap};
 use crate::base::address::Transport;

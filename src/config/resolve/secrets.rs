@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use super::super::harmless::shown;
 use super::super::reader::diagnostic::{Diagnostic, SourceSpan};
 use super::super::sections::Raw;
-use super::super::sections::secret::SecretOrFile;
+use super::super::sections::secret::{self, SecretOrFile};
 use super::super::settings::ApiKey;
-use super::super::{Purpose, access, check};
+use super::super::{Purpose, access};
 use super::Context;
 use crate::machine::files::{self, Contents, own};
 use crate::machine::first_run;
@@ -56,7 +56,7 @@ pub(super) fn read(raw: &Raw, state_dir: Option<&Path>, cx: &mut Context<'_>) ->
         .map(|file| (&file.value, Some(file.place)));
     for (file, place) in first.chain(more) {
         if let Some(bytes) = read_file(file, place, cx) {
-            check::secret(&bytes, &file.display().to_string(), place, cx.d);
+            secret::secret(&bytes, &file.display().to_string(), place, cx.d);
             secrets.push(Secret::new(&bytes));
         }
     }
@@ -132,7 +132,7 @@ pub(super) fn finish(raw: &Raw, files: Files, state_dir: Option<&Path>, cx: &mut
         let secret = first_run_secret(state_dir, cx)?;
         if let Some(secret) = &secret {
             // Somebody may have put another there.
-            check::secret(&secret.bytes, &secret.file.display().to_string(), None, cx.d);
+            secret::secret(&secret.bytes, &secret.file.display().to_string(), None, cx.d);
         }
         cx.effective.remark(
             "credentials",
@@ -212,7 +212,7 @@ fn users(raw: &Raw, cx: &mut Context<'_>) -> Vec<StaticUser> {
                 let Some(text) = read_text(&file.value, file.place, cx) else {
                     continue;
                 };
-                check::password(&text, &name, file.place, cx.d);
+                secret::password(&text, &name, file.place, cx.d);
                 text
             }
         };
@@ -237,7 +237,7 @@ fn api_keys(raw: &Raw, cx: &mut Context<'_>) -> Vec<ApiKey> {
                 let Some(text) = read_text(&file.value, file.place, cx) else {
                     continue;
                 };
-                check::api_key(text.as_bytes(), &name, file.place, cx.d);
+                secret::api_key(text.as_bytes(), &name, file.place, cx.d);
                 (text.to_string(), file.place)
             }
         };
@@ -264,7 +264,7 @@ fn nonce_key(raw: &Raw, cx: &mut Context<'_>) -> Option<NonceKey> {
         SecretOrFile::Text(text) => Some(NonceKey::derive(text.value.0.as_bytes())),
         SecretOrFile::File(file) => {
             let bytes = read_file(&file.value, file.place, cx)?;
-            check::secret(&bytes, &file.value.display().to_string(), file.place, cx.d);
+            secret::secret(&bytes, &file.value.display().to_string(), file.place, cx.d);
             Some(NonceKey::derive(&bytes))
         }
     }

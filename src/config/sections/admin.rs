@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::reader::section::{Located, Section};
-use crate::config::reader::value::{OffOr, Placed};
+use crate::config::reader::value::{OffOr, Placed, is_host_name};
+use crate::machine::network::is_private;
 
 /// Where the operator's listener is unless told otherwise: in no registry, and in no list of metrics exporters.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
@@ -19,5 +21,27 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawAdmin {
         address: s.value("address", OffOr(Some(DEFAULT_ADMIN))),
         hosts: s.value("hosts", Vec::new()),
         api: s.value("api", true),
+    }
+}
+
+/// Reports a listener that strangers reach, and hosts that are none.
+pub(in crate::config) fn check(admin: &RawAdmin, d: &mut Diagnostics) {
+    if let Some(address) = admin.address.value.0
+        && (address.ip().is_unspecified() || !is_private(address.ip()))
+    {
+        let message =
+            format!("`admin.address`: {address} can be reached from outside; metrics and health ask for no password");
+        d.push(
+            Diagnostic::warning(message)
+                .at(admin.address.place)
+                .help("bind it to 127.0.0.1, or fence it with a firewall"),
+        );
+    }
+    for host in &admin.hosts.value {
+        if host.value.parse::<IpAddr>().is_err() && !is_host_name(&host.value) {
+            let message = format!("`admin.hosts`: {:?} is neither a host name nor an address", host.value);
+            let help = "without scheme, port and path: \"metrics.example.org\"";
+            d.push(Diagnostic::error(message).at(host.place).help(help));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `[forced_relay]`.
 
 use crate::base::address::Transport;
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Choice, OneOf, Port};
 use crate::turn::config::forced::ForcedRelay;
@@ -29,5 +30,22 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawForcedRelay {
         ports: s.value("ports", ports.collect()),
         transports: s.value("transports", Transport::ALL.map(OneOf).to_vec()),
         binding: s.value("binding", d.binding),
+    }
+}
+
+/// Reports a path on which nobody could relay.
+pub(in crate::config) fn check(section: &RawForcedRelay, d: &mut Diagnostics) {
+    if section.ports.value.is_empty() {
+        let diagnostic = Diagnostic::error("`forced_relay.ports` is empty: forced clients could use no listener");
+        d.push(
+            diagnostic
+                .at(section.ports.place)
+                .help("write the port they may use: [443]"),
+        );
+    }
+    if section.transports.value.is_empty() {
+        let message = "`forced_relay.transports` is empty: forced clients could use no transport";
+        let diagnostic = Diagnostic::error(message).at(section.transports.place);
+        d.push(diagnostic.help("remove the key to allow them all"));
     }
 }

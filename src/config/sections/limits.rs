@@ -3,9 +3,13 @@
 use core::time::Duration;
 
 use super::{HOUR, MINUTE, SECOND};
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Auto, Bytes};
 use crate::turn::config::limits::Limits;
+
+/// No more can be configured.
+pub(in crate::config) const MOST_ALLOCATIONS: i128 = 16_777_216;
 
 pub(in crate::config) struct RawLimits {
     pub(in crate::config) allocations: Located<Auto<i128>>,
@@ -89,5 +93,27 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawLimits {
             Duration::from_millis(150),
             Duration::from_millis(10)..=10 * SECOND,
         ),
+    }
+}
+
+/// Reports limits that contradict each other.
+pub(in crate::config) fn check(limits: &RawLimits, d: &mut Diagnostics) {
+    let allocations = &limits.allocations;
+    if let Auto::Given(given) = allocations.value
+        && !(1..=MOST_ALLOCATIONS).contains(&given)
+    {
+        let diagnostic = Diagnostic::error(format!("`limits.allocations`: {given} is out of range"));
+        let help = "from 1 to 16777216, or \"auto\" for one per relay port";
+        d.push(diagnostic.at(allocations.place).help(help));
+    }
+    if limits.connections_per_ip.value > limits.connections.value {
+        let place = limits.connections_per_ip.place.or(limits.connections.place);
+        let diagnostic = Diagnostic::warning("`limits.connections_per_ip` is more than `limits.connections`").at(place);
+        d.push(diagnostic.help("one address alone can then take every connection"));
+    }
+    let core = &limits.core;
+    if core.challenge_burst < core.challenges_per_second {
+        let message = "`limits.challenge_burst` is less than `limits.challenges_per_second`: the rate is never reached";
+        d.push(Diagnostic::warning(message).help("the burst is usually three times the rate"));
     }
 }

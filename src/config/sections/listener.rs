@@ -105,3 +105,95 @@ pub(super) fn read(s: &mut Section<'_, '_>, place: Option<SourceSpan>) -> Option
         bind: bind?,
     })
 }
+
+/// Reports listeners that serve nobody; where one is missing because it is wrong, nothing follows from its absence.
+pub(in crate::config) fn check(list: &Located<Vec<RawListener>>, lacks_listeners: bool, d: &mut Diagnostics) {
+    if list.value.is_empty() && list.is_given() && !lacks_listeners {
+        let diagnostic = Diagnostic::error("the list of listeners is empty: nothing would be served").at(list.place);
+        d.push(diagnostic.help("remove it for the default listeners, or add `[[listener]]` with a `bind`"));
+    }
+    for listener in &list.value {
+        proxies(listener, d);
+        let protocols = &listener.protocols;
+        if protocols.value.is_empty() {
+            let diagnostic = Diagnostic::error(format!("the listener on {} has no protocols", listener.bind.value));
+            d.push(
+                diagnostic
+                    .at(protocols.place)
+                    .help("it can have \"udp\", \"dtls\", \"tcp\", \"tls\", \"https\""),
+            );
+        }
+        if !cfg!(feature = "dtls") && protocols.value.contains(&OneOf(Protocol::Dtls)) {
+            let diagnostic = Diagnostic::error(format!(
+                "the listener on {} shall speak DTLS, and this program was built without it",
+                listener.bind.value
+            ));
+            d.push(
+                diagnostic
+                    .at(protocols.place)
+                    .help("remove \"dtls\" here, or build with `--features dtls`"),
+            );
+        }
+        for (index, protocol) in protocols.value.iter().enumerate() {
+            if protocols.value[..index].contains(protocol) {
+                let diagnostic = Diagnostic::warning(format!(
+                    "the listener on {} names a protocol twice",
+                    listener.bind.value
+                ));
+                d.push(diagnostic.at(protocols.place));
+            }
+        }
+    }
+    let serves_turn = |protocols: &Located<Vec<OneOf<Protocol>>>| {
+        protocols.value.iter().any(|protocol| protocol.0 != Protocol::Https)
+    };
+    if !list.value.is_empty() && !lacks_listeners && !list.value.iter().any(|listener| serves_turn(&listener.protocols))
+    {
+        let diagnostic = Diagnostic::error("no listener speaks TURN").at(list.value[0].protocols.place);
+        d.push(diagnostic.help("add \"udp\", \"dtls\", \"tcp\" or \"tls\" to its protocols"));
+    }
+}
+
+fn proxies(listener: &RawListener, d: &mut Diagnostics) {
+    let (protocol, trusted) = (&listener.proxy_protocol, &listener.trusted_proxies);
+    let bind = &listener.bind.value;
+    let example = "for example `trusted_proxies = [\"10.0.0.5\"]`";
+    if protocol.value.0 == ProxyProtocol::Off {
+        if !trusted.value.is_empty() {
+            let message = format!("the listener on {bind} has `trusted_proxies`, but its `proxy_protocol` is off");
+            d.push(
+                Diagnostic::error(message).at(trusted.place).help(
+                    "add `proxy_protocol = \"required\"`, or \"optional\" where clients connect directly as well",
+                ),
+            );
+        }
+        return;
+    }
+    if trusted.is_given() && trusted.value.is_empty() {
+        let message = format!("the listener on {bind} reads the PROXY protocol, but from nobody");
+        let diagnostic = Diagnostic::error(message).at(protocol.place);
+        d.push(diagnostic.help(format!("list the addresses of the proxies, {example}")));
+    }
+    for net in trusted.value.iter().filter(|net| net.value.0.prefix_len() == 0) {
+        let message = format!(
+            "`listener.trusted_proxies`: {} lets every client claim any address",
+            net.value.0
+        );
+        let diagnostic = Diagnostic::error(message).at(net.place);
+        d.push(diagnostic.help(format!("list the addresses of the proxies alone, {example}")));
+    }
+    if !listener
+        .protocols
+        .value
+        .iter()
+        .any(|protocol| protocol.0 != Protocol::Udp)
+    {
+        let message =
+            format!("the listener on {bind} reads the PROXY protocol, which comes over TCP, but speaks UDP alone");
+        d.push(
+            Diagnostic::error(message)
+                .at(protocol.place)
+                .help("remove `proxy_protocol`, or add \"tcp\", \"tls\" or \"https\" to its protocols"),
+        );
+    }
+}

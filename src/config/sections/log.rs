@@ -1,5 +1,7 @@
 //! `[log]`.
 
+use crate::config::log_level::{self, WrongLevel};
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Choice, OneOf};
 use crate::config::settings::ClientIp;
@@ -33,5 +35,14 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawLog {
         format: s.value("format", OneOf(Format::Text)),
         client_ip: s.value("client_ip", OneOf(ClientIp::Full)),
         allocation_lines_per_second: s.number("allocation_lines_per_second", 1000, 1..=1_000_000),
+    }
+}
+
+/// Reports a level that says nothing.
+pub(in crate::config) fn check(log: &RawLog, d: &mut Diagnostics) {
+    let level = &log.level;
+    if let Err(WrongLevel { message, help }) = log_level::check(&level.value) {
+        let diagnostic = Diagnostic::error(format!("`log.level`: {message}")).at(level.place);
+        d.push(diagnostic.help(help));
     }
 }

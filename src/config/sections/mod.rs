@@ -28,7 +28,7 @@ use super::reader::diagnostic::{Diagnostics, SourceSpan};
 use super::reader::document::{Node, Table};
 use super::reader::effective::Effective;
 use super::reader::section::{KeyPlace, Located, Reader, Section};
-use super::reader::value::Secrecy;
+use super::reader::value::{OneOf, Secrecy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -57,6 +57,14 @@ pub(super) struct Raw {
     /// A listener is missing from `listeners` because its `bind` is wrong, which is reported: nothing follows from its
     /// absence.
     pub(super) lacks_listeners: bool,
+}
+
+impl Raw {
+    /// Whether any listener speaks plain UDP, where sources can be forged.
+    fn speaks_udp(&self) -> bool {
+        let mut listeners = self.listeners.value.iter();
+        listeners.any(|listener| listener.protocols.value.contains(&OneOf(listener::Protocol::Udp)))
+    }
 }
 
 /// What reading gives: the values, the effective configuration, and the name of every key.
@@ -153,4 +161,21 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         listeners: top.tables("listener", default_listeners, &mut listener),
         lacks_listeners,
     }
+}
+
+/// Reports what is wrong, or unwise, within each section.
+pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
+    top::check(&raw.top, raw.speaks_udp(), d);
+    credentials::check(&raw.credentials, d);
+    tls::check(&raw.tls, d);
+    external::check(&raw.external, d);
+    relay::check(&raw.relay, d);
+    peers::check(&raw.peers, d);
+    turn::check(&raw.turn, d);
+    forced_relay::check(&raw.forced_relay, d);
+    limits::check(&raw.limits, d);
+    listener::check(&raw.listeners, raw.lacks_listeners, d);
+    api::check(&raw.api, d);
+    admin::check(&raw.admin, d);
+    log::check(&raw.log, d);
 }

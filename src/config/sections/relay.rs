@@ -1,5 +1,6 @@
 //! `[relay]`.
 
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Auto, Host, Ports};
 
@@ -14,5 +15,29 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawRelay {
         ipv4: s.value("ipv4", Auto::Auto),
         ipv6: s.value("ipv6", Auto::Auto),
         ports: s.value("ports", Ports(49_152..=65_535)),
+    }
+}
+
+/// Reports ports that cannot be relayed on, or are few.
+pub(in crate::config) fn check(relay: &RawRelay, d: &mut Diagnostics) {
+    let ports = &relay.ports;
+    let (first, last) = (*ports.value.0.start(), *ports.value.0.end());
+    if first < 1024 {
+        let message = format!("`relay.ports`: {first} is below 1024, where well-known services are (RFC 8656 §7.2)");
+        let last = last.max(2047);
+        d.push(
+            Diagnostic::error(message)
+                .at(ports.place)
+                .help(format!("begin at 1024 or above: \"1024-{last}\"")),
+        );
+    }
+    let count = ports.value.count();
+    if count < 64 && first >= 1024 {
+        let message = format!("`relay.ports`: {count} ports serve at most {count} allocations at a time");
+        d.push(
+            Diagnostic::warning(message)
+                .at(ports.place)
+                .help("the default is \"49152-65535\""),
+        );
     }
 }

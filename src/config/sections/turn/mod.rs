@@ -1,14 +1,15 @@
-//! `[turn]` and the sections below it, but for `[turn.tcp_allocations]`.
+//! `[turn]` and the small sections below it.
 
+pub(in crate::config) mod redirect;
 pub(in crate::config) mod tcp_allocations;
 
 use core::time::Duration;
-use std::net::SocketAddr;
 
+use self::redirect::RawRedirect;
 use self::tcp_allocations::RawTcp;
-use super::secret::{SecretOrFile, optional_secret_or_file};
+use super::secret::{SecretOrFile, optional_secret_or_file, secret};
 use super::{DAY, HOUR, MINUTE, SECOND};
-use crate::base::address::Transport;
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Choice, OffOr, OneOf};
 use crate::turn::config::{Challenge, IcmpReports};
@@ -28,15 +29,6 @@ pub(in crate::config) struct RawTurn {
     pub(in crate::config) compat: RawCompat,
     pub(in crate::config) mobility: RawMobility,
     pub(in crate::config) tcp: RawTcp,
-}
-
-/// The server that takes new clients in place of this one.
-pub(in crate::config) struct RawRedirect {
-    pub(in crate::config) ipv4: Located<OffOr<SocketAddr>>,
-    pub(in crate::config) ipv6: Located<OffOr<SocketAddr>>,
-    pub(in crate::config) domain: Located<String>,
-    pub(in crate::config) transports: Located<Vec<OneOf<Transport>>>,
-    pub(in crate::config) serve_others: Located<OffOr<Duration>>,
 }
 
 /// For clients of older RFCs.
@@ -75,13 +67,7 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawTurn {
         default_lifetime: s.within("default_lifetime", 10 * MINUTE, 10 * MINUTE..=DAY),
         max_lifetime: s.within("max_lifetime", HOUR, 10 * MINUTE..=DAY),
         max_session: s.value("max_session", OffOr(None)),
-        redirect: s.section("redirect", |s| RawRedirect {
-            ipv4: s.value("ipv4", OffOr(None)),
-            ipv6: s.value("ipv6", OffOr(None)),
-            domain: s.value("domain", String::new()),
-            transports: s.value("transports", vec![OneOf(Transport::Udp)]),
-            serve_others: s.value("serve_others", OffOr(Some(HOUR))),
-        }),
+        redirect: s.section("redirect", redirect::read),
         compat: s.section("compat", |s| RawCompat {
             rfc3489_binding: s.value("rfc3489_binding", false),
             rfc5766_channels: s.value("rfc5766_channels", false),
@@ -92,4 +78,41 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawTurn {
         }),
         tcp: s.section("tcp_allocations", tcp_allocations::read),
     }
+}
+
+/// Reports lifetimes and texts that cannot be.
+pub(in crate::config) fn check(turn: &RawTurn, d: &mut Diagnostics) {
+    if turn.max_lifetime.value < turn.default_lifetime.value {
+        let place = turn.max_lifetime.place.or(turn.default_lifetime.place);
+        let diagnostic = Diagnostic::error("`turn.max_lifetime` is shorter than `turn.default_lifetime`").at(place);
+        d.push(diagnostic.help("make it at least as long; the default is \"1h\""));
+    }
+    if let OffOr(Some(cap)) = turn.max_session.value
+        && cap < turn.default_lifetime.value
+    {
+        let diagnostic = Diagnostic::error("`turn.max_session` is shorter than one `turn.default_lifetime`");
+        d.push(
+            diagnostic
+                .at(turn.max_session.place)
+                .help("make it several hours, or \"off\""),
+        );
+    }
+    if let Some(SecretOrFile::Text(text)) = &turn.nonce_secret {
+        secret(text.value.0.as_bytes(), "`turn.nonce_secret`", text.place, d);
+    }
+    if turn.compat.rfc3489_binding.value && !turn.binding.value {
+        let message = "`turn.compat.rfc3489_binding` has no effect while `turn.binding` is off";
+        let diagnostic = Diagnostic::warning(message).at(turn.compat.rfc3489_binding.place);
+        d.push(diagnostic.also(turn.binding.place, "here").help("keep one of the two"));
+    }
+    if turn.software.value.chars().count() > 127 {
+        let diagnostic = Diagnostic::error("`turn.software` has more than 127 characters (RFC 8489 §14.14)");
+        d.push(
+            diagnostic
+                .at(turn.software.place)
+                .help("shorten it, or write \"\" to send none"),
+        );
+    }
+    redirect::check(&turn.redirect, d);
+    tcp_allocations::check(&turn.tcp, d);
 }

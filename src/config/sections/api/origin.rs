@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::super::reader::diagnostic::{Diagnostic, Diagnostics};
-use super::super::reader::value::is_host_name;
-use super::super::sections::api::RawApi;
+use super::RawApi;
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::value::is_host_name;
 
 /// What is wrong with an origin, and what to write.
 type Wrong = (String, String);

@@ -1,21 +1,74 @@
-//! The credentials API.
+//! `[api]`.
 
+mod origin;
+
+use core::time::Duration;
+
+use super::secret::{SecretOrFile, api_key, secret_or_file};
+use super::{DAY, MINUTE};
+use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::section::{Located, Section};
+use crate::config::reader::value::{Auto, Placed, is_host_name};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
-use super::super::reader::diagnostic::{Diagnostic, Diagnostics};
-use super::super::reader::value::{Auto, is_host_name};
-use super::super::sections::Raw;
-use super::super::sections::api::RawApi;
-use super::super::sections::listener::Protocol;
-use super::super::sections::secret::SecretOrFile;
-use super::origin;
+pub(in crate::config) struct RawApi {
+    pub(in crate::config) enabled: Located<bool>,
+    pub(in crate::config) host: Located<Auto<String>>,
+    pub(in crate::config) uris: Located<Auto<Vec<Placed<String>>>>,
+    pub(in crate::config) relay_only: Located<bool>,
+    pub(in crate::config) open: Located<bool>,
+    pub(in crate::config) query_key: Located<bool>,
+    pub(in crate::config) cors_origins: Located<Vec<Placed<String>>>,
+    pub(in crate::config) default_ttl: Located<Duration>,
+    pub(in crate::config) max_ttl: Located<Duration>,
+    pub(in crate::config) mints_per_minute_per_key: Located<u32>,
+    pub(in crate::config) mints_per_minute_per_ip: Located<u32>,
+    pub(in crate::config) mints_per_minute_per_network: Located<Auto<u32>>,
+    pub(in crate::config) keys: Located<Vec<RawKey>>,
+}
 
-pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
-    let api = &raw.api;
+pub(in crate::config) struct RawKey {
+    pub(in crate::config) name: Located<String>,
+    /// `None`: missing or wrong, and reported.
+    pub(in crate::config) key: Option<SecretOrFile>,
+    pub(in crate::config) choose_username: Located<bool>,
+    pub(in crate::config) forced: Located<bool>,
+}
+
+pub(super) fn read(s: &mut Section<'_, '_>) -> RawApi {
+    RawApi {
+        enabled: s.value("enabled", true),
+        host: s.value("host", Auto::Auto),
+        uris: s.value("uris", Auto::Auto),
+        relay_only: s.value("relay_only", false),
+        open: s.value("open", false),
+        query_key: s.value("query_key", false),
+        cors_origins: s.value("cors_origins", Vec::new()),
+        default_ttl: s.within("default_ttl", DAY, MINUTE..=365 * DAY),
+        max_ttl: s.within("max_ttl", DAY, MINUTE..=365 * DAY),
+        mints_per_minute_per_key: s.number("mints_per_minute_per_key", 600, 0..=1_000_000),
+        mints_per_minute_per_ip: s.number("mints_per_minute_per_ip", 600, 0..=1_000_000),
+        mints_per_minute_per_network: s.auto_number("mints_per_minute_per_network", 0..=16_000_000),
+        keys: s.tables("keys", Vec::new(), |key, place| {
+            let name = key.required("name", "\"app\"", place);
+            let secret = secret_or_file(key, "key", "key_file", place);
+            let choose_username = key.value("choose_username", false);
+            let forced = key.value("forced", false);
+            Some(RawKey {
+                name: name?,
+                key: secret,
+                choose_username,
+                forced,
+            })
+        }),
+    }
+}
+
+/// Reports what is wrong with keys, origins, URIs and the host.
+pub(in crate::config) fn check(api: &RawApi, d: &mut Diagnostics) {
     keys(api, d);
-    lifetimes(raw, d);
     origin::check(api, d);
     uris(api, d);
     if let Auto::Given(host) = &api.host.value
@@ -27,22 +80,6 @@ pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
             Diagnostic::error(message)
                 .at(api.host.place)
                 .help("write the name alone: no scheme, no port, no brackets"),
-        );
-    }
-    let https = raw
-        .listeners
-        .value
-        .iter()
-        .any(|l| l.protocols.value.iter().any(|p| p.0 == Protocol::Https));
-    let on_admin = raw.admin.api.value && raw.admin.address.value.0.is_some();
-    let wanted = api.open.value || !api.keys.value.is_empty();
-    if api.enabled.value && wanted && !raw.lacks_listeners && !https && !on_admin {
-        let diagnostic =
-            Diagnostic::warning("the credentials API is on, but no listener speaks \"https\" and `admin.api` is off");
-        d.push(
-            diagnostic
-                .at(api.enabled.place.or(api.keys.place))
-                .help("add \"https\" to a listener's protocols"),
         );
     }
 }
@@ -66,7 +103,7 @@ fn keys(api: &RawApi, d: &mut Diagnostics) {
             }
         }
         if let Some(SecretOrFile::Text(text)) = &key.key {
-            super::api_key(text.value.0.as_bytes(), &name.value, text.place, d);
+            api_key(text.value.0.as_bytes(), &name.value, text.place, d);
         }
     }
     if api.open.value && !api.keys.value.is_empty() {
@@ -94,27 +131,6 @@ fn keys(api: &RawApi, d: &mut Diagnostics) {
             diagnostic
                 .at(api.query_key.place)
                 .help("send `Authorization: Bearer KEY` where the client can"),
-        );
-    }
-}
-
-fn lifetimes(raw: &Raw, d: &mut Diagnostics) {
-    let (api, accepted) = (&raw.api, &raw.credentials.max_ttl);
-    if api.default_ttl.value > api.max_ttl.value {
-        let place = api.default_ttl.place.or(api.max_ttl.place);
-        let diagnostic = Diagnostic::error("`api.default_ttl` is longer than `api.max_ttl`").at(place);
-        d.push(diagnostic.help("shorten `default_ttl`, or raise `max_ttl`"));
-    }
-    if api.max_ttl.value > accepted.value {
-        let place = api.max_ttl.place.or(accepted.place);
-        let diagnostic =
-            Diagnostic::error("`api.max_ttl` is longer than `credentials.max_ttl`: what is minted would be refused");
-        let other = if api.max_ttl.is_given() { accepted.place } else { None };
-        d.push(
-            diagnostic
-                .at(place)
-                .also(other, "what is accepted")
-                .help("make the two equal"),
         );
     }
 }

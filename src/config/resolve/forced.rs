@@ -7,31 +7,8 @@ use super::super::sections::Raw;
 use super::super::settings::ListenerSettings;
 use crate::turn::config::forced::ForcedRelay;
 
-/// What the section says by itself.
-pub(super) fn check(raw: &Raw, d: &mut Diagnostics) {
-    let section = &raw.forced_relay;
-    if section.ports.value.is_empty() {
-        let diagnostic = Diagnostic::error("`forced_relay.ports` is empty: forced clients could use no listener");
-        d.push(
-            diagnostic
-                .at(section.ports.place)
-                .help("write the port they may use: [443]"),
-        );
-    }
-    if section.transports.value.is_empty() {
-        let message = "`forced_relay.transports` is empty: forced clients could use no transport";
-        let diagnostic = Diagnostic::error(message).at(section.transports.place);
-        d.push(diagnostic.help("remove the key to allow them all"));
-    }
-}
-
 /// What it comes to with the listeners there are.
-pub(in super::super) fn against_listeners(
-    raw: &Raw,
-    forced: &ForcedRelay,
-    listeners: &[ListenerSettings],
-    d: &mut Diagnostics,
-) {
+pub(super) fn against_listeners(raw: &Raw, forced: &ForcedRelay, listeners: &[ListenerSettings], d: &mut Diagnostics) {
     let section = &raw.forced_relay;
     let Some((who, place)) = somebody(raw) else { return };
     if !listeners.iter().any(|listener| serves_path(listener, forced)) && !forced.ports.is_empty() {
