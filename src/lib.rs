@@ -22,6 +22,7 @@ pub use relay_proto::{base, turn, wire};
 
 pub mod cli;
 pub mod config;
+pub mod edge;
 pub mod machine;
 pub mod service;
 pub mod shard;

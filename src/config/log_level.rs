@@ -9,21 +9,22 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Where lines come from: the modules of this program that write any, and the names given to groups of events. A test
 /// holds this list to the sources.
-const TARGETS: [&str; 20] = [
+const TARGETS: [&str; 21] = [
     "relay::allocation",
+    "relay::edge::certificates::acme",
+    "relay::edge::certificates::dtls_context",
+    "relay::edge::certificates::report",
+    "relay::edge::front_door::accept",
+    "relay::edge::front_door::backends",
+    "relay::edge::front_door::connection",
+    "relay::edge::front_door::preface",
+    "relay::edge::front_door::upstream",
+    "relay::edge::http3_backend",
     "relay::http3",
     "relay::refusal",
-    "relay::service::acme",
     "relay::service::api",
     "relay::service::banner",
-    "relay::service::dtls",
     "relay::service::follow",
-    "relay::service::front_door::accept",
-    "relay::service::front_door::arrival",
-    "relay::service::front_door::behind",
-    "relay::service::front_door::connection",
-    "relay::service::front_door::upstream",
-    "relay::service::http3",
     "relay::service::log",
     "relay::service::machine",
     "relay::service::run",
@@ -187,7 +188,7 @@ mod tests {
             "info, relay::shard=trace",
             "warn,relay=debug",
             "relay",
-            "relay::service::front_door=debug",
+            "relay::edge::front_door=debug",
             "info,rustls=debug",
             "error,hyper::proto=trace",
         ] {

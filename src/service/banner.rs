@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 
 use super::api::RtcConfiguration;
-use super::bind::ListenAddresses;
 use crate::config::settings::{ListenerSettings, Settings};
+use crate::edge::listeners::ListenAddresses;
 use crate::turn::config::RelayAddress;
 use crate::turn::login::credential::MintedCredential;
 

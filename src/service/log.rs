@@ -27,7 +27,6 @@ pub use self::line::is_harmful;
 use crate::config::log_level;
 use crate::config::reader::diagnostic::{Diagnostics, Severity};
 use crate::config::settings::LogSettings;
-use crate::machine::certificate::LoadedCertificates;
 
 /// Lines waiting for the writer; beyond this they are dropped. When the server stops every allocation has its line at
 /// once: twice as many as there are relay ports by default.
@@ -167,22 +166,5 @@ pub fn diagnostics(found: &Diagnostics) {
     }
 }
 
-/// Logs which certificate is served, and what is wrong with it nevertheless.
-pub fn certificate(loaded: &LoadedCertificates) {
-    let info = &loaded.info;
-    if loaded.changed {
-        tracing::info!(
-            names = info.names.join(", "),
-            not_after_unix = info.not_after.0,
-            sha256 = info.fingerprint,
-            self_signed = info.self_signed,
-            "certificate in service"
-        );
-    }
-    for warning in &loaded.warnings {
-        tracing::warn!(names = info.names.join(", "), "{warning}");
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -16,22 +16,22 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use super::acme::Acme;
 use super::api::Api;
-use super::backends::Backends;
-use super::bind::ListenAddresses;
 use super::follow::{Follower, Looked, ProbeOutcome};
 use super::health::{Health, Phase};
 use super::machine::Machine;
 use super::metrics::ProcessCounters;
 use super::start::{forced_path_missing, offer_only_what_is_bound, start};
-use super::tls_store::TlsStore;
 use super::{awaiting, log, reload, systemd};
 use crate::base::time::UnixTime;
 use crate::config::reader::diagnostic::Diagnostics;
 use crate::config::routed_names::hidden;
 use crate::config::settings::Settings;
 use crate::config::{self, Loaded, Purpose};
+use crate::edge::backend_addresses::Backends;
+use crate::edge::certificates::acme::Acme;
+use crate::edge::certificates::{TlsStore, report};
+use crate::edge::listeners::ListenAddresses;
 use crate::machine::certificate::{LoadedCertificates, TlsError, unnamed};
 use crate::machine::{self, ProcessEnv, process};
 use crate::net::clock::unix_now;
@@ -457,7 +457,7 @@ fn tell_of(outcomes: Outcomes) -> bool {
     let mut all = true;
     for outcome in outcomes {
         match outcome {
-            Ok(loaded) => log::certificate(&loaded),
+            Ok(loaded) => report::certificate(&loaded),
             Err(error) => {
                 all = false;
                 tracing::error!(%error, "a certificate cannot be used; the one before stays in service");

@@ -13,23 +13,23 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::acme::Acme;
 use super::admin::{self, AdminCounters};
 use super::api::Api;
-use super::backends::Backends;
-use super::bind::{self, Bound, ListenAddresses};
-use super::front_door::proxy::Proxies;
-use super::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
 use super::health::{Health, Phase};
 use super::log::{self, LogGuard};
 use super::machine::Machine;
 use super::metrics::{Metrics, ProcessCounters, Sources};
 use super::run::ServingProcess;
-use super::tls_store::{CertificateSource, SelfSigned, TlsStore};
 use super::{banner, http_server, systemd};
 use crate::config::Loaded;
 use crate::config::offer::{offer, serves_path};
 use crate::config::settings::{ClientIp, ListenerSettings, Settings};
+use crate::edge::backend_addresses::Backends;
+use crate::edge::certificates::acme::Acme;
+use crate::edge::certificates::{CertificateSource, SelfSigned, TlsStore, report};
+use crate::edge::front_door::proxy::Proxies;
+use crate::edge::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
+use crate::edge::listeners::{self, Bound, ListenAddresses};
 use crate::machine::certificate::CertificateFiles;
 use crate::machine::process;
 use crate::net::clock::unix_now;
@@ -69,7 +69,7 @@ pub(super) async fn start(
         tracing::warn!(%error, "the limit on file descriptors cannot be raised");
     }
     let certificates = open_certificates(&settings, &mut notes).await?;
-    let bound = bind::bind(&settings).map_err(|failures| lines(&failures))?;
+    let bound = listeners::bind(&settings).map_err(|failures| lines(&failures))?;
     notes.extend(bound.left_out());
     if let Some(message) = forced_path_missing(&settings, &bound.places) {
         if settings.turn.forced.everyone {
@@ -113,7 +113,7 @@ async fn open_certificates(settings: &Settings, notes: &mut Vec<String>) -> Resu
     let (store, acme, loaded) = spawn_blocking(open)
         .await
         .unwrap_or_else(|error| Err(vec![format!("the certificates cannot be read: {error}")]))?;
-    loaded.iter().for_each(log::certificate);
+    loaded.iter().for_each(report::certificate);
     Ok((Some(store), acme))
 }
 
@@ -383,7 +383,7 @@ fn shard_config(
     let stream = &settings.stream;
     Ok(ShardConfig {
         #[cfg(feature = "dtls")]
-        dtls: super::dtls::config(settings, tls).map_err(|error| lines(&[error]))?,
+        dtls: crate::edge::certificates::dtls_context::config(settings, tls).map_err(|error| lines(&[error]))?,
         stream: StreamLimits {
             frame_timeout: stream.frame_timeout,
             write_timeout: stream.write_timeout,
@@ -394,7 +394,7 @@ fn shard_config(
         idle_timeout: stream.idle_timeout,
         unauthenticated_requests: stream.unauthenticated_requests,
         allocation_lines: settings.log.allocation_lines_per_second,
-        http3: super::http3::config(settings, backends),
+        http3: crate::edge::http3_backend::config(settings, backends),
         relay: UdpOptions {
             receive_buffer: settings.udp.relay_buffer,
             send_buffer: settings.udp.relay_buffer,

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
+use relay::edge::certificates::{CertificateSource, SelfSigned, TlsStore};
+use relay::edge::front_door::proxy::Proxies;
+use relay::edge::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
 use relay::machine::certificate::CertificateFiles;
-use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
-use relay::service::tls_store::{CertificateSource, SelfSigned, TlsStore};
 use relay::shard::LogClient;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
+use relay::edge::front_door::{ConnectionOutcome, FrontDoorLimits};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::*;

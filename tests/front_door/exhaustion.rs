@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use relay::service::front_door::AcceptError;
+use relay::edge::front_door::AcceptError;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

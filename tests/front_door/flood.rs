@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use relay::config::settings::ProxyProtocol;
-use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
+use relay::edge::front_door::proxy::Proxies;
+use relay::edge::front_door::{ConnectionOutcome, FrontDoorLimits};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

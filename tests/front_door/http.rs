@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use relay::service::front_door::{Accepts, ConnectionOutcome, FrontDoorLimits};
+use relay::edge::front_door::{Accepts, ConnectionOutcome, FrontDoorLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;

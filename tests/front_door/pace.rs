@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use relay::service::front_door::{Failure, Forwarded, SpliceEnd};
+use relay::edge::front_door::{Failure, Forwarded, SpliceEnd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::recorder::Recorder;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use relay::service::front_door::{ConnectionOutcome, SpliceEnd};
+use relay::edge::front_door::{ConnectionOutcome, SpliceEnd};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};

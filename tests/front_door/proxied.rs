@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use relay::base::address::Transport;
 use relay::config::settings::ProxyProtocol;
-use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
+use relay::edge::front_door::proxy::Proxies;
+use relay::edge::front_door::{ConnectionOutcome, FrontDoorLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

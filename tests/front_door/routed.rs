@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use relay::config::settings::{FrontDoorSettings, RouteSettings};
-use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, ConnectionOutcome, SpliceEnd};
+use relay::edge::front_door::proxy::Proxies;
+use relay::edge::front_door::{Accepts, ConnectionOutcome, SpliceEnd};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use relay::service::front_door::{ConnectionOutcome, FrontDoorLimits};
+use relay::edge::front_door::{ConnectionOutcome, FrontDoorLimits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::*;

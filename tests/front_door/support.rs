@@ -12,13 +12,14 @@ use axum::extract::ConnectInfo;
 use axum::routing::get;
 use relay::base::time::{Instant, UnixTime};
 use relay::config::settings::{BackendAddress, FrontDoorSettings, RouteSettings};
+use relay::edge::certificates::{CertificateSource, SelfSigned, TlsStore};
+use relay::edge::front_door::proxy::Proxies;
+use relay::edge::front_door::{Accepts, Behind, ConnectionOutcome, FrontDoor, FrontDoorLimits};
+use relay::edge::listeners::tcp::listen;
 use relay::machine::certificate::CertificateFiles;
 use relay::net::stream::{StreamConn, StreamLimits};
 use relay::service::api::Api;
-use relay::service::front_door::proxy::Proxies;
-use relay::service::front_door::{Accepts, Behind, ConnectionOutcome, FrontDoor, FrontDoorLimits, bind};
 use relay::service::health::Health;
-use relay::service::tls_store::{CertificateSource, SelfSigned, TlsStore};
 use relay::shard::LogClient;
 use relay::shard::stream_intake::StreamHandover;
 use rustls::ClientConfig;
@@ -187,7 +188,7 @@ impl Door {
                 let _ = sender.send(stream);
             },
         );
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let served =

@@ -2,8 +2,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use relay::base::address::Transport;
+use relay::edge::front_door::{Accepts, ConnectionOutcome};
 use relay::net::stream::KERNEL_UNSENT;
-use relay::service::front_door::{Accepts, ConnectionOutcome};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay::config::settings::FrontDoorSettings;
-use relay::service::front_door::{Failure, Forwarded, FrontDoorLimits, SpliceEnd};
+use relay::edge::front_door::{Failure, Forwarded, FrontDoorLimits, SpliceEnd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;

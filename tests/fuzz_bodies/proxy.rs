@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use relay::service::front_door::proxy::{Ends, ProxyHeader, parse};
+use relay::edge::front_door::proxy::{Ends, ProxyHeader, parse};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 

@@ -30,32 +30,6 @@ fn settings(level: &str, json: bool) -> LogSettings {
     }
 }
 
-/// What this thread logs for as long as it lives.
-pub(in crate::service) struct Heard {
-    sink: Sink,
-    _guard: tracing::subscriber::DefaultGuard,
-}
-
-impl Heard {
-    pub(in crate::service) fn new() -> Self {
-        let sink = Sink::default();
-        let target = sink.clone();
-        let subscriber = subscriber(&settings("debug", false), move || target.clone()).expect("level");
-        Self {
-            sink,
-            _guard: tracing::subscriber::set_default(subscriber),
-        }
-    }
-
-    /// How many lines there are that hold all of `parts`.
-    pub(in crate::service) fn count(&self, parts: &[&str]) -> usize {
-        let bytes = self.sink.0.lock().expect("lock").clone();
-        let text = String::from_utf8(bytes).expect("UTF-8");
-        let holds = |line: &&str| parts.iter().all(|part| line.contains(part));
-        text.lines().filter(holds).count()
-    }
-}
-
 /// What `log` leaves behind.
 fn written(level: &str, json: bool, log: impl FnOnce()) -> String {
     told(level, json, |_| log()).0
@@ -255,16 +229,16 @@ fn each_kind_of_line_has_a_budget_for_all_who_cause_it_and_what_is_left_out_is_s
     const MANY: u64 = 20_000;
     let (lines, left_out) = told("info", false, |caps| {
         for n in 0..MANY {
-            tracing::warn!(target: "relay::service::front_door::connection", client = n, "refused a connection");
+            tracing::warn!(target: "relay::edge::front_door::connection", client = n, "refused a connection");
             tracing::error!(target: "rustls", client = n, "a library's");
             tracing::info!(target: "relay::allocation", n, "an audit line, bounded elsewhere");
         }
-        tracing::warn!(target: "relay::service::front_door::connection", "another kind");
+        tracing::warn!(target: "relay::edge::front_door::connection", "another kind");
         caps.tell();
         caps.tell();
     });
     let count = |what: &str| lines.lines().filter(|line| line.contains(what)).count() as u64;
-    let ours = count(" WARN relay::service::front_door::connection: refused");
+    let ours = count(" WARN relay::edge::front_door::connection: refused");
     let theirs = count("ERROR rustls: a library's");
     // Some seconds may pass meanwhile.
     assert!(
@@ -282,10 +256,7 @@ fn each_kind_of_line_has_a_budget_for_all_who_cause_it_and_what_is_left_out_is_s
             .count()
     };
     assert_eq!(
-        said(
-            "relay::service::front_door::connection: refused a connection",
-            MANY - ours
-        ),
+        said("relay::edge::front_door::connection: refused a connection", MANY - ours),
         1,
         "{left_out}"
     );
@@ -300,7 +271,7 @@ fn each_kind_of_line_has_a_budget_for_all_who_cause_it_and_what_is_left_out_is_s
 fn who_looks_for_a_fault_has_a_larger_budget_and_a_bound_nevertheless() {
     let (lines, left_out) = told("debug", false, |caps| {
         for n in 0..50_000 {
-            tracing::debug!(target: "relay::service::front_door::connection", n, "connection closed");
+            tracing::debug!(target: "relay::edge::front_door::connection", n, "connection closed");
         }
         caps.tell();
     });

@@ -1,7 +1,7 @@
 //! Families of the front door: connections and what became of them.
 
 use super::exposition::{Exposition, Sample};
-use crate::service::front_door::{AcceptError, ConnectionOutcome, Forwarded, FrontDoor, SpliceEnd};
+use crate::edge::front_door::{AcceptError, ConnectionOutcome, Forwarded, FrontDoor, SpliceEnd};
 
 /// Adds them to `out`.
 pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {

@@ -13,14 +13,14 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
 use self::exposition::{Exposition, Sample};
-use super::acme::Acme;
 use super::admin::{AdminCounters, AdminRefusal};
 use super::api::counters::{ApiCounters, ApiRoute, CODES};
-use super::front_door::FrontDoor;
 use super::health::Health;
-use super::tls_store::TlsStore;
 use super::{follow, reload};
 use crate::base::time::UnixTime;
+use crate::edge::certificates::TlsStore;
+use crate::edge::certificates::acme::Acme;
+use crate::edge::front_door::FrontDoor;
 use crate::machine::process;
 use crate::shard::counters::ShardCounters;
 use crate::turn::PortGauges;

@@ -5,12 +5,12 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use super::front_door;
 use crate::config::settings::{ListenerSettings, Settings};
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::shard::Listener;
 
 mod holder;
+pub mod tcp;
 
 /// Every socket the server listens on.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
                 }
             }
             if listener.tcp || listener.tls || listener.https {
-                match front_door::bind(address) {
+                match tcp::listen(address) {
                     Ok(socket) => {
                         bound.tcp.push((socket, listener.clone()));
                         bound.places.tcp.push((address, listener.clone()));
@@ -153,7 +153,7 @@ pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
         }
     }
     if let Some(address) = settings.admin.address {
-        match front_door::bind(address) {
+        match tcp::listen(address) {
             Ok(socket) => {
                 bound.admin = Some(socket);
                 bound.places.admin = Some(address);

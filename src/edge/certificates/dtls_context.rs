@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::tls_store::TlsStore;
+use super::TlsStore;
 use crate::config::settings::Settings;
 use crate::machine::certificate::TlsError;
 use crate::net::dtls::SharedContext;
@@ -12,7 +12,7 @@ use crate::shard::DtlsConfig;
 ///
 /// # Errors
 /// The certificates cannot be served over DTLS.
-pub(super) fn config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<Option<DtlsConfig>, TlsError> {
+pub(crate) fn config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result<Option<DtlsConfig>, TlsError> {
     let Some(tls) = tls.filter(|_| settings.listeners.iter().any(|listener| listener.dtls)) else {
         return Ok(None);
     };
@@ -52,9 +52,9 @@ mod tests {
 
     use super::*;
     use crate::config::sample;
+    use crate::edge::certificates::{CertificateSource, SelfSigned};
     use crate::machine::certificate::CertificateFiles;
     use crate::net::clock::unix_now;
-    use crate::service::tls_store::{CertificateSource, SelfSigned};
 
     const SECOND: Duration = Duration::from_secs(1);
 

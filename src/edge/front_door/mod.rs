@@ -15,39 +15,32 @@
 
 mod accept;
 mod admission;
-mod arrival;
-mod behind;
+mod backends;
+mod classify;
 mod connection;
 mod counters;
 mod headers;
 mod http;
 mod pace;
 mod places;
+mod preface;
 pub mod proxy;
-mod recognise;
 mod routes;
 mod splice;
 mod upstream;
 
 use core::time::Duration;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use self::admission::Admission;
-pub use self::behind::{Behind, BehindCounters};
+pub use self::backends::{Behind, BehindCounters};
 pub use self::counters::{AcceptError, ConnectionOutcome, FrontDoorCounters};
 pub use self::splice::SpliceEnd;
 pub use self::upstream::{Failure, Forwarded};
-use super::tls_store::TlsStore;
+use super::certificates::TlsStore;
 use crate::config::settings::{ListenerSettings, StreamSettings};
 use crate::shard::LogClient;
 use crate::shard::stream_intake::StreamHandover;
-
-/// Connections the kernel completes before they are accepted.
-const BACKLOG: i32 = 1024;
 
 /// What a listener serves over TCP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,41 +173,5 @@ impl core::fmt::Debug for FrontDoor {
         f.debug_struct("FrontDoor")
             .field("limits", &self.limits)
             .finish_non_exhaustive()
-    }
-}
-
-/// Binds and listens, non-blocking; IPv6 for IPv6 only. Give it to tokio with `TcpListener::from_std`.
-///
-/// # Errors
-/// Those of the system: address in use, not permitted, not on this machine.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the old connections' TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_port_serves_both_families_by_two_listeners() {
-        let v4 = bind("0.0.0.0:0".parse().unwrap()).unwrap();
-        let port = v4.local_addr().unwrap().port();
-        match bind(SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port)) {
-            Ok(v6) => assert_eq!(v6.local_addr().unwrap().port(), port),
-            // A machine without IPv6.
-            Err(error) => assert!(matches!(
-                error.raw_os_error(),
-                Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-            )),
-        }
     }
 }

@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::arrival::Arrival;
 use super::connection::Party;
+use super::preface::Arrival;
 use super::proxy::{Ends, Neighbour, Proxies};
 use super::{AcceptError, Accepts, ConnectionOutcome, FrontDoor};
 

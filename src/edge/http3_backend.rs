@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tokio::time::{sleep, timeout};
 
-use super::backends::Backends;
+use super::backend_addresses::Backends;
 use crate::config::settings::{BackendAddress, Settings};
 use crate::shard::{Http3Config, SharedBackend};
 
@@ -17,7 +17,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(5);
 
 /// `None`: there is no backend. From here on, workers know by themselves where its name leads.
-pub(super) fn config(settings: &Settings, backends: &Backends) -> Option<Http3Config> {
+pub(crate) fn config(settings: &Settings, backends: &Backends) -> Option<Http3Config> {
     let http3 = &settings.front_door.http3;
     let address = http3.backend.as_ref()?;
     let backend = SharedBackend::default();
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::config::sample;
     use crate::config::settings::ListenerSettings;
-    use crate::service::log::tests::Heard;
+    use crate::edge::capture::LogCapture;
     use crate::turn::config::RelayAddress;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -272,7 +272,7 @@ mod tests {
     /// The clock goes on by itself where nothing else happens.
     #[tokio::test(start_paused = true)]
     async fn where_a_name_leads_and_that_it_leads_nowhere_is_told_once_until_it_changes() {
-        let heard = Heard::new();
+        let heard = LogCapture::new();
         let looking = tokio::spawn(follow(backend("localhost", 8443), &[]).run());
         sleep(5 * AGAIN).await;
         looking.abort();

@@ -14,16 +14,16 @@ use tokio_rustls::server::TlsStream;
 
 use super::accept::stopped;
 use super::admission::{ConnectionGuard, Displacement};
-use super::arrival::{Arrival, HeaderError};
-use super::http::ConnectionInfo;
+use super::classify::{FirstBytes, recognise};
+use super::http::{self, ConnectionInfo};
+use super::preface::{Arrival, HeaderError};
 use super::proxy::Ends;
-use super::recognise::{FirstBytes, recognise};
 use super::routes::BackendRoute;
 use super::splice::{Activity, SpliceEnd};
-use super::{Accepts, Behind, ConnectionOutcome, FrontDoor, http};
+use super::{Accepts, Behind, ConnectionOutcome, FrontDoor};
 use crate::base::address::Transport;
+use crate::edge::certificates::{ALPN_HTTP, ALPN_TURN};
 use crate::net::stream::KERNEL_UNSENT;
-use crate::service::tls_store::{ALPN_HTTP, ALPN_TURN};
 use crate::shard::stream_intake::StreamHandover;
 
 /// Room for the first plaintext of a client.
@@ -391,7 +391,7 @@ mod tests {
         };
         let truncated = crate::shard::LogClient::Truncated;
         let door = FrontDoor::new(limits, truncated, None, axum::Router::new(), Behind::default(), |_| ());
-        let heard = crate::service::log::tests::Heard::new();
+        let heard = crate::edge::capture::LogCapture::new();
         door.tell_of_stranger("192.0.2.77:5000".parse().unwrap());
         assert_eq!(heard.count(&[" WARN ", "client=192.0.2.0/24", "trusted_proxies"]), 1);
     }

@@ -25,8 +25,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use self::problem::Problem;
-use super::log;
-use super::tls_store::TlsStore;
+use super::{TlsStore, report};
 use crate::base::time::UnixTime;
 use crate::config::settings::AcmeSettings;
 use crate::machine::certificate::{CertificateInfo, TlsError, TlsProblem, trusted_roots};
@@ -206,7 +205,7 @@ impl CertCache for Kept {
     async fn store_cert(&self, _: &[String], _: &str, pem: &[u8]) -> Result<(), TlsError> {
         let (tls, pem) = (Arc::clone(&self.tls), Zeroizing::new(pem.to_vec()));
         let kept = self.waiting(move || tls.keep(&pem, unix_now())).await?;
-        log::certificate(&kept);
+        report::certificate(&kept);
         Ok(())
     }
 }

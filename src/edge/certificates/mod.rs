@@ -4,11 +4,15 @@
 //! TLS 1.2 and 1.3 with forward secrecy only, no renegotiation, no 0-RTT (an Allocate must not be replayed), session
 //! tickets under keys that rotate, ALPN of RFC 7443. A certificate that does not load never replaces one that did.
 //!
-//! Deliberately absent: talking to an ACME authority (`super::acme`); what that obtains is kept and served here.
+//! Deliberately absent: talking to an ACME authority (`self::acme`); what that obtains is kept and served here.
 
-mod choice;
+pub mod acme;
 #[cfg(feature = "dtls")]
 mod dtls;
+#[cfg(feature = "dtls")]
+pub(crate) mod dtls_context;
+pub mod report;
+mod selection;
 mod self_signed;
 #[cfg(test)]
 mod tests;
@@ -27,7 +31,7 @@ use rustls::sign::CertifiedKey;
 use rustls_acme::is_tls_alpn_challenge;
 use tokio::sync::watch;
 
-use self::choice::CertificateSelection;
+use self::selection::CertificateSelection;
 use crate::base::lock::lock;
 use crate::base::time::UnixTime;
 use crate::machine::certificate::{

@@ -13,7 +13,7 @@ use super::routes::Routes;
 use super::splice::SpliceEnd;
 use super::upstream::{Forwarded, Upstream};
 use crate::config::settings::{BackendAddress, FrontDoorSettings};
-use crate::service::backends::Backends;
+use crate::edge::backend_addresses::Backends;
 
 /// All of them. By default there are none.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use tower::ServiceExt;
 use super::FrontDoorLimits;
 use super::accept::stopped;
 use super::admission::ConnectionGuard;
-use super::behind::Behind;
+use super::backends::Behind;
 use super::pace::Paced;
 use super::splice::{Activity, Watched};
 

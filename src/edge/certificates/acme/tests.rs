@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicU32;
 use tokio::time::Instant;
 
 use super::*;
+use crate::edge::certificates::{CertificateSource, SelfSigned};
 use crate::machine::certificate::CertificateFiles;
-use crate::service::tls_store::{CertificateSource, SelfSigned};
 
 const DAY: u64 = 86_400;
 

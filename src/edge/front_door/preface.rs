@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::ConnectionOutcome;
+use super::classify::{FirstBytes, recognise};
 use super::proxy::{self, Ends, ProxyHeader};
-use super::recognise::{FirstBytes, recognise};
 
 /// Bytes read at a time: a ClientHello with room to spare.
 const READ: usize = 2048;

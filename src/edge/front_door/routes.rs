@@ -8,14 +8,14 @@ use tokio::time::timeout;
 
 use super::ConnectionOutcome;
 use super::admission::Displacement;
-use super::arrival::Arrival;
-use super::behind::{Backend, BackendBounds, BehindCounters};
+use super::backends::{Backend, BackendBounds, BehindCounters};
 use super::places::BackendPlace;
+use super::preface::Arrival;
 use super::proxy::{self, Ends};
 use super::splice::{Beginning, SpliceEnd, splice};
 use crate::config::routed_names::RoutedNames;
 use crate::config::settings::{FrontDoorSettings, RouteSettings};
-use crate::service::backends::Backends;
+use crate::edge::backend_addresses::Backends;
 
 /// Backends by the server names that lead to them.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tower::Service;
 
-use super::behind::{Backend, BackendBounds, BehindCounters};
+use super::backends::{Backend, BackendBounds, BehindCounters};
 use super::connection::over;
 use super::headers;
 use super::http::ConnectionInfo;
@@ -30,7 +30,7 @@ use super::pace::TooSlow;
 use super::places::BackendPlace;
 use super::splice::{Beginning, splice};
 use crate::config::settings::BackendAddress;
-use crate::service::backends::Backends;
+use crate::edge::backend_addresses::Backends;
 
 /// Idle connections kept for the next request.
 const KEPT: usize = 32;

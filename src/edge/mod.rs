@@ -1,0 +1,10 @@
+//! Where connections come in: listening sockets, certificates, the front door that finds out what a TCP connection is
+//! for, and the servers behind this one.
+
+pub mod backend_addresses;
+#[cfg(test)]
+mod capture;
+pub mod certificates;
+pub mod front_door;
+pub(crate) mod http3_backend;
+pub mod listeners;
