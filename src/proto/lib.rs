@@ -6,7 +6,8 @@
 //! turn     the protocol, sans-IO: (time, packet) -> verdict. No sockets, no clock.
 //! ```
 //!
-//! A package of its own, so that the compiler keeps runtimes, sockets and TLS out of it: none is in its `Cargo.toml`.
+//! This is a package of its own, so that the compiler keeps runtimes, sockets and TLS out: its
+//! `Cargo.toml` names none of them.
 
 pub mod base;
 pub mod turn;

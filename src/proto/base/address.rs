@@ -1,11 +1,12 @@
-//! Where packets come from and go to: transports, five-tuples, address families.
+//! Addresses of packets: transports, five-tuples, address families.
 
 use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// How a client reaches us. Part of the five-tuple (RFC 8656 §6): equal addresses over two transports are two clients.
+/// How a client reaches the relay. Part of the five-tuple (RFC 8656 §6): equal addresses over two
+/// transports are two clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {

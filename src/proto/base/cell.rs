@@ -1,9 +1,10 @@
-//! Counters of one thread that others read at any time.
+//! Counters with one writer thread, which other threads may read at any time.
 
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A counter or gauge with one writer: adding is a plain load and store, so it costs no locked instruction.
+/// A counter or gauge with one writer. Adding is a plain load and store, so it needs no locked
+/// instruction.
 #[derive(Debug, Default)]
 pub struct Cell(AtomicU64);
 
@@ -23,7 +24,7 @@ impl Cell {
         self.0.store(n, Relaxed);
     }
 
-    /// The value now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }

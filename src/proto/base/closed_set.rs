@@ -1,4 +1,4 @@
-//! Sets of reasons and the like that are closed: every member has a metric label.
+//! Closed sets (reasons, kinds): every member has a metric label.
 
 /// Defines an enum with `ALL` and `as_str`.
 #[macro_export]

@@ -1,4 +1,4 @@
-//! How many of something each key has, shared by threads.
+//! Counts by key, shared between threads.
 
 use core::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, MutexGuard};
@@ -9,8 +9,8 @@ use hashbrown::hash_map::Entry;
 
 use super::lock::lock;
 
-/// Counts by key, behind as many locks as keep shards out of each other's way. A key at zero takes no room, so a map
-/// never outgrows the number of units out.
+/// Counts by key, spread over enough locks that shards rarely contend. A key whose count is zero
+/// takes no memory, so a map never outgrows the number of units taken.
 #[derive(Debug)]
 pub struct CountMap<K> {
     parts: [Mutex<HashMap<K, u32, FixedState>>; 16],
@@ -18,7 +18,7 @@ pub struct CountMap<K> {
 }
 
 impl<K: Hash + Eq + Clone> CountMap<K> {
-    /// Nothing counted. `seed` is not to be guessed.
+    /// An empty map. `seed` must be unpredictable.
     pub fn new(seed: u64) -> Self {
         let hasher = FixedState::with_seed(seed);
         let part = |_| Mutex::new(HashMap::with_hasher(hasher.clone()));
@@ -28,7 +28,8 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
         }
     }
 
-    /// Adds one to `key` unless it has `limit`. Either way, returns how many it has.
+    /// Adds one to `key` unless it has reached `limit`. Returns the resulting count, or the
+    /// unchanged one as the error.
     pub fn take(&self, key: &K, limit: u32) -> Result<u32, u32> {
         let mut part = self.part(key);
         match part.entry(key.clone()) {
@@ -42,7 +43,7 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
         }
     }
 
-    /// Takes one from `key`.
+    /// Subtracts one from `key`.
     pub fn give_back(&self, key: &K) {
         let mut part = self.part(key);
         if let Some(count) = part.get_mut(key) {
@@ -53,19 +54,19 @@ impl<K: Hash + Eq + Clone> CountMap<K> {
         }
     }
 
-    /// How many `key` has.
+    /// The count of `key`.
     pub fn count(&self, key: &K) -> u32 {
         self.part(key).get(key).copied().unwrap_or(0)
     }
 
-    /// How many keys take room.
+    /// How many keys take memory.
     #[cfg(test)]
     pub(crate) fn keys(&self) -> usize {
         self.parts.iter().map(|part| lock(part).len()).sum()
     }
 
     fn part(&self, key: &K) -> MutexGuard<'_, HashMap<K, u32, FixedState>> {
-        // The top bits pick the part; the map inside uses others.
+        // The top bits select the part, because the map inside uses the others.
         let part = (self.hasher.hash_one(key) >> 60) as usize;
         lock(&self.parts[part])
     }

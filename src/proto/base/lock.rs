@@ -1,8 +1,9 @@
-//! Locks that a panic elsewhere does not close.
+//! Locks that survive a panic of another thread.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks a mutex whose critical sections are one step each, so that a panic elsewhere leaves nothing half done.
+/// Locks a mutex, poisoned or not. For critical sections of a single step, which a panic cannot
+/// leave half done.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

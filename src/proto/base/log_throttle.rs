@@ -1,4 +1,5 @@
-//! Lines of the log that strangers, or their number, can cause: one of a kind a minute, and a count of the others.
+//! Throttles for log lines that remote hosts can cause: one line of a kind per minute, and a count
+//! of the rest.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -6,15 +7,15 @@ use core::time::Duration;
 use super::rate::{Rate, SharedBucket};
 use super::time::Instant;
 
-/// Time between two lines of a kind that strangers, or their number, can cause.
+/// Time between two lines of one kind.
 const APART: Duration = Duration::from_secs(60);
 
-/// Lets one line a minute through.
+/// Lets one line per minute through.
 #[derive(Debug, Default)]
 pub struct Seldom(Option<Instant>);
 
 impl Seldom {
-    /// Whether this one may be told.
+    /// Whether a line may be logged now. Counts as logged if so.
     pub fn may(&mut self, now: Instant) -> bool {
         let may = self.0.is_none_or(|at| now - at >= APART);
         if may {
@@ -24,7 +25,7 @@ impl Seldom {
     }
 }
 
-/// Lines that were left out of a kind that is bounded, and when that is said.
+/// Counts the suppressed lines of a kind, and says when to report them.
 #[derive(Debug, Default)]
 pub struct LeftOut {
     count: AtomicU64,
@@ -32,22 +33,22 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Counts lines.
+    /// Adds `count` suppressed lines.
     pub fn add(&self, count: u64) {
         self.count.fetch_add(count, Relaxed);
     }
 
-    /// Whether there is something to say, and nothing has been said for a minute.
+    /// Whether lines were suppressed and no report was due within the last minute.
     pub fn is_due(&self, now: Instant) -> bool {
         self.count() > 0 && self.said.admit(now, Rate::every(APART, 1))
     }
 
-    /// How many there are.
+    /// Lines suppressed since the last [`Self::take`].
     pub fn count(&self) -> u64 {
         self.count.load(Relaxed)
     }
 
-    /// How many there were since the last call.
+    /// Returns the count and resets it.
     pub fn take(&self) -> u64 {
         self.count.swap(0, Relaxed)
     }

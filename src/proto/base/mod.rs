@@ -1,6 +1,7 @@
-//! What every floor stands on: time, randomness, addresses, rates, counts. Each small mechanism once.
+//! What every floor stands on: time, randomness, addresses, rates, counts. Each small mechanism
+//! exists once.
 //!
-//! Nothing here knows a protocol, or reads a clock, socket, file or environment.
+//! Nothing here knows a protocol, or reads a clock, socket, file or the environment.
 
 pub mod address;
 pub mod cell;

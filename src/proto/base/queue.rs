@@ -1,8 +1,8 @@
-//! Queues that give back what a rush has made grow.
+//! Queues that release memory after a burst.
 
 use std::collections::VecDeque;
 
-/// Takes the first element. What a rush has made grow is given back once it is over.
+/// Takes the first element. Once the queue is empty, releases what a burst made it grow by.
 pub fn take_first<T>(queue: &mut VecDeque<T>) -> Option<T> {
     const KEPT: usize = 256;
     let first = queue.pop_front();

@@ -1,6 +1,7 @@
 //! Rates: token buckets, alone or in tables of fixed size that never grow.
 //!
-//! Sources are hashed into a table; two that meet in one bucket share its budget, which errs on the quiet side.
+//! The tables hash sources into buckets. Two sources that share a bucket share its budget, so a
+//! collision admits too few events and never too many.
 
 use core::hash::{BuildHasher, Hash};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,17 +13,18 @@ use foldhash::quality::FixedState;
 use super::source::{Network, Source};
 use super::time::Instant;
 
-/// So much a second, and so many at once.
+/// A rate and a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Nanoseconds one event takes from the budget; `None`: no event is ever admitted.
+    /// Nanoseconds of budget that one event costs; `None` admits no event.
     interval: Option<u64>,
-    /// How far the budget may be overdrawn, nanoseconds.
+    /// How far the budget may be overdrawn, in nanoseconds.
     tolerance: u64,
 }
 
 impl Rate {
-    /// `per_second` events a second, of which `burst` (at least 1) may come at once. A rate of 0 admits nothing.
+    /// `per_second` events per second, of which `burst` (at least 1) may come at once. A rate of 0
+    /// admits nothing.
     pub const fn new(per_second: u32, burst: u32) -> Self {
         let Some(interval) = 1_000_000_000_u64.checked_div(per_second as u64) else {
             return Self {
@@ -45,14 +47,15 @@ impl Rate {
         }
     }
 
-    /// A second's worth may come at once.
+    /// `n` events per second, all of which may come at once.
     pub const fn per_second(n: u32) -> Self {
         Self::new(n, n)
     }
 
-    /// The bucket's next state if one more event is admitted.
+    /// The bucket's next state if it admits one more event.
     ///
-    /// This is the generic cell rate algorithm: `until` is the time at which the budget is whole again.
+    /// This is the generic cell rate algorithm: `until` is the time at which the budget is full
+    /// again.
     fn admit(self, until: u64, now: Instant) -> Option<u64> {
         let until = until.max(now.as_nanos());
         (until - now.as_nanos() <= self.tolerance).then_some(until.saturating_add(self.interval?))
@@ -67,14 +70,14 @@ impl Rate {
     }
 }
 
-/// One token bucket, for what belongs to one allocation.
+/// One token bucket, for use by one allocation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     until: u64,
 }
 
 impl Bucket {
-    /// Takes one token. `false`: there is none.
+    /// Takes one token; `false` if there is none.
     pub fn admit(&mut self, now: Instant, rate: Rate) -> bool {
         match rate.admit(self.until, now) {
             Some(until) => {
@@ -86,7 +89,7 @@ impl Bucket {
     }
 }
 
-/// Token buckets for all sources there are, in half a megabyte.
+/// Token buckets for all sources, in 512 KiB.
 #[derive(Debug)]
 pub struct RateTable {
     buckets: Box<[SharedBucket]>,
@@ -97,7 +100,7 @@ impl RateTable {
     /// Number of buckets, of eight bytes each.
     pub const BUCKETS: usize = 1 << 16;
 
-    /// Every budget whole. `seed` makes it unforeseeable which sources share a bucket.
+    /// All buckets full. `seed` must be unpredictable: it determines which sources share a bucket.
     pub fn new(seed: u64) -> Self {
         Self {
             buckets: (0..Self::BUCKETS).map(|_| SharedBucket::default()).collect(),
@@ -105,12 +108,12 @@ impl RateTable {
         }
     }
 
-    /// Takes one token of `source`. `false`: there is none.
+    /// Takes one token of `source`; `false` if there is none.
     pub fn admit(&self, now: Instant, source: Source, rate: Rate) -> bool {
         self.admit_key(now, source, rate)
     }
 
-    /// The same for what is no source: a user.
+    /// As [`Self::admit`], for a key that is not a source, such as a user.
     pub fn admit_key(&self, now: Instant, key: impl Hash, rate: Rate) -> bool {
         self.bucket(key).admit(now, rate)
     }
@@ -118,12 +121,12 @@ impl RateTable {
     /// Takes one token of `key`.
     ///
     /// # Errors
-    /// There is none; worth trying again after this long.
+    /// There is none. The value is the time until there is one.
     pub fn take(&self, now: Instant, key: impl Hash, rate: Rate) -> Result<(), Duration> {
         self.bucket(key).take(now, rate)
     }
 
-    /// The same for a network; a table is for sources or for networks.
+    /// As [`Self::admit`], for a network. A table holds either sources or networks.
     pub fn admit_network(&self, now: Instant, network: Network, rate: Rate) -> bool {
         self.bucket(network).admit(now, rate)
     }
@@ -138,7 +141,7 @@ impl RateTable {
     }
 }
 
-/// How often something begins, held to a rate for each source and for each network.
+/// Limits how often something starts: a rate per source and a rate per network.
 #[derive(Debug)]
 pub struct Arrivals {
     sources: RateTable,
@@ -148,8 +151,9 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// So many of a source may begin at once, and then `per_second` of them in a second; a network has as many times the
-    /// rate as the burst. Who stays is never in the way of others, who comes and goes costs something each time.
+    /// A source may start `source_burst` at once and then `per_second` per second. A network gets
+    /// `network_burst` at once, and a rate that is larger by the same factor. What stays open costs
+    /// no further tokens; only repeated starts do.
     pub fn new(seed: u64, per_second: u32, source_burst: u32, network_burst: u32) -> Self {
         let times = u64::from(network_burst) * u64::from(per_second) / u64::from(source_burst.max(1));
         let network_rate = u32::try_from(times).unwrap_or(u32::MAX).max(per_second);
@@ -161,21 +165,21 @@ impl Arrivals {
         }
     }
 
-    /// Whether one more of `client` may begin.
+    /// Whether `client` may start one more.
     pub fn admit(&self, now: Instant, client: IpAddr) -> bool {
         let source = Source::from(client);
-        // Second, so that no source can use up more of it than its own share.
+        // The network's budget comes second, so that no source takes more of it than its own share.
         self.sources.admit(now, source, self.per_source)
             && self.networks.admit_network(now, source.network(), self.per_network)
     }
 }
 
-/// A token bucket that several shards use.
+/// A token bucket that several shards share.
 #[derive(Debug, Default)]
 pub struct SharedBucket(AtomicU64);
 
 impl SharedBucket {
-    /// Takes one token. `false`: there is none.
+    /// Takes one token; `false` if there is none.
     pub fn admit(&self, now: Instant, rate: Rate) -> bool {
         self.take(now, rate).is_ok()
     }
@@ -183,7 +187,7 @@ impl SharedBucket {
     /// Takes one token.
     ///
     /// # Errors
-    /// There is none; worth trying again after this long.
+    /// There is none. The value is the time until there is one.
     pub fn take(&self, now: Instant, rate: Rate) -> Result<(), Duration> {
         let taken = self.0.fetch_update(Relaxed, Relaxed, |until| rate.admit(until, now));
         taken.map(|_| ()).map_err(|until| rate.wait(until, now))

@@ -1,14 +1,15 @@
-//! The core's only source of randomness: a ChaCha12 stream from a seed that is handed in.
+//! The core's only source of randomness: a ChaCha12 stream from a seed that the caller provides.
 //!
-//! Relay ports, reservation tokens and transaction ids must be unpredictable (RFC 8656 §7.2, RFC 6056), so the generator
-//! is a cryptographic one; and equal seeds give equal streams, so a run of the core can be repeated byte for byte.
+//! Relay ports, reservation tokens and transaction ids must be unpredictable (RFC 8656 §7.2, RFC
+//! 6056), so the generator is cryptographic. Equal seeds give equal streams, so a run of the core
+//! can be repeated byte for byte.
 
 use core::fmt;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-/// A seeded cryptographic generator. Not `Clone`: two copies would hand out the same "random" ports.
+/// A seeded cryptographic generator. Not `Clone`: two copies would produce the same "random" ports.
 pub struct Rng(ChaCha12Rng);
 
 impl Rng {
@@ -27,16 +28,17 @@ impl Rng {
         self.0.fill_bytes(out);
     }
 
-    /// A fresh array, for keys, tokens and transaction ids.
+    /// A random array, for keys, tokens and transaction ids.
     pub fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut out = [0; N];
         self.fill(&mut out);
         out
     }
 
-    /// A number below `n`, every one equally likely; 0 if `n` is 0.
+    /// A number below `n`, uniformly distributed; 0 if `n` is 0.
     pub fn below(&mut self, n: u32) -> u32 {
-        // Lemire's multiply-and-reject: without the rejection small numbers would come up slightly more often.
+        // Lemire's multiply-and-reject. Without the rejection, small numbers would be slightly more
+        // likely.
         let threshold = if n == 0 { 0 } else { n.wrapping_neg() % n };
         loop {
             let product = u64::from(self.0.next_u32()) * u64::from(n);
@@ -48,7 +50,7 @@ impl Rng {
 }
 
 impl fmt::Debug for Rng {
-    /// Tells nothing: the state foretells every port and token to come.
+    /// Prints nothing: the state predicts every future port and token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Rng(..)")
     }
@@ -70,7 +72,8 @@ mod tests {
 
     #[test]
     fn the_stream_is_chacha12() {
-        // First 16 bytes of key stream for the all-zero key (draft-strombergson-chacha-test-vectors-01, TC1, 12 rounds).
+        // First 16 bytes of key stream for the all-zero key
+        // (draft-strombergson-chacha-test-vectors-01, TC1, 12 rounds).
         let expected = [
             0x9b, 0xf4, 0x9a, 0x6a, 0x07, 0x55, 0xf9, 0x53, 0x81, 0x1f, 0xce, 0x12, 0x5f, 0x26, 0x83, 0xd5,
         ];

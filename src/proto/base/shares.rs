@@ -1,11 +1,13 @@
-//! The places of a pool that strangers fill, and whose place goes when there is none left.
+//! A bounded pool of places that remote hosts fill, and the choice of the place to evict when the
+//! pool is full.
 //!
-//! Whoever holds most loses one: of all sources that with the most places (an IPv4 address, an IPv6 /64), and of its places
-//! the oldest. Somebody with a whole network holds one place with each of many sources; so a network (an IPv4 /24, an
-//! IPv6 /48) weighs as one source would with a sixteenth of what it holds. A client with one place loses it to nobody who
-//! holds more, and the many behind one network keep sixteen times what a single source does.
+//! The heaviest source loses a place: the one with most places (a source is an IPv4 address or an
+//! IPv6 /64), and of its places the oldest. An attacker with a whole network can hold one place
+//! from each of many sources. So a network (an IPv4 /24 or IPv6 /48) weighs as much as one source
+//! with a sixteenth of the network's places. A client with one place never loses it to a heavier
+//! source, and the clients behind one network may hold sixteen times what a single source may.
 //!
-//! Choosing, entering and leaving cost the logarithm of the number of places.
+//! Choosing, entering and leaving cost O(log n) in the number of places.
 
 use core::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,18 +15,18 @@ use std::net::IpAddr;
 
 use super::source::{Network, Source};
 
-/// So many places of a network weigh as much as one place of a source.
+/// This many places of a network weigh as much as one place of a source.
 const PLACES_OF_NETWORK: usize = 16;
 
-/// Names one place for as long as it is held.
+/// Identifies one place while it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     source: Source,
-    /// Younger places have higher numbers.
+    /// Increases with each place: a smaller number is older.
     number: u64,
 }
 
-/// How much is held, for comparison; what is heaviest gives way.
+/// What a source and its network hold, for comparison. The heaviest source is evicted from first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Weight {
     share: usize,
@@ -48,27 +50,28 @@ impl Weight {
 #[derive(Debug, Default)]
 struct Members {
     held: usize,
-    /// How many places each holds, its oldest place, and who it is: the last gives way.
+    /// For each source: how many places it holds, its oldest place, and the source itself. The last
+    /// entry is evicted from first.
     sources: BTreeSet<(usize, Reverse<u64>, Source)>,
 }
 
 impl Members {
-    /// What the network's heaviest source weighs, and its oldest place.
+    /// The weight and the oldest place of the network's heaviest source.
     fn heaviest(&self) -> Option<(Weight, Reverse<u64>)> {
         let &(held, oldest, _) = self.sources.last()?;
         Some((Weight::new(held, self.held), oldest))
     }
 }
 
-/// The places that are held, with what each is held for.
+/// The places in use, each with its value.
 #[derive(Debug)]
 pub struct Shares<T> {
     next: u64,
-    /// `None` while somebody is looked at who may enter.
+    /// `None` for the trial entry of [`Self::displace`].
     places: BTreeMap<Place, Option<T>>,
     held: BTreeMap<Source, usize>,
     networks: BTreeMap<Network, Members>,
-    /// Every network by its heaviest source.
+    /// Every network, ordered by its heaviest source.
     order: BTreeSet<(Weight, Reverse<u64>, Network)>,
 }
 
@@ -85,27 +88,27 @@ impl<T> Default for Shares<T> {
 }
 
 impl<T> Shares<T> {
-    /// Places held in all.
+    /// How many places are in use.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Whether nobody holds a place.
+    /// Whether no place is in use.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// What each place is held for.
+    /// The values of all places.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.places.values().flatten()
     }
 
-    /// Gives the source `client` belongs to one more place. How many there may be is the caller's to know.
+    /// Gives one more place to the source of `client`. The caller bounds their number.
     pub fn enter(&mut self, client: IpAddr, value: T) -> Place {
         self.insert(client, Some(value))
     }
 
-    /// Takes a place back; `None` if it has been taken already.
+    /// Frees a place and returns its value; `None` if it was already free.
     pub fn leave(&mut self, place: Place) -> Option<T> {
         if !self.places.contains_key(&place) {
             return None;
@@ -116,7 +119,8 @@ impl<T> Shares<T> {
         })
     }
 
-    /// Takes the place that gives way if `client` gets one more: the oldest of who is heaviest then. `None`: nobody has one.
+    /// Evicts a place to make room for one of `client`: the oldest place of the source that would
+    /// be heaviest afterwards. `None` if no place is in use.
     pub fn displace(&mut self, client: IpAddr) -> Option<T> {
         let newcomer = self.insert(client, None);
         let displaced = self.heaviest().and_then(|(_, place)| self.leave(place));
@@ -124,7 +128,8 @@ impl<T> Shares<T> {
         displaced
     }
 
-    /// The same, if its holder is heavier than `client` would be: among equals, who has come first stays.
+    /// As [`Self::displace`], but only if the evicted source is heavier than `client` would be.
+    /// Among equals the older entry stays.
     pub fn displace_heavier(&mut self, client: IpAddr) -> Option<T> {
         let source = Source::from(client);
         let held = self.held.get(&source).map_or(0, |&held| held);
@@ -157,7 +162,7 @@ impl<T> Shares<T> {
         Some((weight, Place { source, number }))
     }
 
-    /// Changes what `source` holds, and the orders with it.
+    /// Changes what `source` holds and updates the orderings.
     fn change<R>(
         &mut self,
         source: Source,
@@ -187,7 +192,7 @@ impl<T> Shares<T> {
     }
 }
 
-/// Where `source` stands among those of its network; `None` if it holds nothing.
+/// The position of `source` within its network; `None` if it holds nothing.
 fn rank<T>(places: &BTreeMap<Place, T>, source: Source, held: usize) -> Option<(usize, Reverse<u64>, Source)> {
     let first = Place { source, number: 0 };
     let (oldest, _) = places
@@ -219,7 +224,7 @@ mod tests {
         let many = [1, 2, 3].map(|n| shares.enter(ip("198.51.100.1"), n));
         assert_eq!(shares.displace(ip("203.0.113.77")), Some(1));
         assert_eq!(shares.displace(ip("203.0.113.77")), Some(2));
-        // One each: the oldest.
+        // Each holds one place, so the oldest goes.
         assert_eq!(shares.displace(ip("203.0.113.77")), Some(0));
         assert_eq!((shares.leave(lone), shares.leave(many[0])), (None, None));
         assert_eq!(shares.leave(many[2]), Some(3));
@@ -311,7 +316,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list, oldest first.
+        /// Compares with a plain list, oldest first.
         #[test]
         fn what_gives_way_agrees_with_a_count_of_every_place(
             steps in prop::collection::vec((client(), 0_u8..4, any::<prop::sample::Index>()), 0..300),

@@ -1,8 +1,9 @@
-//! Whom limits are counted by: an IPv4 address or an IPv6 /64 (one host commands a whole one), and the network it is in.
+//! The units that limits count by: a source (an IPv4 address or an IPv6 /64, all of which one host
+//! controls) and its network.
 
 use std::net::IpAddr;
 
-/// What sources are told apart by: the IPv4 address, or the IPv6 /64.
+/// One source: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// An IPv4 address.
@@ -21,7 +22,7 @@ impl From<IpAddr> for Source {
 }
 
 impl Source {
-    /// The network it is in.
+    /// The network of this source.
     pub const fn network(self) -> Network {
         match self {
             Self::V4(ip) => Network::V4(ip >> 8),
@@ -30,7 +31,8 @@ impl Source {
     }
 }
 
-/// What one party can have many sources of: an IPv4 /24, an IPv6 /48 (what a site is given).
+/// The addresses that one operator may control: an IPv4 /24, or an IPv6 /48 (the usual assignment
+/// to a site).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Network {
     /// The upper 24 bits of an IPv4 address.

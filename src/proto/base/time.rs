@@ -1,13 +1,14 @@
-//! Time as the core sees it: values handed in by the caller, never read here.
+//! Time as the core sees it: values that the caller provides. Nothing here reads a clock.
 //!
-//! Lifetimes, permissions and channels run on the monotonic clock; nonces and time-limited usernames on the wall clock.
+//! Lifetimes, permissions and channels use the monotonic clock; nonces and time-limited usernames
+//! use the wall clock.
 
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A point on the monotonic clock, in nanoseconds since an origin the caller chose.
+/// A point on the monotonic clock, in nanoseconds since an origin of the caller's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instant(u64);
 
@@ -25,7 +26,7 @@ impl Instant {
         self.0
     }
 
-    /// Time passed since `earlier`; zero if `earlier` is later.
+    /// Time elapsed since `earlier`; zero if `earlier` is later.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

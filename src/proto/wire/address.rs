@@ -1,5 +1,6 @@
-//! Transport addresses: XOR-encoded as in XOR-MAPPED-ADDRESS, XOR-PEER-ADDRESS, XOR-RELAYED-ADDRESS (RFC 8489 §14.2),
-//! and plain as in MAPPED-ADDRESS and ALTERNATE-SERVER (§14.1), which lacks the XOR.
+//! Transport addresses: XOR-encoded as in XOR-MAPPED-ADDRESS, XOR-PEER-ADDRESS, XOR-RELAYED-ADDRESS
+//! (RFC 8489 §14.2), and plain as in MAPPED-ADDRESS and ALTERNATE-SERVER (§14.1), which lacks the
+//! XOR.
 //!
 //! ```text
 //!  0                   1                   2                   3
@@ -7,7 +8,8 @@
 //! |   Address ^ cookie (IPv4), or ^ cookie and transaction id (IPv6)
 //! ```
 //!
-//! Deliberately absent: turning `::ffff:a.b.c.d` into `a.b.c.d`. One canonicaliser stands in [`crate::turn`].
+//! Deliberately absent: converting `::ffff:a.b.c.d` to `a.b.c.d`. The one canonicaliser is in
+//! [`crate::turn`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -40,7 +42,8 @@ pub const fn encoded_len(address: &SocketAddr) -> usize {
     }
 }
 
-/// Encodes `address`; the first [`encoded_len`] bytes of the array count, the others are zero.
+/// Encodes `address`. The first [`encoded_len`] bytes of the array are the value, the others are
+/// zero.
 pub fn encode(address: &SocketAddr, id: TransactionId) -> [u8; MAX_LEN] {
     let ip = match address.ip() {
         IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() ^ MAGIC_COOKIE).into(),
@@ -49,7 +52,7 @@ pub fn encode(address: &SocketAddr, id: TransactionId) -> [u8; MAX_LEN] {
     encode_plain(&SocketAddr::new(ip, address.port() ^ PORT_MASK))
 }
 
-/// The same without the XOR.
+/// As [`encode`], without the XOR.
 #[inline]
 pub fn encode_plain(address: &SocketAddr) -> [u8; MAX_LEN] {
     let [p0, p1] = address.port().to_be_bytes();

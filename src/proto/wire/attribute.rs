@@ -1,12 +1,14 @@
 //! Attribute types and the values of all attributes that are neither addresses nor error codes
 //! (RFC 8489 §14 and §18.3, RFC 8656 §18, RFC 6062 §6.2, RFC 8016 §3.1).
 //!
-//! Decoders take a value without its type, length and padding. A wrong length is an error; reserved bits are ignored.
-//! Deliberately absent: whether a value is *acceptable*, for example which transport protocol may be asked for.
+//! Decoders take a value without its type, length and padding. A wrong length is an error; reserved
+//! bits are ignored. Deliberately absent: whether a value is *acceptable*, for example which
+//! transport protocol a client may request.
 
 use core::fmt;
 
-/// Type of an attribute: 0x0000..=0x7FFF must be understood by the receiver, the others may be ignored.
+/// Type of an attribute: 0x0000..=0x7FFF must be understood by the receiver, the others may be
+/// ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttributeType(pub u16);
 
@@ -78,14 +80,15 @@ impl AttributeType {
         self.0 < 0x8000
     }
 
-    /// Whether this server understands the attribute, if only to ignore it where it has no meaning (PRIORITY in a
-    /// Binding request). Attributes of features not built (RFC 7635) are unknown: 420 tells a client so. Those of RFC 5780
-    /// and RFC 6062 are known to the places only that serve them ([`super::message::Message::unknown_required_but`]).
+    /// Whether this server understands the attribute, if only to ignore it where it has no meaning
+    /// (PRIORITY in a Binding request). Attributes of features that are not implemented (RFC 7635)
+    /// are unknown, and 420 reports that to the client. Only the handlers of RFC 5780 and RFC 6062
+    /// know the attributes of those RFCs ([`super::message::Message::unknown_required_but`]).
     pub const fn is_understood(self) -> bool {
         self.0 < 64 && UNDERSTOOD >> self.0 & 1 == 1
     }
 
-    /// Whether a request with this attribute is to be answered 420 (RFC 8489 §6.3.1).
+    /// Whether a request with this attribute must be answered with 420 (RFC 8489 §6.3.1).
     pub const fn is_unknown_required(self) -> bool {
         self.is_required() && !self.is_understood()
     }
@@ -142,9 +145,9 @@ impl fmt::Display for AttributeType {
 /// Why an attribute's value cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttributeError {
-    /// The value has a length the attribute cannot have.
+    /// The attribute cannot have a value of this length.
     Length,
-    /// The value stands for nothing the RFC defines.
+    /// The RFC defines no such value.
     Value,
 }
 
@@ -152,7 +155,8 @@ fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], AttributeError> {
     value.try_into().map_err(|_| AttributeError::Length)
 }
 
-/// CHANGE-REQUEST's two flags (RFC 5780 §7.2): another IP address, another port; the other bits are ignored.
+/// The two flags of CHANGE-REQUEST (RFC 5780 §7.2): another IP address, another port. The other
+/// bits are ignored.
 ///
 /// # Errors
 /// [`AttributeError::Length`] unless four bytes.
@@ -161,7 +165,8 @@ pub fn change_request(value: &[u8]) -> Result<(bool, bool), AttributeError> {
     Ok((flags & 0x04 != 0, flags & 0x02 != 0))
 }
 
-/// RESPONSE-PORT (RFC 5780 §7.5), any value. Its two bytes of padding are counted in the length by some, not by others.
+/// RESPONSE-PORT (RFC 5780 §7.5), any value. Some senders count its two bytes of padding in the
+/// length, others do not.
 ///
 /// # Errors
 /// [`AttributeError::Length`] unless two or four bytes.
@@ -198,7 +203,8 @@ pub fn requested_transport(value: &[u8]) -> Result<u8, AttributeError> {
     Ok(protocol)
 }
 
-/// The family byte of REQUESTED-ADDRESS-FAMILY (RFC 8656 §18.6) or ADDITIONAL-ADDRESS-FAMILY (§18.11), any value.
+/// The family byte of REQUESTED-ADDRESS-FAMILY (RFC 8656 §18.6) or ADDITIONAL-ADDRESS-FAMILY
+/// (§18.11), any value.
 ///
 /// # Errors
 /// [`AttributeError::Length`] unless four bytes.
@@ -207,7 +213,8 @@ pub fn address_family(value: &[u8]) -> Result<u8, AttributeError> {
     Ok(family)
 }
 
-/// EVEN-PORT's R bit: whether the next port is to be reserved (RFC 8656 §18.7); the other bits are ignored.
+/// EVEN-PORT's R bit: whether to reserve the next port (RFC 8656 §18.7). The other bits are
+/// ignored.
 ///
 /// # Errors
 /// [`AttributeError::Length`] unless one byte.
@@ -248,7 +255,8 @@ pub fn userhash(value: &[u8]) -> Result<[u8; 32], AttributeError> {
     array(value)
 }
 
-/// What PASSWORD-ALGORITHM, or one entry of PASSWORD-ALGORITHMS, says (RFC 8489 §14.11, §14.12).
+/// The content of PASSWORD-ALGORITHM, or of one entry of PASSWORD-ALGORITHMS (RFC 8489 §14.11,
+/// §14.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasswordAlgorithmValue<'a> {
     /// Number in the IANA registry, any value.
@@ -260,7 +268,8 @@ pub struct PasswordAlgorithmValue<'a> {
 /// PASSWORD-ALGORITHM (RFC 8489 §14.12).
 ///
 /// # Errors
-/// [`AttributeError::Length`] unless the value is exactly one entry; padding of its parameters may be left out.
+/// [`AttributeError::Length`] unless the value is exactly one entry. The padding of its parameters
+/// may be missing.
 pub fn password_algorithm(value: &[u8]) -> Result<PasswordAlgorithmValue<'_>, AttributeError> {
     let mut entries = PasswordAlgorithms(value);
     match (entries.next(), entries.next()) {
@@ -269,7 +278,8 @@ pub fn password_algorithm(value: &[u8]) -> Result<PasswordAlgorithmValue<'_>, At
     }
 }
 
-/// PASSWORD-ALGORITHMS in the sender's order of preference (RFC 8489 §14.11). Ends after the first error.
+/// PASSWORD-ALGORITHMS in the sender's order of preference (RFC 8489 §14.11). Ends after the first
+/// error.
 pub const fn password_algorithms(value: &[u8]) -> PasswordAlgorithms<'_> {
     PasswordAlgorithms(value)
 }
@@ -301,8 +311,8 @@ impl<'a> Iterator for PasswordAlgorithms<'a> {
     }
 }
 
-/// An ICMP message that came back for a relayed datagram (RFC 8656 §18.13). Family-specific: ICMPv4 or ICMPv6 by the
-/// XOR-PEER-ADDRESS beside it.
+/// An ICMP message about a relayed datagram (RFC 8656 §18.13). The family of the XOR-PEER-ADDRESS
+/// beside it says whether this is ICMPv4 or ICMPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Icmp {
     /// ICMP type, 0..=127.
@@ -317,8 +327,8 @@ impl Icmp {
     /// Length of the value.
     pub const LEN: usize = 8;
 
-    /// Encodes the value as the RFC draws it: two reserved bytes, 7 bits of type, 9 bits of code, four bytes of data.
-    /// A type over 127 or a code over 511 cannot be expressed and is cut.
+    /// Encodes the value as in the RFC: two reserved bytes, 7 bits of type, 9 bits of code, four
+    /// bytes of data. A type over 127 or a code over 511 does not fit and is truncated.
     pub const fn encode(self) -> [u8; Self::LEN] {
         let [high, low] = (((self.icmp_type as u16) << 9) | (self.code & 0x1FF)).to_be_bytes();
         let [a, b, c, d] = self.data.to_be_bytes();

@@ -6,8 +6,9 @@
 //! |                       Application Data                        |
 //! ```
 //!
-//! On streams the message is padded to four bytes, not counted in Length (§12.5); see [`super::framing`].
-//! Deliberately absent: which channel numbers may be used; that depends on configuration.
+//! On streams the message is padded to four bytes, which Length does not count (§12.5); see
+//! [`super::framing`]. Deliberately absent: which channel numbers a client may use, because that
+//! depends on the configuration.
 
 use core::ops::Range;
 
@@ -19,12 +20,12 @@ pub const HEADER_LEN: usize = 4;
 pub enum ChannelDataError {
     /// The channel number is outside 0x4000..=0x7FFF.
     NotChannelData,
-    /// Fewer bytes than the header says.
+    /// Fewer bytes than the header announces.
     Short,
 }
 
 /// Splits a ChannelData message into its channel number and the range of its application data.
-/// Bytes behind the data (padding, and on UDP anything) are ignored (§12.6).
+/// Bytes after the data (padding, and on UDP any trailing bytes) are ignored (§12.6).
 ///
 /// # Errors
 /// See [`ChannelDataError`].

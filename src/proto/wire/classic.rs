@@ -1,12 +1,14 @@
-//! Binding as RFC 3489 has it: no magic cookie, a transaction id of 16 bytes, and no padding (RFC 5389 §12.2).
+//! Binding requests of RFC 3489: no magic cookie, a transaction id of 16 bytes, and no padding (RFC
+//! 5389 §12.2).
 //!
-//! Deliberately absent: everything else of RFC 3489. No method but Binding was ever sent without a cookie to a server
-//! worth serving, and what its other attributes ask for is RFC 5780's now.
+//! Deliberately absent: the rest of RFC 3489. No other method is worth serving without a cookie,
+//! and RFC 5780 now covers what its other attributes requested.
 
 use super::attribute::AttributeType;
 use super::message::{Class, HEADER_LEN, MAGIC_COOKIE, Method, UnknownAttributes, Walk, message_type};
 
-/// Joins a response to its request: the place of the magic cookie and of [`super::message::TransactionId`] together.
+/// Matches a response to its request. Takes the place of the magic cookie and of
+/// [`super::message::TransactionId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassicId(pub [u8; 16]);
 
@@ -15,13 +17,13 @@ pub struct ClassicId(pub [u8; 16]);
 pub struct ClassicBinding {
     /// Transaction id.
     pub id: ClassicId,
-    /// Comprehension-required attributes this server does not understand: RESPONSE-ADDRESS, and CHANGE-REQUEST if it
-    /// asks for a change. Clients of the time always send the latter.
+    /// Comprehension-required attributes that this server does not understand: RESPONSE-ADDRESS,
+    /// and CHANGE-REQUEST if it requests a change. Clients of that time always send CHANGE-REQUEST.
     pub unknown: UnknownAttributes,
 }
 
 impl ClassicBinding {
-    /// Parses `bytes`, one datagram. `None`: it is not such a request, or not a whole one.
+    /// Parses `bytes`, one datagram. `None` if it is not a complete RFC 3489 Binding request.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (&[t0, t1, l0, l1], rest) = bytes.split_first_chunk()?;
         let id = *rest.first_chunk()?;

@@ -1,21 +1,21 @@
-//! What a packet is, by its first byte (RFC 7983 §7, RFC 8656 §12).
+//! Classifies a packet by its first byte (RFC 7983 §7, RFC 8656 §12).
 
-/// The protocol a first byte stands for.
+/// The protocol that a first byte indicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// 0..=3: a STUN message.
     Stun,
     /// 0x40..=0x4F: a ChannelData message.
     ChannelData,
-    /// 0x50..=0x7F: a channel number RFC 5766 allowed and RFC 8656 reserves.
+    /// 0x50..=0x7F: a channel number that RFC 5766 allowed and RFC 8656 reserves.
     ReservedChannel,
-    /// 20..=63: a DTLS record, or on a stream a TLS record.
+    /// 20..=63: a DTLS record, or a TLS record on a stream.
     Dtls,
     /// Anything else.
     Other,
 }
 
-/// Tells what a packet or stream is that starts with `first_byte`.
+/// Classifies a packet or stream that starts with `first_byte`.
 pub const fn classify(first_byte: u8) -> Kind {
     match first_byte {
         0..=3 => Kind::Stun,

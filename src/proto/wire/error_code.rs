@@ -1,4 +1,5 @@
-//! ERROR-CODE and ADDRESS-ERROR-CODE (RFC 8489 §14.8, RFC 8656 §18.12), and the codes a server sends.
+//! ERROR-CODE and ADDRESS-ERROR-CODE (RFC 8489 §14.8, RFC 8656 §18.12), and the codes that a server
+//! sends.
 //!
 //! ```text
 //! |     Reserved, should be 0 (or family)   |Class|     Number    |
@@ -7,7 +8,7 @@
 
 use super::attribute::AttributeError;
 
-/// Longest reason phrase one may send, in bytes (RFC 8489 §14.8).
+/// Longest reason phrase that may be sent, in bytes (RFC 8489 §14.8).
 pub const MAX_REASON: usize = 509;
 
 /// A decoded ERROR-CODE or ADDRESS-ERROR-CODE.
@@ -17,11 +18,12 @@ pub struct ErrorCode<'a> {
     pub family: u8,
     /// 300..=699.
     pub code: u16,
-    /// Reason phrase, as sent: UTF-8 by the RFC, unchecked here.
+    /// Reason phrase as received. The RFC requires UTF-8; this is not checked here.
     pub reason: &'a [u8],
 }
 
-/// The four bytes in front of the reason phrase. A code outside 300..=699 cannot be expressed; its class is cut to 3 bits.
+/// The four bytes before the reason phrase. A code outside 300..=699 does not fit: its class is
+/// truncated to 3 bits.
 pub const fn header(family: u8, code: u16) -> [u8; 4] {
     let [_, class] = (code / 100 % 8).to_be_bytes();
     let [_, number] = (code % 100).to_be_bytes();
@@ -47,7 +49,8 @@ pub fn decode(value: &[u8]) -> Result<ErrorCode<'_>, AttributeError> {
     })
 }
 
-/// The reason phrase of `code` (RFC 8489 §14.8, RFC 8656 §19, RFC 6062 §6.3, RFC 8016 §3.4); empty for others.
+/// The reason phrase of `code` (RFC 8489 §14.8, RFC 8656 §19, RFC 6062 §6.3, RFC 8016 §3.4); empty
+/// for others.
 pub const fn reason(code: u16) -> &'static str {
     match code {
         300 => "Try Alternate",

@@ -1,28 +1,31 @@
-//! Where messages end on a byte stream (RFC 8656 §12.5, RFC 8489 §6.2.2). Sans-IO: bytes in, a length out.
+//! Finds the ends of messages on a byte stream (RFC 8656 §12.5, RFC 8489 §6.2.2). Sans-IO: bytes
+//! in, a length out.
 //!
-//! A STUN message says its length in its header; ChannelData too, plus padding to four bytes. A stream that is neither
-//! cannot be brought back into step, so an error means: close it.
-//! Deliberately absent: limits. The caller learns the size a message will have and refuses it before buffering.
+//! The header of a STUN message holds its length. So does that of ChannelData, which is then padded
+//! to four bytes. A stream that is neither cannot be resynchronised, so the caller closes it after
+//! an error. Deliberately absent: limits. The caller learns the size of a message early and can
+//! refuse it before buffering.
 
 use super::channel_data;
 use super::demux::{self, Kind};
 use super::message::{HEADER_LEN, MAGIC_COOKIE};
 
-/// What the front of a stream's buffer holds.
+/// What the front of a stream's buffer contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// No whole message yet: at least so many bytes in all are needed. More than 4 only when it is the length of the
-    /// whole message.
+    /// No whole message yet: the buffer must hold at least this many bytes. A value above 4 is the
+    /// length of the whole message.
     Need(usize),
-    /// A whole STUN or ChannelData message of so many bytes, padding included. The channel number may be one that
-    /// RFC 8656 reserves (0x5000..=0x7FFF): RFC 5766 clients use those, and whether they may is not decided here.
+    /// A whole STUN or ChannelData message of this many bytes, padding included. The channel number
+    /// may be one that RFC 8656 reserves (0x5000..=0x7FFF) and RFC 5766 clients use. The caller
+    /// decides whether to allow it.
     Message(usize),
 }
 
-/// Why a stream is no TURN stream.
+/// Why a stream is not TURN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FramingError {
-    /// The first byte of a message is neither STUN's nor ChannelData's.
+    /// A message starts with a byte of neither STUN nor ChannelData.
     NotTurn,
     /// A STUN message without the magic cookie.
     BadCookie,
@@ -30,18 +33,18 @@ pub enum FramingError {
     BadLength,
 }
 
-/// Longest frame there can be, in bytes: a STUN header and the longest length that is a multiple of four.
-/// The longest ChannelData message (4 + 65535 + 1) is shorter.
+/// Longest possible frame, in bytes: a STUN header and the longest length that is a multiple of
+/// four. The longest ChannelData message (4 + 65535 + 1) is shorter.
 pub const MAX_FRAME: usize = HEADER_LEN + 65532;
 
-/// Looks at the front of `bytes`. Every byte is judged as soon as it is there, so a stream that is not TURN is
-/// refused before a message is complete.
+/// Examines the front of `bytes`. Every byte is checked as soon as it arrives, so a stream that is
+/// not TURN is refused before a message is complete.
 ///
-/// Upper-case ASCII looks like ChannelData ("GET " is channel 0x4745 with 21536 bytes), so of a new stream, which can
-/// have no channel yet, the caller should take nothing but [`Kind::Stun`] first.
+/// Upper-case ASCII looks like ChannelData ("GET " is channel 0x4745 with 21536 bytes). A new
+/// stream cannot have a channel yet, so the caller should first accept only [`Kind::Stun`].
 ///
 /// # Errors
-/// See [`FramingError`]; all of them are final for the stream.
+/// See [`FramingError`]. All of them are final for the stream.
 pub fn next_frame(bytes: &[u8]) -> Result<Framing, FramingError> {
     let Some(&first) = bytes.first() else {
         return Ok(Framing::Need(channel_data::HEADER_LEN));

@@ -1,8 +1,8 @@
 //! Long-term keys and message integrity (RFC 8489 §9.2.2, §14.4 to §14.6).
 //!
-//! A [`Key`] keeps the HMAC states after the key was taken in, not the key: checking a message clones 28 or 40 bytes
-//! of state instead of hashing the padded key again.
-//! Deliberately absent: nonces, realms, who may log in.
+//! A [`Key`] stores the HMAC states derived from the key, not the key. Checking a message then
+//! clones 28 or 40 bytes of state instead of hashing the padded key again. Deliberately absent:
+//! nonces, realms, and who may log in.
 
 use core::fmt;
 use std::borrow::Cow;
@@ -17,12 +17,13 @@ use zeroize::Zeroize;
 use super::attribute::AttributeType;
 use super::opaque_string;
 
-/// Which of the two integrity attributes.
+/// One of the two integrity attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Integrity {
     /// MESSAGE-INTEGRITY: HMAC-SHA1, 20 bytes.
     Sha1,
-    /// MESSAGE-INTEGRITY-SHA256: HMAC-SHA256. Always 32 bytes here: the shorter forms §14.6 allows are not for TURN.
+    /// MESSAGE-INTEGRITY-SHA256: HMAC-SHA256. Always 32 bytes here: TURN does not use the shorter
+    /// forms of §14.6.
     Sha256,
 }
 
@@ -35,7 +36,7 @@ impl Integrity {
         }
     }
 
-    /// The one length its value may have.
+    /// The only valid length of its value.
     pub const fn value_len(self) -> usize {
         match self {
             Self::Sha1 => 20,
@@ -44,7 +45,7 @@ impl Integrity {
     }
 }
 
-/// How a long-term key is made from a password (RFC 8489 §18.5).
+/// How a long-term key is derived from a password (RFC 8489 §18.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PasswordAlgorithm {
     /// MD5: what RFC 5389 clients use.
@@ -75,7 +76,7 @@ impl PasswordAlgorithm {
     }
 }
 
-/// A key for message integrity, ready for both algorithms. Wiped from memory when dropped.
+/// A key for message integrity, ready for both algorithms. Zeroised when dropped.
 #[derive(Clone)]
 pub struct Key {
     sha1: Hmac<Sha1>,
@@ -85,8 +86,9 @@ pub struct Key {
 impl Key {
     /// The long-term key: a hash of `username ":" realm ":" password` (RFC 8489 §18.5.1).
     ///
-    /// Realm and password are prepared by [`opaque_string::prepare`], which leaves ASCII as it is; a password that is
-    /// not UTF-8 is taken as bytes. `username` is taken as it stands in USERNAME: its sender prepared it (§14.3).
+    /// [`opaque_string::prepare`] prepares realm and password; it leaves ASCII unchanged. A
+    /// password that is not UTF-8 is used as bytes. `username` is used as it appears in USERNAME,
+    /// because its sender has prepared it (§14.3).
     pub fn long_term(username: &[u8], realm: &str, password: &[u8], algorithm: PasswordAlgorithm) -> Self {
         let mut prepared = str::from_utf8(password).ok().map(opaque_string::prepare);
         let password = prepared.as_deref().map_or(password, str::as_bytes);
@@ -109,16 +111,16 @@ impl Key {
         key
     }
 
-    /// The key `raw` itself: a short-term password, or a key computed elsewhere.
+    /// `raw` as the key: a short-term password, or a key computed elsewhere.
     pub fn from_raw(raw: &[u8]) -> Self {
-        // HMAC is defined for keys of every length (RFC 2104 §2), so neither can fail.
+        // HMAC accepts keys of every length (RFC 2104 §2), so neither call can fail.
         Self {
             sha1: Hmac::new_from_slice(raw).expect("HMAC takes keys of every length"),
             sha256: Hmac::new_from_slice(raw).expect("HMAC takes keys of every length"),
         }
     }
 
-    /// HMAC-SHA1 over a message that will end with a MESSAGE-INTEGRITY right behind `before`.
+    /// HMAC-SHA1 over a message that will end with a MESSAGE-INTEGRITY directly after `before`.
     pub(super) fn sha1(&self, before: &[u8]) -> [u8; 20] {
         over_message(self.sha1.clone(), before, 20)
             .finalize()
@@ -126,7 +128,8 @@ impl Key {
             .into()
     }
 
-    /// HMAC-SHA256 over a message that will end with a MESSAGE-INTEGRITY-SHA256 right behind `before`.
+    /// HMAC-SHA256 over a message that will end with a MESSAGE-INTEGRITY-SHA256 directly after
+    /// `before`.
     pub(super) fn sha256(&self, before: &[u8]) -> [u8; 32] {
         over_message(self.sha256.clone(), before, 32)
             .finalize()
@@ -134,8 +137,8 @@ impl Key {
             .into()
     }
 
-    /// Whether `value` is the integrity of the message part `before` it, in time that does not depend on where they
-    /// differ. A value of another length than [`Integrity::value_len`] never is.
+    /// Whether `value` is the integrity of the message part `before`, compared in constant time. A
+    /// value of any length other than [`Integrity::value_len`] never is.
     pub(super) fn verify(&self, integrity: Integrity, before: &[u8], value: &[u8]) -> bool {
         match integrity {
             Integrity::Sha1 => self.sha1(before).ct_eq(value).into(),
@@ -144,11 +147,11 @@ impl Key {
     }
 }
 
-/// Feeds `before` with the header length the message has when it ends behind an integrity value of `value_len` bytes
-/// (RFC 8489 §14.5): what follows must not count.
+/// Feeds `before` with the header length that the message has if it ends after an integrity value
+/// of `value_len` bytes (RFC 8489 §14.5). Later attributes must not count.
 fn over_message<M: Mac>(mac: M, before: &[u8], value_len: usize) -> M {
     let Some((&[t0, t1, _, _], rest)) = before.split_first_chunk() else {
-        return mac; // Not a message. Both callers hold a whole header.
+        return mac; // Not a message. Both callers hold a whole header, so this is unreachable.
     };
     let length = (before.len() + 4 + value_len).saturating_sub(super::message::HEADER_LEN);
     let [l0, l1] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
@@ -162,7 +165,7 @@ impl fmt::Debug for Key {
 }
 
 impl PartialEq for Key {
-    /// Compares what the keys make of the empty message, in constant time.
+    /// Compares the MACs of the empty message under both keys, in constant time.
     fn eq(&self, other: &Self) -> bool {
         let [ours, theirs] = [self, other].map(|key| key.sha256.clone().finalize().into_bytes());
         ours.ct_eq(&theirs).into()

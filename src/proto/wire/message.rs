@@ -8,9 +8,10 @@
 //! |  Attributes: Type (16) | Length (16) | Value, padded to four bytes ...
 //! ```
 //!
-//! [`Message::parse`] goes over the attributes once and notes where they are. What stands behind an integrity
-//! attribute is not covered by it and is not shown: a handler cannot act on it by mistake.
-//! Deliberately absent: what a method means; messages without the magic cookie ([`super::classic`]).
+//! [`Message::parse`] walks the attributes once and stores their positions. What follows an
+//! integrity attribute is not covered by it and is hidden, so a handler cannot act on it by
+//! accident. Deliberately absent: the meaning of methods; messages without the magic cookie
+//! ([`super::classic`]).
 
 use core::fmt;
 use core::ops::Range;
@@ -20,26 +21,26 @@ use super::attribute::{AttributeError, AttributeType};
 use super::integrity::{Integrity, Key};
 use super::{address, fingerprint};
 
-/// Bytes in front of the attributes.
+/// Bytes before the attributes.
 pub const HEADER_LEN: usize = 20;
 
 /// Bytes 4..8 of every STUN message.
 pub const MAGIC_COOKIE: u32 = 0x2112_A442;
 
-/// Joins a response to its request.
+/// Matches a response to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TransactionId(pub [u8; 12]);
 
-/// What part a message plays.
+/// The class of a message (RFC 8489 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Is answered.
+    /// Expects a response.
     Request,
-    /// Is never answered.
+    /// Gets no response.
     Indication,
-    /// Answers a request that was fulfilled.
+    /// Response to a request that succeeded.
     Success,
-    /// Answers a request that was not.
+    /// Response to a request that failed.
     Error,
 }
 
@@ -63,21 +64,21 @@ impl Class {
     }
 }
 
-/// What a message is about (RFC 8489 §18.2, RFC 8656 §17, RFC 6062 §6.1).
+/// The method of a message (RFC 8489 §18.2, RFC 8656 §17, RFC 6062 §6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Method {
-    /// Tells a client its server-reflexive address.
+    /// Reports its server-reflexive address to a client.
     Binding = 0x001,
-    /// Makes an allocation.
+    /// Creates an allocation.
     Allocate = 0x003,
-    /// Extends or ends one.
+    /// Extends or ends an allocation.
     Refresh = 0x004,
     /// Application data from the client (indication).
     Send = 0x006,
     /// Application data for the client (indication).
     Data = 0x007,
-    /// Lets peers in.
+    /// Permits peers.
     CreatePermission = 0x008,
     /// Binds a channel number to a peer.
     ChannelBind = 0x009,
@@ -123,7 +124,7 @@ impl Method {
 
 /// The first two bytes of a message.
 pub const fn message_type(class: Class, method: Method) -> u16 {
-    // Every method fits the four bits below the class bits.
+    // Every method fits into the four bits below the class bits.
     method as u16 | class.bits()
 }
 
@@ -136,11 +137,11 @@ pub enum ParseError {
     NotStun,
     /// No magic cookie.
     BadCookie,
-    /// The length is not a multiple of four, or not that of the bytes at hand.
+    /// The length is not a multiple of four, or does not match the bytes.
     BadLength,
     /// An attribute runs past the end.
     BadAttribute,
-    /// FINGERPRINT is wrong, of a wrong length, or not last.
+    /// FINGERPRINT is wrong, has a wrong length, or is not the last attribute.
     BadFingerprint,
 }
 
@@ -149,29 +150,31 @@ pub enum ParseError {
 pub struct Header {
     /// Class and method as sent.
     pub raw_type: u16,
-    /// Bytes behind the header; a multiple of four.
+    /// Bytes after the header; a multiple of four.
     pub length: u16,
     /// Transaction id.
     pub transaction_id: TransactionId,
 }
 
-/// A STUN message: borrowed, checked once, cheap to copy about.
+/// A STUN message: borrowed, checked once, cheap to copy.
 ///
-/// Kept under 128 bytes: longer, it is moved by calls to `memcpy`, which cost a third of a Send indication.
+/// It stays under 128 bytes. A larger one is moved by calls to `memcpy`, which cost a third of a
+/// Send indication.
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
     bytes: &'a [u8],
     header: Header,
-    /// Where the first trusted attribute of each type that has a slot stands; zero for none.
+    /// Position of the first trusted attribute of each type that has a slot; zero if there is none.
     first: [Position; SLOTS],
-    /// Where what integrity covers ends, or what there is.
+    /// Where the part covered by integrity ends, or where the message ends.
     trusted_end: Position,
     integrity: Option<(Integrity, Position)>,
     unknown: bool,
     fingerprint: bool,
 }
 
-/// Types with a slot: all that TURN requests look for, but a few optional ones. Others are found by a walk.
+/// Types with a slot: all that TURN requests look up, apart from a few optional ones. Others are
+/// found by a walk.
 const SLOTS: usize = 32;
 const FIRST_SLOT: u16 = AttributeType::USERNAME.0;
 
@@ -179,15 +182,15 @@ const fn slot(kind: AttributeType) -> usize {
     kind.0.wrapping_sub(FIRST_SLOT) as usize
 }
 
-/// Where an attribute begins, from the start of the message, in units of four bytes: every place in the longest
-/// message fits. Never zero, where the header stands.
+/// Where an attribute begins, from the start of the message, in units of four bytes, so that every
+/// position in the longest message fits. Never zero, because the header is there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Position(u16);
 
 impl Position {
     const NONE: Self = Self(0);
 
-    /// `bytes` is a multiple of four and at most the longest message, 65552.
+    /// `bytes` is a multiple of four and at most 65552, the longest message.
     fn of(bytes: usize) -> Self {
         Self(u16::try_from(bytes / 4).unwrap_or(u16::MAX))
     }
@@ -198,12 +201,13 @@ impl Position {
 }
 
 impl<'a> Message<'a> {
-    /// Parses `bytes`, which are exactly one message: a datagram, or what [`super::framing`] cut out of a stream.
+    /// Parses `bytes`, which are exactly one message: a datagram, or a frame found by
+    /// [`super::framing`].
     ///
-    /// Duplicate attributes: the first counts (RFC 8489 §14). Padding may be anything.
+    /// Of duplicate attributes the first counts (RFC 8489 §14). Padding may have any value.
     ///
     /// # Errors
-    /// See [`ParseError`]. A message with an error is dropped without an answer (RFC 8489 §6.3).
+    /// See [`ParseError`]. The caller drops such a message without a response (RFC 8489 §6.3).
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let header = Self::peek_header(bytes)?;
         if bytes.len() != HEADER_LEN + usize::from(header.length) {
@@ -228,7 +232,7 @@ impl<'a> Message<'a> {
     /// Reads the header at the front of `bytes`, whatever follows.
     ///
     /// # Errors
-    /// All of [`ParseError`] that a header can show.
+    /// The variants of [`ParseError`] that concern the header.
     pub fn peek_header(bytes: &[u8]) -> Result<Header, ParseError> {
         let Some((&[t0, t1, l0, l1, c0, c1, c2, c3], rest)) = bytes.split_first_chunk() else {
             return Err(ParseError::Short);
@@ -252,7 +256,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Takes in one attribute of the one pass.
+    /// Records one attribute during the walk.
     fn note(&mut self, attribute: Attribute<'a>) -> Result<(), ParseError> {
         let Attribute { kind, at, value } = attribute;
         match kind {
@@ -265,8 +269,9 @@ impl<'a> Message<'a> {
                 }
                 self.fingerprint = true;
             }
-            // Behind MESSAGE-INTEGRITY only these two count, behind MESSAGE-INTEGRITY-SHA256 only FINGERPRINT
-            // (RFC 8489 §14.5, §14.6): the SHA-256 one is verified if there are both, and covers less never more.
+            // After MESSAGE-INTEGRITY only these two count, and after MESSAGE-INTEGRITY-SHA256 only
+            // FINGERPRINT (RFC 8489 §14.5, §14.6). If both are present, the SHA-256 one is
+            // verified. It never covers less.
             AttributeType::MESSAGE_INTEGRITY if self.integrity.is_none() => {
                 self.integrity = Some((Integrity::Sha1, Position::of(at)));
                 self.trusted_end = Position::of(at);
@@ -297,7 +302,7 @@ impl<'a> Message<'a> {
         Class::of(self.header.raw_type)
     }
 
-    /// Method; `None` if this server has no name for it.
+    /// Method; `None` if this server does not know it.
     pub const fn method(&self) -> Option<Method> {
         Method::of(self.header.raw_type)
     }
@@ -312,18 +317,18 @@ impl<'a> Message<'a> {
         self.header.transaction_id
     }
 
-    /// Whether there is a FINGERPRINT; it is right, or the message would not have parsed.
+    /// Whether there is a FINGERPRINT. It is valid, or the message would not have parsed.
     pub const fn has_fingerprint(&self) -> bool {
         self.fingerprint
     }
 
-    /// Value of the first attribute of type `kind` among those in front of the integrity attribute. Integrity
-    /// attributes and FINGERPRINT themselves are not to be had.
+    /// Value of the first attribute of type `kind` before the integrity attribute. Integrity
+    /// attributes and FINGERPRINT themselves are not accessible.
     pub fn attribute(&self, kind: AttributeType) -> Option<&'a [u8]> {
         self.first_of(kind).map(|attribute| attribute.value)
     }
 
-    /// Where [`Self::attribute`] of `kind` stands in the message.
+    /// The range of [`Self::attribute`] of `kind` in the message.
     pub fn attribute_range(&self, kind: AttributeType) -> Option<Range<usize>> {
         self.first_of(kind).map(|attribute| attribute.range())
     }
@@ -340,14 +345,15 @@ impl<'a> Message<'a> {
         self.attribute(kind).map(decode).transpose()
     }
 
-    /// Values of all attributes of type `kind` in front of the integrity attribute, in order.
+    /// Values of all attributes of type `kind` before the integrity attribute, in order.
     pub fn attributes_of(&self, kind: AttributeType) -> impl Iterator<Item = &'a [u8]> {
         self.trusted()
             .filter(move |attribute| attribute.kind == kind)
             .map(|attribute| attribute.value)
     }
 
-    /// Types and values of all attributes in front of the integrity attribute, in order, duplicates included.
+    /// Types and values of all attributes before the integrity attribute, in order, duplicates
+    /// included.
     pub fn attributes(&self) -> impl Iterator<Item = (AttributeType, &'a [u8])> {
         self.trusted().map(|attribute| (attribute.kind, attribute.value))
     }
@@ -366,13 +372,14 @@ impl<'a> Message<'a> {
         self.attributes_of(kind).map(move |value| address::decode(value, id))
     }
 
-    /// The comprehension-required attributes this server does not understand, among those in front of the integrity
-    /// attribute (RFC 8489 §6.3.1).
+    /// The comprehension-required attributes before the integrity attribute that this server does
+    /// not understand (RFC 8489 §6.3.1).
     pub fn unknown_required(&self) -> UnknownAttributes {
         self.unknown_required_but(&[])
     }
 
-    /// [`Self::unknown_required`] without the types in `known`: those of a feature that is served here and now.
+    /// [`Self::unknown_required`] without the types in `known`, which belong to a feature that the
+    /// caller serves.
     pub fn unknown_required_but(&self, known: &[AttributeType]) -> UnknownAttributes {
         let mut unknown = UnknownAttributes::default();
         if self.unknown {
@@ -389,7 +396,7 @@ impl<'a> Message<'a> {
         unknown
     }
 
-    /// The integrity attribute that counts, whatever its length; `None` if there is neither.
+    /// The integrity attribute to verify, whatever its length; `None` if there is none.
     pub const fn integrity(&self) -> Option<Integrity> {
         match self.integrity {
             Some((integrity, _)) => Some(integrity),
@@ -397,15 +404,15 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Whether [`Self::integrity`] is there with a length it cannot have; [`Self::verify`] is false then.
+    /// Whether [`Self::integrity`] has an invalid length. [`Self::verify`] is then false.
     pub fn integrity_malformed(&self) -> bool {
         self.integrity.is_some_and(|(integrity, at)| {
             attribute_at(self.bytes, at.bytes()).is_none_or(|found| found.value.len() != integrity.value_len())
         })
     }
 
-    /// Whether the message was signed with `key`, by the attribute [`Self::integrity`] names. Takes the same time
-    /// wherever the signatures differ.
+    /// Whether the attribute that [`Self::integrity`] names was computed with `key`. Compares in
+    /// constant time.
     pub fn verify(&self, key: &Key) -> bool {
         let Some((integrity, at)) = self.integrity else {
             return false;
@@ -426,20 +433,21 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// All attributes in front of the integrity attribute. FINGERPRINT is never among them: nothing follows it.
+    /// All attributes before the integrity attribute. FINGERPRINT is never among them, because
+    /// nothing follows it.
     fn trusted(&self) -> impl Iterator<Item = Attribute<'a>> {
         let mut walk = Walk {
             bytes: self.bytes.get(..self.trusted_end.bytes()).unwrap_or_default(),
             at: HEADER_LEN,
         };
-        // `parse` has been over them: there is no error left to meet.
+        // `parse` has walked them already, so no error is left.
         core::iter::from_fn(move || walk.next().ok().flatten())
             .filter(|attribute| attribute.kind != AttributeType::FINGERPRINT)
     }
 }
 
 impl fmt::Debug for Message<'_> {
-    /// Leaves the attributes out: they hold usernames and addresses.
+    /// Omits the attributes: they hold usernames and addresses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("class", &self.class())
@@ -450,7 +458,7 @@ impl fmt::Debug for Message<'_> {
     }
 }
 
-/// One attribute and where its header stands, in bytes from the start of the message.
+/// One attribute and the position of its header, in bytes from the start of the message.
 #[derive(Clone, Copy)]
 pub(super) struct Attribute<'a> {
     pub(super) kind: AttributeType,
@@ -481,7 +489,7 @@ fn attribute_at(bytes: &[u8], at: usize) -> Option<Attribute<'_>> {
     })
 }
 
-/// Goes over the attributes from byte `at` on.
+/// Iterates over the attributes from byte `at` on.
 pub(super) struct Walk<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: usize,
@@ -493,14 +501,15 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let attribute = attribute_at(self.bytes, self.at).ok_or(ParseError::BadAttribute)?;
-        // The message is a multiple of four, so an attribute that ends within it has its padding within it too.
+        // The length of the message is a multiple of four, so the padding of an attribute lies
+        // within it too.
         self.at = attribute.end();
         Ok(Some(attribute))
     }
 }
 
-/// The types for UNKNOWN-ATTRIBUTES: each once, in order, at most [`UnknownAttributes::MAX`] so that an answer cannot
-/// be made large.
+/// The types for UNKNOWN-ATTRIBUTES: each once, in order, and at most [`UnknownAttributes::MAX`],
+/// so that a request cannot make the response large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnknownAttributes {
     types: [u16; Self::MAX],
@@ -508,10 +517,10 @@ pub struct UnknownAttributes {
 }
 
 impl UnknownAttributes {
-    /// Most types kept; more are left out.
+    /// The most types kept; further ones are omitted.
     pub const MAX: usize = 32;
 
-    /// Adds a type unless it is there; `false` if there is no room.
+    /// Adds a type unless it is present; `false` if there is no room.
     pub fn push(&mut self, kind: AttributeType) -> bool {
         if self.as_slice().contains(&kind.0) {
             return true;

@@ -1,9 +1,9 @@
-//! Bytes to values and back: STUN messages (RFC 8489), their TURN attributes (RFC 8656), ChannelData, integrity,
-//! FINGERPRINT, and framing on byte streams.
+//! Bytes to values and back: STUN messages (RFC 8489), their TURN attributes (RFC 8656),
+//! ChannelData, integrity, FINGERPRINT, and framing on byte streams.
 //!
-//! Everything borrows the caller's bytes: parsing, verifying and writing allocate nothing, and no input panics.
-//! Deliberately absent: state, time, and every judgement that needs either. Whether a message is *allowed* is for
-//! [`crate::turn`] to say.
+//! Everything borrows the caller's bytes: parsing, verifying and writing allocate nothing, and no
+//! input panics. Deliberately absent: state, time, and every decision that needs either.
+//! [`crate::turn`] decides whether a message is *allowed*.
 //!
 //! ```
 //! use relay_proto::wire::attribute::{self, AttributeType};

@@ -1,14 +1,16 @@
-//! The OpaqueString profile (RFC 8265 §4.2) for realms and passwords that are not ASCII (RFC 8489 §9.2.2, §14.9).
+//! The OpaqueString profile (RFC 8265 §4.2) for realms and passwords that are not ASCII (RFC 8489
+//! §9.2.2, §14.9).
 //!
-//! Spaces become U+0020, then Unicode normalisation form C. Deliberately absent: refusing code points the profile
-//! disallows. That needs the tables of one Unicode version, and would lock out people whose password has a character
-//! newer than it; such a string is prepared like any other.
+//! Spaces become U+0020, then the text is put into Unicode normalisation form C. Deliberately
+//! absent: refusing code points that the profile disallows. That needs the tables of one Unicode
+//! version, and would lock out users whose password contains a newer character. Such a string is
+//! prepared like any other.
 
 use std::borrow::Cow;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// Prepares `text`. ASCII, and what is prepared already, is returned as it is.
+/// Prepares `text`. ASCII, and text that is already prepared, is returned unchanged.
 pub fn prepare(text: &str) -> Cow<'_, str> {
     if text.is_ascii() || (!text.contains(is_wide_space) && is_nfc(text)) {
         return Cow::Borrowed(text);

@@ -1,16 +1,16 @@
-//! What QUIC shows in the clear in every version (RFC 8999), as far as a port that STUN, ChannelData and DTLS live on has
-//! to know it (RFC 9443). Nothing here is decrypted.
+//! The parts of QUIC that are in the clear in every version (RFC 8999), as far as a port shared
+//! with STUN, ChannelData and DTLS needs them (RFC 9443). Nothing is decrypted here.
 
 use super::demux::{Kind, classify};
 use super::message::MAGIC_COOKIE;
 
 /// A client's first datagrams are at least this long (RFC 9000 §14.1).
 pub const MIN_INITIAL: usize = 1200;
-/// A client's first datagrams name a connection ID of at least so many bytes (RFC 9000 §7.2).
+/// The connection ID in a client's first datagrams has at least this many bytes (RFC 9000 §7.2).
 const MIN_FIRST_ID: usize = 8;
-/// Longest connection ID of the versions there are (RFC 9000 §17.2).
+/// Longest connection ID of the existing versions (RFC 9000 §17.2).
 const MAX_ID: usize = 20;
-/// Shorter ones could be guessed by somebody who never saw them. The shortest that common servers choose.
+/// An off-path attacker could guess shorter ones. This is the shortest that common servers choose.
 const MIN_PROOF: usize = 4;
 
 const HEADER_FORM: u8 = 0x80;
@@ -19,7 +19,7 @@ const VERSION_1: u32 = 1;
 /// RFC 9369.
 const VERSION_2: u32 = 0x6b33_43cf;
 
-/// What a long header says (RFC 8999 §5.1).
+/// The content of a long header (RFC 8999 §5.1).
 struct LongHeader<'a> {
     version: u32,
     destination: &'a [u8],
@@ -40,45 +40,48 @@ impl<'a> LongHeader<'a> {
     }
 }
 
-/// A connection ID behind its length, and the rest.
+/// A connection ID after its length, and the remaining bytes.
 fn connection_id(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&len, rest) = bytes.split_first()?;
     rest.split_at_checked(usize::from(len))
 }
 
-/// Whether a client may begin a connection with `datagram`: a long header whose fixed bit is set (what else 0x80–0xFF would be
-/// has no meaning, RFC 9443 §3), an Initial packet where the version is known, of the lengths RFC 9000 asks for.
+/// Whether a client may start a connection with `datagram`. It must have a long header whose fixed
+/// bit is set (other first bytes of 0x80–0xFF have no meaning, RFC 9443 §3). If the version is
+/// known it must be an Initial packet, with the lengths that RFC 9000 requires.
 pub fn may_begin(datagram: &[u8]) -> bool {
     let (Some(&first), Some(header)) = (datagram.first(), LongHeader::parse(datagram)) else {
         return false;
     };
     let kind = (first >> 4) & 3;
     let is_initial = match header.version {
-        // Version Negotiation, which a server sends.
+        // Version Negotiation, which only servers send.
         0 => false,
         VERSION_1 => kind == 0,
         VERSION_2 => kind == 1,
-        // The server will say which versions it has.
+        // The server will answer with the versions it supports.
         _ => true,
     };
     is_initial && first & FIXED_BIT != 0 && datagram.len() >= MIN_INITIAL && header.destination.len() >= MIN_FIRST_ID
 }
 
-/// Whether `datagram` is STUN or DTLS although it comes from a client that speaks QUIC, by more than its first byte: that of
-/// a QUIC packet may have any value, once both ends have agreed on it (RFC 9287).
+/// Whether `datagram` is STUN or DTLS although it comes from a client that speaks QUIC. Checks more
+/// than the first byte: a QUIC packet may start with any value once both ends have agreed on that
+/// (RFC 9287).
 pub fn is_stun_or_dtls(datagram: &[u8]) -> bool {
     let Some((&first, rest)) = datagram.split_first() else {
         return false;
     };
     match classify(first) {
         Kind::Stun => rest.get(3..7) == Some(&MAGIC_COOKIE.to_be_bytes()),
-        // The major version of every DTLS that is served.
+        // The major version of every supported DTLS.
         Kind::Dtls => rest.first() == Some(&0xFE),
         _ => false,
     }
 }
 
-/// The connection ID a server has chosen. Who sends it back has received it: its address is proved.
+/// A connection ID chosen by a server. A client that sends it has received it, which proves the
+/// client's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerId {
     len: u8,
@@ -86,8 +89,8 @@ pub struct ServerId {
 }
 
 impl ServerId {
-    /// The one in `datagram` of a server; `None` if there is none, or it proves nothing: that of Version Negotiation is the
-    /// client's own (RFC 8999 §6).
+    /// The server's connection ID in its `datagram`. `None` if there is none, or if it proves
+    /// nothing: in Version Negotiation it is the client's own (RFC 8999 §6).
     pub fn of(datagram: &[u8]) -> Option<Self> {
         let header = LongHeader::parse(datagram).filter(|header| header.version != 0)?;
         let mut bytes = [0; MAX_ID];
@@ -96,7 +99,7 @@ impl ServerId {
         (header.source.len() >= MIN_PROOF).then_some(Self { len, bytes })
     }
 
-    /// Whether `datagram` of a client is addressed to it.
+    /// Whether a client's `datagram` is addressed to this connection ID.
     pub fn is_named_by(&self, datagram: &[u8]) -> bool {
         let id = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
         match datagram.split_first() {

@@ -1,7 +1,8 @@
 //! Writing STUN messages into a caller's buffer (RFC 8489 §5, §14). Padding is always zero.
 //!
-//! Deliberately absent: which attributes a message should have, and in which order; the order of the calls is the order
-//! on the wire. Integrity and FINGERPRINT cover what was written before them.
+//! Deliberately absent: which attributes a message should have, and in which order. The order of
+//! the calls is the order on the wire. Integrity and FINGERPRINT cover everything written before
+//! them.
 
 use std::net::SocketAddr;
 
@@ -16,14 +17,15 @@ use super::message::{Class, HEADER_LEN, MAGIC_COOKIE, Method, TransactionId, Unk
 /// Largest header length: the largest multiple of four in 16 bits.
 const MAX_LENGTH: usize = 65532;
 
-/// Why there is no message.
+/// Why a message could not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteError {
-    /// It did not fit the buffer, or the 16 bits of its length.
+    /// The message does not fit the buffer, or the 16 bits of its length.
     Full,
 }
 
-/// Writes one message. What does not fit is remembered until [`MessageWriter::finish`], so calls need no checks.
+/// Writes one message. [`MessageWriter::finish`] reports an overflow, so the calls before it need
+/// no checks.
 #[derive(Debug)]
 pub struct MessageWriter<'b> {
     buf: &'b mut [u8],
@@ -50,8 +52,8 @@ impl<'b> MessageWriter<'b> {
         }
     }
 
-    /// Begins an RFC 3489 message: its id takes the place of the magic cookie too. XOR-encoded addresses and FINGERPRINT
-    /// have no place in one.
+    /// Begins an RFC 3489 message, whose id also takes the place of the magic cookie. Such a
+    /// message has no XOR-encoded addresses and no FINGERPRINT.
     pub fn classic(buf: &'b mut [u8], class: Class, method: Method, ClassicId(id): ClassicId) -> Self {
         let [c0, c1, c2, c3, rest @ ..] = id;
         let writer = Self::new(buf, class, method, TransactionId(rest));
@@ -112,7 +114,8 @@ impl<'b> MessageWriter<'b> {
         )
     }
 
-    /// Appends ADDRESS-ERROR-CODE for the family of [`address::FAMILY_IPV4`] or [`address::FAMILY_IPV6`].
+    /// Appends ADDRESS-ERROR-CODE for the family of [`address::FAMILY_IPV4`] or
+    /// [`address::FAMILY_IPV6`].
     pub fn address_error_code(&mut self, family: u8, code: u16, reason: &str) -> &mut Self {
         self.attribute_of(
             AttributeType::ADDRESS_ERROR_CODE,
@@ -160,7 +163,7 @@ impl<'b> MessageWriter<'b> {
     /// Appends FINGERPRINT over everything so far; nothing may follow.
     pub fn fingerprint(&mut self) -> &mut Self {
         let before = self.len;
-        // The CRC covers a header length that counts FINGERPRINT itself (RFC 8489 §14.7).
+        // The CRC covers a header length that includes FINGERPRINT itself (RFC 8489 §14.7).
         if self.reserve(AttributeType::FINGERPRINT, fingerprint::LEN).is_some() {
             self.patch_length();
             let crc = fingerprint::compute(self.buf.get(..before).unwrap_or_default());
@@ -171,10 +174,10 @@ impl<'b> MessageWriter<'b> {
         self
     }
 
-    /// Ends the message and tells its length in bytes.
+    /// Ends the message and returns its length in bytes.
     ///
     /// # Errors
-    /// [`WriteError::Full`] if anything did not fit. The buffer's content is of no use then.
+    /// [`WriteError::Full`] if anything did not fit. The buffer is then unusable.
     pub fn finish(mut self) -> Result<usize, WriteError> {
         if self.full {
             return Err(WriteError::Full);
@@ -184,14 +187,14 @@ impl<'b> MessageWriter<'b> {
     }
 
     fn patch_length(&mut self) {
-        // `reserve` keeps the length within MAX_LENGTH.
+        // `reserve` keeps the length at or below MAX_LENGTH.
         let length = u16::try_from(self.len - HEADER_LEN).unwrap_or(u16::MAX).to_be_bytes();
         if let Some(field) = self.buf.get_mut(2..4) {
             field.copy_from_slice(&length);
         }
     }
 
-    /// Makes room for an attribute, writes its header and padding, and yields the place of its value.
+    /// Reserves an attribute, writes its header and padding, and returns the space for its value.
     fn reserve(&mut self, kind: AttributeType, value_len: usize) -> Option<&mut [u8]> {
         let padded = value_len.next_multiple_of(4);
         let end = self.len + 4 + padded;
@@ -210,7 +213,7 @@ impl<'b> MessageWriter<'b> {
     }
 }
 
-/// A header for a message of `length` bytes behind it.
+/// A header for a message with `length` bytes after it.
 const fn header(class: Class, method: Method, length: u16, id: TransactionId) -> [u8; HEADER_LEN] {
     let [t0, t1] = message_type(class, method).to_be_bytes();
     let [l0, l1] = length.to_be_bytes();
@@ -226,11 +229,11 @@ pub const fn max_indication_data(peer: &SocketAddr) -> usize {
     MAX_LENGTH - (4 + address::encoded_len(peer)) - 4
 }
 
-/// Writes what stands in front of the application data in a Data indication: header, XOR-PEER-ADDRESS, and type and
-/// length of DATA (RFC 8656 §11.3). Returns its length, 36 or 48. Behind the data goes its padding, which the message
-/// length already counts.
+/// Writes the bytes before the application data of a Data indication: header, XOR-PEER-ADDRESS, and
+/// type and length of DATA (RFC 8656 §11.3). Returns their number, 36 or 48. After the data the
+/// caller sends its padding, which the message length already includes.
 ///
-/// `data_len` is at most [`max_indication_data`]; more cannot be expressed.
+/// `data_len` is at most [`max_indication_data`]; more does not fit.
 pub fn emit_data_indication_header(id: TransactionId, peer: SocketAddr, data_len: usize, out: &mut [u8; 48]) -> usize {
     debug_assert!(
         data_len <= max_indication_data(&peer),
@@ -239,7 +242,7 @@ pub fn emit_data_indication_header(id: TransactionId, peer: SocketAddr, data_len
     let data_len = data_len.min(max_indication_data(&peer));
     let address_len = address::encoded_len(&peer);
     let header_len = HEADER_LEN + 4 + address_len + 4;
-    // Both fit: `max_indication_data` is made so.
+    // Both fit, because `max_indication_data` ensures it.
     let length = u16::try_from(header_len - HEADER_LEN + data_len.next_multiple_of(4)).unwrap_or(u16::MAX);
     let [d0, d1] = u16::try_from(data_len).unwrap_or(u16::MAX).to_be_bytes();
     let [a0, a1] = AttributeType::XOR_PEER_ADDRESS.0.to_be_bytes();

@@ -125,7 +125,8 @@ fn an_attribute_past_the_end_is_refused() {
     ] {
         let mut bytes = good.clone();
         bytes[22..24].copy_from_slice(&length.to_be_bytes());
-        // A shorter SOFTWARE leaves "abcd" to be read as an attribute of its own, which then runs past the end.
+        // With a shorter SOFTWARE, "abcd" becomes an attribute of its own, which then runs past the
+        // end.
         let expected = if ok && length > 0 {
             Ok(())
         } else {
