@@ -1,4 +1,5 @@
-//! What one shard counts. Written by its one thread, read by the metrics endpoint at any time.
+//! The counters of one shard. Its thread writes them; the metrics endpoint may read them at any
+//! time.
 
 use super::output::{ConnectionEnd, DropReason, EndReason, PeerRefusal};
 use super::policy::Denied;
@@ -32,11 +33,11 @@ pub struct Direction {
     pub bytes: Cell,
 }
 
-/// Everything one shard counts. Aligned so that two shards never write one cache line.
+/// All counters of one shard. Aligned so that two shards never write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Counters {
-    /// Packets and messages handed to the core: every one ends in exactly one verdict.
+    /// Packets and messages passed to the core. Each ends in exactly one verdict.
     pub received: Cell,
     /// Of those, relayed (`ToPeer`, `ToClient`, `ToAllocation`).
     pub relayed: Cell,
@@ -44,7 +45,8 @@ pub struct Counters {
     pub answered: Cell,
     /// Of those, waiting for a relay socket (`Waiting`).
     pub waiting: Cell,
-    /// Of those, dropped by the core; and by the shard for its own reasons, by [`DropReason`].
+    /// Of those, dropped by the core. Also packets that the shard dropped itself. By
+    /// [`DropReason`].
     pub dropped: Cells<{ DropReason::ALL.len() }>,
     /// Client to peer, by the client's [`Path`] and [`Transport`].
     pub up: [[Direction; Transport::ALL.len()]; Path::ALL.len()],
@@ -56,38 +58,38 @@ pub struct Counters {
     pub errors: [Cell; ERROR_CODES.len()],
     /// Requests refused.
     pub refusals: RefusalCounters,
-    /// Allocate requests of forced logins that came by another path, by [`Transport`].
+    /// Allocate requests of forced logins that arrived on another path, by [`Transport`].
     pub forced_refused: [Cell; Transport::ALL.len()],
-    /// Allocations that began, by [`Transport`].
+    /// Allocations started, by [`Transport`].
     pub allocations_began: [Cell; Transport::ALL.len()],
     /// Allocations that ended, by [`EndReason`].
     pub allocations_ended: [Cell; EndReason::ALL.len()],
     /// Live allocations, by [`Transport`] (gauge).
     pub allocations: [Cell; Transport::ALL.len()],
-    /// Refreshes with a mobility ticket that were granted (RFC 8016).
+    /// Refreshes with a mobility ticket that succeeded (RFC 8016).
     pub moves_granted: Cell,
-    /// Allocations that left for their client's new five-tuple, at this shard or another.
+    /// Allocations that moved to their client's new five-tuple, on this shard or another.
     pub allocations_left: Cell,
-    /// Allocations that arrived at it.
+    /// Allocations that arrived at their client's new five-tuple on this shard.
     pub allocations_arrived: Cell,
-    /// Allocations that were taken up from records.
+    /// Allocations imported from records.
     pub allocations_imported: Cell,
-    /// Live allocations whose client is gone and may come back with its ticket (gauge).
+    /// Live allocations whose client is disconnected and may return with its ticket (gauge).
     pub away: Cell,
     /// TCP connections with peers (RFC 6062).
     pub tcp: TcpCounters,
 }
 
-/// TCP connections with peers (RFC 6062): those being made, waiting for their ConnectionBind, and bound.
+/// TCP connections with peers (RFC 6062): connecting, waiting for their ConnectionBind, and bound.
 #[derive(Debug, Default)]
 pub struct TcpCounters {
-    /// There are now (gauge).
+    /// Current number (gauge).
     pub connections: Cell,
-    /// Asked for by Connect.
+    /// Requested by Connect.
     pub connecting: Cell,
     /// Accepted from peers.
     pub accepted: Cell,
-    /// Closed at once instead of accepted, by [`PeerRefusal`].
+    /// Closed at once instead of being accepted, by [`PeerRefusal`].
     pub refused: [Cell; PeerRefusal::ALL.len()],
     /// Bound to a client's connection.
     pub bound: Cell,
@@ -99,17 +101,17 @@ pub struct TcpCounters {
     pub down_bytes: Cell,
 }
 
-/// Requests refused.
+/// Refused requests.
 #[derive(Debug, Default)]
 pub struct RefusalCounters {
     /// All, by [`RefusalReason`].
     pub reasons: Cells<{ RefusalReason::ALL.len() }>,
-    /// Those for a peer the policy forbids, by its rule.
+    /// Refusals because the policy forbids the peer, by its rule.
     pub peer_rules: Cells<{ Denied::ALL.len() }>,
 }
 
 impl RefusalCounters {
-    /// Counts one.
+    /// Counts one refusal.
     pub fn count(&self, refusal: &Refusal) {
         self.reasons[refusal.reason() as usize].add(1);
         if let Refusal::PeerDenied { rule, .. } = refusal {
@@ -124,7 +126,7 @@ impl Counters {
         self.dropped[reason as usize].add(1);
     }
 
-    /// Counts one error response; a code outside [`ERROR_CODES`] is a bug and counted nowhere.
+    /// Counts one error response. A code outside [`ERROR_CODES`] is a bug and is not counted.
     pub fn error_response(&self, code: u16) {
         if let Some(i) = ERROR_CODES.iter().position(|&c| c == code) {
             self.errors[i].add(1);

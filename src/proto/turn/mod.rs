@@ -1,14 +1,19 @@
-//! The TURN protocol (RFC 8656, RFC 8489), sans-IO: packets and time go in, verdicts, commands and events come out.
+//! The TURN protocol (RFC 8656, RFC 8489), sans-IO: packets and time in; verdicts, commands and
+//! events out.
 //!
 //! ```text
-//! server   what is done with a packet, a request, a moment: every `impl Server`
-//! forward  the forward table, all a relayed packet needs     state    what a shard holds: allocations, connections, timers
-//! login    who sent a request: nonces, credentials, logins   shared   what the shards of a process hold together
-//! policy   which peers may be reached                        config   what the operator has decided
+//! server   the handlers of packets, requests and timers: every `impl Server`
+//! forward  the forward table: all that a relayed packet needs
+//! state    what a shard holds: allocations, connections, timers
+//! login    who sent a request: nonces, credentials, logins
+//! policy   which peers may be reached
+//! shared   what the shards of a process share
+//! config   what the operator has decided
 //! ```
 //!
-//! `server` stands on all the others; `config`, `login`, `policy` and the nouns (`types`, `refusal`, `output`) know no state.
-//! Nothing here reads a clock, a socket, a file, the environment or a global random generator.
+//! `server` stands on all the others. `config`, `login`, `policy` and the basic types (`types`,
+//! `refusal`, `output`) know no state. Nothing here reads a clock, a socket, a file, the
+//! environment or a global random generator.
 
 pub mod config;
 pub mod counters;

@@ -1,4 +1,4 @@
-//! What the core answers: verdicts for packets, commands and events for everything slower.
+//! The core's outputs: a verdict for each packet, commands and events for everything slower.
 
 use core::ops::Range;
 use core::time::Duration;
@@ -15,8 +15,9 @@ use crate::base::address::{FiveTuple, Transport};
 use crate::base::closed_set::closed_set;
 use crate::wire::{channel_data, message::TransactionId, writer};
 
-/// What becomes of one packet. Holds no bytes: `data` is a range of the packet that was handed in, and headers are
-/// written by [`Frame::emit`] at the moment of sending, so a whole batch can be sent by gather I/O without a copy.
+/// The outcome of one packet. Holds no bytes: `data` is a range of the input packet, and
+/// [`Frame::emit`] writes headers at the moment of sending. So gather I/O sends a whole batch
+/// without a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
@@ -24,48 +25,49 @@ pub enum Verdict {
     ToPeer {
         /// Socket to send from.
         relay: RelayId,
-        /// Where to.
+        /// The peer.
         peer: PeerAddr,
-        /// Application data within the packet handed in.
+        /// Application data within the input packet.
         data: DataRange,
-        /// DONT-FRAGMENT was asked for this datagram (RFC 8656 §11.2).
+        /// The client requested DONT-FRAGMENT for this datagram (RFC 8656 §11.2).
         dont_fragment: bool,
     },
-    /// The peer is another relayed address of this server: hand `packet[data]` to the shard named,
-    /// to `Server::handle_relayed`.
+    /// The peer is another relayed address of this server: pass `packet[data]` to
+    /// `Server::handle_relayed` of that shard.
     ToAllocation {
-        /// Index of the shard the receiving allocation lives in.
+        /// Index of the shard that owns the receiving allocation.
         shard: u16,
         /// The receiving allocation's relayed transport address.
         to: RelayedAddr,
-        /// The sender's relayed transport address: the peer address the receiver sees.
+        /// The sender's relayed transport address, which the receiver sees as the peer address.
         from: PeerAddr,
-        /// Application data within the packet handed in.
+        /// Application data within the input packet.
         data: DataRange,
     },
-    /// Send the whole packet handed in to the allocation's client, behind the header `frame` describes.
+    /// Send the whole input packet to the allocation's client, after the header that `frame`
+    /// describes.
     ToClient {
-        /// Whose client (`Server::client`).
+        /// The allocation whose client receives it (`Server::client`).
         allocation: AllocationId,
         /// The header.
         frame: Frame,
     },
     /// A response for the sender is in the response buffer.
     Respond,
-    /// Nothing yet: a relay socket, or a connection to a peer, is being opened, and the response comes from
-    /// `Server::handle_relay_opened` or `Server::handle_peer_connected`; or another shard is asked for the client's
-    /// allocation (RFC 8016), and the response comes from `Server::handle_handoff`, or this very packet again from
-    /// `Server::poll_held`.
+    /// No response yet. Either the shard opens a relay socket or a connection to a peer, and the
+    /// response comes from `Server::handle_relay_opened` or `Server::handle_peer_connected`. Or
+    /// another shard is asked for the client's allocation (RFC 8016). Then the response comes from
+    /// `Server::handle_handoff`, or this packet comes again from `Server::poll_held`.
     Waiting,
-    /// A success response is in the response buffer. Behind it, the stream it goes to is no TURN any more but the client's
-    /// side of this connection (RFC 6062 §5.4).
+    /// A success response is in the response buffer. After this response the stream stops being
+    /// TURN and becomes the client's half of this connection (RFC 6062 §5.4).
     BindConnection(ConnectionId),
-    /// The stream belongs to another shard: it goes there, this message first.
+    /// Another shard owns the stream: move it there, together with this message.
     Handover {
         /// Index of that shard.
         shard: u16,
     },
-    /// Nothing is sent, and it is counted.
+    /// Send nothing, and count the packet.
     Drop(DropReason),
 }
 
@@ -90,23 +92,23 @@ impl From<Range<usize>> for DataRange {
 }
 
 impl DataRange {
-    /// As an index.
+    /// As an index range.
     pub const fn as_range(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
 
-    /// Number of bytes.
+    /// Length in bytes.
     pub const fn len(self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// Whether there are none.
+    /// Whether the range is empty.
     pub const fn is_empty(self) -> bool {
         self.start == self.end
     }
 }
 
-/// How application data from a peer is wrapped for the client.
+/// How to wrap application data from a peer for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// A ChannelData message (RFC 8656 §12.4).
@@ -121,11 +123,11 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// Room for the longest header: a Data indication with an IPv6 peer.
+    /// Space for the longest header: a Data indication with an IPv6 peer.
     pub const MAX_HEADER: usize = 48;
 
-    /// Writes the header for `data_len` bytes of application data into `out` and returns its length.
-    /// Behind the data go [`Frame::padding`] zero bytes.
+    /// Writes the header for `data_len` bytes of application data into `out` and returns its
+    /// length. [`Frame::padding`] zero bytes follow the data.
     pub fn emit(self, data_len: usize, out: &mut [u8; Self::MAX_HEADER]) -> usize {
         match self {
             Self::Channel(number) => {
@@ -138,9 +140,10 @@ impl Frame {
         }
     }
 
-    /// Zero bytes to send behind `data_len` bytes of application data: a Data indication is always padded to four,
-    /// ChannelData on a stream (RFC 8656 §12.5). Over DTLS the RFC leaves it open, and pion's client waits for it: it
-    /// reads DTLS as a stream.
+    /// Zero bytes to send after `data_len` bytes of application data. A Data indication is always
+    /// padded to four, ChannelData only on a stream (RFC 8656 §12.5). Over DTLS the RFC leaves it
+    /// open. There ChannelData is padded too, because pion's client reads DTLS as a stream and
+    /// waits for the padding.
     pub const fn padding(self, data_len: usize, transport: Transport) -> usize {
         match (self, transport) {
             (Self::Channel(_), Transport::Udp) => 0,
@@ -149,68 +152,70 @@ impl Frame {
     }
 }
 
-/// Work for the shard that is not about one packet. Drain with `Server::poll_command` after every call.
+/// Work for the shard that does not belong to one packet. Drain with `Server::poll_command` after
+/// every call.
 #[derive(Debug)]
 pub enum Command {
     /// Open and bind a relay socket, then call `Server::handle_relay_opened`.
     OpenRelay {
-        /// Its name from now on.
+        /// Its id from now on.
         id: RelayId,
         /// Local address to bind: never port 0.
         bind: SocketAddr,
     },
     /// Close a relay socket.
     CloseRelay {
-        /// Which.
+        /// Its id.
         id: RelayId,
     },
     /// Stop watching a relay socket and keep it for the handoff that names it (`Handoff::sockets`).
     DetachRelay {
-        /// Which.
+        /// Its id.
         id: RelayId,
     },
-    /// Open a relay socket that listens for TCP connections (RFC 6062 §5.1), then call `Server::handle_relay_opened`.
-    /// What connects is for `Server::handle_peer_accepted`. Ends with [`Command::CloseRelay`].
+    /// Open a relay socket that listens for TCP connections (RFC 6062 §5.1), then call
+    /// `Server::handle_relay_opened`. Pass accepted connections to `Server::handle_peer_accepted`.
+    /// Ends with [`Command::CloseRelay`].
     OpenTcpRelay {
-        /// Its name from now on.
+        /// Its id from now on.
         id: RelayId,
         /// Local address to listen on: never port 0.
         bind: SocketAddr,
     },
     /// Connect to a peer (RFC 6062 §5.2), then call `Server::handle_peer_connected`.
     ConnectPeer {
-        /// Its name from now on.
+        /// Its id from now on.
         connection: ConnectionId,
         /// Local address: that of the relay socket.
         bind: SocketAddr,
-        /// Where to.
+        /// The peer.
         peer: SocketAddr,
     },
-    /// Close a peer connection, and the client's side of it if there is one. If it was not connected yet, that has failed:
-    /// call `Server::handle_peer_connected`.
+    /// Close a peer connection, and the client's side if there is one. If it was still connecting,
+    /// that has failed: call `Server::handle_peer_connected`.
     ClosePeer {
-        /// Which.
+        /// Its id.
         connection: ConnectionId,
     },
-    /// Drop this. Until then no shard is given the port, and it comes behind the commands that close its sockets: so whoever
-    /// is given it next can bind it.
+    /// Drop this value. Until then no shard gets the port. The command follows those that close the
+    /// port's sockets, so the next allocation with this port can bind it.
     FreePort {
-        /// Goes back to the pool.
+        /// Returns to the pool when dropped.
         port: RelayPort,
     },
-    /// Close a client's stream: its first bytes were no TURN, or its allocation ended by our decision.
+    /// Close a client's stream: its first bytes were not TURN, or the server ended its allocation.
     CloseStream {
-        /// Which.
+        /// Its id.
         link: Link,
     },
 }
 
-/// News for the operator's log. Drain with `Server::poll_event`.
+/// Events for the operator's log, oldest first. Drain with `Server::poll_event`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An Allocate succeeded.
     AllocationBegan {
-        /// Its id, which joins all lines about it.
+        /// Its id, which all log lines about it share.
         id: SessionId,
         /// The client.
         five_tuple: FiveTuple,
@@ -219,22 +224,23 @@ pub enum Event {
         /// One relayed transport address per family.
         relayed: [Option<RelayedAddr>; 2],
     },
-    /// An allocation has moved to its client's new five-tuple (RFC 8016). Told by the shard it came to.
+    /// An allocation has moved to its client's new five-tuple (RFC 8016). Reported by the shard
+    /// that received it.
     AllocationMoved {
         /// Its id.
         id: SessionId,
-        /// The shard it was at.
+        /// The shard it came from.
         from: usize,
-        /// The five-tuple it had.
+        /// Its previous five-tuple.
         was: FiveTuple,
-        /// The one it has now. `None`: the client was gone again before it came.
+        /// Its new five-tuple. `None`: the client disconnected before the allocation arrived.
         client: Option<FiveTuple>,
         /// Full USERNAME of the Allocate.
         username: Arc<str>,
-        /// Its relayed transport addresses: they stay.
+        /// Its relayed transport addresses, which do not change.
         relayed: [Option<RelayedAddr>; 2],
     },
-    /// An allocation is gone.
+    /// An allocation has ended.
     AllocationEnded {
         /// Its id.
         id: SessionId,
@@ -242,16 +248,16 @@ pub enum Event {
         five_tuple: FiveTuple,
         /// Full USERNAME of the Allocate.
         username: Arc<str>,
-        /// What it had been given.
+        /// Its relayed transport addresses.
         relayed: [Option<RelayedAddr>; 2],
-        /// Client to peers and back.
+        /// Its traffic in both directions.
         traffic: Traffic,
-        /// How long it lived.
+        /// How long it existed.
         age: Duration,
         /// Why it ended.
         why: EndReason,
     },
-    /// A request was refused, by a client whose address is proved.
+    /// A request of a client whose address is proved was refused.
     Refused(Box<Refused>),
 }
 
@@ -299,9 +305,9 @@ closed_set! {
         ConnectTimeout => "connect_timeout",
         /// No ConnectionBind came within 30 s.
         NotBound => "not_bound",
-        /// It has relayed as many bytes as it may.
+        /// It has relayed as many bytes as allowed.
         ByteLimit => "byte_limit",
-        /// A reload forbids the peer, or TCP allocations as such.
+        /// A reload forbids the peer, or disabled TCP allocations.
         Policy => "policy",
         /// Its allocation ended.
         Allocation => "allocation",
@@ -311,21 +317,22 @@ closed_set! {
 closed_set! {
     /// Why a peer's TCP connection was closed as soon as it was accepted (RFC 6062 §5.3).
     PeerRefusal {
-        /// No live permission for the peer, or no allocation any more.
+        /// No live permission for the peer, or the allocation has ended.
         NoPermission => "no_permission",
         /// The peer policy forbids this peer.
         PeerDenied => "peer_denied",
-        /// There are as many connections as there may be.
+        /// The limit of connections is reached.
         TooMany => "too_many",
     }
 }
 
 closed_set! {
-    /// Why a packet went nowhere. Every reason is a metric label.
+    /// Why a packet was dropped. Every reason is a metric label.
     DropReason {
         /// Not STUN, ChannelData or DTLS by its first byte (RFC 7983).
         NotTurn => "not_turn",
-        /// A Binding request of RFC 3489 over UDP, which `turn.compat.rfc3489_binding` would answer.
+        /// A Binding request of RFC 3489 over UDP, which `turn.compat.rfc3489_binding` would
+        /// enable.
         Rfc3489 => "rfc3489",
         /// A STUN header or attribute that cannot be parsed.
         Malformed => "malformed",
@@ -333,13 +340,14 @@ closed_set! {
         BadFingerprint => "bad_fingerprint",
         /// A response, or a class the method does not allow.
         UnexpectedClass => "unexpected_class",
-        /// A Binding indication: keeps a NAT mapping alive and asks for nothing.
+        /// A Binding indication, which keeps a NAT mapping alive and expects no response.
         KeepAlive => "keep_alive",
-        /// A method this server does not speak.
+        /// A method that this server does not support.
         UnknownMethod => "unknown_method",
         /// An indication with an unknown comprehension-required attribute.
         UnknownAttribute => "unknown_attribute",
-        /// A request over UDP that is shorter than any client's, or too short for its answer (`reflection`).
+        /// A request over UDP that is shorter than that of any real client, or too short for its
+        /// response (`reflection`).
         ShortRequest => "short_request",
         /// Over the limit for replies to unauthenticated requests.
         ChallengeLimited => "challenge_limited",
@@ -353,13 +361,13 @@ closed_set! {
         PermissionLimited => "permission_limited",
         /// Over the limit for requests of one allocation.
         AllocationRate => "allocation_rate",
-        /// Over the limit for requests of one user that are about no allocation of its.
+        /// Over the limit for requests of one user that concern none of its allocations.
         UserRate => "user_rate",
-        /// Plain Binding is switched off.
+        /// Plain Binding is disabled.
         BindingDisabled => "binding_disabled",
         /// An indication or ChannelData without an allocation.
         NoAllocation => "no_allocation",
-        /// ChannelData on a number that is not bound, or no longer.
+        /// ChannelData on a number that is not bound, or no longer bound.
         NoChannel => "no_channel",
         /// No live permission for the peer.
         NoPermission => "no_permission",
@@ -369,27 +377,29 @@ closed_set! {
         FamilyMismatch => "family_mismatch",
         /// A Send indication on an allocation that relays TCP (RFC 6062).
         TcpAllocation => "tcp_allocation",
-        /// A peer address of ours at which no allocation lives.
+        /// A peer address of this server without an allocation.
         NoSuchRelay => "no_such_relay",
-        /// A retransmission while the first is still being worked on.
+        /// A retransmission while the first request is still in progress.
         Retransmission => "retransmission",
         /// ChannelData shorter than its header says, or on a reserved number.
         BadChannelData => "bad_channel_data",
-        /// Application data too long for the way it would go.
+        /// Application data too long for its path.
         TooLong => "too_long",
         /// A Send indication without peer address or data.
         IncompleteIndication => "incomplete_indication",
-        /// The client's stream is too slow: the oldest data went (never STUN).
+        /// The client's stream is too slow: the oldest data was dropped (never STUN).
         StreamBackpressure => "stream_backpressure",
         /// The mailbox to another shard is full.
         MailboxFull => "mailbox_full",
-        /// The kernel refused the datagram; more in `relay_send_errors_total`.
+        /// The kernel refused the datagram; details in `relay_send_errors_total`.
         SendFailed => "send_failed",
-        /// The relay socket or stream closed meanwhile.
+        /// The relay socket or stream has closed meanwhile.
         Gone => "gone",
-        /// The client's stream is closed, and its allocation waits for it with a mobility ticket (RFC 8016).
+        /// The client's stream is closed, and its allocation waits for it with a mobility ticket
+        /// (RFC 8016).
         ClientAway => "client_away",
-        /// The client's allocation is on its way from another worker, and enough packets are held for it already.
+        /// The client's allocation is moving here from another worker, and the limit of held
+        /// packets is reached.
         Moving => "moving",
     }
 }

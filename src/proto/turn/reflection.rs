@@ -1,6 +1,7 @@
-//! Reflection: what a server answers over UDP may go to a victim, whose address the request was sent from. So an answer to
-//! whoever has not proved its address is hardly larger than its request, IP and UDP headers included: never more than
-//! `GAIN` times. What each answer comes to: `docs/security.md`, "Amplification".
+//! Reflection: a request over UDP may carry a victim's source address, and the response then goes
+//! to the victim. So a response to a client that has not proved its address is at most `GAIN` times
+//! as large as the request, IP and UDP headers included. The size of each response:
+//! `docs/security.md`, "Amplification".
 
 use std::net::IpAddr;
 
@@ -9,23 +10,23 @@ use crate::base::address::{FiveTuple, Transport};
 use crate::wire::integrity::PasswordAlgorithm;
 use crate::wire::message::HEADER_LEN;
 
-/// Most bytes of an answer for so many of its request: 2.2.
+/// Largest ratio of response bytes to request bytes: 2.2.
 const GAIN: (usize, usize) = (11, 5);
 
-/// Bytes of the shortest request for a login there is: an Allocate with REQUESTED-TRANSPORT, which it must have
-/// (RFC 8656 §7.1), and nothing else. Chromium sends that; every other request has more in it.
+/// Length of the shortest possible login request: an Allocate with REQUESTED-TRANSPORT, which is
+/// mandatory (RFC 8656 §7.1), and nothing else. Chromium sends that; every other request is longer.
 pub const SHORTEST_REQUEST: usize = HEADER_LEN + 8;
 
-/// Longest realm, in bytes, that a challenge over UDP has room for, whoever asks: the answer to [`SHORTEST_REQUEST`] over
-/// IPv4, without the offers of RFC 8489.
+/// Longest realm, in bytes, for which a challenge over UDP always has room: in the response to
+/// [`SHORTEST_REQUEST`] over IPv4, without the offers of RFC 8489.
 pub const LONGEST_REALM: usize = most(IPV4, SHORTEST_REQUEST) / 4 * 4 - challenge(0, Features::NONE, false);
 
 /// IP and UDP headers.
 const IPV4: usize = 20 + 8;
 const IPV6: usize = 40 + 8;
 
-/// Most bytes the answer to a request of `len` bytes from `client` may have. On a stream and over DTLS a client has
-/// proved its address.
+/// Most bytes in the response to a request of `len` bytes from `client`. No limit on a stream or
+/// over DTLS, where the client has proved its address.
 pub(super) const fn room(client: &FiveTuple, len: usize) -> usize {
     match (client.transport, client.client.ip()) {
         (Transport::Udp, IpAddr::V4(_)) => most(IPV4, len),
@@ -34,7 +35,7 @@ pub(super) const fn room(client: &FiveTuple, len: usize) -> usize {
     }
 }
 
-/// Whether a request of `len` bytes, no Binding, is less than any client begins with.
+/// Whether a request of `len` bytes that is not Binding is shorter than any client's first request.
 pub(super) const fn is_short(client: &FiveTuple, len: usize) -> bool {
     matches!(client.transport, Transport::Udp) && len < SHORTEST_REQUEST
 }
@@ -43,7 +44,7 @@ const fn most(headers: usize, len: usize) -> usize {
     (headers + len) * GAIN.0 / GAIN.1 - headers
 }
 
-/// Bytes of a challenge over UDP with a realm of `realm` bytes.
+/// Length of a challenge over UDP for a realm of `realm` bytes.
 pub(super) const fn challenge(realm: usize, offers: Features, fingerprint: bool) -> usize {
     let error_code = 8;
     let nonce = Nonces::text_len(offers).next_multiple_of(4);

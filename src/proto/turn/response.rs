@@ -1,4 +1,5 @@
-//! Responses: the buffer they are written to, and the one place where an error becomes one (RFC 8489 §6.3.1).
+//! Responses: the buffer for them, and the only place that turns an error into a response (RFC 8489
+//! §6.3.1).
 
 use core::fmt;
 use std::net::SocketAddr;
@@ -16,10 +17,11 @@ use crate::wire::integrity::{Integrity, Key};
 use crate::wire::message::{Class, Message, Method, TransactionId};
 use crate::wire::writer::{MessageWriter, WriteError};
 
-/// The reason phrase of [`Refusal::ForcedPath`], for logs of clients. Chromium shows the code alone (`icecandidateerror`).
+/// The reason phrase of [`Refusal::ForcedPath`], for logs of clients. Chromium shows only the code
+/// (`icecandidateerror`).
 const FORCED_PATH: &str = "Forbidden: not on this port (forced relay)";
 
-/// Room for the largest response: a Binding response with the longest PADDING.
+/// Space for the largest response: a Binding response with the longest PADDING.
 const CAPACITY: usize = 2048;
 
 /// A fixed buffer that holds one response or indication for a client.
@@ -31,17 +33,18 @@ pub struct Response {
     to_stranger: bool,
 }
 
-/// Another way for a response than straight back (RFC 5780): over UDP, by whichever listener is bound there.
+/// A path for a response other than straight back (RFC 5780): over UDP, from the listener bound to
+/// `from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseRoute {
     /// Local address to send from.
     pub from: SocketAddr,
-    /// Where to: the requester's IP address, maybe another port.
+    /// The requester's IP address, possibly with another port.
     pub to: SocketAddr,
 }
 
 impl Response {
-    /// An empty one.
+    /// An empty buffer.
     pub const fn new() -> Self {
         Self {
             buffer: [0; CAPACITY],
@@ -51,7 +54,7 @@ impl Response {
         }
     }
 
-    /// The message last written.
+    /// The last message written.
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.len]
     }
@@ -63,36 +66,37 @@ impl Response {
         self.len > 0
     }
 
-    /// How the message last written goes; `None`: the way its request came.
+    /// The path of the last message; `None`: back the way the request came.
     pub const fn route(&self) -> Option<ResponseRoute> {
         self.route
     }
 
-    /// Whether the message last written answers somebody who is no client: has not logged in, and has no allocation.
+    /// Whether the last message answers an unauthenticated sender without an allocation.
     pub const fn is_to_stranger(&self) -> bool {
         self.to_stranger
     }
 
-    /// The message last written answers such a one.
+    /// Marks the last message as an answer to an unauthenticated sender.
     pub(super) const fn mark_stranger(&mut self) {
         self.to_stranger = true;
     }
 
-    /// Sends the message last written another way.
+    /// Sends the last message along another path.
     pub(super) const fn divert(&mut self, route: ResponseRoute) {
         self.route = Some(route);
     }
 
-    /// Writes a success response: what `attributes` adds, then what every response has. `false`: it did not fit, or is too
-    /// long for its request.
+    /// Writes a success response: the attributes from `attributes`, then those of every response.
+    /// `false`: it does not fit, or is too long for its request.
     pub(super) fn success(&mut self, reply: &Reply<'_>, attributes: impl FnOnce(&mut MessageWriter<'_>)) -> bool {
         self.write(Class::Success, reply, attributes)
     }
 
-    /// Writes the error response to a refused request. `false`: it did not fit, or is too long for its request.
+    /// Writes the error response to a refused request. `false`: it does not fit, or is too long for
+    /// its request.
     pub(super) fn error(&mut self, reply: &Reply<'_>, refusal: &Refusal) -> bool {
         let reason = match refusal {
-            // Only who has logged in is told this, so no victim of a forged address is.
+            // Sent only after login, so it never goes to a victim of a forged address.
             Refusal::ForcedPath { .. } => FORCED_PATH,
             _ => reply.reason(refusal.code()),
         };
@@ -115,7 +119,7 @@ impl Response {
         })
     }
 
-    /// Writes 401 or 438. `false`: it did not fit, or is too long for its request.
+    /// Writes 401 or 438. `false`: it does not fit, or is too long for its request.
     pub(super) fn challenge(&mut self, reply: &Reply<'_>, challenge: &ChallengeResponse) -> bool {
         let code = challenge.code();
         self.write(Class::Error, reply, |writer| {
@@ -124,7 +128,8 @@ impl Response {
         })
     }
 
-    /// Writes a Data indication that reports an ICMP message about a datagram to `peer` (RFC 8656 §11.5).
+    /// Writes a Data indication that reports an ICMP message about a datagram to `peer` (RFC 8656
+    /// §11.5).
     pub(super) fn icmp_indication(&mut self, id: TransactionId, peer: SocketAddr, icmp: Icmp) -> bool {
         let mut writer = MessageWriter::new(&mut self.buffer, Class::Indication, Method::Data, id);
         writer
@@ -134,8 +139,9 @@ impl Response {
         self.written(written)
     }
 
-    /// Writes the response to an RFC 3489 Binding request from `source`, or 420 if it asks for what is not known.
-    /// FINGERPRINT, SOFTWARE and reason phrases came after RFC 3489, or only make reflection worth more.
+    /// Writes the response to an RFC 3489 Binding request from `source`, or 420 for an unknown
+    /// attribute. Omits FINGERPRINT, SOFTWARE and reason phrases: they came after RFC 3489, or only
+    /// increase the gain of reflection.
     pub(super) fn classic(&mut self, request: &ClassicBinding, source: SocketAddr) -> bool {
         let unknown = &request.unknown;
         let class = if unknown.is_empty() {
@@ -186,7 +192,7 @@ impl Response {
             writer.fingerprint();
         }
         let most = match reply.signer {
-            // Whoever can sign a request is who it says.
+            // A client that can sign a request has proved its identity.
             Some(_) => usize::MAX,
             None => reply.room,
         };
@@ -209,27 +215,27 @@ impl fmt::Debug for Response {
     }
 }
 
-/// What a response takes from its request and from the way it goes.
+/// What a response needs from its request and its path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reply<'a> {
     /// Method of the request.
     pub(super) method: Method,
     /// Transaction id of the request.
     pub(super) transaction_id: TransactionId,
-    /// The request had a FINGERPRINT, so the response has one.
+    /// The request had a FINGERPRINT, so the response has one too.
     pub(super) fingerprint: bool,
-    /// Reason phrases are said: on streams only.
+    /// Sends reason phrases: on streams only.
     pub(super) verbose: bool,
-    /// Most bytes of it, unless it is signed ([`reflection`]).
+    /// Most bytes, unless the response is signed ([`reflection`]).
     pub(super) room: usize,
-    /// SOFTWARE, if it is said at all.
+    /// SOFTWARE, if it is sent.
     pub(super) software: Option<&'a str>,
-    /// Key and algorithm of the request, once it has passed authentication: every response from then on is signed.
+    /// Key and algorithm of the request, once it is authenticated. Every later response is signed.
     pub(super) signer: Option<(&'a Key, Integrity)>,
 }
 
 impl<'a> Reply<'a> {
-    /// The response to `message`, which came from `client`; not signed.
+    /// The unsigned response to `message` from `client`.
     pub(super) fn to(message: &Message<'_>, method: Method, client: &FiveTuple, software: Option<&'a str>) -> Self {
         let (id, fingerprint) = (message.transaction_id(), message.has_fingerprint());
         Self {
@@ -238,7 +244,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// The response to a request that was taken in earlier, and was somebody's; not signed yet.
+    /// The response to a request that was accepted and authenticated earlier; not signed yet.
     pub(super) fn later(
         method: Method,
         transaction_id: TransactionId,
@@ -257,12 +263,13 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// The reason phrase of `code`: over UDP they would only make reflection worth more.
+    /// The reason phrase of `code`. Over UDP it is empty, because it would only increase the gain
+    /// of reflection.
     fn reason(&self, code: u16) -> &'static str {
         if self.verbose { error_code::reason(code) } else { "" }
     }
 
-    /// The same, signed.
+    /// As `self`, signed.
     pub(super) fn signed(self, session: &'a Session) -> Self {
         Self {
             signer: Some((&session.key, session.integrity)),

@@ -1,4 +1,4 @@
-//! The name of an allocation for everybody outside its shard.
+//! The id of an allocation outside its shard.
 
 use core::fmt;
 use core::str::FromStr;
@@ -6,11 +6,12 @@ use core::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Names one allocation from its Allocate to its end: in every log line, through moves between shards, and among all
-/// servers of a fleet. An [`AllocationId`](super::types::AllocationId) is a place in one shard's table and changes when
-/// the allocation moves; this one never does.
+/// Identifies one allocation from its Allocate to its end: in every log line, through moves between
+/// shards, and among all servers of a fleet. An [`AllocationId`](super::types::AllocationId) is a
+/// slot in one shard's table and changes when the allocation moves; a `SessionId` never does.
 ///
-/// It is 96 random bits, so no two servers need to agree on anything. Its text is 24 hexadecimal digits in lower case.
+/// It is 96 random bits, so servers need no coordination. Its text is 24 hexadecimal digits in
+/// lower case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId([u8; 12]);
 
@@ -22,7 +23,7 @@ impl SessionId {
     /// Length of the text.
     pub const TEXT_LEN: usize = 24;
 
-    /// The id made of these bits, which must be drawn at random.
+    /// The id with these bits, which must be random.
     pub const fn from_random(bits: [u8; 12]) -> Self {
         Self(bits)
     }
@@ -43,7 +44,8 @@ impl fmt::Debug for SessionId {
 impl FromStr for SessionId {
     type Err = NotASessionId;
 
-    /// Takes exactly what [`Display`](fmt::Display) writes, so that one session has one spelling.
+    /// Accepts exactly what [`Display`](fmt::Display) writes, so that one session has one text
+    /// form.
     fn from_str(text: &str) -> Result<Self, NotASessionId> {
         let text: &[u8; Self::TEXT_LEN] = text.as_bytes().try_into().map_err(|_| NotASessionId)?;
         let mut bits = [0; 12];

@@ -1,25 +1,25 @@
-//! The nouns of RFC 8656 §2 as types, so that a client's side and a peer's side cannot be mixed up.
+//! The terms of RFC 8656 §2 as types, so that a client's side and a peer's side cannot be confused.
 
 use std::net::SocketAddr;
 
 use crate::base::address::{Family, FiveTuple};
 
-/// Where bytes for a client go: opaque to the core, given meaning by the shard
-/// (which UDP socket, which stream and which of its generations).
+/// Where bytes for a client go. Opaque to the core; the shard encodes in it which UDP socket, or
+/// which stream and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Link(pub u64);
 
-/// A client as the shard names it.
+/// A client, with the shard's path to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// Identity in the protocol.
+    /// Its identity in the protocol.
     pub five_tuple: FiveTuple,
-    /// Way back to it.
+    /// The path back to it.
     pub link: Link,
 }
 
 impl Client {
-    /// The same client as if it had sent from `client` to `server`.
+    /// The same client, as if it had sent from `client` to `server`.
     #[must_use]
     pub const fn seen_at(self, server: SocketAddr, client: SocketAddr) -> Self {
         let FiveTuple { transport, .. } = self.five_tuple;
@@ -34,7 +34,7 @@ impl Client {
     }
 }
 
-/// Names one allocation of one shard; a stale id never names a newer allocation.
+/// Identifies one allocation of one shard. A stale id never matches a newer allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AllocationId {
     /// Slot in the shard's table.
@@ -43,17 +43,18 @@ pub struct AllocationId {
     pub generation: u32,
 }
 
-/// Names one relay socket: an allocation has one per address family (RFC 8656 §7.2).
+/// Identifies one relay socket: an allocation has one per address family (RFC 8656 §7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RelayId {
     /// The owner.
     pub allocation: AllocationId,
-    /// Which of its relayed transport addresses.
+    /// The family of its relayed transport address.
     pub family: Family,
 }
 
-/// CONNECTION-ID (RFC 6062 §6.2.1): names one peer data connection of one shard, which is `id % shard count`, so that a
-/// ConnectionBind finds its way without a lookup that shards share. Drawn at random: nobody guesses another's.
+/// CONNECTION-ID (RFC 6062 §6.2.1): identifies one peer data connection. Its shard is `id % shard
+/// count`, so a ConnectionBind finds the connection without a shared lookup. Random, so that
+/// clients cannot guess each other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u32);
 
@@ -61,11 +62,11 @@ pub struct ConnectionId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// A relayed transport address as peers and clients are told it (XOR-RELAYED-ADDRESS).
+/// A relayed transport address as announced to clients and peers (XOR-RELAYED-ADDRESS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelayedAddr(pub SocketAddr);
 
-/// A channel number as it stands in a ChannelData header (RFC 8656 §12).
+/// A channel number in a ChannelData header (RFC 8656 §12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelNumber(pub u16);
 
@@ -79,18 +80,18 @@ pub struct ShardIndex {
 }
 
 impl ShardIndex {
-    /// The index of the shard that gave out `id`.
+    /// The index of the shard that issued `id`.
     pub const fn owner_of_connection(self, id: ConnectionId) -> usize {
         id.0 as usize % self.count
     }
 }
 
-/// By which listeners a client has come.
+/// The listeners that a client uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// Those a forced login is good on.
+    /// Listeners on which a forced login is valid.
     Forced,
-    /// All others.
+    /// All other listeners.
     Other,
 }
 

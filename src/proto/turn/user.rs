@@ -1,20 +1,22 @@
-//! Who a user is, apart from the name of the moment.
+//! The identity of a user, independent of the current username.
 //!
-//! A time-limited username changes with every expiry, and a minting service may give out a userid that is also the name of a
-//! static user. So a user is told by the kind of its credential and an id. Which comparison goes by the user and which by the
-//! whole USERNAME: `docs/decisions`, "Who is the same user".
+//! A time-limited username changes with every expiry, and a minting service may issue a userid that
+//! is also the name of a static user. So the kind of credential and an id identify a user together.
+//! Which comparison uses the user and which the whole USERNAME: `docs/decisions`, "Who is the same
+//! user".
 
 use std::sync::Arc;
 
-/// What vouches for a user. Two users of different kinds are never the same.
+/// The kind of credential. Two users of different kinds are never the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     Static,
     TimeLimited,
 }
 
-/// A user: what quotas count by. The time-limited usernames without a userid have one count together, or a new expiry would
-/// be a new quota; but none of them is the same user as another ([`Self::is_somebody`]).
+/// A user, by whom quotas count. All time-limited usernames without a userid share one count,
+/// because otherwise every new expiry would bring a new quota. But none of them is the same user as
+/// another ([`Self::is_somebody`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserId {
     kind: Kind,
@@ -30,7 +32,7 @@ impl UserId {
         }
     }
 
-    /// Whom a time-limited username is for: its userid, empty if it has none.
+    /// The user of a time-limited username: its userid, empty if it has none.
     pub fn of_time_limited(userid: &str) -> Self {
         Self {
             kind: Kind::TimeLimited,
@@ -38,7 +40,8 @@ impl UserId {
         }
     }
 
-    /// Whether it names anybody: all there is of a time-limited username without a userid is that somebody minted it.
+    /// Whether the user is identified. A time-limited username without a userid only shows that it
+    /// was minted.
     pub fn is_somebody(&self) -> bool {
         !self.id.is_empty()
     }

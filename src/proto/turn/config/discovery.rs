@@ -1,21 +1,22 @@
-//! NAT behaviour discovery (RFC 5780): where a server's two addresses and two ports are.
+//! NAT behaviour discovery (RFC 5780): the server's two addresses and two ports.
 //!
 //! ```text
-//!              ports[0]   ports[1]     A request that came to one of the four places is answered from that one, or, by
-//! ips[0]       place      place        CHANGE-REQUEST, from the one with the other address, the other port, or both.
-//! ips[1]       place      place        OTHER-ADDRESS is the one with both.
+//!            ports[0]   ports[1]   The response to a request comes from the socket that received
+//! ips[0]     socket     socket     it or, by CHANGE-REQUEST, from the one with the other address,
+//! ips[1]     socket     socket     the other port, or both. OTHER-ADDRESS differs in both.
 //! ```
 //!
-//! Deliberately absent: what RFC 3489 clients know of this. They are told their address only.
+//! Deliberately absent: the RFC 3489 form of this. Clients of RFC 3489 only learn their address.
 
 use std::net::IpAddr;
 
-/// What a server needs to be asked about the behaviour of NATs. UDP is listened on at each address with each port.
+/// The addresses for NAT behaviour discovery. The server listens for UDP on each address with each
+/// port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovery {
-    /// IPv4 addresses, if it is served.
+    /// IPv4 addresses, if IPv4 is served.
     pub ipv4: Option<[OwnAddress; 2]>,
-    /// IPv6 addresses, if it is served.
+    /// IPv6 addresses, if IPv6 is served.
     pub ipv6: Option<[OwnAddress; 2]>,
     /// The two ports, the same on every address.
     pub ports: [u16; 2],
@@ -23,7 +24,7 @@ pub struct Discovery {
     pub max_padding: u16,
 }
 
-/// One of the server's addresses: the one bound here and the one clients are told (1:1 NAT).
+/// One of the server's addresses: the bound one and the announced one (1:1 NAT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnAddress {
     /// Local address.

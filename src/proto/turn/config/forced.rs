@@ -1,21 +1,23 @@
-//! Forced relay: a policy that binds logins to some of the server's listeners, as a rule those on port 443.
+//! Forced relay: a policy that restricts logins to some of the server's listeners, usually those on
+//! port 443.
 //!
-//! The policy travels in the login: `+forced` in a time-limited username, a mark of a static user, or the word of the
-//! configuration that it holds for everyone. Which listeners are meant is a matter of the five-tuple alone.
+//! The login carries the policy: `+forced` in a time-limited username, a flag of a static user, or
+//! the configuration for everyone. The five-tuple alone decides whether a listener belongs to the
+//! forced path.
 
 use crate::base::address::{FiveTuple, Transport};
 use crate::turn::types::Path;
 
-/// The policy. The default binds nobody who is not marked, and means port 443 over every transport.
+/// The policy. The default restricts only marked logins, to port 443 over every transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForcedRelay {
-    /// Every login is bound, not only those that say so.
+    /// Restricts every login, not only the marked ones.
     pub everyone: bool,
-    /// Server ports of the forced path, as bound here.
+    /// Server ports of the forced path, as bound locally.
     pub ports: Vec<u16>,
-    /// Whether a transport of these ports belongs to it, by [`Transport`].
+    /// Whether each transport on these ports belongs to the forced path, indexed by [`Transport`].
     pub transports: [bool; Transport::ALL.len()],
-    /// Whether plain Binding requests are answered there; `Config::binding` stands above.
+    /// Whether the server answers plain Binding requests there. `Config::binding` takes precedence.
     pub binding: bool,
 }
 

@@ -1,17 +1,18 @@
-//! Everything a client can make grow, and how much of it there may be.
+//! Bounds on everything that a client can make grow.
 
 use crate::base::rate::Rate;
 
-/// Bounds; reaching one has an error code or a [`DropReason`](crate::turn::output::DropReason).
+/// Bounds. Reaching one results in an error code or a
+/// [`DropReason`](crate::turn::output::DropReason).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Allocations per user (486). Users are told apart as in `user::UserId`.
+    /// Allocations per user (486), identified as in `user::UserId`.
     pub allocations_per_user: u32,
     /// Allocations per client IP address (486).
     pub allocations_per_ip: u32,
     /// Allocations per network of client addresses (486): IPv4 /24, IPv6 /48.
     pub allocations_per_network: u32,
-    /// Allocations in all (508).
+    /// Allocations in total (508).
     pub allocations: u32,
     /// Permissions per allocation (508).
     pub permissions: u16,
@@ -21,9 +22,9 @@ pub struct Limits {
     pub reservations_per_user: u32,
     /// Replies to unauthenticated UDP requests per second and source (IPv4 address, IPv6 /64).
     pub challenges_per_second: u32,
-    /// How many of those may come at once.
+    /// Burst of `challenges_per_second`.
     pub challenge_burst: u32,
-    /// Such replies per second in all.
+    /// Replies to unauthenticated UDP requests per second, all sources together.
     pub all_challenges_per_second: u32,
     /// Binding responses over UDP per second and source.
     pub bindings_per_second: u32,
@@ -31,9 +32,9 @@ pub struct Limits {
     pub login_failures_per_second: u32,
     /// CreatePermission and ChannelBind requests per second and allocation.
     pub permission_requests_per_second: u32,
-    /// Requests of any kind, signed by its client, per second and allocation.
+    /// Requests of any kind that the client has signed, per second and allocation.
     pub allocation_requests_per_second: u32,
-    /// Authenticated requests that are about no allocation of the user's, per second and user.
+    /// Authenticated requests that concern none of the user's allocations, per second and user.
     pub user_requests_per_second: u32,
 }
 
@@ -60,16 +61,17 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Authenticated requests of one allocation. At once as many as its client needs to renew all it may have twice: when
-    /// a nonce has aged every request is sent a second time.
+    /// Rate of authenticated requests of one allocation. The burst is twice what its client needs
+    /// to renew everything it may have, because a client repeats every request when its nonce
+    /// becomes stale.
     pub(in crate::turn) fn allocation_requests(&self) -> Rate {
         let renewed = 2 * (u32::from(self.permissions) + u32::from(self.channels));
         let rate = self.allocation_requests_per_second;
         Rate::new(rate, rate.saturating_add(renewed))
     }
 
-    /// Authenticated requests of one user that are about no allocation of its: Allocates above all. At once as many as
-    /// replace all allocations it may have.
+    /// Rate of authenticated requests of one user that concern none of its allocations, mainly
+    /// Allocate. The burst suffices to replace all allocations that the user may have.
     pub(in crate::turn) fn user_requests(&self) -> Rate {
         let replaced = self.allocations_per_user.saturating_mul(2);
         let rate = self.user_requests_per_second;

@@ -1,4 +1,5 @@
-//! What the core must be told. An immutable snapshot: a reload hands every shard a new one whole.
+//! Configuration of the protocol core. An immutable snapshot: a reload gives every shard a complete
+//! new one.
 
 pub mod discovery;
 pub mod forced;
@@ -24,50 +25,51 @@ use redirect::Redirect;
 pub struct Config {
     /// The one realm of this server.
     pub realm: String,
-    /// SOFTWARE in responses over TCP, TLS and DTLS; never sent over UDP (reflection). `None`: withheld.
+    /// SOFTWARE in responses over TCP, TLS and DTLS; never sent over UDP (reflection). `None`:
+    /// withheld.
     pub software: Option<String>,
     /// Who may allocate.
     pub credentials: Arc<Credentials>,
-    /// Which peers may be reached.
+    /// Which peers clients may reach.
     pub policy: Arc<PeerPolicy>,
     /// Where relayed transport addresses come from.
     pub relay: RelayConfig,
-    /// Whether plain Binding requests are answered.
+    /// Whether the server answers plain Binding requests.
     pub binding: bool,
-    /// Whether RFC 3489 Binding requests over UDP are answered too.
+    /// Whether the server also answers RFC 3489 Binding requests over UDP.
     pub rfc3489_binding: bool,
-    /// Who may allocate on some listeners only, and on which.
+    /// Which logins may allocate on some listeners only, and on which.
     pub forced: ForcedRelay,
     /// Offer PASSWORD-ALGORITHMS (SHA-256) in challenges; [`Challenge`] says on which transports.
     pub challenge: Challenge,
-    /// Which clients are sent ICMP messages about their relayed datagrams.
+    /// Which clients get ICMP messages about their relayed datagrams.
     pub icmp: IcmpReports,
-    /// How long a nonce is good.
+    /// How long a nonce is valid.
     pub nonce_lifetime: Duration,
-    /// Issues nonces in place of the newest secret's key.
+    /// Issues nonces instead of the newest secret's key.
     pub nonce_key: Option<NonceKey>,
-    /// LIFETIME given when none, or less, was asked for (RFC 8656 §7.2: 600 s).
+    /// LIFETIME granted if the client requests none or less (RFC 8656 §7.2: 600 s).
     pub default_lifetime: Duration,
-    /// Longest LIFETIME given (3600 s recommended).
+    /// Longest LIFETIME granted (3600 s recommended).
     pub max_lifetime: Duration,
-    /// A session is not refreshed beyond this age. `None`: no cap.
+    /// Age beyond which a session is not refreshed. `None`: no limit.
     pub max_session: Option<Duration>,
-    /// RFC 8016. `None`: who asks for a ticket is answered 405.
+    /// RFC 8016. `None`: a request for a ticket gets 405.
     pub mobility: Option<Mobility>,
     /// Channel numbers up to 0x7FFF for RFC 5766 clients (design decision D6).
     pub rfc5766_channels: bool,
-    /// Where clients go instead of allocating here.
+    /// Where clients go instead of allocating on this server.
     pub redirect: Redirect,
-    /// Where NATs' behaviour can be found out. `None`: nowhere.
+    /// NAT behaviour discovery (RFC 5780). `None`: off.
     pub discovery: Option<Arc<Discovery>>,
-    /// TCP allocations (RFC 6062). `None`: this server knows nothing of them.
+    /// TCP allocations (RFC 6062). `None`: off, and their attributes and methods are unknown.
     pub tcp: Option<TcpConfig>,
-    /// Everything a client can make grow.
+    /// Bounds on everything that a client can make grow.
     pub limits: Limits,
 }
 
 impl Config {
-    /// What [`Config`] holds where nothing else is configured, for these credentials, peers and relayed addresses.
+    /// The default configuration with these credentials, peers and relayed addresses.
     pub fn new(realm: String, credentials: Arc<Credentials>, policy: Arc<PeerPolicy>, relay: RelayConfig) -> Self {
         Self {
             realm,
@@ -94,7 +96,7 @@ impl Config {
         }
     }
 
-    /// The keys of nonces, the issuing one first. None: the process makes do with its own.
+    /// The keys of nonces, the issuing one first. If there are none, the process uses its own.
     pub fn nonce_keys(&self) -> impl Iterator<Item = &NonceKey> {
         self.nonce_key.iter().chain(self.credentials.nonce_keys())
     }
@@ -103,25 +105,28 @@ impl Config {
 /// Allocations that move with their clients (RFC 8016).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mobility {
-    /// How long an allocation with a ticket outlives its client's stream; never longer than its lifetime.
+    /// How long an allocation with a ticket survives after its client's stream has closed; never
+    /// longer than its lifetime.
     pub grace: Duration,
 }
 
-/// TCP allocations (RFC 6062). A server that opens TCP connections for its clients is a proxy to whatever the peer
-/// policy lets through, hence the bounds.
+/// TCP allocations (RFC 6062). A server that opens TCP connections for its clients is a proxy to
+/// everything that the peer policy allows, hence the bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpConfig {
-    /// Ports a peer may have, whoever of the two connects.
+    /// Ports that a peer may have, whichever side connects.
     pub peer_ports: Vec<RangeInclusive<u16>>,
     /// Peer connections of one allocation at a time (508).
     pub connections_per_allocation: u16,
-    /// Peer connections in all (508).
+    /// Peer connections in total (508).
     pub connections: u32,
-    /// Bytes one connection relays in both directions together before it is closed. `None`: no bound.
+    /// Bytes that one connection may relay, both directions together, before the server closes it.
+    /// `None`: no limit.
     pub max_bytes: Option<u64>,
 }
 
-/// How much a 401 over UDP says (size is reflection gain; design decision D4).
+/// How much a 401 over UDP contains, because its size is the gain of a reflection attack (design
+/// decision D4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Challenge {
     /// RFC 8489 everywhere: nonce cookie and PASSWORD-ALGORITHMS.
@@ -132,14 +137,15 @@ pub enum Challenge {
     Compact,
 }
 
-/// Who is sent Data indications with ICMP (RFC 8656 §11.5). RFC 5766 had none, and clients of that age may not survive one.
+/// Which clients get Data indications with ICMP (RFC 8656 §11.5). RFC 5766 had none, and clients of
+/// that age may crash on one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpReports {
     /// Clients whose login used PASSWORD-ALGORITHM or USERHASH.
     Auto,
     /// Every client.
     Always,
-    /// Nobody.
+    /// No client.
     Never,
 }
 
@@ -152,19 +158,19 @@ pub struct RelayConfig {
     pub ipv6: Option<RelayAddress>,
     /// Ports to draw from; never below 1024.
     pub ports: RangeInclusive<u16>,
-    /// How far the ports that clients and peers are told lie above the bound ones, where a NAT maps ports as well. Even, for
-    /// EVEN-PORT's sake, and such that all of them are port numbers.
+    /// The offset from bound ports to announced ports, for a NAT that also maps ports. Even,
+    /// because of EVEN-PORT, and such that all results are port numbers.
     pub port_shift: i32,
 }
 
 impl RelayConfig {
-    /// What clients and peers are told of the relay socket bound to `port`, which is one of `ports`.
+    /// The announced address of the relay socket bound to `port`, which is one of `ports`.
     pub fn announced(&self, address: RelayAddress, port: u16) -> SocketAddr {
         SocketAddr::new(address.announced, self.shifted(port))
     }
 
-    /// IP addresses on which `announced_ports` are relayed transport addresses: those announced, and, where ports are not
-    /// mapped, those bound. 0.0.0.0 stands for none.
+    /// The IP addresses on which `announced_ports` are relayed transport addresses: the announced
+    /// ones and, unless ports are mapped, the bound ones. 0.0.0.0 yields none.
     pub fn own_ips(&self) -> impl Iterator<Item = IpAddr> {
         let mapped = self.port_shift != 0;
         let addresses = [self.ipv4, self.ipv6].into_iter().flatten();
@@ -180,18 +186,18 @@ impl RelayConfig {
         }
     }
 
-    /// The port a relay socket is bound to that is announced with `port`.
+    /// The bound port of the relay socket whose announced port is `port`.
     pub fn bound_port(&self, port: u16) -> u16 {
         u16::try_from(i32::from(port) - self.port_shift).unwrap_or(port)
     }
 
-    /// All ports that are announced.
+    /// All announced ports.
     pub fn announced_ports(&self) -> RangeInclusive<u16> {
         self.shifted(*self.ports.start())..=self.shifted(*self.ports.end())
     }
 
     fn shifted(&self, port: u16) -> u16 {
-        // That it is a port is what `port_shift` promises.
+        // `port_shift` guarantees that the sum is a port.
         u16::try_from(i32::from(port) + self.port_shift).unwrap_or(port)
     }
 
@@ -204,7 +210,7 @@ impl RelayConfig {
     }
 }
 
-/// One relay IP address: the one bound here and the one clients and peers are told (1:1 NAT).
+/// One relay IP address: the bound one and the announced one (1:1 NAT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayAddress {
     /// Local address to bind.

@@ -1,4 +1,4 @@
-//! Another server for new clients while this one is drained (RFC 8489 §10).
+//! An alternate server for new clients while this one drains (RFC 8489 §10).
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -6,26 +6,29 @@ use std::sync::Arc;
 
 use crate::base::address::{Family, FiveTuple, Transport};
 
-/// The server that takes new clients while this one is drained (RFC 8489 §10). Without addresses nobody is redirected.
+/// The server that takes new clients while this one drains (RFC 8489 §10). Without addresses no
+/// client is redirected.
 ///
-/// Many clients take a 300 for the end, depending on the transport (docs/operations.md). What they cannot follow is not sent
-/// to them until it no longer matters.
+/// Many clients treat a 300 as a final error, depending on the transport (docs/operations.md). On
+/// those transports the server keeps serving for a while before it redirects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
-    /// Its IPv4 address, for clients that came over IPv4.
+    /// Its IPv4 address, for clients on IPv4.
     pub ipv4: Option<SocketAddr>,
-    /// Its IPv6 address, for clients that came over IPv6.
+    /// Its IPv6 address, for clients on IPv6.
     pub ipv6: Option<SocketAddr>,
-    /// The name in its certificate, if that is another than ours: ALTERNATE-DOMAIN.
+    /// The name in its certificate, if it differs from ours: ALTERNATE-DOMAIN.
     pub domain: Option<Arc<str>>,
-    /// Whether clients of a transport are redirected at once, by [`Transport`].
+    /// Whether clients are redirected at once, indexed by [`Transport`].
     pub transports: [bool; Transport::ALL.len()],
-    /// How long the others are served here, from the moment a redirection is configured. `None`: as long as it is.
+    /// How long other clients are still served here after a redirection is configured. `None`:
+    /// indefinitely.
     pub serve_others: Option<Duration>,
 }
 
 impl Default for Redirect {
-    /// Nowhere. Over UDP, where browsers follow, at once; others an hour later.
+    /// No redirection. Once it has addresses: UDP at once, because browsers follow there, and other
+    /// transports an hour later.
     fn default() -> Self {
         Self {
             ipv4: None,
@@ -37,25 +40,25 @@ impl Default for Redirect {
     }
 }
 
-/// What a redirected client is told.
+/// The content of a redirection for one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alternate {
     /// ALTERNATE-SERVER, of the client's own family.
     pub server: SocketAddr,
-    /// Another one, of the other family (RFC 8489 §10: behind the first).
+    /// A second ALTERNATE-SERVER, of the other family (RFC 8489 §10: after the first).
     pub other: Option<SocketAddr>,
-    /// ALTERNATE-DOMAIN, where there is a certificate to check.
+    /// ALTERNATE-DOMAIN, on transports where the client checks a certificate.
     pub domain: Option<Arc<str>>,
 }
 
 impl Redirect {
-    /// Whether there is another server.
+    /// Whether a redirection is configured.
     pub const fn is_on(&self) -> bool {
         self.ipv4.is_some() || self.ipv6.is_some()
     }
 
-    /// Where `client` is sent when this has been in force for `age`; `None`: it stays, also because there is no address of
-    /// its family.
+    /// The redirection of `client` when the configuration has been in force for `age`. `None`: the
+    /// client stays, for example because there is no address of its family.
     pub fn of(&self, client: &FiveTuple, age: Duration) -> Option<Alternate> {
         let (own, other) = match Family::of(client.client.ip()) {
             Family::V4 => (self.ipv4, self.ipv6),

@@ -1,4 +1,4 @@
-//! Addresses as keys: of sorted arrays, and of hash tables.
+//! Addresses as keys of sorted arrays and of hash tables.
 
 use core::hash::Hasher;
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -9,7 +9,8 @@ use foldhash::fast::FoldHasher;
 
 use crate::base::address::{Family, FiveTuple};
 
-/// A peer's IP address, comparable in two words; IPv4 as `::ffff:a.b.c.d`, which no peer has otherwise.
+/// A peer's IP address, comparable as two words. IPv4 is stored as `::ffff:a.b.c.d`, which is
+/// otherwise not a valid peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PeerIp {
     high: u64,
@@ -51,10 +52,11 @@ impl PeerIp {
     }
 }
 
-/// Hashes addresses with a secret seed: clients choose theirs.
+/// Hashes addresses with a secret seed, because clients choose their addresses.
 #[derive(Debug)]
 pub(super) struct AddressHasher {
-    /// Where each hash starts. Never 0 in practice: the hash function multiplies, and 0 would swallow the first words.
+    /// Initial state of each hash. Never 0 in practice: the hash function multiplies, and 0 would
+    /// absorb the first words.
     start: u64,
     shared: SharedSeed,
 }

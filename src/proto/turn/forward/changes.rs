@@ -1,11 +1,13 @@
-//! What changes in the table, for whoever mirrors it: an offload that relays by itself what it has a route for.
+//! Changes of the table, for a mirror of it: an offload that relays packets for which it has a
+//! route.
 //!
-//! Reported are channels between a client over plain UDP and a peer out on the network. All else needs the core for each
-//! packet: streams and DTLS, whose framing is the shard's; peers on this machine, of which the directory knows at each
-//! packet which shard has them; clients that are away. A policy's verdict is taken when a route is reported, and a route
-//! has its deadlines with it, so that a mirror nobody writes to any more relays nothing for long.
+//! The table reports channels between a client over plain UDP and a peer on the network. Everything
+//! else needs the core for each packet: streams and DTLS, because the shard frames them; peers on
+//! this machine, because the directory is asked for each packet which shard serves them; clients
+//! that are away. The policy is evaluated when a route is reported. A route carries its deadlines,
+//! so a mirror that gets no further updates soon stops relaying.
 //!
-//! With no listener nothing is kept and nothing queued (decision 0048).
+//! Without a listener nothing is kept and nothing is queued (decision 0048).
 
 use std::collections::VecDeque;
 
@@ -20,7 +22,7 @@ use crate::base::time::Instant;
 use crate::turn::policy::{PeerClass, PeerPolicy};
 use crate::turn::types::{AllocationId, ChannelNumber, PeerAddr, RelayId, RelayedAddr};
 
-/// Names a route: a channel of the allocation a relay socket belongs to.
+/// Identifies a route: a channel of the allocation that owns a relay socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RouteKey {
     /// The relay socket.
@@ -29,33 +31,34 @@ pub struct RouteKey {
     pub number: ChannelNumber,
 }
 
-/// A channel that may be relayed without the core.
+/// A channel that can be relayed without the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelRoute {
-    /// Its name.
+    /// Its key.
     pub key: RouteKey,
-    /// The client: what it sends on the channel, from here to there, is for the peer.
+    /// The client. Its channel messages, from its address to the server's, go to the peer.
     pub client: FiveTuple,
     /// The relayed transport address, as peers see it.
     pub relayed: RelayedAddr,
     /// The peer.
     pub peer: PeerAddr,
-    /// From when on nothing goes to the peer any more.
+    /// Deadline of the direction to the peer.
     pub to_peer_until: Instant,
-    /// From when on nothing goes to the client as ChannelData any more. What a peer sends from then on is for the core.
+    /// Deadline of the direction to the client as ChannelData. Later packets from the peer go to
+    /// the core.
     pub to_client_until: Instant,
 }
 
-/// A change of the routes that may be relayed without the core.
+/// A change of the routes that can be relayed without the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteChange {
-    /// There is this route from now on; one of the same name is replaced.
+    /// This route exists from now on and replaces one with the same key.
     Install(ChannelRoute),
-    /// There is none of this name any more.
+    /// The route with this key no longer exists.
     Remove(RouteKey),
 }
 
-/// What a listener has been sent, and what is still to be sent.
+/// What the listener has received, and what it has still to receive.
 #[derive(Debug)]
 pub(super) struct RouteQueue {
     reported: HashMap<AllocationId, Vec<ChannelRoute>, FixedState>,
@@ -63,8 +66,8 @@ pub(super) struct RouteQueue {
 }
 
 impl ForwardTable {
-    /// With `on`, changes are reported from now on, and what there is already is the first of them. Otherwise what was to be
-    /// reported is forgotten: the mirror is to be emptied by its owner.
+    /// With `on`, reports changes from now on, beginning with the existing routes. Otherwise
+    /// discards pending changes; the owner of the mirror must empty it.
     pub(in crate::turn) fn report_routes(&mut self, on: bool) {
         self.changes = on.then(|| {
             Box::new(RouteQueue {
@@ -80,7 +83,7 @@ impl ForwardTable {
         take_first(&mut self.changes.as_deref_mut()?.queue)
     }
 
-    /// Something of an allocation has changed that a route may depend on. Every writer says so last.
+    /// Marks an allocation whose change may affect a route. Every writer calls this last.
     pub(super) fn changed(&mut self, id: AllocationId) {
         let Self {
             flows,
@@ -97,7 +100,7 @@ impl ForwardTable {
         changes.report(id, routes.unwrap_or_default());
     }
 
-    /// Everything may have changed.
+    /// Marks all allocations.
     pub(super) fn sweep(&mut self) {
         if self.changes.is_none() {
             return;
@@ -108,7 +111,7 @@ impl ForwardTable {
 }
 
 impl RouteQueue {
-    /// Queues what differs from what was sent.
+    /// Queues the differences from what the listener has received.
     fn report(&mut self, id: AllocationId, routes: Vec<ChannelRoute>) {
         let reported = self.reported.get(&id).map_or(&[][..], Vec::as_slice);
         let gone = reported
@@ -126,7 +129,7 @@ impl RouteQueue {
 }
 
 impl Flow {
-    /// Its channels that may be relayed without the core, by the word of the policy.
+    /// The channels that can be relayed without the core and that the policy allows.
     fn channel_routes(&mut self, policy: &PeerPolicy, epoch: u32) -> Vec<ChannelRoute> {
         let client = self.client.five_tuple;
         if self.away || client.transport != Transport::Udp {

@@ -1,4 +1,4 @@
-//! One allocation as the forward table sees it: small sorted arrays, written by the table alone.
+//! One allocation in the forward table: small sorted arrays that only the table writes.
 
 use ipnet::IpNet;
 
@@ -9,10 +9,10 @@ use crate::turn::output::{DropReason, Traffic, Verdict};
 use crate::turn::policy::{PeerClass, PeerPolicy};
 use crate::turn::types::{AllocationId, Client, Path, PeerAddr, RelayedAddr};
 
-/// The deadline of what does not exist: always past.
+/// The deadline of something that does not exist: always in the past.
 pub(super) const CLOSED: Instant = Instant::ZERO;
 
-/// Arrays grow by this many entries: most allocations talk to very few peers.
+/// Arrays grow by this many entries, because most allocations have very few peers.
 pub(super) const STEP: usize = 4;
 
 /// One allocation.
@@ -20,12 +20,13 @@ pub(super) const STEP: usize = 4;
 pub(in crate::turn) struct Flow {
     pub(super) id: AllocationId,
     pub(super) client: Client,
-    /// That client is gone, and the allocation waits for it to come back (RFC 8016).
+    /// The client is disconnected, and the allocation waits for it to return (RFC 8016).
     pub(super) away: bool,
-    /// How the client has come: its traffic counts there.
+    /// The client's path, under which its traffic counts.
     pub(super) path: Path,
     pub(super) relayed: [Option<RelayedAddr>; 2],
-    /// Expiry of each relayed transport address; [`CLOSED`] before it is bound and after it is gone.
+    /// Expiry of each relayed transport address; [`CLOSED`] before it is bound and after it is
+    /// closed.
     pub(super) until: [Instant; 2],
     pub(super) traffic: Traffic,
     /// Sorted by number.
@@ -36,16 +37,16 @@ pub(in crate::turn) struct Flow {
     pub(super) permissions: Vec<Permission>,
 }
 
-/// A channel binding (§12), with what a packet in either direction must know.
+/// A channel binding (§12), with all that a packet in either direction needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Channel {
     pub(super) ip: PeerIp,
     pub(super) port: u16,
     pub(super) number: u16,
     pub(super) checked: Checked,
-    /// Expiry of the binding: all that client to peer asks for.
+    /// Expiry of the binding, the only deadline of client to peer.
     pub(super) until: Instant,
-    /// Expiry of the permission for `ip`: what peer to client asks for as well.
+    /// Expiry of the permission for `ip`, which peer to client also requires.
     pub(super) permitted_until: Instant,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct Channel {
 pub(super) struct Permission {
     pub(super) ip: PeerIp,
     pub(super) until: Instant,
-    /// The port `checked` is about: the latest one used.
+    /// The port that `checked` applies to: the last one used.
     pub(super) port: u16,
     pub(super) checked: Checked,
 }
@@ -67,12 +68,12 @@ pub(super) struct Checked {
 }
 
 impl Flow {
-    /// The client, or who was it.
+    /// The client, or the last one if it is away.
     pub(in crate::turn) const fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Whether that client is gone.
+    /// Whether that client is disconnected.
     pub(in crate::turn) const fn is_away(&self) -> bool {
         self.away
     }
@@ -111,13 +112,15 @@ impl Flow {
         self.relayed[family as usize].map_or(0, |relayed| relayed.0.port())
     }
 
-    /// Why nothing is relayed: `reason`, unless the whole allocation has expired and only waits to be swept.
+    /// The drop of a packet: for `reason`, or because the whole allocation has expired and not been
+    /// swept yet.
     pub(super) fn nothing(&self, now: Instant, reason: DropReason) -> Verdict {
         let expired = self.until.iter().all(|&until| until <= now);
         Verdict::Drop(if expired { DropReason::NoAllocation } else { reason })
     }
 
-    /// DONT-FRAGMENT says nothing about a packet that changes its IP version on the way (RFC 8656 §13).
+    /// DONT-FRAGMENT does not apply to a packet that changes its IP version on the way (RFC 8656
+    /// §13).
     pub(super) fn keeps_family(&self, family: Family) -> bool {
         let five_tuple = &self.client.five_tuple;
         five_tuple.transport.is_stream() || Family::of(five_tuple.client.ip()) == family
@@ -155,7 +158,8 @@ impl Flow {
         self.permissions.binary_search_by_key(&ip, |permission| permission.ip)
     }
 
-    /// Sets the deadline of a permission wherever it stands: in the permission and in the channels it covers.
+    /// Sets the deadline of a permission, in the permission itself and in the channels that it
+    /// covers.
     pub(super) fn permit(&mut self, ip: PeerIp, until: Instant) {
         match self.position_of_permission(ip) {
             Ok(at) => self.permissions[at].until = until,
@@ -211,7 +215,7 @@ impl Flow {
 }
 
 impl Permission {
-    /// The policy's word on `peer`, whose IP address is this permission's.
+    /// The policy's verdict on `peer`, whose IP address is that of this permission.
     pub(super) fn class(&mut self, policy: &PeerPolicy, epoch: u32, peer: PeerAddr) -> Option<PeerClass> {
         if self.port != peer.0.port() {
             self.port = peer.0.port();
@@ -222,7 +226,7 @@ impl Permission {
 }
 
 impl Checked {
-    /// Belongs to no policy.
+    /// Matches no policy.
     pub(super) const NEVER: Self = Self {
         epoch: u32::MAX,
         class: None,
@@ -244,7 +248,7 @@ impl Checked {
     }
 }
 
-/// Grows in small steps while small: doubling from four would waste most of what it takes.
+/// Grows in small steps while small. Doubling from four would waste most of the memory.
 pub(super) fn make_room<T>(array: &mut Vec<T>) {
     if array.len() == array.capacity() {
         array.reserve_exact(STEP.max(array.len() / 2));

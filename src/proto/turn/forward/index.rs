@@ -1,4 +1,4 @@
-//! How an allocation is found: by its client's five-tuple, and by its relayed transport addresses.
+//! Finds allocations by their client's five-tuple and by their relayed transport addresses.
 
 use super::ForwardTable;
 use crate::base::address::Family;
@@ -36,7 +36,7 @@ impl ForwardTable {
         }
     }
 
-    /// Gives memory back after a rush: tables at a quarter of their capacity are made smaller.
+    /// Releases memory after a burst: shrinks tables that are at most a quarter full.
     pub(super) fn shrink(&mut self) {
         let Self {
             flows,

@@ -1,11 +1,13 @@
-//! The forward table: the only state a relayed packet touches (RFC 8656 §9, §11.2, §11.3, §12.6, §12.7).
+//! The forward table: the only state a relayed packet touches (RFC 8656 §9, §11.2, §11.3, §12.6,
+//! §12.7).
 //!
-//! Allocations, permissions and channels are *compiled* into it: per allocation a [`Flow`] with small sorted arrays. Every
-//! deadline is tested at lookup, so a late sweep never relays what the RFC forbids. A packet from a client costs one hash
-//! lookup of its five-tuple (none if the previous packet was the same client's), a packet from a peer none at all;
-//! neither allocates, locks or computes an HMAC.
+//! Allocations, permissions and channels are *compiled* into it: for each allocation a [`Flow`]
+//! with small sorted arrays. Every lookup tests the deadlines, so a late sweep never relays what
+//! the RFC forbids. A packet from a client costs one hash lookup of its five-tuple (none if the
+//! previous packet came from the same client). A packet from a peer costs none. Neither path
+//! allocates, locks or computes an HMAC.
 //!
-//! What is asked of a packet, by direction:
+//! The checks of a packet, by direction:
 //!
 //! | packet                  | allocation | permission | channel | peer policy |
 //! |-------------------------|------------|------------|---------|-------------|
@@ -13,11 +15,12 @@
 //! | Send indication         | yes        | yes        | -       | yes         |
 //! | datagram from a peer    | yes        | yes (§9)   | if bound: ChannelData, else Data indication | yes |
 //!
-//! The verdict of the peer policy is cached with the epoch of the policy that gave it; a reload starts a new epoch. Where a
-//! peer on this machine is found is asked for each packet: the cached verdict only says that it must be.
+//! The verdict of the peer policy is cached with the epoch of the policy. A reload starts a new
+//! epoch. The location of a peer on this machine is looked up for each packet; the cached verdict
+//! only says that a lookup is needed.
 //!
-//! Every change of a route goes through the writers in the second `impl ForwardTable`, in `moving` and in `record`, and each
-//! of them ends in `changed`: a mirror of the table is told there (`changes`).
+//! All route changes go through the writers in the second `impl ForwardTable`, in `moving` and in
+//! `record`. Each of them ends in `changed`, which informs a mirror of the table (`changes`).
 
 mod address;
 pub(super) mod changes;
@@ -52,10 +55,10 @@ use crate::wire::message::TransactionId;
 
 /// Largest UDP payload by the family of its IP header.
 const MAX_DATAGRAM: [usize; 2] = [65_507, 65_527];
-/// Largest length a STUN header can carry: a multiple of four in 16 bits.
+/// Largest length in a STUN header: a multiple of four in 16 bits.
 const MAX_STUN_LEN: usize = 65_532;
 
-/// Every live allocation, as far as a packet needs it.
+/// Every live allocation, with the state that packets need.
 #[derive(Debug)]
 pub(super) struct ForwardTable {
     flows: Slab<Box<Flow>>,
@@ -63,16 +66,16 @@ pub(super) struct ForwardTable {
     by_client: HashTable<u32>,
     /// Relayed transport addresses, for packets between two allocations of this server.
     by_relayed: HashTable<(u32, Family)>,
-    /// The client of the previous packet, most likely also of the next.
+    /// The client of the previous packet, which most likely also sent the next.
     last: u32,
-    /// Of the youngest allocation.
+    /// Generation of the newest allocation.
     generation: u32,
     policy: Arc<PeerPolicy>,
-    /// Counts policies; cached verdicts of another epoch are not believed.
+    /// Counts policies. Cached verdicts of other epochs are invalid.
     epoch: u32,
     directory: Arc<RelayDirectory>,
     counters: Arc<Counters>,
-    /// For a listener, if there is one.
+    /// Present while there is a listener.
     changes: Option<Box<RouteQueue>>,
 }
 
@@ -150,7 +153,7 @@ impl ForwardTable {
         self.send(index, family, peer, class, data, dont_fragment)
     }
 
-    /// The last steps of everything that goes to a peer. The only function that says [`Verdict::ToPeer`].
+    /// The last steps of every packet to a peer. Only this function returns [`Verdict::ToPeer`].
     fn send(
         &mut self,
         index: u32,
@@ -161,13 +164,13 @@ impl ForwardTable {
         dont_fragment: bool,
     ) -> Verdict {
         let flow = &mut self.flows[index as usize];
-        // Live, and without an address that datagrams could leave from.
+        // The allocation lives, but has no address that datagrams could leave from.
         let Some(relayed) = flow.relayed[family as usize] else {
             return Verdict::Drop(DropReason::TcpAllocation);
         };
         let verdict = match class {
             None => return Verdict::Drop(DropReason::PeerDenied),
-            // Nobody talks to itself through the relay: it is the shortest of loops (§21.1.7).
+            // A client may not relay to itself: that is the shortest loop (§21.1.7).
             Some(_) if relayed.0 == peer.0 => return Verdict::Drop(DropReason::PeerDenied),
             Some(_) if data.len() > MAX_DATAGRAM[family as usize] => return Verdict::Drop(DropReason::TooLong),
             Some(class) => match self.directory.way(class, peer) {
@@ -197,7 +200,8 @@ impl ForwardTable {
         verdict
     }
 
-    /// A datagram from a peer at a relay socket (§11.3, §12.7), its application data `len` bytes.
+    /// A datagram from a peer at a relay socket (§11.3, §12.7) with `len` bytes of application
+    /// data.
     pub(super) fn relay_datagram(
         &mut self,
         now: Instant,
@@ -260,7 +264,7 @@ impl ForwardTable {
         }
     }
 
-    /// Which relay has this relayed transport address.
+    /// The relay socket with this relayed transport address.
     pub(super) fn relay_at(&self, to: RelayedAddr) -> Option<RelayId> {
         let family = Family::of(to.0.ip());
         let hash = self.hasher.relayed(family, to.0.port());
@@ -273,7 +277,8 @@ impl ForwardTable {
         })
     }
 
-    /// Whether the client of `relay` may hear of `peer` at all: it has a permission for it (§11.5).
+    /// Whether the client of `relay` has a permission for `peer`, and so may learn about it
+    /// (§11.5).
     pub(super) fn is_permitted(&self, now: Instant, relay: RelayId, peer: PeerAddr) -> bool {
         let ip = PeerIp::new(peer.0.ip());
         self.flow(relay.allocation).is_some_and(|flow| {
@@ -285,7 +290,7 @@ impl ForwardTable {
         })
     }
 
-    /// The allocation of a client that has sent something, by index; remembered for its next packet.
+    /// The index of the allocation of a client that has sent a packet. Cached for its next packet.
     pub(super) fn find(&mut self, five_tuple: &FiveTuple) -> Option<u32> {
         let same = |&index: &u32| {
             self.flows
@@ -301,7 +306,7 @@ impl ForwardTable {
     }
 }
 
-// Everything that changes a route, and what the rest of the core asks about allocations.
+// Everything that changes a route, and what the rest of the core needs to know about allocations.
 impl ForwardTable {
     /// An empty table.
     pub(super) fn new(
@@ -325,7 +330,7 @@ impl ForwardTable {
         }
     }
 
-    /// From now on this policy is asked, also about peers that were allowed before.
+    /// Replaces the policy, also for peers that the old one allowed.
     pub(super) fn set_policy(&mut self, policy: Arc<PeerPolicy>) {
         self.policy = policy;
         self.epoch = self.epoch.wrapping_add(1);
@@ -337,7 +342,7 @@ impl ForwardTable {
         self.flows.len()
     }
 
-    /// Which allocation a client has.
+    /// The allocation of a client.
     pub(super) fn allocation_of(&self, five_tuple: &FiveTuple) -> Option<AllocationId> {
         let same = |&index: &u32| self.flows[index as usize].client.five_tuple == *five_tuple;
         let &index = self.by_client.find(self.hasher.five_tuple(five_tuple), same)?;
@@ -349,19 +354,19 @@ impl ForwardTable {
         self.flow(id).map(|flow| &flow.client)
     }
 
-    /// The way to a client has changed, not the client: its socket is another one.
+    /// The client's socket has changed, but the client is the same.
     pub(super) fn set_link(&mut self, id: AllocationId, link: Link) {
         if let Some(flow) = self.flow_mut(id) {
             flow.client.link = link;
         }
     }
 
-    /// When a relayed transport address expires; long ago if there is none of this family.
+    /// Expiry of a relayed transport address; in the past if there is none of this family.
     pub(super) fn until(&self, id: AllocationId, family: Family) -> Instant {
         self.flow(id).map_or(CLOSED, |flow| flow.until[family as usize])
     }
 
-    /// Adds an allocation of a client that has none. Nothing is relayed before [`Self::open`].
+    /// Adds an allocation for a client that has none. It relays nothing before [`Self::open`].
     pub(super) fn insert(&mut self, client: Client, path: Path) -> AllocationId {
         debug_assert!(
             self.allocation_of(&client.five_tuple).is_none(),
@@ -384,7 +389,7 @@ impl ForwardTable {
         id
     }
 
-    /// Gives an allocation a relayed transport address, bound and ready until `until`.
+    /// Gives an allocation a relayed transport address that is bound and valid until `until`.
     pub(super) fn open(&mut self, id: AllocationId, shard: usize, relayed: RelayedAddr, until: Instant) {
         let family = Family::of(relayed.0.ip());
         let Some(flow) = self.flow_mut(id) else { return };
@@ -395,7 +400,8 @@ impl ForwardTable {
         self.changed(id);
     }
 
-    /// Moves the expiry of a relayed transport address (§8.2). Permissions and channels keep theirs.
+    /// Changes the expiry of a relayed transport address (§8.2). Permissions and channels keep
+    /// theirs.
     pub(super) fn set_until(&mut self, id: AllocationId, family: Family, until: Instant) {
         if let Some(flow) = self.flow_mut(id)
             && flow.until[family as usize] != CLOSED
@@ -405,7 +411,7 @@ impl ForwardTable {
         }
     }
 
-    /// Takes a relayed transport address away, and with it the channels and permissions of its family.
+    /// Removes a relayed transport address, with the channels and permissions of its family.
     pub(super) fn close(&mut self, id: AllocationId, family: Family) -> Option<RelayedAddr> {
         let flow = self.flow_mut(id)?;
         flow.until[family as usize] = CLOSED;
@@ -414,7 +420,7 @@ impl ForwardTable {
         let relayed = flow.relayed[family as usize]?;
         self.directory.set(relayed, None);
         self.unindex_relayed(id.index, family);
-        // Only now: the hash of the entry above was that of this address.
+        // Only now: finding the entry above needs the hash of this address.
         if let Some(flow) = self.flow_mut(id) {
             flow.relayed[family as usize] = None;
         }
@@ -422,7 +428,7 @@ impl ForwardTable {
         Some(relayed)
     }
 
-    /// Removes an allocation, and says what it has relayed.
+    /// Removes an allocation and returns what it has relayed.
     pub(super) fn remove(&mut self, id: AllocationId) -> Option<(Client, Traffic)> {
         self.flow(id)?;
         self.close(id, Family::V4);
@@ -434,7 +440,8 @@ impl ForwardTable {
         Some((flow.client, flow.traffic))
     }
 
-    /// Installs or refreshes permissions (§9): all of them or, if there would be more than `most`, none.
+    /// Installs or refreshes permissions (§9): all of them, or none if there would be more than
+    /// `most`.
     pub(super) fn permit(
         &mut self,
         now: Instant,
@@ -447,13 +454,13 @@ impl ForwardTable {
         let mut wanted: Vec<PeerIp> = ips.iter().copied().map(PeerIp::new).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        // Expired ones are in nobody's way.
+        // Expired permissions do not count.
         flow.permissions.retain(|permission| permission.until > now);
         let added = wanted
             .iter()
             .filter(|&&ip| flow.position_of_permission(ip).is_err())
             .count();
-        // What was given before a reload made the bound lower may still be refreshed.
+        // Permissions granted before a reload lowered the bound may still be refreshed.
         if added > 0 && flow.permissions.len() + added > most {
             return Err(Full);
         }
@@ -464,7 +471,7 @@ impl ForwardTable {
         Ok(())
     }
 
-    /// Whether a number is bound to another peer than this one, or the peer to another number.
+    /// Whether the number is bound to another peer, or the peer to another number.
     pub(super) fn conflicts(&self, now: Instant, id: AllocationId, number: ChannelNumber, peer: PeerAddr) -> bool {
         let peer = (PeerIp::new(peer.0.ip()), peer.0.port());
         self.flow(id).is_some_and(|flow| {
@@ -473,7 +480,7 @@ impl ForwardTable {
         })
     }
 
-    /// Binds or refreshes a channel, and the permission of its peer (§12.2): both or neither.
+    /// Binds or refreshes a channel and the permission of its peer (§12.2): both or neither.
     pub(super) fn bind(
         &mut self,
         now: Instant,
@@ -514,7 +521,7 @@ impl ForwardTable {
         Ok(())
     }
 
-    /// The name of the next allocation to be added.
+    /// The id of the next allocation.
     fn next_id(&mut self) -> AllocationId {
         self.generation = self.generation.wrapping_add(1);
         AllocationId {
@@ -553,7 +560,7 @@ pub(super) struct BindMost {
     pub(super) permissions: usize,
 }
 
-/// Whether application data from a peer, behind its header, can be sent to the client at all.
+/// Whether application data from a peer, with its header, can be sent to the client at all.
 fn fits(frame: Frame, len: usize, to: &FiveTuple) -> bool {
     let stream = to.transport.is_stream();
     let padded = len + frame.padding(len, to.transport);

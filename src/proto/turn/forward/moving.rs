@@ -1,4 +1,4 @@
-//! Allocations without a client, and those that leave for another shard or come from one (RFC 8016).
+//! Allocations without a client, and allocations that move between shards (RFC 8016).
 
 use super::flow::{Checked, Flow};
 use super::{Client, ForwardTable};
@@ -6,7 +6,8 @@ use crate::base::address::Family;
 use crate::turn::types::{AllocationId, Path};
 
 impl ForwardTable {
-    /// The client is gone, its allocation stays: what peers send meanwhile is dropped. `false`: there is no such allocation.
+    /// The client has disconnected and its allocation stays. Packets from peers are dropped
+    /// meanwhile. `false`: there is no such allocation.
     pub(in crate::turn) fn leave(&mut self, id: AllocationId) -> bool {
         let Some(flow) = self.flow_mut(id) else { return false };
         flow.away = true;
@@ -15,12 +16,13 @@ impl ForwardTable {
         true
     }
 
-    /// Whether its client is gone.
+    /// Whether its client is disconnected.
     pub(in crate::turn) fn is_away(&self, id: AllocationId) -> bool {
         self.flow(id).is_some_and(Flow::is_away)
     }
 
-    /// Takes an allocation out, to be put into the table of shard `to`. Packets of other allocations go there from now on.
+    /// Removes an allocation that moves to the table of shard `to`. Packets of other allocations go
+    /// there from now on.
     pub(in crate::turn) fn take(&mut self, id: AllocationId, to: usize) -> Option<Box<Flow>> {
         let relayed = self.flow(id)?.relayed;
         for relayed in relayed.into_iter().flatten() {
@@ -34,7 +36,8 @@ impl ForwardTable {
         Some(flow)
     }
 
-    /// Puts an allocation in that another table has given up for this one, under a new name. Without a `client` it waits for one.
+    /// Adds an allocation that another table has removed, under a new id. Without a `client` it
+    /// waits for one.
     pub(in crate::turn) fn adopt(&mut self, mut flow: Box<Flow>, client: Option<(Client, Path)>) -> AllocationId {
         let id = self.next_id();
         flow.id = id;
@@ -42,7 +45,7 @@ impl ForwardTable {
         if let Some((client, path)) = client {
             (flow.client, flow.path) = (client, path);
         }
-        // What the other table's policy said has no meaning here.
+        // Verdicts of the other table's policy are invalid here.
         flow.channels
             .iter_mut()
             .for_each(|channel| channel.checked = Checked::NEVER);

@@ -1,4 +1,4 @@
-//! Routes as plain data: written down, and made again from what was written down.
+//! Routes as plain data: exported, and restored from a record.
 
 use super::ForwardTable;
 use super::address::PeerIp;
@@ -8,7 +8,7 @@ use crate::turn::output::Traffic;
 use crate::turn::state::record::{AllocationRecord, ChannelRecord, PermissionRecord};
 use crate::turn::types::{AllocationId, Client, Path, RelayedAddr};
 
-/// What a table knows of an allocation, but for its client and its relayed addresses.
+/// What a table knows of an allocation, except its client and its relayed addresses.
 #[derive(Debug)]
 pub(in crate::turn) struct AllocationRoutes {
     pub(in crate::turn) permissions: Vec<PermissionRecord>,
@@ -17,7 +17,7 @@ pub(in crate::turn) struct AllocationRoutes {
 }
 
 impl ForwardTable {
-    /// The routes of an allocation that are live.
+    /// The live routes of an allocation.
     pub(in crate::turn) fn routes(&self, now: Instant, id: AllocationId) -> Option<AllocationRoutes> {
         let flow = self.flow(id)?;
         let permissions = flow.permissions.iter().filter(|it| flow.is_live(now, it.ip, it.until));
@@ -40,7 +40,7 @@ impl ForwardTable {
         })
     }
 
-    /// Makes an allocation again from its record, which has been checked. What is over in it stays away.
+    /// Restores an allocation from its record, which has been checked. Omits expired entries.
     pub(in crate::turn) fn restore(
         &mut self,
         now: Instant,
@@ -80,7 +80,7 @@ impl ForwardTable {
         for permission in &record.permissions {
             let ip = PeerIp::new(permission.peer);
             if live(ip, permission.until) {
-                // In the channels as well.
+                // This also updates the channels.
                 flow.permit(ip, permission.until);
             }
         }

@@ -1,7 +1,8 @@
-//! Allocations that relay TCP (RFC 6062), as far as the forward table knows them.
+//! Allocations that relay TCP (RFC 6062), as far as they concern the forward table.
 //!
-//! They live and have permissions, but no relayed transport address that a datagram could leave from or arrive at: Send
-//! indications and channels have no effect on them, and what is relayed for them never comes through here.
+//! They have a lifetime and permissions, but no relayed transport address that a datagram could
+//! leave from or arrive at. Send indications and channels have no effect on them, and their relayed
+//! data never passes through this table.
 
 use super::super::types::AllocationId;
 use super::ForwardTable;
@@ -9,7 +10,7 @@ use crate::base::address::Family;
 use crate::base::time::Instant;
 
 impl ForwardTable {
-    /// An allocation's relay socket for TCP listens; it lives until `until`.
+    /// The relay socket of a TCP allocation listens; it lives until `until`.
     pub(in crate::turn) fn open_tcp(&mut self, id: AllocationId, family: Family, until: Instant) {
         if let Some(flow) = self.flow_mut(id) {
             flow.until[family as usize] = until;

@@ -1,4 +1,5 @@
-//! The forward table against a model that keeps plain lists and asks the RFC's questions one by one.
+//! Compares the forward table with a model that keeps plain lists and applies the RFC's checks one
+//! by one.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -53,7 +54,7 @@ fn relayed(n: u8, family: Family) -> RelayedAddr {
     RelayedAddr(SocketAddr::new(ip.parse().expect("an address"), 50_000 + u16::from(n)))
 }
 
-/// Few enough that packets meet permissions and channels.
+/// Few addresses, so that packets meet permissions and channels.
 fn peer_ip(n: u8) -> IpAddr {
     if n < 3 {
         IpAddr::from([192, 0, 2, n])
@@ -130,7 +131,7 @@ const MOST: BindMost = BindMost {
     permissions: 4,
 };
 
-/// What a verdict says, without the random transaction id.
+/// A verdict as text, without the random transaction id.
 fn plain(verdict: Verdict) -> String {
     match verdict {
         Verdict::ToClient {
@@ -256,7 +257,7 @@ impl Pair {
         assert_eq!(done, expected);
     }
 
-    /// The model's verdict for a packet, as [`plain`] would say it.
+    /// The model's verdict for a packet, in the form of [`plain`].
     fn expect_up(&self, c: u8, peer: Option<SocketAddr>, missing: DropReason) -> String {
         let drop = |reason| plain(Verdict::Drop(reason));
         let Some(model) = self.model.get(&c) else {
@@ -306,7 +307,7 @@ impl Pair {
         plain(Verdict::ToClient { allocation, frame })
     }
 
-    /// What the table and the model say of a packet.
+    /// The verdicts of the table and of the model for a packet.
     fn probe(&mut self, op: &Op) -> Option<(String, String)> {
         let now = at(self.now);
         match *op {

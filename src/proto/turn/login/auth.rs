@@ -1,10 +1,13 @@
-//! The long-term credential mechanism (RFC 8489 §9.2.4): who sent this request, and how its response is signed.
+//! The long-term credential mechanism (RFC 8489 §9.2.4): who sent this request, and how its
+//! response is signed.
 //!
-//! Checks go from cheap to dear: attributes, nonce, user, integrity. A nonce that is not ours for this address ends the
-//! matter before any key is derived (design decision D1: RFC 5389's order, which clients of both generations recover from).
-//! On a live allocation the key is known and nothing is derived at all.
+//! Checks go from cheap to expensive: attributes, nonce, user, integrity. A nonce that this server
+//! did not issue to this address ends the check before any key is derived (design decision D1: RFC
+//! 5389's order, from which clients of both generations recover). On a live allocation the key is
+//! known and nothing is derived.
 //!
-//! Not here: what an authenticated request may do (437, 441 and the rest are its handler's).
+//! Not here: what an authenticated request may do (437, 441 and other errors belong to its
+//! handler).
 
 use std::sync::Arc;
 
@@ -24,13 +27,13 @@ use crate::wire::integrity::{Integrity, Key, PasswordAlgorithm, userhash};
 use crate::wire::message::Message;
 use crate::wire::writer::MessageWriter;
 
-/// 401 or 438: what a client needs to try again.
+/// 401 or 438, with what the client needs to try again.
 #[derive(Clone, Debug)]
 pub struct ChallengeResponse {
     code: u16,
     realm: Box<str>,
     nonce: NonceText,
-    /// PASSWORD-ALGORITHMS is offered; the nonce says so too.
+    /// Offers PASSWORD-ALGORITHMS; the nonce says so too.
     algorithms: bool,
 }
 
@@ -50,50 +53,50 @@ impl ChallengeResponse {
     }
 }
 
-/// A request is not taken as anybody's.
+/// A request that failed authentication.
 #[derive(Clone, Debug)]
 pub struct AuthError {
-    /// What the client gets.
+    /// The answer to the client.
     pub answer: AuthAnswer,
-    /// Why, for the operator, where the nonce was good: until then the address may be forged, and 401 and 438 are what
-    /// every healthy client begins with.
+    /// The reason for the operator, if the nonce was valid. Before that check the address may be
+    /// forged, and every healthy client begins with 401 and 438.
     pub refusal: Option<Box<Refusal>>,
-    /// Who is answered.
+    /// Who gets the answer.
     pub asker: Asker,
 }
 
-/// Who sent a request that is not granted.
+/// The sender of a request that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
-    /// The client of the allocation on its five-tuple: it is signed with that one's key.
+    /// The client of the allocation on this five-tuple: the request is signed with its key.
     Owner,
-    /// Nobody knows.
+    /// Unknown.
     Stranger,
 }
 
-/// The answer to a request that is nobody's. None of these responses is signed.
+/// The answer to a request that failed authentication. None of these responses is signed.
 #[derive(Clone, Debug)]
 pub enum AuthAnswer {
     /// 401 or 438.
     Challenge(ChallengeResponse),
     /// 400: an attribute is missing, or the algorithm was tampered with.
     BadRequest,
-    /// A limit is reached: no answer.
+    /// A limit is reached: no response.
     Silent(DropReason),
 }
 
-/// One request, and what authentication works with.
+/// One request and the state for its authentication.
 #[derive(Debug)]
 pub struct Authenticator<'a> {
-    /// Realm, credentials, limits, how much a challenge says.
+    /// Realm, credentials, limits, content of challenges.
     pub config: &'a Config,
     /// Issues and checks nonces.
     pub nonces: &'a mut Nonces,
-    /// Bounds replies to strangers and guessing.
+    /// Limits replies to unauthenticated clients, and password guessing.
     pub limiters: &'a Limiters,
     /// Now.
     pub now: Now,
-    /// Where the request is from.
+    /// The sender's five-tuple.
     pub client: &'a FiveTuple,
     /// The request.
     pub message: &'a Message<'a>,
@@ -102,13 +105,13 @@ pub struct Authenticator<'a> {
 }
 
 impl Authenticator<'_> {
-    /// Tells whose request it is. With `first` (Allocate) a time-limited username must not have expired; later requests are
-    /// not asked (design decision D7).
+    /// Authenticates the request. With `first` (Allocate) a time-limited username must not have
+    /// expired. Later requests do not check that (design decision D7).
     ///
-    /// A login other than that of `live` that is good is returned as well; it is the caller who answers 441.
+    /// A valid login other than that of `live` is returned as well; the caller answers 441.
     ///
     /// # Errors
-    /// [`AuthError`]: what to answer instead.
+    /// [`AuthError`]: the answer to send instead.
     pub fn authenticate(&mut self, first: bool) -> Result<Arc<Session>, AuthError> {
         let (now, message, config) = (self.now, self.message, self.config);
         if message.integrity().is_none() {
@@ -133,14 +136,14 @@ impl Authenticator<'_> {
         };
         let integrity = choice.response_integrity();
         let rfc8489 = choice.explicit || matches!(claim.name, LoginName::Userhash(_));
-        // A key is only ever bound to our own realm (STUN-AUTH-08).
+        // A key is bound to our own realm only (STUN-AUTH-08).
         let ours = claim.realm == config.realm.as_bytes();
         if ours {
             if let Some(session) = self.known(&claim, choice.algorithm, integrity) {
                 return Ok(session);
             }
         } else if self.asker() == Asker::Owner {
-            // The realm has changed since.
+            // The realm has changed since the allocation was created.
             return Err(self.challenge(401, Asker::Owner, Some(Refusal::WrongRealm)));
         }
         if self.is_locked_out(&claim) {
@@ -170,7 +173,7 @@ impl Authenticator<'_> {
         Ok(session)
     }
 
-    /// The login of the allocation that is there, if the request is by the same user: nothing is derived.
+    /// The login of the existing allocation, if the request is by the same user. Derives no key.
     fn known(&mut self, claim: &Claim<'_>, algorithm: PasswordAlgorithm, integrity: Integrity) -> Option<Arc<Session>> {
         let (message, realm) = (self.message, &self.config.realm);
         let live = self
@@ -192,8 +195,9 @@ impl Authenticator<'_> {
         })
     }
 
-    /// Whether no login is looked at, because too many from this address have failed. Who guesses from behind the same
-    /// address as a live client must not lock it out, whatever key it signs with now.
+    /// Whether logins are not checked because too many from this address have failed. An attacker
+    /// behind the same address as a live client must not lock it out, whatever key the client signs
+    /// with.
     fn is_locked_out(&mut self, claim: &Claim<'_>) -> bool {
         let (now, limits) = (self.now.mono, &self.config.limits);
         if !self.limiters.logins_exhausted(now, self.client.client.ip(), limits) {
@@ -204,7 +208,7 @@ impl Authenticator<'_> {
         !live.is_some_and(|live| live.owner.may_look(now, limits))
     }
 
-    /// Who sent a signed request that cannot be granted.
+    /// The sender of a signed request that is refused.
     fn asker(&mut self) -> Asker {
         let (now, message, limits) = (self.now.mono, self.message, &self.config.limits);
         let live = self.live.as_mut();
@@ -244,7 +248,7 @@ impl Authenticator<'_> {
         })
     }
 
-    /// What a challenge offers beyond RFC 5389: nothing where there is no room for it.
+    /// What a challenge offers beyond RFC 5389; nothing if the size limit leaves no room.
     fn offers(&self) -> Features {
         let full = match self.config.challenge {
             Challenge::Full => true,
@@ -267,7 +271,7 @@ impl Authenticator<'_> {
         self.answer(asker, refusal, |_| AuthAnswer::BadRequest)
     }
 
-    /// An answer, if whoever asks may have one.
+    /// The answer, if the sender may get one.
     fn answer(
         &mut self,
         asker: Asker,
@@ -288,8 +292,8 @@ impl Authenticator<'_> {
         }
     }
 
-    /// Whoever speaks TCP, TLS or DTLS has proved its address; over UDP the source may be a victim's. The client of an
-    /// allocation has a budget of its own.
+    /// Over TCP, TLS and DTLS the client has proved its address; over UDP the source may be a
+    /// victim's. The client of an allocation has a budget of its own.
     fn may_answer(&mut self, asker: Asker) -> Result<(), DropReason> {
         let (now, limits) = (self.now.mono, &self.config.limits);
         match (asker, &mut self.live) {
@@ -303,7 +307,7 @@ impl Authenticator<'_> {
     }
 }
 
-/// Who a request says it is from.
+/// The identity that a request claims.
 struct Claim<'a> {
     name: LoginName<'a>,
     realm: &'a [u8],
@@ -311,7 +315,7 @@ struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// `None`: an attribute is missing, or the user is named twice (STUN-AUTH-02, -20).
+    /// `None`: an attribute is missing, or the request names its user twice (STUN-AUTH-02, -20).
     fn of(message: &Message<'a>) -> Option<Self> {
         let username = message.attribute(AttributeType::USERNAME);
         let hash = message.attribute(AttributeType::USERHASH);
@@ -338,16 +342,18 @@ impl<'a> Claim<'a> {
 /// The password algorithm of a request.
 struct Choice {
     algorithm: PasswordAlgorithm,
-    /// It was chosen from our offer, not taken for granted.
+    /// The client chose it from our offer; it is not the default.
     explicit: bool,
 }
 
-/// The offer came back changed, or the choice is none of it: somebody between us wants a weaker one.
+/// The client returned a changed offer, or chose an algorithm outside it. An attacker on the path
+/// wants a weaker one.
 struct BidDown;
 
 impl Choice {
-    /// RFC 8489 §9.2.4: who chose an algorithm is answered with MESSAGE-INTEGRITY-SHA256, whatever key that made; who
-    /// did not is taken for an RFC 5389 client and answered with MESSAGE-INTEGRITY.
+    /// RFC 8489 §9.2.4: a client that chose an algorithm gets MESSAGE-INTEGRITY-SHA256, whatever
+    /// algorithm made the key. Any other is taken for an RFC 5389 client and gets
+    /// MESSAGE-INTEGRITY.
     const fn response_integrity(&self) -> Integrity {
         if self.explicit {
             Integrity::Sha256
@@ -356,7 +362,7 @@ impl Choice {
         }
     }
 
-    /// RFC 8489 §9.2.4, the checks that begin with the nonce cookie.
+    /// The checks of RFC 8489 §9.2.4 that depend on the nonce cookie.
     fn of(message: &Message<'_>, offered: Features) -> Result<Self, BidDown> {
         let implied = Self {
             algorithm: PasswordAlgorithm::Md5,

@@ -1,9 +1,12 @@
-//! Who may allocate: time-limited credentials and a static table of users.
+//! Credentials: time-limited ones and a static table of users.
 //!
-//! A time-limited credential is a username `expiry[:userid]` and the password `base64(HMAC-SHA1(secret, username))`
-//! (draft-uberti-behave-turn-rest-00 §2.2), so whoever shares a secret with the server can let clients in without telling
-//! it. `expiry+forced[:userid]` is good on the forced path only (`config::forced`). Several secrets are good at once, or none could ever be changed. Static users (RFC 8489 §9.2) stand beside them.
+//! A time-limited credential is a username `expiry[:userid]` and the password
+//! `base64(HMAC-SHA1(secret, username))` (draft-uberti-behave-turn-rest-00 §2.2). A service that
+//! shares a secret with the server can therefore admit clients without contacting it.
+//! `expiry+forced[:userid]` is valid on the forced path only (`config::forced`). Several secrets
+//! are valid at once, so that they can be rotated. Static users (RFC 8489 §9.2) exist beside them.
 //!
+//! Not here: nonces and the order of checks (`auth`), and access to minting (the credentials API).
 //! Not here: nonces and the order of checks (`auth`), who may mint (the credentials API).
 
 mod login;
@@ -27,10 +30,10 @@ use login::StaticTable;
 pub use login::{Login, LoginName};
 pub use username::TimeLimited;
 
-/// A secret shared with those who mint credentials. Wiped from memory when dropped; never shown.
+/// A secret shared with services that mint credentials. Zeroised when dropped; never printed.
 #[derive(Clone)]
 pub struct Secret {
-    /// The state of HMAC-SHA1 after the secret was taken in: the secret itself is not kept.
+    /// The state of HMAC-SHA1 after absorbing the secret. The secret itself is not kept.
     mac: Hmac<Sha1>,
     nonce_key: NonceKey,
 }
@@ -39,24 +42,25 @@ pub struct Secret {
 const PASSWORD_LEN: usize = 28;
 
 impl Secret {
-    /// The secret `bytes`: the very bytes a minting service has in its configuration, not decoded in any way.
+    /// The secret `bytes`, exactly as a minting service has them in its configuration, without any
+    /// decoding.
     pub fn new(bytes: &[u8]) -> Self {
-        // HMAC is defined for keys of every length (RFC 2104 §2), so this cannot fail.
+        // HMAC accepts keys of every length (RFC 2104 §2), so this cannot fail.
         Self {
             mac: Hmac::new_from_slice(bytes).expect("HMAC takes keys of every length"),
             nonce_key: NonceKey::derive(bytes),
         }
     }
 
-    /// The credential for `userid` that is good until `expiry`.
+    /// The credential for `userid` that is valid until `expiry`.
     ///
     /// # Errors
-    /// When `expiry` or `userid` would make a username this server refuses.
+    /// If `expiry` or `userid` would make a username that this server refuses.
     pub fn mint(&self, expiry: UnixTime, userid: Option<&str>) -> Result<MintedCredential, MintError> {
         username::time_limited(expiry, userid, false).map(|username| self.sign(username))
     }
 
-    /// The same, good on the forced path only.
+    /// As [`Self::mint`], valid on the forced path only.
     ///
     /// # Errors
     /// See [`Self::mint`].
@@ -86,7 +90,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A user of the static table. Any client that knows the password is this user.
+/// A user of the static table. Every client that knows the password is this user.
 #[derive(Clone)]
 pub struct StaticUser {
     /// USERNAME.
@@ -105,23 +109,24 @@ impl fmt::Debug for StaticUser {
     }
 }
 
-/// What [`Credentials`] are made from.
+/// The parts of [`Credentials`].
 #[derive(Clone, Debug)]
 pub struct CredentialsConfig {
-    /// The realm all keys are bound to; what REALM says.
+    /// The realm that all keys are bound to, as sent in REALM.
     pub realm: String,
-    /// Secrets of time-limited credentials, newest first: the first one mints, all are accepted.
+    /// Secrets of time-limited credentials, newest first. The first one mints; all are accepted.
     pub secrets: Vec<Secret>,
     /// Static users.
     pub users: Vec<StaticUser>,
-    /// A username that expires later than this from now (and [`Self::skew`]) was not minted by the rules: refused.
+    /// A username that expires later than this from now (plus [`Self::skew`]) is refused: no
+    /// correct service minted it.
     pub max_ttl: Duration,
-    /// How far clocks of minting services may be ahead.
+    /// How far ahead the clocks of minting services may be.
     pub skew: Duration,
 }
 
 impl Default for CredentialsConfig {
-    /// Nobody may log in.
+    /// No login succeeds.
     fn default() -> Self {
         Self {
             realm: String::new(),
@@ -133,14 +138,14 @@ impl Default for CredentialsConfig {
     }
 }
 
-/// What is wrong with a static user.
+/// Why a static user is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialError {
-    /// The name is empty, over 508 bytes or holds control characters.
+    /// The name is empty, longer than 508 bytes, or contains control characters.
     Name(String),
-    /// The password of this user is empty or holds control characters.
+    /// The password of this user is empty or contains control characters.
     Password(String),
-    /// Two users of this name.
+    /// Two users have this name.
     Duplicate(String),
 }
 
@@ -150,13 +155,13 @@ impl fmt::Display for CredentialError {
             Self::Name(name) => {
                 write!(
                     f,
-                    "user name {name:?} must be 1 to 508 bytes long and hold no control characters"
+                    "user name {name:?} must be 1 to 508 bytes long and contain no control characters"
                 )
             }
             Self::Password(name) => {
                 write!(
                     f,
-                    "the password of user {name:?} must not be empty and hold no control characters"
+                    "the password of user {name:?} must not be empty and must contain no control characters"
                 )
             }
             Self::Duplicate(name) => write!(f, "there are two users named {name:?}"),
@@ -166,7 +171,7 @@ impl fmt::Display for CredentialError {
 
 impl core::error::Error for CredentialError {}
 
-/// A username and its password, ready for a client.
+/// A username and its password, for a client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MintedCredential {
     /// `expiry["+forced"][:userid]`.
@@ -190,7 +195,8 @@ pub enum MintError {
     NoSecret,
     /// It would expire at once, or later than the server accepts.
     Lifetime,
-    /// The userid is empty, over [`TimeLimited::MAX_USERID`] bytes or holds control characters.
+    /// The userid is empty, longer than [`TimeLimited::MAX_USERID`] bytes, or contains control
+    /// characters.
     Userid,
 }
 
@@ -201,7 +207,7 @@ impl fmt::Display for MintError {
             Self::Lifetime => f.write_str("the lifetime must be at least a second and at most what the server accepts"),
             Self::Userid => write!(
                 f,
-                "a userid must be 1 to {} bytes long and hold no control characters",
+                "a userid must be 1 to {} bytes long and contain no control characters",
                 TimeLimited::MAX_USERID
             ),
         }
@@ -210,7 +216,7 @@ impl fmt::Display for MintError {
 
 impl core::error::Error for MintError {}
 
-/// Mints with a secret that is not (or not yet) in any [`Credentials`].
+/// Mints with a secret that is not, or not yet, part of any [`Credentials`].
 ///
 /// # Errors
 /// See [`Secret::mint`].
@@ -218,7 +224,7 @@ pub fn mint(secret: &[u8], expiry: UnixTime, userid: Option<&str>) -> Result<Min
     Secret::new(secret).mint(expiry, userid)
 }
 
-/// Everybody who may log in. Immutable: a reload makes a new one.
+/// All valid credentials. Immutable: a reload builds a new value.
 pub struct Credentials {
     realm: String,
     secrets: Vec<Secret>,
@@ -228,10 +234,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Derives the keys of static users; their passwords are not kept.
+    /// Derives the keys of static users. Their passwords are not kept.
     ///
     /// # Errors
-    /// The first static user that cannot be.
+    /// The first invalid static user.
     pub fn new(config: CredentialsConfig) -> Result<Self, CredentialError> {
         let users = StaticTable::new(&config.realm, &config.users)?;
         Ok(Self {
@@ -243,37 +249,38 @@ impl Credentials {
         })
     }
 
-    /// The realm of every key in here.
+    /// The realm of every key.
     pub fn realm(&self) -> &str {
         &self.realm
     }
 
-    /// The keys that servers with these secrets issue nonces with, newest first.
+    /// The nonce keys of all servers with these secrets, newest first.
     pub fn nonce_keys(&self) -> impl Iterator<Item = &NonceKey> {
         self.secrets.iter().map(|secret| &secret.nonce_key)
     }
 
-    /// Whether clients may send USERHASH instead of USERNAME: only if every user there can be is known by name. The name
-    /// in a time-limited credential cannot be found from its hash (design decision D3).
+    /// Whether clients may send USERHASH instead of USERNAME. Only if the name of every possible
+    /// user is known: the name in a time-limited credential cannot be found from its hash (design
+    /// decision D3).
     pub fn offers_anonymity(&self) -> bool {
         self.secrets.is_empty() && !self.users.is_empty()
     }
 
-    /// Whether any static user is bound to the forced path.
+    /// Whether any static user is restricted to the forced path.
     pub fn has_forced_users(&self) -> bool {
         self.users.any_forced()
     }
 
-    /// Mints a credential with the newest secret, good for `ttl` from `now`.
+    /// Mints a credential with the newest secret, valid for `ttl` from `now`.
     ///
     /// # Errors
-    /// See [`MintError`]; a `ttl` over [`CredentialsConfig::max_ttl`] is not shortened here.
+    /// See [`MintError`]. A `ttl` above [`CredentialsConfig::max_ttl`] is not shortened here.
     pub fn mint(&self, now: UnixTime, ttl: Duration, userid: Option<&str>) -> Result<MintedCredential, MintError> {
         let (secret, expiry) = self.minting(now, ttl)?;
         secret.mint(expiry, userid)
     }
 
-    /// The same, good on the forced path only.
+    /// As [`Self::mint`], valid on the forced path only.
     ///
     /// # Errors
     /// See [`Self::mint`].
@@ -287,7 +294,7 @@ impl Credentials {
         secret.mint_forced(expiry, userid)
     }
 
-    /// The secret that mints, and when what it mints now expires.
+    /// The minting secret, and the expiry of what it mints now.
     fn minting(&self, now: UnixTime, ttl: Duration) -> Result<(&Secret, UnixTime), MintError> {
         let secret = self.secrets.first().ok_or(MintError::NoSecret)?;
         if ttl.as_secs() == 0 || ttl > self.max_ttl {

@@ -1,20 +1,24 @@
-//! The stateless nonce (RFC 8489 §9.2, §14.10): everything needed to check one is in it, so a challenge costs no memory and
-//! a flood of forged sources leaves nothing behind.
+//! The stateless nonce (RFC 8489 §9.2, §14.10). It contains everything needed to check it, so a
+//! challenge costs no memory and a flood of forged sources leaves no state.
 //!
 //! ```text
-//! [ "obMatJos2" base64(features, 24 bits) ] base64url( issued at, 32 bits | client port, 16 bits | tag, 64 bits )
-//! tag = HMAC-SHA256(key of the day, "n2" | features | issued at | client IP address | client port | realm)
+//! nonce = [ "obMatJos2" base64(features, 24 bits) ]
+//!         base64url( issued at, 32 bits | client port, 16 bits | tag, 64 bits )
+//! tag   = HMAC-SHA256( key of the day,
+//!         "n2" | features | issued at | client IP address | client port | realm )
 //! ```
 //!
-//! The part in brackets is the nonce cookie of RFC 8489 §9.2.1 and left out when there are no features to tell: 19 instead of
-//! 32 characters, as short as a reply to strangers should be. Features are under the tag, so taking an offer out of a
-//! challenge spoils the nonce. 64 bits suffice: who guesses a tag has won a 401. A nonce may be used more than once within
-//! its lifetime (RFC 8656 §5); requests are idempotent.
+//! The part in brackets is the nonce cookie of RFC 8489 §9.2.1. Without features it is omitted: 19
+//! instead of 32 characters keep replies to unauthenticated clients short. The tag covers the
+//! features, so removing an offer from a challenge invalidates the nonce. 64 bits suffice, because
+//! guessing a tag only gains a 401. A nonce may be used more than once within its lifetime (RFC
+//! 8656 §5); requests are idempotent.
 //!
-//! A nonce is issued to an address and port, and accepted from any port and transport of that address (design decision
-//! D12). Clients bring the nonce of their control connection to a new one (RFC 6062 ConnectionBind) and the first
-//! server's to the second after a 300, and many give up on the 438 that RFC 8489 has for them. Servers that share a secret
-//! derive the same key from it, and so know each other's nonces.
+//! A nonce is issued to an address and port, and accepted from any port and transport of that
+//! address (design decision D12). Clients bring the nonce of their control connection to a new one
+//! (RFC 6062 ConnectionBind), and the first server's nonce to the second after a 300. Many give up
+//! on the 438 that RFC 8489 prescribes there. Servers that share a secret derive the same key from
+//! it and so accept each other's nonces.
 
 use core::fmt;
 use core::time::Duration;
@@ -35,7 +39,7 @@ use crate::wire::message::Message;
 const COOKIE: &[u8; 9] = b"obMatJos2";
 /// Cookie and features.
 const PREFIX_LEN: usize = COOKIE.len() + 4;
-/// Time, port and tag, before base64 and after.
+/// Length of time, port and tag, before base64 and after.
 const BODY_LEN: usize = 14;
 const BODY_TEXT_LEN: usize = 19;
 const TAG_LEN: usize = 8;
@@ -45,9 +49,9 @@ const DAY_SECS: u64 = 86_400;
 /// What a challenge offers beyond RFC 5389 (RFC 8489 §18.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// PASSWORD-ALGORITHMS is beside the nonce.
+    /// PASSWORD-ALGORITHMS accompanies the nonce.
     pub password_algorithms: bool,
-    /// USERHASH may be sent instead of USERNAME.
+    /// The client may send USERHASH instead of USERNAME.
     pub anonymity: bool,
 }
 
@@ -63,7 +67,8 @@ impl Features {
         self.password_algorithms as u8 | (self.anonymity as u8) << 1
     }
 
-    /// The last of the four base64 characters; the first three are `A`, for 18 bits that mean nothing yet.
+    /// The last of the four base64 characters. The first three are `A`: 18 bits without a meaning
+    /// yet.
     const fn letter(self) -> u8 {
         b'A' + self.bits()
     }
@@ -91,7 +96,7 @@ pub struct NonceText {
 }
 
 impl NonceText {
-    /// The nonce of a request, if it could be one of ours.
+    /// The nonce of a request, if its form is one of ours.
     pub(in crate::turn) fn of(message: &Message<'_>) -> Option<Self> {
         let nonce = message.attribute(AttributeType::NONCE)?;
         let mut text = [0; PREFIX_LEN + BODY_TEXT_LEN];
@@ -111,29 +116,29 @@ impl fmt::Debug for NonceText {
     }
 }
 
-/// A nonce that was not issued to this client's address by a server that shares a key with this one, or too long ago:
-/// 438 (Stale Nonce).
+/// No server that shares a key with this one issued the nonce to this client's address, or it is
+/// too old: 438 (Stale Nonce).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
 
-/// What nonces are made with. Wiped from memory when dropped; never shown.
+/// A key for nonces. Zeroised when dropped; never printed.
 #[derive(Clone)]
 pub struct NonceKey(Zeroizing<[u8; 32]>);
 
 impl NonceKey {
-    /// The HKDF label: no other key derived from the same secret equals this one.
+    /// The HKDF label. It makes this key differ from every other key derived from the same secret.
     const LABEL: &[u8] = b"relay nonce key";
 
-    /// A key nobody else has.
+    /// A key that no other process has.
     pub fn random(key: [u8; 32]) -> Self {
         Self(Zeroizing::new(key))
     }
 
-    /// The key of everybody who knows `secret`. A challenge lets anyone test guesses of it offline, so it must be a strong
-    /// one.
+    /// The key of every server that knows `secret`. A challenge allows offline guesses at the
+    /// secret, so it must be strong.
     pub fn derive(secret: &[u8]) -> Self {
         let mut key = Zeroizing::new([0; 32]);
-        // HKDF-SHA256 gives up to 8160 bytes (RFC 5869 §2.3), so this cannot fail.
+        // HKDF-SHA256 provides up to 8160 bytes (RFC 5869 §2.3), so this cannot fail.
         Hkdf::<Sha256>::new(None, secret)
             .expand(Self::LABEL, &mut key[..])
             .expect("HKDF gives 32 bytes");
@@ -147,21 +152,24 @@ impl fmt::Debug for NonceKey {
     }
 }
 
-/// Issues and checks nonces. Every holder of the same key knows the others' nonces: shards, and servers of a fleet.
+/// Issues and checks nonces. All holders of a key, shards and servers of a fleet, accept each
+/// other's nonces.
 pub struct Nonces {
-    /// Issues, and is tried first.
+    /// Issues nonces and is tried first.
     newest: DayKeys,
-    /// Accepted as well: of older secrets, until these are taken out of the configuration.
+    /// Accepted as well: keys of older secrets, until the configuration drops them.
     older: Vec<DayKeys>,
 }
 
 impl Nonces {
-    /// Longest lifetime of a nonce (RFC 8656 §5: at least once an hour a new one).
+    /// Longest lifetime of a nonce (RFC 8656 §5: a new one at least once an hour).
     pub const MAX_LIFETIME: Duration = Duration::from_secs(3600);
-    /// How far in the future a nonce may have been issued: clocks of a fleet, and a clock stepped back.
+    /// How far in the future a nonce may have been issued, for clock differences in a fleet and
+    /// clock steps.
     const SKEW_SECS: i32 = 5;
 
-    /// Nonces under the keys of `secrets`, the newest first, and under `own`, which issues where there is no secret.
+    /// Nonces under the keys of `secrets`, the newest first, and under `own`, which issues if there
+    /// is no secret.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a NonceKey>, own: &NonceKey) -> Self {
         let mut secrets = secrets.into_iter().map(DayKeys::new);
         let own = DayKeys::new(own);
@@ -177,7 +185,7 @@ impl Nonces {
         }
     }
 
-    /// Bytes of a nonce that tells of these features.
+    /// Length in bytes of a nonce with these features.
     pub const fn text_len(features: Features) -> usize {
         let prefix = if features.bits() == 0 { 0 } else { PREFIX_LEN };
         prefix + BODY_TEXT_LEN
@@ -213,11 +221,11 @@ impl Nonces {
         }
     }
 
-    /// What the challenge offered that `nonce` came with, if it was issued to `ip`, whatever the port, no longer than
-    /// `lifetime` (at most [`Self::MAX_LIFETIME`]) ago.
+    /// The features that the challenge with `nonce` offered, if it was issued to `ip`, whatever the
+    /// port, at most `lifetime` ago (at most [`Self::MAX_LIFETIME`]).
     ///
     /// # Errors
-    /// [`Stale`] otherwise, whatever is wrong.
+    /// [`Stale`] otherwise, whatever the cause.
     pub fn check(
         &mut self,
         now: UnixTime,
@@ -232,12 +240,13 @@ impl Nonces {
             return Err(Stale);
         }
         let [i0, i1, i2, i3, p0, p1, tag @ ..] = body;
-        // The clock's upper bits are not sent: the nearest time that ends in these 32 is meant.
+        // The nonce omits the upper bits of the clock. It means the nearest time that ends in these
+        // 32 bits.
         let age = (now.0 as u32)
             .wrapping_sub(u32::from_be_bytes([i0, i1, i2, i3]))
             .cast_signed();
         let lifetime = lifetime.min(Self::MAX_LIFETIME).as_secs() as i32;
-        // Before the tag: a stale nonce is refused without any hashing.
+        // Checked before the tag, so that refusing a stale nonce needs no hashing.
         if !(-Self::SKEW_SECS..=lifetime).contains(&age) {
             return Err(Stale);
         }
@@ -248,7 +257,7 @@ impl Nonces {
             port: u16::from_be_bytes([p0, p1]),
             realm,
         };
-        // Which of the keys fits is no secret, so the search may end early.
+        // Which key matches is not secret, so the search may end early.
         let mut keys = core::iter::once(&mut self.newest).chain(&mut self.older);
         if keys.any(|key| key.tag(&claims).ct_eq(&tag).into()) {
             Ok(features)
@@ -258,7 +267,7 @@ impl Nonces {
     }
 }
 
-/// What a tag vouches for.
+/// The values that a tag covers.
 struct Claims<'a> {
     features: Features,
     issued: UnixTime,
@@ -267,11 +276,11 @@ struct Claims<'a> {
     realm: &'a str,
 }
 
-/// A key of its own for every day, so the tags anyone can collect under one key are limited. Two are kept; nonces of a third
-/// day are never good at the same time.
+/// A separate key for every day, which limits the tags that an attacker can collect under one key.
+/// Two are kept, because nonces of three days are never valid at the same time.
 struct DayKeys {
     master: Hmac<Sha256>,
-    /// Keys of an even and an odd day, with the number of the day.
+    /// Keys of an even and an odd day, each with the number of the day.
     days: [(u64, Hmac<Sha256>); 2],
 }
 
@@ -320,7 +329,7 @@ impl fmt::Debug for Nonces {
     }
 }
 
-/// Splits the features from the rest, by the one length each form has.
+/// Splits the features from the rest. Each form has exactly one length.
 fn take_apart(nonce: &[u8]) -> Result<(Features, &[u8]), Stale> {
     if nonce.len() == BODY_TEXT_LEN {
         return Ok((Features::NONE, nonce));
@@ -339,7 +348,7 @@ fn take_apart(nonce: &[u8]) -> Result<(Features, &[u8]), Stale> {
 
 /// HMAC-SHA256 with this key.
 pub(in crate::turn) fn mac(key: &[u8; 32]) -> Hmac<Sha256> {
-    // HMAC is defined for keys of every length (RFC 2104 §2), so this cannot fail.
+    // HMAC accepts keys of every length (RFC 2104 §2), so this cannot fail.
     Hmac::new_from_slice(key).expect("HMAC takes keys of every length")
 }
 

@@ -1,11 +1,13 @@
-//! What tells the client of an allocation from whoever forges its address.
+//! Distinguishes the client of an allocation from a sender that forges its address.
 //!
-//! A request that cannot be granted, because its nonce has aged for one, is a stranger's for all the server knows, and what
-//! strangers are answered has a budget that anybody can use up in another's name. But an allocation knows the key of its
-//! client: whoever signs with that is answered out of the allocation's own budget, and nobody else draws on it.
+//! Before a request is authenticated, for example because its nonce is stale, the server cannot
+//! know its sender. Replies to unauthenticated requests have a budget, which an attacker can use up
+//! from a forged address. But an allocation knows its client's key. A request signed with it is
+//! answered from the allocation's own budget, which no other sender can use.
 //!
-//! Trying a signature costs an HMAC over the whole packet, so it is not tried for everybody. A request with one of the
-//! nonces its client used last is looked at: who forges addresses does not know them. Of the others only a few a second are.
+//! Checking a signature costs an HMAC over the whole packet, so not every request is checked. A
+//! request with one of the nonces that the client used last is checked, because a sender with a
+//! forged address does not know them. Of all others, only a few per second are checked.
 
 use std::sync::Arc;
 
@@ -16,15 +18,15 @@ use crate::base::time::Instant;
 use crate::turn::config::limits::Limits;
 use crate::wire::message::Message;
 
-/// What an allocation remembers of its client's requests.
+/// What an allocation stores about its client's requests.
 #[derive(Debug, Default)]
 pub struct Owner {
-    /// The nonces of its last good requests, the latest first. Two, because when one has aged some requests are under way
-    /// that still have it.
+    /// The nonces of its last valid requests, the latest first. Two, because when one becomes stale
+    /// some requests with it are still in flight.
     nonces: [Option<NonceText>; 2],
     /// The same login with another key: another password algorithm, or another secret.
     also: Option<Arc<Session>>,
-    /// Requests with other nonces that are looked at.
+    /// Rate of signature checks on requests with other nonces.
     looks: Bucket,
     requests: Bucket,
     bindings: Bucket,
@@ -35,12 +37,12 @@ pub struct Owner {
 pub struct Live<'a> {
     /// Its login.
     pub session: &'a Arc<Session>,
-    /// What it remembers.
+    /// What it stores about its client.
     pub owner: &'a mut Owner,
 }
 
 impl Owner {
-    /// Of the allocation that `message`, an Allocate, is about to make.
+    /// For the allocation that `message`, an Allocate, is about to create.
     pub(in crate::turn) fn of(message: &Message<'_>) -> Self {
         let mut owner = Self::default();
         owner.note_nonce(NonceText::of(message));
@@ -53,17 +55,17 @@ impl Owner {
         }
     }
 
-    /// Whether the client may have one more request answered.
+    /// Whether the client may get one more response.
     pub(in crate::turn) fn admit(&mut self, now: Instant, limits: &Limits) -> bool {
         self.requests.admit(now, limits.allocation_requests())
     }
 
-    /// The same for a Binding request, which nobody signs.
+    /// As [`Self::admit`], for a Binding request, which is not signed.
     pub(in crate::turn) fn admit_binding(&mut self, now: Instant, limits: &Limits) -> bool {
         self.bindings.admit(now, Rate::per_second(limits.bindings_per_second))
     }
 
-    /// Whether a request that gives no reason to is looked at nevertheless.
+    /// Whether to check the signature of a request whose nonce is unknown.
     pub(in crate::turn) fn may_look(&mut self, now: Instant, limits: &Limits) -> bool {
         self.looks
             .admit(now, Rate::per_second(limits.login_failures_per_second))
@@ -71,12 +73,12 @@ impl Owner {
 }
 
 impl Live<'_> {
-    /// Remembers a good request, signed with the allocation's key.
+    /// Stores a valid request that is signed with the allocation's key.
     pub(in crate::turn) fn note(&mut self, message: &Message<'_>) {
         self.owner.note_nonce(NonceText::of(message));
     }
 
-    /// Remembers a good request that made a login anew, because it is signed with another key.
+    /// Stores a valid request that led to a new login, because another key signed it.
     pub(in crate::turn) fn note_login(&mut self, message: &Message<'_>, session: &Arc<Session>) {
         if session.is_same_login(self.session) {
             self.note(message);
@@ -84,7 +86,7 @@ impl Live<'_> {
         }
     }
 
-    /// Whether `message` is signed by the allocation's client.
+    /// Whether the allocation's client signed `message`.
     pub(in crate::turn) fn is_by(&mut self, now: Instant, message: &Message<'_>, limits: &Limits) -> bool {
         let nonce = NonceText::of(message);
         let expected = nonce.is_some() && self.owner.nonces.contains(&nonce);

@@ -1,17 +1,21 @@
-//! Which peers may be reached: the one place that decides it, for permissions, channels and every datagram.
+//! The peer policy: which peers clients may reach. It alone decides, for permissions, channels and
+//! every datagram.
 //!
-//! A TURN server stands inside somebody's network and sends where strangers tell it to (RFC 8656 §21.1.4, §21.4), so
-//! everything that is not the public Internet is refused unless the operator re-opens it. One canonicaliser and one table:
-//! there is no second code path for another spelling of an address.
+//! A TURN server runs inside the operator's network and sends to addresses that unknown clients
+//! choose (RFC 8656 §21.1.4, §21.4). So everything outside the public Internet is refused unless
+//! the operator re-opens it. There is one canonicaliser and one table, and no second code path for
+//! another notation of an address.
 //!
-//! Order: spellings that are never accepted → sockets of ours and of servers behind us → `deny` and `allow`, the longer
-//! prefix winning → built-in table and own addresses → ports. `allow` re-opens anything of the table, but neither those
-//! sockets nor 6to4, Teredo and IPv4-mapped peers; and what is our own only where it names that one address: a network
-//! that was opened for its media servers does not open the relay that stands in it. A relayed address of ours (hairpin) is
-//! allowed whatever the lists say.
+//! Order of the checks: notations that are never accepted → sockets of this server and of the
+//! servers behind it → `deny` and `allow`, the longer prefix wins → built-in table and own
+//! addresses → ports. `allow` re-opens everything in the table, but not those sockets and not 6to4,
+//! Teredo and IPv4-mapped peers. It re-opens an own address only if it names exactly that address:
+//! a network opened for its media servers does not open the relay inside it. A relayed address of
+//! this server (hairpin) is allowed whatever the lists say.
 //!
-//! Not here: host names (resolved by whoever builds the configuration), permissions themselves, and what is at a port of
-//! this machine at this moment: the policy only says what may be there ([`PeerClass`]).
+//! Not here: host names (resolved before the configuration is built), permissions themselves, and
+//! what currently uses a port of this machine. The policy only says what may be there
+//! ([`PeerClass`]).
 
 mod address;
 mod table;
@@ -29,36 +33,42 @@ use address::{Forms, NAT64_LENGTHS, is_mapped, is_transition};
 use table::PrefixTable;
 pub use table::{DENY_TABLE, Denied, REFLECTOR_PORTS};
 
-/// What a [`PeerPolicy`] is made from.
+/// The parts of a [`PeerPolicy`].
 #[derive(Clone, Debug)]
 pub struct PolicyConfig {
     /// Re-opened ranges.
     pub allow: Vec<IpNet>,
-    /// Ranges refused besides the built-in table. Against `allow` the longer prefix wins; equal ones are refused.
+    /// Ranges refused besides the built-in table. Against `allow` the longer prefix wins; of equal
+    /// ones `deny`.
     pub deny: Vec<IpNet>,
-    /// Nothing but `allow`, and relayed addresses of this server, may be reached.
+    /// Clients may reach only `allow` and relayed addresses of this server.
     pub only_allowed: bool,
-    /// Sockets of this server: listeners, admin. An unspecified address stands for every address of this machine.
+    /// Sockets of this server: listeners, admin. An unspecified address means every address of this
+    /// machine.
     pub own: Vec<SocketAddr>,
-    /// What leads to this machine: its addresses, the broadcast addresses of its networks, local routes.
+    /// Destinations that lead to this machine: its addresses, the broadcast addresses of its
+    /// networks, local routes.
     pub local: Vec<IpNet>,
-    /// Servers that connections are passed on to. Their sockets are closed as our own are, and so are their addresses.
+    /// Servers that the front door forwards connections to. Their sockets and addresses are refused
+    /// as our own are.
     pub backends: Vec<SocketAddr>,
-    /// Servers that clients are sent to. Their sockets are closed. Their addresses are peers as any other host's, since their
-    /// clients' relayed addresses are there; but no network of `allow` opens them.
+    /// Servers that clients are redirected to. Their sockets are refused. Their addresses are peers
+    /// like any other host's, because the relayed addresses of their clients are there; but a
+    /// network in `allow` does not re-open them.
     pub redirects: Vec<SocketAddr>,
-    /// Addresses relay sockets are bound to, and the ones announced for them.
+    /// Addresses that relay sockets are bound to, and the announced ones.
     pub relay_ips: Vec<IpAddr>,
     /// Ports of relayed transport addresses.
     pub relay_ports: RangeInclusive<u16>,
     /// NAT64 prefixes of this network (RFC 6052), besides the well-known ones.
     pub nat64: Vec<Ipv6Net>,
-    /// Peer ports refused besides 0, also on allowed addresses. Not applied between relayed addresses of this server.
+    /// Peer ports refused besides 0, also on allowed addresses. Does not apply between relayed
+    /// addresses of this server.
     pub denied_ports: Vec<RangeInclusive<u16>>,
 }
 
 impl Default for PolicyConfig {
-    /// The built-in table alone.
+    /// Only the built-in table.
     fn default() -> Self {
         Self {
             allow: Vec::new(),
@@ -76,10 +86,10 @@ impl Default for PolicyConfig {
     }
 }
 
-/// What is wrong with a [`PolicyConfig`].
+/// Why a [`PolicyConfig`] is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyError {
-    /// A NAT64 prefix is 32, 40, 48, 56, 64 or 96 bits long (RFC 6052 §2.2), this one is not.
+    /// The length of this NAT64 prefix is not 32, 40, 48, 56, 64 or 96 bits (RFC 6052 §2.2).
     Nat64Length(Ipv6Net),
 }
 
@@ -98,21 +108,22 @@ impl fmt::Display for PolicyError {
 
 impl core::error::Error for PolicyError {}
 
-/// What an allowed peer is.
+/// The kind of an allowed peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerClass {
-    /// A host elsewhere: reached through the relay socket.
+    /// A host on the network: reached through the relay socket.
     Peer,
-    /// A relayed transport address of this server, if an allocation lives there: delivered in memory.
+    /// A relayed transport address of this server, if an allocation has it: delivered in memory.
     Relayed,
-    /// The same, and where no allocation lives a program of this machine, which `allow` opens: reached through the relay
-    /// socket.
+    /// As [`Self::Relayed`]; without an allocation, a program of this machine that `allow` opens,
+    /// reached through the relay socket.
     RelayedOrLocal,
-    /// A program of this machine, which `allow` opens, at an address without allocations. Never a socket of ours.
+    /// A program of this machine that `allow` opens, at an address without allocations. Never a
+    /// socket of this server.
     Local,
 }
 
-/// The compiled policy. Every question costs a handful of prefix look-ups and no heap.
+/// The compiled policy. A check costs a few prefix look-ups and no heap allocation.
 #[derive(Clone)]
 pub struct PeerPolicy {
     allow: PrefixTable<()>,
@@ -121,7 +132,7 @@ pub struct PeerPolicy {
     only_allowed: bool,
     own: Vec<SocketAddr>,
     local: PrefixTable<()>,
-    /// Where of `allow` only whole addresses count.
+    /// Addresses that `allow` re-opens only by naming the whole address.
     named: PrefixTable<()>,
     backends: Vec<SocketAddr>,
     redirects: Vec<SocketAddr>,
@@ -135,7 +146,7 @@ impl PeerPolicy {
     /// Compiles `config`.
     ///
     /// # Errors
-    /// When an entry cannot mean anything; a policy with a hole in it is not made.
+    /// If an entry has no meaning. A policy with a gap is never built.
     pub fn new(config: PolicyConfig) -> Result<Self, PolicyError> {
         let PolicyConfig {
             mut nat64,
@@ -170,7 +181,7 @@ impl PeerPolicy {
         let single = relay_ips.iter().copied().chain(backends.iter().map(SocketAddr::ip));
         for net in single.map(IpNet::from).chain(config.local.iter().copied()) {
             let ip = net.addr();
-            // Loopback's and 0.0.0.0's names say more.
+            // Loopback and 0.0.0.0 have more specific reasons.
             if !ip.is_unspecified() && !ip.is_loopback() {
                 table.insert(net, Denied::OwnAddress);
                 named.insert(net, ());
@@ -200,11 +211,12 @@ impl PeerPolicy {
         })
     }
 
-    /// Whether a permission for `ip` may be installed (RFC 8656 §10.2; 403 otherwise). A permission has no port, so one
-    /// for our relay address passes; which ports of it may be reached is for [`Self::peer`] to say.
+    /// Whether a permission for `ip` may be installed (RFC 8656 §10.2; 403 otherwise). A permission
+    /// has no port, so one for our relay address passes, and [`Self::peer`] decides which of its
+    /// ports are reachable.
     ///
     /// # Errors
-    /// Why it may not.
+    /// The reason for the refusal.
     pub fn permission(&self, ip: IpAddr) -> Result<(), Denied> {
         refuse_spelling(ip)?;
         if self.relay_ips.contains(&ip) {
@@ -213,10 +225,10 @@ impl PeerPolicy {
         self.address(&Forms::of(ip, &self.nat64))
     }
 
-    /// Whether application data may go to `peer`, and which way.
+    /// Whether application data may go to `peer`, and by which path.
     ///
     /// # Errors
-    /// Why it may not.
+    /// The reason for the refusal.
     pub fn peer(&self, peer: PeerAddr) -> Result<PeerClass, Denied> {
         let (ip, port) = (peer.0.ip(), peer.0.port());
         refuse_spelling(ip)?;
@@ -239,7 +251,7 @@ impl PeerPolicy {
         refuse_spelling(ip).is_ok() && self.address(&Forms::of(ip, &self.nat64)).is_ok()
     }
 
-    /// The lists and the ports, as if nothing of ours were there.
+    /// Checks the lists and the ports, without regard to our own sockets.
     fn host(&self, forms: &Forms, port: u16) -> Result<(), Denied> {
         self.address(forms)?;
         if port == 0 || self.denied_ports.iter().any(|range| range.contains(&port)) {
@@ -253,10 +265,11 @@ impl PeerPolicy {
         ip.is_loopback() || ip.is_unspecified() || self.local.longest(ip).is_some() || self.relay_ips.contains(&ip)
     }
 
-    /// Whether a client at `ip` may allocate and bind channels: not from 6to4 or Teredo (RFC 8656 §21.4).
+    /// Whether a client at `ip` may allocate and bind channels. Not from 6to4 or Teredo (RFC 8656
+    /// §21.4).
     ///
     /// # Errors
-    /// Why it may not.
+    /// The reason for the refusal.
     pub fn client(&self, ip: IpAddr) -> Result<(), Denied> {
         match ip {
             IpAddr::V6(ip) if is_transition(ip) => Err(Denied::Transition),
@@ -264,11 +277,11 @@ impl PeerPolicy {
         }
     }
 
-    /// The address as written, and every address inside it, must pass.
+    /// The address as written and every address embedded in it must pass.
     fn address(&self, forms: &Forms) -> Result<(), Denied> {
         let listed = self.one_address(forms.wire)?;
         for ip in forms.embedded.iter().map(|&ip| ip.into()) {
-            // This machine is reached by its own addresses alone, where it is known what of it is ours.
+            // This machine is reachable only by its own addresses, for which we know what is ours.
             if self.is_here(ip) || self.one_address(ip).is_err() {
                 return Err(Denied::Embedded);
             }
@@ -293,7 +306,7 @@ impl PeerPolicy {
     fn allowed(&self, ip: IpAddr) -> Option<(u8, ())> {
         let whole = IpNet::from(ip).prefix_len();
         let least = if ip.is_loopback() {
-            // A network within loopback is this machine's alone, and meant so.
+            // A network within loopback contains only this machine, so naming it is deliberate.
             if ip.is_ipv4() { LOOPBACK_LENGTH } else { whole }
         } else if ip.is_unspecified() || self.named.longest(ip).is_some() {
             whole
@@ -306,23 +319,25 @@ impl PeerPolicy {
     fn is_own_socket(&self, ip: IpAddr, port: u16) -> bool {
         let is_here = self.is_here(ip);
         let own = self.own.iter().any(|own| {
-            // Announced addresses lead here through a 1:1 NAT, and 0.0.0.0 and :: connect to the machine itself.
+            // Announced addresses lead here through a 1:1 NAT; 0.0.0.0 and :: connect to the
+            // machine itself.
             own.port() == port
                 && (own.ip() == ip
                     || ip.is_unspecified()
                     || self.relay_ips.contains(&ip)
                     || (own.ip().is_unspecified() && is_here))
         });
-        // A server on this machine may listen on all of its addresses, whichever of them it is reached by.
+        // A server on this machine may listen on all of its addresses, so every one of them reaches
+        // it.
         let backend = |at: &SocketAddr| at.port() == port && (at.ip() == ip || (is_here && self.is_here(at.ip())));
         own || self.backends.iter().any(backend) || self.redirects.contains(&SocketAddr::new(ip, port))
     }
 }
 
-/// 127.0.0.0/8; of IPv6 it is one address.
+/// 127.0.0.0/8. For IPv6, loopback is a single address.
 const LOOPBACK_LENGTH: u8 = 8;
 
-/// Spellings that stand for another address and that no setting re-opens.
+/// Refuses notations that stand for another address and that no setting re-opens.
 fn refuse_spelling(ip: IpAddr) -> Result<(), Denied> {
     match ip {
         IpAddr::V6(ip) if is_mapped(ip) => Err(Denied::Embedded),

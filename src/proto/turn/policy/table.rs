@@ -1,4 +1,4 @@
-//! The built-in deny table and the longest-prefix tables policy decisions are made from.
+//! The built-in deny table, and the longest-prefix tables that policy decisions use.
 
 use core::fmt;
 use core::ops::RangeInclusive;
@@ -9,7 +9,8 @@ use prefix_trie::PrefixMap;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => $text:literal,)+) => {
-        /// Why a peer is refused: a closed set, so it can be a metric label. Answered with 403 (Forbidden) or a silent drop.
+        /// Why a peer is refused: a closed set, so that it can be a metric label. The client gets
+        /// 403 (Forbidden), or the packet is dropped without a response.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Denied { $($(#[$doc])* $variant,)+ }
@@ -27,9 +28,11 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// A socket this server listens on, or one that clients are passed on or sent to. No setting re-opens it.
+    /// A listener of this server, of a backend, or of a server that clients are redirected to. No
+    /// setting re-opens it.
     OwnListener => "own_listener",
-    /// An address of this machine outside the relay ports, or of a server behind it. No network re-opens it.
+    /// An address of this machine outside the relay ports, or of a server behind it. No network
+    /// re-opens it.
     OwnAddress => "own_address",
     /// 0.0.0.0/8 or `::`, which reach the machine itself.
     Unspecified => "unspecified",
@@ -49,15 +52,15 @@ reasons! {
     Documentation => "documentation",
     /// Reserved, discard-only or protocol-assignment ranges.
     Reserved => "reserved",
-    /// An IPv6 spelling of an IPv4 address, or one that carries a refused IPv4 address inside.
+    /// An IPv6 notation of an IPv4 address, or an address with a refused IPv4 address embedded.
     Embedded => "embedded",
     /// 6to4 or Teredo (RFC 8656 §21.4). No setting re-opens the IPv6 forms.
     Transition => "transition",
     /// The operator's own deny list.
     Configured => "configured",
-    /// Only allowed ranges may be reached, and this is in none of them.
+    /// Only allowed ranges are reachable, and this address is in none of them.
     NotAllowed => "not_allowed",
-    /// Port 0, or one whose services answer with more than they are asked.
+    /// Port 0, or a port of services that answer with more than they receive.
     Port => "port",
 }
 
@@ -67,7 +70,7 @@ impl fmt::Display for Denied {
     }
 }
 
-/// Ranges refused unless `allow` re-opens them. The longest match names the reason.
+/// Ranges refused unless `allow` re-opens them. The longest match gives the reason.
 pub const DENY_TABLE: &[(&str, Denied)] = &[
     ("0.0.0.0/8", Denied::Unspecified),
     ("10.0.0.0/8", Denied::Private),
@@ -111,7 +114,7 @@ pub const DENY_TABLE: &[(&str, Denied)] = &[
     ("ff00::/8", Denied::Multicast),
 ];
 
-/// UDP services known for answering strangers with more than they were sent. Port 0 is refused in any case.
+/// UDP services known to answer with more than they receive. Port 0 is always refused.
 pub const REFLECTOR_PORTS: [RangeInclusive<u16>; 14] = [
     19..=19,       // chargen
     53..=53,       // DNS
@@ -144,7 +147,7 @@ impl<T: Copy> PrefixTable<T> {
         }
     }
 
-    /// Files `value` under `net`.
+    /// Stores `value` for `net`.
     pub(super) fn insert(&mut self, net: IpNet, value: T) {
         match net.trunc() {
             IpNet::V4(net) => drop(self.v4.insert(net, value)),
@@ -152,7 +155,7 @@ impl<T: Copy> PrefixTable<T> {
         }
     }
 
-    /// The length of the longest prefix that holds `ip`, and its value.
+    /// The length of the longest prefix that contains `ip`, and its value.
     pub(super) fn longest(&self, ip: IpAddr) -> Option<(u8, T)> {
         match ip {
             IpAddr::V4(ip) => self

@@ -13,7 +13,8 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A host with a private address behind 1:1 NAT: listens on everything, relays from 10.1.1.5 announced as 5.6.7.8.
+/// A host with a private address behind 1:1 NAT. It listens on every address and relays from
+/// 10.1.1.5, announced as 5.6.7.8.
 fn host() -> PolicyConfig {
     PolicyConfig {
         own: vec![
@@ -114,7 +115,7 @@ fn the_ipv4_address_behind_a_nat64_prefix_of_any_length_is_found() {
     }
 }
 
-/// RFC 8215 leaves the length to the network: a translator there may take any of these for 10.0.0.1.
+/// RFC 8215 leaves the length to the network: a translator may map any of these to 10.0.0.1.
 #[test]
 fn inside_the_local_nat64_prefix_an_address_is_refused_if_any_length_hides_a_refused_one() {
     let opened = |nat64: &[&str]| {
@@ -139,7 +140,7 @@ fn inside_the_local_nat64_prefix_an_address_is_refused_if_any_length_hides_a_ref
     }
     let harmless = "64:ff9b:1:808:8:808:808:808";
     assert_eq!(opened(&[]).permission(ip(harmless)), Ok(()));
-    // Who names the prefix is asked about no other length.
+    // An operator who names the prefix fixes its length.
     let wide = opened(&["64:ff9b:1::/96"]);
     assert_eq!(wide.permission(ip("64:ff9b:1::8.8.8.8")), Ok(()));
     assert_eq!(wide.permission(ip("64:ff9b:1::10.0.0.1")), Err(Denied::Embedded));
@@ -269,7 +270,7 @@ fn an_allowed_own_address_is_a_program_of_this_machine_where_no_allocation_lives
     assert_eq!(open.peer(peer("5.6.7.8:3478")), Err(Denied::OwnListener));
     assert_eq!(open.peer(peer("5.6.7.8:53")), Err(Denied::Port));
     assert!(open.opens(ip("5.6.7.8")) && open.opens(ip("9.9.9.9")));
-    // The longer prefix still wins, and the relayed addresses stay.
+    // The longer prefix still wins, and the relayed addresses stay reachable.
     let denied = policy(|config| {
         config.allow = nets(&["5.6.7.0/24"]);
         config.deny = nets(&["5.6.7.8/32"]);
@@ -339,7 +340,7 @@ fn allow_re_opens_the_table_but_no_spelling_that_is_never_right() {
 
 #[test]
 fn a_mapped_prefix_in_a_list_says_nothing_of_ipv4() {
-    // A line often copied from other servers' configurations.
+    // A line often copied from the configurations of other servers.
     let policy = policy(|config| config.deny = nets(&["::ffff:0:0/96"]));
     assert_eq!(policy.permission(ip("8.8.8.8")), Ok(()));
     assert_eq!(policy.permission(ip("::ffff:8.8.8.8")), Err(Denied::Embedded));
@@ -506,7 +507,7 @@ fn servers_behind_this_one_are_closed_and_opened_but_for_their_ports_as_this_mac
         ("8.8.4.4:443", Err(Denied::OwnListener)),
         ("8.8.4.4:444", Ok(PeerClass::Peer)),
         ("[2600::8]:443", Err(Denied::OwnListener)),
-        // One on loopback may listen on every address of this machine.
+        // A backend on loopback may listen on every address of this machine.
         ("127.0.0.1:7000", Err(Denied::OwnListener)),
         ("127.0.0.2:7000", Err(Denied::OwnListener)),
         ("5.6.7.8:7000", Err(Denied::OwnListener)),

@@ -1,4 +1,5 @@
-//! Allocate (RFC 8656 §7.2): the checks in the RFC's order, then opening the relay sockets, then the response.
+//! Allocate (RFC 8656 §7.2): the checks in the RFC's order, then the relay sockets, then the
+//! response.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -25,29 +26,29 @@ use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method};
 
-/// What REQUESTED-TRANSPORT may be: IP protocol numbers.
+/// IP protocol number in REQUESTED-TRANSPORT.
 const UDP: u8 = 17;
-/// Only where TCP allocations are switched on (RFC 6062 §5.1).
+/// Only if TCP allocations are enabled (RFC 6062 §5.1).
 const TCP: u8 = 6;
 
-/// A port may be in use by a program that is not ours: so many are tried in all.
+/// How many ports are tried in total, because other programs may use some of them.
 const TRIES: usize = 8;
 
-/// What an Allocate asks for, as far as that can be told without looking at any state.
+/// What an Allocate requests, as far as the request alone determines it.
 #[derive(Debug)]
 struct Wanted {
     families: [bool; 2],
-    /// ADDITIONAL-ADDRESS-FAMILY: one family will do if the other cannot be had.
+    /// ADDITIONAL-ADDRESS-FAMILY: one family suffices if the other is not available.
     dual: bool,
     port: Want,
-    /// The port behind this token instead of a random one.
+    /// The port reserved under this token, instead of a random one.
     token: Option<ReservationToken>,
     lifetime: Option<u32>,
-    /// An empty MOBILITY-TICKET: the client wants one.
+    /// An empty MOBILITY-TICKET: the client requests one.
     mobile: bool,
 }
 
-/// Ports taken for an allocation that is not made yet.
+/// Ports taken for an allocation that does not exist yet.
 #[derive(Debug)]
 struct Taken {
     sockets: [Socket; 2],
@@ -56,13 +57,14 @@ struct Taken {
 }
 
 impl Server {
-    /// Takes an authenticated Allocate request.
+    /// Handles an authenticated Allocate request.
     pub(super) fn allocate(&mut self, request: &Authenticated<'_>) -> Result<RequestOutcome, Refusal> {
         let session = request.session();
         let Request {
             now, client, message, ..
         } = request.request();
-        // RFC 8656 §7.2-2. A late copy of a request whose allocation is gone already must not make another one.
+        // RFC 8656 §7.2-2. A late copy of a request whose allocation has already ended must not
+        // create another one.
         let transaction_id = message.transaction_id();
         if self.has_allocation(client) || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
             return Err(Refusal::AllocationExists);
@@ -123,8 +125,8 @@ impl Server {
         Ok(RequestOutcome::Waiting)
     }
 
-    /// A forced login is good on the forced path alone. RFC 8656 §7.4: 403 is for restrictions of the administrator's, and
-    /// the client is not to try again here.
+    /// A forced login is valid on the forced path only. RFC 8656 §7.4: 403 is for restrictions by
+    /// the administrator, and the client does not retry on this server.
     pub(super) fn check_path(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
         let bound = session.forced || self.config.forced.everyone;
         if bound && self.path(client) != Path::Forced {
@@ -136,19 +138,19 @@ impl Server {
         Ok(())
     }
 
-    /// The path a client has come by.
+    /// The path that a client uses.
     pub(super) fn path(&self, client: &Client) -> Path {
         self.config.forced.path(&client.five_tuple)
     }
 
-    /// Who must not allocate here: what must not be a client, and a forced login off the forced path.
+    /// Refuses addresses that must not be clients, and forced logins outside the forced path.
     pub(super) fn check_newcomer(&self, client: &Client, session: &Session) -> Result<(), Refusal> {
         self.check_path(client, session)?;
         self.check_client(client)
     }
 
-    /// What must not be a client: an address behind 6to4 or Teredo (RFC 8656 §21.4), and our own relayed addresses, which
-    /// would make a loop (§21.1.7).
+    /// Refuses addresses that must not be clients: 6to4 and Teredo (RFC 8656 §21.4), and our own
+    /// relayed addresses, which would make a loop (§21.1.7).
     pub(super) fn check_client(&self, client: &Client) -> Result<(), Refusal> {
         let addr = client.five_tuple.client;
         self.config
@@ -163,7 +165,8 @@ impl Server {
         Ok(())
     }
 
-    /// Whether another server takes new clients. Who holds a token has an allocation here, and wants the port next to it.
+    /// Refuses new clients while another server takes them. A client with a token has an allocation
+    /// here and wants the adjacent port, so it stays.
     fn check_redirect(&self, now: Instant, client: &Client, wanted: &Wanted) -> Result<(), Refusal> {
         let age = now.saturating_since(self.redirecting_since.unwrap_or(now));
         match self.config.redirect.of(&client.five_tuple, age) {
@@ -172,7 +175,7 @@ impl Server {
         }
     }
 
-    /// RFC 8656 §7.2-3 and RFC 6062 §5.1: whether it is to be a TCP allocation.
+    /// RFC 8656 §7.2-3 and RFC 6062 §5.1: whether the request is for a TCP allocation.
     fn wants_tcp(&self, client: &Client, message: &Message<'_>) -> Result<bool, Refusal> {
         let transport = message.decode(AttributeType::REQUESTED_TRANSPORT, attribute::requested_transport)?;
         match transport.ok_or(Refusal::BadRequest)? {
@@ -187,7 +190,7 @@ impl Server {
                 if !client.five_tuple.transport.is_stream() || about_datagrams.iter().any(has) {
                     return Err(Refusal::BadRequest);
                 }
-                // Its connections would stay where they are, so it stays with them.
+                // Its peer connections cannot move, so neither can the allocation.
                 if self.wants_ticket(message)? {
                     return Err(Refusal::MobilityForbidden);
                 }
@@ -197,9 +200,9 @@ impl Server {
         }
     }
 
-    /// RFC 8656 §7.2, steps 4 to 9, as far as they are about the request alone.
+    /// RFC 8656 §7.2, steps 4 to 9, as far as they concern the request alone.
     fn wanted(&self, now: Instant, session: &Session, message: &Message<'_>) -> Result<Wanted, Refusal> {
-        // §7.2-4: DONT-FRAGMENT is supported, so that it is there changes nothing.
+        // §7.2-4: DONT-FRAGMENT is supported, so its presence changes nothing.
         message.decode(AttributeType::DONT_FRAGMENT, attribute::dont_fragment)?;
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
         let token = message.decode(AttributeType::RESERVATION_TOKEN, attribute::reservation_token)?;
@@ -228,7 +231,8 @@ impl Server {
         if requested.is_some() && additional.is_some() {
             return Err(Refusal::BadRequest);
         }
-        // §7.2-7, and design decision D5: without the attribute it is IPv4, whatever the client's own family.
+        // §7.2-7 and design decision D5: without the attribute the family is IPv4, whatever the
+        // client's own.
         let families = match (requested, additional) {
             (None | Some(FAMILY_IPV4), None) => [true, false],
             (Some(FAMILY_IPV6), None) => [false, true],
@@ -263,7 +267,7 @@ impl Server {
         })
     }
 
-    /// Takes the ports `wanted` asks for: at least one, or none.
+    /// Takes the ports that `wanted` requests: at least one, or none.
     fn take_ports(&mut self, wanted: &Wanted) -> Result<Taken, Refusal> {
         let mut taken = Taken {
             sockets: Socket::NONE,
@@ -298,7 +302,7 @@ impl Server {
         if any { Ok(taken) } else { Err(none) }
     }
 
-    /// Takes one port, and with [`Want::EvenAndNext`] the one behind it.
+    /// Takes one port, and with [`Want::EvenAndNext`] the next one too.
     fn take_port(&mut self, family: Family, want: Want) -> Result<(Socket, Option<RelayPort>), Refusal> {
         let relay = self.config.relay.of(family).ok_or(Refusal::FamilyNotSupported)?;
         let taken = self.shared.ports.take(family, want, &mut self.rng);
@@ -311,7 +315,7 @@ impl Server {
         Ok((Socket::Opening { port, relayed }, reserved))
     }
 
-    /// Uses up a token. It may have been used at another shard since it was looked at.
+    /// Redeems a token. Another shard may have redeemed it since the check.
     fn redeem(
         &mut self,
         now: Instant,
@@ -331,7 +335,7 @@ impl Server {
         Ok(())
     }
 
-    /// Asks the shard to open a socket that is to be opened.
+    /// Asks the shard to open a socket.
     fn open_socket(&mut self, id: AllocationId, family: Family) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
@@ -351,8 +355,8 @@ impl Server {
         }
     }
 
-    /// The shard has opened a relay socket, or could not. Once the last socket of an allocation is settled, the response
-    /// to its Allocate is in `response`, for the client returned.
+    /// The shard has opened a relay socket, or could not. After the last socket of an allocation,
+    /// the response to its Allocate is in `response`, for the returned client.
     pub fn handle_relay_opened(
         &mut self,
         now: Now,
@@ -389,7 +393,8 @@ impl Server {
         self.settle(now, id, response)
     }
 
-    /// Replaces a port that turned out to be taken by another, if there is one and it may be any.
+    /// Replaces a port that another program uses, if there is a free one and the request allows
+    /// any.
     fn try_another_port(&mut self, id: AllocationId, family: Family) -> bool {
         let Some(want) = self
             .allocations
@@ -414,7 +419,7 @@ impl Server {
         true
     }
 
-    /// Answers an Allocate once none of its sockets is being opened any more.
+    /// Answers an Allocate once all its sockets are open or have failed.
     fn settle(&mut self, now: Now, id: AllocationId, response: &mut Response) -> Option<Client> {
         let allocation = self.allocations.get(id)?;
         if allocation
@@ -442,7 +447,7 @@ impl Server {
             let token = self.reserve(now.mono, &session, *opening);
             self.allocations.get_mut(id)?.token = token;
         } else {
-            // It has not begun, so this leaves no trace.
+            // It has not begun, so its end is not reported.
             self.end(now.mono, id, EndReason::Expired);
         }
         let config = Arc::clone(&self.config);
@@ -452,14 +457,14 @@ impl Server {
         if some {
             self.answer_allocate(now.mono, id, &client, &reply, response);
         } else {
-            // Without a failure the shard has not answered in time.
+            // Without a failure, the shard has not answered in time.
             let refusal = error.map_or(Refusal::SocketFailed, Refusal::from);
             let _ = self.refuse(&client, None, &session, &reply, refusal, response);
         }
         Some(client)
     }
 
-    /// Sets the port behind an even one aside; those that were tried in vain go back.
+    /// Reserves the port after an even one, and returns the ports of failed attempts.
     fn reserve(&mut self, now: Instant, session: &Arc<Session>, opening: PendingAllocate) -> Option<ReservationToken> {
         let PendingAllocate {
             reserved, reservation, ..
@@ -481,8 +486,9 @@ impl Server {
         Some(token)
     }
 
-    /// A copy of an Allocate that was already taken in (RFC 8656 §7.2-2, RFC 8489 §6.3.1): over UDP a client that has not
-    /// seen the response sends the request again. `None`: it is not one.
+    /// Handles a copy of an Allocate that was already accepted (RFC 8656 §7.2-2, RFC 8489 §6.3.1):
+    /// over UDP a client that has not received the response repeats the request. `None`: not a
+    /// copy.
     pub(super) fn handle_retransmission(&mut self, request: Request<'_>, response: &mut Response) -> Option<Verdict> {
         let Request {
             now,
@@ -501,7 +507,8 @@ impl Server {
         if allocation.opening.is_some() {
             return Some(Verdict::Drop(DropReason::Retransmission));
         }
-        // The nonce may have grown stale meanwhile; the signature is still that of the one who was given the allocation.
+        // The nonce may have become stale meanwhile. The signature still proves that the sender
+        // owns the allocation.
         let session = Arc::clone(&allocation.session);
         if !message.verify(&session.key) {
             return None;
@@ -522,7 +529,8 @@ impl Server {
         Some(Verdict::Respond)
     }
 
-    /// Writes the success response of an allocation (RFC 8656 §7.2), first or again: only LIFETIME changes.
+    /// Writes the success response of an allocation (RFC 8656 §7.2), for the first time or again.
+    /// Only LIFETIME changes.
     fn answer_allocate(
         &self,
         now: Instant,
@@ -560,7 +568,7 @@ impl Server {
         debug_assert!(written, "a success response fits its buffer");
     }
 
-    /// LIFETIME granted for what was asked for (RFC 8656 §7.2, §8.2) by an allocation of this age.
+    /// LIFETIME granted for the requested one (RFC 8656 §7.2, §8.2) to an allocation of this age.
     pub(super) fn lifetime(&self, requested: Option<u32>, age: Duration) -> Duration {
         let config = &self.config;
         let lifetime = requested.map_or(config.default_lifetime, |seconds| Duration::from_secs(seconds.into()));

@@ -1,4 +1,5 @@
-//! Binding (RFC 8489 §12): a client learns its server-reflexive address. Needs no login and keeps no state.
+//! Binding (RFC 8489 §12): reports its server-reflexive address to a client. Needs no login and
+//! keeps no state.
 
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use crate::wire::classic::ClassicBinding;
 use crate::wire::message::{Message, Method};
 
 impl Server {
-    /// Takes a Binding request. MESSAGE-INTEGRITY is not required, and not verified: ICE agents may well add it.
+    /// Handles a Binding request. MESSAGE-INTEGRITY is neither required nor verified; ICE agents
+    /// may add it.
     pub(super) fn handle_binding(
         &mut self,
         now: Now,
@@ -64,8 +66,8 @@ impl Server {
         Verdict::Respond
     }
 
-    /// Takes what has no magic cookie: nothing of ours, unless RFC 3489 clients are served and it is their Binding request
-    /// (RFC 5389 §12.2), over the one transport they know.
+    /// Handles messages without the magic cookie. Only the Binding request of RFC 3489 is answered,
+    /// if enabled, and only over UDP (RFC 5389 §12.2), the one transport of those clients.
     pub(super) fn handle_classic(
         &mut self,
         now: Now,
@@ -96,7 +98,8 @@ impl Server {
         Verdict::Respond
     }
 
-    /// DTLS came after RFC 3489: a request is told so, anything else is not (RFC 8489 §11).
+    /// DTLS came after RFC 3489. A request gets an error response, anything else is dropped (RFC
+    /// 8489 §11).
     fn refuse_classic(&self, packet: &[u8], response: &mut Response) -> Verdict {
         let Some(request) = ClassicBinding::parse(packet) else {
             return Verdict::Drop(DropReason::NotTurn);
@@ -109,8 +112,8 @@ impl Server {
         Verdict::Respond
     }
 
-    /// Counts a Binding request and tells whether it may be answered. The client of an allocation shares its budget with
-    /// nobody who does not forge its port as well.
+    /// Counts a Binding request and checks whether it may be answered. The client of an allocation
+    /// has its own budget, which only a sender that also forges its port can use.
     fn admit_binding(&mut self, now: Now, client: &Client) -> Result<Asker, DropReason> {
         self.count_request(Method::Binding);
         let closed = !self.config.forced.binding && self.path(client) == Path::Forced;
@@ -133,7 +136,7 @@ impl Server {
     }
 }
 
-/// Answers where NATs' behaviour is found out (RFC 5780 §6.1).
+/// Answers a request for NAT behaviour discovery (RFC 5780 §6.1).
 fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, response: &mut Response) -> Verdict {
     let source = five_tuple.client;
     let mut write = |mapped: bool| {
@@ -150,7 +153,7 @@ fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, respons
             }
         })
     };
-    // Over IPv6 the shortest requests leave no room for the address that is there twice.
+    // Over IPv6 the shortest requests leave no room to send the address twice.
     let written = write(true) || write(false);
     debug_assert!(written, "a Binding response fits its buffer, and its request");
     let route = ResponseRoute {

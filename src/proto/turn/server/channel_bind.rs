@@ -1,4 +1,4 @@
-//! ChannelBind (RFC 8656 §12.2): a number for a peer, for 600 s, and the permission with it.
+//! ChannelBind (RFC 8656 §12.2): binds a number to a peer for 600 s, and installs the permission.
 
 use super::Server;
 use super::request::{Authenticated, Request, RequestOutcome};
@@ -10,11 +10,11 @@ use crate::wire::attribute::{self, AttributeType};
 
 const FIRST: u16 = 0x4000;
 const LAST: u16 = 0x4FFF;
-/// What RFC 5766 allowed.
+/// The last channel number of RFC 5766.
 const LAST_RFC5766: u16 = 0x7FFF;
 
 impl Server {
-    /// Takes a ChannelBind of an allocation's owner.
+    /// Handles a ChannelBind from the owner of an allocation.
     pub(super) fn channel_bind(
         &mut self,
         request: &Authenticated<'_>,
@@ -70,7 +70,8 @@ impl Server {
         }
     }
 
-    /// 403 for what the peer policy denies, and for the allocation's own relayed transport address.
+    /// 403 if the peer policy denies the peer, or if it is the allocation's own relayed transport
+    /// address.
     fn check_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<(), Refusal> {
         let PeerAddr(peer) = peer;
         let own = self

@@ -18,15 +18,15 @@ use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method, TransactionId};
 
 impl Server {
-    /// Takes a Connect of an allocation's owner (RFC 6062 §5.2). It needs no permission: the client itself asks for this
-    /// one peer.
+    /// Handles a Connect from the owner of an allocation (RFC 6062 §5.2). It needs no permission,
+    /// because the client names the one peer itself.
     pub(super) fn connect(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<RequestOutcome, Refusal> {
         let session = request.session();
         let Request {
             now, client, message, ..
         } = request.request();
         let relay = self.allocations.get(id).and_then(|it| it.tcp.as_deref());
-        // One that relays UDP is not the allocation this request is about.
+        // An allocation that relays UDP does not match this request.
         let binds = relay.ok_or(Refusal::NoAllocation)?.binds;
         let peer = message
             .xor_address(AttributeType::XOR_PEER_ADDRESS)?
@@ -42,7 +42,8 @@ impl Server {
         let bind = binds[Family::of(peer.0.ip()) as usize].ok_or(Refusal::FamilyMismatch { peer: Some(peer.0) })?;
         let to = match class {
             PeerClass::Peer | PeerClass::Local | PeerClass::RelayedOrLocal => peer.0,
-            // Another client of this server. Where only a router knows our address, the way there begins here.
+            // Another client of this server. If only a router knows our announced address, the
+            // connection must use the local one.
             PeerClass::Relayed => SocketAddr::new(inside(bind.ip()), self.config.relay.bound_port(peer.0.port())),
         };
         let asked = Asked {
@@ -64,7 +65,7 @@ impl Server {
         Ok(RequestOutcome::Waiting)
     }
 
-    /// The one rule for peers a client connects to and peers that connect to it.
+    /// The same check for peers that a client connects to and peers that connect to it.
     pub(super) fn tcp_peer(&self, id: AllocationId, peer: PeerAddr) -> Result<PeerClass, Refusal> {
         let PeerAddr(peer) = peer;
         let (Some(config), Some(allocation)) = (self.config.tcp.as_ref(), self.allocations.get(id)) else {
@@ -93,8 +94,8 @@ impl Server {
         }
     }
 
-    /// The shard has connected to a peer, or could not. The response to the Connect is in `response`, for the client
-    /// returned.
+    /// The shard has connected to a peer, or could not. The response to the Connect is in
+    /// `response`, for the returned client.
     pub fn handle_peer_connected(
         &mut self,
         now: Now,
@@ -140,11 +141,13 @@ impl Server {
         Some(client)
     }
 
-    /// A peer has connected to a relayed transport address, and is accepted (RFC 6062 §5.3). If it may stay, its name is
-    /// returned, and the ConnectionAttempt indication for the client returned is in `response`.
+    /// A peer has connected to a relayed transport address (RFC 6062 §5.3). If the connection is
+    /// accepted, returns its id, and the ConnectionAttempt indication for the returned client is in
+    /// `response`.
     ///
     /// # Errors
-    /// Why it may not: it is to be closed at once, and the client hears nothing.
+    /// Why the connection is refused. The shard closes it at once, and the client gets no
+    /// indication.
     pub fn handle_peer_accepted(
         &mut self,
         now: Now,
@@ -182,7 +185,8 @@ impl Server {
         Ok((connection, client))
     }
 
-    /// Another client of this server comes from its relay socket's local address; it is known by its relayed one.
+    /// Another client of this server connects from its relay socket's local address. Its peers know
+    /// it by its relayed one.
     fn seen_from_outside(&self, relay: RelayId, from: SocketAddr) -> PeerAddr {
         let tcp = self.allocations.get(relay.allocation).and_then(|it| it.tcp.as_deref());
         let bind = tcp.and_then(|tcp| tcp.binds[relay.family as usize]);
@@ -198,8 +202,8 @@ impl Server {
         PeerAddr(from)
     }
 
-    /// Takes a ConnectionBind (RFC 6062 §5.4): the first request on a connection of its own, by the user whose allocation
-    /// has the peer connection.
+    /// Handles a ConnectionBind (RFC 6062 §5.4): the first request on a separate connection, by the
+    /// user whose allocation has the peer connection.
     pub(super) fn handle_connection_bind(
         &mut self,
         now: Now,
@@ -247,25 +251,26 @@ impl Server {
         }
     }
 
-    /// What an authenticated ConnectionBind is about.
+    /// Finds the peer connection of an authenticated ConnectionBind.
     fn bindable(&self, request: &Authenticated<'_>, id: Option<ConnectionId>) -> Result<Bindable, Refusal> {
         let session = request.session();
         let Request {
             now, client, message, ..
         } = request.request();
-        // This is the one request that is about a CONNECTION-ID.
+        // Only this request has a CONNECTION-ID.
         let unknown = message.unknown_required_but(&[AttributeType::CONNECTION_ID]);
         if !unknown.is_empty() {
             return Err(Refusal::UnknownAttributes { types: unknown });
         }
-        // A connection that controls an allocation cannot carry data of one.
+        // A connection that controls an allocation cannot also carry data of one.
         if !client.five_tuple.transport.is_stream() || self.has_allocation(client) {
             return Err(Refusal::BadRequest);
         }
         let id = id.ok_or(Refusal::BadRequest)?;
         let owner = self.shard.owner_of_connection(id);
         if owner != self.shard.index {
-            // There it is asked all of this again: nothing is known of the connection here.
+            // That shard checks all of this again, because this one knows nothing about the
+            // connection.
             return u16::try_from(owner)
                 .map(Bindable::At)
                 .map_err(|_| Refusal::ConnectionUnknown);
@@ -287,14 +292,14 @@ impl Server {
     }
 }
 
-/// Where the connection of a ConnectionBind is.
+/// Where the peer connection of a ConnectionBind is.
 enum Bindable {
     Here(ConnectionId),
-    /// At another shard.
+    /// On another shard.
     At(u16),
 }
 
-/// The address of this machine that a socket bound to `bind` has for others on this machine.
+/// The address through which other sockets of this machine reach a socket bound to `bind`.
 const fn inside(bind: IpAddr) -> IpAddr {
     match bind {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

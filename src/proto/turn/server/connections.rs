@@ -1,4 +1,4 @@
-//! TCP connections between allocations and peers (RFC 6062): how they are counted, and how they end.
+//! TCP connections between allocations and peers (RFC 6062): how they are counted and how they end.
 
 use super::Server;
 use crate::base::address::Family;
@@ -8,7 +8,7 @@ use crate::turn::state::connections::{Connection, Stage};
 use crate::turn::types::{AllocationId, ConnectionId, PeerAddr};
 
 impl Server {
-    /// Adds a connection of a TCP allocation; `None` if there are as many as there may be.
+    /// Adds a connection of a TCP allocation; `None` if a limit is reached.
     pub(super) fn add_connection(&mut self, id: AllocationId, peer: PeerAddr, stage: Stage) -> Option<ConnectionId> {
         let config = self.config.tcp.as_ref()?;
         let relay = self.allocations.get_mut(id)?.tcp.as_deref_mut()?;
@@ -18,7 +18,7 @@ impl Server {
         let unit = self.shared.quotas.connection(config.connections)?;
         let name = loop {
             let drawn = self.rng.next_u64() as u32;
-            // One of this shard's: the remainder tells whose it is.
+            // An id of this shard: the remainder identifies the shard.
             let count = self.shard.count as u32;
             let name = (drawn - drawn % count)
                 .checked_add(self.shard.index as u32)
@@ -42,7 +42,7 @@ impl Server {
         })
     }
 
-    /// The shard has relayed so many bytes over a bound connection since it last said so.
+    /// The shard has relayed this many bytes over a bound connection since its last report.
     pub fn handle_connection_data(&mut self, id: ConnectionId, up: u64, down: u64) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
@@ -58,17 +58,18 @@ impl Server {
         }
     }
 
-    /// A peer connection, or the client's side of it, is closed (RFC 6062 §5.5). The shard has closed the other as well.
+    /// A peer connection, or the client's side of it, has closed (RFC 6062 §5.5). The shard has
+    /// closed the other side as well.
     pub fn handle_peer_closed(&mut self, id: ConnectionId) {
         self.forget_connection(id, ConnectionEnd::Closed);
     }
 
-    /// Connections of this shard: being made, pending and bound.
+    /// Connections of this shard: connecting, pending and bound.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// Closes those whose time is up.
+    /// Closes connections past their deadline.
     pub(super) fn expire_connections(&mut self, now: Instant) {
         while let Some(id) = self.connections.pop_due(now) {
             self.drop_connection(id, ConnectionEnd::NotBound);
@@ -86,7 +87,8 @@ impl Server {
         }
     }
 
-    /// After a reload: closes what the peer policy no longer allows, as it stops datagrams to such peers.
+    /// After a reload, closes connections that the peer policy no longer allows, just as it stops
+    /// datagrams to such peers.
     pub(super) fn judge_connections(&mut self) {
         let forbidden: Vec<ConnectionId> = self
             .connections
@@ -99,8 +101,8 @@ impl Server {
         }
     }
 
-    /// Closes a connection whose allocation lives on. One that still is being made is known until the shard says that it has
-    /// failed, because the client waits for an answer.
+    /// Closes a connection whose allocation lives on. A connection that is still connecting stays
+    /// known until the shard reports its failure, because the client waits for a response.
     fn drop_connection(&mut self, id: ConnectionId, why: ConnectionEnd) {
         match self.connections.get(id).map(|connection| &connection.stage) {
             Some(Stage::Connecting { .. }) => self.commands.push_back(Command::ClosePeer { connection: id }),
@@ -114,7 +116,7 @@ impl Server {
         self.forget_connection(id, why);
     }
 
-    /// What is known of a connection goes; its socket is the shard's.
+    /// Removes the state of a connection. The shard owns its socket.
     pub(super) fn forget_connection(&mut self, id: ConnectionId, why: ConnectionEnd) {
         let Some(connection) = self.connections.remove(id) else {
             return;

@@ -1,4 +1,4 @@
-//! CreatePermission (RFC 8656 §9, §10.2): lets peers in by IP address, for exactly 300 s.
+//! CreatePermission (RFC 8656 §9, §10.2): permits peers by IP address, for exactly 300 s.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +15,8 @@ use crate::turn::types::AllocationId;
 use crate::wire::attribute::AttributeType;
 
 impl Server {
-    /// Takes a CreatePermission of an allocation's owner: installs or refreshes all permissions it names, or none.
+    /// Handles a CreatePermission from the owner of an allocation: installs or refreshes all
+    /// permissions it names, or none.
     pub(super) fn create_permission(
         &mut self,
         request: &Authenticated<'_>,
@@ -47,7 +48,7 @@ impl Server {
 
     /// 443 unless the allocation has a relayed transport address of the peer's family.
     pub(super) fn check_family(&self, now: Instant, id: AllocationId, peer: &SocketAddr) -> Result<(), Refusal> {
-        // ::ffff:a.b.c.d has no family to speak of: it is refused for what it is.
+        // ::ffff:a.b.c.d belongs to neither family. It is refused because it is mapped.
         if is_mapped(peer) {
             return Err(Refusal::PeerDenied {
                 peer: *peer,

@@ -1,4 +1,5 @@
-//! What a Binding request asks of the places of NAT behaviour discovery (RFC 5780).
+//! NAT behaviour discovery (RFC 5780): what a Binding request to one of the four addresses
+//! requests.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,14 +9,14 @@ use crate::turn::refusal::Refusal;
 use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
 
-/// The comprehension-required attributes this usage adds, which one UDP datagram can ask for.
+/// The comprehension-required attributes of this usage that one UDP datagram can carry.
 const ATTRIBUTES: [AttributeType; 3] = [
     AttributeType::CHANGE_REQUEST,
     AttributeType::RESPONSE_PORT,
     AttributeType::PADDING,
 ];
 
-/// One of the four places, as the request that came to it sees it.
+/// One of the four addresses, from the point of view of a request that arrived there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DiscoveryAddress<'a> {
     discovery: &'a Discovery,
@@ -25,7 +26,8 @@ pub(super) struct DiscoveryAddress<'a> {
 }
 
 impl<'a> DiscoveryAddress<'a> {
-    /// The place at the local address `server`; `None`: another listener, which has nothing to do with this.
+    /// The entry for the local address `server`; `None` if that listener does not take part in
+    /// discovery.
     pub(super) fn of(discovery: &'a Discovery, server: SocketAddr) -> Option<Self> {
         let ips = if server.is_ipv4() {
             discovery.ipv4
@@ -48,7 +50,7 @@ impl<'a> DiscoveryAddress<'a> {
         }
     }
 
-    /// The place that has neither this address nor this port.
+    /// The one that differs in both address and port.
     fn other(self) -> Self {
         self.changed(Change { ip: true, port: true })
     }
@@ -57,46 +59,46 @@ impl<'a> DiscoveryAddress<'a> {
         SocketAddr::new(which(self.ips[self.ip]), self.discovery.ports[self.port])
     }
 
-    /// What is bound there.
+    /// The bound address.
     pub(super) fn local(self) -> SocketAddr {
         self.with(|ip| ip.local)
     }
 
-    /// What clients are told.
+    /// The announced address.
     pub(super) fn announced(self) -> SocketAddr {
         self.with(|ip| ip.announced)
     }
 }
 
-/// What CHANGE-REQUEST asks for (RFC 5780 §7.2).
+/// The content of CHANGE-REQUEST (RFC 5780 §7.2).
 #[derive(Clone, Copy, Debug, Default)]
 struct Change {
     ip: bool,
     port: bool,
 }
 
-/// How a Binding request wants to be answered.
+/// How to answer a Binding request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish<'a> {
-    /// Where the response comes from.
+    /// Source of the response.
     pub(super) from: DiscoveryAddress<'a>,
-    /// The place with another address and port than the one the request came to.
+    /// The address that differs in IP address and port from the one that received the request.
     pub(super) other: DiscoveryAddress<'a>,
-    /// Where it goes.
+    /// Destination of the response.
     pub(super) to: SocketAddr,
-    /// Bytes of PADDING in it.
+    /// Length of PADDING in bytes.
     pub(super) padding: Option<usize>,
 }
 
 impl<'a> Wish<'a> {
-    /// Reads the wish of `message`, which came to `place` from `source`.
+    /// Parses what `message` requests; it arrived at `place` from `source`.
     pub(super) fn of(
         message: &Message<'_>,
         place: DiscoveryAddress<'a>,
         source: SocketAddr,
         transport: Transport,
     ) -> Result<Self, Refusal> {
-        // A stream and a DTLS association have one way back, and nothing to fragment.
+        // A stream and a DTLS association have only one way back, and do not fragment.
         let known: &[AttributeType] = match transport {
             Transport::Udp => &ATTRIBUTES,
             Transport::Tcp | Transport::Tls | Transport::Dtls => &[],
@@ -116,13 +118,15 @@ impl<'a> Wish<'a> {
         let change = message.decode(AttributeType::CHANGE_REQUEST, attribute::change_request)?;
         let port = message.decode(AttributeType::RESPONSE_PORT, attribute::response_port)?;
         let padding = message.attribute(AttributeType::PADDING);
-        // RFC 5780 §7.5: or a datagram of one source would bring down fragments upon another port.
+        // RFC 5780 §7.5. Otherwise a datagram from one source could direct fragments at another
+        // port.
         if port == Some(0) || (port.is_some() && padding.is_some()) {
             return Err(Refusal::BadRequest);
         }
         let (ip, changes_port) = change.unwrap_or_default();
-        // The RFC wants the MTU's length whatever the request's was. That would give a forger of sources fifteen bytes
-        // for each of its own, so it is never more than came in.
+        // The RFC wants the length of the MTU, whatever the length of the request. That would give
+        // an attacker with forged sources fifteen bytes for each byte sent, so PADDING is never
+        // longer than the request.
         let most = usize::from(place.discovery.max_padding);
         Ok(Self {
             from: place.changed(Change { ip, port: changes_port }),

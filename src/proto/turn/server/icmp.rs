@@ -1,7 +1,9 @@
-//! ICMP messages about relayed datagrams (RFC 8656 §11.5): the client hears of them in a Data indication.
+//! ICMP messages about relayed datagrams (RFC 8656 §11.5), reported to the client in a Data
+//! indication.
 //!
-//! That indication has no DATA, which RFC 5766 allowed for none. Clients that know RFC 5766 only may take it for a fatal
-//! error (pion stops reading), so by default it goes to those that showed RFC 8489 in their login.
+//! That indication has no DATA, which RFC 5766 did not allow. Clients that only know RFC 5766 may
+//! treat it as a fatal error (pion stops reading), so by default only clients that logged in with
+//! RFC 8489 get it.
 
 use super::Server;
 use crate::base::address::Family;
@@ -13,7 +15,8 @@ use crate::turn::types::{Client, PeerAddr, RelayId};
 use crate::wire::attribute;
 use crate::wire::message::TransactionId;
 
-/// Reports per second and allocation: a peer that is gone is told once, not once a packet.
+/// Reports per second and allocation, so that a peer that is gone does not cause one report per
+/// packet.
 const REPORTS_PER_SECOND: u32 = 10;
 
 /// An ICMP message that quotes a datagram sent from a relay socket.
@@ -23,7 +26,7 @@ pub struct QuotedIcmp {
     pub icmp_type: u8,
     /// Code.
     pub code: u8,
-    /// Next-hop MTU in bytes, where the message tells one.
+    /// Next-hop MTU in bytes, if the message contains one.
     pub data: u32,
 }
 
@@ -37,7 +40,7 @@ impl QuotedIcmp {
         }
     }
 
-    /// Error Data (§18.13): the MTU where the RFC asks for it, otherwise nothing.
+    /// Error Data (§18.13): the MTU where the RFC requires it, otherwise 0.
     const fn error_data(self, family: Family) -> u32 {
         match (family, self.icmp_type, self.code) {
             (Family::V4, 3, 4) | (Family::V6, 2, _) => self.data,
@@ -47,8 +50,9 @@ impl QuotedIcmp {
 }
 
 impl Server {
-    /// Takes an ICMP message about a datagram that relay socket `relay` sent to `peer`: the quoted destination, whoever sent
-    /// the message. The port is 0 if it is not known. If the client is to hear of it, the indication for it is in `response`.
+    /// Handles an ICMP message about a datagram from relay socket `relay` to `peer`. `peer` is the
+    /// quoted destination, whoever sent the message; its port is 0 if unknown. If the client should
+    /// get a report, the indication is in `response`.
     pub fn handle_icmp(
         &mut self,
         now: Now,

@@ -1,4 +1,4 @@
-//! How an allocation (RFC 8656 §6) begins, lives, shrinks and ends.
+//! How an allocation (RFC 8656 §6) begins, is extended, shrinks and ends.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -10,16 +10,17 @@ use crate::turn::output::{Command, EndReason, Event};
 use crate::turn::state::allocation::{FAMILIES, Socket};
 use crate::turn::types::{AllocationId, Client, RelayId};
 
-/// Between OpenRelay and its answer this much may pass; then the Allocate has failed.
+/// Deadline for the answer to OpenRelay, after which the Allocate has failed.
 const OPENING: Duration = Duration::from_secs(30);
 
 impl Server {
-    /// The allocation of a client, if it has one; one that has run out is ended here and does not count.
+    /// The live allocation of a client. Ends an allocation that has expired.
     pub(super) fn live(&mut self, now: Now, client: &Client) -> Option<AllocationId> {
         let id = self.forward.allocation_of(&client.five_tuple)?;
         if self.forward.client(id)?.link != client.link {
             if client.five_tuple.transport.is_stream() {
-                // The same addresses, another connection: the one this allocation came by is closed.
+                // The same addresses on a new connection: the connection of this allocation has
+                // closed.
                 self.depart(now.mono, id);
                 return None;
             }
@@ -34,7 +35,7 @@ impl Server {
         self.timers.arm(now, id.index, now + OPENING);
     }
 
-    /// Makes an allocation whose sockets are open live for `lifetime`.
+    /// Starts an allocation whose sockets are open, for `lifetime`.
     pub(super) fn begin(&mut self, now: Instant, id: AllocationId, lifetime: Duration) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
@@ -66,7 +67,7 @@ impl Server {
         });
     }
 
-    /// Moves the expiry of the halves of `families` (RFC 8656 §8.2).
+    /// Extends the relayed addresses of `families` (RFC 8656 §8.2).
     pub(super) fn extend(&mut self, now: Instant, id: AllocationId, families: &[Family], lifetime: Duration) {
         for &family in families {
             self.forward.set_until(id, family, now + lifetime);
@@ -74,7 +75,8 @@ impl Server {
         self.arm(now, id);
     }
 
-    /// Ends what has run out of an allocation: nothing, one of its relayed transport addresses, or all of it.
+    /// Ends the expired parts of an allocation: none, one of its relayed transport addresses, or
+    /// all of it.
     pub(super) fn expire(&mut self, now: Instant, id: AllocationId) {
         let Some(allocation) = self.allocations.get(id) else {
             return;
@@ -101,7 +103,7 @@ impl Server {
         };
         let id = allocation.id;
         if allocation.opening.is_some() {
-            // The shard owes an answer, and does not give it.
+            // The shard has not answered in time.
             self.end(now, id, EndReason::Expired);
             return;
         }
@@ -109,7 +111,7 @@ impl Server {
         self.arm(now, id);
     }
 
-    /// Sets the timer to the next thing that happens to an allocation.
+    /// Sets the timer to the next deadline of an allocation.
     pub(super) fn arm(&mut self, now: Instant, id: AllocationId) {
         let next = FAMILIES
             .map(|family| self.forward.until(id, family))
@@ -121,7 +123,7 @@ impl Server {
         }
     }
 
-    /// Deletes one relayed transport address of an allocation that keeps its other (RFC 8656 §8.2).
+    /// Deletes one relayed transport address of an allocation that keeps the other (RFC 8656 §8.2).
     pub(super) fn close_half(&mut self, id: AllocationId, family: Family) {
         let Some(allocation) = self.allocations.get_mut(id) else {
             return;
@@ -141,12 +143,12 @@ impl Server {
         self.commands.push_back(Command::CloseRelay {
             id: RelayId { allocation: id, family },
         });
-        // Only now, so that nobody connects again.
+        // Last, so that no peer connects again.
         self.close_connections(id, family);
         self.commands.push_back(Command::FreePort { port });
     }
 
-    /// Ends an allocation: sockets, ports, routes, timer and quota go, and the operator is told.
+    /// Ends an allocation: releases sockets, ports, routes, timer and quota, and reports the end.
     pub(super) fn end(&mut self, now: Instant, id: AllocationId, why: EndReason) {
         for family in FAMILIES {
             self.close_half(id, family);
@@ -163,7 +165,7 @@ impl Server {
             self.end_mobility(*mobile);
         }
         if allocation.opening.is_some() {
-            // It never began: there is nothing to tell.
+            // It never began, so there is nothing to report.
             return;
         }
         let Client { five_tuple, link } = client;

@@ -1,6 +1,8 @@
-//! The core's entry points. Handlers are in files named after what they handle; this one only dispatches and counts.
+//! The core's entry points. Each handler has a file named after what it handles; this file
+//! dispatches and counts.
 //!
-//! Every packet handed in ends in exactly one [`Verdict`], and `received = relayed + answered + waiting + dropped`.
+//! Every input packet ends in exactly one [`Verdict`], and `received = relayed + answered + waiting
+//! + dropped`.
 
 mod allocate;
 mod binding;
@@ -46,10 +48,11 @@ use crate::wire::channel_data;
 use crate::wire::demux::{self, Kind};
 use crate::wire::message::{Message, ParseError};
 
-/// One shard's TURN server.
+/// The TURN server of one shard.
 ///
-/// Packets and time go in; what comes out is a verdict for each packet, and commands and events to be drained with
-/// [`Self::poll_command`] and [`Self::poll_event`] after each call. The same inputs and seed give the same outputs.
+/// Packets and time go in. Each packet gets a verdict, and each call may produce commands and
+/// events, which the caller drains with [`Self::poll_command`] and [`Self::poll_event`]. Equal
+/// inputs and an equal seed give equal outputs.
 #[derive(Debug)]
 pub struct Server {
     config: Arc<Config>,
@@ -64,17 +67,17 @@ pub struct Server {
     connections: Connections,
     timers: Wheel,
     transactions: Transactions,
-    /// Ports reserved here, the oldest first: all are held equally long.
+    /// Ports reserved here, oldest first. All reservations last equally long.
     reserved: VecDeque<(Instant, ReservationToken)>,
     commands: VecDeque<Command>,
     events: VecDeque<Event>,
-    /// Refusals among them.
+    /// How many of the events are refusals.
     queued_refusals: usize,
-    /// Refusals there was no room for.
+    /// Refusals for which the queue had no room.
     unreported_refusals: u64,
     visitors: Visitors,
     handoffs: VecDeque<Handoff>,
-    /// Since when `Config::redirect` has named another server, whichever.
+    /// When `Config::redirect` first named another server.
     redirecting_since: Option<Instant>,
     stopping: bool,
     /// Kept for its capacity.
@@ -82,8 +85,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without allocations that starts at `now`. `seed` is from the system's generator and different for every
-    /// shard.
+    /// A server without allocations that starts at `now`. `seed` comes from the system's generator
+    /// and differs for every shard.
     pub fn new(
         now: Instant,
         config: Arc<Config>,
@@ -123,7 +126,7 @@ impl Server {
         server
     }
 
-    /// Takes one datagram, or one message cut out of a stream (its padding may be included), from a client.
+    /// Handles one datagram from a client, or one message from its stream (possibly with padding).
     ///
     /// With [`Verdict::Respond`] the response is in `response`.
     pub fn handle_client(&mut self, now: Now, client: &Client, packet: &[u8], response: &mut Response) -> Verdict {
@@ -139,13 +142,14 @@ impl Server {
         if let Verdict::Drop(DropReason::NotTurn | DropReason::Malformed) = verdict
             && client.five_tuple.transport.is_stream()
         {
-            // Nobody knows where the next message of such a stream begins.
+            // The stream has lost framing and cannot be resynchronised.
             self.commands.push_back(Command::CloseStream { link: client.link });
         }
         self.count(verdict)
     }
 
-    /// Takes a datagram with `data_len` bytes of application data from a peer, received by relay socket `relay`.
+    /// Handles a datagram with `data_len` bytes of application data that relay socket `relay`
+    /// received from a peer.
     pub fn handle_peer(&mut self, now: Now, relay: RelayId, from: PeerAddr, data_len: usize) -> Verdict {
         let verdict = self
             .forward
@@ -153,8 +157,8 @@ impl Server {
         self.count(verdict)
     }
 
-    /// Takes application data that another allocation of this server, `from`, sent to the relayed address `to`: what
-    /// [`Verdict::ToAllocation`] asks for. Treated as if it had come from a peer.
+    /// Handles application data that another allocation of this server, `from`, sent to the relayed
+    /// address `to`, as [`Verdict::ToAllocation`] requires. Treated as if it came from a peer.
     pub fn handle_relayed(&mut self, now: Now, to: RelayedAddr, from: PeerAddr, data_len: usize) -> Verdict {
         let verdict = match self.forward.relay_at(to) {
             Some(relay) => self
@@ -165,8 +169,8 @@ impl Server {
         self.count(verdict)
     }
 
-    /// A client's stream was closed: its allocation goes with it, because nobody can come back to it (design decision D11),
-    /// unless with a mobility ticket.
+    /// A client's stream has closed. Its allocation ends, because no client can return to it
+    /// (design decision D11), unless it has a mobility ticket.
     pub fn handle_disconnect(&mut self, now: Now, client: &Client) {
         if self.visitors.contains(client) {
             self.withdraw(&client.five_tuple);
@@ -178,8 +182,8 @@ impl Server {
         }
     }
 
-    /// Ends everything whose time has come. To be called when [`Self::poll_timeout`] says so; calling it early or late
-    /// relays nothing that should not be.
+    /// Ends everything past its deadline. Call it when [`Self::poll_timeout`] says so. An early or
+    /// late call never relays more than the RFC allows.
     pub fn handle_timeout(&mut self, now: Now) {
         let mut due = core::mem::take(&mut self.due);
         self.timers.expire(now.mono, &mut due);
@@ -193,7 +197,7 @@ impl Server {
         self.expire_connections(now.mono);
     }
 
-    /// When [`Self::handle_timeout`] wants to be called next.
+    /// When [`Self::handle_timeout`] should be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let reserved = self.reserved.front().map(|&(until, _)| until);
         let connections = self.connections.next_deadline();
@@ -208,7 +212,7 @@ impl Server {
         take_first(&mut self.commands)
     }
 
-    /// News for the operator's log, in order.
+    /// Events for the operator's log, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = take_first(&mut self.events);
         if let Some(Event::Refused(_)) = event {
@@ -217,13 +221,14 @@ impl Server {
         event
     }
 
-    /// With `on`, changes of the routes that may be relayed without the core are reported from now on, those there are
-    /// already first. Otherwise nothing is: the mirror is to be emptied by its owner.
+    /// With `on`, reports changes of the routes that can be relayed without the core, beginning
+    /// with the existing routes. Otherwise stops; the owner of the mirror must empty it.
     pub fn report_routes(&mut self, on: bool) {
         self.forward.report_routes(on);
     }
 
-    /// The next change of those routes, in order. To be drained after each call, before the next packet is relayed.
+    /// The next change of those routes, in order. Drain after each call, before relaying the next
+    /// packet.
     pub fn poll_route_change(&mut self) -> Option<RouteChange> {
         self.forward.poll_route_change()
     }
@@ -233,11 +238,11 @@ impl Server {
         self.forward.client(id)
     }
 
-    /// Whether `client`, which has proved nothing, may be asked for something by another layer than this: under the same
-    /// limits as a challenge over UDP.
+    /// Whether another layer (DTLS) may send a challenge to this unverified client. Counts against
+    /// the same limits as a challenge over UDP.
     ///
     /// # Errors
-    /// Which limit it is over.
+    /// The limit that is exceeded.
     pub fn may_ask(&self, now: Now, client: &FiveTuple) -> Result<(), DropReason> {
         let limits = &self.config.limits;
         self.shared
@@ -245,22 +250,25 @@ impl Server {
             .admit_challenge(now.mono, client.client.ip(), limits)
     }
 
-    /// Whether a client has an allocation, or is being given one: a new one, or its own from where it was before.
+    /// Whether a client has an allocation or is getting one: a new one, or its own from its
+    /// previous five-tuple.
     pub fn has_allocation(&self, client: &Client) -> bool {
         self.forward.allocation_of(&client.five_tuple).is_some() || self.visitors.contains(client)
     }
 
-    /// The same of a client that has sent something: looking it up is saved to what is done with that next.
+    /// As [`Self::has_allocation`], for a client that has sent a packet: caches the lookup for the
+    /// handling of that packet.
     pub fn serves(&mut self, client: &Client) -> bool {
         self.forward.find(&client.five_tuple).is_some() || self.visitors.contains(client)
     }
 
-    /// Number of allocations, those being made included.
+    /// Number of allocations, including those being created.
     pub fn allocations(&self) -> usize {
         self.forward.len()
     }
 
-    /// Goes on with another configuration. Allocations stay; what they may relay is judged anew by its peer policy.
+    /// Replaces the configuration. Allocations stay; the new peer policy applies to what they
+    /// relay.
     pub fn set_config(&mut self, now: Now, config: Arc<Config>) {
         self.forward.set_policy(Arc::clone(&config.policy));
         self.nonces = Nonces::new(config.nonce_keys(), &self.shared.nonce_key);
@@ -295,7 +303,8 @@ impl Server {
         }
     }
 
-    /// No allocation has this address here any more: it may have moved to another shard since the packet was sent (RFC 8016).
+    /// No allocation here has this address: it may have moved to another shard since the packet was
+    /// sent (RFC 8016).
     fn relayed_elsewhere(&self, to: RelayedAddr, from: PeerAddr, data_len: usize) -> Verdict {
         match self.shared.directory.owner(to) {
             Some(shard) if usize::from(shard) != self.shard.index => Verdict::ToAllocation {
@@ -318,8 +327,9 @@ impl Server {
         }
     }
 
-    /// Makes the pools of relay ports fit the configuration; the first shard to do so does it for all. A family that is no
-    /// longer served keeps its pool: its allocations still live.
+    /// Adapts the pools of relay ports to the configuration. The first shard to call this does so
+    /// for all. A family that is no longer served keeps its pool, because its allocations still
+    /// live.
     fn set_ports(&self) {
         let relay = &self.config.relay;
         for family in FAMILIES.into_iter().filter(|&family| relay.of(family).is_some()) {
@@ -327,7 +337,7 @@ impl Server {
         }
     }
 
-    /// Gives back reserved ports whose time has come.
+    /// Releases expired reservations.
     fn end_reservations(&mut self, now: Instant) {
         while let Some(&(until, token)) = self.reserved.front()
             && until <= now

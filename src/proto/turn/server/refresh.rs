@@ -1,6 +1,6 @@
 //! Refresh (RFC 8656 §8.2): extends an allocation, or ends it.
 //!
-//! Permissions and channels have lives of their own and are not touched.
+//! Permissions and channels have their own lifetimes and are not changed.
 
 use core::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::wire::address::{FAMILY_IPV4, FAMILY_IPV6};
 use crate::wire::attribute::{self, AttributeType};
 
 impl Server {
-    /// Takes a Refresh of an allocation by its owner.
+    /// Handles a Refresh of an allocation from its owner.
     pub(super) fn refresh(&mut self, request: &Authenticated<'_>, id: AllocationId) -> Result<RequestOutcome, Refusal> {
         let Request {
             now, client, message, ..
@@ -24,7 +24,8 @@ impl Server {
         let now = now.mono;
         let requested = message.decode(AttributeType::REQUESTED_ADDRESS_FAMILY, attribute::address_family)?;
         let lifetime = message.decode(AttributeType::LIFETIME, attribute::lifetime)?;
-        // A late copy of a Refresh that deleted something must not delete what has been made since (RFC 8489 §6.3.1).
+        // A late copy of a Refresh that deleted something must not delete what was created since
+        // (RFC 8489 §6.3.1).
         let transaction_id = message.transaction_id();
         if lifetime == Some(0) && self.transactions.contains(now, &client.five_tuple, transaction_id) {
             return Ok(RequestOutcome::Lifetime(Duration::ZERO));
@@ -42,7 +43,8 @@ impl Server {
         Ok(RequestOutcome::Lifetime(lifetime))
     }
 
-    /// Which relayed transport addresses a Refresh is about: of a dual allocation, one half may be meant (§8.1).
+    /// The relayed transport addresses that a Refresh concerns: of a dual allocation, possibly one
+    /// (§8.1).
     pub(super) fn families(
         &self,
         now: Instant,
@@ -61,14 +63,14 @@ impl Server {
         }
     }
 
-    /// How long ago an allocation was asked for.
+    /// The age of an allocation since its Allocate.
     pub(super) fn age(&self, now: Instant, id: AllocationId) -> Duration {
         self.allocations
             .get(id)
             .map_or(Duration::ZERO, |allocation| now - allocation.requested)
     }
 
-    /// LIFETIME 0: ends the allocation, or one half of it.
+    /// LIFETIME 0: ends the allocation, or one of its relayed addresses.
     pub(super) fn delete(&mut self, now: Instant, id: AllocationId, families: &[Family]) {
         let rest = FAMILIES
             .into_iter()

@@ -1,4 +1,4 @@
-//! Refusals are counted, and reported to the operator.
+//! Counts refusals and reports them to the operator.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::turn::types::AllocationId;
 use crate::wire::message::Method;
 
 impl Server {
-    /// Counts a refusal, and has it reported. `live` is the allocation it is about, as far as there is one.
+    /// Counts and reports a refusal. `live` is the allocation that it concerns, if any.
     pub(super) fn report(
         &mut self,
         client: &FiveTuple,
@@ -30,13 +30,13 @@ impl Server {
         });
     }
 
-    /// The same where one relayed address of two is refused and the other given.
+    /// As [`Self::report`], when one of two relayed addresses is refused and the other granted.
     pub(super) fn report_half(&mut self, client: &FiveTuple, username: &Arc<str>, refusal: Refusal) {
         self.note(Refused {
             method: Method::Allocate,
             five_tuple: *client,
             username: Some(Arc::clone(username)),
-            // A client may always ask for both; a server of one family is what the operator wants.
+            // A client may always request both, and the operator chose to serve one family only.
             routine: refusal == Refusal::FamilyNotSupported,
             refusal,
             half: true,
@@ -53,14 +53,15 @@ impl Server {
         self.events.push_back(Event::Refused(Box::new(refused)));
     }
 
-    /// Refusals since the last call that made no event, because too many were queued.
+    /// Refusals since the last call without an event, because too many were queued.
     pub fn take_unreported_refusals(&mut self) -> u64 {
         core::mem::take(&mut self.unreported_refusals)
     }
 
-    /// Whether a refusal is part of an ordinary day. A redirection is what the operator asked for. A peer that cannot
-    /// be reached is the peer's affair. And of the candidates a browser tries in vain only the first of an allocation
-    /// counts, and only while no other peer was granted: where none ever is, that one line says why the call is silent.
+    /// Whether a refusal is routine. The operator configured the redirection. An unreachable peer
+    /// is the peer's problem. Of the candidates that a browser tries in vain, only the first of an
+    /// allocation counts, and only while no other peer was granted: if none ever is, this one line
+    /// explains why the call has no media.
     fn is_routine(&mut self, live: Option<AllocationId>, refusal: &Refusal) -> bool {
         if !refusal.is_about_a_candidate() {
             return matches!(refusal, Refusal::Redirected { .. } | Refusal::PeerUnreachable { .. });

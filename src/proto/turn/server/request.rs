@@ -1,5 +1,5 @@
-//! What every request goes through before and after its own handler: authentication, the checks RFC 8489 §6.3 and
-//! RFC 8656 §5 put in front of all methods, and the response.
+//! The steps of every request before and after its own handler: authentication, the checks that RFC
+//! 8489 §6.3 and RFC 8656 §5 require of all methods, and the response.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -21,18 +21,18 @@ use crate::turn::types::{AllocationId, Client};
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method};
 
-/// A request as its handlers see it: parsed, its sender known, and its allocation found.
+/// A request for its handler: parsed, its sender known, its allocation found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request<'a> {
     pub(super) now: Now,
     pub(super) client: &'a Client,
     pub(super) message: &'a Message<'a>,
     pub(super) method: Method,
-    /// The allocation it is about, as far as there is one.
+    /// The allocation that the request concerns, if any.
     pub(super) live: Option<AllocationId>,
 }
 
-/// A request whose sender has logged in. `Server::log_in` alone makes one.
+/// A request whose sender has logged in. Only `Server::log_in` creates one.
 #[derive(Debug)]
 pub(super) struct Authenticated<'a> {
     request: Request<'a>,
@@ -49,22 +49,22 @@ impl<'a> Authenticated<'a> {
     }
 }
 
-/// What a fulfilled request is answered with.
+/// How to answer a request that succeeded.
 pub(super) enum RequestOutcome {
-    /// Nothing yet: relay sockets are being opened, or another shard is asked.
+    /// No response yet: the shard opens relay sockets, or another shard is asked.
     Waiting,
     /// A success response without attributes.
     Done,
     /// A success response with this LIFETIME.
     Lifetime(Duration),
-    /// The same, and a new MOBILITY-TICKET.
+    /// As [`Self::Lifetime`], with a new MOBILITY-TICKET.
     Resumed(Duration, [u8; TICKET_LEN]),
-    /// No answer.
+    /// No response.
     Silent(DropReason),
 }
 
 impl Server {
-    /// Takes any STUN message.
+    /// Handles any STUN message.
     pub(super) fn handle_message(
         &mut self,
         now: Now,
@@ -88,14 +88,15 @@ impl Server {
             (Class::Request, Method::ConnectionBind) if self.config.tcp.is_some() => {
                 self.handle_connection_bind(now, client, message, response)
             }
-            // Where TCP allocations are off, these are methods nobody knows.
+            // While TCP allocations are disabled, these methods are unknown.
             (Class::Request, Method::Connect | Method::ConnectionBind) => Verdict::Drop(DropReason::UnknownMethod),
-            // Responses are never answered, or two servers could be made to talk to each other for ever.
+            // Responses are never answered. Otherwise two servers could be made to answer each
+            // other forever.
             _ => Verdict::Drop(DropReason::UnexpectedClass),
         }
     }
 
-    /// Takes a request that needs a login.
+    /// Handles a request that needs a login.
     fn handle_request(
         &mut self,
         now: Now,
@@ -152,7 +153,8 @@ impl Server {
         Verdict::Respond
     }
 
-    /// Whose request it is. The error is the verdict on one that is nobody's, with what it is answered in `response`.
+    /// Authenticates a request. The error is the verdict on a request that fails, with the answer
+    /// in `response`.
     pub(super) fn log_in<'a>(
         &mut self,
         request: Request<'a>,
@@ -183,8 +185,9 @@ impl Server {
         Err(verdict)
     }
 
-    /// Whether an authenticated request is within the rate of its allocation or, if it is about none, of its user. One that
-    /// is not goes unanswered: a client sends it again a little later, and an error would make it give up.
+    /// Whether an authenticated request is within the rate of its allocation or, without an
+    /// allocation, of its user. A request above the rate gets no response: the client repeats it a
+    /// little later, whereas an error would make it give up.
     fn admit(&mut self, request: &Authenticated<'_>) -> Result<(), Verdict> {
         let Authenticated { request, session } = request;
         let &Request {
@@ -240,7 +243,7 @@ impl Server {
         authenticator.authenticate(method == Method::Allocate)
     }
 
-    /// Does what an authenticated request asks for.
+    /// Performs an authenticated request.
     fn perform(&mut self, request: &Authenticated<'_>) -> Result<RequestOutcome, Refusal> {
         let session = request.session();
         let Request {
@@ -271,7 +274,7 @@ impl Server {
         if let Some(outcome) = self.hold_request(client, session, message.bytes()) {
             return Ok(outcome);
         }
-        // RFC 8656 §5: there is an allocation, and it is this user's.
+        // RFC 8656 §5: the allocation exists, and it belongs to this user.
         let id = live.ok_or(Refusal::NoAllocation)?;
         let allocation = self
             .allocations
@@ -286,7 +289,8 @@ impl Server {
         }
         let rate = Rate::per_second(self.config.limits.permission_requests_per_second);
         if !allocation.requests.admit(now.mono, rate) {
-            // A client sends it again a little later; an error would make it give the peer up.
+            // The client repeats the request a little later; an error would make it give up the
+            // peer.
             return Ok(RequestOutcome::Silent(DropReason::PermissionLimited));
         }
         match method {
@@ -298,7 +302,8 @@ impl Server {
         }
     }
 
-    /// Reports the refusal of a request by `session`, and answers it. `live` is the allocation it is about.
+    /// Reports the refusal of a request by `session`, and answers it. `live` is the allocation that
+    /// it concerns.
     pub(super) fn refuse(
         &mut self,
         client: &Client,
@@ -320,7 +325,7 @@ impl Server {
         self.answered(written, refusal.code())
     }
 
-    /// The same with what a client needs to try again.
+    /// As [`Self::answer_error`], with what a client needs to try again.
     fn answer_challenge(&self, reply: &Reply<'_>, challenge: &ChallengeResponse, response: &mut Response) -> Verdict {
         let written = response.challenge(reply, challenge);
         self.answered(written, challenge.code())
@@ -334,7 +339,7 @@ impl Server {
         Verdict::Respond
     }
 
-    /// A peer was granted to an allocation: candidates refused from now on are ICE's ordinary ones.
+    /// A peer was granted to an allocation: from now on, refused candidates are routine for ICE.
     pub(super) fn peer_granted(&mut self, id: AllocationId) {
         if let Some(allocation) = self.allocations.get_mut(id) {
             allocation.judged_a_peer = true;
@@ -357,12 +362,12 @@ impl Server {
 
 const _: () = assert!(METHODS.len() == 7, "count_request knows every method by its place");
 
-/// An IPv4 address in IPv6 clothes. No peer has one: whoever writes it is trying to get past a rule.
+/// An IPv4-mapped IPv6 address. No legitimate peer has one; it is an attempt to bypass a rule.
 pub(super) fn is_mapped(peer: &SocketAddr) -> bool {
     matches!(peer, SocketAddr::V6(peer) if peer.ip().to_ipv4_mapped().is_some())
 }
 
-/// LIFETIME in whole seconds, never more than is left.
+/// LIFETIME in whole seconds, never more than the remaining time.
 pub(super) fn whole_seconds(lifetime: Duration) -> u32 {
     u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
 }

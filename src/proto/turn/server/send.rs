@@ -1,4 +1,5 @@
-//! Send indications (RFC 8656 §11.2). They are not authenticated and never answered; they extend nothing.
+//! Send indications (RFC 8656 §11.2). They are not authenticated, get no response and extend
+//! nothing.
 
 use super::Server;
 use super::request::is_mapped;
@@ -9,7 +10,7 @@ use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::Message;
 
 impl Server {
-    /// Takes a Send indication.
+    /// Handles a Send indication.
     pub(super) fn handle_send(&mut self, now: Now, client: &Client, message: &Message<'_>) -> Verdict {
         // RFC 8489 §6.3.2.
         if !message.unknown_required().is_empty() {

@@ -1,8 +1,10 @@
-//! Allocations as records: written down, and taken up again by a server that goes on where another ended (decision 0047).
+//! Allocations as records: exported by one server, and imported by a server that continues where
+//! the first one ended (decision 0047).
 //!
-//! What a server is in the middle of is not written down: Allocates whose relay sockets are being opened, clients that wait
-//! for their allocation (RFC 8016), handoffs. Nor are allocations that relay TCP (RFC 6062), whose connections belong to
-//! the process; budgets, which begin anew; and the memory of transactions whose allocations are gone.
+//! Operations in progress are not exported: Allocates whose relay sockets are being opened, clients
+//! that wait for their allocation (RFC 8016), handoffs. Also omitted are allocations that relay TCP
+//! (RFC 6062), whose connections belong to the process; rate budgets, which start anew; and
+//! remembered transactions whose allocations have ended.
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -24,14 +26,15 @@ use crate::turn::types::{AllocationId, Client, RelayId, RelayedAddr};
 use crate::wire::message::TransactionId;
 
 impl Server {
-    /// All allocations that live, as records, each with what it needs beside. They stay here as well: whoever imports them
-    /// elsewhere is to drop this server without handing anything more to it. Handoffs on their way must have arrived before.
+    /// All live allocations as records, each with the handles it needs. They also stay here. A
+    /// caller that imports them elsewhere must drop this server without another call. Handoffs in
+    /// transit must have arrived before.
     pub fn export(&self, now: Now) -> Vec<Exported> {
         let ids = self.allocations.ids().into_iter();
         ids.filter_map(|id| self.export_one(now.mono, id)).collect()
     }
 
-    /// The ports that are set aside here (RFC 8656 §7.2), as records.
+    /// The ports reserved here (RFC 8656 §7.2), as records.
     pub fn export_reservations(&self, now: Now) -> Vec<ReservationRecord> {
         let record = |token| {
             self.shared.reservations.look(token, |reservation| ReservationRecord {
@@ -98,11 +101,11 @@ impl Server {
         })
     }
 
-    /// Takes up an allocation from its record. Returns the names of its relay sockets here, which the shard has or watches
-    /// from now on. Limits are in nobody's way: what was granted once stays granted.
+    /// Imports an allocation from its record. Returns the ids of its relay sockets here, which the
+    /// shard now has or watches. Ignores limits: what was granted once stays granted.
     ///
     /// # Errors
-    /// Why it is not taken; then nothing has changed here.
+    /// Why it is not imported; then nothing has changed here.
     pub fn import(
         &mut self,
         now: Now,
@@ -173,7 +176,7 @@ impl Server {
         Ok(())
     }
 
-    /// Takes the ports of all relayed transport addresses that live, or none.
+    /// Takes the ports of all live relayed transport addresses, or none.
     fn claim_sockets(&self, now: Instant, record: &AllocationRecord) -> Result<[Socket; 2], ImportError> {
         let mut sockets = Socket::NONE;
         for family in FAMILIES {
@@ -194,10 +197,10 @@ impl Server {
         self.shared.ports.claim(family, port).ok_or(taken)
     }
 
-    /// Takes up a reservation from its record.
+    /// Imports a reservation from its record.
     ///
     /// # Errors
-    /// Why it is not taken; then nothing has changed here.
+    /// Why it is not imported; then nothing has changed here.
     pub fn import_reservation(&mut self, now: Now, record: &ReservationRecord) -> Result<(), ImportError> {
         record.check(now.mono)?;
         if self.stopping {
@@ -226,7 +229,7 @@ impl Server {
     }
 }
 
-/// Without what the client has asked for from elsewhere: it asks again.
+/// Omits a pending move: the client asks again.
 fn record_of(now: Instant, mobile: &Mobile) -> MobileRecord {
     MobileRecord {
         current: mobile.current,

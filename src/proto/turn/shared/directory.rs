@@ -1,4 +1,4 @@
-//! What of ours is at which address of this machine.
+//! What this process has at each address of this machine.
 
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
@@ -8,13 +8,13 @@ use crate::turn::output::DropReason;
 use crate::turn::policy::PeerClass;
 use crate::turn::types::{PeerAddr, RelayedAddr};
 
-/// What of ours is at an address of this machine: which shard a live relayed transport address belongs to, and where other
-/// sockets are.
+/// What this process has at each address of this machine: the shard that owns a live relayed
+/// transport address, and other sockets.
 ///
-/// Written when an allocation begins, moves and ends.
+/// Written when an allocation begins, moves or ends.
 #[derive(Debug)]
 pub(in crate::turn) struct RelayDirectory {
-    /// By family and port: shard index plus one, or [`TCP`]; 0 where nothing lives.
+    /// By family and port: shard index plus one, or [`TCP`]; 0 for none.
     owners: [Box<[AtomicU16]>; 2],
     pub(super) own: OwnSockets,
 }
@@ -29,18 +29,19 @@ impl Default for RelayDirectory {
     }
 }
 
-/// Stands for a TCP allocation (RFC 6062), whichever shard has it: no datagram goes there.
+/// Marks a TCP allocation (RFC 6062) of any shard, which gets no datagrams.
 const TCP: u16 = u16::MAX;
 
 impl RelayDirectory {
-    /// The shard that has a UDP allocation at this address of ours.
+    /// The shard with a UDP allocation at this relayed address.
     pub(in crate::turn) fn owner(&self, relayed: RelayedAddr) -> Option<u16> {
         let owner = self.entry(relayed).load(Relaxed).checked_sub(1)?;
         (owner != TCP - 1).then_some(owner)
     }
 
-    /// The way to a peer on this machine, at this moment: the shard that has an allocation there or, for a program that is
-    /// not ours, `None`: by the relay socket. A port may change hands between any two packets.
+    /// The current path to a peer on this machine: the shard with an allocation there or, for
+    /// another program, `None`, which means the relay socket. The owner of a port may change
+    /// between any two packets.
     pub(in crate::turn) fn way(&self, class: PeerClass, peer: PeerAddr) -> Result<Option<u16>, DropReason> {
         let relayed = RelayedAddr(peer.0);
         match class {
@@ -62,22 +63,22 @@ impl RelayDirectory {
         Ok(None)
     }
 
-    /// Whether an allocation of either kind has this address of ours.
+    /// Whether an allocation of either kind has this relayed address.
     pub(in crate::turn) fn is_taken(&self, relayed: RelayedAddr) -> bool {
         self.entry(relayed).load(Relaxed) != 0
     }
 
-    /// Whether a TCP allocation listens at this address of ours.
+    /// Whether a TCP allocation listens at this relayed address.
     pub(in crate::turn) fn is_tcp(&self, relayed: RelayedAddr) -> bool {
         self.entry(relayed).load(Relaxed) == TCP
     }
 
-    /// A TCP allocation begins to listen at `relayed`, or ends.
+    /// A TCP allocation starts or stops listening at `relayed`.
     pub(in crate::turn) fn set_tcp(&self, relayed: RelayedAddr, on: bool) {
         self.entry(relayed).store(if on { TCP } else { 0 }, Relaxed);
     }
 
-    /// Notes the shard that `relayed` belongs to from now on.
+    /// Sets the shard that owns `relayed`.
     pub(in crate::turn) fn set(&self, relayed: RelayedAddr, shard: Option<usize>) {
         let owner = shard.and_then(|shard| u16::try_from(shard + 1).ok()).unwrap_or(0);
         self.entry(relayed).store(owner, Relaxed);

@@ -1,7 +1,8 @@
-//! Rate limits on what strangers, and users, can make the server do.
+//! Rate limits on what unauthenticated senders, and users, can make the server do.
 //!
-//! A server that answers whoever asks reflects traffic to forged sources, and one that checks every login invites guessing.
-//! The tables are shared by the shards, or a source that spreads its ports over them would be allowed as many times the rate.
+//! A server that answers every request reflects traffic to forged sources, and one that checks
+//! every login invites guessing. The shards share the tables. Otherwise a source that spreads its
+//! ports over them would get a multiple of the rate.
 
 use std::net::IpAddr;
 
@@ -12,7 +13,7 @@ use crate::turn::config::limits::Limits;
 use crate::turn::output::DropReason;
 use crate::turn::user::UserId;
 
-/// The limits that hold across allocations, one set per process.
+/// The limits across allocations, one set per process.
 #[derive(Debug)]
 pub struct Limiters {
     challenges: RateTable,
@@ -23,7 +24,7 @@ pub struct Limiters {
 }
 
 impl Limiters {
-    /// Nothing used up yet.
+    /// All budgets full.
     pub fn new(rng: &mut Rng) -> Self {
         let mut table = || RateTable::new(rng.next_u64());
         Self {
@@ -35,16 +36,17 @@ impl Limiters {
         }
     }
 
-    /// Whether an error response may go to `source`, which has proved nothing: UDP only, for 400, 401, 420 and 438.
+    /// Whether an error response may go to `source`, which has not proved its address: UDP only,
+    /// for 400, 401, 420 and 438.
     ///
     /// # Errors
-    /// Which limit it is over: its own, or that of all sources together.
+    /// The limit that is exceeded: the source's, or that of all sources together.
     pub fn admit_challenge(&self, now: Instant, source: IpAddr, limits: &Limits) -> Result<(), DropReason> {
         let rate = Rate::new(limits.challenges_per_second, limits.challenge_burst);
         if !self.challenges.admit(now, source.into(), rate) {
             return Err(DropReason::ChallengeLimited);
         }
-        // Second, so that no source can use up more of it than its own share.
+        // The total comes second, so that no source takes more of it than its own share.
         let rate = Rate::per_second(limits.all_challenges_per_second);
         if self.all_challenges.admit(now, rate) {
             Ok(())
@@ -59,18 +61,20 @@ impl Limiters {
             .admit(now, source.into(), Rate::per_second(limits.bindings_per_second))
     }
 
-    /// Whether `user`, who has logged in, may ask for something that is about no allocation of its.
+    /// Whether `user`, who has logged in, may send a request that concerns none of its allocations.
     pub(in crate::turn) fn admit_user(&self, now: Instant, user: &UserId, limits: &Limits) -> bool {
         self.users.admit_key(now, user, limits.user_requests())
     }
 
-    /// Whether `source` has failed to log in too often lately: no further try is looked at.
+    /// Whether too many recent logins from `source` have failed. Further attempts are then not
+    /// checked.
     pub fn logins_exhausted(&self, now: Instant, source: IpAddr, limits: &Limits) -> bool {
         self.logins
             .is_exhausted(now, source.into(), Rate::per_second(limits.login_failures_per_second))
     }
 
-    /// Counts a failed login. `false`: it is one too many (two shards may pass the check above at once).
+    /// Counts a failed login. `false`: over the limit, because two shards may pass the check above
+    /// at once.
     pub fn admit_login_failure(&self, now: Instant, source: IpAddr, limits: &Limits) -> bool {
         self.logins
             .admit(now, source.into(), Rate::per_second(limits.login_failures_per_second))

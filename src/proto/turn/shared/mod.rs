@@ -1,8 +1,8 @@
-//! What the shards of one process share: its own nonce key, quotas and limits, relay ports and who lives at which, mobility
-//! tickets.
+//! What the shards of one process share: the process's own nonce key, quotas and limits, relay
+//! ports and their owners, mobility tickets.
 //!
-//! A relayed packet touches none of it, but for one atomic load when its peer is itself a relayed address of this server.
-//! Instants of all shards count from the same origin.
+//! A relayed packet uses none of it, except for one atomic load if its peer is itself a relayed
+//! address of this server. Instants of all shards count from the same origin.
 
 pub(super) mod directory;
 pub mod limiters;
@@ -30,10 +30,10 @@ use directory::RelayDirectory;
 use reservations::Reservations;
 use zeroize::Zeroizing;
 
-/// One per process, behind an [`Arc`], handed to every shard's `Server`.
+/// One per process, in an [`Arc`] that every shard's `Server` holds.
 pub struct Shared {
-    /// Issues nonces where no secret is configured. One shard's nonce is good on every other: a client's next request may
-    /// arrive anywhere.
+    /// Issues nonces if no secret is configured. A nonce of one shard is valid on every other,
+    /// because a client's next request may arrive at any of them.
     pub(super) nonce_key: NonceKey,
     pub(super) quotas: Quotas,
     pub(super) limiters: Limiters,
@@ -44,7 +44,8 @@ pub struct Shared {
     pub(super) revocations: Revocations,
 }
 
-/// What a process signs nonces and mobility tickets with. Wiped from memory when dropped; never shown.
+/// The keys with which a process signs nonces and mobility tickets. Zeroised when dropped; never
+/// printed.
 pub struct SharedKeys {
     nonces: NonceKey,
     tickets: Zeroizing<[u8; 32]>,
@@ -65,7 +66,8 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Everything secret is derived from `seed`, which is from the system's generator and different at every start.
+    /// Derives every secret from `seed`, which comes from the system's generator and differs at
+    /// every start.
     pub fn new(seed: [u8; 32]) -> Self {
         let mut rng = Rng::new(seed);
         Self {
@@ -80,7 +82,8 @@ impl Shared {
         }
     }
 
-    /// The shared state of a process that goes on where another ended: nonces and tickets of that one stay good.
+    /// The shared state of a process that continues where another ended: the nonces and tickets of
+    /// that one stay valid.
     pub fn with_keys(seed: [u8; 32], keys: SharedKeys) -> Self {
         let mut shared = Self::new(seed);
         shared.nonce_key = keys.nonces;
@@ -88,7 +91,7 @@ impl Shared {
         shared
     }
 
-    /// The keys of this process, for the one that goes on.
+    /// The keys of this process, for the process that continues.
     pub fn keys(&self) -> SharedKeys {
         SharedKeys {
             nonces: self.nonce_key.clone(),
@@ -119,12 +122,13 @@ impl Shared {
         self.revocations.all(now)
     }
 
-    /// Where the process notes its sockets that are neither listeners nor relay sockets: they are nobody's peers.
+    /// The set in which the process registers its sockets that are neither listeners nor relay
+    /// sockets, so that no client reaches them as peers.
     pub fn own_sockets(&self) -> OwnSockets {
         self.directory.own.clone()
     }
 
-    /// How many relay ports there are and how many are in use, now and later.
+    /// How many relay ports exist and how many are in use, updated continuously.
     pub fn port_gauges(&self) -> Arc<PortGauges> {
         self.ports.gauges()
     }

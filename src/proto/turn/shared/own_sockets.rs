@@ -1,7 +1,8 @@
-//! Ports of sockets of this process that are neither listeners nor relay sockets: those of HTTP/3 flows and of questions we
-//! ask. No peer is ever one of them, whatever the peer policy opens.
+//! Ports of sockets of this process that are neither listeners nor relay sockets: those of HTTP/3
+//! flows and of queries that the process sends. They are never peers, whatever the peer policy
+//! opens.
 //!
-//! A packet costs one relaxed load, and only one to a program of this machine asks at all.
+//! The check costs one relaxed load, and only for packets to a program of this machine.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,11 +13,11 @@ use std::sync::{Arc, Mutex};
 use crate::base::address::Family;
 use crate::base::lock::lock;
 
-/// The ports of one place, a bit each.
+/// The ports of one place, one bit each.
 type Ports = [AtomicU64; 1024];
 
-/// Where a socket is reached: by family, and whether over loopback. A media server may have the port of a socket that only
-/// loopback leads to.
+/// Where a socket is reachable: by family, and over loopback or not. A media server may have the
+/// same port as a socket that is reachable over loopback only.
 const PLACES: usize = 4;
 
 /// All such sockets of the process.
@@ -25,7 +26,7 @@ pub struct OwnSockets(Arc<Inner>);
 
 struct Inner {
     ports: [Ports; PLACES],
-    /// How many sockets there are at a port.
+    /// Number of sockets at each port.
     counts: Mutex<BTreeMap<(usize, u16), u32>>,
 }
 
@@ -45,7 +46,7 @@ impl fmt::Debug for OwnSockets {
 }
 
 impl OwnSockets {
-    /// Notes that a socket of ours is bound to `local`, until the guard is dropped.
+    /// Registers that a socket of this process is bound to `local`, until the guard is dropped.
     pub fn note(&self, local: SocketAddr) -> OwnSocket {
         let mut counts = lock(&self.0.counts);
         for place in places_of(local.ip()) {
@@ -59,7 +60,7 @@ impl OwnSockets {
         }
     }
 
-    /// Whether a socket of ours is reached at `peer`, an address of this machine.
+    /// Whether `peer`, an address of this machine, reaches a socket of this process.
     pub fn has(&self, peer: SocketAddr) -> bool {
         let ip = peer.ip();
         // The unspecified address leads to loopback.
@@ -79,7 +80,7 @@ const fn place(ip: IpAddr, loopback: bool) -> usize {
     2 * (Family::of(ip) as usize) + loopback as usize
 }
 
-/// A socket that is bound to no address in particular is reached by all of them.
+/// A socket bound to the unspecified address is reachable at all addresses.
 fn places_of(ip: IpAddr) -> impl Iterator<Item = usize> {
     [false, true]
         .into_iter()
@@ -87,7 +88,7 @@ fn places_of(ip: IpAddr) -> impl Iterator<Item = usize> {
         .map(move |loopback| place(ip, loopback))
 }
 
-/// A socket of ours. To be dropped after it is closed.
+/// A registered socket. Drop it after the socket is closed.
 #[derive(Debug)]
 pub struct OwnSocket {
     all: OwnSockets,

@@ -1,8 +1,9 @@
-//! How much of the server one user, one address and all together may hold.
+//! Quotas: how much of the server one user, one address, and all together may hold.
 //!
-//! A unit is taken by an Allocate and owned by what it paid for: dropping the [`QuotaUnit`] is the only way to give it
-//! back, so nothing else can release it early or forget it. Shared by all shards, touched by Allocate and the end of an
-//! allocation only. Users are told apart as in [`UserId`], addresses as in [`Source`], and counted once more by [`Network`].
+//! An Allocate takes a unit, which the resource then owns. Dropping the [`QuotaUnit`] is the only
+//! way to release it, so nothing can release it early or forget it. All shards share the quotas;
+//! only Allocate and the end of an allocation use them. Users are identified as in [`UserId`] and
+//! addresses as in [`Source`]; addresses are also counted by [`Network`].
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::net::IpAddr;
@@ -14,43 +15,43 @@ use crate::base::source::{Network, Source};
 use crate::turn::config::limits::Limits;
 use crate::turn::user::UserId;
 
-/// Which limit was reached.
+/// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaExceeded {
     /// Allocations of this user: 486 (Allocation Quota Reached).
     User {
-        /// How many it has.
+        /// Current number.
         held: u32,
-        /// How many it may have.
+        /// Limit.
         limit: u32,
     },
     /// Allocations from this client address: 486.
     Address {
-        /// How many it has.
+        /// Current number.
         held: u32,
-        /// How many it may have.
+        /// Limit.
         limit: u32,
     },
     /// Allocations from the network of this client address: 486.
     Network {
-        /// How many it has.
+        /// Current number.
         held: u32,
-        /// How many it may have.
+        /// Limit.
         limit: u32,
     },
-    /// Allocations in all: 508 (Insufficient Capacity).
+    /// Allocations in total: 508 (Insufficient Capacity).
     Total {
-        /// How many there may be.
+        /// Limit.
         limit: u32,
     },
     /// Port reservations of this user: 508.
     Reservations {
-        /// How many it may have.
+        /// Limit.
         limit: u32,
     },
 }
 
-/// Who holds how much, for the whole process.
+/// The quotas of the whole process.
 #[derive(Debug)]
 pub struct Quotas(Arc<Counts>);
 
@@ -65,7 +66,7 @@ struct Counts {
 }
 
 impl Quotas {
-    /// Nothing held.
+    /// Empty counts.
     pub fn new(rng: &mut Rng) -> Self {
         Self(Arc::new(Counts {
             users: CountMap::new(rng.next_u64()),
@@ -77,12 +78,12 @@ impl Quotas {
         }))
     }
 
-    /// Takes the unit one allocation needs, all of it or none.
+    /// Takes the unit for one allocation, completely or not at all.
     ///
     /// # Errors
-    /// Which limit is in the way.
+    /// The limit that is reached.
     pub fn allocation(&self, user: &UserId, client: IpAddr, limits: &Limits) -> Result<QuotaUnit, QuotaExceeded> {
-        // A unit from the first step on: what was taken goes back when a later step fails.
+        // The unit exists from the first step on, so a later failure releases what was taken.
         let below = |limit| move |n: u32| (n < limit).then_some(n + 1);
         let counts = &self.0;
         counts
@@ -108,21 +109,21 @@ impl Quotas {
         Ok(unit)
     }
 
-    /// Takes the unit of an allocation that was granted before, by another process or under other limits: no limit is in the
-    /// way of that.
+    /// Takes the unit of an allocation that was granted before, by another process or under other
+    /// limits. No limit applies.
     pub(in crate::turn) fn readmit(&self, user: &UserId, client: IpAddr) -> Result<QuotaUnit, QuotaExceeded> {
         self.allocation(user, client, &no_limits())
     }
 
-    /// The same for a port reservation.
+    /// As [`Self::readmit`], for a port reservation.
     pub(in crate::turn) fn readmit_reservation(&self, user: &UserId) -> Result<ReservationUnit, QuotaExceeded> {
         self.reservation(user, &no_limits())
     }
 
-    /// Takes the share of one client address alone: for an allocation that is to move there (RFC 8016).
+    /// Takes only the unit of one client address, for an allocation that moves there (RFC 8016).
     ///
     /// # Errors
-    /// When the address, or its network, holds as many as allowed.
+    /// If the address, or its network, has reached its limit.
     pub fn address(&self, client: IpAddr, limits: &Limits) -> Result<AddressUnit, QuotaExceeded> {
         let source = Source::from(client);
         let Counts {
@@ -149,10 +150,10 @@ impl Quotas {
         })
     }
 
-    /// Takes the unit one port reservation (EVEN-PORT with R, RFC 8656 §7.2) needs.
+    /// Takes the unit for one port reservation (EVEN-PORT with R, RFC 8656 §7.2).
     ///
     /// # Errors
-    /// When `user` holds as many as allowed.
+    /// If `user` has reached its limit.
     pub fn reservation(&self, user: &UserId, limits: &Limits) -> Result<ReservationUnit, QuotaExceeded> {
         self.0
             .reservations
@@ -166,25 +167,25 @@ impl Quotas {
         })
     }
 
-    /// Takes the unit one TCP connection with a peer (RFC 6062) needs, of which there may be `limit`.
+    /// Takes the unit for one TCP connection with a peer (RFC 6062); at most `limit` exist.
     pub(in crate::turn) fn connection(&self, limit: u32) -> Option<ConnectionUnit> {
         let below = |n: u32| (n < limit).then_some(n + 1);
         self.0.connections.fetch_update(Relaxed, Relaxed, below).ok()?;
         Some(ConnectionUnit(Arc::clone(&self.0)))
     }
 
-    /// Allocations held in all.
+    /// Allocations in total.
     pub fn allocations(&self) -> u32 {
         self.0.total.load(Relaxed)
     }
 
-    /// Allocations held by `user`.
+    /// Allocations of `user`.
     pub fn allocations_of(&self, user: &UserId) -> u32 {
         self.0.users.count(user)
     }
 }
 
-/// Limits that are in nobody's way here.
+/// Limits that are never reached.
 fn no_limits() -> Limits {
     Limits {
         allocations_per_user: u32::MAX,
@@ -196,23 +197,23 @@ fn no_limits() -> Limits {
     }
 }
 
-/// One allocation's share; goes back when dropped.
+/// The quota of one allocation, released when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the share back"]
 pub struct QuotaUnit {
     counts: Arc<Counts>,
     user: Option<UserId>,
-    /// Missing only while the unit is being taken.
+    /// `None` only while the unit is being taken.
     address: Option<AddressUnit>,
 }
 
 impl QuotaUnit {
-    /// Whether the allocation is counted for the source `client` belongs to.
+    /// Whether the allocation counts for the source of `client`.
     pub fn covers(&self, client: IpAddr) -> bool {
         self.address.as_ref().is_some_and(|address| address.covers(client))
     }
 
-    /// Counts the allocation for another client address; the share of the one before goes back.
+    /// Counts the allocation for another client address, and releases the unit of the previous one.
     pub fn move_to(&mut self, address: AddressUnit) {
         self.address = Some(address);
     }
@@ -227,7 +228,7 @@ impl Drop for QuotaUnit {
     }
 }
 
-/// One client address's share, and its network's; goes back when dropped.
+/// The unit of one client address and its network, released when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the share back"]
 pub struct AddressUnit {
@@ -236,7 +237,7 @@ pub struct AddressUnit {
 }
 
 impl AddressUnit {
-    /// Whether it is for the source `client` belongs to.
+    /// Whether it is the unit of the source of `client`.
     pub fn covers(&self, client: IpAddr) -> bool {
         self.source == Source::from(client)
     }
@@ -249,7 +250,7 @@ impl Drop for AddressUnit {
     }
 }
 
-/// One port reservation's share; goes back when dropped.
+/// The unit of one port reservation, released when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the share back"]
 pub struct ReservationUnit {
@@ -263,7 +264,7 @@ impl Drop for ReservationUnit {
     }
 }
 
-/// One peer connection's share; goes back when dropped.
+/// The unit of one peer connection, released when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives the share back"]
 pub(in crate::turn) struct ConnectionUnit(Arc<Counts>);
@@ -488,7 +489,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against two plain lists of what is held: the same answers, and nothing left when all is dropped.
+        /// Compares with two plain lists of units in use. The results agree, and nothing is left
+        /// when all are dropped.
         #[test]
         fn quotas_agree_with_a_list_of_what_is_held(steps in prop::collection::vec(step(), 0..200)) {
             let quotas = quotas();

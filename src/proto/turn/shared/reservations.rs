@@ -1,4 +1,4 @@
-//! Ports set aside by EVEN-PORT with the R bit (RFC 8656 §7.2).
+//! Ports reserved by EVEN-PORT with the R bit (RFC 8656 §7.2).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,16 +14,16 @@ use crate::turn::user::UserId;
 /// RESERVATION-TOKEN.
 pub(in crate::turn) type ReservationToken = [u8; 8];
 
-/// A port set aside by EVEN-PORT with the R bit, until someone presents its token (RFC 8656 §7.2).
+/// A port reserved by EVEN-PORT with the R bit, until a client presents its token (RFC 8656 §7.2).
 #[derive(Debug)]
 pub(in crate::turn) struct Reservation {
     pub(in crate::turn) port: RelayPort,
     /// USERNAME of the login that reserved it.
     pub(in crate::turn) username: Arc<str>,
-    /// Whose login that is: only the same user may have the port.
+    /// The user of that login; only the same user may take the port.
     pub(in crate::turn) user: UserId,
     pub(in crate::turn) until: Instant,
-    /// Counts towards the user's reservations.
+    /// Counts as one of the user's reservations.
     pub(in crate::turn) _unit: ReservationUnit,
 }
 
@@ -33,28 +33,28 @@ impl Reservation {
     }
 }
 
-/// Reserved ports of all shards: the Allocate with the token may arrive at any of them. Touched by Allocates with
-/// EVEN-PORT or RESERVATION-TOKEN only.
+/// Reserved ports of all shards, because the Allocate with the token may arrive at any of them.
+/// Only Allocates with EVEN-PORT or RESERVATION-TOKEN use it.
 #[derive(Debug, Default)]
 pub(in crate::turn) struct Reservations(Mutex<BTreeMap<ReservationToken, Reservation>>);
 
 impl Reservations {
-    /// Sets a port aside.
+    /// Reserves a port.
     pub(in crate::turn) fn insert(&self, token: ReservationToken, reservation: Reservation) {
         lock(&self.0).insert(token, reservation);
     }
 
-    /// Whether a token is good for something.
+    /// Whether a token is valid.
     pub(in crate::turn) fn contains(&self, token: &ReservationToken) -> bool {
         lock(&self.0).contains_key(token)
     }
 
-    /// Looks at the reservation behind a token.
+    /// Reads the reservation of a token.
     pub(in crate::turn) fn look<T>(&self, token: &ReservationToken, look: impl FnOnce(&Reservation) -> T) -> Option<T> {
         lock(&self.0).get(token).map(look)
     }
 
-    /// The family of the port behind `token`, if it is still there for this user.
+    /// The family of the port reserved under `token`, if it is still reserved for this user.
     pub(in crate::turn) fn peek(&self, now: Instant, token: &ReservationToken, session: &Session) -> Option<Family> {
         lock(&self.0)
             .get(token)
@@ -62,7 +62,7 @@ impl Reservations {
             .map(|it| it.port.family())
     }
 
-    /// The port, and it is gone from here.
+    /// Takes the port out of its reservation.
     pub(in crate::turn) fn redeem(
         &self,
         now: Instant,
@@ -74,7 +74,7 @@ impl Reservations {
         by_token.remove(token).map(|it| it.port)
     }
 
-    /// Ends a reservation whose time has come, if its token was not used before: its port goes back.
+    /// Ends an expired reservation, unless its token was redeemed before. Its port is released.
     pub(in crate::turn) fn end(&self, token: &ReservationToken) {
         let ended = lock(&self.0).remove(token);
         drop(ended);

@@ -1,15 +1,17 @@
-//! MOBILITY-TICKET (RFC 8016 §3.1, §5): what a client shows to be given its allocation again.
+//! MOBILITY-TICKET (RFC 8016 §3.1, §5): what a client presents to recover its allocation.
 //!
 //! ```text
 //! ticket = base64url( name, 96 random bits | tag, 96 bits )
 //! tag = HMAC-SHA256(key of this process, "m1" | name)
 //! ```
 //!
-//! It is text, and not more than 32 characters of it, because coturn's client keeps tickets as C strings in a buffer for so
-//! many. 24 bytes are the most that fit, and fill the last character, so that a ticket has one spelling only.
+//! It is text of at most 32 characters, because coturn's client stores tickets as C strings in a
+//! buffer of that size. 24 bytes are the most that fit, and they fill the last character, so a
+//! ticket has only one text form.
 //!
-//! A ticket holds no state, so there is nothing in it to encrypt: its name is looked up. The tag is checked before anything
-//! shared is touched. It is of no use without the login of the allocation's owner.
+//! A ticket contains no state, so nothing in it needs encryption: its name is looked up. The tag is
+//! checked before any shared state is used. A ticket is useless without the login of the
+//! allocation's owner.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -24,24 +26,24 @@ use crate::base::rng::Rng;
 use crate::turn::login::nonce::mac;
 use crate::turn::types::AllocationId;
 
-/// What a ticket names its allocation by.
+/// The name of an allocation in a ticket.
 pub(in crate::turn) type TicketName = [u8; 12];
 
-/// Name and tag, before base64 and after.
+/// Length of name and tag, before base64 and after.
 const RAW_LEN: usize = 24;
 pub(in crate::turn) const TICKET_LEN: usize = 32;
 
-/// Where the allocation behind a ticket is.
+/// Where the allocation of a ticket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::turn) struct Home {
     pub(in crate::turn) shard: usize,
     pub(in crate::turn) id: AllocationId,
-    /// It has left there for this shard, and has not arrived yet.
+    /// It has left for this shard and has not arrived yet.
     pub(in crate::turn) moving_to: Option<usize>,
 }
 
-/// The tickets of all shards: a client may come with one to any of them. Touched by requests with MOBILITY-TICKET and by
-/// the end of allocations that have one.
+/// The tickets of all shards, because a client may present one to any of them. Only requests with
+/// MOBILITY-TICKET, and the end of allocations that have one, use it.
 pub(in crate::turn) struct Tickets {
     key: Zeroizing<[u8; 32]>,
     by_name: Mutex<BTreeMap<TicketName, Home>>,
@@ -55,12 +57,12 @@ impl Tickets {
         }
     }
 
-    /// What tickets are signed with.
+    /// The key that signs tickets.
     pub(super) fn key(&self) -> Zeroizing<[u8; 32]> {
         self.key.clone()
     }
 
-    /// From now on tickets signed with this key are good, and no others.
+    /// Replaces the key: from now on only tickets signed with this key are valid.
     pub(super) fn set_key(&mut self, key: Zeroizing<[u8; 32]>) {
         self.key = key;
     }
@@ -79,22 +81,22 @@ impl Tickets {
         text
     }
 
-    /// The name in an attribute's value; `None` if we never wrote it.
+    /// The name in an attribute's value; `None` if this process did not issue it.
     pub(in crate::turn) fn read(&self, text: &[u8]) -> Option<TicketName> {
         let text: &[u8; TICKET_LEN] = text.try_into().ok()?;
         let mut raw = [0; RAW_LEN];
-        // 32 characters make 24 bytes, so only a character that is none of ours is left to go wrong.
+        // 32 characters make 24 bytes, so only an invalid character can still fail.
         BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut raw).ok()?;
         let (name, tag) = raw.split_first_chunk()?;
         self.tag(name).verify_truncated_left(tag).ok().map(|()| *name)
     }
 
-    /// Where the allocation with this ticket is, if there is one.
+    /// Where the allocation with this ticket is, if it exists.
     pub(in crate::turn) fn find(&self, name: &TicketName) -> Option<Home> {
         lock(&self.by_name).get(name).copied()
     }
 
-    /// From now on `name` stands for this allocation at this shard.
+    /// Makes `name` a ticket of this allocation on this shard.
     pub(in crate::turn) fn set(&self, name: TicketName, shard: usize, id: AllocationId) {
         let home = Home {
             shard,
@@ -104,14 +106,14 @@ impl Tickets {
         lock(&self.by_name).insert(name, home);
     }
 
-    /// Notes that an allocation is on its way.
+    /// Records that an allocation is on its way to `shard`.
     pub(in crate::turn) fn move_to(&self, name: &TicketName, shard: usize) {
         if let Some(home) = lock(&self.by_name).get_mut(name) {
             home.moving_to = Some(shard);
         }
     }
 
-    /// A ticket is good for nothing any more.
+    /// Invalidates a ticket.
     pub(in crate::turn) fn remove(&self, name: &TicketName) {
         lock(&self.by_name).remove(name);
     }

@@ -1,7 +1,7 @@
-//! Allocations (RFC 8656 §6): what is known of one beside its routes.
+//! Allocations (RFC 8656 §6): the state of one beside its routes.
 //!
-//! An [`Allocation`] is a plain value: with its routes in the forward table and the relay sockets in the shard it is all
-//! there is to it. Nothing here is touched by a relayed packet.
+//! An [`Allocation`] is a plain value. Together with its routes in the forward table and its relay
+//! sockets in the shard it is the complete state. Relayed packets use none of it.
 
 use core::ops::Bound;
 use core::time::Duration;
@@ -26,30 +26,30 @@ use crate::turn::shared::reservations::ReservationToken;
 use crate::turn::types::{AllocationId, RelayId, RelayedAddr};
 use crate::wire::message::TransactionId;
 
-/// Lifetime of a permission (RFC 8656 §9): not negotiable.
+/// Lifetime of a permission (RFC 8656 §9); not negotiable.
 pub(in crate::turn) const PERMISSION: Duration = Duration::from_secs(300);
 
 /// Lifetime of a channel binding (RFC 8656 §12).
 pub(in crate::turn) const CHANNEL: Duration = Duration::from_secs(600);
 
-/// A reserved port is held this long: the least the RFC allows (§7.2).
+/// How long a reserved port is kept: the minimum of the RFC (§7.2).
 pub(in crate::turn) const RESERVATION: Duration = Duration::from_secs(30);
 
-/// Both families, in the order in which everything is kept.
+/// Both families, in the order of all arrays by family.
 pub(in crate::turn) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// One allocation, apart from its routes.
+/// One allocation, without its routes.
 #[derive(Debug)]
 pub(in crate::turn) struct Allocation {
     pub(in crate::turn) id: AllocationId,
-    /// Its name outside this shard.
+    /// Its id outside this shard.
     pub(in crate::turn) session_id: SessionId,
-    /// The login of the Allocate: every other request must be by the same user.
+    /// The login of the Allocate. Every other request must come from the same user.
     pub(in crate::turn) session: Arc<Session>,
     pub(in crate::turn) sockets: [Socket; 2],
-    /// What the client was given, also after a half of it is gone.
+    /// The relayed addresses it was granted, including one that has ended.
     pub(in crate::turn) relayed: [Option<RelayedAddr>; 2],
-    /// Of the Allocate, to know a retransmission.
+    /// Transaction id of the Allocate, to recognise a retransmission.
     pub(in crate::turn) transaction_id: TransactionId,
     /// When the Allocate arrived.
     pub(in crate::turn) requested: Instant,
@@ -57,21 +57,22 @@ pub(in crate::turn) struct Allocation {
     pub(in crate::turn) token: Option<ReservationToken>,
     /// ADDRESS-ERROR-CODE in the success response.
     pub(in crate::turn) unavailable: Option<(Family, u16)>,
-    /// `Some` until the relay sockets are there.
+    /// `Some` until the relay sockets are open.
     pub(in crate::turn) opening: Option<Box<PendingAllocate>>,
-    /// Of a TCP allocation (RFC 6062): its connections with peers.
+    /// For a TCP allocation (RFC 6062): its connections with peers.
     pub(in crate::turn) tcp: Option<Box<TcpRelay>>,
-    /// Knows its client's requests from others'.
+    /// Distinguishes requests of its client from those of other senders.
     pub(in crate::turn) owner: Owner,
-    /// CreatePermission, ChannelBind and Connect requests.
+    /// Rate of CreatePermission, ChannelBind and Connect requests.
     pub(in crate::turn) requests: Bucket,
-    /// ICMP reports.
+    /// Rate of ICMP reports.
     pub(in crate::turn) reports: Bucket,
-    /// A peer was granted, or one was refused and that reported: further refused candidates are no news.
+    /// A peer was granted, or one was refused and reported. Further refused candidates are not
+    /// reported.
     pub(in crate::turn) judged_a_peer: bool,
-    /// This allocation's share; goes back when it is dropped.
+    /// The quota of this allocation, released when it is dropped.
     pub(in crate::turn) quota: QuotaUnit,
-    /// Its client asked for a mobility ticket.
+    /// Present if its client requested a mobility ticket.
     pub(in crate::turn) mobile: Option<Box<Mobile>>,
 }
 
@@ -88,7 +89,7 @@ impl Allocation {
 /// A relay socket.
 #[derive(Debug)]
 pub(in crate::turn) enum Socket {
-    /// Not wanted, could not be had, or gone.
+    /// Not requested, not available, or closed.
     Absent,
     /// Being opened.
     Opening { port: RelayPort, relayed: RelayedAddr },
@@ -103,20 +104,20 @@ impl Socket {
 /// An Allocate whose relay sockets are being opened.
 #[derive(Debug)]
 pub(in crate::turn) struct PendingAllocate {
-    /// What to take instead when a port turns out to be in use by someone else. `None`: only that one will do.
+    /// What to take instead if another program uses a port. `None`: only that port is acceptable.
     pub(in crate::turn) want: Option<Want>,
-    /// Held on to, so that they are not tried twice.
+    /// Kept, so that they are not tried twice.
     pub(in crate::turn) failed: Vec<RelayPort>,
     pub(in crate::turn) lifetime: Duration,
-    /// The port behind an even one.
+    /// The port after an even one.
     pub(in crate::turn) reserved: Option<RelayPort>,
-    /// The user's share for it.
+    /// The user's quota for it.
     pub(in crate::turn) reservation: Option<ReservationUnit>,
     /// The request had a FINGERPRINT.
     pub(in crate::turn) fingerprint: bool,
     /// Why the last socket that failed could not be opened.
     pub(in crate::turn) error: Option<OpenError>,
-    /// Why one of the two relayed addresses that were asked for is not given.
+    /// Why one of the two requested relayed addresses is not granted.
     pub(in crate::turn) half: Option<Refusal>,
 }
 
@@ -151,7 +152,7 @@ impl Allocations {
             .filter(|allocation| allocation.id == id)
     }
 
-    /// Whatever allocation is in this slot.
+    /// The allocation in this slot, of any generation.
     pub(in crate::turn) fn at(&self, index: u32) -> Option<&Allocation> {
         self.slots.get(index as usize)?.as_deref()
     }
@@ -160,7 +161,7 @@ impl Allocations {
         self.slots.iter().flatten().map(|allocation| allocation.id).collect()
     }
 
-    /// Takes an allocation out; its routes and its timer stay.
+    /// Removes an allocation. Its routes and its timer stay.
     pub(in crate::turn) fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
         self.get(id)?;
         let removed = self.slots.get_mut(id.index as usize)?.take()?;

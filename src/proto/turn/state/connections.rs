@@ -1,7 +1,9 @@
-//! TCP connections between allocations and peers (RFC 6062): what is known of them, and how they end.
+//! TCP connections between allocations and peers (RFC 6062): their state, and how they end.
 //!
-//! A connection is made by a Connect request or accepted at a relayed transport address; either way it then waits for a
-//! ConnectionBind on another connection of the client, and from there on relays bytes as they come. No byte passes through
+//! A Connect request makes a connection, or a peer connects to a relayed transport address. Either
+//! way the connection then waits for a ConnectionBind on another connection of the client, and from
+//! then on relays bytes. The bytes do not pass through here: the shard joins the two sockets and
+//! reports the number of bytes in each direction.
 //! here: the shard joins the two sockets, and says how much went which way.
 //!
 //! ```text
@@ -9,7 +11,8 @@
 //!                              ├──> Pending ─────────────────────> Bound
 //! accepted ────────────────────┘   (30 s)
 //! ```
-//! Deliberately absent: what is done with them (`server::connections`), and the requests (`server::connect`).
+//! Deliberately absent: the operations on them (`server::connections`) and the requests
+//! (`server::connect`).
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -30,12 +33,12 @@ pub(in crate::turn) const CONNECTING: Duration = Duration::from_secs(30);
 /// How long a peer connection waits for its ConnectionBind (RFC 6062 §5.2, §5.3).
 pub(in crate::turn) const PENDING: Duration = Duration::from_secs(30);
 
-/// What a TCP allocation has beside what every allocation has.
+/// The additional state of a TCP allocation.
 #[derive(Debug, Default)]
 pub(in crate::turn) struct TcpRelay {
-    /// Local address of each relay socket: connections to peers leave from there.
+    /// Local address of each relay socket; connections to peers use it as their source.
     pub(in crate::turn) binds: [Option<SocketAddr>; 2],
-    /// At most as many as configured: few.
+    /// At most as many as configured, which is few.
     pub(in crate::turn) connections: Vec<ConnectionId>,
 }
 
@@ -45,24 +48,24 @@ pub(in crate::turn) struct Connection {
     pub(in crate::turn) allocation: AllocationId,
     pub(in crate::turn) peer: PeerAddr,
     pub(in crate::turn) stage: Stage,
-    /// Bytes relayed, both ways together.
+    /// Bytes relayed, both directions together.
     relayed: u64,
-    /// Counts towards the connections there may be in all.
+    /// Counts against the limit of all connections.
     _unit: ConnectionUnit,
 }
 
-/// How far a connection has come.
+/// The stage of a connection.
 #[derive(Debug)]
 pub(in crate::turn) enum Stage {
     /// The peer has not answered yet.
     Connecting { asked: Asked, until: Instant },
-    /// It stands, and nobody has bound it yet.
+    /// Connected, and not bound by a client yet.
     Pending { until: Instant },
-    /// It is joined with a connection of the client.
+    /// Joined with a connection of the client.
     Bound,
 }
 
-/// A Connect request that is still to be answered.
+/// A Connect request that has no response yet.
 #[derive(Clone, Debug)]
 pub(in crate::turn) struct Asked {
     pub(in crate::turn) transaction_id: TransactionId,
@@ -74,7 +77,7 @@ pub(in crate::turn) struct Asked {
 #[derive(Debug, Default)]
 pub(in crate::turn) struct Connections {
     by_id: HashMap<ConnectionId, Connection>,
-    /// Of those that are not bound.
+    /// Deadlines of connections that are not bound.
     deadlines: BTreeSet<(Instant, ConnectionId)>,
 }
 
@@ -95,7 +98,7 @@ impl Connections {
         self.by_id.len()
     }
 
-    /// Adds a connection under a name that is free.
+    /// Adds a connection with an unused id.
     pub(in crate::turn) fn insert(&mut self, id: ConnectionId, connection: Connection) {
         if let Some(until) = connection.stage.until() {
             self.deadlines.insert((until, id));
@@ -103,7 +106,7 @@ impl Connections {
         self.by_id.insert(id, connection);
     }
 
-    /// One whose time is up, each once.
+    /// The next connection past its deadline; returns each once.
     pub(in crate::turn) fn pop_due(&mut self, now: Instant) -> Option<ConnectionId> {
         let &(until, id) = self.deadlines.first()?;
         if until > now {
@@ -113,12 +116,12 @@ impl Connections {
         Some(id)
     }
 
-    /// When the next one runs out of time.
+    /// The earliest deadline.
     pub(in crate::turn) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|&(until, _)| until)
     }
 
-    /// Moves a connection on to another stage.
+    /// Moves a connection to another stage.
     pub(in crate::turn) fn set_stage(&mut self, id: ConnectionId, stage: Stage) {
         let Some(connection) = self.by_id.get_mut(&id) else {
             return;
@@ -160,7 +163,7 @@ impl Connection {
         }
     }
 
-    /// So many more bytes were relayed; returns how many there are in all.
+    /// Adds to the bytes relayed, and returns the total.
     pub(in crate::turn) const fn add_relayed(&mut self, up: u64, down: u64) -> u64 {
         self.relayed = self.relayed.saturating_add(up).saturating_add(down);
         self.relayed

@@ -1,4 +1,4 @@
-//! The mobile side of an allocation (RFC 8016).
+//! The mobility state of an allocation (RFC 8016).
 
 use crate::base::time::Instant;
 use crate::turn::shared::quotas::AddressUnit;
@@ -6,23 +6,23 @@ use crate::turn::shared::tickets::TicketName;
 use crate::turn::types::Client;
 use crate::wire::message::TransactionId;
 
-/// The mobile side of an allocation: there is one if its Allocate asked for a ticket.
+/// The mobility state of an allocation, present if its Allocate requested a ticket.
 #[derive(Debug)]
 pub(in crate::turn) struct Mobile {
-    /// The ticket the client is known to have.
+    /// The ticket that the client is known to have.
     pub(in crate::turn) current: TicketName,
-    /// When that is replaced for good, because the allocation has moved by the one behind it.
+    /// When `next` finally replaces it, because the allocation has moved by means of `next`.
     pub(in crate::turn) current_until: Option<Instant>,
-    /// The ticket behind it: given out, but perhaps its response was lost.
+    /// The next ticket: issued, but its response may be lost.
     pub(in crate::turn) next: Option<TicketName>,
-    /// The one Refresh that was granted and not followed by data yet.
+    /// The one Refresh that was granted and that no data has followed yet.
     pub(in crate::turn) pending: Option<Pending>,
-    /// The Refresh that brought the allocation here, and how long copies of it may come.
+    /// The Refresh that moved the allocation here, and until when copies of it may arrive.
     pub(in crate::turn) moved_by: Option<(TransactionId, Instant)>,
 }
 
 impl Mobile {
-    /// Of a new allocation.
+    /// The state of a new allocation.
     pub(in crate::turn) const fn new(ticket: TicketName) -> Self {
         Self {
             current: ticket,
@@ -33,17 +33,17 @@ impl Mobile {
         }
     }
 
-    /// The ticket that was given out last.
+    /// The ticket that was issued last.
     pub(in crate::turn) fn newest(&self) -> &TicketName {
         self.next.as_ref().unwrap_or(&self.current)
     }
 }
 
-/// A client that may move at its next packet of application data.
+/// A client that may move with its next packet of application data.
 #[derive(Debug)]
 pub(in crate::turn) struct Pending {
     pub(in crate::turn) visit: Visit,
-    /// The share of its new address. `None`: it is the address the allocation is counted for already.
+    /// The quota of its new address. `None`: the allocation already counts for that address.
     pub(in crate::turn) unit: Option<AddressUnit>,
 }
 
@@ -52,6 +52,6 @@ pub(in crate::turn) struct Pending {
 pub(in crate::turn) struct Visit {
     pub(in crate::turn) shard: usize,
     pub(in crate::turn) client: Client,
-    /// Counts the shard's visits: what was meant for an earlier one is known by it.
+    /// Counts the shard's visits, so that messages about an earlier one are recognised.
     pub(in crate::turn) serial: u64,
 }

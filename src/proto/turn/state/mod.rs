@@ -1,4 +1,4 @@
-//! What one shard knows of its allocations beside their routes.
+//! The state of a shard's allocations, beside their routes.
 
 pub(super) mod allocation;
 pub(super) mod connections;

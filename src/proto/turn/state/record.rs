@@ -1,7 +1,9 @@
-//! An allocation as plain data: what is written down of it to be taken up again by another process, or by another run of
-//! this one. Handles of a process (sockets, quota shares, the keys of logins) are not in it; [`Handles`] are given beside it.
+//! An allocation as plain data: written by one process, and imported by another process or a later
+//! run. It contains no handles of a process (sockets, quota units, keys of logins); [`Handles`] are
+//! provided beside it.
 //!
-//! Instants in a record are on the monotonic clock of the process that wrote it. Whoever imports it must run on the same.
+//! Instants in a record are on the monotonic clock of the process that wrote it. The importing
+//! process must use the same clock.
 
 use core::fmt;
 use core::time::Duration;
@@ -20,43 +22,44 @@ use crate::turn::session_id::SessionId;
 use crate::turn::types::{Link, RelayId};
 use crate::turn::user::UserId;
 
-/// Version of [`AllocationRecord`] and [`ReservationRecord`] that is written, and the only one that is read.
+/// Version of [`AllocationRecord`] and [`ReservationRecord`]: the one that is written, and the only
+/// one that is read.
 pub const RECORD_VERSION: u16 = 1;
 
-/// No configuration gives an allocation a longer lifetime at once.
+/// Longest lifetime that any configuration grants at once.
 const LIFETIME: Duration = Duration::from_secs(86_400);
-/// No configuration gives an allocation more permissions, or more channels.
+/// Most permissions, and most channels, that any configuration grants to an allocation.
 const MOST: usize = 4096;
-/// The channel numbers any configuration accepts (RFC 5766).
+/// The channel numbers that any configuration accepts (RFC 5766).
 const CHANNELS: core::ops::RangeInclusive<u16> = 0x4000..=0x7FFF;
 
-/// One allocation. See the module's documentation for what is left out.
+/// One allocation. The module's documentation says what is omitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AllocationRecord {
     /// [`RECORD_VERSION`].
     pub version: u16,
-    /// Its name: stays.
+    /// Its id, which does not change.
     pub id: SessionId,
-    /// The client, or who was it.
+    /// The client, or the last one if it is away.
     pub client: FiveTuple,
-    /// That client is gone, and comes back with a ticket (RFC 8016).
+    /// That client has disconnected, and may return with a ticket (RFC 8016).
     pub away: bool,
-    /// Whose it is.
+    /// The owner.
     pub owner: OwnerRecord,
     /// When the Allocate arrived.
     pub requested: Instant,
-    /// Of the Allocate, to know a retransmission.
+    /// Transaction id of the Allocate, to recognise a retransmission.
     pub transaction_id: [u8; 12],
-    /// Relayed transport addresses it has, by family.
+    /// Its relayed transport addresses, by family.
     pub relayed: [Option<RelayedRecord>; 2],
-    /// Relayed transport addresses it was given, by family, also those that are gone.
+    /// The relayed transport addresses it was granted, by family, including those that have ended.
     pub given: [Option<SocketAddr>; 2],
     /// RESERVATION-TOKEN in the success response.
     pub token: Option<[u8; 8]>,
     /// ADDRESS-ERROR-CODE in the success response.
     pub unavailable: Option<(Family, u16)>,
-    /// A peer was granted, or one was refused and that reported.
+    /// A peer was granted, or one was refused and reported.
     pub judged_a_peer: bool,
     /// Permissions, each address once.
     pub permissions: Vec<PermissionRecord>,
@@ -64,17 +67,17 @@ pub struct AllocationRecord {
     pub channels: Vec<ChannelRecord>,
     /// What it has relayed.
     pub traffic: Traffic,
-    /// Its tickets, if its client asked for one.
+    /// Its tickets, if its client requested one.
     pub mobile: Option<MobileRecord>,
 }
 
-/// A user, and the name it came with.
+/// A user, and the name of its login.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwnerRecord {
     /// USERNAME.
     pub username: String,
-    /// Whose name that is.
+    /// The user behind that name.
     pub user: UserRecord,
 }
 
@@ -92,9 +95,9 @@ pub enum UserRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RelayedRecord {
-    /// As clients and peers are told it.
+    /// The announced address.
     pub address: SocketAddr,
-    /// The port it is bound to here.
+    /// The bound port.
     pub port: u16,
     /// When it expires.
     pub until: Instant,
@@ -104,7 +107,7 @@ pub struct RelayedRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PermissionRecord {
-    /// For whom.
+    /// The permitted peer.
     pub peer: IpAddr,
     /// When it expires.
     pub until: Instant,
@@ -116,7 +119,7 @@ pub struct PermissionRecord {
 pub struct ChannelRecord {
     /// Channel number.
     pub number: u16,
-    /// Bound to whom.
+    /// The bound peer.
     pub peer: SocketAddr,
     /// When it expires.
     pub until: Instant,
@@ -126,17 +129,17 @@ pub struct ChannelRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MobileRecord {
-    /// The one its client is known to have.
+    /// The one that its client is known to have.
     pub current: [u8; 12],
-    /// When that is replaced for good.
+    /// When `next` finally replaces it.
     pub current_until: Option<Instant>,
-    /// The one behind it.
+    /// The next one.
     pub next: Option<[u8; 12]>,
-    /// The Refresh that brought the allocation where it is, and how long copies of it may come.
+    /// The Refresh that moved the allocation to its shard, and until when copies of it may arrive.
     pub moved_by: Option<([u8; 12], Instant)>,
 }
 
-/// A port set aside by EVEN-PORT (RFC 8656 §7.2).
+/// A port reserved by EVEN-PORT (RFC 8656 §7.2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReservationRecord {
@@ -146,59 +149,58 @@ pub struct ReservationRecord {
     pub token: [u8; 8],
     /// Address family of the port.
     pub family: Family,
-    /// As it will be bound here.
+    /// The port to bind.
     pub port: u16,
-    /// Who reserved it.
+    /// The user who reserved it.
     pub owner: OwnerRecord,
-    /// How long it is held.
+    /// When the reservation ends.
     pub until: Instant,
 }
 
 /// What an allocation needs in a process beside its record.
 #[derive(Clone, Debug)]
 pub struct Handles {
-    /// The way to its client.
+    /// The path to its client.
     pub link: Link,
     /// Its login, with the keys.
     pub session: Arc<Session>,
 }
 
-/// An allocation, to be imported elsewhere.
+/// An exported allocation, to be imported elsewhere.
 #[derive(Clone, Debug)]
 pub struct Exported {
-    /// All that can be written down.
+    /// Everything that can be stored.
     pub record: AllocationRecord,
-    /// The rest of what the core knows.
+    /// The rest of the core's state.
     pub handles: Handles,
-    /// Its relay sockets, by family: the shard's to carry.
+    /// Its relay sockets, by family; the shard transfers them.
     pub sockets: [Option<RelayId>; 2],
 }
 
-/// Why a record is not taken in.
+/// Why a record is not imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportError {
-    /// It is of another version.
+    /// It has another version.
     Version(u16),
     /// The server is stopping.
     Stopping,
-    /// The login that is given beside it is not its owner's.
+    /// The login provided with it is not its owner's.
     WrongLogin,
-    /// A relayed transport address stands where one of the other family belongs, or is not the one that was given.
+    /// A relayed transport address has the wrong family, or is not the one that was granted.
     WrongRelayed,
-    /// It has no relayed transport address that lives.
+    /// It has no live relayed transport address.
     Expired,
-    /// A point in time that no allocation of now can have: one of its beginning that is to come, or one of an end that is
-    /// further ahead than anything is granted for.
+    /// An impossible time: a beginning in the future, or an end further ahead than any lifetime.
     Time,
     /// More permissions or channels than any configuration allows.
     TooMany,
-    /// A peer address that nobody can have been granted.
+    /// A peer address that cannot have been granted.
     Peer,
     /// A channel number out of range, or a number or peer that is bound twice.
     Channel,
-    /// Its client is gone, and it has no ticket to come back with.
+    /// Its client is away, and it has no ticket to return with.
     NoTicket,
-    /// Its client has an allocation here already.
+    /// Its client already has an allocation here.
     ClientTaken,
     /// Its port is in use here.
     PortTaken {
@@ -207,24 +209,24 @@ pub enum ImportError {
         /// Port number.
         port: u16,
     },
-    /// One of its tickets, or its token, is known here already.
+    /// One of its tickets, or its token, already exists here.
     TicketTaken,
 }
 
 impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version(version) => write!(f, "version {version} of a record, {RECORD_VERSION} is read"),
+            Self::Version(version) => write!(f, "record version {version} is not supported, only {RECORD_VERSION}"),
             Self::Stopping => f.write_str("the server is stopping"),
             Self::WrongLogin => f.write_str("the login is not the owner's"),
-            Self::WrongRelayed => f.write_str("a relayed address of the wrong family, or not the one that was given"),
+            Self::WrongRelayed => f.write_str("a relayed address of the wrong family, or not the one that was granted"),
             Self::Expired => f.write_str("all its relayed addresses have expired"),
-            Self::Time => f.write_str("a time that no allocation of now can have"),
+            Self::Time => f.write_str("a time that no current allocation can have"),
             Self::TooMany => write!(f, "more than {MOST} permissions or channels"),
-            Self::Peer => f.write_str("a peer address that nobody can have been granted"),
+            Self::Peer => f.write_str("a peer address that cannot have been granted"),
             Self::Channel => f.write_str("a channel number out of range, or bound twice"),
-            Self::NoTicket => f.write_str("its client is gone and has no ticket"),
-            Self::ClientTaken => f.write_str("its client has an allocation here"),
+            Self::NoTicket => f.write_str("its client is away and has no ticket"),
+            Self::ClientTaken => f.write_str("its client already has an allocation here"),
             Self::PortTaken { family, port } => write!(f, "{family:?} port {port} is in use here"),
             Self::TicketTaken => f.write_str("its ticket or token is in use here"),
         }
@@ -255,7 +257,8 @@ impl OwnerRecord {
 }
 
 impl AllocationRecord {
-    /// Whether this can be an allocation that lives at `now`. What it needs of the server is not looked at.
+    /// Checks whether this can be an allocation that lives at `now`. Does not check its
+    /// requirements on the server.
     pub(in crate::turn) fn check(&self, now: Instant) -> Result<(), ImportError> {
         if self.version != RECORD_VERSION {
             return Err(ImportError::Version(self.version));
@@ -326,7 +329,7 @@ impl AllocationRecord {
 }
 
 impl ReservationRecord {
-    /// Whether this can be a reservation that lives at `now`.
+    /// Checks whether this can be a reservation that is valid at `now`.
     pub(in crate::turn) fn check(&self, now: Instant) -> Result<(), ImportError> {
         if self.version != RECORD_VERSION {
             return Err(ImportError::Version(self.version));

@@ -1,11 +1,12 @@
 //! A hashed timing wheel: one timer per key, every operation O(1).
 //!
-//! Lifetimes are minutes long, so a tick is one second: a timer fires within one second after its deadline. What is
-//! relayed never depends on that, because the forward table tests deadlines itself; the wheel only gives things back.
+//! Lifetimes are minutes long, so a tick is one second: a timer fires within one second after its
+//! deadline. Relaying never depends on that, because the forward table tests deadlines itself. The
+//! wheel only releases resources.
 //!
-//! Keys are small integers (slots of the allocation table). The timers of one wheel slot form a list through an array
-//! indexed by key, so arming again moves one entry and leaves nothing behind. Deadlines further ahead than one turn of the
-//! wheel stay in their slot until their turn comes.
+//! Keys are small integers (slots of the allocation table). The timers of one wheel slot form a
+//! list through an array indexed by key, so re-arming moves one entry and leaves nothing behind. A
+//! deadline more than one turn of the wheel ahead stays in its slot until its turn comes.
 
 use core::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::base::time::Instant;
 /// Length of a tick.
 pub(in crate::turn) const TICK: Duration = Duration::from_secs(1);
 
-/// One turn: longer than the longest recommended lifetime (3600 s), so that normally nothing waits for a second turn.
+/// Ticks per turn: more than the longest recommended lifetime (3600 s), so that normally no timer
+/// waits for a second turn.
 const SLOTS: usize = 4096;
 const WORDS: usize = SLOTS / 64;
 const _: () = assert!(WORDS == 64, "the summary of occupied words is one u64");
@@ -27,11 +29,11 @@ const UNARMED: u64 = u64::MAX;
 pub(in crate::turn) struct Wheel {
     /// First key of each slot's list.
     heads: Box<[u32]>,
-    /// Which slots have a list: a bit a slot, and a bit a word of those.
+    /// Which slots have a list: one bit per slot, and one bit per word of those.
     occupied: [u64; WORDS],
     summary: u64,
     nodes: Vec<Node>,
-    /// Last tick that was looked at.
+    /// Last tick that was examined.
     cursor: u64,
     armed: usize,
 }
@@ -64,7 +66,7 @@ impl Wheel {
         }
     }
 
-    /// Sets the timer of `key`, whatever it was before. Keys should be small: they index an array.
+    /// Sets or replaces the timer of `key`. Keys should be small, because they index an array.
     pub(in crate::turn) fn arm(&mut self, now: Instant, key: u32, deadline: Instant) {
         let index = key as usize;
         if index >= self.nodes.len() {
@@ -72,7 +74,7 @@ impl Wheel {
         }
         self.cancel(key);
         if self.armed == 0 {
-            // Nothing can be missed: skip the time in which there was nothing to do.
+            // No timer is armed, so skip the idle time.
             self.cursor = self.cursor.max(tick_before(now));
         }
         let tick = tick_after(deadline).max(self.cursor + 1);
@@ -92,7 +94,7 @@ impl Wheel {
         self.armed += 1;
     }
 
-    /// Takes the timer of `key` back, if it has one.
+    /// Cancels the timer of `key`, if it has one.
     pub(in crate::turn) fn cancel(&mut self, key: u32) {
         let Some(node) = self.nodes.get_mut(key as usize) else {
             return;
@@ -118,7 +120,7 @@ impl Wheel {
         self.armed -= 1;
     }
 
-    /// Moves every key whose deadline has come into `due` and forgets its timer.
+    /// Moves every key past its deadline into `due` and removes its timer.
     pub(in crate::turn) fn expire(&mut self, now: Instant, due: &mut Vec<u32>) {
         let last = tick_before(now);
         while let Some(tick) = self.next_tick() {
@@ -139,7 +141,8 @@ impl Wheel {
         self.cursor = self.cursor.max(last);
     }
 
-    /// When to call [`Self::expire`] next. Never late; early only for deadlines more than a turn ahead.
+    /// When to call [`Self::expire`] next. Never late; early only for deadlines more than a turn
+    /// ahead.
     pub(in crate::turn) fn next(&self) -> Option<Instant> {
         self.next_tick()
             .map(|tick| Instant::from_nanos(tick.saturating_mul(NANOS)))
@@ -156,7 +159,8 @@ impl Wheel {
         let slot = if here != 0 {
             start + here.trailing_zeros() as usize
         } else {
-            // The first occupied word after this one, and this one last: its low bits are a turn away.
+            // The first occupied word after this one. This one comes last: its low bits are a turn
+            // away.
             let turned = self.summary.rotate_right(word as u32 + 1);
             let next = (word + 1 + turned.trailing_zeros() as usize) % WORDS;
             next * 64 + self.occupied[next].trailing_zeros() as usize
@@ -273,7 +277,8 @@ mod tests {
     }
 
     proptest! {
-        /// The model is a sorted map of deadlines; a timer fires at the first tick not before its deadline.
+        /// The model is a sorted map of deadlines. A timer fires at the first tick that is not
+        /// before its deadline.
         #[test]
         fn agrees_with_a_sorted_list(ops in proptest::collection::vec(op(), 1..200)) {
             let (mut wheel, mut model, mut now) = (Wheel::new(), BTreeMap::new(), 0u64);
@@ -282,7 +287,7 @@ mod tests {
                 match op {
                     Op::Arm(key, after) => {
                         wheel.arm(ms(now), key, ms(now + after));
-                        // Already past ticks fire at the next one.
+                        // Ticks in the past fire at the next one.
                         model.insert(key, (now + after).div_ceil(1000).max(now / 1000 + 1));
                     }
                     Op::Cancel(key) => {

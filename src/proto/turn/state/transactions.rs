@@ -1,7 +1,9 @@
-//! Memory of transactions that outlives the allocation: over UDP a late copy of an Allocate must not make a second one after
-//! the first was released, nor a late copy of the Refresh that released it end the next one (RFC 8489 §6.3.1, RFC 8656 §7.2).
+//! Memory of transactions that outlives the allocation. Over UDP, a late copy of an Allocate must
+//! not create a second allocation after the first was released. Nor may a late copy of the Refresh
+//! that released it end the next one (RFC 8489 §6.3.1, RFC 8656 §7.2).
 //!
-//! What is kept is a keyed hash of five-tuple and transaction id, in order of time, and no more than [`MOST`] of them.
+//! The memory holds at most [`MOST`] keyed hashes of five-tuple and transaction id, ordered by
+//! time.
 
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
@@ -15,13 +17,13 @@ use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
 use crate::wire::message::TransactionId;
 
-/// How long a copy of a request may be under way: longer than a client goes on sending them (39.5 s).
+/// How long a copy of a request may be in flight: longer than a client keeps sending them (39.5 s).
 pub(in crate::turn) const RETRANSMISSION: Duration = Duration::from_secs(40);
 
-/// Most transactions remembered; the oldest go first.
+/// Most transactions remembered; the oldest are forgotten first.
 const MOST: usize = 1 << 16;
 
-/// Transactions whose allocations are gone.
+/// Transactions whose allocations have ended.
 #[derive(Debug)]
 pub(in crate::turn) struct Transactions {
     seed: (u64, SharedSeed),
@@ -30,7 +32,7 @@ pub(in crate::turn) struct Transactions {
 }
 
 impl Transactions {
-    /// Remembers nothing yet.
+    /// An empty memory.
     pub(in crate::turn) fn new(seed: u64) -> Self {
         Self {
             seed: (seed, SharedSeed::from_u64(!seed)),
@@ -54,13 +56,13 @@ impl Transactions {
         }
     }
 
-    /// Whether this is a copy of a request whose allocation is gone.
+    /// Whether this is a copy of a request whose allocation has ended.
     pub(in crate::turn) fn contains(&mut self, now: Instant, client: &FiveTuple, id: TransactionId) -> bool {
         self.forget(now);
         !self.by_age.is_empty() && self.knows(self.key(client, id))
     }
 
-    /// Forgets what is old enough.
+    /// Forgets transactions that are old enough.
     pub(in crate::turn) fn forget(&mut self, now: Instant) {
         while let Some(&(until, key)) = self.by_age.front()
             && until <= now

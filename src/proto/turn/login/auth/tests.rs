@@ -67,7 +67,7 @@ fn world() -> World {
     world_of(config(vec![Secret::new(SECRET)], &[("alice", "wonderland")]))
 }
 
-/// What a request is made of; tests change one thing at a time.
+/// The parts of a request. Tests change one at a time.
 struct Signed<'a> {
     username: &'a [u8],
     realm: &'a str,
@@ -146,7 +146,7 @@ impl World {
     }
 }
 
-/// A request of a client that knows nothing yet.
+/// The first request of a client that has no nonce yet.
 fn unsigned() -> Vec<u8> {
     let mut buf = [0; 28];
     let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
@@ -155,7 +155,7 @@ fn unsigned() -> Vec<u8> {
     buf.to_vec()
 }
 
-/// A request of these attributes, signed with `key`.
+/// A request with these attributes, signed with `key`.
 fn request(attributes: &[(AttributeType, &[u8])], key: &Key) -> Vec<u8> {
     let mut buf = [0; 500];
     let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Allocate, TransactionId([1; 12]));
@@ -167,7 +167,7 @@ fn request(attributes: &[(AttributeType, &[u8])], key: &Key) -> Vec<u8> {
     buf[..len].to_vec()
 }
 
-/// What a client gets to see of `challenge`.
+/// The bytes of `challenge` as the client receives them.
 fn written(challenge: &ChallengeResponse) -> Vec<u8> {
     let mut buf = [0; 300];
     let mut writer = MessageWriter::new(&mut buf, Class::Error, Method::Allocate, TransactionId([1; 12]));
@@ -505,7 +505,7 @@ fn a_compact_challenge_says_no_more_than_rfc_5389() {
         (Challenge::CompactUdp, Transport::Tls, true),
         (Challenge::Compact, Transport::Tls, false),
     ] {
-        // Static users alone: USERHASH could be offered as well.
+        // With static users alone, USERHASH can be offered as well.
         let mut world = world_of(config(Vec::new(), &[("alice", "wonderland")]));
         world.config.challenge = mode;
         world.client.transport = transport;

@@ -1,4 +1,4 @@
-//! Finding the key of who wants to log in, with the same work whether there is such a user or not.
+//! Finds the key of a login, with the same work whether the user exists or not.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub enum LoginName<'a> {
 pub struct Login {
     /// USERNAME, also if USERHASH was sent.
     pub username: Arc<str>,
-    /// Whose name it is.
+    /// The user behind the name.
     pub user: UserId,
     /// The key that verified.
     pub key: Key,
@@ -32,12 +32,13 @@ pub struct Login {
 }
 
 impl Credentials {
-    /// Tries every key `name` may have with `verify`, and returns the one that verified.
+    /// Tries every key that `name` may have with `verify`, and returns the one that verified.
     ///
-    /// As many keys are derived and tried for an unknown, expired or malformed name as for a good one: neither the answer
-    /// nor the time it takes tells them apart (RFC 8489 §16.1.3). Why there is no login is concluded afterwards, from what
-    /// verified and from the form of the name, which the client knows itself. With `at` a time-limited name must be good at that time;
-    /// without, its expiry is not looked at (design decision D7).
+    /// An unknown, expired or malformed name costs as many key derivations and checks as a valid
+    /// one. Neither the answer nor its timing distinguishes them (RFC 8489 §16.1.3). The reason of
+    /// a failure is determined afterwards, from what verified and from the form of the name, which
+    /// the client knows anyway. With `at`, a time-limited name must be valid at that time; without,
+    /// its expiry is not checked (design decision D7).
     pub fn login(
         &self,
         name: LoginName<'_>,
@@ -76,14 +77,14 @@ impl Credentials {
         }
     }
 
-    /// Why a name that is no static user's is no login. `signed`: a secret makes its password.
+    /// Why a name that is not a static user's failed. `signed`: a secret produces its password.
     fn why(&self, name: &[u8], parts: Option<TimeLimited<'_>>, signed: bool, expiry: Option<Refusal>) -> Refusal {
         if let Some(fault) = username::fault(name, signed) {
             return fault;
         }
         match (parts, expiry) {
             (Some(_), Some(expiry)) if signed => expiry,
-            // Earlier than any credential: a number that is somebody's name.
+            // Older than any credential, so the number is a user name.
             (Some(parts), _) if parts.expiry >= EARLIEST => Refusal::WrongPassword {
                 secrets: self.secrets.len(),
             },
@@ -92,15 +93,15 @@ impl Credentials {
     }
 }
 
-/// In 2001: no credential of this server has expired before.
+/// In 2001. Every credential of this server expires later.
 const EARLIEST: UnixTime = UnixTime(1_000_000_000);
 
-/// Static users by USERHASH. That is also how a USERNAME is looked up: how far a search by name gets would tell in time
-/// how much of a name was right.
+/// Static users by USERHASH. A USERNAME is looked up by its hash too: the duration of a search by
+/// name would reveal how much of a name was right.
 pub(super) struct StaticTable {
     /// Sorted by hash.
     users: Vec<User>,
-    /// Verified against when there is no such user.
+    /// Verified against when the user does not exist.
     nobody: Option<Key>,
 }
 
@@ -131,7 +132,7 @@ impl StaticTable {
         if let Some(pair) = table.windows(2).find(|pair| pair[0].hash == pair[1].hash) {
             return Err(CredentialError::Duplicate(pair[0].name.to_string()));
         }
-        // What key this is does not matter: no result with it counts.
+        // The value of this key is irrelevant, because no result with it counts.
         Ok(Self {
             nobody: (!table.is_empty()).then(|| Key::from_raw(&[0; 16])),
             users: table,
@@ -170,7 +171,7 @@ impl StaticTable {
         self.users.get(index)
     }
 
-    /// The error tells whether there is such a user.
+    /// The error says whether the user exists.
     fn login(
         &self,
         realm: &str,

@@ -110,7 +110,7 @@ fn usernames_are_read_strictly() {
         assert_eq!(TimeLimited::parse(username.as_bytes()), None, "{username:?}");
     }
     assert_eq!(TimeLimited::parse(b"1893456000:\xff\xfe"), None);
-    // RFC 8489 §14.3: less than 509 bytes in all, whatever they are.
+    // RFC 8489 §14.3: less than 509 bytes in total, whatever they are.
     for head in ["1:", "1893456000:", "999999999999+forced:"] {
         let longest = format!("{head}{}", "u".repeat(508 - head.len()));
         assert!(TimeLimited::parse(longest.as_bytes()).is_some(), "{head}");
@@ -302,7 +302,8 @@ fn an_unknown_user_costs_as_many_keys_as_a_known_one() {
 //= STUN-AUTH-21
 #[test]
 fn a_name_nobody_has_is_refused_whatever_verifies() {
-    // Even a request that verifies against the key no user has, or is signed with the secret for a name that is none.
+    // Even if a request verifies against the key of the unknown user, or is signed with the secret
+    // for a malformed name.
     let credentials = credentials(&["north"], &[("alice", "wonderland")]);
     for name in [&b"nobody"[..], b"\xff\xfe", b"", b"1893456000:\xff", b"+1893456000:a"] {
         assert!(
@@ -339,7 +340,7 @@ fn hashed_names_are_offered_only_where_every_user_is_in_the_table() {
 
 #[test]
 fn a_user_is_the_userid_of_a_time_limited_name_or_a_name_of_the_table() {
-    // The table may hold names that look like the other kind.
+    // The table may contain names that look like time-limited ones.
     let names = ["alice", "1000", "1893456000:alice"];
     let credentials = credentials(&["north"], &names.map(|name| (name, "wonderland")));
     let user = |name: &str, password: &str| login(&credentials, name, password, None).unwrap().user;
@@ -368,7 +369,7 @@ fn names_and_passwords_of_static_users_are_compared_as_clients_prepare_them() {
     // Configured with a combining accent and a no-break space; sent composed, with a plain space.
     let zoe = credentials(&[], &[("Zoe\u{308}", "pass\u{A0}cafe\u{301}")]);
     assert!(login(&zoe, "Zo\u{eb}", "pass caf\u{e9}", None).is_some());
-    // What RFC 5769 §2.4 uses needs no preparation.
+    // The example of RFC 5769 §2.4 needs no preparation.
     let name = "\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}";
     let matrix = credentials(&[], &[(name, "TheMatrIX")]);
     assert!(login(&matrix, name, "TheMatrIX", None).is_some());
@@ -412,7 +413,7 @@ fn a_userid_as_long_as_matrix_has_them_and_longer_is_minted_and_logs_in_whatever
     let matrix = format!("@{}:matrix.example.org", "u".repeat(255 - 20));
     assert_eq!(matrix.len(), 255);
     for userid in [matrix, "u".repeat(256), "\u{e9}".repeat(TimeLimited::MAX_USERID / 2)] {
-        // The longest expiry there can be.
+        // The longest possible expiry.
         for expiry in [NOW.0 + 60, 999_999_999_999] {
             for mint in [Secret::mint, Secret::mint_forced] {
                 let minted = mint(&Secret::new(b"north"), UnixTime(expiry), Some(&userid)).unwrap();

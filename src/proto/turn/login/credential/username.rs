@@ -1,4 +1,4 @@
-//! The grammar of time-limited usernames, and which names and passwords a static user may have.
+//! The grammar of time-limited usernames, and the valid names and passwords of static users.
 
 use zeroize::Zeroizing;
 
@@ -7,35 +7,36 @@ use crate::base::time::UnixTime;
 use crate::turn::refusal::Refusal;
 use crate::wire::opaque_string;
 
-/// Longest USERNAME, bytes: RFC 8489 §14.3 has less than 509.
+/// Longest USERNAME in bytes: RFC 8489 §14.3 requires less than 509.
 pub(super) const MAX_USERNAME: usize = 508;
 
-/// Matrix has the longest ids in use, 255 bytes.
+/// Matrix has the longest user ids in use, 255 bytes.
 const _: () = assert!(TimeLimited::MAX_USERID >= 255);
 
-/// A username `expiry["+forced"][:userid]`, taken apart.
+/// A parsed username `expiry["+forced"][:userid]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeLimited<'a> {
-    /// When it ceases to be good.
+    /// When it expires.
     pub expiry: UnixTime,
-    /// Good on the forced path only (`config::forced`). Stands before the colon, where others that mint write digits and
-    /// nothing else: no userid of theirs can be taken for it.
+    /// Valid on the forced path only (`config::forced`). The mark stands before the colon, where
+    /// other minting services write only digits, so none of their userids can be mistaken for it.
     pub forced: bool,
-    /// Who it is for; empty if it does not say. May hold further colons.
+    /// The user it was minted for; empty if not given. May contain further colons.
     pub userid: &'a str,
 }
 
 impl<'a> TimeLimited<'a> {
     /// Most digits of an expiry: enough for 30,000 years, too few to overflow.
     const MAX_DIGITS: usize = 12;
-    /// What stands behind the expiry of a forced credential.
+    /// The mark of a forced credential, after the expiry.
     const FORCED: &'static str = "+forced";
-    /// Longest userid to mint for, bytes: with every mark and the longest expiry it fits into a USERNAME. Others may
-    /// use all of the room there is.
+    /// Longest userid that this server mints, in bytes: with every mark and the longest expiry it
+    /// fits into a USERNAME. Other services may use all the available space.
     pub const MAX_USERID: usize = MAX_USERNAME - Self::MAX_DIGITS - Self::FORCED.len() - 1;
 
-    /// Reads `username`: 1 to 12 ASCII digits, maybe `+forced`, and behind the first colon a userid of UTF-8 without
-    /// control characters, as long as fits. No sign, no space, no other word, no other order.
+    /// Parses `username`: 1 to 12 ASCII digits, optionally `+forced`, and after the first colon a
+    /// userid of UTF-8 without control characters, as long as fits. No sign, no space, no other
+    /// word, no other order.
     pub fn parse(username: &'a [u8]) -> Option<Self> {
         if username.len() > MAX_USERNAME {
             return None;
@@ -70,13 +71,13 @@ pub(super) fn time_limited(expiry: UnixTime, userid: Option<&str>, forced: bool)
         }
         Some(_) => return Err(MintError::Userid),
     };
-    // Only a year in five digits is left to go wrong.
+    // Only an expiry with too many digits can still fail.
     let readable = TimeLimited::parse(username.as_bytes()).is_some();
     readable.then_some(username).ok_or(MintError::Lifetime)
 }
 
-/// What is wrong with a username that was meant to be time-limited, if its form tells. `signed`: its password is made
-/// with a secret of ours, so somebody mints names that this server cannot read.
+/// What is wrong with a username that was meant to be time-limited, if its form shows it. `signed`:
+/// one of our secrets produces its password, so a service mints names that this server cannot read.
 pub(super) fn fault(username: &[u8], signed: bool) -> Option<Refusal> {
     let text = core::str::from_utf8(username).unwrap_or_default();
     let (head, _) = text.split_once(':').unwrap_or((text, ""));
@@ -87,7 +88,7 @@ pub(super) fn fault(username: &[u8], signed: bool) -> Option<Refusal> {
     if whole && digits > TimeLimited::MAX_DIGITS {
         return Some(Refusal::ExpiryMilliseconds { digits });
     }
-    // Ten digits: since 2001, and until 2286.
+    // Ten digits: from 2001 until 2286.
     let is_time = |text: &str| text.len() >= 10 && text.bytes().all(|b| b.is_ascii_digit());
     if !(whole && digits >= 10) && is_time(last) {
         return Some(Refusal::UsernameReversed);
@@ -96,8 +97,9 @@ pub(super) fn fault(username: &[u8], signed: bool) -> Option<Refusal> {
     (!readable && (signed || digits >= 10)).then_some(Refusal::UsernameMalformed)
 }
 
-/// Prepares a static user's name or password as clients prepare theirs (RFC 8265 §4.2). `None` for what the OpaqueString
-/// profile forbids, as far as people type it: nothing, and control characters.
+/// Prepares a static user's name or password as clients do (RFC 8265 §4.2). `None` if the
+/// OpaqueString profile forbids it in a way that occurs in practice: empty, or with control
+/// characters.
 pub(super) fn prepared(text: &str) -> Option<Zeroizing<String>> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return None;

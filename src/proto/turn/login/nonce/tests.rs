@@ -26,12 +26,12 @@ fn own() -> NonceKey {
     NonceKey::random([42; 32])
 }
 
-/// Of a process without any secret.
+/// The nonces of a process without any secret.
 fn nonces() -> Nonces {
     Nonces::new([], &own())
 }
 
-/// Of a process of its own, with these secrets.
+/// The nonces of a separate process with these secrets.
 fn sharing(process: u8, secrets: &[&str]) -> Nonces {
     let secrets: Vec<_> = secrets
         .iter()
@@ -164,7 +164,8 @@ fn who_shares_a_secret_knows_the_others_nonces_and_nobody_else_does() {
     }
 }
 
-/// HKDF-SHA256 without salt, computed by hand (RFC 5869 §2): other implementations can share nonces with this one.
+/// HKDF-SHA256 without salt, computed by hand (RFC 5869 §2), so that other implementations can
+/// share nonces with this one.
 #[test]
 fn the_key_of_a_secret_is_what_rfc_5869_makes_of_it() {
     let hmac = |key: &[u8], parts: &[&[u8]]| -> [u8; 32] {

@@ -1,4 +1,4 @@
-//! What one shard tells another about an allocation that moves.
+//! Messages between shards about an allocation that moves.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::turn::state::allocation::{Allocation, open_sockets};
 use crate::turn::state::mobile::Visit;
 use crate::turn::types::{AllocationId, Client, RelayId};
 
-/// What one shard tells another about an allocation that moves. The worker carries it; none may be lost, and those of one
-/// sender stay in order.
+/// A message from one shard to another about an allocation that moves. The worker delivers it. None
+/// may be lost, and those of one sender stay in order.
 #[derive(Debug)]
 pub struct Handoff {
     pub(super) to: usize,
@@ -30,7 +30,7 @@ pub(super) enum Note {
     Gone(Visit),
 }
 
-/// A Refresh with a ticket, from a five-tuple that has no allocation.
+/// A Refresh with a ticket, from a five-tuple without an allocation.
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) visit: Visit,
@@ -40,7 +40,7 @@ pub(super) struct Ask {
     pub(super) family: Option<u8>,
 }
 
-/// What becomes of it.
+/// The answer to [`Ask`].
 #[derive(Debug)]
 pub(super) enum Decision {
     Granted(MigrationGrant),
@@ -51,7 +51,7 @@ pub(super) enum Decision {
     Limited,
 }
 
-/// The allocation a visit is for.
+/// The allocation that a visit was granted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MigrationGrant {
     pub(super) home: usize,
@@ -61,35 +61,37 @@ pub(super) struct MigrationGrant {
     pub(super) ticket: TicketName,
 }
 
-/// An allocation on its way.
+/// An allocation in transit.
 #[derive(Debug)]
 pub(super) struct Moved {
     pub(super) visit: Visit,
-    /// The shard it comes from.
+    /// The shard that sends it.
     pub(super) home: usize,
     pub(super) allocation: Box<Allocation>,
     pub(super) flow: Box<Flow>,
-    /// Its client's data called it here; otherwise its old path has closed.
+    /// The client's data on the new path requested it. Otherwise the old path has closed.
     pub(super) fetched: bool,
 }
 
-/// What is to be done about a handoff that was handled.
+/// What the worker does after a handoff was handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Handled {
-    /// The response to this client's Refresh is in the response buffer.
+    /// The response for this client's Refresh is in the response buffer.
     pub respond: Option<Client>,
-    /// An allocation has arrived; its relay sockets, those [`Handoff::sockets`] named, are called so from now on.
+    /// An allocation has arrived. These are the new ids of its relay sockets, those that
+    /// [`Handoff::sockets`] named.
     pub arrived: [Option<RelayId>; 2],
 }
 
 impl Handoff {
-    /// Index of the shard it is for.
+    /// Index of the receiving shard.
     pub const fn to(&self) -> usize {
         self.to
     }
 
-    /// The relay sockets that go with it, by family: those a `DetachRelay` command has named before.
+    /// The relay sockets that move with it, by family. An earlier `DetachRelay` command named each
+    /// of them.
     pub fn sockets(&self) -> [Option<RelayId>; 2] {
         match &self.note {
             Note::Arrive(moved) => open_sockets(&moved.allocation),

@@ -1,4 +1,4 @@
-//! The side of the shard that has the allocation.
+//! Mobility on the home shard, which owns the allocation.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::turn::state::mobile::{Pending, Visit};
 use crate::turn::types::{AllocationId, RelayId};
 
 impl Server {
-    /// A client that came to another five-tuple, perhaps another shard's, wants its allocation.
+    /// A client on another five-tuple, perhaps of another shard, requests its allocation.
     pub(super) fn handle_ask(&mut self, now: Instant, ask: Box<Ask>) {
         let visit = ask.visit;
         let id = match self.shared.tickets.find(&ask.ticket) {
-            // It has moved on since the question was put: so does the question, behind it.
+            // The allocation has moved since the request was sent, so the request follows it.
             Some(home) if home.shard != self.shard.index => return self.tell(home.shard, Note::Ask(ask)),
             Some(home) => match home.moving_to {
                 Some(next) => return self.tell(next, Note::Ask(ask)),
@@ -35,12 +35,12 @@ impl Server {
             && granted
             && self.forward.is_away(id)
         {
-            // There is no old path that could be kept until the new one works.
+            // There is no old path to keep until the new one works.
             self.dispatch(now, id, false);
         }
     }
 
-    /// Checks everything, then does it: who is refused has changed nothing.
+    /// Checks everything before it changes anything: a refused request has no effect.
     fn decide(&mut self, now: Instant, id: Option<AllocationId>, ask: &Ask) -> Result<Decision, Refusal> {
         let id = id.ok_or(Refusal::TicketUnknown)?;
         self.expire(now, id);
@@ -79,7 +79,7 @@ impl Server {
         }))
     }
 
-    /// The share of the new address, if it is another than the allocation is counted for.
+    /// The quota unit of the new address, if the allocation counts for another one.
     fn unit_for(&mut self, id: AllocationId, visit: Visit) -> Result<Option<AddressUnit>, Refusal> {
         let ip = visit.client.five_tuple.client.ip();
         let Some(allocation) = self.allocations.get_mut(id).filter(|it| !it.quota.covers(ip)) else {
@@ -94,7 +94,8 @@ impl Server {
         Ok(Some(self.shared.quotas.address(ip, &self.config.limits)?))
     }
 
-    /// Makes a new ticket. Of the two there were, the one that was shown stays: its owner may not see this answer.
+    /// Issues a new ticket. Of the two existing ones it keeps the one in the request, because the
+    /// owner may not receive this response.
     fn rotate(&mut self, id: AllocationId, shown: &TicketName) -> TicketName {
         let ticket = self.rng.array();
         let Some(mobile) = self.allocations.get_mut(id).and_then(|it| it.mobile.as_deref_mut()) else {
@@ -112,7 +113,8 @@ impl Server {
         ticket
     }
 
-    /// There is at most one pending move; with `tell`, who waited for the one before hears of it.
+    /// Replaces the pending move, of which there is at most one. With `tell`, informs the client of
+    /// the replaced one.
     fn replace_pending(&mut self, id: AllocationId, by: Option<Pending>, tell: bool) {
         let mobile = self.allocations.get_mut(id).and_then(|it| it.mobile.as_deref_mut());
         let Some(mobile) = mobile else { return };
@@ -122,18 +124,18 @@ impl Server {
         }
     }
 
-    /// Data has come by the new path.
+    /// Data has arrived on the new path.
     pub(super) fn handle_fetch(&mut self, now: Instant, visit: Visit, id: AllocationId) {
         self.expire(now, id);
         if self.is_pending(id, visit) {
             self.dispatch(now, id, true);
         } else {
-            // It ended, or its client asked from yet another place.
+            // It ended, or its client asked from a third five-tuple.
             self.tell(visit.shard, Note::Gone(visit));
         }
     }
 
-    /// The new path is gone before it was used.
+    /// The new path closed before it was used.
     pub(super) fn handle_withdrawal(&mut self, visit: Visit, id: AllocationId) {
         if self.is_pending(id, visit) {
             self.replace_pending(id, None, false);
@@ -147,7 +149,8 @@ impl Server {
             .is_some_and(|pending| pending.visit == visit)
     }
 
-    /// Sends an allocation to the shard its client has come to. From here on it is not here any more.
+    /// Sends an allocation to the shard of its client's new path. From here on this shard does not
+    /// own it.
     fn dispatch(&mut self, now: Instant, id: AllocationId, fetched: bool) {
         let mobile = self.allocations.get_mut(id).and_then(|it| it.mobile.as_deref_mut());
         let Some((mobile, pending)) = mobile.and_then(|mobile| mobile.pending.take().map(|pending| (mobile, pending)))
@@ -188,7 +191,8 @@ impl Server {
         self.tell(visit.shard, Note::Arrive(Box::new(moved)));
     }
 
-    /// A client's stream is closed. Its allocation ends with it (design decision D11), unless it has a ticket.
+    /// A client's stream has closed. Its allocation ends (design decision D11), unless it has a
+    /// ticket.
     pub(in crate::turn::server) fn depart(&mut self, now: Instant, id: AllocationId) {
         let mobile = self.allocations.get(id).and_then(|it| it.mobile.as_deref());
         let pending = mobile.map(|mobile| mobile.pending.is_some());
@@ -211,7 +215,7 @@ impl Server {
         self.arm(now, id);
     }
 
-    /// An allocation ends: its tickets are good for nothing, and who waits for it hears of it.
+    /// An allocation ends: its tickets become invalid, and a waiting visitor is informed.
     pub(in crate::turn::server) fn end_mobility(&mut self, mobile: crate::turn::state::mobile::Mobile) {
         for name in core::iter::once(&mobile.current).chain(&mobile.next) {
             self.shared.tickets.remove(name);
@@ -221,7 +225,8 @@ impl Server {
         }
     }
 
-    /// The relay socket of an allocation that has arrived cannot be used here: what it was for ends.
+    /// The relay socket of a migrated allocation cannot be used here, so the part of the allocation
+    /// that needs it ends.
     pub fn handle_relay_lost(&mut self, now: Now, relay: RelayId) {
         let RelayId { allocation: id, family } = relay;
         let other = if family == Family::V4 { Family::V6 } else { Family::V4 };

@@ -1,23 +1,29 @@
-//! Mobility (RFC 8016): a client that changed networks takes its allocation along to a new five-tuple.
+//! Mobility (RFC 8016): a client that changed networks takes its allocation along to a new
+//! five-tuple.
 //!
-//! The new five-tuple may arrive at another shard than the allocation's, and shards share nothing; so an allocation moves
-//! *as a value*: its state here, its sockets in the shard. The shard that has it is its *home*, the one the client has come
-//! to is *visited*; both may be the same, and even then they go about it the same way, by [`Handoff`]s, which arrive in
-//! the order in which one shard sent them to another, and always.
+//! The new five-tuple may arrive at another shard than the allocation's, and shards share nothing.
+//! So an allocation moves *as a value*: its state here, its sockets in the shard. The shard that
+//! owns it is its *home*; the shard that the client has moved to is *visited*. Both may be the
+//! same, and even then they use the same messages. These are [`Handoff`]s. They are never lost, and
+//! those from one shard to another arrive in order.
 //!
 //! ```text
 //! client          visited shard                    home shard
-//!   | Refresh, ticket -->| Ask ------------------------>| checks everything, then grants: lifetime, new ticket;
-//!   |<------- success ---|<------------------ Answer ---| the old path goes on as before
+//!   | Refresh, ticket -->| Ask ------------------------>| checks everything, then grants
+//!   |                    |                             | lifetime and new ticket; the old
+//!   |                    |                             | path still works
+//!   |<------- success ---|<------------------ Answer ---|
 //!   | ChannelData ------>| holds it; Fetch ------------>|
-//!   |                    |<------------------ Arrive ---| the allocation, whole: it is gone there
-//!   |                    | takes up what it has held    |
+//!   |                    |<------------------ Arrive ---| the whole allocation, removed here
+//!   |                    | handles what it has held     |
 //! ```
 //!
-//! Until then the client may leave again (`Withdraw`), ask from yet another place (the latest counts, the one before is told
-//! `Gone`), or delete the allocation on its old path (`Gone`). Where there is no old path any more, because its stream is
-//! closed, `Arrive` follows the `Answer` at once. One that arrives where nobody waits for it any more lives on without a
-//! client until its lifetime ends or someone comes with its ticket: an allocation is owned by exactly one shard or handoff.
+//! Until then the client may leave again (`Withdraw`), ask from a third five-tuple (the latest
+//! counts, and the previous visitor gets `Gone`), or delete the allocation on its old path
+//! (`Gone`). If there is no old path because its stream has closed, `Arrive` follows the `Answer`
+//! at once. If no client waits when it arrives, the allocation lives on without a client until its
+//! lifetime ends or a client presents its ticket. Exactly one shard or handoff owns an allocation
+//! at any time.
 
 pub(in crate::turn) mod handoff;
 mod home;
@@ -31,12 +37,12 @@ use crate::turn::response::Response;
 use handoff::{Handled, Handoff, Note};
 
 impl Server {
-    /// The next handoff to be carried, in order. Commands given before it are carried out before it.
+    /// The next handoff to deliver, in order. Commands issued before it must be carried out first.
     pub fn poll_handoff(&mut self) -> Option<Handoff> {
         take_first(&mut self.handoffs)
     }
 
-    /// Takes a handoff of another shard, or of this one.
+    /// Handles a handoff of another shard, or of this one.
     pub fn handle_handoff(&mut self, now: Now, handoff: Handoff, response: &mut Response) -> Handled {
         let mut handled = Handled::default();
         match handoff.note {

@@ -1,4 +1,4 @@
-//! The side of the shard that the client has come to.
+//! Mobility on the visited shard, which the client has moved to.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::wire::attribute::{self, AttributeType};
 use crate::wire::message::{Message, Method, TransactionId};
 
 impl Server {
-    /// Whether an Allocate asks for a ticket: with an empty one (RFC 8016 §3.1).
+    /// Whether an Allocate requests a ticket, by an empty MOBILITY-TICKET (RFC 8016 §3.1).
     pub(in crate::turn::server) fn wants_ticket(&self, message: &Message<'_>) -> Result<bool, Refusal> {
         match message.attribute(AttributeType::MOBILITY_TICKET) {
             None => Ok(false),
@@ -33,7 +33,7 @@ impl Server {
         }
     }
 
-    /// Takes a Refresh with MOBILITY-TICKET (RFC 8016 §3.2).
+    /// Handles a Refresh with MOBILITY-TICKET (RFC 8016 §3.2).
     pub(in crate::turn::server) fn resume(
         &mut self,
         request: &Authenticated<'_>,
@@ -77,7 +77,8 @@ impl Server {
                     return Ok(self.hold_copy(client, message.bytes()));
                 }
                 State::Asked | State::Fetching(_) => return Ok(RequestOutcome::Silent(DropReason::Retransmission)),
-                // The client has given up on the first request: its allocation is asked for anew.
+                // The client has given up on its first request, so its allocation is requested
+                // anew.
                 State::Granted(grant) if home.is_some_and(|(_, at)| (at.shard, at.id) == (grant.home, grant.id)) => {}
                 State::Granted(_) => return Err(Refusal::AllocationExists),
             }
@@ -97,7 +98,8 @@ impl Server {
         Ok(RequestOutcome::Waiting)
     }
 
-    /// The five-tuple has an allocation: only a copy of the Refresh that brought it here is answered again.
+    /// The five-tuple has an allocation. Only a copy of the Refresh that moved it here is answered
+    /// again.
     fn moved_already(
         &self,
         now: Instant,
@@ -120,7 +122,7 @@ impl Server {
         RequestOutcome::Resumed(lifetime, self.shared.tickets.text(ticket))
     }
 
-    /// The answer to a Refresh with a ticket.
+    /// The home shard's answer to a Refresh with a ticket.
     pub(super) fn handle_answer(
         &mut self,
         now: Instant,
@@ -137,7 +139,7 @@ impl Server {
                 Arc::clone(&visitor.session),
                 (visitor.transaction_id, visitor.fingerprint),
             );
-            // Copies have the same answer.
+            // Copies of the request get the same response.
             visitor.held_bytes = 0;
             let copies = core::mem::take(&mut visitor.held);
             self.visitors
@@ -149,7 +151,7 @@ impl Server {
         }
         let Some(visitor) = self.visitors.remove(&visit) else {
             if let Decision::Granted(grant) = decision {
-                // The client left meanwhile.
+                // The client has left meanwhile.
                 self.tell(grant.home, Note::Withdraw(visit, grant.id));
             }
             return None;
@@ -203,9 +205,10 @@ impl Server {
         }
     }
 
-    /// A packet from a five-tuple without an allocation, which only its allocation can tell what to do with. If it waits for
-    /// one, the packet is held, and the allocation fetched: the first data by the new path is what it moves for (RFC 8016
-    /// §3.2), and what else its owner asks for there must find it as well. `None`: it does not wait.
+    /// Holds a packet whose allocation is still on its way from another shard, and fetches the
+    /// allocation: it moves when the first data arrives on the new path (RFC 8016 §3.2). Other
+    /// requests of its owner on the new path need it as well. `None`: the client does not wait for
+    /// an allocation.
     pub(in crate::turn::server) fn hold(&mut self, client: &Client, packet: &[u8]) -> Option<Verdict> {
         if !self.visitors.contains(client) {
             return None;
@@ -223,8 +226,9 @@ impl Server {
         Some(Verdict::Waiting)
     }
 
-    /// A copy of a Refresh that has no answer yet. Over UDP it is a retransmission, and the answer is for both. A stream loses
-    /// nothing: coturn's client sends two there and waits for two answers.
+    /// Handles a copy of a Refresh that has no response yet. Over UDP it is a retransmission, and
+    /// one response answers both. A stream loses nothing: coturn's client sends two there and
+    /// expects two responses.
     fn hold_copy(&mut self, client: &Client, packet: &[u8]) -> RequestOutcome {
         let visitor = self.visitors.by_client.get_mut(&client.five_tuple);
         if visitor.is_some_and(|visitor| visitor.hold(packet)) {
@@ -234,7 +238,7 @@ impl Server {
         }
     }
 
-    /// Holds a request of the owner of the allocation that is waited for.
+    /// Holds a request of the owner of the awaited allocation.
     pub(in crate::turn::server) fn hold_request(
         &mut self,
         client: &Client,
@@ -251,7 +255,7 @@ impl Server {
         }
     }
 
-    /// The verdict on a client's data, unless its allocation is only on the way.
+    /// The verdict on a client's data, unless its allocation is still on its way here.
     pub(in crate::turn::server) fn or_hold(&mut self, verdict: Verdict, client: &Client, packet: &[u8]) -> Verdict {
         if verdict == Verdict::Drop(DropReason::NoAllocation) {
             return self.hold(client, packet).unwrap_or(verdict);
@@ -259,25 +263,26 @@ impl Server {
         verdict
     }
 
-    /// A packet that was held, to be handed to [`Self::handle_client`] again. Drain after every handoff.
+    /// The next held packet, to be passed to [`Self::handle_client`] again. Drain after every
+    /// handoff.
     pub fn poll_held(&mut self) -> Option<(Client, Box<[u8]>)> {
         take_first(&mut self.visitors.again)
     }
 
-    /// A client that waits for its allocation is gone, or asks anew.
+    /// A waiting client has disconnected, or asks anew.
     pub(in crate::turn::server) fn withdraw(&mut self, five_tuple: &FiveTuple) {
         let Some(visitor) = self.visitors.by_client.remove(five_tuple) else {
             return;
         };
         let visit = visitor.visit;
-        // A question that is not answered yet is withdrawn when it is.
+        // An unanswered request is withdrawn when its answer arrives.
         if let Some(&MigrationGrant { home, id, .. }) = visitor.grant() {
             self.tell(home, Note::Withdraw(visit, id));
         }
         self.take_again(*visitor);
     }
 
-    /// What a client waited for does not come.
+    /// The awaited allocation will not arrive.
     pub(super) fn handle_gone(&mut self, visit: Visit) {
         if let Some(visitor) = self.visitors.remove(&visit) {
             self.take_again(*visitor);
@@ -290,7 +295,7 @@ impl Server {
         self.visitors.again.extend(held);
     }
 
-    /// An allocation has come. Returns the new names of its relay sockets.
+    /// An allocation has arrived. Returns the new ids of its relay sockets.
     pub(super) fn handle_arrival(&mut self, at: Now, moved: Moved) -> [Option<RelayId>; 2] {
         let now = at.mono;
         let Moved {
@@ -313,7 +318,7 @@ impl Server {
                 allocation.session = Arc::clone(&visitor.session);
             }
             if visitor.is_some() && fetched {
-                // Who sends data has seen the new ticket.
+                // A client that sends data has received the new ticket.
                 if let Some(next) = mobile.next.take() {
                     let over = core::mem::replace(&mut mobile.current, next);
                     self.shared.tickets.remove(&over);
@@ -355,7 +360,7 @@ impl Server {
         sockets
     }
 
-    /// Nothing is handed over any more; what still arrives ends.
+    /// Stops migration: no allocation is handed over, and those that still arrive end.
     pub(in crate::turn::server) fn stop_mobility(&mut self) {
         self.stopping = true;
         self.visitors.clear();

@@ -1,4 +1,4 @@
-//! Clients that wait for their allocations, and what they have sent meanwhile.
+//! Clients that wait for their allocations, and the packets they have sent meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::turn::state::mobile::Visit;
 use crate::turn::types::Client;
 use crate::wire::message::{Message, TransactionId};
 
-/// Packets, and bytes of them, that are held for one client while its allocation is on the way: what a client sends in the
-/// moment that takes, and no more than a receive slot.
+/// Bounds on the packets held for one client while its allocation is on its way: their number, and
+/// their bytes. Enough for what a client sends meanwhile, and no more than a receive slot.
 const HELD_PACKETS: usize = 64;
 const HELD_BYTES: usize = 64 * 1024;
 
-/// Clients that have come here with a ticket, and whose allocation has not arrived yet.
+/// Clients that have presented a ticket here, and whose allocation has not arrived yet.
 #[derive(Debug)]
 pub(in crate::turn::server) struct Visitors {
     pub(super) by_client: HashMap<FiveTuple, Box<Visitor>, FixedState>,
     serial: u64,
-    /// Packets that were held, to be taken in again.
+    /// Held packets that are ready to be handled again.
     pub(super) again: VecDeque<(Client, Box<[u8]>)>,
 }
 
@@ -31,7 +31,7 @@ pub(in crate::turn::server) struct Visitors {
 pub(super) struct Visitor {
     pub(super) visit: Visit,
     pub(super) session: Arc<Session>,
-    /// Of the Refresh.
+    /// Transaction id of the Refresh.
     pub(super) transaction_id: TransactionId,
     pub(super) fingerprint: bool,
     pub(super) state: State,
@@ -76,7 +76,7 @@ impl Visitors {
         visitor
     }
 
-    /// Nobody comes any more.
+    /// Forgets all visitors.
     pub(in crate::turn::server) fn clear(&mut self) {
         self.by_client.clear();
         self.again.clear();
@@ -84,12 +84,12 @@ impl Visitors {
 }
 
 impl Visitor {
-    /// Another connection with the same addresses is another client.
+    /// The same addresses on another connection are another client.
     fn is(&self, client: &Client) -> bool {
         client.five_tuple.transport == Transport::Udp || self.visit.client.link == client.link
     }
 
-    /// Keeps `packet` for later; `false`: there is no room.
+    /// Keeps `packet` for later; `false` if there is no room.
     pub(super) fn hold(&mut self, packet: &[u8]) -> bool {
         let room = self.held.len() < HELD_PACKETS && self.held_bytes + packet.len() <= HELD_BYTES;
         if room {

@@ -1,8 +1,9 @@
-//! The relay ports all shards draw from: one pool per address family, each behind its lock (decision 0009).
+//! The relay ports that all shards draw from: one pool per address family, each behind its lock
+//! (decision 0009).
 //!
-//! The locks are taken when a port is drawn and when it is given back, never for a packet. A port in use is a value,
-//! [`RelayPort`], which is owned by exactly one allocation, reservation or command and gives the port back when it is
-//! dropped: none can leak, and none can be given back twice.
+//! The locks are taken to draw and to release a port, never for a packet. A port in use is a value,
+//! [`RelayPort`]. Exactly one allocation, reservation or command owns it, and dropping it releases
+//! the port. So no port can leak, and none can be released twice.
 
 mod pool;
 
@@ -17,7 +18,7 @@ use crate::base::rng::Rng;
 use pool::PortPool;
 pub(in crate::turn) use pool::Want;
 
-/// How many relay ports there are, and how many of them are in use or reserved. Read at any time.
+/// How many relay ports exist, and how many of them are in use or reserved. Readable at any time.
 #[derive(Debug, Default)]
 pub struct PortGauges {
     /// By family.
@@ -32,7 +33,7 @@ impl PortGauges {
         self.total.iter().map(Cell::get).sum()
     }
 
-    /// Those in use or reserved.
+    /// Relay ports in use or reserved.
     pub fn used(&self) -> u64 {
         self.used.iter().map(Cell::get).sum()
     }
@@ -44,18 +45,18 @@ pub(in crate::turn) struct RelayPorts(Arc<Pools>);
 
 #[derive(Debug, Default)]
 struct Pools {
-    /// By family. The innermost locks of all: nothing else is locked under them.
+    /// By family. The innermost locks: no other lock is taken under them.
     pools: [Mutex<PortPool>; 2],
     gauges: Arc<PortGauges>,
 }
 
 impl RelayPorts {
-    /// Draws from `range` from now on; ports in use stay in use, those outside the range too.
+    /// Draws from `range` from now on. Ports in use stay in use, also those outside the range.
     pub(in crate::turn) fn set_range(&self, family: Family, range: RangeInclusive<u16>) {
         self.0.with(family, |pool| pool.set_range(range));
     }
 
-    /// Draws a port at random, and with [`Want::EvenAndNext`] the one behind it.
+    /// Draws a random port, and with [`Want::EvenAndNext`] the next one too.
     pub(in crate::turn) fn take(
         &self,
         family: Family,
@@ -71,7 +72,7 @@ impl RelayPorts {
         Some((port(number), (want == Want::EvenAndNext).then(|| port(number + 1))))
     }
 
-    /// Takes this very port, whether it is in the range or not. `None`: it is in use.
+    /// Takes exactly this port, in the range or not. `None`: it is in use.
     pub(in crate::turn) fn claim(&self, family: Family, number: u16) -> Option<RelayPort> {
         let free = self.0.with(family, |pool| pool.take_exactly(number));
         free.then(|| RelayPort {
@@ -91,15 +92,15 @@ impl Pools {
     fn with<T>(&self, family: Family, change: impl FnOnce(&mut PortPool) -> T) -> T {
         let mut pool: MutexGuard<'_, PortPool> = lock(&self.pools[family as usize]);
         let result = change(&mut pool);
-        // Under the lock, so each has one writer at a time.
+        // Set under the lock, so each gauge has one writer at a time.
         self.gauges.total[family as usize].set(pool.total() as u64);
         self.gauges.used[family as usize].set(pool.used() as u64);
         result
     }
 }
 
-/// A relay port in use or reserved. Dropped, it goes back to the pool, and any shard may draw it at once: its sockets must
-/// be closed by then.
+/// A relay port in use or reserved. Dropping it returns it to the pool, and any shard may draw it
+/// at once. Its sockets must be closed by then.
 pub struct RelayPort {
     pools: Arc<Pools>,
     family: Family,
@@ -112,7 +113,7 @@ impl RelayPort {
         self.family
     }
 
-    /// Port number, as bound here.
+    /// The bound port number.
     pub const fn number(&self) -> u16 {
         self.number
     }
@@ -173,7 +174,7 @@ mod tests {
             assert!(ports.claim(Family::V4, number).is_some());
         }
         let unserved = ports.claim(Family::V6, 50_000).expect("it is free");
-        // The range comes while a port of it is in use.
+        // The range is set while one of its ports is in use.
         ports.set_range(Family::V6, 50_000..=50_000);
         assert!(ports.take(Family::V6, Want::Any, &mut Rng::new([1; 32])).is_none());
         drop(unserved);

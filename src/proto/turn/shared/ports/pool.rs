@@ -1,22 +1,22 @@
-//! The relay ports of one address family, as data: who may touch them when is for [`super::RelayPorts`].
+//! The relay ports of one address family, as data. [`super::RelayPorts`] handles access to it.
 //!
-//! Ports are handled as pairs (even, odd), because EVEN-PORT asks for an even port and may reserve the odd one behind it
-//! (RFC 8656 §7.2 step 8). Every pick is uniform among all free ports that will do, so the next port cannot be guessed
-//! (RFC 6056), and costs O(1).
+//! Ports are handled as pairs (even, odd), because EVEN-PORT requests an even port and may reserve
+//! the next, odd one (RFC 8656 §7.2 step 8). Every draw is uniform among all suitable free ports,
+//! so the next port is unpredictable (RFC 6056), and costs O(1).
 
 use core::ops::RangeInclusive;
 use std::collections::BTreeSet;
 
 use crate::base::rng::Rng;
 
-/// What an allocation wants.
+/// Which port an allocation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::turn) enum Want {
     /// Any port.
     Any,
-    /// An even port; its sibling stays where it is.
+    /// An even port; the next port stays free.
     Even,
-    /// An even port, and its free sibling is reserved.
+    /// An even port, together with the next one, which is free.
     EvenAndNext,
 }
 
@@ -28,19 +28,20 @@ pub(super) struct PortPool {
     /// Number (`port / 2`) of the first pair.
     first: u16,
     pairs: Vec<Pair>,
-    /// Pairs by what is free of them, in random order: index is the bit set [`Pair::free`]; 0 is never listed.
+    /// Pairs by which of their ports are free, in random order. The index is the bit set
+    /// [`Pair::free`]; 0 is never listed.
     by_free: [Vec<u16>; 4],
     total: usize,
     free: usize,
-    /// Ports in use that a change of the range has left outside of it. They count for nothing, but the range may come back
-    /// while they are still in use.
+    /// Ports in use that a change of the range has left outside. They do not count, but the range
+    /// may return while they are still in use.
     outside: BTreeSet<u16>,
 }
 
-/// A port and its sibling. Bit 0 stands for the even port, bit 1 for the odd one.
+/// A port and its sibling. Bit 0 is the even port, bit 1 the odd one.
 #[derive(Clone, Copy, Debug)]
 struct Pair {
-    /// Which belong to the range at all.
+    /// Which of the two belong to the range.
     ours: u8,
     free: u8,
     /// Position in the list `by_free[free]`.
@@ -75,7 +76,7 @@ impl PortPool {
         pool
     }
 
-    /// Goes over to another range. Ports in use stay in use, also those outside the new range.
+    /// Changes the range. Ports in use stay in use, also those outside the new range.
     pub(super) fn set_range(&mut self, range: RangeInclusive<u16>) {
         if self.range.as_ref() == Some(&range) {
             return;
@@ -103,9 +104,9 @@ impl PortPool {
         self.total - self.free
     }
 
-    /// Takes a port at random; with [`Want::EvenAndNext`] the port behind it as well.
+    /// Takes a random port; with [`Want::EvenAndNext`] the next port as well.
     pub(super) fn take(&mut self, want: Want, rng: &mut Rng) -> Option<u16> {
-        // A pair of which both are free counts twice where either will do.
+        // If either port is suitable, a pair with both free counts twice.
         let (evens, odds, both) = (self.list(EVEN).len(), self.list(ODD).len(), self.list(BOTH).len());
         let choices = match want {
             Want::Any => evens + odds + 2 * both,
@@ -138,7 +139,7 @@ impl PortPool {
         Some(number * 2 + u16::from(bit == ODD))
     }
 
-    /// Takes this very port, in the range or not. `false`: it is in use.
+    /// Takes exactly this port, in the range or not. `false`: it is in use.
     pub(super) fn take_exactly(&mut self, port: u16) -> bool {
         let Some(index) = self.index_of(port) else {
             return self.outside.insert(port);
@@ -152,7 +153,7 @@ impl PortPool {
         is_free
     }
 
-    /// Makes a port free. One outside the range (which may have changed meanwhile) is forgotten.
+    /// Frees a port. One outside the range (which may have changed meanwhile) is forgotten.
     pub(super) fn release(&mut self, port: u16) {
         if self.outside.remove(&port) {
             return;
@@ -171,13 +172,13 @@ impl PortPool {
         &self.by_free[usize::from(free)]
     }
 
-    /// Where `port` is kept, if it is in the range.
+    /// The index of the pair of `port`, if it is in the range.
     fn index_of(&self, port: u16) -> Option<usize> {
         let index = usize::from((port / 2).checked_sub(self.first)?);
         (self.pairs.get(index)?.ours & bit(port) != 0).then_some(index)
     }
 
-    /// Moves a pair from the list it is in to the list for `free`.
+    /// Moves a pair from its current list to the list for `free`.
     fn set_free(&mut self, index: usize, free: u8) {
         let Pair { free: old, at, .. } = self.pairs[index];
         if old != 0 {
