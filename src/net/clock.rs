@@ -1,4 +1,4 @@
-//! The only place that reads a clock. Everything else gets the time as a value, once per batch.
+//! The only place that reads a clock. All other code receives the time as a value, once per batch.
 
 use core::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,23 +7,23 @@ use relay_proto::base::time::{Instant, Now, UnixTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Both clocks.
+/// The monotonic and the wall clock.
 ///
-/// Instants count from the origin of `CLOCK_MONOTONIC`, so those of different workers compare, and so do those of
-/// different processes on the same machine until it boots again.
+/// Instants count from the origin of `CLOCK_MONOTONIC`. So instants of different workers are
+/// comparable, and so are those of different processes on one machine until it reboots.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     ahead: Duration,
 }
 
 impl Clock {
-    /// The same clock with monotonic time further on by that much: for tests.
+    /// The same clock with its monotonic time advanced by `by`, for tests.
     #[must_use]
     pub fn ahead(self, by: Duration) -> Self {
         Self { ahead: self.ahead + by }
     }
 
-    /// The time. A wall clock set before 1970 counts as 1970.
+    /// Both times. A wall clock set before 1970 counts as 1970.
     pub fn now(&self) -> Now {
         Now {
             mono: self.mono(),
@@ -31,7 +31,7 @@ impl Clock {
         }
     }
 
-    /// Monotonic time alone.
+    /// The monotonic time.
     pub fn mono(&self) -> Instant {
         let time = clock_gettime(ClockId::Monotonic);
         // Neither is negative: the clock starts at boot, and nanoseconds are less than a second.
@@ -40,7 +40,7 @@ impl Clock {
     }
 }
 
-/// The wall clock alone.
+/// The wall-clock time.
 pub fn unix_now() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     UnixTime(since.map_or(0, |since| since.as_secs()))
@@ -61,11 +61,12 @@ mod tests {
 
     #[test]
     fn instants_count_from_the_origin_of_the_systems_monotonic_clock() {
-        // Uptime counts hundredths of seconds, and the time the machine slept as well.
+        // Uptime has hundredths of a second, and includes the time in which the machine was
+        // suspended.
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
         let ours = Duration::from_nanos(Clock::default().mono().as_nanos());
-        // Before that, this clock counted from the start of the process: milliseconds.
+        // An origin at the start of the process would give milliseconds here.
         assert!(
             (1.0..uptime + 10.0).contains(&ours.as_secs_f64()),
             "{ours:?}, uptime {uptime} s"

@@ -1,14 +1,16 @@
-//! DTLS associations (RFC 6347, RFC 7350), as datagrams in and datagrams out: OpenSSL does the cryptography, the caller
-//! owns sockets, clock and tables.
+//! DTLS associations (RFC 6347, RFC 7350), as datagrams in and datagrams out. OpenSSL does the
+//! cryptography; the caller owns sockets, clock and tables.
 //!
 //! ```text
-//! datagram of a stranger -> Endpoint::listen -> HelloVerifyRequest, nothing kept
-//!                                            -> Association: the cookie is good
-//! datagram of an association -> handshake / next_message -> messages, one a record
-//! message                    -> seal                     -> one record, one datagram
+//! datagram without association -> Endpoint::listen -> HelloVerifyRequest, no state kept
+//!                                                  -> Association, if the cookie is valid
+//! datagram of an association   -> handshake / next_message -> messages, one per record
+//! message                      -> seal                     -> one record, one datagram
 //! ```
-//! What is to be sent is in the [`Wire`] that all associations of an endpoint share; it is to be emptied after each call.
-//! Deliberately absent: DTLS 1.3 (OpenSSL 3.0 has none), client certificates, resumption.
+//! Outgoing datagrams are in the [`Wire`] that all associations of an endpoint share. The caller
+//! drains it after each call.
+//!
+//! Deliberately absent: DTLS 1.3 (OpenSSL 3.0 does not have it), client certificates, resumption.
 
 mod context;
 mod cookie;
@@ -36,16 +38,16 @@ use relay_proto::base::time::Instant;
 
 /// Longest plaintext of a record (RFC 6347 §4.1).
 pub const MAX_PLAINTEXT: usize = 1 << 14;
-/// What a record adds to its plaintext: its header, a nonce and a tag.
+/// What a record adds to its plaintext: header, nonce and tag.
 pub const RECORD_OVERHEAD: usize = record::HEADER + record::SEALED;
 
-/// The datagrams of an endpoint: the one that is being looked at, and those to be sent.
+/// The datagrams of an endpoint: the one being processed, and those to be sent.
 #[derive(Debug, Default)]
 pub struct Wire {
     inbound: Vec<u8>,
     unread: bool,
     outbound: Vec<u8>,
-    /// Where each datagram of `outbound` ends.
+    /// The end of each datagram in `outbound`.
     ends: Vec<usize>,
 }
 
@@ -54,11 +56,11 @@ impl Wire {
         let datagram = record::whole(datagram);
         self.inbound.clear();
         self.inbound.extend_from_slice(datagram);
-        // Nothing to be read would be the end of the stream.
+        // An empty datagram would read as the end of the stream.
         self.unread = !datagram.is_empty();
     }
 
-    /// Passes on every datagram to be sent, and forgets them. Returns how many.
+    /// Passes every outgoing datagram to `send` and removes it. Returns their number.
     fn drain(&mut self, mut send: impl FnMut(&[u8])) -> usize {
         let mut start = 0;
         for &end in &self.ends {
@@ -72,7 +74,7 @@ impl Wire {
     }
 }
 
-/// OpenSSL's view of the wire.
+/// The [`Wire`] as a stream for OpenSSL.
 #[derive(Debug)]
 struct Pipe(Rc<RefCell<Wire>>);
 
@@ -82,7 +84,7 @@ impl Read for Pipe {
         if !std::mem::take(&mut wire.unread) {
             return Err(ErrorKind::WouldBlock.into());
         }
-        // What does not fit is cut off, as a datagram socket does.
+        // Truncates what does not fit, as a datagram socket does.
         let len = wire.inbound.len().min(buf.len());
         buf[..len].copy_from_slice(&wire.inbound[..len]);
         Ok(len)
@@ -103,34 +105,34 @@ impl Write for Pipe {
     }
 }
 
-/// Why an association cannot go on.
+/// Why an association has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DtlsError {
-    /// The client has sent close_notify.
+    /// The client sent close_notify.
     Closed,
-    /// The handshake or a record failed, or the client has sent a fatal alert.
+    /// The handshake or a record failed, or the client sent a fatal alert.
     Failed,
 }
 
-/// What became of a stranger's ClientHello.
+/// The result of a ClientHello without an association.
 #[derive(Debug)]
 pub enum Listened {
-    /// It brings a good cookie. Nothing of the handshake is done yet.
+    /// Its cookie is valid. The handshake has not begun yet.
     Accepted(Association),
-    /// It was asked to come again with a cookie; nothing is kept of it.
+    /// It had no valid cookie and was answered with one. No state is kept.
     Asked,
-    /// The client has begun as many associations as a cookie is good for.
+    /// The client has begun as many associations as one cookie allows.
     Spent,
-    /// It is no ClientHello OpenSSL can make sense of.
+    /// OpenSSL cannot parse it as a ClientHello.
     Refused,
 }
 
-/// Where new associations come from; one for each thread.
+/// Creates associations; one per thread.
 pub struct Endpoint {
     contexts: SharedContext,
-    /// The context `waiting` was made from.
+    /// The context that `waiting` was created with.
     context: Arc<DtlsContext>,
-    /// Will be the next association.
+    /// The next association.
     waiting: Option<SslStream<Pipe>>,
     secret: CookieSecret,
     uses: Uses,
@@ -148,8 +150,8 @@ impl core::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// Listens with the present one of `contexts`. `seed`, for the cookies, is from the system's generator; a cookie is good
-    /// for `per_cookie` associations.
+    /// Listens with the current one of `contexts`. `seed` comes from the system's generator and is
+    /// for the cookies. A cookie allows `per_cookie` associations.
     ///
     /// # Errors
     /// Out of memory.
@@ -166,14 +168,15 @@ impl Endpoint {
         })
     }
 
-    /// For tests: flights of the handshake are sent again after 100 ms instead of a second.
+    /// For tests: retransmits flights of the handshake after 100 ms instead of a second.
     #[must_use]
     pub const fn with_quick_retransmission(mut self) -> Self {
         self.quick = true;
         self
     }
 
-    /// Looks at the first record of a stranger's datagram, a ClientHello. Keeps nothing unless it brings a good cookie.
+    /// Processes the first record of a datagram without an association, a ClientHello. Keeps no
+    /// state unless its cookie is valid.
     pub fn listen(&mut self, now: Instant, client: &FiveTuple, hello: &[u8]) -> Listened {
         // Another cookie would be the same one.
         if self.uses.are_spent(now, client) {
@@ -184,7 +187,7 @@ impl Endpoint {
             self.context = Arc::clone(&present);
             self.waiting = None;
         }
-        // It fails for want of memory only.
+        // Fails only when out of memory.
         let Ok(stream) = self.waiting.take().map_or_else(|| self.open(), Ok) else {
             return Listened::Refused;
         };
@@ -215,7 +218,8 @@ impl Endpoint {
         SslStream::new(ssl, Pipe(Rc::clone(&self.wire)))
     }
 
-    /// Passes on every datagram that is to be sent to whom the last call was about. Returns how many.
+    /// Passes every outgoing datagram of the last call to `send`. They go to the client of that
+    /// call. Returns their number.
     pub fn drain(&self, send: impl FnMut(&[u8])) -> usize {
         self.wire.borrow_mut().drain(send)
     }
@@ -236,11 +240,11 @@ impl core::fmt::Debug for Association {
 }
 
 impl Association {
-    /// Goes on with the handshake, with a datagram from the client if there is one. `true`: it is complete, and the
-    /// datagram may hold messages already.
+    /// Continues the handshake, with a datagram from the client if there is one. `true`: the
+    /// handshake is complete, and the datagram may already contain messages.
     ///
     /// # Errors
-    /// It failed; the alert that tells the client is to be sent.
+    /// The handshake failed. The alert for the client is among the outgoing datagrams.
     pub fn handshake(&mut self, datagram: Option<&[u8]>) -> Result<bool, DtlsError> {
         match datagram {
             Some(datagram) => self.wire.borrow_mut().put(datagram),
@@ -253,16 +257,16 @@ impl Association {
         }
     }
 
-    /// Takes a datagram, whose messages come by [`Self::next_message`].
+    /// Accepts a datagram. [`Self::next_message`] returns its messages.
     pub fn receive(&mut self, datagram: &[u8]) {
         self.wire.borrow_mut().put(datagram);
     }
 
-    /// The next message, as long as there is one: its length in `message`, which is [`MAX_PLAINTEXT`] long. What does not
-    /// prove to come from the client is dropped without a word (RFC 6347 §4.1.2.7).
+    /// Decrypts the next message into `message`, which is [`MAX_PLAINTEXT`] long, and returns its
+    /// length. Silently drops records that fail authentication (RFC 6347 §4.1.2.7).
     ///
     /// # Errors
-    /// The association is over.
+    /// The association has ended.
     pub fn next_message(&mut self, message: &mut [u8]) -> Result<Option<usize>, DtlsError> {
         match self.stream.ssl_read(message) {
             Ok(len) => Ok(Some(len)),
@@ -272,10 +276,10 @@ impl Association {
         }
     }
 
-    /// Makes one record of `message`.
+    /// Seals `message` in one record.
     ///
     /// # Errors
-    /// The association is over.
+    /// The association has ended.
     pub fn seal(&mut self, message: &[u8]) -> Result<(), DtlsError> {
         match self.stream.ssl_write(message) {
             Ok(_) => Ok(()),
@@ -283,25 +287,25 @@ impl Association {
         }
     }
 
-    /// How long until [`Self::handle_timeout`] is due; `None`: the handshake waits for nothing.
+    /// Time until [`Self::handle_timeout`] is due; `None` if the handshake has no timer.
     pub fn timeout(&self) -> Option<Duration> {
         sys::timeout(self.stream.ssl())
     }
 
-    /// Sends the last flight of the handshake again, if it is time.
+    /// Retransmits the last flight of the handshake if it is due.
     ///
     /// # Errors
-    /// It was sent too often.
+    /// Too many retransmissions.
     pub fn handle_timeout(&mut self) -> Result<(), DtlsError> {
         let goes_on = sys::handle_timeout(self.stream.ssl());
         forget_errors();
         if goes_on { Ok(()) } else { Err(DtlsError::Failed) }
     }
 
-    /// Says close_notify, once.
+    /// Sends close_notify, once.
     pub fn close(&mut self) {
         if !self.stream.get_shutdown().contains(ShutdownState::SENT) {
-            // In the middle of a handshake there is nothing to close, and OpenSSL says so.
+            // During a handshake there is nothing to close, and OpenSSL returns an error.
             let _ = self.stream.shutdown();
         }
     }
@@ -311,7 +315,7 @@ fn wants_more(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::WANT_READ | ErrorCode::WANT_WRITE)
 }
 
-/// What OpenSSL has queued for this thread would be taken for the next call's.
+/// Clears OpenSSL's error queue of this thread. A later call would take stale errors for its own.
 fn forget_errors() {
     let _ = ErrorStack::get();
 }

@@ -1,7 +1,7 @@
-//! Sockets and carriers: how bytes reach the protocol and leave it again.
+//! Sockets and transports: how bytes reach the protocol and leave it again.
 //!
-//! Knows batches, gather I/O, kernel offloads, stream queues and errno; knows nothing of allocations, users or
-//! configuration files.
+//! Knows batches, gather I/O, kernel offloads, stream queues and errno. Knows nothing of
+//! allocations, users or configuration files.
 
 pub mod clock;
 #[cfg(feature = "dtls")]

@@ -1,9 +1,11 @@
-//! What leads to this machine: the answer of the kernel's own routing tables, read and followed over rtnetlink(7).
+//! The addresses that lead to this machine, read from the kernel's routing tables and followed over
+//! rtnetlink(7).
 //!
-//! The addresses of interfaces are a part of it. Routes of type `local` are the rest: a prefix on `lo`, AnyIP. Broadcast
-//! and anycast routes lead to this machine as well as to others. All of them count where one of this process' packets can
-//! come to the table they stand in (module `tables`), but for the prefix of length 0: transparent proxies have one
-//! (`local default dev lo`), in a table for packets with a mark, and it says nothing of what is ours.
+//! They include the addresses of interfaces. Routes of type `local` add others: a prefix on `lo`,
+//! AnyIP. Broadcast and anycast routes lead to this machine and to others. A route counts if this
+//! process's packets can reach its table (module `tables`). The exception is the prefix of length
+//! 0: transparent proxies install one (`local default dev lo`) in a table for marked packets, and
+//! it does not say which addresses are ours.
 
 mod tables;
 
@@ -26,28 +28,30 @@ use socket2::SockRef;
 
 use tables::Tables;
 
-/// Groups of rtnetlink(7), a bit each: interfaces (the routes of one that goes down go without a word), IPv4 addresses,
-/// routes and rules, IPv6 addresses, routes and rules.
+/// Groups of rtnetlink(7), one bit each: interfaces (the kernel does not report the routes of an
+/// interface that goes down), IPv4 addresses, routes and rules, IPv6 addresses, routes and rules.
 const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
-/// Larger than any datagram the kernel makes of a dump.
+/// Larger than any datagram of a kernel dump.
 const DATAGRAM: usize = 64 * 1024;
-/// The kernel answers at once; whatever does not is no kernel that can be asked.
+/// The kernel answers at once, so a longer wait means that it will not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Readings that changes may spoil. The next is taken as it is: who follows the changes reads again because of them.
+/// Readings that changes may invalidate. The next one is used anyway, because these changes cause
+/// another reading.
 const SPOILED: usize = 8;
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 const KINDS: [RouteType; 3] = [RouteType::Local, RouteType::Broadcast, RouteType::Anycast];
 
-/// Every network that leads to this machine, in the namespace of the calling thread; most are single addresses.
+/// Every network that leads to this machine, in the network namespace of the calling thread. Most
+/// are single addresses.
 ///
 /// # Errors
-/// When the kernel cannot be asked.
+/// If the kernel does not answer.
 pub fn read() -> io::Result<Vec<IpNet>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
-    // The kernel leaves out what is not asked for (since Linux 4.20). Without, it is left out here.
+    // The kernel filters the answer (since Linux 4.20). Without that, the code below does.
     let _ = socket.set_netlink_get_strict_chk(true);
     let mut reading = Reading::new(&socket);
     for _ in 0..SPOILED {
@@ -63,7 +67,7 @@ struct Reading<'a> {
     socket: &'a Socket,
     sequence: u32,
     buffer: Vec<u8>,
-    /// Something changed in the middle of an answer.
+    /// A change interrupted the answer.
     spoiled: bool,
 }
 
@@ -123,7 +127,7 @@ impl<'a> Reading<'a> {
         Ok(tables)
     }
 
-    /// Asks for all there is of a kind, and hands every answer to `each`.
+    /// Requests all entries of a kind, and passes each to `each`.
     fn dump(&mut self, question: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
@@ -156,7 +160,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Receives a datagram of the kernel's into `buffer`; what others send is nothing to us.
+/// Receives a datagram of the kernel into `buffer`, and ignores those of other senders.
 fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::Result<()> {
     loop {
         buffer.clear();
@@ -190,7 +194,7 @@ fn addresses(message: &AddressMessage) -> [Option<IpAddr>; 2] {
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(ip) => local = Some(*ip),
-            // Where there is a local one as well, this is the other end's.
+            // If there is a local address too, this is the address of the other end.
             AddressAttribute::Address(ip) => address = Some(*ip),
             AddressAttribute::Broadcast(ip) => broadcast = Some(IpAddr::V4(*ip)),
             _ => {}
@@ -199,7 +203,7 @@ fn addresses(message: &AddressMessage) -> [Option<IpAddr>; 2] {
     [local.or(address), broadcast]
 }
 
-/// Where a route leads; `None` for everywhere.
+/// The destination of a route; `None` for the default route.
 fn network(route: &RouteMessage) -> Option<IpNet> {
     let destination = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
@@ -210,27 +214,28 @@ fn network(route: &RouteMessage) -> Option<IpNet> {
     IpNet::new(destination?, length).ok().filter(|_| length > 0)
 }
 
-/// Hears of every change.
+/// Receives every change.
 #[derive(Debug)]
 pub struct Changes {
     socket: Socket,
 }
 
 impl Changes {
-    /// From now on.
+    /// Receives changes from now on.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// If the kernel does not report changes.
     pub fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, GROUPS))?;
         Ok(Self { socket })
     }
 
-    /// Waits for a change that matters, and takes what else was told by then.
+    /// Waits for a relevant change, and consumes all that are pending.
     ///
     /// # Errors
-    /// When something may not have been heard. With ENOBUFS more was told than there was room for; the next time is good.
+    /// If changes may have been lost. ENOBUFS means that the buffer overflowed; the next call works
+    /// again.
     pub fn wait(&self) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(DATAGRAM);
         let mut matters = false;
@@ -247,7 +252,7 @@ impl Changes {
     }
 }
 
-/// Routes to elsewhere come and go by the thousand on a router.
+/// Ignores routes to other hosts, which change by the thousand on a router.
 fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
     use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule};
     match &message.payload {
@@ -327,7 +332,7 @@ mod tests {
     #[test]
     fn a_datagram_holds_messages_one_behind_the_other_and_a_broken_one_ends_it() {
         let mut route = RouteMessage::default();
-        // Of five bytes, and three to the next word.
+        // Five bytes, padded to the next word with three.
         route
             .attributes
             .push(RouteAttribute::Other(netlink_packet_core::DefaultNla::new(
@@ -390,7 +395,7 @@ mod tests {
         let at = ours.bind_auto().unwrap();
         let mut others = Socket::new(NETLINK_ROUTE).unwrap();
         others.bind_auto().unwrap();
-        // Where the kernel lets one program send to another at all: it takes a privilege.
+        // Fails if the kernel requires a privilege for sending to another program.
         let _ = others.send_to(&[1; 16], &at, 0);
         let mut buffer = Vec::with_capacity(DATAGRAM);
         let error = receive(&ours, &mut buffer, libc::MSG_DONTWAIT).unwrap_err();

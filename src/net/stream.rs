@@ -1,12 +1,13 @@
-//! A client's TCP or TLS connection, sans-IO: bytes in, STUN and ChannelData messages out, and a queue of whole frames
-//! the other way (RFC 8656 §2.1, §12.5; RFC 8489 §6.2.2).
+//! A client's TCP or TLS connection, sans-IO: bytes in and STUN or ChannelData messages out, and a
+//! queue of whole frames in the other direction (RFC 8656 §2.1, §12.5; RFC 8489 §6.2.2).
 //!
-//! Media over a stream dies by waiting: behind a slow reader every byte queued makes everything after it later. So the
-//! queue holds whole datagrams, drops application data by age, oldest first, never a response and never half a message,
-//! and commits bytes to the socket in small portions while the client does not keep up.
+//! Media over a stream suffers from queueing: with a slow reader, every queued byte delays
+//! everything after it. So the queue holds whole datagrams. It drops application data by age,
+//! oldest first, but never a response and never part of a message. While the client does not keep
+//! up, it commits bytes to the socket in small portions.
 //!
-//! Deliberately absent: sockets, clocks, the meaning of messages, and the idle timeout of a stream without allocation
-//! (only who knows allocations can decide that).
+//! Deliberately absent: sockets, clocks, the meaning of messages, and the idle timeout of a stream
+//! without an allocation, which needs knowledge of allocations.
 
 pub(super) mod buffers;
 mod inbox;
@@ -28,19 +29,21 @@ use super::tls::TlsSession;
 use relay_proto::base::time::Instant;
 use relay_proto::wire::framing::{self, Framing, FramingError};
 
-/// What the socket of a stream is to hold unsent before it calls itself full (TCP_NOTSENT_LOWAT), in bytes: what waits
-/// there can no longer be dropped. Half of it is two or three frames of video, about 16 ms at 2 Mbit/s.
+/// How many unsent bytes the socket of a stream holds before it reports itself full
+/// (TCP_NOTSENT_LOWAT). Bytes in there can no longer be dropped. Half of it is two or three frames
+/// of video, about 16 ms at 2 Mbit/s.
 pub const KERNEL_UNSENT: u32 = 8 * 1024;
 
 /// Most bytes read from the socket at once.
 const READ: usize = 64 * 1024;
 /// Most bytes committed to the socket at once: what fits one TLS record.
 const CHUNK: usize = super::tls::MAX_PLAINTEXT;
-/// The least of it while the client does not keep up: what is committed can no longer be dropped.
+/// The smallest portion while the client does not keep up, because committed bytes can no longer be
+/// dropped.
 const SMALLEST_CHUNK: usize = 4 * 1024;
-/// A portion the socket asked more after sooner than this was small for this client,
+/// If the socket drains a portion faster than this, the next one is larger.
 const QUICK: Duration = Duration::from_millis(5);
-/// and later than this, large.
+/// If it takes longer than this, the next one is smaller.
 const SLOW: Duration = Duration::from_millis(20);
 
 /// Bounds of one stream.
@@ -48,19 +51,20 @@ const SLOW: Duration = Duration::from_millis(20);
 pub struct StreamLimits {
     /// Longest message before authentication, in bytes.
     pub unauthenticated_frame: usize,
-    /// Bytes of messages in all before authentication.
+    /// Total bytes of messages before authentication.
     pub unauthenticated_bytes: usize,
     /// Longest message after authentication, in bytes.
     pub frame: usize,
-    /// A message must be complete within this of its first byte.
+    /// Time from the first byte of a message to its last.
     pub frame_timeout: Duration,
-    /// With something to send, the socket must take some of it within this.
+    /// While data is waiting, the socket must accept some of it within this time.
     pub write_timeout: Duration,
     /// Most bytes of application data queued.
     pub queue_bytes: usize,
-    /// Application data is dropped that would be older than this when the client gets it, as far as can be told.
+    /// Application data is dropped if, by the best estimate, it would be older than this when the
+    /// client reads it.
     pub queue_age: Duration,
-    /// Most bytes of responses queued: beyond it the client sends requests without reading.
+    /// Most bytes of queued responses. Above it the client sends requests without reading.
     pub control_bytes: usize,
 }
 
@@ -84,59 +88,60 @@ impl Default for StreamLimits {
 pub enum QueueKind {
     /// A STUN response: never dropped.
     Control,
-    /// Application data: late is worthless.
+    /// Application data: worthless when late.
     Data,
 }
 
-/// The queue of responses is full: the stream is to be closed.
+/// The queue of responses is full: the stream must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// What [`StreamConn::receive`] found.
+/// The result of [`StreamConn::receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     /// Bytes read from the socket.
     pub bytes: usize,
-    /// The read was cut at its bound: there may be more.
+    /// The read reached its size limit; there may be more.
     pub more: bool,
-    /// The client sends no more (FIN or close_notify). What arrived before can still be taken and answered.
+    /// The client will send no more (FIN or close_notify). Earlier messages can still be taken and
+    /// answered.
     pub closed: bool,
 }
 
-/// How far [`StreamConn::flush`] came.
+/// The result of [`StreamConn::flush`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flushed {
-    /// Nothing is left to send.
+    /// Everything has been written.
     Done,
-    /// Something is: flush again when the socket is writable, not before.
+    /// Data is left: flush again when the socket is writable, not before.
     Blocked,
-    /// Something is, and the socket would take it, but the queues behind it are long already: flush again at this
-    /// time, not before.
+    /// Data is left and the socket would accept it, but the queues beyond the socket are already
+    /// long: flush again at this time, not before.
     Held(Instant),
 }
 
-/// Why a stream is to be closed. All of them final.
+/// Why a stream must be closed. Every reason is final.
 #[derive(Debug)]
 pub enum StreamError {
-    /// Not STUN or ChannelData: the stream cannot be brought back into step.
+    /// Neither STUN nor ChannelData: the stream cannot be resynchronised.
     Framing(FramingError),
     /// A message longer than allowed.
     FrameTooLong,
-    /// More was sent than it takes to authenticate.
+    /// More bytes than authentication needs.
     UnauthenticatedBytes,
-    /// A message was not completed in time.
+    /// A message was not complete in time.
     FrameTimeout,
-    /// The client takes no bytes.
+    /// The client accepts no bytes.
     WriteTimeout,
-    /// The client broke TLS.
+    /// The client violated TLS.
     Tls(rustls::Error),
     /// The socket failed.
     Io(io::Error),
 }
 
 impl StreamError {
-    /// Every value of [`Self::reason`].
+    /// All values of [`Self::reason`].
     pub const REASONS: [&'static str; 7] = [
         "framing",
         "frame_too_long",
@@ -183,14 +188,14 @@ impl From<FramingError> for StreamError {
     }
 }
 
-/// What a [`StreamConn`] is made of.
+/// The parts of a [`StreamConn`].
 #[derive(Debug)]
 pub struct StreamParts {
-    /// The record layer. What it has sealed and not written is in there.
+    /// The record layer, including records that are sealed but not written.
     pub tls: Option<TlsSession>,
-    /// Plaintext received and not taken as messages.
+    /// Plaintext received but not yet taken as messages.
     pub received: Vec<u8>,
-    /// Plaintext queued and not sealed or written.
+    /// Plaintext queued but not yet sealed or written.
     pub unsent: Vec<u8>,
 }
 
@@ -203,25 +208,26 @@ pub struct StreamConn {
     outbox: Outbox,
     authenticated: bool,
     unauthenticated_bytes: usize,
-    /// When bytes last arrived: the first of an unfinished message among them.
+    /// When bytes last arrived, which may be the first bytes of an incomplete message.
     received_at: Instant,
-    /// Since when a message is unfinished.
+    /// When the current incomplete message began.
     partial_since: Option<Instant>,
-    /// Reads in a row that brought TLS bytes but no plaintext.
+    /// Consecutive reads with TLS bytes but no plaintext.
     barren_reads: u32,
-    /// When the socket last took bytes, or first refused them, with something left to send.
+    /// When the socket last accepted bytes, or first refused them, while data was waiting.
     blocked_since: Option<Instant>,
-    /// Portion by which a backlog is worked off.
+    /// Portion size while there is a backlog.
     portion: usize,
-    /// The way behind the socket.
+    /// The path beyond the socket.
     path: NetworkPath,
-    /// close_notify is to be sent.
+    /// close_notify must be sent.
     closing: bool,
 }
 
 impl StreamConn {
-    /// Takes over a connection. `tls` has completed its handshake, `early` is plaintext read from it already. Messages
-    /// may be there at once: call [`Self::next_message`] before waiting for the socket.
+    /// Takes over a connection. `tls` has completed its handshake, and `early` is plaintext already
+    /// read from it. Messages may be complete already, so call [`Self::next_message`] before
+    /// waiting for the socket.
     pub fn new(now: Instant, limits: StreamLimits, tls: Option<Box<rustls::ServerConnection>>, early: Vec<u8>) -> Self {
         let mut inbox = Inbox::new(early);
         let tls = tls.map(|connection| {
@@ -246,7 +252,7 @@ impl StreamConn {
         }
     }
 
-    /// Takes the connection apart, because it is for something else from here on, or for another thread.
+    /// Takes the connection apart, for another use or another thread.
     pub fn into_parts(self) -> StreamParts {
         StreamParts {
             received: self.inbox.bytes().to_vec(),
@@ -255,15 +261,16 @@ impl StreamConn {
         }
     }
 
-    /// The client has proved who it is: the limits for strangers no longer apply.
+    /// The client has authenticated: the limits for unauthenticated clients no longer apply.
     pub fn set_authenticated(&mut self) {
         self.authenticated = true;
     }
 
-    /// Reads once, at most 64 KiB. Then take every [`Self::next_message`].
+    /// Reads once, at most 64 KiB. Then call [`Self::next_message`] until `None`.
     ///
     /// # Errors
-    /// The socket failed, or the client broke TLS; for the latter one [`Self::flush`] may still tell it so.
+    /// The socket failed, or the client violated TLS. In the latter case [`Self::flush`] may still
+    /// send an alert.
     pub fn receive(&mut self, now: Instant, io: &mut impl Read) -> Result<Received, StreamError> {
         self.received_at = now;
         let Some(tls) = &mut self.tls else {
@@ -291,8 +298,8 @@ impl StreamConn {
         Ok(received)
     }
 
-    /// A record dripping in shows as reads without plaintext. A single one may be a key update or the like, complete
-    /// in itself, so the time runs from the second.
+    /// A record that arrives byte by byte causes reads without plaintext. A single such read may be
+    /// a complete key update or similar, so the timeout starts with the second.
     fn watch_records(&mut self, now: Instant, ciphertext: usize, plaintext: usize) {
         if plaintext > 0 {
             self.barren_reads = 0;
@@ -304,7 +311,7 @@ impl StreamConn {
         }
     }
 
-    /// The next whole message, padding included: STUN or ChannelData. Call until `None`.
+    /// The next whole message, STUN or ChannelData, including padding. Call until `None`.
     ///
     /// # Errors
     /// The stream is not TURN, or exceeds a limit.
@@ -344,11 +351,11 @@ impl StreamConn {
         Ok(())
     }
 
-    /// Queues one frame: `header`, `data` and `padding` (at most 3) zero bytes. Copies. Application data makes room by
-    /// dropping the oldest of its kind.
+    /// Queues one frame: a copy of `header` and `data`, and `padding` (at most 3) zero bytes. If
+    /// there is no room, drops the oldest application data.
     ///
     /// # Errors
-    /// [`Full`] if responses pile up unread.
+    /// [`Full`] if unread responses exceed their limit.
     pub fn queue(
         &mut self,
         now: Instant,
@@ -373,20 +380,20 @@ impl StreamConn {
         }
     }
 
-    /// Whether [`Self::observe`] is worth its price before the next [`Self::flush`].
+    /// Whether [`Self::observe`] is worth its cost before the next [`Self::flush`].
     pub fn wants_observation(&self, now: Instant) -> bool {
         self.blocked_since.is_some() || self.path.is_due(now)
     }
 
-    /// Tells what the socket knows of the way to the client.
+    /// Passes in the socket's measurements of the path to the client.
     pub fn observe(&mut self, now: Instant, state: PathState) {
         self.path.observe(now, state);
     }
 
-    /// Writes what is queued, many frames at a time, less what is too old.
+    /// Writes the queue, many frames at a time, without what is too old.
     ///
-    /// After [`Flushed::Blocked`] the next call writes one portion only, so that the socket's own idea of "writable"
-    /// (TCP_NOTSENT_LOWAT) decides how much waits out of our reach in the kernel.
+    /// After [`Flushed::Blocked`] the next call writes only one portion. So TCP_NOTSENT_LOWAT
+    /// determines how much waits in the kernel, where nothing can be dropped.
     ///
     /// # Errors
     /// The socket failed, or the connection's keys are used up.
@@ -410,9 +417,9 @@ impl StreamConn {
         Ok(Flushed::Blocked)
     }
 
-    /// How old application data may be when it is written, to be younger than [`StreamLimits::queue_age`] when it is
-    /// read: less by what the way takes, and by something for what cannot be told. Never nothing: behind a long way,
-    /// too, the newest is better than nothing.
+    /// The greatest age of application data at the time of writing such that the client reads it
+    /// before [`StreamLimits::queue_age`]. Subtracts the time on the path and a margin for what
+    /// cannot be measured. Never zero: on a slow path the newest data is still better than none.
     fn age_limit(&self) -> Duration {
         let age = self.limits.queue_age;
         if self.blocked_since.is_none() {
@@ -423,7 +430,8 @@ impl StreamConn {
         way.map_or(age, |way| age - age / 4 - way)
     }
 
-    /// Writes until nothing is left (`true`), the socket is full, or in a backlog one portion is out.
+    /// Writes until nothing is left (`true`), the socket is full, or, with a backlog, one portion
+    /// is written.
     fn write_all(&mut self, now: Instant, io: &mut impl Write) -> Result<bool, StreamError> {
         let (chunk, mut portions) = match self.blocked_since {
             None => (CHUNK, u32::MAX),
@@ -462,7 +470,8 @@ impl StreamConn {
         }
     }
 
-    /// How much to commit `pause` after the last portion: about what the client takes in a few milliseconds.
+    /// The size of the next portion, `pause` after the last one: about what the client accepts in a
+    /// few milliseconds.
     fn next_portion(&mut self, pause: Duration) -> usize {
         if pause < QUICK {
             self.portion = (self.portion * 2).min(CHUNK);
@@ -493,7 +502,8 @@ impl StreamConn {
         }
     }
 
-    /// Begins an orderly end: over TLS, close_notify follows what is queued. [`Self::flush`] until it is done.
+    /// Starts an orderly close: over TLS, close_notify follows the queue. Then call [`Self::flush`]
+    /// until it is done.
     pub fn close(&mut self) {
         self.closing = self.tls.is_some();
     }
@@ -503,14 +513,14 @@ impl StreamConn {
         self.closing || !self.outbox.is_empty() || self.tls.as_ref().is_some_and(TlsSession::wants_write)
     }
 
-    /// When [`Self::handle_timeout`] is due, if nothing happens before.
+    /// When [`Self::handle_timeout`] is due if nothing else happens.
     pub fn poll_deadline(&self) -> Option<Instant> {
         let frame = self.partial_since.map(|since| since + self.limits.frame_timeout);
         let write = self.blocked_since.map(|since| since + self.limits.write_timeout);
         frame.into_iter().chain(write).min()
     }
 
-    /// Tells whether a deadline has passed.
+    /// Checks the deadlines.
     ///
     /// # Errors
     /// [`StreamError::FrameTimeout`] or [`StreamError::WriteTimeout`]: close the stream.
@@ -535,7 +545,7 @@ impl StreamConn {
         self.outbox.take_dropped()
     }
 
-    /// Bytes queued, and how long the oldest application data among them has waited.
+    /// Bytes queued, and the waiting time of the oldest queued application data.
     pub fn backlog(&self, now: Instant) -> (usize, Duration) {
         (
             self.outbox.bytes(),
@@ -545,13 +555,13 @@ impl StreamConn {
         )
     }
 
-    /// Heap memory held by the stream itself, in bytes; what rustls holds is not in it.
+    /// Heap memory of the stream itself, in bytes, without that of rustls.
     pub fn memory(&self) -> usize {
         self.inbox.memory() + self.outbox.memory()
     }
 }
 
-/// One read: nothing to read is no error.
+/// Reads once. `WouldBlock` is not an error.
 fn read_once(io: &mut impl Read, buffer: &mut [u8]) -> Result<Received, StreamError> {
     loop {
         return match io.read(buffer) {
@@ -571,7 +581,7 @@ fn read_once(io: &mut impl Read, buffer: &mut [u8]) -> Result<Received, StreamEr
     }
 }
 
-/// One write: 0 if the socket is full.
+/// Writes once; 0 if the socket is full.
 fn write_once(mut write: impl FnMut() -> io::Result<usize>) -> Result<usize, StreamError> {
     loop {
         return match write() {

@@ -1,9 +1,11 @@
-//! TCP with peers (RFC 6062): the sockets of a TCP allocation, and the pipe between a client's connection and a peer's.
+//! TCP with peers (RFC 6062): the sockets of a TCP allocation, and the pipe between a client's
+//! connection and a peer's.
 //!
-//! Bytes go through as they come, in both directions, and never pile up: a side is read only while nothing that was read
-//! from it before waits to be written to the other. So at most one read's worth is held per direction, the kernel's window
-//! tells the sender to wait, and an idle pipe holds nothing. The end of one direction (FIN, close_notify) is passed on when
-//! everything before it is written; the other direction goes on until it ends, too.
+//! Bytes pass through unchanged in both directions and never pile up. A side is read only while
+//! nothing read from it before waits to be written to the other. So each direction holds at most
+//! one read, the kernel's window stops the sender, and an idle pipe holds nothing. The end of one
+//! direction (FIN, close_notify) is forwarded after everything before it. The other direction
+//! continues until it ends too.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,16 +16,16 @@ use super::stream::{StreamParts, buffers};
 use super::sys::epoll::Interest;
 use super::tls::TlsSession;
 
-/// Connections that may wait to be accepted at one relayed transport address.
+/// Connections that may wait for accept at one relayed transport address.
 const BACKLOG: i32 = 32;
 /// Most bytes read at once.
 const READ: usize = 64 * 1024;
-/// Reads per direction before others have their turn.
+/// Reads per direction and turn, so that other connections get their turn.
 const ROUNDS: u32 = 4;
-/// Most bytes of capacity a direction keeps while nothing waits in it.
+/// Most bytes of capacity that an empty direction keeps.
 const KEPT: usize = 4096;
 
-/// Listens at `address`, sharing it with the connections that [`connect`] makes from there.
+/// Listens at `address`, which it shares with the connections that [`connect`] makes from there.
 ///
 /// # Errors
 /// Those of the system.
@@ -33,8 +35,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Begins to connect from `local`, where [`listen`] may be listening, to `peer`. It has succeeded when the socket is
-/// writable and has no error.
+/// Starts to connect from `local`, where [`listen`] may be listening, to `peer`. The connection is
+/// established when the socket is writable and has no error.
 ///
 /// # Errors
 /// Those of the system.
@@ -47,7 +49,8 @@ pub fn connect(local: SocketAddr, peer: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// A socket that does not wait. With SO_REUSEPORT several of this user may have one local address, of which one listens.
+/// A non-blocking socket. With SO_REUSEPORT, several sockets of this user may share one local
+/// address, and one of them may listen.
 fn bound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -69,11 +72,11 @@ struct Lane {
     /// Read and not yet written, from `start` on.
     pending: Vec<u8>,
     start: usize,
-    /// The source has said that nothing more comes.
+    /// The source has ended.
     ended: bool,
-    /// The destination has been told so.
+    /// The destination has been informed.
     told: bool,
-    /// Nothing arrives at the source any more but what the kernel has of it already.
+    /// No more data will arrive at the source, apart from what the kernel already holds.
     last: bool,
 }
 
@@ -82,7 +85,7 @@ impl Lane {
         self.start == self.pending.len()
     }
 
-    /// Writes what is pending; `false` if the destination is full.
+    /// Writes pending bytes; `false` if the destination is full.
     fn flush(&mut self, mut to: &TcpStream) -> io::Result<bool> {
         while !self.is_clear() {
             match write_once(&mut to, &self.pending[self.start..])? {
@@ -107,7 +110,7 @@ impl Lane {
     }
 }
 
-/// Bytes taken in from each side by one [`Pipe::pump`].
+/// Bytes read from each side by one [`Pipe::pump`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pumped {
     /// From the client.
@@ -122,13 +125,13 @@ pub struct Pipe {
     tls: Option<TlsSession>,
     up: Lane,
     down: Lane,
-    /// close_notify is among what is to be written.
+    /// close_notify is among the pending bytes.
     closing: bool,
 }
 
 impl Pipe {
-    /// Joins what was a stream of TURN with a peer: what was received behind the last message goes to the peer, and what was
-    /// still to be sent goes to the client first.
+    /// Joins a former TURN stream with a peer. Bytes received after the last message go to the
+    /// peer. Bytes still to be sent go to the client first.
     pub fn new(parts: StreamParts) -> Self {
         let StreamParts {
             mut tls,
@@ -151,37 +154,37 @@ impl Pipe {
         }
     }
 
-    /// Moves what can be moved, a bounded amount.
+    /// Moves bytes in both directions, a bounded amount.
     ///
     /// # Errors
-    /// One of the sockets failed, or the client broke TLS: both are to be closed.
+    /// One of the sockets failed, or the client violated TLS: close both.
     pub fn pump(&mut self, client: &TcpStream, peer: &TcpStream) -> io::Result<Pumped> {
         let up = self.pump_up(client, peer)?;
         let down = self.pump_down(client, peer)?;
         Ok(Pumped { up, down })
     }
 
-    /// Both directions have ended, and both sides have been told.
+    /// Whether both directions have ended and both sides have been informed.
     pub const fn is_done(&self) -> bool {
         self.up.told && self.down.told
     }
 
-    /// One direction has ended and the other has not.
+    /// Whether one direction has ended and the other has not.
     pub const fn is_half_closed(&self) -> bool {
         self.up.told != self.down.told
     }
 
-    /// Nothing arrives from the client any more but what the kernel already has.
+    /// No more data will arrive from the client, apart from what the kernel already holds.
     pub const fn client_hung_up(&mut self) {
         self.up.last = true;
     }
 
-    /// Nothing arrives from the peer any more but what the kernel already has.
+    /// No more data will arrive from the peer, apart from what the kernel already holds.
     pub const fn peer_hung_up(&mut self) {
         self.down.last = true;
     }
 
-    /// What to wait for at the client's socket and at the peer's.
+    /// The events to wait for on the client's and on the peer's socket.
     pub fn interest(&self) -> (Interest, Interest) {
         let of = |read: bool, write: bool| match (read, write) {
             (true, true) => Interest::ReadWrite,
@@ -197,7 +200,7 @@ impl Pipe {
         )
     }
 
-    /// Bytes held: read from one side and not yet written to the other, what rustls holds not counted.
+    /// Bytes read from one side and not yet written to the other, without those in rustls.
     pub const fn held(&self) -> usize {
         self.up.pending.len() + self.down.pending.len()
     }
@@ -206,7 +209,8 @@ impl Pipe {
         let mut total = 0;
         let mut rounds = self.up.rounds();
         while self.up.flush(peer)? {
-            // Looked at behind the last read as well: nothing else would ever wake this pipe for it.
+            // Checked after the last read as well, because nothing else would wake this pipe for
+            // it.
             if self.up.ended {
                 if !self.up.told {
                     peer.shutdown(Shutdown::Write)?;
@@ -226,7 +230,7 @@ impl Pipe {
         Ok(total)
     }
 
-    /// Bytes read from the client, none at its end, become bytes for the peer.
+    /// Converts bytes read from the client to bytes for the peer. No bytes means its end.
     fn take_from_client(&mut self, bytes: &[u8]) -> io::Result<u64> {
         if bytes.is_empty() {
             self.up.ended = true;
@@ -270,7 +274,7 @@ impl Pipe {
         Ok(total)
     }
 
-    /// Passes the peer's end on to the client.
+    /// Forwards the peer's end to the client.
     fn tell_client(&mut self, client: &TcpStream) -> io::Result<()> {
         if self.down.told {
             return Ok(());
@@ -288,7 +292,7 @@ impl Pipe {
         Ok(())
     }
 
-    /// Writes what is pending for the client; `false` if its socket is full.
+    /// Writes pending bytes to the client; `false` if its socket is full.
     fn flush_to_client(&mut self, mut client: &TcpStream) -> io::Result<bool> {
         let Some(tls) = &mut self.tls else {
             return self.down.flush(client);
@@ -311,7 +315,8 @@ impl Pipe {
     }
 }
 
-/// Reads once and hands over what came, nothing at the end of the stream. `None`: there is nothing now.
+/// Reads once and passes the bytes to `take`, none at the end of the stream. `None`: nothing to
+/// read now.
 fn with_read<T>(mut from: &TcpStream, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
     let mut buffer = buffers::take_read_buffer();
     let read = loop {
@@ -327,7 +332,7 @@ fn with_read<T>(mut from: &TcpStream, take: impl FnOnce(&[u8]) -> T) -> io::Resu
     taken
 }
 
-/// One write: 0 if the socket is full.
+/// Writes once; 0 if the socket is full.
 fn write_once(to: &mut &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     loop {
         return match to.write(bytes) {

@@ -1,9 +1,9 @@
 //! One TLS connection after its handshake, as bytes in and bytes out (RFC 8446, RFC 5246).
 //!
-//! A thin cover over [`rustls::ServerConnection`] for a caller that owns the socket and the buffers. rustls allocates
-//! once per record it opens and once per record it seals; everything around it reuses memory, and records are filled
-//! with many frames, so that cost is shared.
-//! Deliberately absent: the handshake, certificates, and when to write.
+//! A thin layer over [`rustls::ServerConnection`] for a caller that owns the socket and the
+//! buffers. rustls allocates once per record that it opens and once per record that it seals. All
+//! other code reuses memory, and each record holds many frames, which share that cost. Deliberately
+//! absent: the handshake, certificates, and when to write.
 
 use std::io::{self, BufRead, IoSlice, Write};
 
@@ -15,11 +15,11 @@ pub const MAX_PLAINTEXT: usize = 16 * 1024;
 /// The record layer of one client.
 pub struct TlsSession {
     connection: Box<ServerConnection>,
-    /// Plaintext sealed, less ciphertext written since all of it was.
+    /// Plaintext sealed, minus ciphertext written since all of it was.
     unwritten: usize,
 }
 
-/// What a run of ciphertext held.
+/// The content of a piece of ciphertext.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
     /// Bytes of plaintext.
@@ -29,9 +29,10 @@ pub struct Opened {
 }
 
 impl TlsSession {
-    /// Takes over a connection whose handshake is complete. It may hold plaintext already: see [`Self::drain`].
+    /// Takes over a connection whose handshake is complete. It may already hold plaintext: see
+    /// [`Self::drain`].
     pub fn new(mut connection: Box<ServerConnection>) -> Self {
-        // What is sealed is bounded by the caller, who seals only what is about to be written.
+        // The caller bounds what is sealed: it seals only what it is about to write.
         connection.set_buffer_limit(None);
         Self {
             connection,
@@ -39,10 +40,10 @@ impl TlsSession {
         }
     }
 
-    /// Opens the records in `ciphertext`, all of it, and passes the plaintext on. An incomplete record is kept.
+    /// Opens all records in `ciphertext`, and passes the plaintext on. Keeps an incomplete record.
     ///
     /// # Errors
-    /// The client broke the protocol; the alert that tells it is among the bytes to [`Self::write`].
+    /// The client violated the protocol. The alert is among the bytes to [`Self::write`].
     pub fn open(&mut self, mut ciphertext: &[u8], mut plaintext: impl FnMut(&[u8])) -> Result<Opened, rustls::Error> {
         let mut opened = Opened::default();
         while !ciphertext.is_empty() {
@@ -60,11 +61,11 @@ impl TlsSession {
         Ok(opened)
     }
 
-    /// Passes on plaintext that is already there; returns how many bytes.
+    /// Passes on plaintext that is already decrypted, and returns its length.
     pub fn drain(&mut self, mut plaintext: impl FnMut(&[u8])) -> usize {
         let mut total = 0;
         let mut reader = self.connection.reader();
-        // An error only says that there is no more: WouldBlock, or the end of the stream.
+        // An error only means that there is no more: WouldBlock, or the end of the stream.
         while let Ok(chunk @ [_, ..]) = reader.fill_buf() {
             plaintext(chunk);
             let len = chunk.len();
@@ -90,14 +91,14 @@ impl TlsSession {
         }
     }
 
-    /// The client has sent close_notify.
+    /// Whether the client has sent close_notify.
     pub fn has_ended(&mut self) -> bool {
         self.connection
             .process_new_packets()
             .is_ok_and(|state| state.peer_has_closed())
     }
 
-    /// Gives the connection back, with all it holds.
+    /// Returns the connection with everything it holds.
     pub fn into_inner(self) -> Box<ServerConnection> {
         self.connection
     }
@@ -121,7 +122,7 @@ impl TlsSession {
         Ok(written)
     }
 
-    /// About how many bytes of what was sealed wait to be written.
+    /// About how many sealed bytes wait to be written.
     pub fn unwritten(&self) -> usize {
         self.unwritten
     }

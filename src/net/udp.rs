@@ -1,15 +1,18 @@
 //! UDP in batches: `recvmmsg` with GRO in, gathered `sendmmsg` with GSO out.
 //!
-//! A packet costs several microseconds in the kernel's UDP stack and a fraction of one in ours, so the one way to be
-//! faster is to let the stack see fewer, larger packets: several datagrams of one flow cross it as one (UDP_GRO on the
-//! way in, UDP_SEGMENT on the way out) wherever a sender sends them together, as video does.
+//! A packet costs several microseconds in the kernel's UDP stack and a fraction of one in ours. So
+//! the only way to be faster is to pass fewer, larger packets through the stack. Several datagrams
+//! of one flow cross it as one (UDP_GRO for receiving, UDP_SEGMENT for sending) if the sender sends
+//! them together, as video does.
 //!
-//! [`RecvBatch`] takes datagrams from any number of sockets into one slab; [`SendBatch`] collects what shall leave as
-//! ranges of that slab with small headers in front, and sends it grouped by socket. No byte of application data is
-//! copied between the two. Order within a flow (socket, destination) is kept; nothing is ever retried later: what the
-//! kernel refuses is counted and gone, as UDP may be.
+//! [`RecvBatch`] receives datagrams from any number of sockets into one slab. [`SendBatch`]
+//! collects outgoing datagrams as ranges of that slab with small headers in front, and sends them
+//! grouped by socket. No byte of application data is copied in between. The order within a flow
+//! (socket, destination) is kept. Nothing is retried later: what the kernel refuses is counted and
+//! lost, as UDP allows.
 //!
-//! Deliberately absent: TTL copying (RFC 8656 §14 leaves it open), zero-copy sending (it pays only beyond 10 KB).
+//! Deliberately absent: copying the TTL (RFC 8656 §14 leaves it open), and zero-copy sending (it
+//! only pays above 10 KB).
 
 mod queue;
 mod receive;
@@ -29,20 +32,20 @@ pub use self::send::{Datagram, Full, SendBatch, SendError, SendStats};
 use super::sys::{address, options};
 use relay_proto::base::time::Instant;
 
-/// How long a socket goes without GSO for sizes the kernel has refused.
+/// How long a socket avoids GSO for sizes that the kernel has refused.
 const GSO_RETRY: Duration = Duration::from_secs(10);
 
-/// Whether the kernel knows UDP_SEGMENT.
+/// Whether the kernel supports UDP_SEGMENT.
 static GSO: OnceLock<bool> = OnceLock::new();
 
-/// How a socket is set up.
+/// Options of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpOptions {
     /// SO_RCVBUF in bytes; 0 leaves the system's default.
     pub receive_buffer: usize,
     /// SO_SNDBUF in bytes; 0 leaves the system's default.
     pub send_buffer: usize,
-    /// UDP_GRO and UDP_SEGMENT, where the kernel has them.
+    /// UDP_GRO and UDP_SEGMENT, if the kernel supports them.
     pub offload: bool,
     /// Queue ICMP errors (`IP_RECVERR`), to be read with [`UdpSocket::take_error`].
     pub errors: bool,
@@ -50,9 +53,9 @@ pub struct UdpOptions {
     pub traffic_class: bool,
 }
 
-/// A bound, non-blocking UDP socket that knows which offloads it may use.
+/// A bound, non-blocking UDP socket with its usable offloads.
 ///
-/// An IPv6 socket is `IPV6_V6ONLY`. DF is never set unless a datagram asks for it.
+/// An IPv6 socket is `IPV6_V6ONLY`. DF is only set for a datagram that requests it.
 #[derive(Debug)]
 pub struct UdpSocket {
     fd: OwnedFd,
@@ -61,28 +64,29 @@ pub struct UdpSocket {
     gso: Cell<Gso>,
 }
 
-/// What the kernel is trusted to segment on a socket.
+/// The segmentation that the kernel supports on a socket.
 #[derive(Clone, Copy, Debug)]
 struct Gso {
-    /// Largest segment tried; 0: GSO is off for good.
+    /// Largest segment to try; 0 disables GSO permanently.
     limit: u16,
-    /// When a lowered limit is lifted again.
+    /// When a lowered limit ends.
     retry_at: Option<Instant>,
 }
 
 impl UdpSocket {
-    /// Binds `addr`; port 0 takes any.
+    /// Binds `addr`; port 0 means any port.
     ///
     /// # Errors
-    /// Those of `socket` and `bind`; a buffer size or an offload that is not to be had is none.
+    /// Those of `socket` and `bind`. An unavailable buffer size or offload is not an error.
     pub fn bind(addr: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
         Self::open(addr, options, false)
     }
 
-    /// Binds `count` sockets to one address, between which the kernel divides the clients (SO_REUSEPORT).
+    /// Binds `count` sockets to one address. The kernel distributes the clients between them
+    /// (SO_REUSEPORT).
     ///
-    /// SO_REUSEPORT would also let a second server of the same user bind the same port and silently take half of the
-    /// clients, so the address is first bound exclusively.
+    /// SO_REUSEPORT would also let a second server of the same user bind the same port and silently
+    /// take half of the clients. So the address is first bound exclusively.
     ///
     /// # Errors
     /// As [`Self::bind`].
@@ -96,11 +100,11 @@ impl UdpSocket {
         (0..count).map(|_| Self::open(addr, options, true)).collect()
     }
 
-    /// Binds any port of this machine and hears `peer` alone from then on. What others have sent in between, the caller
-    /// has to tell by its source.
+    /// Binds any port of this machine, and from then on receives only from `peer`. Before that,
+    /// other hosts may have sent packets, which the caller must recognise by their source.
     ///
     /// # Errors
-    /// As [`Self::bind`], and where no route leads to `peer`.
+    /// As [`Self::bind`], and if there is no route to `peer`.
     pub fn connect(peer: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
         let socket = Self::prepare(peer, options)?;
         socket.connect(&peer.into())?;
@@ -116,7 +120,8 @@ impl UdpSocket {
             options::set_packet_info(socket.as_fd(), addr.is_ipv6())?;
         }
         socket.bind(&addr.into())?;
-        // A port given is the port bound; asking the kernel again would be one more system call per allocation.
+        // A given port is the bound port. Asking the kernel would cost another system call per
+        // allocation.
         Self::finish(socket, (addr.port() != 0).then_some(addr), wanted)
     }
 
@@ -131,7 +136,7 @@ impl UdpSocket {
         if ipv6 {
             socket.set_only_v6(true)?;
         }
-        // The system's maximum may cut these; the effective size is no reason not to serve.
+        // The system's maximum may reduce these. A smaller buffer is no reason not to serve.
         if wanted.receive_buffer > 0 {
             let _ = socket.set_recv_buffer_size(wanted.receive_buffer);
         }
@@ -148,7 +153,7 @@ impl UdpSocket {
         Ok(socket)
     }
 
-    /// `local` is where it is bound, if that is known.
+    /// `local` is the bound address, if it is known.
     fn finish(socket: Socket, local: Option<SocketAddr>, wanted: &UdpOptions) -> io::Result<Self> {
         let local = match local {
             Some(local) => local,
@@ -158,7 +163,7 @@ impl UdpSocket {
                 .ok_or_else(|| io::Error::other("no IP socket"))?,
         };
         let gro = wanted.offload && options::set_gro(socket.as_fd()).is_ok();
-        // The same for every socket, so the kernel is asked once, not once per allocation.
+        // The same for every socket, so the kernel is asked only once.
         let gso = wanted.offload && *GSO.get_or_init(|| options::knows_gso(socket.as_fd()));
         let limit = if gso { u16::MAX } else { 0 };
         Ok(Self {
@@ -169,12 +174,12 @@ impl UdpSocket {
         })
     }
 
-    /// The address bound.
+    /// The bound address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// Whether it is bound to all local addresses, so that a reply must name its source.
+    /// Whether it is bound to all local addresses, so that a reply must specify its source.
     pub fn is_wildcard(&self) -> bool {
         self.local.ip().is_unspecified()
     }
@@ -189,13 +194,13 @@ impl UdpSocket {
         self.gso.get().limit > 0
     }
 
-    /// Takes the error pending on a socket that does not queue them; `None` when there is none.
+    /// Takes the pending error of a socket that does not queue errors; `None` if there is none.
     pub fn take_pending(&self) -> Option<io::Error> {
         SockRef::from(&self.fd).take_error().ok()?
     }
 
-    /// Takes one ICMP error off the queue; `None` when there is none.
-    /// What the kernel reports on its own behalf (a datagram larger than the interface takes) is skipped.
+    /// Takes one ICMP error from the queue; `None` if there is none. Skips errors of the kernel
+    /// itself (a datagram larger than the interface supports).
     pub fn take_error(&self) -> Option<IcmpError> {
         loop {
             let entry = super::sys::message::receive_error(self.as_fd()).ok()?;
@@ -212,7 +217,7 @@ impl UdpSocket {
         }
     }
 
-    /// Largest datagram to be sent as a segment at `now`.
+    /// Largest datagram that can be sent as a segment at `now`.
     fn gso_limit(&self, now: Instant) -> usize {
         let gso = self.gso.get();
         if gso.retry_at.is_some_and(|at| now >= at) {
@@ -225,8 +230,9 @@ impl UdpSocket {
         usize::from(gso.limit)
     }
 
-    /// The kernel refused to segment: for good if the device cannot (EIO), for a while if the size was the reason
-    /// (the route's MTU is smaller, so these datagrams must be fragmented one by one).
+    /// Records that the kernel refused to segment: permanently if the device cannot (EIO),
+    /// temporarily if the size was the reason. In that case the MTU of the route is smaller, and
+    /// these datagrams must be fragmented one by one.
     fn refuse_gso(&self, errno: i32, size: usize, now: Instant) {
         let limit = u16::try_from(size.saturating_sub(1)).unwrap_or(u16::MAX);
         self.gso.set(if errno == libc::EIO || limit == 0 {
@@ -249,16 +255,17 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// An ICMP error about a datagram sent from here (RFC 8656 §11.5). Which ICMP follows from `destination`'s family.
+/// An ICMP error about a datagram sent from here (RFC 8656 §11.5). The family of `destination`
+/// determines which ICMP it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
-    /// Where that datagram was going; not who sent the error.
+    /// The destination of that datagram, not the sender of the error.
     pub destination: SocketAddr,
     /// ICMP type.
     pub kind: u8,
     /// ICMP code.
     pub code: u8,
-    /// The next hop's MTU where type and code speak of one.
+    /// The next hop's MTU, if type and code report one.
     pub info: u32,
 }
 

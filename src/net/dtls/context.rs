@@ -1,4 +1,5 @@
-//! Certificates and what is agreed on: DTLS 1.2 with forward secrecy, no renegotiation, no resumption, ALPN of RFC 7443.
+//! Certificates and parameters: DTLS 1.2 with forward secrecy, no renegotiation, no resumption,
+//! ALPN of RFC 7443.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -16,13 +17,14 @@ use super::cookie::Cookies;
 
 use relay_proto::base::lock::lock;
 
-/// What RFC 8489 §6.2.3 asks for, with forward secrecy; every client has it. One kind of cipher has one least length of
-/// a record (`record::whole`).
+/// The ciphers of RFC 8489 §6.2.3 with forward secrecy, which every client supports. With one kind
+/// of cipher, records have one minimum length (`record::whole`).
 const CIPHERS: &str = "ECDHE+AESGCM";
 const GROUPS: &str = "X25519:P-256:P-384";
-/// `stun.turn` and `stun.nat-discovery` (RFC 7443 §4), as ALPN writes them.
+/// `stun.turn` and `stun.nat-discovery` (RFC 7443 §4) in the encoding of ALPN.
 const ALPN: &[u8] = b"\x09stun.turn\x12stun.nat-discovery";
-/// Handshake messages are cut to datagrams of this size: the longest that gets through everywhere (as QUIC has it).
+/// Handshake messages are fragmented to datagrams of this size, which passes on every path (as in
+/// QUIC).
 const HANDSHAKE_MTU: u32 = 1200;
 
 /// A certificate chain with its key, all in DER.
@@ -34,7 +36,7 @@ pub struct Identity<'a> {
     pub private_key: &'a [u8],
 }
 
-/// What new associations are made from. Swapped whole when a certificate changes.
+/// The parameters of new associations. Replaced as a whole when a certificate changes.
 pub struct DtlsContext {
     default: SslContext,
 }
@@ -46,10 +48,11 @@ impl core::fmt::Debug for DtlsContext {
 }
 
 impl DtlsContext {
-    /// Serves `identities`; `choose` tells which for a host name (SNI), the first being that of clients without one.
+    /// Serves `identities`. `choose` maps a host name (SNI) to one of them; clients without SNI get
+    /// the first.
     ///
     /// # Errors
-    /// There is no identity, or OpenSSL refuses one: what it says.
+    /// There is no identity, or OpenSSL refuses one; the text is OpenSSL's.
     pub fn new(
         identities: &[Identity<'_>],
         choose: impl Fn(Option<&str>) -> usize + Send + Sync + 'static,
@@ -67,11 +70,11 @@ impl DtlsContext {
         default.set_servername_callback(move |ssl, _| {
             let chosen = choose(ssl.servername(NameType::HOST_NAME)).checked_sub(1);
             if let Some(context) = chosen.and_then(|index| others.get(index)) {
-                // It fails for want of memory only; then the first one is served.
+                // Fails only when out of memory; then the first one is served.
                 let _ = ssl.set_ssl_context(context);
             }
-            // RFC 6066 §3 wants the name acknowledged by an empty extension; pion's DTLS 2 cannot read that and never
-            // completes. No client is known to miss it.
+            // RFC 6066 §3 requires an empty extension that acknowledges the name. pion's DTLS 2
+            // cannot parse it and never completes the handshake. No client is known to need it.
             Err(SniError::NOACK)
         });
         Ok(Self {
@@ -79,12 +82,12 @@ impl DtlsContext {
         })
     }
 
-    /// To be shared, and swapped.
+    /// Wraps the context for sharing and replacement.
     pub fn into_shared(self) -> SharedContext {
         Arc::new(ArcSwap::from_pointee(self))
     }
 
-    /// Something that listens for one client.
+    /// A connection that listens for one client.
     pub(super) fn open(&self) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(&self.default)?;
         ssl.set_mtu(HANDSHAKE_MTU)?;
@@ -93,18 +96,19 @@ impl DtlsContext {
     }
 }
 
-/// What OpenSSL's callbacks have to know about one client: the cookies it has to bring.
+/// What OpenSSL's callbacks need to know about one client: the valid cookies.
 #[derive(Debug, Default)]
 pub(super) struct Facts(Mutex<Option<Cookies>>);
 
 impl Facts {
-    /// Where they are kept; one place for the whole process, as OpenSSL never takes one back. `None`: out of memory.
+    /// The index of this data, one for the whole process, because OpenSSL never frees one. `None`:
+    /// out of memory.
     fn index() -> Option<Index<Ssl, Self>> {
         static INDEX: OnceLock<Option<Index<Ssl, Facts>>> = OnceLock::new();
         *INDEX.get_or_init(|| Ssl::new_ex_index().ok())
     }
 
-    /// Sets what the client `ssl` listens for has to bring.
+    /// Sets the cookies that the client of `ssl` must present.
     pub(super) fn expect(ssl: &SslRef, cookies: Cookies) {
         if let Some(facts) = Self::index().and_then(|index| ssl.ex_data(index)) {
             *lock(&facts.0) = Some(cookies);
@@ -134,7 +138,8 @@ fn builder(identity: &Identity<'_>) -> Result<SslContextBuilder, ErrorStack> {
     let key = PKey::private_key_from_der(identity.private_key)?;
     context.set_private_key(&key)?;
     context.check_private_key()?;
-    // As on TCP: a client that offers ALPN, but nothing of this, is refused; one that offers none is served.
+    // As on TCP: a client that offers ALPN without either of these is refused; a client without
+    // ALPN is served.
     context.set_alpn_select_callback(|_, offered| select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL));
     context.set_cookie_generate_cb(|ssl, out| {
         let cookies = Facts::of(ssl).ok_or_else(ErrorStack::get)?;
@@ -148,5 +153,5 @@ fn builder(identity: &Identity<'_>) -> Result<SslContextBuilder, ErrorStack> {
     Ok(context)
 }
 
-/// The present context, to be swapped while associations live.
+/// The current context, replaceable while associations live.
 pub type SharedContext = Arc<ArcSwap<DtlsContext>>;

@@ -1,4 +1,4 @@
-//! The cookie a client has to bring back before anything is kept of it (RFC 6347 §4.2.1).
+//! The cookie that a client must return before the server keeps any state for it (RFC 6347 §4.2.1).
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -12,40 +12,42 @@ use subtle::ConstantTimeEq;
 use relay_proto::base::address::FiveTuple;
 use relay_proto::base::time::Instant;
 
-/// Clients whose associations are remembered, for each period. Of more, the rate of their sources is all that is held to.
+/// Clients whose associations are counted, for each period. Clients beyond that are limited only by
+/// the rate of their source.
 const REMEMBERED: usize = 1 << 16;
-/// Sixteen bytes: nobody guesses them, and the answer that carries them is shorter than any ClientHello.
+/// Sixteen bytes: enough to be unpredictable, and the response with the cookie stays shorter than
+/// any ClientHello.
 const LEN: usize = 16;
-/// Cookies are made anew so often; one is good in the period it was made in, and in the next.
+/// How often cookies change. A cookie is valid in its period and in the next.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// What a client at some address has to bring: the cookie of this period, and that of the one before.
+/// The valid cookies of a client address: those of this period and of the previous one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cookies([[u8; LEN]; 2]);
 
 impl Cookies {
-    /// The one to hand out.
+    /// The cookie to send.
     pub(super) const fn present(&self) -> &[u8; LEN] {
         &self.0[0]
     }
 
-    /// Whether `cookie` is one of them.
+    /// Whether `cookie` is valid.
     pub(super) fn contain(&self, cookie: &[u8]) -> bool {
         let [present, before] = &self.0;
         (present[..].ct_eq(cookie) | before[..].ct_eq(cookie)).into()
     }
 }
 
-/// What cookies are made with.
+/// The secret that cookies are computed with.
 pub(super) struct CookieSecret(Hmac<Sha256>);
 
 impl CookieSecret {
-    /// `seed` is from the system's generator.
+    /// `seed` must come from the system's generator.
     pub(super) fn new(seed: &[u8; 32]) -> Self {
         Self(Hmac::new_from_slice(seed).expect("HMAC takes a key of any length"))
     }
 
-    /// What `client` has to bring at `now`.
+    /// The valid cookies of `client` at `now`.
     pub(super) fn cookies(&self, now: Instant, client: &FiveTuple) -> Cookies {
         let period = period(now);
         Cookies([period, period - 1].map(|period| self.cookie(period, client)))
@@ -62,22 +64,23 @@ impl CookieSecret {
     }
 }
 
-/// From one on, so that there is a period before.
+/// Starts at one, so that there is a previous period.
 fn period(now: Instant) -> u64 {
     1 + now.as_nanos() / PERIOD.as_nanos() as u64
 }
 
-/// What cookies have been used for: whoever is asked for one seldom may not begin associations with it at will.
+/// Counts the associations per cookie, so that a client with a cookie cannot begin any number of
+/// them.
 pub(super) struct Uses {
     period: u64,
-    /// Associations by client, in this period and in the one before.
+    /// Associations by client, in this period and in the previous one.
     counts: [HashMap<u64, u32, RandomState>; 2],
     hasher: RandomState,
     most: u32,
 }
 
 impl Uses {
-    /// A client may begin `most` in two periods, for as long as a cookie may be good.
+    /// A client may begin `most` associations in two periods, the longest lifetime of a cookie.
     pub(super) fn new(most: u32) -> Self {
         Self {
             period: 0,
@@ -87,7 +90,7 @@ impl Uses {
         }
     }
 
-    /// Whether `client` has begun as many as it may.
+    /// Whether `client` has reached its limit.
     pub(super) fn are_spent(&mut self, now: Instant, client: &FiveTuple) -> bool {
         let period = period(now).max(self.period);
         match period - self.period {
@@ -104,7 +107,7 @@ impl Uses {
         used >= self.most
     }
 
-    /// `client` begins one.
+    /// Counts an association of `client`.
     pub(super) fn note(&mut self, client: &FiveTuple) {
         let key = self.hasher.hash_one(client);
         let counts = &mut self.counts[0];
@@ -114,7 +117,7 @@ impl Uses {
     }
 }
 
-/// A family has one length, and is told first: no two pairs of addresses give the same bytes.
+/// The family comes first and fixes the length, so no two pairs of addresses give the same bytes.
 fn put(mac: &mut Hmac<Sha256>, address: SocketAddr) {
     match address.ip() {
         IpAddr::V4(ip) => {

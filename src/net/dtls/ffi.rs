@@ -1,4 +1,5 @@
-//! What OpenSSL has for DTLS servers and the `openssl` crate does not wrap: the stateless listener and the timers.
+//! Functions of OpenSSL for DTLS servers that the `openssl` crate does not wrap: the stateless
+//! listener and the timers.
 
 #![expect(unsafe_code, reason = "calls into OpenSSL")]
 
@@ -13,7 +14,7 @@ use openssl_sys::{SSL, SSL_ctrl};
 const DTLS_CTRL_GET_TIMEOUT: c_int = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: c_int = 74;
 
-/// An address in OpenSSL's form; only ever handled by pointer.
+/// An address in OpenSSL's form, used only by pointer.
 #[repr(C)]
 struct BioAddr {
     _opaque: [u8; 0],
@@ -21,7 +22,8 @@ struct BioAddr {
 
 type TimerCallback = extern "C" fn(*mut SSL, c_uint) -> c_uint;
 
-// SAFETY: the declarations are those of <openssl/ssl.h> and <openssl/bio.h>, OpenSSL 1.1.1 and later.
+// SAFETY: the declarations are those of <openssl/ssl.h> and <openssl/bio.h>, OpenSSL 1.1.1 and
+// later.
 unsafe extern "C" {
     fn DTLSv1_listen(ssl: *mut SSL, client: *mut BioAddr) -> c_int;
     fn DTLS_set_timer_cb(ssl: *mut SSL, callback: TimerCallback);
@@ -29,7 +31,7 @@ unsafe extern "C" {
     fn BIO_ADDR_free(address: *mut BioAddr);
 }
 
-/// What [`DTLSv1_listen`] insists on writing the client's address to. Nobody reads it.
+/// Where [`DTLSv1_listen`] writes the client's address. Its value is not used.
 #[derive(Debug)]
 pub(super) struct Scratch(*mut BioAddr);
 
@@ -49,17 +51,20 @@ impl Drop for Scratch {
     }
 }
 
-/// Looks at one datagram without keeping anything of it: a ClientHello without a good cookie is answered with a
-/// HelloVerifyRequest. `true`: the cookie is good, and `ssl` goes on as that client's connection (RFC 6347 §4.2.1).
+/// Processes one datagram without keeping state. A ClientHello without a valid cookie is answered
+/// with a HelloVerifyRequest. `true`: the cookie is valid, and `ssl` becomes that client's
+/// connection (RFC 6347 §4.2.1).
 pub(super) fn listen(ssl: &SslRef, scratch: &Scratch) -> bool {
-    // SAFETY: both pointers are live for the call; `ssl` is used by this thread only (`Ssl` is not `Sync`).
+    // SAFETY: both pointers are live for the call; `ssl` is used by this thread only (`Ssl` is not
+    // `Sync`).
     unsafe { DTLSv1_listen(ssl.as_ptr(), scratch.0) == 1 }
 }
 
-/// How long until the flight sent last has to be sent again; `None`: nothing waits for an answer.
+/// Time until the last flight must be retransmitted; `None` if no flight awaits an answer.
 pub(super) fn timeout(ssl: &SslRef) -> Option<Duration> {
     let mut left = MaybeUninit::<libc::timeval>::zeroed();
-    // SAFETY: the call writes a `timeval` if it returns 1, to memory that has room for one; zeros are a valid one.
+    // SAFETY: the call writes a `timeval` if it returns 1, to memory that has room for one; zeros
+    // are a valid one.
     let left = unsafe {
         if SSL_ctrl(
             ssl.as_ptr(),
@@ -76,19 +81,19 @@ pub(super) fn timeout(ssl: &SslRef) -> Option<Duration> {
     Some(Duration::from_secs(part(left.tv_sec)) + Duration::from_micros(part(left.tv_usec)))
 }
 
-/// Sends the last flight again if its time has come. `false`: it was sent too often.
+/// Retransmits the last flight if it is due. `false`: too many retransmissions.
 pub(super) fn handle_timeout(ssl: &SslRef) -> bool {
     // SAFETY: `ssl` is live and used by this thread only; the call takes no argument.
     unsafe { SSL_ctrl(ssl.as_ptr(), DTLS_CTRL_HANDLE_TIMEOUT, 0, core::ptr::null_mut()) >= 0 }
 }
 
-/// Replaces OpenSSL's times for retransmission, one second doubling up to a minute.
+/// Replaces OpenSSL's retransmission times, which start at one second and double up to a minute.
 pub(super) fn set_timer(ssl: &SslRef, callback: TimerCallback) {
     // SAFETY: `ssl` is live; the callback is a plain function.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), callback) }
 }
 
-/// For tests: the first retransmission after 100 ms, and every other.
+/// For tests: 100 ms for the first and every later retransmission.
 pub(super) extern "C" fn soon(_: *mut SSL, _: c_uint) -> c_uint {
     100_000
 }

@@ -1,10 +1,10 @@
-//! What is told of a DTLS record before anything is decrypted (RFC 6347 §4.1, §4.2.2).
+//! What the clear part of a DTLS record says before decryption (RFC 6347 §4.1, §4.2.2).
 
 /// Content type, version, epoch, sequence number, length.
 pub(super) const HEADER: usize = 13;
 /// Type, length, message number, offset and length of the fragment.
 const HANDSHAKE_HEADER: usize = 12;
-/// `client_version`, in front of the random.
+/// `client_version`, before the random.
 const VERSION: usize = 2;
 const RANDOM: usize = 32;
 
@@ -16,17 +16,17 @@ const CLIENT_HELLO: u8 = 1;
 /// DTLS 1.0 and 1.2 are 254.255 and 254.253.
 const MAJOR: u8 = 254;
 
-/// The random a client put into its ClientHello: one handshake has one.
+/// The random of a ClientHello, which identifies a handshake.
 pub type Random = [u8; RANDOM];
 
-/// A datagram that begins with a ClientHello in the clear, or with its first fragment.
+/// A datagram that begins with an unencrypted ClientHello, or with its first fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHello<'a> {
-    /// Tells one handshake from another.
+    /// Distinguishes handshakes.
     pub random: Random,
     /// Its record.
     pub record: &'a [u8],
-    /// The records behind it.
+    /// The records after it.
     pub rest: &'a [u8],
 }
 
@@ -47,8 +47,9 @@ pub fn client_hello(datagram: &[u8]) -> Option<ClientHello<'_>> {
     Some(ClientHello { random, record, rest })
 }
 
-/// The records at the start of `datagram` that are long enough to be what they say. OpenSSL 3.0 takes an encrypted record
-/// that is shorter than its nonce and tag for an error of its own, and gives the association up: anybody could end it.
+/// The records at the start of `datagram` that are long enough for their type. OpenSSL 3.0 treats
+/// an encrypted record that is shorter than its nonce and tag as an error of its own and ends the
+/// association. Without this check any sender could end it.
 pub(super) fn whole(datagram: &[u8]) -> &[u8] {
     let mut end = 0;
     while let Some((header, body)) = datagram[end..].split_first_chunk::<HEADER>() {

@@ -1,4 +1,4 @@
-//! A real client, OpenSSL's, against associations: in memory, datagram by datagram.
+//! Tests associations against a real client, OpenSSL's, in memory and datagram by datagram.
 
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslOptions, SslVerifyMode};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -47,7 +47,7 @@ fn five_tuple(n: u32) -> FiveTuple {
     }
 }
 
-/// OpenSSL's client and the datagrams it wants to send.
+/// OpenSSL's client and its outgoing datagrams.
 struct Client {
     stream: SslStream<Pipe>,
     wire: Rc<RefCell<Wire>>,
@@ -72,7 +72,7 @@ impl Client {
         Self { stream, wire }
     }
 
-    /// Goes on with the handshake; `true`: complete.
+    /// Continues the handshake; `true` once complete.
     fn step(&mut self, datagram: Option<&[u8]>) -> bool {
         if let Some(datagram) = datagram {
             self.wire.borrow_mut().put(datagram);
@@ -97,7 +97,8 @@ fn sent(endpoint: &Endpoint) -> Vec<Vec<u8>> {
     all
 }
 
-/// A server for one client, as a shard is: strangers to the endpoint, the rest to the association.
+/// A server for one client, as in a shard: unknown clients go to the endpoint, others to the
+/// association.
 struct Server {
     endpoint: Endpoint,
     association: Option<Association>,
@@ -139,12 +140,12 @@ impl Server {
     }
 }
 
-/// Carries datagrams between the two until both are done. `lose` tells which go missing: those of the client or the
-/// server, and which one, counted from 0.
+/// Passes datagrams between the two until both are done. `lose` says which are lost: whether of the
+/// client or the server, and its number, from 0.
 fn shake_hands(client: &mut Client, server: &mut Server, mut lose: impl FnMut(bool, usize) -> bool) -> [usize; 2] {
     let mut counts = [0, 0];
     let mut done = client.step(None);
-    // Twice as often as both ends would send again.
+    // More rounds than both ends need to retransmit twice.
     for _ in 0..2_000_000 {
         for datagram in client.sent() {
             counts[0] += 1;
@@ -314,7 +315,7 @@ fn a_handshake_completes_whichever_datagram_is_lost() {
 //= XPORT-15
 #[test]
 fn a_client_hello_in_many_fragments_completes_in_any_cut() {
-    // So many names that the ClientHello is longer than a datagram of this size.
+    // So many names that the ClientHello exceeds one datagram of this size.
     let protocols: Vec<u8> = (0..40).flat_map(|_| *b"\x09stun.turn").collect();
     for mtu in [256, 300, 500] {
         let mut client = Client::with(

@@ -1,4 +1,5 @@
-//! Which routing tables packets of this process can come to, by the rules of policy routing (ip-rule(8)).
+//! The routing tables that packets of this process can reach, by the rules of policy routing
+//! (ip-rule(8)).
 
 use std::collections::BTreeMap;
 
@@ -6,10 +7,10 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
-/// `local`, `main` and `default`: what there is without rules.
+/// `local`, `main` and `default`, which are used without any rule.
 const BUILT_IN: [u32; 3] = [255, 254, 253];
 
-/// The tables that rules name, for each family.
+/// The tables that rules name, for one family.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     v4: Family,
@@ -19,9 +20,9 @@ pub(super) struct Tables {
 #[derive(Debug, Default)]
 struct Family {
     any_rule: bool,
-    /// Whether some rule that leads there is for packets like ours.
+    /// Whether a rule that leads to the table matches our packets.
     named: BTreeMap<u32, bool>,
-    /// A rule leads to the tables of VRFs, without naming them.
+    /// A rule leads to the tables of VRFs without naming them.
     vrf: bool,
 }
 
@@ -34,7 +35,7 @@ impl Tables {
         }
     }
 
-    /// Takes account of a rule.
+    /// Evaluates a rule.
     pub(super) fn add(&mut self, rule: &RuleMessage) {
         let Some(family) = self.of(rule.header.family) else {
             return;
@@ -59,7 +60,7 @@ impl Tables {
         *family.named.entry(table).or_default() |= may_be_met(rule);
     }
 
-    /// Whether the route stands in a table our packets can come to.
+    /// Whether our packets can reach the table of the route.
     pub(super) fn count(&self, route: &RouteMessage) -> bool {
         let family = match route.header.address_family {
             AddressFamily::Inet => &self.v4,
@@ -78,8 +79,8 @@ impl Tables {
     }
 }
 
-/// Whether a packet that this process sends can meet the rule: it has no mark (SO_MARK is never set), and came in by no
-/// interface. Whatever else a rule asks for, some peer may have.
+/// Whether a packet sent by this process can match the rule. Such a packet has no mark (SO_MARK is
+/// never set) and arrived on no interface. Every other condition of a rule may hold for some peer.
 fn may_be_met(rule: &RuleMessage) -> bool {
     if rule.header.flags.contains(RuleFlags::Invert) {
         return true;
@@ -89,7 +90,7 @@ fn may_be_met(rule: &RuleMessage) -> bool {
         match attribute {
             RuleAttribute::FwMark(value) => mark = *value,
             RuleAttribute::FwMask(value) => mask = *value,
-            // What this machine sends itself counts as coming in by `lo`.
+            // Packets that this machine sends count as arrived on `lo`.
             RuleAttribute::Iifname(name) => arrived = name != "lo",
             _ => {}
         }

@@ -1,23 +1,25 @@
-//! Buffers a thread lends to whichever of its streams is busy.
+//! Buffers that a thread lends to its busy streams.
 //!
-//! Thousands of streams are idle while one is served, so none owns a large buffer: it borrows one, and gives it back
-//! once it holds nothing. Contents never outlive the loan, so which thread lends changes nothing but memory.
+//! Thousands of streams are idle while one is served, so no stream owns a large buffer: it borrows
+//! one, and returns it once it is empty. Contents never outlive the loan, so the lending thread
+//! affects only memory use.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use super::outbox::FrameMark;
 
-/// Size of a lent read buffer: the longest frame begun, and room to read as much again.
+/// Size of a read buffer: the longest partial frame, and room for another read.
 pub(super) const READ_BUFFER: usize = 128 * 1024;
-/// Read buffers a thread keeps. One for ciphertext and one for plaintext are in use at a time.
+/// Read buffers that a thread keeps. At most one for ciphertext and one for plaintext are in use at
+/// a time.
 const SPARE_READ_BUFFERS: usize = 4;
-/// Send queues a thread keeps: about as many streams as are sent to in one round of its loop.
+/// Send queues that a thread keeps: about as many as the streams it sends to in one turn.
 const SPARE_RINGS: usize = 256;
-/// Most bytes a thread keeps in send queues.
+/// Most bytes that a thread keeps in send queues.
 const SPARE_RING_BYTES: usize = 4 * 1024 * 1024;
 
-/// Storage of a send queue: the bytes of whole frames one behind another, and where each ends.
+/// Storage of a send queue: the bytes of whole frames, one after another, and the end of each.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     pub(super) bytes: VecDeque<u8>,
@@ -35,7 +37,7 @@ thread_local! {
     static SPARE: RefCell<Spare> = RefCell::new(Spare::default());
 }
 
-/// A buffer of [`READ_BUFFER`] bytes, contents unspecified.
+/// A buffer of [`READ_BUFFER`] bytes with unspecified contents.
 pub(crate) fn take_read_buffer() -> Vec<u8> {
     SPARE
         .try_with(|spare| spare.borrow_mut().read_buffers.pop())
@@ -44,12 +46,12 @@ pub(crate) fn take_read_buffer() -> Vec<u8> {
         .unwrap_or_else(|| vec![0; READ_BUFFER])
 }
 
-/// Takes a read buffer back.
+/// Returns a read buffer.
 pub(crate) fn give_read_buffer(buffer: Vec<u8>) {
     if buffer.len() != READ_BUFFER {
         return;
     }
-    // Fails only while the thread ends; then the buffer is freed.
+    // Fails only while the thread exits; then the buffer is freed.
     let _ = SPARE.try_with(|spare| {
         let buffers = &mut spare.borrow_mut().read_buffers;
         if buffers.len() < SPARE_READ_BUFFERS {
@@ -69,7 +71,7 @@ pub(super) fn take_ring() -> Ring {
     SPARE.try_with(take).ok().flatten().unwrap_or_default()
 }
 
-/// Takes a send queue back, emptied.
+/// Clears a send queue and returns it.
 pub(super) fn give_ring(mut ring: Ring) {
     let size = ring.bytes.capacity();
     if size == 0 {

@@ -1,12 +1,12 @@
-//! Plaintext received and not yet taken as messages.
+//! Received plaintext that is not yet taken as messages.
 
 use super::buffers;
 
-/// Most bytes of capacity an inbox keeps for the rest of a message while its stream is idle.
+/// Most bytes of capacity that an inbox keeps for a partial message while its stream is idle.
 const KEPT: usize = 4096;
 
-/// Bytes in arrival order. While a read is being worked through they stand in a lent buffer; what is left of it, at
-/// most one message begun, moves into `rest`.
+/// Bytes in arrival order. While a read is processed they are in a lent buffer. The remainder, at
+/// most one partial message, moves to `rest`.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     lent: Option<Vec<u8>>,
@@ -25,7 +25,7 @@ impl Inbox {
         }
     }
 
-    /// What has arrived.
+    /// The received bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.lent {
             Some(buffer) => &buffer[self.start..self.end],
@@ -33,7 +33,7 @@ impl Inbox {
         }
     }
 
-    /// Room for at least `len` more bytes; tell with [`Self::filled`] how many were written.
+    /// Room for at least `len` more bytes; report with [`Self::filled`] how many were written.
     pub(super) fn room(&mut self, len: usize) -> &mut [u8] {
         let buffer = self.lent.get_or_insert_with(|| {
             let mut buffer = buffers::take_read_buffer();
@@ -65,7 +65,8 @@ impl Inbox {
         self.filled(bytes.len());
     }
 
-    /// Takes `len` bytes off the front. They stay readable until the next call that takes `&mut self`.
+    /// Takes `len` bytes off the front. They stay readable until the next call that takes `&mut
+    /// self`.
     pub(super) fn take(&mut self, len: usize) -> &[u8] {
         if self.lent.is_none() {
             // Early bytes: rare, and only once per stream.
@@ -77,7 +78,7 @@ impl Inbox {
         self.lent.as_deref().map_or(&[], |buffer| &buffer[from..to])
     }
 
-    /// No whole message is left: gives the lent buffer back.
+    /// Returns the lent buffer when no whole message is left.
     pub(super) fn settle(&mut self) {
         if let Some(buffer) = self.lent.take() {
             self.rest.clear();
@@ -90,7 +91,7 @@ impl Inbox {
         }
     }
 
-    /// Heap memory held.
+    /// Heap memory in use.
     pub(super) fn memory(&self) -> usize {
         self.rest.capacity() + self.lent.as_ref().map_or(0, Vec::capacity)
     }
@@ -119,7 +120,7 @@ mod tests {
         let all = pattern(len - 100, 0);
         inbox.extend(&all);
         assert_eq!(inbox.take(len - 200), &all[..len - 200]);
-        // Exactly what is left of the buffer, and then more.
+        // First exactly the rest of the buffer, then more.
         assert_eq!(inbox.room(100).len(), 100);
         assert_eq!(inbox.start, len - 200, "nothing has to be moved");
         let more = pattern(101, 9);

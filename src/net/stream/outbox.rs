@@ -1,4 +1,4 @@
-//! Whole frames on their way to one client, and what goes when it reads too slowly.
+//! The send queue of one client: whole frames, and what to drop when the client reads too slowly.
 
 use core::time::Duration;
 use std::io::IoSlice;
@@ -6,12 +6,12 @@ use std::io::IoSlice;
 use super::buffers::{self, Ring};
 use relay_proto::base::time::Instant;
 
-/// Most bytes of capacity kept for the rest of a frame while its stream is idle.
+/// Most bytes of capacity kept for a partial frame while its stream is idle.
 const KEPT: usize = 4096;
-/// To pad from.
+/// Source of padding.
 const ZEROS: [u8; 3] = [0; 3];
 
-/// One queued frame: its bytes stand in the ring behind those of the frame before it.
+/// One queued frame. Its bytes follow those of the previous frame in the ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameMark {
     len: u32,
@@ -62,7 +62,7 @@ impl Frames {
         }
     }
 
-    /// Length of as many whole frames as fit into `limit`; of one at least, if `at_least_one`.
+    /// Length of the whole frames that fit into `limit`; of at least one frame if `at_least_one`.
     fn whole_within(&self, limit: usize, at_least_one: bool) -> usize {
         let mut total = 0;
         for frame in &self.ring.frames {
@@ -75,7 +75,7 @@ impl Frames {
         total
     }
 
-    /// Takes `written` bytes off the front; of a frame cut by that, what is left goes to `rest`.
+    /// Removes `written` bytes from the front. If that cuts a frame, its remainder goes to `rest`.
     fn advance(&mut self, mut written: usize, rest: &mut Vec<u8>) {
         while let Some(len) = self.front_len() {
             if written == 0 {
@@ -102,29 +102,29 @@ impl Frames {
     }
 }
 
-/// What was dropped because a client reads too slowly. All of it application data.
+/// What was dropped because a client reads too slowly; only application data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Frames that had waited too long.
+    /// Frames that waited too long.
     pub aged: u64,
-    /// Frames for which there was no room.
+    /// Frames that found no room.
     pub overflowed: u64,
 }
 
 impl Dropped {
-    /// All of them.
+    /// The sum of both.
     pub const fn total(self) -> u64 {
         self.aged + self.overflowed
     }
 }
 
-/// The queue of one stream. Control goes before data: the order of responses is free (they carry transaction ids), and
-/// a response late behind media would be retransmitted or given up.
+/// The queue of one stream. Control precedes data: responses may be reordered because they carry
+/// transaction ids, and a response delayed by media would be retransmitted or given up.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     control: Frames,
     data: Frames,
-    /// What a short write left of a frame: it must go before anything else.
+    /// The remainder of a partially written frame, which must be sent first.
     rest: Vec<u8>,
     rest_start: usize,
     dropped: Dropped,
@@ -139,7 +139,7 @@ impl Outbox {
         self.rest.len() - self.rest_start
     }
 
-    /// Bytes waiting.
+    /// Bytes in the queue.
     pub(super) fn bytes(&self) -> usize {
         self.control.bytes() + self.data.bytes() + self.rest_len()
     }
@@ -149,7 +149,7 @@ impl Outbox {
         self.data.oldest()
     }
 
-    /// Queues control; `false` if it would exceed `limit` bytes.
+    /// Queues control; `false` if that would exceed `limit` bytes.
     pub(super) fn push_control(&mut self, now: Instant, frame: [&[u8]; 2], padding: usize, limit: usize) -> bool {
         if self.control.bytes() + frame[0].len() + frame[1].len() + padding > limit {
             return false;
@@ -158,7 +158,7 @@ impl Outbox {
         true
     }
 
-    /// Queues application data; the oldest makes room.
+    /// Queues application data, and drops the oldest if there is no room.
     pub(super) fn push_data(&mut self, now: Instant, frame: [&[u8]; 2], padding: usize, limit: usize) {
         let len = frame[0].len() + frame[1].len() + padding;
         if len > limit {
@@ -184,7 +184,8 @@ impl Outbox {
         core::mem::take(&mut self.dropped)
     }
 
-    /// What is to be written next, in order: whole frames of at most `limit` bytes together, or a single longer one.
+    /// The next bytes to write, in order: whole frames of at most `limit` bytes together, or a
+    /// single longer one.
     pub(super) fn next_chunk(&self, limit: usize) -> Chunk<'_> {
         let rest = &self.rest[self.rest_start..];
         let left = limit.saturating_sub(rest.len());
@@ -202,7 +203,7 @@ impl Outbox {
         }
     }
 
-    /// The first `written` bytes of a chunk are out.
+    /// Removes the first `written` bytes of a chunk.
     pub(super) fn advance(&mut self, written: usize) {
         let from_rest = written.min(self.rest_len());
         self.rest_start += from_rest;
@@ -217,12 +218,12 @@ impl Outbox {
         self.data.advance(left, &mut self.rest);
     }
 
-    /// Everything queued, in the order in which it would be written.
+    /// Everything queued, in the order of writing.
     pub(super) fn unsent(&self) -> Vec<u8> {
         self.next_chunk(usize::MAX).slices.concat()
     }
 
-    /// Nothing is queued: gives memory back.
+    /// Releases memory when the queue is empty.
     pub(super) fn release(&mut self) {
         self.control.release();
         self.data.release();
@@ -231,7 +232,7 @@ impl Outbox {
         }
     }
 
-    /// Heap memory held.
+    /// Heap memory in use.
     pub(super) fn memory(&self) -> usize {
         let frames =
             |frames: &Frames| frames.ring.bytes.capacity() + frames.ring.frames.capacity() * size_of::<FrameMark>();
@@ -258,7 +259,7 @@ impl<'a> Chunk<'a> {
         self.len
     }
 
-    /// For gather I/O, empty slices left out: the first `.1` of them.
+    /// For gather I/O, without empty slices: the first `.1` entries.
     pub(super) fn io_slices(&self) -> ([IoSlice<'a>; 5], usize) {
         let mut out = [IoSlice::new(&[]); 5];
         let mut used = 0;

@@ -1,56 +1,59 @@
-//! How long a byte given to the socket now takes to reach the client's program.
+//! Estimates how long a byte written to the socket now takes to reach the client's program.
 //!
-//! Our own queue is not all that lies between a peer and a slow client. Behind it wait the bytes the socket has not sent
-//! or has no acknowledgement for, at a bottleneck mostly in the queue of the narrowest link, and behind those the bytes
-//! the client's system has taken and its program has not read. Both pass at the pace at which the client takes bytes,
-//! so that their number and that pace tell the time.
+//! Beyond our own queue, bytes wait in two places between a peer and a slow client. First, the
+//! bytes that the socket has not sent or that are not acknowledged, mostly in the queue of the
+//! narrowest link. Then, the bytes that the client's system has received and its program has not
+//! read. Both drain at the rate at which the client accepts bytes, so their number and that rate
+//! give the time.
 
 use core::time::Duration;
 
 use relay_proto::base::time::Instant;
 
-/// The pace is measured over at least this long: a client's system often acknowledges in steps of half its buffer.
+/// Shortest time of a rate measurement, because a client's system often acknowledges in steps of
+/// half its buffer.
 const MEASURED: Duration = Duration::from_millis(50);
-/// A measurement that took longer than this was interrupted, and says nothing.
+/// A measurement that took longer than this was interrupted and is discarded.
 const STALE: Duration = Duration::from_millis(250);
 /// The shortest and longest wait for a path to empty.
 const WAIT: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 
-/// What the socket tells of the way to the client.
+/// The socket's measurements of the path to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathState {
-    /// Bytes the client's system has acknowledged, since whenever.
+    /// Bytes that the client's system has acknowledged, since any fixed time.
     pub acknowledged: u64,
-    /// Bytes written to the socket and not acknowledged yet.
+    /// Bytes written to the socket but not yet acknowledged.
     pub outstanding: u64,
-    /// Bytes the client's system has room for (its receive window), as far as it has told.
+    /// The client's receive window in bytes, as last announced.
     pub window: u32,
-    /// Round trip of late.
+    /// Recent round-trip time.
     pub round_trip: Duration,
-    /// The shortest round trip ever: the way with no queue on it.
+    /// The shortest round-trip time so far: the path without queues.
     pub shortest_round_trip: Duration,
 }
 
-/// The way to one client.
+/// The path to one client.
 #[derive(Debug, Default)]
 pub(super) struct NetworkPath {
     state: PathState,
     observed_at: Option<Instant>,
-    /// Start of the measurement of the pace: when, and what was acknowledged by then.
+    /// Start of the rate measurement: the time, and the bytes acknowledged by then.
     since: Option<(Instant, u64)>,
-    /// Bytes a second; `None` until measured.
+    /// Bytes per second; `None` until measured.
     pace: Option<u64>,
-    /// The most room the client's system ever had: what it has less now its program has not read.
+    /// The largest receive window so far. The difference from the current one is what the client's
+    /// program has not read.
     largest_window: u32,
 }
 
 impl NetworkPath {
-    /// Whether the last look is so long ago that another is worth its price.
+    /// Whether the last observation is old enough for another one to be worth its cost.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.observed_at.is_none_or(|at| now - at >= MEASURED)
     }
 
-    /// Takes note.
+    /// Records an observation.
     pub(super) fn observe(&mut self, now: Instant, state: PathState) {
         self.state = state;
         self.observed_at = Some(now);
@@ -70,23 +73,25 @@ impl NetworkPath {
         }
     }
 
-    /// The pace of what went before is no longer that of what comes: it was the peer's, and now it is the client's.
+    /// Restarts the measurement: the previous rate was that of the peer, and the next is that of
+    /// the client.
     pub(super) fn measure_anew(&mut self) {
         (self.since, self.pace) = (None, None);
     }
 
-    /// How long `bytes` written behind everything else will take to be read, `most` at most; `None` as long as the pace
-    /// is not known.
+    /// How long until the client reads `bytes` written after everything else, at most `most`;
+    /// `None` while the rate is unknown.
     pub(super) fn time(&self, bytes: usize, most: Duration) -> Option<Duration> {
         let unread = u64::from(self.largest_window - self.state.window);
         Some(self.time_of(self.state.outstanding + unread + bytes as u64)?.min(most))
     }
 
-    /// How long to write nothing, so that the queues between here and the client's system empty to `limit`. They are
-    /// out of our reach, so anything longer in them is better kept here, where it can be dropped.
+    /// How long to write nothing, so that the queues up to the client's system drain to `limit`.
+    /// Data in those queues is out of reach, so anything beyond the limit is better kept here,
+    /// where it can be dropped.
     ///
-    /// Only just after [`Self::observe`], and only if round trips really are longer: a burst alone, on a path that
-    /// takes more than was asked of it so far, is no queue.
+    /// Valid only directly after [`Self::observe`], and only if round trips have really become
+    /// longer. A burst alone, on a path with capacity to spare, is not a queue.
     pub(super) fn wait(&self, now: Instant, limit: Duration) -> Option<Duration> {
         let queued = self.state.round_trip.saturating_sub(self.state.shortest_round_trip);
         if self.observed_at != Some(now) || queued < limit / 2 {
@@ -98,7 +103,7 @@ impl NetworkPath {
         Some(excess.clamp(WAIT[0], WAIT[1]))
     }
 
-    /// How long so many bytes take at the pace measured.
+    /// How long `bytes` take at the measured rate.
     fn time_of(&self, bytes: u64) -> Option<Duration> {
         let pace = self.pace?;
         Some(match bytes.saturating_mul(1_000_000).checked_div(pace) {
@@ -123,7 +128,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// A client that takes 250 bytes a millisecond, at `millis`.
+    /// A client that accepts 250 bytes per millisecond, at `millis`.
     fn state(millis: u64, outstanding: u64) -> PathState {
         PathState {
             acknowledged: 1_000_000 + 250 * millis,
@@ -189,7 +194,7 @@ mod tests {
     fn a_long_queue_is_waited_for_and_a_burst_or_an_old_look_is_not() {
         let mut path = NetworkPath::default();
         path.observe(at(0), state(0, 0));
-        // 95 ms of bytes are what 75 ms of queue behind 20 ms of way hold.
+        // 95 ms of bytes correspond to 75 ms of queue and 20 ms of path.
         for (bytes, wait) in [
             (95 * 250, Some(2)),
             (100 * 250, Some(5)),

@@ -1,4 +1,4 @@
-//! Both sides in memory, time by hand.
+//! Tests with both sides in memory and a simulated clock.
 
 mod plain;
 mod property;

@@ -1,16 +1,17 @@
 //! `sockaddr_in` and `sockaddr_in6` as bytes.
 //!
 //! ```text
-//! sockaddr_in   family u16 (native) | port u16 (big) | address 4                              = 16 with padding
-//! sockaddr_in6  family u16 (native) | port u16 (big) | flow label u32 | address 16 | scope u32 = 28
+//! sockaddr_in   family u16 | port u16 | address 4                               = 16 with padding
+//! sockaddr_in6  family u16 | port u16 | flow label u32 | address 16 | scope u32 = 28
 //! ```
+//! The family is in native byte order, the port in big-endian.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 const IN_LEN: usize = 16;
 const IN6_LEN: usize = 28;
 
-/// Room for an address the kernel reads or writes.
+/// Space for an address that the kernel reads or writes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(crate) struct RawAddress {
@@ -25,7 +26,7 @@ impl RawAddress {
         bytes: [0; Self::CAPACITY],
     };
 
-    /// The kernel's form of `addr`, and how many of its bytes count.
+    /// The kernel's form of `addr`, and its length.
     pub(crate) fn encode(addr: SocketAddr) -> (Self, usize) {
         let mut raw = Self::EMPTY;
         let b = &mut raw.bytes;
@@ -72,8 +73,8 @@ impl RawAddress {
     }
 }
 
-/// One spelling per address: IPv4-mapped becomes IPv4, the flow label goes, the scope stays only where it means
-/// something (link-local). Two spellings would be two clients.
+/// The canonical form of an address: IPv4-mapped becomes IPv4, the flow label is removed, and the
+/// scope stays only if it has a meaning (link-local). Otherwise one client could appear as two.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(_) => addr,

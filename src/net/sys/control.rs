@@ -1,4 +1,5 @@
-//! Control messages (`cmsg(3)`) as bytes: a header of length, level and type, then the data, each aligned to a word.
+//! Control messages (`cmsg(3)`) as bytes: a header of length, level and type, then the data, each
+//! aligned to a word.
 //!
 //! ```text
 //! length: usize (header + data) | level: i32 | type: i32 | data … | padding to size_of::<usize>()
@@ -6,7 +7,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Set and reported size of the datagrams a large one is split into (`UDP_SEGMENT`, `UDP_GRO` of `linux/udp.h`).
+/// Size of the datagrams into which a large one is split, set or reported (`UDP_SEGMENT`, `UDP_GRO`
+/// of `linux/udp.h`).
 pub(crate) const UDP_SEGMENT: i32 = 103;
 /// See [`UDP_SEGMENT`].
 pub(crate) const UDP_GRO: i32 = 104;
@@ -14,7 +16,8 @@ pub(crate) const UDP_GRO: i32 = 104;
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = WORD + 8;
 
-/// Room for the control messages of one message: more than the kernel sends with the options of `options`.
+/// Space for the control messages of one message: more than the kernel sends with the options of
+/// `options`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub(crate) struct ControlBuffer {
@@ -29,8 +32,8 @@ impl ControlBuffer {
         bytes: [0; Self::CAPACITY],
     };
 
-    /// Appends one control message behind the first `len` bytes; returns the new length.
-    /// What would not fit is left out, which no caller's set of messages can reach.
+    /// Appends one control message after the first `len` bytes, and returns the new length. Omits
+    /// what does not fit; no caller's set of messages is that long.
     fn append(&mut self, len: usize, level: i32, kind: i32, data: &[u8]) -> usize {
         let end = len + HEADER + data.len().next_multiple_of(WORD);
         let Some(room) = self.bytes.get_mut(len..end) else {
@@ -44,7 +47,7 @@ impl ControlBuffer {
         end
     }
 
-    /// Asks the kernel to cut the message into datagrams of `size` bytes.
+    /// Makes the kernel split the message into datagrams of `size` bytes.
     pub(crate) fn segment(&mut self, len: usize, size: u16) -> usize {
         self.append(len, libc::SOL_UDP, UDP_SEGMENT, &size.to_ne_bytes())
     }
@@ -52,7 +55,8 @@ impl ControlBuffer {
     /// Sends from local address `ip` (a wildcard socket of the same family).
     pub(crate) fn source(&mut self, len: usize, ip: IpAddr) -> usize {
         match ip {
-            // struct in_pktinfo { ifindex 0: by route, spec_dst: the source, addr: ignored on sending }
+            // struct in_pktinfo { ifindex 0: by route, spec_dst: the source, addr: ignored on
+            // sending }
             IpAddr::V4(v4) => {
                 let mut info = [0; 12];
                 info[4..8].copy_from_slice(&v4.octets());
@@ -109,12 +113,12 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// What the kernel tells beside a datagram.
+/// The control data of a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ancillary {
-    /// Size of the datagrams that were coalesced into this one.
+    /// Size of the datagrams coalesced into this one.
     pub(crate) segment: Option<usize>,
-    /// Local address it was sent to.
+    /// Local address that it was sent to.
     pub(crate) local: Option<IpAddr>,
     /// DSCP and ECN.
     pub(crate) tos: u8,
@@ -127,10 +131,10 @@ impl Ancillary {
         for (level, kind, data) in messages {
             match (level, kind) {
                 (libc::SOL_UDP, UDP_GRO) => {
-                    // An int since the option exists; a zero would be no segment size.
+                    // Always an int. A zero is not a segment size.
                     out.segment = word(data, 0).map(|v| v as usize).filter(|&v| v > 0);
                 }
-                // spec_dst: our own address even if the datagram went to a broadcast address.
+                // spec_dst: our own address even if the datagram was sent to a broadcast address.
                 (libc::SOL_IP, libc::IP_PKTINFO) => {
                     out.local = bytes::<4>(data, 4).map(|b| IpAddr::V4(Ipv4Addr::from(b)));
                 }

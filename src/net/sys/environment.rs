@@ -1,5 +1,5 @@
-//! The memory the environment was handed over in. `/proc/PID/environ` shows it for as long as the process lives, to every
-//! process of the same user.
+//! The memory of the process environment. `/proc/PID/environ` shows it to every process of the same
+//! user for as long as the process lives.
 
 #![expect(
     unsafe_code,
@@ -15,17 +15,19 @@ unsafe extern "C" {
     static environ: *const *mut c_char;
 }
 
-/// Overwrites the values of the variables that `is_meant` names with zero bytes. From then on they are empty.
+/// Overwrites with zero bytes the values of the variables that `is_meant` selects. They are empty
+/// from then on.
 ///
 /// # Errors
-/// When there is a second thread, which may be reading them, or that cannot be told. Then nothing is overwritten.
+/// If there is, or may be, a second thread, which could read them. Then nothing is overwritten.
 pub fn wipe(is_meant: impl Fn(&[u8]) -> bool) -> io::Result<()> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("there is a second thread"));
     }
-    // SAFETY: this is the only thread, so nobody changes the array, or the texts, or holds a pointer into them: the
-    // standard library copies what it gives out. The array ends with a null pointer, each text with a zero byte, and the
-    // kernel, or the C library, has put them into memory of this process that may be written.
+    // SAFETY: this is the only thread, so no other code changes the array or the texts, or holds a
+    // pointer into them: the standard library copies what it returns. The array ends with a null
+    // pointer and each text with a zero byte. The kernel or the C library put them into writable
+    // memory of this process.
     unsafe {
         let mut next = environ;
         while !next.is_null() && !(*next).is_null() {

@@ -1,7 +1,8 @@
 //! Readiness (`epoll(7)`, level triggered) and a waker (`eventfd(2)`).
 //!
-//! Level triggered, because a worker takes a bounded batch from each socket and goes on: the kernel puts what is still
-//! readable at the end of its ready list, which is exactly the round robin that keeps one flood from starving the rest.
+//! Level triggered, because a worker takes a bounded batch from each socket and moves on. The
+//! kernel puts a socket that is still readable at the end of its ready list. That is the round
+//! robin that prevents one flood from starving the rest.
 
 #![expect(unsafe_code, reason = "eventfd")]
 
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 
 use super::check;
 
-/// What to be told of a descriptor. Errors and hang-ups are always told.
+/// Which events of a descriptor to report. Errors and hang-ups are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Readable.
@@ -27,7 +28,7 @@ pub enum Interest {
     ReadWrite,
     /// Writable.
     Write,
-    /// Nothing but errors and hang-ups.
+    /// Only errors and hang-ups.
     None,
 }
 
@@ -47,20 +48,20 @@ impl Interest {
 pub struct ReadyDescriptor {
     /// As given to [`Epoll::add`].
     pub token: u64,
-    /// Something to read, an end of stream among it.
+    /// Data to read, or the end of the stream.
     pub readable: bool,
     /// Room to write.
     pub writable: bool,
-    /// An error is pending: UDP has it in the error queue.
+    /// An error is pending; for UDP, in the error queue.
     pub error: bool,
     /// Both directions are shut.
     pub hangup: bool,
 }
 
-/// An epoll instance with room for one wait's events.
+/// An epoll instance with space for the events of one wait.
 pub struct Epoll {
     fd: OwnedFd,
-    /// Those of the last wait.
+    /// The events of the last wait.
     events: Vec<Event>,
 }
 
@@ -73,25 +74,25 @@ impl Epoll {
         })
     }
 
-    /// Watches `fd`. Closing the descriptor ends it.
+    /// Watches `fd`. Closing the descriptor ends that.
     pub fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
         Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), interest.bits())?)
     }
 
-    /// Changes what is watched.
+    /// Changes the watched events.
     pub fn modify(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
         Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), interest.bits())?)
     }
 
-    /// Watches `fd` no more.
+    /// Stops watching `fd`.
     pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(epoll::delete(&self.fd, fd)?)
     }
 
-    /// Waits until something is ready or `timeout` has passed (rounded up to milliseconds; `None`: for ever).
-    /// Returns how many events there are; a signal counts as none.
+    /// Waits until a descriptor is ready or `timeout` has passed (rounded up to milliseconds;
+    /// `None`: no limit). Returns the number of events; a signal counts as none.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        // As long as the system can wait at a time: 25 days.
+        // The longest wait that the system supports: 25 days.
         let most = Duration::from_millis(i32::MAX as u64);
         let timeout = timeout.map(|timeout| {
             let timeout = timeout.min(most);
@@ -127,24 +128,25 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// A waker to be added to an [`Epoll`] with [`Interest::Read`].
+    /// A waker, to be added to an [`Epoll`] with [`Interest::Read`].
     pub fn new() -> io::Result<Self> {
-        // `rustix` has it too, but passes by the C library, where the tests of the worker simulate it.
+        // `rustix` has this too, but bypasses the C library, which the worker's tests simulate.
         // SAFETY: no pointer is passed.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
+        // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
             file: Arc::new(File::from(fd)),
         })
     }
 
-    /// Wakes. The only possible error, a counter full of unread wakes, means that it is awake already.
+    /// Wakes the waiting thread. The only possible error, a full counter of unread wakes, means
+    /// that it is awake already.
     pub fn wake(&self) {
         let _ = (&*self.file).write(&1u64.to_ne_bytes());
     }
 
-    /// Takes note of all wakes so far.
+    /// Clears all wakes so far.
     pub fn clear(&self) {
         let _ = (&*self.file).read(&mut [0; 8]);
     }

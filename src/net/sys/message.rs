@@ -1,7 +1,7 @@
 //! `recvmmsg`, `sendmmsg` and the error queue.
 //!
-//! The arrays these calls want are kept between calls, so that no call allocates. Pointers into the caller's buffers are
-//! written into them at the start of a call and never read after it.
+//! The arrays for these calls persist between calls, so no call allocates. Each call first writes
+//! pointers to the caller's buffers into them, and nothing reads these pointers after the call.
 
 #![expect(unsafe_code, reason = "recvmmsg, sendmmsg and recvmsg read arrays of pointers")]
 
@@ -15,8 +15,8 @@ use super::check;
 use super::control::{Ancillary, ControlBuffer, ExtendedError};
 
 fn empty_header() -> libc::mmsghdr {
-    // SAFETY: all zeroes are a valid mmsghdr: null pointers with zero lengths. (Its padding differs between libcs,
-    // which is why there is no literal.)
+    // SAFETY: all zeroes are a valid mmsghdr: null pointers with zero lengths. (Its padding differs
+    // between libcs, so there is no literal.)
     unsafe { std::mem::zeroed() }
 }
 
@@ -36,16 +36,16 @@ pub(crate) struct ReceiveCall {
     headers: Vec<libc::mmsghdr>,
 }
 
-/// One datagram the kernel wrote, or several of one flow and size (`ancillary.segment`).
+/// One datagram from the kernel, or several of one flow and size (`ancillary.segment`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
     /// Bytes written into the slot.
     pub(crate) len: usize,
     /// Sender; `None` if it had no IP address.
     pub(crate) source: Option<SocketAddr>,
-    /// What came beside it.
+    /// Its control data.
     pub(crate) ancillary: Ancillary,
-    /// Data or control messages did not fit: not to be used.
+    /// Data or control messages did not fit: do not use it.
     pub(crate) truncated: bool,
 }
 
@@ -66,10 +66,11 @@ impl ReceiveCall {
         }
     }
 
-    /// Receives into `slots` without waiting, one message each, and returns how many came.
+    /// Receives into `slots` without waiting, one message each, and returns their number.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing; any other is the socket's pending error, which this call has cleared.
+    /// `WouldBlock` if there is nothing to receive. Any other is the socket's pending error, which
+    /// this call has cleared.
     pub(crate) fn receive<'a>(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -99,8 +100,9 @@ impl ReceiveCall {
         if let [header] = &mut self.headers[..count] {
             return receive_one(fd, header).map(|()| 1);
         }
-        // SAFETY: the first `count` headers were just filled with pointers to live memory: names, controls and iovecs are
-        // fields of `self`, not resized since; each iovec covers one `&'a mut` slot, borrowed until this function returns.
+        // SAFETY: the first `count` headers were just filled with pointers to live memory: names,
+        // controls and iovecs are fields of `self`, not resized since; each iovec covers one `&'a
+        // mut` slot, borrowed until this function returns.
         let result = unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
@@ -126,9 +128,10 @@ impl ReceiveCall {
     }
 }
 
-/// Receives the one message wanted, for which the kernel has less to do than for a list of one.
+/// Receives a single message, which costs the kernel less than a list of one.
 fn receive_one(fd: BorrowedFd<'_>, header: &mut libc::mmsghdr) -> io::Result<()> {
-    // SAFETY: called by `ReceiveCall::receive` alone, which has just filled the header with pointers to live memory.
+    // SAFETY: only `ReceiveCall::receive` calls this, and it has just filled the header with
+    // pointers to live memory.
     let result = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header.msg_hdr, libc::MSG_DONTWAIT) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -138,16 +141,16 @@ fn receive_one(fd: BorrowedFd<'_>, header: &mut libc::mmsghdr) -> io::Result<()>
     Ok(())
 }
 
-/// Where a message goes and how.
+/// Destination and options of a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Envelope {
     /// Destination; `None` on a connected socket.
     pub(crate) destination: Option<SocketAddr>,
     /// Local address to send from, on a wildcard socket.
     pub(crate) source: Option<IpAddr>,
-    /// DSCP and ECN; 0 leaves the socket's own.
+    /// DSCP and ECN; 0 keeps those of the socket.
     pub(crate) tos: u8,
-    /// Cut into datagrams of this size (UDP_SEGMENT).
+    /// Split into datagrams of this size (UDP_SEGMENT).
     pub(crate) segment: Option<u16>,
     /// The socket's family.
     pub(crate) ipv6: bool,
@@ -162,7 +165,7 @@ pub(crate) struct SendCall {
     headers: Vec<libc::mmsghdr>,
 }
 
-/// Which parts of the arrays one message uses.
+/// The parts of the arrays that one message uses.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     name_len: usize,
@@ -171,7 +174,7 @@ struct Shape {
 }
 
 impl SendCall {
-    /// Arrays for `messages` messages of `parts` pieces in all without allocating; more are taken, but allocate.
+    /// Arrays for `messages` messages of `parts` pieces in total. More are possible, but allocate.
     pub(crate) fn new(messages: usize, parts: usize) -> Self {
         Self {
             names: vec![RawAddress::EMPTY; messages],
@@ -194,8 +197,8 @@ impl SendCall {
     }
 }
 
-/// Messages to be sent. Holds the borrow of every byte it points to; pointers left in the arrays after it are dead and
-/// are cleared before the next use.
+/// Messages to be sent. Borrows every byte that it points to. Pointers left in the arrays
+/// afterwards are dangling, and are cleared before the next use.
 pub(crate) struct Composer<'c, 'a> {
     call: &'c mut SendCall,
     bytes: PhantomData<&'a [u8]>,
@@ -231,7 +234,7 @@ impl<'c, 'a> Composer<'c, 'a> {
         });
     }
 
-    /// Appends bytes to the message begun last.
+    /// Appends bytes to the last message.
     pub(crate) fn part(&mut self, bytes: &'a [u8]) {
         self.call.iovecs.push(libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -239,12 +242,12 @@ impl<'c, 'a> Composer<'c, 'a> {
         });
     }
 
-    /// Messages begun.
+    /// Number of messages.
     pub(crate) fn len(&self) -> usize {
         self.call.shapes.len()
     }
 
-    /// Pieces in all.
+    /// Number of pieces in total.
     pub(crate) fn parts(&self) -> usize {
         self.call.iovecs.len()
     }
@@ -282,7 +285,8 @@ impl<'c, 'a> Composer<'c, 'a> {
     }
 }
 
-/// A complete list of messages, ready to be sent from any of them on. Keeps the arrays and the bytes borrowed.
+/// A complete list of messages, which can be sent from any index on. Keeps the arrays and the bytes
+/// borrowed.
 pub(crate) struct Sealed<'c, 'a> {
     headers: &'c mut Vec<libc::mmsghdr>,
     iovecs: &'c [libc::iovec],
@@ -290,10 +294,11 @@ pub(crate) struct Sealed<'c, 'a> {
 }
 
 impl Sealed<'_, '_> {
-    /// Sends messages `from..` without waiting. `Ok(n)`: the first n of them left; the one behind failed if any is left.
+    /// Sends messages `from..` without waiting. `Ok(n)`: the first n were sent; if any is left, the
+    /// next one failed.
     ///
     /// # Errors
-    /// That of message `from`, of which nothing was sent.
+    /// That of message `from`; nothing was sent.
     pub(crate) fn send(&mut self, fd: BorrowedFd<'_>, from: usize) -> io::Result<usize> {
         if let ([header], [iovec]) = (&self.headers[..], self.iovecs)
             && header.msg_hdr.msg_controllen == 0
@@ -301,9 +306,9 @@ impl Sealed<'_, '_> {
             return send_plain(fd, &header.msg_hdr, iovec).map(|()| 1);
         }
         let headers = &mut self.headers[from..];
-        // SAFETY: `seal` filled every header with pointers into the arrays of one SendCall, which stays mutably borrowed
-        // for `'c`, so none of them is resized or refilled; each iovec covers bytes borrowed for `'a`. The kernel writes
-        // only `msg_len`.
+        // SAFETY: `seal` filled every header with pointers into the arrays of one SendCall, which
+        // stays mutably borrowed for `'c`, so none of them is resized or refilled; each iovec
+        // covers bytes borrowed for `'a`. The kernel writes only `msg_len`.
         let result = unsafe {
             libc::sendmmsg(
                 fd.as_raw_fd(),
@@ -316,10 +321,11 @@ impl Sealed<'_, '_> {
     }
 }
 
-/// Sends the one message there is, which needs none of what `sendmmsg` can: a lone packet per socket is the commonest
-/// case of all, and the kernel has less to copy in and check for it.
+/// Sends the only message, which does not need `sendmmsg`. A single packet per socket is the most
+/// common case, and the kernel copies and checks less.
 fn send_plain(fd: BorrowedFd<'_>, header: &libc::msghdr, iovec: &libc::iovec) -> io::Result<()> {
-    // SAFETY: called by `Sealed::send` alone, whose pointers are valid: the piece and the name, each with its length.
+    // SAFETY: only `Sealed::send` calls this, and its pointers are valid: the piece and the name,
+    // each with its length.
     let result = unsafe {
         libc::sendto(
             fd.as_raw_fd(),
@@ -340,16 +346,16 @@ fn send_plain(fd: BorrowedFd<'_>, header: &libc::msghdr, iovec: &libc::iovec) ->
 /// An entry of a socket's error queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueuedError {
-    /// Where the datagram that caused it had been sent to.
+    /// The destination of the datagram that caused it.
     pub(crate) destination: Option<SocketAddr>,
-    /// What happened to it.
+    /// The error.
     pub(crate) error: ExtendedError,
 }
 
-/// Takes one entry off the error queue of a socket with `set_receive_errors`.
+/// Takes one entry from the error queue of a socket with `set_receive_errors`.
 ///
 /// # Errors
-/// `WouldBlock` when the queue is empty.
+/// `WouldBlock` if the queue is empty.
 pub(crate) fn receive_error(fd: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> {
     let mut name = RawAddress::EMPTY;
     let mut control = ControlBuffer::EMPTY;
@@ -359,8 +365,8 @@ pub(crate) fn receive_error(fd: BorrowedFd<'_>) -> io::Result<Option<QueuedError
     message.msg_namelen = RawAddress::CAPACITY as libc::socklen_t;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = ControlBuffer::CAPACITY as _;
-    // SAFETY: name and control point to live locals of the lengths given; there is no iovec, so that the quoted datagram
-    // is cut off, which is not needed.
+    // SAFETY: name and control point to live locals of the given lengths. There is no iovec, so the
+    // kernel truncates the quoted datagram, which is not needed.
     let result = unsafe {
         libc::recvmsg(
             fd.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! Socket and thread options the standard library and `socket2` do not set.
+//! Socket and thread options that neither the standard library nor `socket2` sets.
 
 #![expect(
     unsafe_code,
@@ -15,7 +15,8 @@ use super::control::{UDP_GRO, UDP_SEGMENT};
 const PR_SET_TIMERSLACK: libc::c_int = 29;
 
 fn set(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the value is an int on this stack frame and its exact size is given; the descriptor is borrowed, so open.
+    // SAFETY: the value is an int on this stack frame and its exact size is given; the descriptor
+    // is borrowed, so it is open.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -31,22 +32,22 @@ fn set(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c
 fn get(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: both pointers are to live locals and `len` holds the exact room behind `value`.
+    // SAFETY: both pointers are to live locals, and `len` is the exact size of `value`.
     let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
     check(result).map(|_| value)
 }
 
-/// Lets the kernel hand over several datagrams of one flow as one (UDP_GRO).
+/// Lets the kernel deliver several datagrams of one flow as one (UDP_GRO).
 pub(crate) fn set_gro(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_UDP, UDP_GRO, 1)
 }
 
-/// Whether the kernel knows UDP_SEGMENT.
+/// Whether the kernel supports UDP_SEGMENT.
 pub(crate) fn knows_gso(fd: BorrowedFd<'_>) -> bool {
     get(fd, libc::SOL_UDP, UDP_SEGMENT).is_ok()
 }
 
-/// Tells the local address of each datagram.
+/// Reports the local address of each datagram.
 pub(crate) fn set_packet_info(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
     if ipv6 {
         set(fd, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)
@@ -55,7 +56,7 @@ pub(crate) fn set_packet_info(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> 
     }
 }
 
-/// Tells DSCP and ECN of each datagram.
+/// Reports DSCP and ECN of each datagram.
 pub(crate) fn set_receive_traffic_class(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
     if ipv6 {
         set(fd, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)
@@ -75,11 +76,12 @@ pub(crate) fn set_receive_errors(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<(
 
 /// Whether datagrams leave unfragmented.
 ///
-/// Off, the state of every socket at rest: DF is clear. For IPv4 that is `OMIT`, not `DONT`: it also ignores path MTUs
-/// learned from (forgeable) ICMP, and it still reports "fragmentation needed" to the error queue, which `DONT` hides.
-/// For IPv6 `DONT`: too big ones are fragmented here, because no router would, and the error is reported as well.
-/// On: DF set, nothing fragmented, learned path MTUs ignored (`PROBE`), because a client that asks for DONT-FRAGMENT
-/// searches the path MTU itself.
+/// Off is the default state of every socket: DF is clear. For IPv4 this is `OMIT`, not `DONT`.
+/// `OMIT` also ignores path MTUs learned from ICMP, which can be forged, and still reports
+/// "fragmentation needed" to the error queue, which `DONT` hides. For IPv6 it is `DONT`: datagrams
+/// that are too long are fragmented here, because no router would, and the error is reported as
+/// well. On: DF is set, nothing is fragmented, and learned path MTUs are ignored (`PROBE`), because
+/// a client that requests DONT-FRAGMENT searches the path MTU itself.
 pub(crate) fn set_dont_fragment(fd: BorrowedFd<'_>, ipv6: bool, on: bool) -> io::Result<()> {
     if ipv6 {
         let mode = if on {
@@ -99,9 +101,9 @@ pub(crate) fn set_dont_fragment(fd: BorrowedFd<'_>, ipv6: bool, on: bool) -> io:
     }
 }
 
-/// Makes this thread's sleeps as exact as the kernel can (default: up to 50 µs late).
+/// Makes this thread's sleeps as exact as the kernel can (by default they end up to 50 µs late).
 pub fn set_exact_sleep() -> io::Result<()> {
-    // SAFETY: PR_SET_TIMERSLACK takes one unsigned long and touches no memory of ours.
+    // SAFETY: PR_SET_TIMERSLACK takes one unsigned long and accesses no memory of this process.
     check(unsafe { libc::prctl(PR_SET_TIMERSLACK, 1 as libc::c_ulong) }).map(drop)
 }
 
@@ -149,7 +151,7 @@ mod tests {
         const PR_GET_TIMERSLACK: libc::c_int = 30;
         let slack = std::thread::spawn(|| {
             set_exact_sleep().unwrap();
-            // SAFETY: it takes no further argument and touches no memory of ours.
+            // SAFETY: it takes no further argument and accesses no memory of this process.
             unsafe { libc::prctl(PR_GET_TIMERSLACK) }
         });
         assert_eq!(slack.join().unwrap(), 1, "nanosecond");

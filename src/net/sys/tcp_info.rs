@@ -1,4 +1,4 @@
-//! What the kernel knows of a TCP connection's way to the other side (`TCP_INFO`).
+//! The kernel's measurements of a TCP connection's path (`TCP_INFO`).
 
 #![expect(unsafe_code, reason = "getsockopt takes pointers")]
 
@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::check;
 use crate::stream::PathState;
 
-/// Bytes of `struct tcp_info` (`linux/tcp.h`) up to the last field used here. libc's struct ends long before it.
+/// Bytes of `struct tcp_info` (`linux/tcp.h`) up to the last field used here. libc's struct ends
+/// long before it.
 const LEN: usize = 232;
-/// Where its fields are. The kernel only ever appends to it.
+/// Offsets of its fields. The kernel only ever appends to it.
 const ROUND_TRIP: usize = 68;
 const BYTES_ACKED: usize = 120;
 const NOT_SENT: usize = 144;
@@ -20,14 +21,15 @@ const BYTES_SENT: usize = 200;
 const BYTES_RETRANSMITTED: usize = 208;
 const SEND_WINDOW: usize = 228;
 
-/// Asks the kernel.
+/// Reads the measurements.
 ///
 /// # Errors
-/// Not a TCP socket, or a kernel before 5.4, which does not tell the window.
+/// Not a TCP socket, or a kernel before 5.4, which does not report the window.
 pub fn path_state(fd: BorrowedFd<'_>) -> io::Result<PathState> {
     let mut info = [0_u8; LEN];
     let mut len = LEN as libc::socklen_t;
-    // SAFETY: both pointers are to live locals and `len` holds the exact room behind `info`, which is plain bytes.
+    // SAFETY: both pointers are to live locals, and `len` is the exact size of `info`, which is
+    // plain bytes.
     let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -72,7 +74,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::time::Instant;
 
-    /// What `socket` says once `enough` is content with it; acknowledgements take a moment.
+    /// The measurements of `socket` once `enough` accepts them; acknowledgements take a moment.
     fn eventually(socket: &TcpStream, mut enough: impl FnMut(&PathState) -> bool) -> PathState {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -99,12 +101,12 @@ mod tests {
             "{begun:?}"
         );
 
-        // As much as both sides' buffers take.
+        // As much as the buffers of both sides hold.
         let mut written = 0;
         while let Ok(len) = writer.write(&[0; 16 * 1024]) {
             written += len as u64;
         }
-        // The reader's window is all but used up, the rest waits here.
+        // The reader's window is nearly used up, and the rest waits here.
         let full = eventually(&writer, |state| state.window < begun.window / 2);
         assert!(full.outstanding > 0);
         let taken = full.acknowledged - begun.acknowledged;

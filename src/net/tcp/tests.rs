@@ -1,9 +1,9 @@
-//! Pipes over real sockets on loopback, and who may share an address.
+//! Tests of pipes over real sockets on loopback, and of shared addresses.
 
 use super::*;
 use crate::tls_configs::tls_configs;
 
-/// A connection: the far end, which waits, and ours, which does not.
+/// A connection: the remote end, which blocks, and ours, which does not.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -38,7 +38,7 @@ fn joined(received: &[u8], unsent: &[u8]) -> Joined {
 }
 
 impl Joined {
-    /// Pumps until nothing more moves; loopback delivers at once, but not always before the next call.
+    /// Pumps until nothing moves. Loopback delivers at once, but not always before the next call.
     fn pump(&mut self) -> Pumped {
         let mut total = Pumped::default();
         let mut quiet = 0;
@@ -89,7 +89,7 @@ fn a_side_that_does_not_read_stops_the_other_and_nothing_piles_up_or_is_lost() {
     let sent: Vec<u8> = (0..32 << 20).map(|i: u32| (i % 251) as u8).collect();
     let (mut taken, mut got) = (0, Vec::new());
     joined.client.set_nonblocking(true).unwrap();
-    // Nobody reads at the peer: the sender is stopped, and what is held stays within one read.
+    // The peer does not read. The sender must stop, and the pipe must hold at most one read.
     let mut idle = 0;
     while idle < 50 {
         let before = taken;
@@ -107,7 +107,7 @@ fn a_side_that_does_not_read_stops_the_other_and_nothing_piles_up_or_is_lost() {
     }
     assert!(taken < sent.len(), "the sender was not stopped");
     assert_eq!(joined.pipe.interest(), (Interest::None, Interest::ReadWrite));
-    // Then somebody does.
+    // Then the peer reads.
     let mut chunk = vec![0; 1 << 20];
     let mut rounds = 0;
     while got.len() < sent.len() {
@@ -147,7 +147,8 @@ fn an_end_is_passed_on_behind_the_data_and_the_other_direction_goes_on() {
 //= TCP-ALLOC-10
 #[test]
 fn an_end_in_the_last_read_of_a_turn_is_passed_on_in_that_turn() {
-    // So many full reads that the end is what the last read of a turn finds; nothing would wake the pipe for it again.
+    // So many full reads that the last read of a turn finds the end. Nothing would wake the pipe
+    // for it again.
     let bytes = vec![7; (ROUNDS as usize - 1) * READ];
     for up in [false, true] {
         let Joined {
@@ -162,7 +163,7 @@ fn an_end_in_the_last_read_of_a_turn_is_passed_on_in_that_turn() {
         } else {
             (peer, &near_peer, client)
         };
-        // All of it that fits is to be there before the first read.
+        // Everything that fits must have arrived before the first read.
         socket2::SockRef::from(near).set_recv_buffer_size(4 << 20).unwrap();
         from.set_write_timeout(Some(core::time::Duration::from_secs(10)))
             .unwrap();
@@ -174,9 +175,9 @@ fn an_end_in_the_last_read_of_a_turn_is_passed_on_in_that_turn() {
         });
         from.write_all(&bytes).unwrap();
         from.shutdown(Shutdown::Write).unwrap();
-        // Nothing tells when that is. Sooner, the test sees less, and does not fail.
+        // There is no event to wait for. A shorter sleep makes the test weaker but never fails it.
         std::thread::sleep(core::time::Duration::from_millis(100));
-        // Pumped only while it asks for something, as a worker does; the other direction stays open.
+        // Pumped only while it requests events, as a worker does. The other direction stays open.
         let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);
         while !pipe.is_half_closed() {
             pipe.pump(&near_client, &near_peer).unwrap();
@@ -223,7 +224,7 @@ fn a_connection_leaves_from_where_somebody_listens_and_others_still_reach_that()
     for ip in ["127.0.0.1", "::1"] {
         let ip: std::net::IpAddr = ip.parse().unwrap();
         let far = TcpListener::bind((ip, 0)).unwrap();
-        // A port the kernel does not deal out, so that it is nobody else's by chance.
+        // A port outside the kernel's ephemeral range, so that no other program has it by chance.
         let (relay, address) = (0..100)
             .map(|i| SocketAddr::new(ip, 9_200 + (std::process::id() % 500) as u16 + i))
             .find_map(|address| listen(address).ok().map(|relay| (relay, address)))
@@ -364,7 +365,7 @@ fn a_turn_moves_a_bounded_amount_unless_nothing_more_arrives() {
 struct Sealed {
     client: rustls::ClientConnection,
     joined: Joined,
-    /// What the client has opened so far.
+    /// What the client has decrypted so far.
     opened: Vec<u8>,
 }
 
@@ -395,7 +396,7 @@ fn feed(server: &mut rustls::ServerConnection, mut bytes: &[u8]) {
     }
 }
 
-/// What the client has to send.
+/// The client's outgoing bytes.
 fn written(client: &mut rustls::ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
@@ -427,7 +428,7 @@ impl Sealed {
         self.joined.client.write_all(&written(&mut self.client)).unwrap();
     }
 
-    /// Pumps, and opens what has come; `true`: the server's connection has ended.
+    /// Pumps, and decrypts what arrived; `true`: the server's connection has ended.
     fn pump(&mut self) -> (Pumped, bool) {
         let moved = self.joined.pump();
         let mut bytes = vec![0; 1 << 20];
@@ -447,7 +448,7 @@ impl Sealed {
         (moved, ended)
     }
 
-    /// Pumps until `done` says so of what has moved, and whether the server's connection has ended.
+    /// Pumps until `done` accepts what has moved and whether the server's connection has ended.
     #[track_caller]
     fn until(&mut self, what: &str, done: impl Fn(&mut Self, Pumped, bool) -> bool) {
         let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);
@@ -503,7 +504,7 @@ fn over_tls_a_client_that_does_not_read_stops_the_peer_and_loses_nothing() {
     let mut pipe = sealed(b"");
     let mut sent = 0;
     let deadline = std::time::Instant::now() + core::time::Duration::from_secs(10);
-    // Until the peer can send no more either.
+    // Until the peer cannot send any more either.
     while let Ok(len) = pipe.joined.peer.write(&[5; 16_384]) {
         sent += len;
         pipe.joined

@@ -1,20 +1,23 @@
-//! Datagrams waiting to be sent: grouped by socket, joined into messages the kernel can cut again.
+//! Datagrams waiting to be sent: grouped by socket, and joined into messages that the kernel splits
+//! again.
 //!
 //! ```text
 //! group (socket) -> message (destination, source, class) -> message -> ...
-//!                      | pieces: header, data, padding | header, data, padding | ...   one GSO message
+//!                      | header, data, padding | header, data, padding | ...    one GSO message
 //! ```
-//! Messages and pieces are linked by index, because packets of different sockets arrive interleaved.
+//! Messages and pieces are linked by index, because packets of different sockets arrive
+//! interleaved.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::send::{Datagram, Full};
 
-/// Bounds of one batch; reaching one is [`Full`].
+/// Limits of one batch. Reaching one gives [`Full`].
 const MAX_MESSAGES: usize = 1024;
 const MAX_PIECES: usize = 4096;
 const MAX_ARENA: usize = 64 * 1024;
-/// Bounds of one GSO message: the kernel takes 64 segments, and an IPv4 datagram less than 64 KiB.
+/// Limits of one GSO message: the kernel accepts 64 segments, and an IPv4 datagram of less than 64
+/// KiB.
 pub(super) const GSO_SEGMENTS: u16 = 64;
 const GSO_BYTES: usize = 65_000;
 /// Most pieces of one datagram: header, data, padding.
@@ -25,7 +28,7 @@ const PADDING: usize = 4;
 /// No message, no piece.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// What leaves from one socket.
+/// The outgoing messages of one socket.
 #[derive(Clone, Copy)]
 pub(super) struct Group {
     pub(super) egress: u32,
@@ -33,24 +36,24 @@ pub(super) struct Group {
     last: u32,
 }
 
-/// Where the open group of a socket is, valid for one epoch.
+/// The open group of a socket, valid for one epoch.
 #[derive(Clone, Copy)]
 struct Mark {
     epoch: u64,
     group: u32,
 }
 
-/// Datagrams the kernel may get as one.
+/// Datagrams that the kernel may receive as one.
 #[derive(Clone, Copy)]
 pub(super) struct Segments {
     pub(super) destination: SocketAddr,
     pub(super) source: Option<IpAddr>,
     pub(super) tos: u8,
     pub(super) dont_fragment: bool,
-    /// No more datagrams may join: the last one was shorter.
+    /// No more datagrams may join, because the last one was shorter.
     closed: bool,
     pub(super) datagrams: u16,
-    /// Size of each datagram but the last.
+    /// Size of each datagram except the last.
     pub(super) size: usize,
     bytes: usize,
     pub(super) first_piece: u32,
@@ -64,20 +67,21 @@ pub(super) struct Piece {
     start: u32,
     len: u32,
     pub(super) next: u32,
-    /// In the arena, not the slab.
+    /// In the arena, not in the slab.
     arena: bool,
-    /// Last of its datagram.
+    /// The last piece of its datagram.
     pub(super) last: bool,
 }
 
-/// A place in a group: a message, and the first piece of one of its datagrams.
+/// A position in a group: a message, and the first piece of one of its datagrams.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor {
     pub(super) message: u32,
     pub(super) piece: u32,
 }
 
-/// The datagrams of one batch. Bounded; allocates only for sockets it has not seen ([`Self::reserve_egress`]).
+/// The datagrams of one batch. Bounded; allocates only for sockets that are new to it
+/// ([`Self::reserve_egress`]).
 pub(super) struct Queue {
     groups: Vec<Group>,
     marks: Vec<Mark>,
@@ -131,14 +135,14 @@ impl Queue {
         self.pieces[index as usize]
     }
 
-    /// The bytes of a piece; `slab` is what [`Datagram::data`] counts in.
+    /// The bytes of a piece. `slab` is what [`Datagram::data`] refers to.
     pub(super) fn bytes<'a>(&'a self, piece: Piece, slab: &'a [u8]) -> &'a [u8] {
         let from = if piece.arena { &self.arena[..] } else { slab };
         from.get(piece.start as usize..(piece.start + piece.len) as usize)
             .unwrap_or_default()
     }
 
-    /// The start of a message; `None` behind the last.
+    /// The start of a message; `None` after the last.
     pub(super) fn cursor(&self, message: u32) -> Option<Cursor> {
         (message != NONE).then(|| Cursor {
             message,
@@ -157,10 +161,10 @@ impl Queue {
         left
     }
 
-    /// Adds a datagram behind all others of its socket.
+    /// Adds a datagram after all others of its socket.
     ///
     /// # Errors
-    /// [`Full`]: flush first. A header too long for an empty batch never fits.
+    /// [`Full`]: flush first. A header that is too long for an empty batch never fits.
     pub(super) fn push(&mut self, datagram: &Datagram<'_>) -> Result<(), Full> {
         if self.messages.len() == MAX_MESSAGES
             || self.pieces.len() + PIECES_PER_DATAGRAM > MAX_PIECES
@@ -225,7 +229,7 @@ impl Queue {
             self.arena.extend_from_slice(datagram.header);
             self.append_piece(message, start, datagram.header.len(), true);
         }
-        // A datagram of nothing is still one piece, so that it has a last one.
+        // An empty datagram still has one piece, so that it has a last one.
         if !datagram.data.is_empty() || datagram.header.is_empty() {
             self.append_piece(message, datagram.data.start, datagram.data.len(), false);
         }

@@ -1,4 +1,4 @@
-//! Datagrams in: a slab of slots filled from any number of sockets.
+//! Receiving datagrams: a slab of slots, filled from any number of sockets.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,19 +8,20 @@ use std::os::fd::AsFd;
 use super::UdpSocket;
 use crate::sys::message::ReceiveCall;
 
-/// Bytes of a slot: the largest datagram, or the most the kernel coalesces into one.
+/// Bytes of a slot: the largest datagram, or the most that the kernel coalesces into one.
 const SLOT: usize = 65_536;
-/// Distance of two slots. A little more than a slot, because starts 64 KiB apart would all fall into the same few sets
-/// of the processor's first-level cache, and lone packets touch just the starts. What is stored may fill it all: the
-/// longest message of a stream is a little longer than any datagram.
+/// Distance between two slots. A little more than a slot, because addresses 64 KiB apart share a
+/// few sets of the first-level cache, and single packets use only the beginnings of slots. Stored
+/// messages may fill all of it: the longest message of a stream is a little longer than any
+/// datagram.
 const STRIDE: usize = SLOT + 192;
 
 /// One filled slot: datagrams of one sender and one size (the last may be shorter).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Who sent them; canonical.
+    /// The sender, in canonical form.
     pub source: SocketAddr,
-    /// The local address they were sent to; on a wildcard socket only.
+    /// The local address that they were sent to; only on a wildcard socket.
     pub local: Option<IpAddr>,
     /// DSCP and ECN, if the socket reports them.
     pub tos: u8,
@@ -31,7 +32,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The datagrams in it, as ranges of [`RecvBatch::slab`].
+    /// The datagrams in the slot, as ranges of [`RecvBatch::slab`].
     pub fn datagrams(&self) -> Datagrams {
         Datagrams {
             next: self.start,
@@ -42,7 +43,7 @@ impl Slot {
     }
 }
 
-/// Iterates over the ranges of the datagrams of one slot; holds no borrow.
+/// Iterates over the ranges of the datagrams of one slot. Borrows nothing.
 #[derive(Clone, Debug)]
 pub struct Datagrams {
     next: usize,
@@ -60,25 +61,26 @@ impl Iterator for Datagrams {
         }
         let start = self.next;
         self.next = (start + self.stride).min(self.end);
-        // An empty datagram is one too: the end is reached after it, not before.
+        // An empty datagram counts too: the end is reached after it, not before.
         self.left = self.next < self.end;
         Some(start..self.next)
     }
 }
 
-/// A slab of receive slots. Slots fill up over several [`RecvBatch::receive`] calls, on different sockets, until
-/// [`RecvBatch::clear`]; in between every range handed out stays valid.
+/// A slab of receive slots. Several [`RecvBatch::receive`] calls, on different sockets, fill slots
+/// until [`RecvBatch::clear`]. Until then every returned range stays valid.
 pub struct RecvBatch {
     slab: Box<[u8]>,
     slots: Vec<Slot>,
-    /// Free part of the slot that [`RecvBatch::store`] is filling.
+    /// Free part of the slot that [`RecvBatch::store`] fills.
     store: Range<usize>,
     call: ReceiveCall,
     truncated: u64,
 }
 
 impl RecvBatch {
-    /// A slab of `slots` slots of 64 KiB. Memory that is never written is never backed.
+    /// A slab of `slots` slots of 64 KiB. The system provides memory only for pages that are
+    /// written.
     pub fn new(slots: usize) -> Self {
         Self {
             slab: vec![0; slots.max(1) * STRIDE].into_boxed_slice(),
@@ -100,11 +102,12 @@ impl RecvBatch {
         self.store = 0..0;
     }
 
-    /// Takes at most `max` messages from `socket`, as many as there are and slots are free; never waits.
-    /// Returns the slots filled; none when there is nothing to read.
+    /// Receives at most `max` messages from `socket`, limited by the free slots; never waits.
+    /// Returns the filled slots; none if there is nothing to read.
     ///
     /// # Errors
-    /// The socket's pending error (an ICMP error on a socket that queues them), which is thereby cleared.
+    /// The socket's pending error (an ICMP error on a socket that queues them). The call has
+    /// cleared it.
     pub fn receive(&mut self, socket: &UdpSocket, max: usize) -> io::Result<Range<usize>> {
         let first = self.slots.len();
         let count = max.min(self.free());
@@ -139,7 +142,7 @@ impl RecvBatch {
         Ok(first..first + received)
     }
 
-    /// A slot filled since the last [`Self::clear`]; `None` beyond them.
+    /// A slot filled since the last [`Self::clear`]; `None` for any other index.
     pub fn slot(&self, index: usize) -> Option<Slot> {
         self.slots.get(index).copied()
     }
@@ -149,8 +152,8 @@ impl RecvBatch {
         &self.slab
     }
 
-    /// Keeps a copy of `head` and `tail`, one behind the other, until [`Self::clear`]: for packets that came another
-    /// way than UDP and shall leave with this batch. `None`: no room; send what there is, clear and try again.
+    /// Stores a copy of `head` followed by `tail` until [`Self::clear`], for packets that did not
+    /// arrive over UDP and leave with this batch. `None`: no room; flush, clear and try again.
     pub fn store(&mut self, head: &[u8], tail: &[u8]) -> Option<Range<usize>> {
         let len = head.len() + tail.len();
         if self.store.len() < len || self.store.is_empty() {
@@ -177,8 +180,8 @@ impl RecvBatch {
         Some(range)
     }
 
-    /// Puts `bytes` in the place of what was received at the start of `room`, which becomes what is left of it. `None`: it
-    /// does not fit.
+    /// Replaces what was received at the start of `room` with `bytes`, and shrinks `room` to the
+    /// rest. `None`: it does not fit.
     pub fn overwrite(&mut self, room: &mut Range<usize>, bytes: &[u8]) -> Option<Range<usize>> {
         let range = room.start..room.start + bytes.len();
         if range.end > room.end {
@@ -189,7 +192,7 @@ impl RecvBatch {
         Some(range)
     }
 
-    /// Messages thrown away so far because they were cut short or had no IP sender.
+    /// Messages discarded so far because they were truncated or had no IP sender.
     pub fn truncated(&self) -> u64 {
         self.truncated
     }

@@ -1,4 +1,5 @@
-//! Datagrams out: a batch is sent with few system calls, and what the kernel refuses is counted, never waited for.
+//! Sending datagrams: a batch leaves with few system calls. What the kernel refuses is counted,
+//! never waited for.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,27 +12,27 @@ use crate::sys::message::{Composer, Envelope, SendCall};
 use crate::sys::options;
 use relay_proto::base::time::Instant;
 
-/// Bounds of one system call.
+/// Limits of one system call.
 const CALL_MESSAGES: usize = 64;
 const CALL_PIECES: usize = 512;
 /// One datagram to send.
 #[derive(Clone, Debug)]
 pub struct Datagram<'a> {
-    /// Which socket, as the caller numbers them.
+    /// The socket, by the caller's number.
     pub egress: u32,
-    /// Where to.
+    /// Destination.
     pub destination: SocketAddr,
-    /// Local address to send from; on a wildcard socket only.
+    /// Local address to send from; only on a wildcard socket.
     pub source: Option<IpAddr>,
     /// DSCP and ECN to send with; 0: best effort, Not-ECT.
     pub tos: u8,
-    /// Set DF, do not fragment.
+    /// Set DF and do not fragment.
     pub dont_fragment: bool,
-    /// Bytes in front; copied.
+    /// Bytes before the data; copied.
     pub header: &'a [u8],
     /// Range of the slab given to [`SendBatch::flush`].
     pub data: Range<usize>,
-    /// Zero bytes behind, at most 3.
+    /// Zero bytes after the data, at most 3.
     pub padding: usize,
 }
 
@@ -52,15 +53,15 @@ pub enum SendError {
     WouldBlock,
     /// The device's queue is full (ENOBUFS, ENOMEM).
     NoBuffers,
-    /// Larger than UDP or, with DF, the interface takes (EMSGSIZE).
+    /// Longer than UDP or, with DF, the interface supports (EMSGSIZE).
     TooLong,
-    /// ICMP errors kept coming in between (ECONNREFUSED).
+    /// ICMP errors kept arriving in between (ECONNREFUSED).
     Refused,
-    /// Forbidden by a firewall or to broadcast (EPERM, EACCES).
+    /// Forbidden by a firewall, or a broadcast (EPERM, EACCES).
     Forbidden,
     /// No route, or the network is down.
     Unreachable,
-    /// Destination or source address not usable (EINVAL, EAFNOSUPPORT, EADDRNOTAVAIL).
+    /// Destination or source address is unusable (EINVAL, EAFNOSUPPORT, EADDRNOTAVAIL).
     Invalid,
     /// Anything else.
     Other,
@@ -109,55 +110,57 @@ impl SendError {
         }
     }
 
-    /// How often a datagram is tried that fails with this errno. It may be the error of an earlier datagram, reported by
-    /// ICMP and told to whoever calls next; then the datagram at hand has not been looked at, and more such errors, which
-    /// anybody can forge, may come before the next try.
+    /// How often to try a datagram that fails with this errno. The error may belong to an earlier
+    /// datagram: the kernel reports an ICMP error to the next call on the socket, and has then not
+    /// processed the datagram of that call. More such errors, which any host can forge, may arrive
+    /// before the next try.
     const fn tries(errno: i32) -> u32 {
         match errno {
             libc::ENOBUFS | libc::ENOMEM => 1,
-            // Nothing but ICMP gives these.
+            // Only ICMP causes these.
             libc::ECONNREFUSED
             | libc::EPROTO
             | libc::ENOPROTOOPT
             | libc::EOPNOTSUPP
             | libc::EHOSTDOWN
             | libc::ENONET => 32,
-            // The kernel may say so itself, each time.
+            // The kernel itself may return these, every time.
             libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EACCES | libc::EMSGSIZE => 4,
             _ => 2,
         }
     }
 }
 
-/// What became of datagrams since the last [`SendBatch::take_stats`].
+/// What happened to datagrams since the last [`SendBatch::take_stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendStats {
     /// `sendmmsg` calls.
     pub calls: u64,
-    /// Messages the kernel took; a GSO message counts once.
+    /// Messages that the kernel accepted; a GSO message counts once.
     pub messages: u64,
-    /// Datagrams the kernel took.
+    /// Datagrams that the kernel accepted.
     pub datagrams: u64,
-    /// Of the messages, those with several datagrams.
+    /// Messages with several datagrams.
     pub gso_messages: u64,
     /// Datagrams within those.
     pub gso_datagrams: u64,
-    /// GSO messages the kernel refused; their datagrams were sent one by one.
+    /// GSO messages that the kernel refused. Their datagrams were sent one by one.
     pub gso_refused: u64,
     /// Datagrams not sent, by [`SendError`].
     pub failed: [u64; SendError::ALL.len()],
-    /// Datagrams whose socket was gone.
+    /// Datagrams whose socket was closed.
     pub gone: u64,
 }
 
-/// What one `sendmmsg` entry stands for.
+/// The content of one `sendmmsg` entry.
 #[derive(Clone, Copy)]
 struct Unit {
     at: Cursor,
     datagrams: u16,
 }
 
-/// Datagrams waiting to be sent, and the arrays to do it. Bounded; never allocates once warm.
+/// Datagrams waiting to be sent, with the arrays to send them. Bounded; never allocates after
+/// warm-up.
 pub struct SendBatch {
     queue: Queue,
     units: Vec<Unit>,
@@ -185,25 +188,25 @@ impl SendBatch {
         }
     }
 
-    /// Whether nothing waits.
+    /// Whether the batch is empty.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Makes room for sockets numbered below `count`, so that [`Self::push`] need not allocate.
+    /// Reserves space for sockets numbered below `count`, so that [`Self::push`] need not allocate.
     pub fn reserve_egress(&mut self, count: usize) {
         self.queue.reserve_egress(count);
     }
 
-    /// Takes what was counted.
+    /// Returns the counts and resets them.
     pub fn take_stats(&mut self) -> SendStats {
         std::mem::take(&mut self.stats)
     }
 
-    /// Adds a datagram behind all others of its socket.
+    /// Adds a datagram after all others of its socket.
     ///
     /// # Errors
-    /// [`Full`]: flush first. A header too long for an empty batch never fits.
+    /// [`Full`]: flush first. A header that is too long for an empty batch never fits.
     pub fn push(&mut self, datagram: &Datagram<'_>) -> Result<(), Full> {
         self.queue.push(datagram)
     }
@@ -225,7 +228,7 @@ impl SendBatch {
         self.queue.clear();
     }
 
-    /// Sends as much of a group as one call takes and returns where to go on.
+    /// Sends as much of a group as one call accepts, and returns where to continue.
     fn send_some(&mut self, socket: &UdpSocket, slab: &[u8], now: Instant, from: Cursor) -> Option<Cursor> {
         let dont_fragment = self.queue.message(from.message).dont_fragment;
         let limit = socket.gso_limit(now);
@@ -282,7 +285,7 @@ impl SendBatch {
         }
     }
 
-    /// Datagrams of a group from `next` on.
+    /// Number of datagrams of a group from `next` on.
     fn count_from(&self, mut next: Option<Cursor>) -> u64 {
         let mut count = 0;
         while let Some(at) = next {
@@ -293,7 +296,7 @@ impl SendBatch {
     }
 }
 
-/// Appends the pieces of one datagram, or of the whole message, and returns the piece behind.
+/// Appends the pieces of one datagram, or of the whole message, and returns the next piece.
 fn compose_pieces<'a>(queue: &'a Queue, list: &mut Composer<'_, 'a>, slab: &'a [u8], first: u32, whole: bool) -> u32 {
     let mut index = first;
     while index != NONE {
@@ -310,13 +313,13 @@ fn compose_pieces<'a>(queue: &'a Queue, list: &mut Composer<'_, 'a>, slab: &'a [
 /// How a list of units ended.
 enum End {
     Sent,
-    /// The kernel would not cut this message up: to be composed anew from here. With its errno.
+    /// The kernel refused to segment this message; compose it anew from here. With the errno.
     GsoRefused(Cursor, i32),
-    /// The send buffer is full; what is behind the list is counted by the caller.
+    /// The send buffer is full. The caller counts what follows the list.
     Blocked,
 }
 
-/// Sends all units, each tried as often as its error deserves.
+/// Sends all units, each as often as its error permits.
 fn transmit(units: &[Unit], stats: &mut SendStats, mut send: impl FnMut(usize) -> io::Result<usize>) -> End {
     let mut at = 0;
     let mut failures = 0;
@@ -324,7 +327,7 @@ fn transmit(units: &[Unit], stats: &mut SendStats, mut send: impl FnMut(usize) -
         stats.calls += 1;
         let error = match send(at) {
             Ok(sent) => {
-                // At least one, or this would never end.
+                // At least one, because otherwise this loop would not end.
                 let end = (at + sent.max(1)).min(units.len());
                 units[at..end].iter().for_each(|unit| stats.count(*unit));
                 (at, failures) = (end, 0);
@@ -379,7 +382,8 @@ mod tests {
         Err(io::Error::from_raw_os_error(e))
     }
 
-    /// Plays `script` back as the kernel's answers; returns how it ended, the counts, and where each call began.
+    /// Replays `script` as the kernel's answers. Returns how it ended, the counts, and the start of
+    /// each call.
     fn run(units: &[Unit], script: Vec<io::Result<usize>>) -> (End, SendStats, Vec<usize>) {
         let mut stats = SendStats::default();
         let mut calls = Vec::new();

@@ -17,7 +17,7 @@ fn bind(addr: &str, options: UdpOptions) -> UdpSocket {
     UdpSocket::bind(addr.parse().unwrap(), &options).unwrap()
 }
 
-/// Until the kernel holds an error against the socket; takes nothing away.
+/// Waits until the socket has a pending error, and leaves it there.
 fn wait_for_error(socket: &UdpSocket) {
     let mut polled = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::empty())];
     let patience = rustix::time::Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -42,7 +42,7 @@ fn datagram(to: &UdpSocket, data: std::ops::Range<usize>) -> Datagram<'static> {
     }
 }
 
-/// Receives until `want` datagrams are there or nothing comes any more.
+/// Receives until there are `want` datagrams or no more arrive.
 fn receive(socket: &UdpSocket, want: usize) -> Vec<(Vec<u8>, Slot)> {
     let mut batch = RecvBatch::new(8);
     let mut out = Vec::new();
@@ -64,7 +64,8 @@ fn bytes(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + seed * 13) as u8).collect()
 }
 
-/// Sends `sizes` as one batch, behind a header each, and checks what arrives byte for byte and in order.
+/// Sends `sizes` as one batch, each after a header, and checks what arrives, byte for byte and in
+/// order.
 fn round_trip(from: &UdpSocket, to: &UdpSocket, sizes: &[usize], header: &[u8], padding: usize) -> SendStats {
     let mut slab = Vec::new();
     let mut batch = SendBatch::new();
@@ -109,7 +110,8 @@ fn datagrams_of_every_size_arrive_unchanged_alone_and_in_runs() {
 fn mixed_sizes_keep_their_order_and_join_only_where_the_kernel_can_cut_them_again() {
     for (a, b) in [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0")] {
         let (a, b) = (bind(a, OPTIONS), bind(b, OPTIONS));
-        // With headers: 104 104 64 | 104 | 124 124 4 | 11. Without: 100 100 60 | 100 | 120 120 | 0 | 7.
+        // With headers: 104 104 64 | 104 | 124 124 4 | 11. Without: 100 100 60 | 100 | 120 120 | 0
+        // | 7.
         let stats = round_trip(&a, &b, &[100, 100, 60, 100, 120, 120, 0, 7], b"head", 0);
         assert_eq!(
             (stats.messages, stats.gso_messages),
@@ -137,7 +139,7 @@ fn runs_beyond_64_segments_or_64_kib_are_split() {
     assert_eq!(round_trip(&a, &b, &[100; 65], &[], 0).messages, 2);
     assert_eq!(round_trip(&a, &b, &[1300; 50], &[], 0).messages, 1, "65000 bytes");
     assert_eq!(round_trip(&a, &b, &[1300; 51], &[], 0).messages, 2);
-    // The largest datagrams there are; each is a slot of its own.
+    // The largest possible datagrams; each takes its own slot.
     assert_eq!(round_trip(&a, &b, &[65_507, 65_506, 40_000], &[], 0).messages, 3);
 }
 
@@ -362,7 +364,8 @@ fn an_icmp_error_costs_no_datagram_and_is_reported_once() {
             .unwrap();
         batch.flush(b"data", NOW, |_| Some(&a));
         wait_for_error(&a);
-        // The pending error would fail the next call, receiving or sending; neither may lose anything.
+        // The pending error would fail the next call, whether it receives or sends. Neither may
+        // lose a datagram.
         batch.push(&datagram(&b, 0..4)).unwrap();
         batch.flush(b"data", NOW, |_| Some(&a));
         assert_eq!(batch.take_stats().datagrams, 2);
@@ -425,7 +428,7 @@ fn dont_fragment_applies_to_its_datagram_only() {
     }
 }
 
-/// Sees IPv4 headers; `None` without the privilege.
+/// Captures IPv4 headers; `None` without the privilege.
 fn sniffer() -> Option<Socket> {
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).ok()?;
     raw.set_read_timeout(Some(StdDuration::from_secs(5))).ok()?;

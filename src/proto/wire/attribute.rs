@@ -2,8 +2,10 @@
 //! (RFC 8489 §14 and §18.3, RFC 8656 §18, RFC 6062 §6.2, RFC 8016 §3.1).
 //!
 //! Decoders take a value without its type, length and padding. A wrong length is an error; reserved
-//! bits are ignored. Deliberately absent: whether a value is *acceptable*, for example which
-//! transport protocol a client may request.
+//! bits are ignored.
+//!
+//! Deliberately absent: whether a value is *acceptable*, for example which transport protocol a
+//! client may request.
 
 use core::fmt;
 

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! On streams the message is padded to four bytes, which Length does not count (§12.5); see
-//! [`super::framing`]. Deliberately absent: which channel numbers a client may use, because that
-//! depends on the configuration.
+//! [`super::framing`].
+//!
+//! Deliberately absent: which channel numbers a client may use, because that depends on the
+//! configuration.
 
 use core::ops::Range;
 

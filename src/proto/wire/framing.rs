@@ -3,8 +3,10 @@
 //!
 //! The header of a STUN message holds its length. So does that of ChannelData, which is then padded
 //! to four bytes. A stream that is neither cannot be resynchronised, so the caller closes it after
-//! an error. Deliberately absent: limits. The caller learns the size of a message early and can
-//! refuse it before buffering.
+//! an error.
+//!
+//! Deliberately absent: limits. The caller learns the size of a message early and can refuse it
+//! before buffering.
 
 use super::channel_data;
 use super::demux::{self, Kind};

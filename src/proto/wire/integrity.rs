@@ -1,8 +1,9 @@
 //! Long-term keys and message integrity (RFC 8489 §9.2.2, §14.4 to §14.6).
 //!
 //! A [`Key`] stores the HMAC states derived from the key, not the key. Checking a message then
-//! clones 28 or 40 bytes of state instead of hashing the padded key again. Deliberately absent:
-//! nonces, realms, and who may log in.
+//! clones 28 or 40 bytes of state instead of hashing the padded key again.
+//!
+//! Deliberately absent: nonces, realms, and who may log in.
 
 use core::fmt;
 use std::borrow::Cow;

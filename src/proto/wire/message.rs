@@ -10,7 +10,9 @@
 //!
 //! [`Message::parse`] walks the attributes once and stores their positions. What follows an
 //! integrity attribute is not covered by it and is hidden, so a handler cannot act on it by
-//! accident. Deliberately absent: the meaning of methods; messages without the magic cookie
+//! accident.
+//!
+//! Deliberately absent: the meaning of methods; messages without the magic cookie
 //! ([`super::classic`]).
 
 use core::fmt;

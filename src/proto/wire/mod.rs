@@ -2,8 +2,10 @@
 //! ChannelData, integrity, FINGERPRINT, and framing on byte streams.
 //!
 //! Everything borrows the caller's bytes: parsing, verifying and writing allocate nothing, and no
-//! input panics. Deliberately absent: state, time, and every decision that needs either.
-//! [`crate::turn`] decides whether a message is *allowed*.
+//! input panics.
+//!
+//! Deliberately absent: state, time, and every decision that needs either. [`crate::turn`] decides
+//! whether a message is *allowed*.
 //!
 //! ```
 //! use relay_proto::wire::attribute::{self, AttributeType};

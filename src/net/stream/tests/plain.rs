@@ -99,7 +99,7 @@ fn what_is_not_turn_is_an_error() {
 //= XPORT-03
 #[test]
 fn an_http_request_is_no_message() {
-    // "GE" is a channel number and "T " a length over the limit for strangers.
+    // "GE" is a channel number, and "T " a length above the limit for unauthenticated clients.
     let result = receive_all(&mut conn(), at(0), &mut Socket::sent(b"GET / HTTP/1.1\r\n\r\n"));
     assert!(matches!(result, Err(StreamError::FrameTooLong)));
 }
@@ -269,7 +269,7 @@ fn an_idle_stream_holds_next_to_nothing() {
     }
     assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Done);
     assert_eq!(conn.memory(), 0);
-    // And with a message begun, little more than the message.
+    // With a partial message, little more than the message.
     receive_all(
         &mut conn,
         at(0),
@@ -315,7 +315,7 @@ fn a_failed_socket_is_an_error() {
     assert!(matches!(conn.receive(at(0), &mut Broken), Err(StreamError::Io(_))));
 }
 
-/// A socket whose calls a signal interrupts, every other one.
+/// A socket on which a signal interrupts every other call.
 struct Interrupted {
     socket: Socket,
     calls: usize,
@@ -413,7 +413,7 @@ fn a_stream_wants_to_write_what_is_queued_and_nothing_else() {
     assert!(conn.wants_write());
     assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Done);
     assert!(!conn.wants_write());
-    // Without TLS there is nothing to say at the end.
+    // Without TLS the close sends nothing.
     conn.close();
     assert!(!conn.wants_write());
 }

@@ -12,7 +12,8 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// However a stream is cut, and wherever the front door stopped reading, the messages are the same.
+    /// The messages are the same for every chunking, and for every place at which the front door
+    /// stopped reading.
     #[test]
     fn any_chunking_gives_the_same_messages(
         frames in vec(frame(), 0..20),
@@ -35,7 +36,7 @@ proptest! {
         prop_assert!(conn.memory() <= 4096);
     }
 
-    /// No input makes it panic, and what it yields is never more than what came in.
+    /// No input causes a panic, and the output is never longer than the input.
     #[test]
     fn garbage_never_panics(chunks in vec(vec(any::<u8>(), 0..100), 0..20), authenticated: bool) {
         let mut conn = StreamConn::new(at(0), StreamLimits::default(), None, Vec::new());
@@ -53,8 +54,9 @@ proptest! {
         prop_assert!(got <= total);
     }
 
-    /// Under short writes, full sockets and passing time, what leaves is whole frames, each kind in order; every
-    /// response is delivered; every frame of data is delivered or counted as dropped; bounds hold at every step.
+    /// With short writes, full sockets and elapsing time, only whole frames leave, each kind in
+    /// order. Every response is delivered. Every data frame is delivered or counted as dropped. The
+    /// limits hold at every step.
     #[test]
     fn what_leaves_is_whole_frames_in_order(
         steps in vec((0..4_u8, 0..600_usize, 0..80_u64), 1..120),

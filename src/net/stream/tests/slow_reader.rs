@@ -35,7 +35,7 @@ fn what_waited_too_long_is_dropped_and_the_newest_is_delivered() {
     }
     socket.window = usize::MAX;
     while conn.flush(at(1000), &mut socket).unwrap() == Flushed::Blocked {}
-    // 150 ms back from 1000: number 85 was queued at 850.
+    // 150 ms before 1000: number 85 was queued at 850.
     assert_eq!(sequences(&split(&socket.outgoing)), (85..100).collect::<Vec<_>>());
     assert_eq!(
         conn.take_dropped(),
@@ -213,11 +213,11 @@ fn a_client_that_takes_nothing_is_given_up() {
     data(&mut conn, at(0), 1, 1000);
     assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
     assert_eq!(conn.poll_deadline(), Some(at(30_000)));
-    // One byte taken wins time anew.
+    // One accepted byte restarts the timeout.
     socket.window = 1;
     assert_eq!(conn.flush(at(20_000), &mut socket).unwrap(), Flushed::Blocked);
     assert_eq!(conn.poll_deadline(), Some(at(50_000)));
-    // Refusing more does not.
+    // A refused one does not.
     assert_eq!(conn.flush(at(40_000), &mut socket).unwrap(), Flushed::Blocked);
     assert!(conn.handle_timeout(at(49_999)).is_ok());
     assert!(matches!(
@@ -238,7 +238,8 @@ fn backlog_tells_bytes_and_age() {
     assert_eq!(conn.backlog(at(50)), (2008, Duration::from_millis(40)));
 }
 
-/// What a socket tells at `millis` whose client takes 250 bytes a millisecond, with `outstanding` bytes on their way.
+/// The measurements at `millis` of a socket whose client accepts 250 bytes per millisecond, with
+/// `outstanding` bytes in flight.
 fn path(millis: u64, outstanding: u64) -> PathState {
     PathState {
         acknowledged: 250 * millis,
@@ -252,7 +253,7 @@ fn path(millis: u64, outstanding: u64) -> PathState {
 //= XPORT-18
 #[test]
 fn what_would_be_too_old_when_the_client_reads_it_is_dropped() {
-    // Beside what is outstanding, the portion about to be written: 4 KiB, 16 ms.
+    // Besides what is outstanding, the portion to be written counts: 4 KiB, 16 ms.
     for (outstanding, limit) in [(0, 96), (5_000, 76), (12_500, 46), (1_000_000, 37)] {
         for (age, delivered) in [(limit, 1), (limit + 1, 0)] {
             let mut conn = conn(StreamLimits::default());
@@ -290,7 +291,8 @@ fn while_the_way_is_full_nothing_is_written_and_no_response_is_lost() {
     conn.observe(at(50), path(50, 40_000));
     data(&mut conn, at(50), 1, 1000);
     conn.queue(at(50), QueueKind::Control, &stun(7, 0), &[], 0).unwrap();
-    // 160 ms of bytes on a way of 20 ms: 65 ms more than may be, of which 50 are waited for before the next look.
+    // 160 ms of bytes on a path of 20 ms: 65 ms too many, of which 50 elapse before the next
+    // observation.
     assert_eq!(conn.flush(at(50), &mut socket).unwrap(), Flushed::Held(at(100)));
     assert!(socket.outgoing.is_empty());
     assert!(conn.wants_observation(at(51)));

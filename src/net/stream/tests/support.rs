@@ -1,4 +1,4 @@
-//! An in-memory socket, frames by hand, and a TLS client.
+//! An in-memory socket, handmade frames, and a TLS client.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -14,15 +14,15 @@ pub(super) fn at(millis: u64) -> Instant {
     Instant::ZERO + Duration::from_millis(millis)
 }
 
-/// A non-blocking socket: what the client sent, and what it may be sent.
+/// A non-blocking socket: the bytes from the client, and the capacity to the client.
 #[derive(Debug, Default)]
 pub(super) struct Socket {
     pub(super) incoming: VecDeque<u8>,
     pub(super) fin: bool,
     pub(super) outgoing: Vec<u8>,
-    /// Bytes the socket takes before it is full.
+    /// Bytes that the socket accepts before it is full.
     pub(super) window: usize,
-    /// Bytes it takes per call.
+    /// Bytes that it accepts per call.
     pub(super) per_write: usize,
     pub(super) writes: usize,
 }
@@ -103,7 +103,7 @@ pub(super) fn channel_data(number: u16, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Every message there is.
+/// Every complete message.
 pub(super) fn messages(conn: &mut StreamConn) -> Result<Vec<Vec<u8>>, StreamError> {
     let mut all = Vec::new();
     while let Some(message) = conn.next_message()? {
@@ -122,7 +122,7 @@ pub(super) fn receive_all(conn: &mut StreamConn, now: Instant, io: &mut Socket) 
     Ok(all)
 }
 
-/// Cuts a stream of frames into its messages.
+/// Splits a stream of frames into messages.
 pub(super) fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     while !bytes.is_empty() {

@@ -18,7 +18,7 @@ fn any_split_of_the_ciphertext_gives_the_same_messages() {
         let expected = [stun(1, 0), channel_data(0x4000, b"12345"), stun(2, 8)];
         let mut cut = 0;
         loop {
-            // Two records, the border of which is not that of a message.
+            // Two records whose boundary is not that of a message.
             let plaintext = expected.concat();
             let bytes = [
                 client_writes(&mut client, &plaintext[..30]),
@@ -41,7 +41,7 @@ fn plaintext_opened_before_the_hand_over_is_not_lost() {
     let mut pair = TlsPair::new();
     let message = stun(1, 8);
     let bytes = client_writes(&mut pair.client, &message[5..]);
-    // All of one record, and half of the next.
+    // One record and half of the next.
     feed_server(&mut pair.server, &bytes);
     let next = client_writes(&mut pair.client, &stun(2, 0));
     feed_server(&mut pair.server, &next[..10]);
@@ -101,7 +101,7 @@ fn a_slow_reader_gets_the_newest_and_all_responses() {
         if sequence == 20 {
             conn.queue(now, QueueKind::Control, &stun(20, 0), &[], 0).unwrap();
         }
-        // 40 kB/s, where 100 kB/s are offered.
+        // 40 kB/s accepted, 100 kB/s offered.
         socket.window += 400;
         let _ = conn.flush(now, &mut socket).unwrap();
     }
@@ -280,7 +280,7 @@ fn records(mut bytes: &[u8]) -> usize {
 fn what_is_sealed_and_not_written_is_counted() {
     let pair = TlsPair::new();
     let mut session = TlsSession::new(pair.server);
-    // What the handshake has left.
+    // The remains of the handshake.
     let mut socket = Socket::open();
     while session.wants_write() {
         session.write(&mut socket).unwrap();
@@ -312,7 +312,7 @@ fn a_stream_over_tls_wants_to_write_its_end_and_what_is_sealed() {
         .unwrap();
     socket.window = 10;
     assert_eq!(conn.flush(at(0), &mut socket).unwrap(), Flushed::Blocked);
-    // It is in a record already.
+    // It is already in a record.
     assert!(conn.wants_write());
     socket.window = usize::MAX;
     while conn.flush(at(0), &mut socket).unwrap() != Flushed::Done {}
@@ -360,7 +360,7 @@ fn reads_of_nothing_at_all_start_no_deadline() {
 //= XPORT-18
 #[test]
 fn what_is_in_a_record_already_is_ahead_of_what_is_written_next() {
-    // 5,000 bytes, which the client reads in 20 ms; without them it would be 96 ms.
+    // 5,000 bytes, which the client reads in 20 ms. Without them the limit would be 96 ms.
     for (age, delivered) in [(76, 2), (77, 1)] {
         let (mut client, mut conn) = conn(TlsPair::new());
         let mut socket = Socket::open();

@@ -54,7 +54,7 @@ fn datagrams_of_one_size_join_and_a_shorter_one_is_the_last() {
 fn a_message_takes_as_many_datagrams_and_bytes_as_the_kernel_does() {
     let segments = usize::from(GSO_SEGMENTS);
     assert_eq!(sizes(&vec![10; segments + 1]), [GSO_SEGMENTS, 1]);
-    // 65,000 bytes and not one more.
+    // 65,000 bytes and no more.
     assert_eq!(sizes(&[1300; 51]), [50, 1]);
     assert_eq!(sizes(&[13_000, 13_000, 13_000, 13_000, 13_000]), [5]);
     assert_eq!(sizes(&[21_667, 21_667, 21_666]), [3]);
@@ -142,7 +142,7 @@ fn a_datagram_is_its_header_its_data_and_its_padding() {
     at.piece = NONE;
     assert_eq!(queue.datagrams_from(at), 0);
     assert!(queue.cursor(NONE).is_none());
-    // What lies outside the slab is nothing.
+    // A range outside the slab is empty.
     assert_eq!(queue.bytes(queue.piece(1), b"01"), b"");
 }
 

@@ -34,7 +34,7 @@ fn copies_lie_one_behind_the_other_and_a_slot_is_filled_to_its_end() {
     assert_eq!(batch.free(), 1);
     let rest = vec![7; STRIDE - 5];
     assert_eq!(batch.store(&rest, b""), Some(5..STRIDE));
-    // It is full, and the next begins another.
+    // It is full, and the next message starts another.
     assert_eq!(batch.free(), 1);
     assert_eq!(batch.store(b"", b""), Some(STRIDE..STRIDE));
     assert_eq!(batch.free(), 0);

@@ -1,4 +1,5 @@
-//! ICMP errors in numbers, as anybody can forge them who guesses a port: each is told to whoever sends next.
+//! ICMP errors in large numbers, as any host that guesses a port can forge them. The kernel reports
+//! each to the next send.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -7,7 +8,7 @@ use super::*;
 
 const SENT: usize = 20_000;
 
-/// Draws real ICMP errors to `socket` by sending from it to a closed port, until `stop`.
+/// Causes real ICMP errors for `socket`, by sending from it to a closed port, until `stop`.
 fn draw_errors(socket: std::net::UdpSocket, closed: SocketAddr, stop: &AtomicBool) -> u64 {
     let mut drawn = 0;
     while !stop.load(Relaxed) {
