@@ -10,7 +10,10 @@
 //! client   a TURN client over UDP, TCP and TLS, for `relay bench`.
 //! shard    one worker thread per core: owns one turn::Server and its sockets.
 //! machine  what the process sees of the machine: environment, addresses, files, its own limits.
-//! service  what an operator sees: config, front door, credentials API, metrics, logs.
+//! config   what an operator may set: read, checked, resolved. The only place that knows TOML.
+//! edge     where connections come in: listeners, certificates, the front door.
+//! control  what operators ask: credentials API, metrics, health.
+//! daemon   the life of the process: start, reload, what is watched, the end, logs.
 //! cli      subcommands
 //! ```
 //!
@@ -22,9 +25,10 @@ pub use relay_proto::{base, turn, wire};
 
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod edge;
 pub mod machine;
-pub mod service;
 pub mod shard;
 
 // What integration tests have of clients and peers, for the tests of one worker by itself (`shard::tests`).

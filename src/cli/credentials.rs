@@ -12,8 +12,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use crate::config::reader::diagnostic::Diagnostics;
 use crate::config::settings::Settings;
 use crate::config::{Purpose, load_for, parse_duration};
+use crate::control::api::{RtcConfiguration, turn_uris};
 use crate::machine::{Env, ProcessEnv};
-use crate::service::api::{RtcConfiguration, turn_uris};
 use crate::turn::login::credential::{Credentials, MintError, MintedCredential};
 
 /// What may follow `relay credentials`.

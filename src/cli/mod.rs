@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::service::run;
+use crate::daemon::run;
 
 #[cfg(feature = "bench")]
 mod bench;

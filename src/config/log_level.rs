@@ -9,8 +9,18 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Where lines come from: the modules of this program that write any, and the names given to groups of events. A test
 /// holds this list to the sources.
-const TARGETS: [&str; 21] = [
+const TARGETS: [&str; 23] = [
     "relay::allocation",
+    "relay::control::api",
+    "relay::daemon::banner",
+    "relay::daemon::external_address",
+    "relay::daemon::log",
+    "relay::daemon::own_address",
+    "relay::daemon::peer_policy",
+    "relay::daemon::run",
+    "relay::daemon::server",
+    "relay::daemon::start",
+    "relay::daemon::systemd",
     "relay::edge::certificates::acme",
     "relay::edge::certificates::dtls_context",
     "relay::edge::certificates::report",
@@ -22,14 +32,6 @@ const TARGETS: [&str; 21] = [
     "relay::edge::http3_backend",
     "relay::http3",
     "relay::refusal",
-    "relay::service::api",
-    "relay::service::banner",
-    "relay::service::follow",
-    "relay::service::log",
-    "relay::service::machine",
-    "relay::service::run",
-    "relay::service::start",
-    "relay::service::systemd",
     "relay::shard",
 ];
 

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use relay::base::time::UnixTime;
 use relay::config::settings::{ApiKey, ApiSettings};
-use relay::service::api::Api;
+use relay::control::api::Api;
 use relay::turn::login::credential::{Credentials, CredentialsConfig, Secret};
 use tokio::io::AsyncWriteExt;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use relay::base::address::{FiveTuple, Transport};
 use relay::config::settings::{ClientIp, LogSettings};
-use relay::service::log::{is_harmful, subscriber};
+use relay::daemon::log::{is_harmful, subscriber};
 use relay::shard::{LogClient, log_event};
 use relay::turn::output::{EndReason, Event, Traffic};
 use relay::turn::types::RelayedAddr;

@@ -1,11 +1,10 @@
 //! Families of the workers' DTLS associations.
 
-use super::exposition::{Exposition, Sample};
-use super::shard_families::Sum;
+use super::exposition::{Exposition, Sample, ShardSum};
 use crate::shard::counters::{DtlsClose, DtlsDrop};
 
 /// Adds them to `out`.
-pub(super) fn collect(sum: &Sum<'_>, out: &mut Exposition) {
+pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.gauge(
         "relay_dtls_associations",
         "DTLS associations of clients, handshakes under way included.",

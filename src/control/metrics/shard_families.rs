@@ -3,14 +3,11 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::exposition::{Exposition, Sample};
+use super::exposition::{Exposition, Sample, ShardSum};
 use super::{dtls_families, http3_families};
 use crate::base::cell::Cell;
 use crate::net::udp::SendError;
 use crate::shard::counters::{AGE_BUCKETS_MS, STREAM_CLOSE_REASONS, ShardCounters};
-
-/// The sum of one cell over all shards.
-pub(super) type Sum<'a> = dyn Fn(&dyn Fn(&ShardCounters) -> &Cell) -> u64 + 'a;
 
 /// Adds them to `out`.
 pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
@@ -58,7 +55,7 @@ pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
     http3_families::collect(&sum, out);
 }
 
-fn received(sum: &Sum<'_>, out: &mut Exposition) {
+fn received(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.counter(
         "relay_udp_receive_calls_total",
         "System calls that received datagrams.",
@@ -86,7 +83,7 @@ fn received(sum: &Sum<'_>, out: &mut Exposition) {
     );
 }
 
-fn sent(sum: &Sum<'_>, out: &mut Exposition) {
+fn sent(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.counter(
         "relay_udp_send_calls_total",
         "System calls that sent datagrams.",
@@ -127,7 +124,7 @@ fn sent(sum: &Sum<'_>, out: &mut Exposition) {
     );
 }
 
-fn between(sum: &Sum<'_>, out: &mut Exposition) {
+fn between(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.counter(
         "relay_mailbox_packets_total",
         "Packets between workers (two clients of this server), by what became of them.",
@@ -139,7 +136,7 @@ fn between(sum: &Sum<'_>, out: &mut Exposition) {
     );
 }
 
-fn relay_sockets(sum: &Sum<'_>, out: &mut Exposition) {
+fn relay_sockets(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.gauge(
         "relay_peer_sockets",
         "Open relay sockets.",
@@ -160,7 +157,7 @@ fn relay_sockets(sum: &Sum<'_>, out: &mut Exposition) {
     );
 }
 
-fn streams(shards: &[Arc<ShardCounters>], sum: &Sum<'_>, out: &mut Exposition) {
+fn streams(shards: &[Arc<ShardCounters>], sum: &ShardSum<'_>, out: &mut Exposition) {
     out.gauge(
         "relay_streams",
         "Open TCP and TLS streams of clients.",
@@ -217,7 +214,7 @@ fn streams(shards: &[Arc<ShardCounters>], sum: &Sum<'_>, out: &mut Exposition) {
     queue_age(sum, out);
 }
 
-fn queue_age(sum: &Sum<'_>, out: &mut Exposition) {
+fn queue_age(sum: &ShardSum<'_>, out: &mut Exposition) {
     #[expect(
         clippy::cast_precision_loss,
         reason = "bounds are below 1000 ms; sums stay below 2^53 µs, 285 years"

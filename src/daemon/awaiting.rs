@@ -9,7 +9,8 @@ use std::time::Instant;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::run::{EXIT_CONFIG, EXIT_FAILED, Signals, say};
+use super::exit::{EXIT_CONFIG, EXIT_FAILED, say};
+use super::signals::Signals;
 use super::systemd;
 use crate::config::{self, Loaded};
 use crate::machine::ProcessEnv;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::admin::{AdminCounters, AdminRefusal};
+use super::admin::counters::{AdminCounters, AdminRefusal};
 use crate::config::bounds::ADMIN_CONNECTIONS;
 
 /// A request's header must be complete within this.

@@ -3,9 +3,7 @@
 //! Sockets, threads and buffers are made once. Everything that is looked up per request or per packet changes with the
 //! next one: credentials, limits, peer policy, the credentials API.
 
-use std::net::SocketAddr;
-
-use super::follow::{keep_former, renew_policy};
+use super::peer_policy::keep_former;
 use crate::config::settings::{Part, Settings};
 use crate::machine::external::{announced_host, key};
 
@@ -131,37 +129,6 @@ fn peers(old: &Settings, new: &mut Settings) {
     }
 }
 
-/// Has the peer policy know where the servers behind this one are; `false`: it does already.
-pub(super) fn know_backends(settings: &mut Settings, all: Vec<SocketAddr>) -> bool {
-    let before = core::mem::replace(&mut settings.peers.backends, all);
-    before != settings.peers.backends && renew_policy(settings)
-}
-
-/// What became of a reload, for the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReloadOutcome {
-    /// All of it is in force.
-    Success,
-    /// Some of it waits for a restart, or could not be taken.
-    Partial,
-    /// None of it is.
-    Failure,
-}
-
-impl ReloadOutcome {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Success, Self::Partial, Self::Failure];
-
-    /// As metrics call it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Partial => "partial",
-            Self::Failure => "failure",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -169,6 +136,7 @@ mod tests {
     use super::*;
     use crate::config::sample::settings;
     use crate::config::settings::ApiKey;
+    use crate::daemon::peer_policy::know_backends;
     use crate::machine::certificate::CertificateFiles;
     use crate::turn::login::nonce::NonceKey;
     use crate::turn::policy::PeerClass;
@@ -455,13 +423,5 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         }
         let same = merge(&new, settings(&text.replace("enabled = true", "enabled = false")));
         assert_eq!((same.settings.turn.discovery, same.waiting), (None, Vec::new()));
-    }
-
-    #[test]
-    fn each_outcome_of_a_reload_has_its_label() {
-        assert_eq!(
-            ReloadOutcome::ALL.map(ReloadOutcome::as_str),
-            ["success", "partial", "failure"]
-        );
     }
 }

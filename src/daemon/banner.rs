@@ -4,8 +4,8 @@ use core::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 
-use super::api::RtcConfiguration;
 use crate::config::settings::{ListenerSettings, Settings};
+use crate::control::api::RtcConfiguration;
 use crate::edge::listeners::ListenAddresses;
 use crate::turn::config::RelayAddress;
 use crate::turn::login::credential::MintedCredential;

@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::http::header;
 use axum::http::uri::Authority;
 
-use crate::service::http_server::ReachedAt;
+use crate::control::http_server::ReachedAt;
 
 /// Names and addresses beside those of loopback.
 #[derive(Debug)]

@@ -3,9 +3,9 @@
 //! Loopback by default and without login: whoever reaches it by a name it knows may read it. Nothing here changes anything,
 //! and nothing names a client or a user. Health is told to everybody, but to those who come by another name without numbers.
 
+pub mod counters;
 mod hosts;
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,47 +16,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, middleware};
 
+use self::counters::{AdminCounters, AdminRefusal};
 use self::hosts::Hosts;
 use super::api::{Api, Scheme};
 use super::health::Health;
 use super::metrics::Metrics;
-
-/// Why somebody was not served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdminRefusal {
-    /// The request is for a host this listener is not known by.
-    Host,
-    /// Its connection gave way to a newer one.
-    Displaced,
-}
-
-impl AdminRefusal {
-    /// Every reason: `ALL[x as usize] == x`.
-    pub const ALL: [Self; 2] = [Self::Host, Self::Displaced];
-
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Host => "host",
-            Self::Displaced => "displaced",
-        }
-    }
-}
-
-/// Totals since the start.
-#[derive(Debug, Default)]
-pub struct AdminCounters([AtomicU64; AdminRefusal::ALL.len()]);
-
-impl AdminCounters {
-    pub(super) fn count(&self, why: AdminRefusal) {
-        self.0[why as usize].fetch_add(1, Relaxed);
-    }
-
-    /// How often somebody was not served for this reason.
-    pub fn refused(&self, why: AdminRefusal) -> u64 {
-        self.0[why as usize].load(Relaxed)
-    }
-}
 
 /// Whether a request is for a host this listener is known by.
 #[derive(Clone, Copy)]

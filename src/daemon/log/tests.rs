@@ -264,7 +264,7 @@ fn each_kind_of_line_has_a_budget_for_all_who_cause_it_and_what_is_left_out_is_s
     assert_eq!(left_out, 2 * MANY - ours - theirs);
     // As urgent as what was left out, and nothing of the kind of which nothing was.
     assert_eq!(count("lines were left out"), 2, "{lines}");
-    assert_eq!(count(" WARN relay::service::log: lines were left out"), 2);
+    assert_eq!(count(" WARN relay::daemon::log: lines were left out"), 2);
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn who_looks_for_a_fault_has_a_larger_budget_and_a_bound_nevertheless() {
         }
         caps.tell();
     });
-    let said = " INFO relay::service::log: lines were left out";
+    let said = " INFO relay::daemon::log: lines were left out";
     assert_eq!(lines.matches(said).count(), 1);
     let lines = lines.lines().count() as u64 - 1;
     assert!((1000..5000).contains(&lines), "{lines}");
@@ -295,14 +295,14 @@ fn a_panic_is_one_line_that_says_where_and_what() {
         let output = std::process::Command::new(program)
             .args([
                 "--exact",
-                "service::log::tests::a_panic_is_one_line_that_says_where_and_what",
+                "daemon::log::tests::a_panic_is_one_line_that_says_where_and_what",
             ])
             .arg("--nocapture")
             .env(KIND, kind)
             .output()
             .expect("it runs");
         let errors = String::from_utf8_lossy(&output.stderr);
-        let told = |line: &&str| line.contains("src/service/log/tests.rs:") && line.contains("on ");
+        let told = |line: &&str| line.contains("src/daemon/log/tests.rs:") && line.contains("on ");
         let line = errors.lines().find(told).unwrap_or_else(|| panic!("{errors}"));
         match serde_json::from_str::<serde_json::Value>(line) {
             Ok(object) => {

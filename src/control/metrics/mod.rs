@@ -13,11 +13,10 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
 use self::exposition::{Exposition, Sample};
-use super::admin::{AdminCounters, AdminRefusal};
+use super::admin::counters::{AdminCounters, AdminRefusal};
 use super::api::counters::{ApiCounters, ApiRoute, CODES};
 use super::health::Health;
-use super::{follow, reload};
-use crate::base::time::UnixTime;
+use super::process_counters::{ProbeOutcome, ProcessCounters, ReloadOutcome};
 use crate::edge::certificates::TlsStore;
 use crate::edge::certificates::acme::Acme;
 use crate::edge::front_door::FrontDoor;
@@ -59,51 +58,6 @@ pub struct Sources {
     pub tls: Option<Arc<TlsStore>>,
     /// Who asks for one, if anybody does.
     pub acme: Option<Arc<Acme>>,
-}
-
-/// What happens once per process.
-#[derive(Debug)]
-pub struct ProcessCounters {
-    started: UnixTime,
-    reloads: [AtomicU64; 3],
-    looks: [AtomicU64; 3],
-    machine_reads: [AtomicU64; 3],
-    last_reload: AtomicU64,
-    last_reload_failed: AtomicU64,
-}
-
-impl ProcessCounters {
-    /// The process began at `started`, with its first configuration in force.
-    pub fn new(started: UnixTime) -> Self {
-        Self {
-            started,
-            reloads: Default::default(),
-            looks: Default::default(),
-            machine_reads: Default::default(),
-            last_reload: AtomicU64::new(started.0),
-            last_reload_failed: AtomicU64::new(0),
-        }
-    }
-
-    /// An external address was looked for again.
-    pub fn looked(&self, outcome: follow::ProbeOutcome) {
-        self.looks[outcome as usize].fetch_add(1, Relaxed);
-    }
-
-    /// What leads to this machine was read again.
-    pub fn read_machine(&self, outcome: follow::ProbeOutcome) {
-        self.machine_reads[outcome as usize].fetch_add(1, Relaxed);
-    }
-
-    /// A reload ended.
-    pub fn reloaded(&self, now: UnixTime, outcome: reload::ReloadOutcome) {
-        self.reloads[outcome as usize].fetch_add(1, Relaxed);
-        self.last_reload_failed
-            .store(u64::from(outcome != reload::ReloadOutcome::Success), Relaxed);
-        if outcome != reload::ReloadOutcome::Failure {
-            self.last_reload.store(now.0, Relaxed);
-        }
-    }
 }
 
 /// Renders the metrics.
@@ -226,8 +180,7 @@ fn service(sources: &Sources, out: &mut Exposition) {
     out.counter(
         "relay_config_reloads_total",
         "Configuration reloads, by outcome.",
-        reload::ReloadOutcome::ALL
-            .map(|it| Sample::with([("outcome", it.as_str())], reloads[it as usize].load(Relaxed))),
+        ReloadOutcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], reloads[it as usize].load(Relaxed))),
     );
     out.gauge(
         "relay_config_last_reload_successful",
@@ -240,7 +193,7 @@ fn service(sources: &Sources, out: &mut Exposition) {
         Sample::plain(sources.process.last_reload.load(Relaxed)),
     );
     let by_outcome = |counts: &[AtomicU64; 3]| {
-        follow::ProbeOutcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], counts[it as usize].load(Relaxed)))
+        ProbeOutcome::ALL.map(|it| Sample::with([("outcome", it.as_str())], counts[it as usize].load(Relaxed)))
     };
     out.counter(
         "relay_external_address_checks_total",

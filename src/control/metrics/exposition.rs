@@ -2,6 +2,12 @@
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::base::cell::Cell;
+use crate::shard::counters::ShardCounters;
+
+/// The sum of one cell over all shards.
+pub(super) type ShardSum<'a> = dyn Fn(&dyn Fn(&ShardCounters) -> &Cell) -> u64 + 'a;
+
 /// The families of one scrape, in order.
 #[derive(Default)]
 pub(super) struct Exposition(Vec<MetricFamily>);

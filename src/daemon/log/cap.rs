@@ -23,7 +23,7 @@ const LINES: Rate = Rate::every(Duration::from_secs(5), 50);
 /// The same at debug, which somebody reads who looks for a fault.
 const DEBUG_LINES: Rate = Rate::new(100, 1000);
 /// Lines that are bounded where they are made, or that only the operator causes, as many as it takes.
-const EXEMPT: [&str; 3] = ["relay::allocation", "relay::refusal", "relay::service::log"];
+const EXEMPT: [&str; 3] = ["relay::allocation", "relay::refusal", "relay::daemon::log"];
 /// Most characters of the message that a kind is known by.
 const NAME: usize = 100;
 
@@ -70,9 +70,9 @@ impl LineBudgets {
         };
         for (level, like, count) in told {
             if level <= Level::WARN {
-                tracing::warn!(target: "relay::service::log", count, like, "lines were left out, there were too many");
+                tracing::warn!(target: "relay::daemon::log", count, like, "lines were left out, there were too many");
             } else {
-                tracing::info!(target: "relay::service::log", count, like, "lines were left out, there were too many");
+                tracing::info!(target: "relay::daemon::log", count, like, "lines were left out, there were too many");
             }
         }
     }

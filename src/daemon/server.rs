@@ -1,48 +1,38 @@
-//! The life of the server: start, signals, reload, the end.
-//!
-//! Nothing is bound before the whole configuration is found good, and nothing is said to be ready before everything is
-//! bound (`super::start`). From then on this file waits: for a signal, for the watchdog's next beat, for a certificate
-//! to change, for something to die.
+//! A server in service: it waits for a signal, for the watchdog's next beat, for a certificate or an address to change,
+//! for something to die.
 
 use core::time::Duration;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use super::api::Api;
-use super::follow::{Follower, Looked, ProbeOutcome};
-use super::health::{Health, Phase};
-use super::machine::Machine;
-use super::metrics::ProcessCounters;
-use super::start::{forced_path_missing, offer_only_what_is_bound, start};
-use super::{awaiting, log, reload, systemd};
+use super::exit::{EXIT_BUG, EXIT_FAILED};
+use super::external_address::{Follower, Looked};
+use super::offered::{forced_path_missing, offer_only_what_is_bound};
+use super::own_address::Machine;
+use super::signals::{Signals, StopSignals};
+use super::{log, peer_policy, reload, systemd};
 use crate::base::time::UnixTime;
 use crate::config::reader::diagnostic::Diagnostics;
 use crate::config::routed_names::hidden;
 use crate::config::settings::Settings;
 use crate::config::{self, Loaded, Purpose};
+use crate::control::api::Api;
+use crate::control::health::{Health, Phase};
+use crate::control::process_counters::{ProbeOutcome, ProcessCounters, ReloadOutcome};
 use crate::edge::backend_addresses::Backends;
 use crate::edge::certificates::acme::Acme;
 use crate::edge::certificates::{TlsStore, report};
 use crate::edge::listeners::ListenAddresses;
+use crate::machine::ProcessEnv;
 use crate::machine::certificate::{LoadedCertificates, TlsError, unnamed};
-use crate::machine::{self, ProcessEnv, process};
 use crate::net::clock::unix_now;
 use crate::shard::Shards;
-
-/// Something could not be bound, or the system refused something at start.
-pub(super) const EXIT_FAILED: u8 = 1;
-/// A worker died (EX_SOFTWARE).
-const EXIT_BUG: u8 = 70;
-/// The configuration cannot work (EX_CONFIG).
-pub(super) const EXIT_CONFIG: u8 = 78;
 
 /// How often the certificates' files are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
@@ -52,121 +42,6 @@ const DAY: Duration = Duration::from_secs(86_400);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// What the end may take beyond `shutdown_timeout`: threads to be joined.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// Serves until told to stop.
-pub fn serve(path: Option<&Path>) -> ExitCode {
-    // Before there is a second thread. Where it fails, so does binding, with advice.
-    let _ = process::use_low_ports();
-    // Secrets are for this process alone, and for root. What is refused here would only have been a second wall.
-    let _ = process::forbid_looking_inside();
-    if let Err(error) = machine::take_variables(config::is_variable) {
-        say(&format!(
-            "what the environment holds stays in /proc/self/environ: {error}"
-        ));
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("relay-control")
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(&format!("no threads for the control plane: {error}"));
-            return EXIT_FAILED.into();
-        }
-    };
-    let (code, log) = runtime.block_on(live(path.map(Path::to_owned)));
-    // What still runs belongs to nobody: a lookup that never answers must not hold up the end.
-    runtime.shutdown_background();
-    if let Some(log) = &log {
-        log.caps().tell();
-    }
-    // Writes what is still queued.
-    drop(log);
-    code.into()
-}
-
-pub(super) fn say(text: &str) {
-    // Without standard error there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{}", text.trim_end());
-}
-
-/// The exit status, and the log as long as something may be in it.
-async fn live(path: Option<PathBuf>) -> (u8, Option<log::LogGuard>) {
-    // Before anything else, so that no signal is lost from here on.
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            say(&format!("signals cannot be received: {error}"));
-            return (EXIT_FAILED, None);
-        }
-    };
-    let loaded = match awaiting::configuration(path.as_deref(), &mut signals).await {
-        Ok(loaded) => loaded,
-        Err(code) => return (code, None),
-    };
-    let log = match log::start(&loaded.settings.log) {
-        Ok(log) => log,
-        Err(error) => {
-            say(&error.to_string());
-            return (EXIT_CONFIG, None);
-        }
-    };
-    log::catch_panics(loaded.settings.log.json);
-    (run(path, loaded, signals, &log).await, Some(log))
-}
-
-async fn run(path: Option<PathBuf>, loaded: Loaded, mut signals: Signals, log: &log::LogGuard) -> u8 {
-    let started = tokio::select! {
-        started = start(path, loaded, log) => started,
-        // While a file system is waited for, and nothing is bound yet.
-        name = signals.stop.next() => {
-            tracing::info!("{name}: stopping; the server had not started");
-            return 0;
-        }
-    };
-    match started {
-        Ok(server) => server.run(signals).await,
-        Err(failures) => {
-            for failure in &failures {
-                tracing::error!("{failure}");
-            }
-            tracing::error!(failures = failures.len(), "not started");
-            EXIT_FAILED
-        }
-    }
-}
-
-/// Signals that mean something to the server.
-pub(super) struct Signals {
-    pub(super) stop: StopSignals,
-    pub(super) hangup: Signal,
-}
-
-pub(super) struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self {
-            stop: StopSignals { terminate, interrupt },
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
-impl StopSignals {
-    /// Waits for SIGTERM or SIGINT.
-    pub(super) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
 
 /// A serving process.
 pub(super) struct ServingProcess {
@@ -199,7 +74,7 @@ type Look = fn(&TlsStore, UnixTime) -> Outcomes;
 
 impl ServingProcess {
     /// Until SIGTERM or SIGINT, or until something dies.
-    async fn run(mut self, mut signals: Signals) -> u8 {
+    pub(super) async fn run(mut self, mut signals: Signals) -> u8 {
         let watchdog = systemd::watchdog_interval();
         let mut heartbeat = ticks(watchdog.unwrap_or(HEARTBEAT_INTERVAL).min(HEARTBEAT_INTERVAL));
         let mut files = ticks(WATCH_INTERVAL);
@@ -289,24 +164,24 @@ impl ServingProcess {
             }
             Ok(Err(diagnostics)) => {
                 log::diagnostics(&diagnostics);
-                reload::ReloadOutcome::Failure
+                ReloadOutcome::Failure
             }
             Err(error) => {
                 tracing::error!(%error, "the configuration cannot be read");
-                reload::ReloadOutcome::Failure
+                ReloadOutcome::Failure
             }
         };
         self.process.reloaded(unix_now(), outcome);
         match outcome {
-            reload::ReloadOutcome::Success => {
+            ReloadOutcome::Success => {
                 tracing::info!("reloaded");
                 systemd::ready("serving");
             }
-            reload::ReloadOutcome::Partial => {
+            ReloadOutcome::Partial => {
                 tracing::warn!("reloaded in part: what is named above stays as it was, everything else is in force");
                 systemd::ready("serving; a part of the latest reload is not in force");
             }
-            reload::ReloadOutcome::Failure => {
+            ReloadOutcome::Failure => {
                 tracing::error!("not reloaded: the configuration before stays in force");
                 systemd::ready("serving; the latest reload failed");
             }
@@ -314,7 +189,7 @@ impl ServingProcess {
     }
 
     /// Every part that can take effect does.
-    fn apply(&mut self, new: Settings, certificates: Outcomes) -> reload::ReloadOutcome {
+    fn apply(&mut self, new: Settings, certificates: Outcomes) -> ReloadOutcome {
         let merged = reload::merge(&self.settings, new);
         let (mut settings, waiting, mut failed) = (merged.settings, merged.waiting, merged.failed);
         if let Some(message) = forced_path_missing(&settings, &self.places) {
@@ -345,9 +220,9 @@ impl ServingProcess {
             tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
         }
         if failed.is_empty() && waiting.is_empty() {
-            reload::ReloadOutcome::Success
+            ReloadOutcome::Success
         } else {
-            reload::ReloadOutcome::Partial
+            ReloadOutcome::Partial
         }
     }
 
@@ -374,7 +249,7 @@ impl ServingProcess {
 
     /// Peers may not reach servers behind this one, wherever their names lead.
     fn know_backends(&mut self) {
-        if reload::know_backends(&mut self.settings, self.backends.all()) {
+        if peer_policy::know_backends(&mut self.settings, self.backends.all()) {
             tracing::info!("a server behind this one has another address, which peers may not reach");
             self.shards.set_config(Arc::new(self.settings.turn.clone()));
         }

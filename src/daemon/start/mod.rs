@@ -4,7 +4,7 @@
 //! changes of addresses → file descriptors → certificate → every socket → workers → front door, admin → ready
 //! ```
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,23 +13,25 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::admin::{self, AdminCounters};
-use super::api::Api;
-use super::health::{Health, Phase};
 use super::log::{self, LogGuard};
-use super::machine::Machine;
-use super::metrics::{Metrics, ProcessCounters, Sources};
-use super::run::ServingProcess;
-use super::{banner, http_server, systemd};
+use super::offered::{forced_path_missing, offer_only_what_is_bound};
+use super::own_address::Machine;
+use super::server::ServingProcess;
+use super::{banner, systemd};
 use crate::config::Loaded;
-use crate::config::offer::{offer, serves_path};
 use crate::config::settings::{ClientIp, ListenerSettings, Settings};
+use crate::control::admin::counters::AdminCounters;
+use crate::control::api::Api;
+use crate::control::health::{Health, Phase};
+use crate::control::metrics::{Metrics, Sources};
+use crate::control::process_counters::ProcessCounters;
+use crate::control::{admin, http_server};
 use crate::edge::backend_addresses::Backends;
 use crate::edge::certificates::acme::Acme;
 use crate::edge::certificates::{CertificateSource, SelfSigned, TlsStore, report};
 use crate::edge::front_door::proxy::Proxies;
 use crate::edge::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
-use crate::edge::listeners::{self, Bound, ListenAddresses};
+use crate::edge::listeners::{self, Bound};
 use crate::machine::certificate::CertificateFiles;
 use crate::machine::process;
 use crate::net::clock::unix_now;
@@ -166,42 +168,6 @@ fn self_signed(settings: &Settings) -> SelfSigned {
     wanted.addresses.dedup();
     wanted.names.dedup();
     wanted
-}
-
-/// Minted URIs name no listener that was left out, or that a reload would add.
-pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &ListenAddresses) {
-    let listeners = bound_listeners(settings, places);
-    offer(&mut settings.api, &listeners, &settings.turn.forced);
-}
-
-/// The listeners, less what could not be bound.
-fn bound_listeners(settings: &Settings, places: &ListenAddresses) -> Vec<ListenerSettings> {
-    let udp = |address: &SocketAddr| places.udp.contains(address);
-    let dtls = |address: &SocketAddr| places.dtls.contains(address);
-    let tcp = |address: &SocketAddr| places.tcp.iter().any(|(bound, _)| bound == address);
-    let really = |listener: &ListenerSettings| ListenerSettings {
-        udp: listener.udp && listener.addresses.iter().any(udp),
-        dtls: listener.dtls && listener.addresses.iter().any(dtls),
-        tcp: listener.tcp && listener.addresses.iter().any(tcp),
-        tls: listener.tls && listener.addresses.iter().any(tcp),
-        https: listener.https && listener.addresses.iter().any(tcp),
-        ..listener.clone()
-    };
-    settings.listeners.iter().map(really).collect()
-}
-
-/// What is wrong if nothing of the forced path could be bound although somebody must use it.
-pub(super) fn forced_path_missing(settings: &Settings, places: &ListenAddresses) -> Option<String> {
-    let forced = &settings.turn.forced;
-    let served = bound_listeners(settings, places)
-        .iter()
-        .any(|listener| serves_path(listener, forced));
-    (!served && settings.forces_somebody()).then(|| {
-        format!(
-            "forced relay: no listener of forced_relay.ports {:?} is bound, so forced clients are not served",
-            forced.ports
-        )
-    })
 }
 
 /// Tells what was made because nothing was configured. A credential to try the server with is minted when the secret is

@@ -1,52 +1,22 @@
 //! Follows external addresses that change while the server runs: looks again every so often, and has new allocations
 //! use what is found. Live allocations keep theirs.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::peer_policy::keep_former;
 use crate::config::settings::Settings;
+use crate::control::process_counters::ProbeOutcome;
 use crate::machine::external::{FoundAddress, NotFound, Plan, announced_host, key};
 use crate::machine::{Env, ProcessEnv};
 use crate::turn::config::RelayConfig;
-use crate::turn::policy::PeerPolicy;
 
 /// Where nothing is to be looked for.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// How often to look while nobody but this machine can be relayed, which is no state to stay in.
 const UNREACHABLE: Duration = Duration::from_secs(5);
-/// Addresses that were announced before, at most, and that may still be those of live allocations.
-const FORMER: usize = 16;
-
 /// What a look brought.
 pub(super) type Looked = Vec<(Plan, Result<Option<FoundAddress>, NotFound>)>;
-
-/// What became of a look, for the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeOutcome {
-    /// The same address as before.
-    Same,
-    /// Another one; new allocations get it.
-    Changed,
-    /// None; the last one stays.
-    Failed,
-}
-
-impl ProbeOutcome {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Same, Self::Changed, Self::Failed];
-
-    /// As metrics call it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Same => "same",
-            Self::Changed => "changed",
-            Self::Failed => "failure",
-        }
-    }
-}
 
 /// When to look again, and what was last found missing.
 pub(super) struct Follower {
@@ -186,34 +156,10 @@ fn announce(settings: &mut Settings, relay: RelayConfig) -> bool {
     true
 }
 
-/// Has the peer policy know addresses that were announced before: allocations that live there are still reached in
-/// memory, and the server's own ports behind them stay closed.
-pub(super) fn keep_former(settings: &mut Settings, former: &[IpAddr]) -> bool {
-    for ip in former {
-        if !settings.peers.relay_ips.contains(ip) {
-            settings.peers.relay_ips.push(*ip);
-        }
-    }
-    settings.peers.relay_ips.truncate(FORMER);
-    renew_policy(settings)
-}
-
-/// Makes the peer policy anew from what `settings.peers` has now.
-pub(super) fn renew_policy(settings: &mut Settings) -> bool {
-    match PeerPolicy::new(settings.peers.clone()) {
-        Ok(policy) => {
-            settings.turn.policy = Arc::new(policy);
-            true
-        }
-        Err(error) => {
-            tracing::error!(%error, "the peer policy cannot be made anew; this is a bug");
-            false
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use tokio::time::timeout;
 
     use super::*;
@@ -367,16 +313,6 @@ mod tests {
         assert_eq!(pause(&settings), NEVER);
     }
 
-    #[test]
-    fn former_addresses_are_kept_within_a_bound_and_the_present_one_first() {
-        let (mut settings, _) = settings();
-        let former: Vec<IpAddr> = (0..100).map(|n| IpAddr::from([198, 18, 0, n])).collect();
-        let present = settings.peers.relay_ips.clone();
-        assert!(keep_former(&mut settings, &former));
-        assert_eq!(settings.peers.relay_ips.len(), FORMER);
-        assert!(settings.peers.relay_ips.starts_with(&present));
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_can_change_is_looked_for_again_each_time_the_pause_is_over() {
         let (mut settings, _) = settings();
@@ -401,13 +337,5 @@ mod tests {
             assert_eq!(*plan, settings.external.plans[0]);
             assert_eq!(found.address.announced, IpAddr::from([127, 0, 0, 1]));
         }
-    }
-
-    #[test]
-    fn each_outcome_of_a_look_has_its_label() {
-        assert_eq!(
-            ProbeOutcome::ALL.map(ProbeOutcome::as_str),
-            ["same", "changed", "failure"]
-        );
     }
 }

@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Duration;
 
-use super::follow::{ProbeOutcome, renew_policy};
+use super::peer_policy::renew_policy;
 use crate::config::settings::Settings;
+use crate::control::process_counters::ProbeOutcome;
 use crate::net::local::{self, Changes};
 
 /// Between two readings: a start of containers brings many changes at once.

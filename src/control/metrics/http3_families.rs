@@ -1,14 +1,13 @@
 //! Families of the workers' HTTP/3 flows.
 
-use super::exposition::{Exposition, Sample};
-use super::shard_families::Sum;
+use super::exposition::{Exposition, Sample, ShardSum};
 use crate::shard::counters::{Http3Drop, Http3End};
 
 /// In the order of the counters.
 const DIRECTIONS: [&str; 2] = ["to_backend", "to_client"];
 
 /// Adds them to `out`.
-pub(super) fn collect(sum: &Sum<'_>, out: &mut Exposition) {
+pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.gauge(
         "relay_http3_flows",
         "HTTP/3 clients that are with the backend of the front door.",

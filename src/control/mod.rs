@@ -1,0 +1,10 @@
+//! What operators and their programs ask of a running server: the credentials API, the admin listener with metrics and
+//! health. It never touches a packet.
+
+pub mod admin;
+pub mod api;
+mod drain;
+pub mod health;
+pub mod http_server;
+pub mod metrics;
+pub mod process_counters;

@@ -1,0 +1,16 @@
+//! The life of the process: start, signals, reload, what is watched while it serves, the end.
+
+mod awaiting;
+pub mod banner;
+mod exit;
+pub mod external_address;
+pub mod log;
+mod offered;
+mod own_address;
+mod peer_policy;
+pub mod reload;
+pub mod run;
+mod server;
+mod signals;
+mod start;
+pub mod systemd;
