@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::hairpin_ring;
+use super::question::Question;
 use super::stream_intake::StreamHandover;
 use crate::net::epoll::Waker;
 use crate::net::udp::UdpSocket;
@@ -17,6 +18,8 @@ pub(super) enum Control {
     Config(Arc<Config>),
     /// End every allocation and stream, then stop; at the latest after this long.
     Shutdown(Duration),
+    /// The control plane asks something.
+    Question(Question),
     /// The front door needs the place of this stream for another one.
     Displace { slot: u32, generation: u32 },
     /// What another shard says about an allocation that moves.

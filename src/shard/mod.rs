@@ -23,6 +23,7 @@ pub mod counters;
 mod hairpin_ring;
 mod log;
 mod pace;
+pub mod question;
 mod refusals;
 mod shares;
 mod spawn;
@@ -42,6 +43,7 @@ pub use self::config::{ShardConfig, ThreadStart};
 use self::control::{Control, ShardHandle};
 pub use self::counters::ShardCounters;
 pub use self::log::{LogClient, log as log_event};
+use self::question::Question;
 use self::refusals::RefusalLog;
 pub use self::stream_intake::StreamHandover;
 #[cfg(feature = "dtls")]
@@ -128,6 +130,29 @@ impl Shards {
         for shard in &self.shards {
             shard.send(Control::Config(Arc::clone(&config)));
         }
+    }
+
+    /// How many workers there are.
+    pub fn count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Asks worker `shard` something; it answers in its next turn. Whoever asks waits for the answer before it asks that
+    /// worker again, so that no turn grows long. The answer of a worker that does not exist or has ended never comes.
+    pub fn ask(&self, shard: usize, question: Question) {
+        if let Some(shard) = self.shards.get(shard) {
+            shard.send(Control::Question(question));
+        }
+    }
+
+    /// What all workers hold together: revocations are made and taken back there.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The clock of the workers.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The protocol's counters, by shard.

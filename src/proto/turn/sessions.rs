@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::output::Traffic;
 use super::session_id::SessionId;
-use super::types::Path;
+use super::types::{Link, Path};
 use super::user::UserId;
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::time::{Instant, UnixTime};
@@ -118,6 +118,8 @@ impl SessionSummary {
 pub struct SessionDetail {
     /// The line.
     pub summary: SessionSummary,
+    /// The way to its client.
+    pub link: Link,
     /// Its client may move (RFC 8016).
     pub mobile: bool,
     /// Live permissions: peer address and deadline.

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
@@ -59,6 +60,12 @@ impl Stream {
             Flushed::Done | Flushed::Blocked => None,
         };
         Ok(flushed)
+    }
+
+    /// The kernel's estimate of the round trip to the client.
+    pub(in crate::shard) fn round_trip(&self) -> Option<Duration> {
+        let state = path_state(self.socket.as_fd()).ok()?;
+        Some(state.round_trip).filter(|it| !it.is_zero())
     }
 
     /// Takes it apart, no longer watched: socket, state, and what is dropped when the socket closes.

@@ -8,6 +8,7 @@
 mod dtls;
 mod http3;
 mod migration;
+mod sessions;
 mod stream;
 mod tcp_relay;
 mod udp;
@@ -334,6 +335,7 @@ impl Worker {
             match control {
                 Control::Config(config) => self.server.set_config(self.now, config),
                 Control::Shutdown(timeout) => self.begin_shutdown(timeout),
+                Control::Question(question) => self.answer_question(question),
                 Control::Displace { slot, generation } => self.displace_stream(slot, generation),
                 Control::Migration(parcel) => self.receive_handoff(*parcel),
             }

@@ -31,6 +31,7 @@ impl Server {
         let routes = self.forward.routes(now.mono, id)?;
         Some(SessionDetail {
             summary,
+            link: self.forward.client(id)?.link,
             mobile: allocation.mobile.is_some(),
             permissions: routes.permissions.iter().map(|it| (it.peer, it.until)).collect(),
             channels: routes
