@@ -244,3 +244,36 @@ fn a_redirected_client_is_counted_and_routine() {
     };
     assert_eq!((refused.refusal, refused.routine), (Refusal::Redirected { to }, true));
 }
+
+#[test]
+fn an_operators_drain_refuses_newcomers_at_once_and_leaves_live_calls_alone() {
+    let mut world = World::sharded(2, |_| {});
+    let mut live = client_over(1, Transport::Udp);
+    live.allocate(&mut world);
+    let to = Redirect {
+        transports: Transport::ALL.map(|transport| transport == Transport::Udp),
+        ..away()
+    };
+    world.shared.set_draining(Some(to));
+    assert!(world.shared.is_draining());
+    // Those that can follow are sent on, the others are refused, at every shard.
+    for (n, transport, shard, code) in [
+        (2, Transport::Udp, 0, 300),
+        (3, Transport::Udp, 1, 300),
+        (4, Transport::Tls, 0, 508),
+        (5, Transport::Tcp, 1, 508),
+    ] {
+        let mut client = client_over(n, transport).at_shard(shard);
+        assert_eq!(client.request(&mut world, &allocate()).code(), code, "{transport:?}");
+    }
+    assert_eq!(live.request(&mut world, &refresh(600)).code(), 0);
+    live.permit(&mut world, &[addr("192.0.2.1:7000")]);
+    world.shared.set_draining(Some(Redirect::default()));
+    assert_eq!(
+        client_over(6, Transport::Udp).request(&mut world, &allocate()).code(),
+        508,
+        "nowhere to go"
+    );
+    world.shared.set_draining(None);
+    client_over(7, Transport::Tls).allocate(&mut world);
+}

@@ -94,6 +94,8 @@ refusals! {
     ClientIsRelayed => 403, "client_is_relayed";
     /// Another server takes new clients.
     Redirected { to: Alternate } => 300, "redirected";
+    /// The server takes no new clients, and the client cannot follow to another one.
+    Draining => 508, "draining";
     /// REQUESTED-TRANSPORT is neither UDP nor, if enabled, TCP.
     TransportNotSupported { protocol: u8 } => 442, "transport_not_supported";
     /// No relayed addresses of the requested family.

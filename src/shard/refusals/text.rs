@@ -154,7 +154,14 @@ fn plain(refusal: &Refusal) -> Option<(&'static str, &'static str)> {
             "client comes from a relayed address of this server",
             "it would make a loop",
         ),
-        Refusal::Redirected { .. } => ("another server takes new clients", "turn.redirect is set"),
+        Refusal::Redirected { .. } => (
+            "another server takes new clients",
+            "turn.redirect is set, or an operator drains this server",
+        ),
+        Refusal::Draining => (
+            "the server takes no new clients",
+            "an operator drains it; `relay undrain` ends that",
+        ),
         Refusal::TransportNotSupported { .. } => (
             "an allocation of this transport is not served",
             "turn.tcp_allocations.enabled for TCP (RFC 6062)",

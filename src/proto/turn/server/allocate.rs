@@ -168,6 +168,9 @@ impl Server {
     /// Refuses new clients while another server takes them. A client with a token has an allocation
     /// here and wants the adjacent port, so it stays.
     fn check_redirect(&self, now: Instant, client: &Client, wanted: &Wanted) -> Result<(), Refusal> {
+        if wanted.token.is_none() {
+            self.shared.draining.check(&client.five_tuple)?;
+        }
         let age = now.saturating_since(self.redirecting_since.unwrap_or(now));
         match self.config.redirect.of(&client.five_tuple, age) {
             Some(to) if wanted.token.is_none() => Err(Refusal::Redirected { to }),

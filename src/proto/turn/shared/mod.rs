@@ -5,6 +5,7 @@
 //! address of this server. Instants of all shards count from the same origin.
 
 pub(super) mod directory;
+mod draining;
 pub mod limiters;
 pub(super) mod own_sockets;
 pub(super) mod ports;
@@ -16,12 +17,14 @@ pub(super) mod tickets;
 use core::fmt;
 use std::sync::Arc;
 
+use self::draining::Draining;
 use self::limiters::Limiters;
 use self::own_sockets::OwnSockets;
 use self::ports::{PortGauges, RelayPorts};
 use self::quotas::Quotas;
 use self::revocations::{Revocations, TooManyRevocations};
 use self::tickets::Tickets;
+use super::config::redirect::Redirect;
 use super::login::nonce::NonceKey;
 use super::sessions::Revocation;
 use crate::base::rng::Rng;
@@ -42,6 +45,7 @@ pub struct Shared {
     pub(super) reservations: Reservations,
     pub(super) tickets: Tickets,
     pub(super) revocations: Revocations,
+    pub(super) draining: Draining,
 }
 
 /// The keys with which a process signs nonces and mobility tickets. Zeroised when dropped; never
@@ -79,6 +83,7 @@ impl Shared {
             reservations: Reservations::default(),
             tickets: Tickets::new(&mut rng),
             revocations: Revocations::default(),
+            draining: Draining::default(),
         }
     }
 
@@ -120,6 +125,17 @@ impl Shared {
     /// The revocations that hold.
     pub fn revocations(&self, now: UnixTime) -> Vec<Revocation> {
         self.revocations.all(now)
+    }
+
+    /// Refuses every new client from now on, at every shard: those that can follow are sent to the servers of `to`, which
+    /// may name none (`Redirect::serve_others` has no meaning here). `None`: takes new clients again.
+    pub fn set_draining(&self, to: Option<Redirect>) {
+        self.draining.set(to);
+    }
+
+    /// Whether new clients are refused because an operator drains the server.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_on()
     }
 
     /// The set in which the process registers its sockets that are neither listeners nor relay
