@@ -307,6 +307,8 @@ fn every_refusal() -> Vec<Refusal> {
     vec![
         Refusal::CredentialExpired { ago: seconds(1) },
         Refusal::ExpiryTooFar { beyond: seconds(1) },
+        Refusal::CredentialRevoked { left: seconds(1) },
+        Refusal::Draining,
         Refusal::ExpiryMilliseconds { digits: 13 },
         Refusal::UsernameReversed,
         Refusal::UsernameMalformed,
