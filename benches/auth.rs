@@ -3,10 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
-#[path = "../tests/protocol/world/mod.rs"]
-#[expect(dead_code, reason = "a benchmark needs a part of it")]
-mod world;
-
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -15,7 +11,7 @@ use relay::base::address::Transport;
 use relay::turn::{Response, Verdict};
 use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 
-use world::*;
+use relay_testkit::world::*;
 
 /// Time passes from one request to the next, or limits per second would run out.
 const STEP: Duration = Duration::from_micros(100);

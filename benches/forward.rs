@@ -3,10 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
-#[path = "../tests/protocol/world/mod.rs"]
-#[expect(dead_code, reason = "a benchmark needs a part of it")]
-mod world;
-
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +12,7 @@ use relay::base::address::Transport;
 use relay::turn::types::{PeerAddr, RelayId, RelayedAddr};
 use relay::turn::{Response, Verdict};
 
-use world::*;
+use relay_testkit::world::*;
 
 /// Application data of a packet.
 const DATA: [u8; 1200] = [7; 1200];

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
-#[path = "../tests/support/stream_rounds.rs"]
-mod stream_rounds;
-
 use std::hint::black_box;
 use std::io::Write as _;
 use std::time::Duration;
@@ -13,8 +10,9 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use relay::base::time::Instant;
 use relay::net::stream::{StreamConn, StreamLimits};
 use relay::wire::framing::{Framing, next_frame};
+use relay_testkit::tls::tls_pair;
+use relay_testkit_net::rounds::{DATA, FRAMES, HEADER, Socket, relay};
 use rustls::ServerConnection;
-use stream_rounds::{DATA, FRAMES, HEADER, Socket, relay, tls_pair};
 
 fn frames(count: usize) -> Vec<u8> {
     [&HEADER[..], &DATA].concat().repeat(count)
@@ -53,7 +51,7 @@ fn framing(c: &mut Criterion) {
     });
     // As browsers do, one frame a record; and as we do, as many as fit.
     for frames_per_record in [1, 10] {
-        let (mut client, server) = tls_pair();
+        let (mut client, server) = tls_pair(rustls::DEFAULT_VERSIONS);
         let mut conn = stream(Some(server));
         group.bench_function(format!("in_and_out_tls/{frames_per_record}_in_a_record"), |b| {
             b.iter_batched(

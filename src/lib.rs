@@ -30,7 +30,3 @@ pub mod daemon;
 pub mod edge;
 pub mod machine;
 pub mod shard;
-
-// What integration tests have of clients and peers, for the tests of one worker by itself (`shard::tests`).
-#[cfg(test)]
-extern crate self as relay;

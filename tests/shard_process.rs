@@ -2,21 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
 
-#[path = "support/http3_shard.rs"]
-mod http3_shard;
-mod shard_support;
-
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http3_shard::{passed_to, start_http3};
 use relay::shard::counters::{Http3Drop, Http3End};
 use relay::shard::{Http3Config, ShardConfig};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
+use relay_testkit_server::http3::{passed_to, start_http3};
+use relay_testkit_server::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shard_support::*;
 
 /// One test at a time: starting a process takes descriptors.
 static DESCRIPTORS: Mutex<()> = Mutex::new(());

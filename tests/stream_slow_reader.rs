@@ -7,9 +7,6 @@
     reason = "tests, of which some tell what they measured"
 )]
 
-#[path = "support/tls_configs.rs"]
-mod tls_configs;
-
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -20,10 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use relay_net::path_state;
 use relay_net::stream::{Dropped, Flushed, KERNEL_UNSENT, QueueKind, StreamConn, StreamLimits};
 use relay_proto::base::time::Instant as CoreInstant;
+use relay_testkit::tls::tls_configs;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use socket2::{Domain, SockRef, Socket, Type};
-use tls_configs::tls_configs;
 
 /// Application data of one frame.
 const DATA: usize = 996;

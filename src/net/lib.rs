@@ -17,7 +17,3 @@ pub use self::sys::address::canonical;
 pub use self::sys::options::set_exact_sleep;
 pub use self::sys::tcp_info::path_state;
 pub use self::sys::{environment, epoll};
-
-#[cfg(test)]
-#[path = "../../tests/support/tls_configs.rs"]
-mod tls_configs;

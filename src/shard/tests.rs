@@ -1,10 +1,29 @@
 //! What unit tests of a shard share.
 
-#[path = "../../tests/shard_support/mod.rs"]
-pub(super) mod shard_support;
-
 use std::io::{self, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+
+use relay_testkit_net::tcp_sockets;
+
+use super::StreamHandover;
+use crate::base::address::Transport;
+
+/// Both ends of a TCP connection: the client's, and the server's as it is handed to a worker.
+pub(super) fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
+    let (stream, socket, client) = tcp_sockets();
+    let server = socket.local_addr().unwrap();
+    let handover = StreamHandover {
+        socket,
+        tls: None,
+        early,
+        client,
+        server,
+        transport: Transport::Tcp,
+        guard: Box::new(Arc::new(())),
+    };
+    (stream, handover)
+}
 
 /// What `act` writes to the log, a line for each, levels and targets first.
 pub(super) fn lines(act: impl FnOnce()) -> Vec<String> {

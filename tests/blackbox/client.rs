@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dtls_client::DtlsClient;
 use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
 use relay::wire::channel_data;
@@ -14,6 +13,7 @@ use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
 use relay_client::AnyCertificate;
+use relay_testkit::dtls_client::DtlsClient;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::harness::{EchoPeer, SECRET, Server, minted};
-use crate::http3_site::{GREETING, Site, body};
 use relay_client::AnyCertificate;
+use relay_testkit_server::http3_site::{GREETING, Site, body};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "www.example.test";

@@ -9,16 +9,12 @@ mod credentials;
 mod descriptors;
 mod discovery;
 mod drain;
-#[path = "../support/dtls_client.rs"]
-mod dtls_client;
 mod dtls_stacks;
 mod flood;
 mod forced;
 mod harness;
 mod hostile;
 mod http3;
-#[path = "../support/http3_site.rs"]
-mod http3_site;
 mod log;
 mod mobility;
 mod own_addresses;

@@ -3,8 +3,8 @@
 use relay::base::address::Transport;
 
 use crate::client::{Client, PATIENCE, SILENCE};
-use crate::dtls_client::DtlsClient;
 use crate::harness::{EchoPeer, SECRET, Server, minted};
+use relay_testkit::dtls_client::DtlsClient;
 
 /// Every way in: transport and which of the server's listeners.
 fn ways(server: &Server) -> [(Transport, std::net::SocketAddr); 10] {

@@ -10,7 +10,7 @@ use crate::guest::Guest;
 use crate::lines::Line;
 use crate::plug::Plug;
 use crate::runner::{LIFETIME, Run};
-use crate::shard_support::RELAY_IP;
+use relay_testkit_server::RELAY_IP;
 
 /// Where a peer accepts connections.
 pub(crate) struct Door {

@@ -1,6 +1,6 @@
 //! What goes wrong in the kernel, and how often.
 
-use crate::dice::Dice;
+use relay_testkit::dice::Dice;
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])* $name:ident => $text:literal,)*) => {

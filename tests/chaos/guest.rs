@@ -11,7 +11,7 @@ use relay::wire::message::{Class, Message, Method};
 use crate::ledger::{Ledger, Who};
 use crate::plug::Plug;
 use crate::sealed::{Heard, Sealed};
-use crate::shard_support::{Client, Incoming, Messages, Pipe, decode, error_code};
+use relay_testkit_server::{Client, Incoming, Messages, Pipe, decode, error_code};
 
 /// How its messages go.
 pub(crate) enum Way {

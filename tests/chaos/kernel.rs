@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use crate::datagrams::{Datagram, Udp};
-use crate::dice::Dice;
 use crate::faults::{Fault, Faults};
 use crate::streams::{Tcp, Wire};
+use relay_testkit::dice::Dice;
 
 pub(crate) type Fd = i32;
 

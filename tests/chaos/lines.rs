@@ -14,8 +14,8 @@ use crate::ends::{End, Over};
 use crate::guest::composer;
 use crate::ledger::Ledger;
 use crate::plug::Plug;
-use crate::shard_support::Client;
 use crate::world::World;
+use relay_testkit_server::Client;
 
 /// In the ledger, requests on the connection of end `n` are those of guest `LINE + n`.
 const LINE: usize = 1 << 20;

@@ -11,8 +11,6 @@ mod bytes;
 mod calls;
 mod datagrams;
 mod dialing;
-#[path = "../sim/dice.rs"]
-mod dice;
 mod ending;
 mod ends;
 mod faults;
@@ -23,12 +21,8 @@ mod lines;
 mod plug;
 mod runner;
 mod sealed;
-#[path = "../shard_support/mod.rs"]
-mod shard_support;
 mod stories;
 mod streams;
-#[path = "../support/tls_configs.rs"]
-mod tls_configs;
 mod world;
 
 use std::collections::BTreeMap;

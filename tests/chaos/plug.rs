@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use relay::base::address::Transport;
 use relay::shard::StreamHandover;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, ServerConfig};
 
-use crate::shard_support::tcp_pair;
-use crate::tls_configs::tls_configs;
+use relay_testkit::tls::{Tickets, tls_configs, tls_pair_of};
+use relay_testkit_server::tcp_pair;
 
 /// Most plaintext handed to TLS at once.
 const RECORD: usize = 16 * 1024;
@@ -43,49 +42,19 @@ impl From<TcpStream> for Plug {
 }
 
 /// A client's connection, and the server's end of it as the front door hands it over.
-pub(crate) fn connect(over_tls: bool, with_tickets: bool) -> (Plug, StreamHandover) {
+pub(crate) fn connect(over_tls: bool, tickets: Tickets) -> (Plug, StreamHandover) {
     let (stream, mut handover) = tcp_pair(Vec::new());
     stream.set_nonblocking(true).unwrap();
     let mut plug = Plug::from(stream);
     if over_tls {
-        let (client, server) = shake_hands(with_tickets);
-        plug.tls = Some(client);
+        let (client, server) = &*CONFIGS;
+        // In memory, as the front door has done it.
+        let (client, server) = tls_pair_of(Arc::clone(client), Arc::clone(server), tickets);
+        plug.tls = Some(Box::new(client));
         handover.tls = Some(server);
         handover.transport = Transport::Tls;
     }
     (plug, handover)
-}
-
-/// In memory, as the front door has done it. With tickets these are still to be sent, by who takes the stream over.
-fn shake_hands(with_tickets: bool) -> (Box<ClientConnection>, Box<ServerConnection>) {
-    let (client, server) = &*CONFIGS;
-    let name = ServerName::try_from("relay.test").unwrap();
-    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
-    let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
-    loop {
-        let mut bytes = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut bytes).unwrap();
-        }
-        let mut bytes = &bytes[..];
-        while !bytes.is_empty() {
-            server.read_tls(&mut bytes).unwrap();
-            server.process_new_packets().unwrap();
-        }
-        let over = !client.is_handshaking() && !server.is_handshaking();
-        if over && (with_tickets || !server.wants_write()) {
-            return (Box::new(client), Box::new(server));
-        }
-        let mut bytes = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut bytes).unwrap();
-        }
-        let mut bytes = &bytes[..];
-        while !bytes.is_empty() {
-            client.read_tls(&mut bytes).unwrap();
-            client.process_new_packets().unwrap();
-        }
-    }
 }
 
 impl Plug {

@@ -13,15 +13,16 @@ use relay::turn::policy::{PeerPolicy, PolicyConfig};
 use relay::turn::{Config, Shared};
 
 use crate::dialing::Door;
-use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::guest::{Guest, Way};
 use crate::ledger::{HEAD, Ledger, Parcel, Who};
 use crate::lines::Lines;
 use crate::plug::{self, Plug};
 use crate::sealed;
-use crate::shard_support::{RELAY_IP, TestServer, UDP, turn_config};
 use crate::world::{Visit, World};
+use relay_testkit::dice::Dice;
+use relay_testkit::tls::Tickets;
+use relay_testkit_server::{RELAY_IP, TestServer, UDP, turn_config};
 
 /// Allocations live this long, so that a run sees them end.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(60);
@@ -271,8 +272,9 @@ impl Run {
 
     /// A connection that a worker has taken over.
     pub(crate) fn connect_to_server(&mut self) -> Plug {
-        let (over_tls, with_tickets) = (self.dice.percent(35), self.dice.percent(50));
-        let (stream, handover) = plug::connect(over_tls, with_tickets);
+        let over_tls = self.dice.percent(35);
+        let tickets = [Tickets::Delivered, Tickets::Pending][usize::from(self.dice.percent(50))];
+        let (stream, handover) = plug::connect(over_tls, tickets);
         self.server.shards.adopt(handover);
         stream
     }

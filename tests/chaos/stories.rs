@@ -7,8 +7,8 @@ use relay::wire::attribute::AttributeType;
 use relay::wire::message::Method;
 
 use crate::faults::Faults;
-use crate::shard_support::{Client, Incoming, Peer, TestServer, tcp_pair, turn_config};
 use crate::world::{Visit, World};
+use relay_testkit_server::{Client, Incoming, Peer, TestServer, tcp_pair, turn_config};
 
 /// A server of so many workers in a world where nothing goes wrong.
 fn server(workers: usize) -> (TestServer, Arc<World>, Visit) {

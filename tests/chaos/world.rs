@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once};
 
 use crate::datagrams::Got;
-use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::kernel::{Answer, Fd, Kernel, Object, TurnRecord};
+use relay_testkit::dice::Dice;
 
 /// What a system call of a worker costs, in nanoseconds.
 const CALL: u64 = 1_000;

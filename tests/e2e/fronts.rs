@@ -15,13 +15,13 @@ use crate::calls::{SFU_PROGRAMS, call_echo, only};
 use crate::certs::{Authority, Certs};
 use crate::chromium::Chromium;
 use crate::firefox::Firefox;
-use crate::http3_site::{GREETING, Site};
 use crate::janus::Janus;
 use crate::lab::{CLIENTS, Firewall, Lab, RELAY, RELAY_HOST};
 use crate::one_at_a_time;
 use crate::process::Process;
 use crate::proxies;
 use crate::relay::Relay;
+use relay_testkit_server::http3_site::{GREETING, Site};
 
 /// Where the relay listens behind a proxy.
 const BEHIND: u16 = 8443;

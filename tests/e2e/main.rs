@@ -15,8 +15,6 @@ mod forced;
 mod fronts;
 mod host_firewall;
 mod http;
-#[path = "../support/http3_site.rs"]
-mod http3_site;
 mod janus;
 mod lab;
 mod mapping;

@@ -12,10 +12,6 @@ mod response;
 mod server;
 mod stream;
 
-#[allow(dead_code, reason = "the bodies need a part of it")]
-#[path = "../protocol/world/mod.rs"]
-mod world;
-
 /// A fuzz target: its name, which is also the folder of its corpus, and its body.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use relay::turn::policy::REFLECTOR_PORTS;
 
-use super::world::{RELAY_V4, RELAY_V6, ip};
+use relay_testkit::world::{RELAY_V4, RELAY_V6, ip};
 
 /// What one client has.
 #[derive(Debug)]

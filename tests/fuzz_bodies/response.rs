@@ -12,7 +12,7 @@ use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
 
 use super::Bytes;
-use super::world::{self, Answer, REALM, World, allocate, client_over, refresh};
+use relay_testkit::world::{self, Answer, REALM, World, allocate, client_over, refresh};
 
 /// An unsigned challenge or list of unknown attributes: the most a stranger can make this server send over UDP.
 const MOST_TO_STRANGERS: usize = 108;

@@ -9,7 +9,7 @@ use relay::wire::message::Method;
 
 use super::Bytes;
 use super::model::{Allocation, Inward, Outward, Policy, SECOND, lifetime};
-use super::world::*;
+use relay_testkit::world::*;
 
 /// Most operations of one story.
 const STEPS: usize = 400;

@@ -4,7 +4,7 @@ use relay_proto::base::address::Transport;
 use relay_proto::turn::{DropReason, OpenError};
 use relay_proto::wire::attribute::AttributeType;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 //= TURN-ALLOC-01
 //= STUN-AUTH-01

@@ -7,7 +7,7 @@ use relay_proto::turn::login::credential::mint;
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 fn peer() -> std::net::SocketAddr {
     addr("192.0.2.1:7000")

@@ -7,7 +7,7 @@ use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::integrity::{Integrity, Key};
 use relay_proto::wire::message::{Class, Method};
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 fn binding() -> Message {
     request(Method::Binding)

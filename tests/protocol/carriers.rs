@@ -9,7 +9,7 @@ use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
 use crate::every::*;
-use crate::world::*;
+use relay_testkit::world::*;
 
 const V4: u8 = 1;
 const V6: u8 = 2;

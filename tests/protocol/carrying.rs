@@ -5,7 +5,7 @@ use relay_proto::turn::types::Link;
 use relay_proto::turn::{DropReason, Response};
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 #[test]
 fn another_layer_asks_strangers_under_the_limits_of_challenges() {

@@ -7,7 +7,7 @@ use relay_proto::turn::DropReason;
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 const NO_CHANNEL: Answer = Answer::Dropped(DropReason::NoChannel);
 
@@ -227,7 +227,7 @@ fn when_the_permission_lapses_the_channel_goes_on_outwards_only() {
 fn channel_data_needs_a_channel_and_an_allocation() {
     let (mut world, mut client, ..) = bound();
     assert_eq!(client.channel_data(&mut world, 0x4001, b"x"), NO_CHANNEL);
-    let mut stranger = super::world::client(2);
+    let mut stranger = relay_testkit::world::client(2);
     assert_eq!(
         stranger.channel_data(&mut world, 0x4000, b"x"),
         Answer::Dropped(DropReason::NoAllocation)

@@ -5,7 +5,7 @@ use relay_proto::turn::DropReason;
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::{Class, Method};
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 fn permitted() -> (World, Client, std::net::SocketAddr, std::net::SocketAddr) {
     permitted_to(client(1))
@@ -218,7 +218,7 @@ fn indications_are_not_authenticated_and_need_an_allocation() {
     let signed = send_indication(peer, b"x").with(AttributeType::DATA, b"y");
     let packet = client.clone().user("mallory", "guess").signed(&signed);
     assert_eq!(world.packet(&client, &packet).sent().data, b"x");
-    let answer = super::world::client(2).send(&mut world, peer, b"x");
+    let answer = relay_testkit::world::client(2).send(&mut world, peer, b"x");
     assert_eq!(answer, Answer::Dropped(DropReason::NoAllocation));
     client.request(&mut world, &refresh(0));
     assert_eq!(

@@ -9,7 +9,7 @@ use relay_proto::turn::{DropReason, ResponseRoute};
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// A server behind 1:1 NAT for IPv4, and with its own addresses for IPv6.
 pub(crate) fn discovery() -> Discovery {

@@ -13,7 +13,7 @@ use relay_proto::wire::message::{Class, Method, message_type};
 use sha1::Sha1;
 use sha2::Sha256;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// One client for each transport and IP version, with different numbers.
 pub(crate) fn every_client() -> impl Iterator<Item = Client> {

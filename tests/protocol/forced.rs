@@ -12,7 +12,7 @@ use relay_proto::wire::error_code;
 use relay_proto::wire::message::Method;
 
 use crate::every::*;
-use crate::world::*;
+use relay_testkit::world::*;
 
 fn at_port(mut client: Client, port: u16) -> Client {
     client.client.five_tuple.server.set_port(port);

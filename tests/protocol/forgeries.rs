@@ -8,7 +8,7 @@ use relay_proto::turn::{DropReason, RefusalReason};
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// With the limits a server has by default, and nonces that age soon.
 fn strict(config: &mut Config) {

@@ -5,7 +5,7 @@ use relay_proto::turn::config::Config;
 use relay_proto::turn::policy::Denied;
 use relay_proto::turn::types::PeerAddr;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 struct Two {
     world: World,

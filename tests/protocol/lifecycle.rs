@@ -4,7 +4,7 @@ use relay_proto::base::address::Transport;
 use relay_proto::turn::types::{Link, Path};
 use relay_proto::turn::{DropReason, EndReason, Event};
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 fn ended(world: &World) -> Vec<EndReason> {
     let why = |event: &Event| match event {
@@ -167,7 +167,7 @@ fn a_reload_keeps_allocations_and_their_ports() {
     assert_eq!(first.request(&mut world, &refresh(600)).code(), 0);
     assert_eq!(client(3).request(&mut world, &allocate()).code(), 440);
     first.request(&mut world, &refresh(0));
-    world.reload(|config| *config = super::world::config());
+    world.reload(|config| *config = relay_testkit::world::config());
     client(3).allocate(&mut world);
 }
 

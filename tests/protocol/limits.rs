@@ -4,7 +4,7 @@ use relay_proto::base::address::Transport;
 use relay_proto::turn::DropReason;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 //= TURN-ALLOC-25
 #[test]

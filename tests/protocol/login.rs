@@ -10,7 +10,7 @@ use relay_proto::wire::message::{Class, Method, TransactionId};
 use relay_proto::wire::writer::MessageWriter;
 
 use crate::every::*;
-use crate::world::*;
+use relay_testkit::world::*;
 
 const ERROR_CODE: u16 = 0x0009;
 const REALM_: u16 = 0x0014;

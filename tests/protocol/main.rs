@@ -6,8 +6,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod world;
-
 mod allocate;
 mod auth;
 mod binding;

@@ -7,7 +7,7 @@ use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
 use crate::every::*;
-use crate::world::*;
+use relay_testkit::world::*;
 
 fn over_dtls(client: &Client) -> bool {
     client.client.five_tuple.transport == Transport::Dtls

@@ -8,7 +8,7 @@ use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secre
 use relay_proto::turn::login::nonce::NonceKey;
 use relay_proto::wire::attribute::AttributeType;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// Alice, and those who share these secrets.
 fn sharing(config: &mut Config, secrets: &[&str]) {

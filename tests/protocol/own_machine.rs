@@ -7,7 +7,7 @@ use relay_proto::turn::DropReason;
 use relay_proto::turn::config::Config;
 use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// The peer policy where `allow` holds `allow`; two relay ports, of which a client that is alone leaves one free.
 fn machine(config: &mut Config, allow: &[&str]) {

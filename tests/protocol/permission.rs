@@ -4,7 +4,7 @@ use relay_proto::turn::DropReason;
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 const NOT_PERMITTED: Delivered = Delivered::Dropped(DropReason::NoPermission);
 

@@ -4,7 +4,7 @@
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 const NOBODY: (&str, &str) = ("alice", "wrong");
 const ALICE: (&str, &str) = ("alice", "wonderland");

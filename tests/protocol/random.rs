@@ -7,7 +7,7 @@ use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_o
 use relay_proto::base::address::Transport;
 use relay_proto::turn::OpenError;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 #[derive(Clone, Debug)]
 enum Op {

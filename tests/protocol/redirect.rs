@@ -10,7 +10,7 @@ use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay_proto::wire::message::Method;
 
 use crate::refusals::only;
-use crate::world::*;
+use relay_testkit::world::*;
 
 const ALTERNATE_V4: &str = "198.51.100.77:3478";
 const ALTERNATE_V6: &str = "[2a00:1450:2::77]:5349";

@@ -14,7 +14,7 @@ use relay_proto::wire::message::Method;
 
 use crate::every::*;
 use crate::time_limited::minted;
-use crate::world::*;
+use relay_testkit::world::*;
 
 const PEER: &str = "192.0.2.7:9000";
 

@@ -3,7 +3,7 @@
 use relay_proto::wire::attribute::AttributeType;
 
 use crate::every::*;
-use crate::world::*;
+use relay_testkit::world::*;
 
 fn with_token(token: &[u8]) -> Message {
     allocate().with(AttributeType::RESERVATION_TOKEN, token)

@@ -11,7 +11,7 @@ use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay_proto::wire::message::Method;
 
 use crate::every::*;
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// Every response there is, each as long as it can be, to `client`: code and bytes.
 fn all_responses(client: &Client) -> Vec<(u16, Vec<u8>)> {

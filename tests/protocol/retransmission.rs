@@ -3,7 +3,7 @@
 use relay_proto::base::address::Transport;
 use relay_proto::wire::attribute::AttributeType;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// Copies are only where datagrams are: the whole of this file is about UDP.
 fn client(n: u16) -> Client {

@@ -9,7 +9,7 @@ use relay_proto::turn::config::Mobility;
 use relay_proto::turn::{ChannelRoute, RouteChange};
 use relay_proto::wire::attribute::AttributeType;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 const NUMBER: u16 = 0x4000;
 const PEER: &str = "192.0.2.1:7000";

@@ -6,7 +6,7 @@ use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay_proto::wire::message::Method;
 
 use crate::every::*;
-use crate::world::*;
+use relay_testkit::world::*;
 
 const ERROR_CODE: u16 = 0x0009;
 

@@ -11,7 +11,7 @@ use relay_proto::wire::attribute::{self, AttributeType};
 use relay_proto::wire::integrity::Integrity;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 pub(crate) const PEER: &str = "192.0.2.7:5000";
 pub(crate) const PEER_V6: &str = "[2001:db8::7]:5000";

@@ -13,7 +13,7 @@ use relay_proto::wire::message::Method;
 
 use crate::tcp_allocations::*;
 use crate::time_limited::minted;
-use crate::world::*;
+use relay_testkit::world::*;
 
 //= TCP-ALLOC-08
 #[test]

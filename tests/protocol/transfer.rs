@@ -7,7 +7,7 @@ use relay_proto::turn::{AllocationRecord, Exported, ImportError, RECORD_VERSION,
 use serde_json::Value;
 
 use crate::tcp_allocations;
-use crate::world::*;
+use relay_testkit::world::*;
 
 const NUMBER: u16 = 0x4000;
 const PEER: &str = "192.0.2.1:7000";

@@ -11,7 +11,7 @@ use relay_proto::wire::message::Method;
 
 use crate::tcp_allocations::{Owner, PEER, connection_bind, switched_on, tcp_allocate};
 use crate::time_limited::minted;
-use crate::world::*;
+use relay_testkit::world::*;
 
 /// A static user whose name is also a time-limited username.
 fn lookalike() -> String {

@@ -8,7 +8,7 @@ use relay::wire::message::{Class, Message, Method};
 use relay::wire::writer::MessageWriter;
 
 use super::*;
-use crate::dtls_client::DtlsClient;
+use relay_testkit::dtls_client::DtlsClient;
 
 /// `[tls]` with a certificate for `name`, which is put in place of the one before.
 pub(crate) fn put(setup: &Setup, name: &str) -> String {

@@ -1,8 +1,6 @@
 //! The real program on loopback: start, service, reload, end.
 
 mod changes;
-#[path = "../support/dtls_client.rs"]
-mod dtls_client;
 mod files;
 mod forced;
 mod late;
@@ -10,6 +8,7 @@ mod ports;
 mod reloads;
 mod secrets;
 mod support;
+mod systemd;
 mod unreadable;
 
 use std::io::Write as _;

@@ -4,10 +4,10 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use crate::shard_support::*;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
 use relay::shard::stream_intake::{Displace, StreamGuard, StreamHandover};
 use relay::wire::message::Method;
+use relay_testkit_server::*;
 
 fn displaced(server: &TestServer) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == "displaced").unwrap();

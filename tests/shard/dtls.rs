@@ -4,15 +4,15 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dtls_client::DtlsClient;
-use crate::dtls_shard::{client, config, context, over, start, start_under, start_with};
-use crate::dtls_slow::{SlowClient, early_record, from, hello_with_cookie, hello_with_cookie_from};
-use crate::http3_shard::{passed_to, start_http3_with};
-use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::shard::counters::{DtlsClose, DtlsDrop};
 use relay::turn::{DropReason, EndReason};
 use relay::wire::message::{Class, Message, Method};
+use relay_testkit::dtls_client::DtlsClient;
+use relay_testkit::dtls_slow::{SlowClient, early_record, from, hello_with_cookie, hello_with_cookie_from};
+use relay_testkit_server::dtls::{client, config, context, over, start, start_under, start_with};
+use relay_testkit_server::http3::{passed_to, start_http3_with};
+use relay_testkit_server::*;
 
 /// Its allocation is still there.
 #[track_caller]
@@ -340,7 +340,7 @@ fn sixty_four_messages_of_a_turn_reach_a_client_all_of_them() {
     let server = start(config(|_| {}));
     let mut client = client(&server);
     let relayed = client.allocate();
-    let (mut sender, socket) = Client::bursting(server.udp);
+    let (mut sender, socket) = bursting_client(server.udp);
     let from = sender.allocate();
     client.permit(from);
     sender.bind(0x4000, relayed);

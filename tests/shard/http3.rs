@@ -4,12 +4,12 @@
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::http3_shard::{passed_to, start_http3};
-use crate::shard_support::*;
 use relay::shard::counters::{Http3Drop, Http3End};
 use relay::shard::{Http3Config, ShardConfig, SharedBackend};
 use relay::turn::DropReason;
 use relay::wire::message::{Class, Message, Method};
+use relay_testkit_server::http3::{passed_to, start_http3};
+use relay_testkit_server::*;
 
 /// The connection ID the backend of these tests chooses.
 const CHOSEN: [u8; 8] = *b"answered";

@@ -4,12 +4,12 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::http3_shard::{passed_to, start_http3};
-use crate::shard_support::*;
 use nix::sys::socket::{setsockopt, sockopt};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
+use relay_testkit_server::http3::{passed_to, start_http3};
+use relay_testkit_server::*;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Expedited forwarding, ECN-capable.

@@ -1,8 +1,8 @@
 //! The longest messages a stream can carry, through a running shard: relayed if a datagram can hold their data, dropped if
 //! not, and the connection lives on.
 
-use crate::shard_support::*;
 use relay::turn::DropReason;
+use relay_testkit_server::*;
 
 //= STUN-MSG-24
 //= TURN-DATA-05

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::shard_support::{Client, Gate, Incoming, PATIENCE, Peer, Pipe, TestServer, turn_config};
 use relay::shard::ShardConfig;
 use relay::turn::config::Mobility;
 use relay::turn::{Config, DropReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
+use relay_testkit_server::{Client, Gate, Incoming, PATIENCE, Peer, Pipe, TestServer, turn_config};
 
 const CHANNEL: u16 = 0x4000;
 

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::turn::Counters;
 use relay::turn::config::{Config, RelayAddress};
 use relay::wire::attribute::AttributeType;
 use relay::wire::error_code;
 use relay::wire::message::{Class, Message, Method};
+use relay_testkit_server::*;
 
 /// Ports on an address that this process has to itself: nobody else's tests are in the way.
 fn with_ports(ports: std::ops::RangeInclusive<u16>) -> Config {

@@ -2,10 +2,10 @@
 
 use std::io::{Read, Write};
 
-use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
 use relay::wire::message::{Class, Message, Method};
+use relay_testkit_server::*;
 
 fn closed(server: &TestServer, reason: &str) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == reason).unwrap();

@@ -5,7 +5,6 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::shard_support::*;
 use relay::base::address::Transport;
 use relay::net::stream::StreamLimits;
 use relay::shard::ShardConfig;
@@ -13,6 +12,7 @@ use relay::shard::counters::STREAM_CLOSE_REASONS;
 use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Class, Message, Method};
+use relay_testkit_server::*;
 
 fn closed(server: &TestServer, reason: &str) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == reason).unwrap();

@@ -5,7 +5,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::shard_support::*;
 use relay::net::stream::StreamLimits;
 use relay::shard::ShardConfig;
 use relay::shard::counters::STREAM_CLOSE_REASONS;
@@ -13,6 +12,7 @@ use relay::turn::Config;
 use relay::turn::output::ConnectionEnd;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
+use relay_testkit_server::*;
 
 fn moved(server: &TestServer) -> u64 {
     let i = STREAM_CLOSE_REASONS.iter().position(|&r| r == "moved").unwrap();

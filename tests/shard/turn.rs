@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use crate::shard_support::*;
 use relay::shard::ShardConfig;
 use relay::turn::Config;
 use relay::turn::DropReason;
 use relay::wire::attribute::AttributeType;
 use relay::wire::message::{Message, Method};
+use relay_testkit_server::*;
 
 fn start(workers: usize, config: ShardConfig, turn: Config) -> (Gate, TestServer) {
     let (gate, config) = Gate::with(config);
@@ -65,7 +65,7 @@ fn a_turn_sends_more_lone_datagrams_than_a_batch_holds() {
     let (gate, server) = start(1, ShardConfig::default(), turn_config());
     // Next to each other none has the same peer, so none shares a message.
     let peers: Vec<Peer> = (0..10).map(|_| Peer::new()).collect();
-    let (mut client, socket) = Client::bursting(server.udp);
+    let (mut client, socket) = bursting_client(server.udp);
     let relayed = client.allocate();
     client.permit(peers[0].addr());
     let packets: Vec<Vec<u8>> = (0..COUNT)

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::shard_support::*;
 use relay::net::udp::{UdpOptions, UdpSocket};
 use relay::shard::ShardConfig;
 use relay::turn::config::IcmpReports;
 use relay::turn::{Config, DropReason, EndReason};
 use relay::wire::message::{Class, Message, Method};
+use relay_testkit_server::*;
 
 const SIZES: [usize; 12] = [0, 1, 3, 4, 5, 160, 1199, 1200, 1472, 1473, 9000, 60_000];
 

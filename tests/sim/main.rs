@@ -11,7 +11,6 @@
 //! ```
 
 mod client;
-mod dice;
 mod endings;
 mod epilogue;
 mod expect;

@@ -16,9 +16,9 @@ use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
 use relay_proto::wire::integrity::PasswordAlgorithm;
 use sha1::Sha1;
 
-use crate::dice::Dice;
 use crate::message::{Login, REALM};
 use crate::places::{self, PeerRules};
+use relay_testkit::dice::Dice;
 
 pub(crate) const MAX_TTL: u64 = 86_400;
 pub(crate) const SKEW: u64 = 60;

@@ -10,7 +10,6 @@ use relay_proto::turn::types::{Client, Link, PeerAddr, RelayId, RelayedAddr, Sha
 use relay_proto::turn::{Command, Counters, Frame, OpenError, QuotedIcmp, Response, Server, Shared, Verdict};
 use relay_proto::wire::channel_data;
 
-use crate::dice::Dice;
 use crate::endings::Cause;
 use crate::judge::Deed;
 use crate::judge_peer::Inbound;
@@ -22,6 +21,7 @@ use crate::reply::{FromPeer, Reply};
 use crate::setup::{Rules, Setup};
 use crate::trace;
 use crate::world::{Event, World};
+use relay_testkit::dice::Dice;
 
 /// One run of the server program.
 pub(crate) struct Site {

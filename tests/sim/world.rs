@@ -11,7 +11,6 @@ use relay_proto::turn::types::{PeerAddr, RelayId, RelayedAddr};
 use relay_proto::turn::{OpenError, Shared};
 
 use crate::client::Client;
-use crate::dice::Dice;
 use crate::faults::Fault;
 use crate::message::{Login, Packet};
 use crate::oracle::Oracle;
@@ -19,6 +18,7 @@ use crate::setup::{Rules, Setup, Weather};
 use crate::site::Site;
 use crate::stream::{Conn, StreamEvent};
 use crate::trace;
+use relay_testkit::dice::Dice;
 
 /// Wall-clock time at the beginning, in Unix seconds.
 const EPOCH: i64 = 1_800_000_000;

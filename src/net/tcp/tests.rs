@@ -1,7 +1,8 @@
 //! Tests of pipes over real sockets on loopback, and of shared addresses.
 
+use relay_testkit::tls::tls_pair;
+
 use super::*;
-use crate::tls_configs::tls_configs;
 
 /// A connection: the remote end, which blocks, and ours, which does not.
 fn pair() -> (TcpStream, TcpStream) {
@@ -369,26 +370,6 @@ struct Sealed {
     opened: Vec<u8>,
 }
 
-/// Both ends of a TLS connection, its handshake complete.
-fn tls_pair() -> (rustls::ClientConnection, Box<rustls::ServerConnection>) {
-    let (client, server) = tls_configs(&[&rustls::version::TLS13]);
-    let mut client = rustls::ClientConnection::new(client, "relay.test".try_into().unwrap()).unwrap();
-    let mut server = Box::new(rustls::ServerConnection::new(server).unwrap());
-    while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
-        feed(&mut server, &written(&mut client));
-        let mut bytes = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut bytes).unwrap();
-        }
-        let mut bytes = &bytes[..];
-        while !bytes.is_empty() {
-            client.read_tls(&mut bytes).unwrap();
-            client.process_new_packets().unwrap();
-        }
-    }
-    (client, server)
-}
-
 fn feed(server: &mut rustls::ServerConnection, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         server.read_tls(&mut bytes).unwrap();
@@ -406,7 +387,7 @@ fn written(client: &mut rustls::ClientConnection) -> Vec<u8> {
 }
 
 fn sealed(unsent: &[u8]) -> Sealed {
-    let (client, server) = tls_pair();
+    let (client, server) = tls_pair(&[&rustls::version::TLS13]);
     let mut joined = joined(b"", b"");
     joined.pipe = Pipe::new(StreamParts {
         tls: Some(TlsSession::new(server)),
@@ -549,7 +530,7 @@ fn over_tls_a_reset_by_the_client_is_an_error() {
 #[test]
 fn a_client_that_has_said_goodbye_before_it_was_joined_has_ended() {
     for goodbye in [true, false] {
-        let (mut client, mut server) = tls_pair();
+        let (mut client, mut server) = tls_pair(&[&rustls::version::TLS13]);
         if goodbye {
             client.send_close_notify();
             feed(&mut server, &written(&mut client));

@@ -13,7 +13,7 @@ use relay_proto::turn::config::{Config, Mobility};
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::world::*;
+use relay_testkit::world::*;
 
 const GRACE: u64 = 120;
 const NUMBER: u16 = 0x4000;

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 
-use rustls::pki_types::ServerName;
+use relay_testkit::tls::tls_pair;
 use rustls::{ClientConnection, ServerConnection};
 
 use super::super::*;
-use crate::tls_configs::tls_configs;
 
 /// `millis` milliseconds after the origin of time.
 pub(super) fn at(millis: u64) -> Instant {
@@ -147,25 +146,8 @@ impl TlsPair {
     }
 
     pub(super) fn with_version(version: &'static rustls::SupportedProtocolVersion) -> Self {
-        let (client, server) = tls_configs(&[version]);
-        let name = ServerName::try_from("relay.test").unwrap();
-        let mut pair = Self {
-            client: ClientConnection::new(client, name).unwrap(),
-            server: Box::new(ServerConnection::new(server).unwrap()),
-        };
-        while pair.client.is_handshaking() || pair.server.is_handshaking() || pair.server.wants_write() {
-            let mut bytes = Vec::new();
-            while pair.client.wants_write() {
-                pair.client.write_tls(&mut bytes).unwrap();
-            }
-            feed_server(&mut pair.server, &bytes);
-            let mut bytes = Vec::new();
-            while pair.server.wants_write() {
-                pair.server.write_tls(&mut bytes).unwrap();
-            }
-            assert!(client_reads(&mut pair.client, &bytes).is_empty());
-        }
-        pair
+        let (client, server) = tls_pair(&[version]);
+        Self { client, server }
     }
 }
 

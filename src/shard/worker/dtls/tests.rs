@@ -4,6 +4,9 @@ use std::net::UdpSocket as StdUdpSocket;
 use std::rc::Rc;
 use std::time::Duration;
 
+use relay_testkit::turn::{Client as Turn, Incoming, Messages, Peer as TurnPeer, Pipe, turn_config};
+use relay_testkit_net::UDP;
+
 use openssl::ssl::{
     ErrorCode, HandshakeError, MidHandshakeSslStream, Ssl, SslContextBuilder, SslMethod, SslOptions, SslStream,
     SslVerifyMode,
@@ -15,9 +18,6 @@ use crate::net::udp::UdpSocket;
 use crate::shard::ShardConfig;
 use crate::shard::counters::{DtlsClose, DtlsDrop};
 use crate::shard::table::dtls::{DtlsClient, DtlsConfig, PENDING, longest_message};
-use crate::shard::tests::shard_support::{
-    Client as Turn, Incoming, Messages, Peer as TurnPeer, Pipe, UDP, turn_config,
-};
 use crate::shard::udp::sockets::Listener;
 use crate::shard::worker::tests::{Alone, Turning};
 use crate::turn::DropReason;

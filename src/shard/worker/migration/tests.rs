@@ -1,8 +1,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use relay_testkit::turn::{Client, Incoming, Peer, turn_config};
+use relay_testkit_net::UDP;
+
 use crate::net::udp::UdpSocket;
-use crate::shard::tests::shard_support::{Client, Incoming, Peer, UDP, turn_config};
 use crate::shard::worker::tests::Alone;
 use crate::shard::{Listener, ShardConfig};
 use crate::turn::Config;

@@ -2,9 +2,10 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
+use relay_testkit::turn::{Client, Incoming, Peer, turn_config};
+
 use super::*;
 use crate::shard::ShardConfig;
-use crate::shard::tests::shard_support::{Client, Incoming, Peer, turn_config};
 use crate::shard::worker::tests::Alone;
 use crate::wire::message::Method;
 

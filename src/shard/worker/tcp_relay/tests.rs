@@ -1,8 +1,10 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 
+use relay_testkit::turn::{Client, Incoming, PATIENCE, accept, error_code};
+
 use super::*;
-use crate::shard::tests::shard_support::{Client, Incoming, PATIENCE, accept, error_code, tcp_pair};
+use crate::shard::tests::tcp_pair;
 use crate::shard::worker::tests::Alone;
 use crate::turn::output::ConnectionEnd;
 use crate::wire::attribute::AttributeType;

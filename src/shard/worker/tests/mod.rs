@@ -11,12 +11,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use relay_testkit::turn::{Client, Messages, PATIENCE, Pipe, Stream, turn_config};
+use relay_testkit_net::UDP;
+
 use super::*;
 use crate::net::udp::UdpSocket;
 use crate::shard::control::ShardHandle;
 use crate::shard::counters::STREAM_CLOSE_REASONS;
 use crate::shard::spawn;
-use crate::shard::tests::shard_support::{Client, Messages, PATIENCE, Pipe, Stream, UDP, tcp_pair, turn_config};
+use crate::shard::tests::tcp_pair;
 
 /// A worker, the only one of its server, with one listener.
 #[derive(Clone)]

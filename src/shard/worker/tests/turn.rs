@@ -1,8 +1,10 @@
+use relay_testkit::turn::{Client as Turn, Incoming, Peer, turn_config};
+use relay_testkit_net::UDP;
+
 use super::super::*;
 use crate::base::address::Family;
 use crate::net::udp::{UdpOptions, UdpSocket};
 use crate::shard::ShardConfig;
-use crate::shard::tests::shard_support::{Client as Turn, Incoming, Peer, UDP, turn_config};
 use crate::shard::worker::tests::Alone;
 use crate::shard::worker::udp::LISTENER_BATCH;
 use crate::turn::output::EndReason;

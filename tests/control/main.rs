@@ -1,0 +1,4 @@
+//! The control plane in this process: the credentials API, and the admin listener.
+
+mod api;
+mod metrics;
