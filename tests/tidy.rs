@@ -380,6 +380,24 @@ fn files_and_functions_stay_readable() {
     report(&findings);
 }
 
+/// What programs share is in `tests/testkit`, where the compiler sees which parts nobody needs.
+#[test]
+fn test_programs_include_no_file_of_another_by_path() {
+    let attribute = ["#[", "path"].concat();
+    let mut findings = Vec::new();
+    for file in files().iter().filter(|f| f.is_rust()) {
+        let is_test = ["tests/", "benches/"]
+            .iter()
+            .any(|folder| file.path.starts_with(folder));
+        for (number, line) in file.code().filter(|_| is_test) {
+            if line.trim_start().starts_with(&attribute) {
+                findings.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    report(&findings);
+}
+
 /// The name of a type this line declares for other files to see.
 fn declared(line: &str) -> Option<&str> {
     let line = line.trim_start();

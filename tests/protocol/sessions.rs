@@ -11,7 +11,7 @@ use relay_proto::turn::types::Path;
 use relay_proto::turn::{EndReason, Event, RefusalReason, SessionId};
 
 use crate::time_limited::minted;
-use crate::world::*;
+use relay_testkit::world::*;
 
 const PEER: &str = "192.0.2.1:7000";
 
