@@ -1,5 +1,5 @@
-//! What a request costs the core, without sockets: the challenge to a stranger, the login, a forged signature, and a whole
-//! handshake.
+//! Cost of requests in the core, without sockets: the challenge to an unauthenticated client, the
+//! login, a forged signature, and a whole handshake.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
@@ -13,7 +13,7 @@ use relay::wire::integrity::{Integrity, PasswordAlgorithm};
 
 use relay_testkit::world::*;
 
-/// Time passes from one request to the next, or limits per second would run out.
+/// Time advances between requests; otherwise the limits per second would be reached.
 const STEP: Duration = Duration::from_micros(100);
 
 fn strangers(c: &mut Criterion) {
@@ -68,7 +68,8 @@ fn signed(c: &mut Criterion) {
     });
 }
 
-/// 401, Allocate, CreatePermission, ChannelBind, Refresh 0, requests made and signed as well.
+/// 401, Allocate, CreatePermission, ChannelBind, Refresh 0, including the client's work to build
+/// and sign the requests.
 fn handshakes(c: &mut Criterion) {
     let mut world = World::new();
     let mut n = 0_u16;

@@ -1,4 +1,5 @@
-//! What one message costs: the budgets are 100 ns for a Binding exchange and 500 ns for a signed Refresh exchange.
+//! Cost of one message. Budgets: 100 ns for a Binding exchange and 500 ns for a signed Refresh
+//! exchange.
 
 use std::hint::black_box;
 use std::net::SocketAddr;

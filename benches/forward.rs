@@ -1,5 +1,5 @@
-//! What the core decides about a relayed packet, without sockets: the budget is 100 ns with one client, and what the
-//! cache misses cost with ten thousand.
+//! Cost of the core's decision about a relayed packet, without sockets. The budget is 100 ns with
+//! one client. With ten thousand clients it shows the cost of cache misses.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
@@ -18,7 +18,7 @@ use relay_testkit::world::*;
 const DATA: [u8; 1200] = [7; 1200];
 const CHANNEL: u16 = 0x4000;
 
-/// Clients with a channel each to one peer, whose packets come by turns.
+/// Clients with one channel each to one peer, whose packets alternate.
 struct Calls {
     world: World,
     clients: Vec<Client>,

@@ -1,4 +1,5 @@
-//! What a frame costs on a stream, without sockets: finding its end, a round through the queues, and the same through TLS.
+//! Cost of a frame on a stream, without sockets: finding its end, one pass through the queues, and
+//! the same through TLS.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 
@@ -49,7 +50,7 @@ fn framing(c: &mut Criterion) {
     group.bench_function("in_and_out_plain", |b| {
         b.iter(|| relay(&mut plain, &mut socket(black_box(&incoming))));
     });
-    // As browsers do, one frame a record; and as we do, as many as fit.
+    // One frame per record, as browsers do; and as many as fit, as the relay does.
     for frames_per_record in [1, 10] {
         let (mut client, server) = tls_pair(rustls::DEFAULT_VERSIONS);
         let mut conn = stream(Some(server));

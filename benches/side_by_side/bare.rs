@@ -1,5 +1,6 @@
-//! What the kernel allows: packets go from socket to socket with the system calls the relay uses, and nothing is asked of
-//! them. No login, no permission, no deadline, no counter; requests are answered with what clients want to hear.
+//! The kernel's limit: packets go from socket to socket with the system calls that the relay uses,
+//! without any checks. No login, no permission, no deadline, no counter; every request gets the
+//! response that the client expects.
 
 mod stream;
 
@@ -24,7 +25,7 @@ use rustls::ServerConfig;
 
 use self::stream::Stream;
 
-/// The one channel clients of `relay bench` bind.
+/// The one channel that clients of `relay bench` bind.
 const CHANNEL: u16 = 0x4000;
 const BATCH: usize = 64;
 const OPTIONS: UdpOptions = UdpOptions {
@@ -34,13 +35,13 @@ const OPTIONS: UdpOptions = UdpOptions {
     errors: false,
     traffic_class: false,
 };
-/// Whose turn it is: sockets of clients are behind these three.
+/// Tokens of the listeners; sockets of clients have higher ones.
 const UDP: u64 = 0;
 const TCP: u64 = 1;
 const TLS: u64 = 2;
 const RELAYS: u64 = 1 << 20;
 const STREAMS: u64 = 2 << 20;
-/// The UDP listener among the sockets that send.
+/// The number of the UDP listener among the sending sockets.
 const MAIN: u32 = 0;
 
 struct Client {
@@ -52,7 +53,7 @@ struct Client {
 
 struct Bare {
     udp: UdpSocket,
-    /// The same socket, for answers.
+    /// The same socket, for responses.
     answers: std::net::UdpSocket,
     tcp: TcpListener,
     tls: TcpListener,
@@ -65,10 +66,11 @@ struct Bare {
     outgoing: Vec<u8>,
 }
 
-/// As long as the relay lets packets gather.
+/// How long the relay lets packets gather.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// Relays for ever, UDP and TCP at `plain` and TLS at `tls`; `paused`: lets packets gather before it looks for them.
+/// Relays forever: UDP and TCP at `plain`, and TLS at `tls`. With `paused`, lets packets gather
+/// before it receives them.
 pub(crate) fn run(plain: SocketAddr, tls: SocketAddr, paused: bool) -> io::Result<()> {
     let udp = UdpSocket::bind(plain, &OPTIONS)?;
     let mut bare = Bare {
@@ -132,7 +134,7 @@ impl Bare {
     fn accept(&mut self, tls: bool) -> io::Result<()> {
         let listener = if tls { &self.tls } else { &self.tcp };
         let (socket, address) = listener.accept()?;
-        // Whoever only looked whether this listens is gone before the handshake.
+        // A client that only checked whether this listens closes before the handshake.
         match Stream::new(socket, tls.then_some(&self.tls_config)) {
             Ok(stream) => {
                 let client = self.add(address, Some(stream))?;
@@ -237,12 +239,12 @@ impl Bare {
 }
 
 impl Client {
-    /// What came over its stream and is not done with.
+    /// Bytes that arrived on its stream and are not processed yet.
     fn bytes(&self) -> &[u8] {
         self.stream.as_ref().map(Stream::bytes).unwrap_or_default()
     }
 
-    /// The message that begins at `start` of it, if it is whole.
+    /// The message at `start`, if it is whole.
     fn frame(&self, start: usize) -> Option<Range<usize>> {
         match next_frame(self.bytes().get(start..)?) {
             Ok(Framing::Message(length)) => Some(start..start + length),
@@ -250,7 +252,7 @@ impl Client {
         }
     }
 
-    /// Success, whatever was asked.
+    /// A success response, whatever the request.
     fn answer(&mut self, request: &[u8]) -> Option<Vec<u8>> {
         let message = Message::parse(request).ok()?;
         let method = message.method()?;
@@ -270,7 +272,7 @@ impl Client {
     }
 }
 
-/// Which socket of the batch a client's relay socket is.
+/// The number in the batch of a client's relay socket.
 fn egress(client: usize) -> u32 {
     u32::try_from(client + 1).unwrap_or(u32::MAX)
 }
@@ -282,7 +284,7 @@ fn socket<'a>(clients: &'a [Client], main: &'a UdpSocket, egress: u32) -> Option
     }
 }
 
-/// The batch takes more than one round of receiving brings.
+/// The batch holds more than one round of receiving returns.
 fn push(send: &mut SendBatch, egress: u32, destination: SocketAddr, header: &[u8], data: Range<usize>) {
     let full = send.push(&Datagram {
         egress,

@@ -1,8 +1,9 @@
-//! The relay beside other TURN servers, with the same traffic, by turns: `benches/run`.
+//! Measures the relay and other TURN servers alternately, with the same traffic: `benches/run`.
 //!
-//! `relay bench` is the generator, so that anybody can repeat it with what is in this repository. The server has core 0
-//! for itself and the generator core 1; every server is started anew for each measurement; the order changes from run
-//! to run. What counts is the server's CPU time per packet, which other load on the machine hardly moves.
+//! `relay bench` generates the traffic, so that everyone can repeat the measurement with this
+//! repository. The server has core 0 to itself and the generator core 1. Every measurement starts
+//! its server anew, and the order changes from run to run. The main figure is the server's CPU time
+//! per packet, which other load on the machine hardly affects.
 
 #![allow(
     clippy::print_stdout,

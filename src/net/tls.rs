@@ -2,8 +2,9 @@
 //!
 //! A thin layer over [`rustls::ServerConnection`] for a caller that owns the socket and the
 //! buffers. rustls allocates once per record that it opens and once per record that it seals. All
-//! other code reuses memory, and each record holds many frames, which share that cost. Deliberately
-//! absent: the handshake, certificates, and when to write.
+//! other code reuses memory, and each record holds many frames, which share that cost.
+//!
+//! Deliberately absent: the handshake, certificates, and when to write.
 
 use std::io::{self, BufRead, IoSlice, Write};
 

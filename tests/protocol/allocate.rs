@@ -372,7 +372,7 @@ fn a_client_at_one_of_our_relayed_addresses_is_refused_because_it_would_be_a_loo
     let mut loops = client(2);
     loops.client.five_tuple.client = relayed;
     assert_eq!(loops.request(&mut world, &allocate()).code(), 403);
-    // At a port where nothing lives it is a program on this machine like any other.
+    // At a port without an allocation it is a program on this machine like any other.
     let mut neighbour = client(3);
     let port = if relayed.port() == 50_000 { 50_001 } else { 50_000 };
     neighbour.client.five_tuple.client = (relayed.ip(), port).into();
@@ -393,7 +393,8 @@ fn a_session_is_not_refreshed_beyond_its_cap() {
     world.assert_empty();
 }
 
-/// A NAT that maps ports as well as the address: clients and peers know the outside, the socket is bound to the inside.
+/// A NAT that maps both port and address: clients and peers know the outside, and the socket is
+/// bound to the inside.
 //= TURN-ALLOC-31
 #[test]
 fn where_a_nat_maps_ports_the_client_is_told_the_port_outside() {
@@ -410,8 +411,8 @@ fn where_a_nat_maps_ports_the_client_is_told_the_port_outside() {
     world.assert_empty();
 }
 
-/// Clients from number `first` on, each at another shard than the one before, until one is answered 508: those that have
-/// got an allocation, and their ports in order.
+/// Clients from number `first` on, each at another shard than the previous one, until one gets 508.
+/// Returns those that got an allocation, and their ports in order.
 fn until_508(world: &mut World, first: u16, message: &Message) -> (Vec<Client>, Vec<u16>) {
     let (mut clients, mut ports) = (Vec::new(), Vec::new());
     loop {
@@ -443,7 +444,7 @@ fn a_range_is_used_to_its_last_port_by_any_number_of_shards() {
         let (clients, ports) = until_508(&mut world, 1, &message);
         let all: Vec<u16> = (50_000..=last).collect();
         assert_eq!(ports, all, "{shards} shards, family {family}");
-        // What one shard is done with is any other's.
+        // A port that one shard has released is available to every other.
         for (n, mut before) in (1000..).zip(clients) {
             before.request(&mut world, &refresh(0));
             let elsewhere = (before.shard + 1) % shards;

@@ -1,4 +1,4 @@
-//! The long-term credential mechanism (RFC 8489 §9.2) as the methods of TURN see it.
+//! The long-term credential mechanism (RFC 8489 §9.2), from the point of view of the TURN methods.
 
 use relay_proto::base::address::Transport;
 use relay_proto::base::time::UnixTime;
@@ -13,7 +13,7 @@ fn peer() -> std::net::SocketAddr {
     addr("192.0.2.1:7000")
 }
 
-/// One request of each method, for an allocation that is there.
+/// One request of each method, for an existing allocation.
 fn requests() -> [Message; 3] {
     [refresh(600), create_permission(&[peer()]), channel_bind(0x4000, peer())]
 }
@@ -30,7 +30,7 @@ fn every_answer_after_the_login_is_signed_as_the_request_was() {
         let mut world = World::new();
         let mut client = client(1);
         (client.integrity, client.algorithm) = (integrity, algorithm);
-        // `Client::request` checks the signature of every answer but 401 and 438.
+        // `Client::request` checks the signature of every response except 401 and 438.
         client.allocate(&mut world);
         for message in requests() {
             assert_eq!(client.request(&mut world, &message).code(), 0);

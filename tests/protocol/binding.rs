@@ -1,4 +1,4 @@
-//! Binding (RFC 8489 §12), and what is no STUN, or STUN nobody answers.
+//! Binding (RFC 8489 §12), and packets that are not STUN, or STUN without a response.
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::types::Link;
@@ -116,12 +116,12 @@ fn binding_can_be_switched_off() {
     client(1).allocate(&mut world);
 }
 
-/// A Binding request as RFC 3489 has it.
+/// A Binding request in the form of RFC 3489.
 fn classic(id: &[u8; 16], attributes: &[u8]) -> Vec<u8> {
     [&[0, 1, 0, attributes.len() as u8], &id[..], attributes].concat()
 }
 
-/// What comes back for `packet`, byte for byte.
+/// The response to `packet`, byte for byte.
 fn classic_answer(world: &mut World, client: &Client, packet: &[u8]) -> Result<Vec<u8>, DropReason> {
     let (now, mut response) = (world.now(), Response::new());
     match world.shards[0].handle_client(now, &client.client, packet, &mut response) {

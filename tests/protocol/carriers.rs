@@ -1,5 +1,6 @@
-//! The same story over every transport, for clients and relayed addresses of both IP versions: what a client sends reaches
-//! its peers unchanged, what they send comes back, and the edges of what a datagram can hold.
+//! The same exchange over every transport, for clients and relayed addresses of both IP versions.
+//! What a client sends reaches its peers unchanged, and what they send comes back, up to the size
+//! limits of a datagram.
 
 use std::net::SocketAddr;
 
@@ -99,7 +100,7 @@ fn every_five_tuple_is_a_client_of_its_own() {
         }
     }
     assert_eq!(relayed.len(), 16);
-    // Each ends its own and nobody else's.
+    // Each ends only its own allocation.
     for (gone, client) in (1..).zip(&mut clients) {
         assert_eq!(client.request(&mut world, &refresh(0)).code(), 0);
         assert_eq!(world.shards[0].allocations(), 16 - gone);
@@ -122,7 +123,7 @@ fn the_smallest_and_largest_application_data_goes_to_the_peer_unchanged() {
             let data: Vec<u8> = (0..size).map(|n| (n * 7) as u8).collect();
             let sent = client.channel_data(&mut world, 0x4000, &data).sent();
             assert_eq!(sent.data, data, "{size} bytes, {}", story(&client));
-            // Padding up to three bytes is none of the data, on every transport.
+            // Padding of up to three bytes is not part of the data, on every transport.
             for padding in 0..4 {
                 let padded = [channel_data(0x4000, &data), vec![0xFF; padding]].concat();
                 assert_eq!(world.packet(&client, &padded).sent().data, data);
@@ -131,7 +132,7 @@ fn the_smallest_and_largest_application_data_goes_to_the_peer_unchanged() {
                 assert_eq!(client.send(&mut world, peer, &data).sent().data, data);
             }
         }
-        // And the next one works after one that is too long.
+        // The next one works after one that is too long.
         for size in [most + 1, 65_535] {
             let answer = client.channel_data(&mut world, 0x4000, &vec![0; size]);
             assert_eq!(

@@ -1,4 +1,5 @@
-//! What carries packets to the core asks it about clients: who is a stranger, who is served, by which way to answer.
+//! What the shard asks the core about clients: which are unauthenticated, which have an allocation,
+//! and by which path to answer.
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::types::Link;

@@ -84,7 +84,7 @@ fn a_number_has_one_peer_and_a_peer_one_number() {
         (0x4000, "192.0.2.1:7001"),
         (0x4000, "192.0.2.2:7000"),
         (0x4001, "192.0.2.1:7000"),
-        // A bad request first of all, whoever the other peer is.
+        // A bad request has precedence, whoever the other peer is.
         (0x4000, "[2001:db8::9]:7000"),
         (0x4000, "10.0.0.1:7000"),
     ] {

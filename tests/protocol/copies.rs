@@ -1,4 +1,5 @@
-//! Requests that arrive twice, and who may ask at all, over every transport and both IP versions.
+//! Requests that arrive twice, and who may send requests at all, over every transport and both IP
+//! versions.
 
 use relay_proto::wire::message::Method;
 
@@ -130,7 +131,7 @@ fn a_late_copy_of_the_refresh_that_ended_an_allocation_does_not_end_the_next() {
             assert_eq!(world.packet(&client, &release).code(), 0);
             client.request(&mut world, &allocate().also(2));
             world.pass(wait);
-            // As if it were answered again.
+            // The counters advance as if it were answered again.
             let copy = world.packet(&client, &release);
             assert_eq!((copy.code(), copy.lifetime()), (0, secs(0)), "{}", story(&client));
             assert_eq!(
@@ -142,7 +143,8 @@ fn a_late_copy_of_the_refresh_that_ended_an_allocation_does_not_end_the_next() {
             if ends {
                 continue;
             }
-            // The same for one half: the copy deletes it once only, and says so each time.
+            // The same for one family: copies delete it only once, and get the success response
+            // each time.
             let half = client.signed(&refresh(0).family(1));
             for _ in 0..2 {
                 assert_eq!(world.packet(&client, &half).lifetime(), secs(0));

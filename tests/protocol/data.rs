@@ -1,4 +1,4 @@
-//! Send and Data indications (RFC 8656 §11), and what both carriers share.
+//! Send and Data indications (RFC 8656 §11), and what they share with channels.
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::DropReason;
@@ -242,7 +242,7 @@ fn our_own_listener_is_neither_sent_to_nor_heard() {
     let (mut world, mut client, relayed, _) = permitted();
     let listener = addr("198.51.100.1:3478");
     assert_eq!(client.request(&mut world, &create_permission(&[listener])).code(), 403);
-    // A permission for the relay's address is fine, and lets nothing in from a listener there.
+    // A permission for the relay's address is valid, and admits nothing from a listener there.
     world.reload(|config| config.policy = policy(&[]));
     client.permit(&mut world, &[relayed]);
     let from_listener = (relayed.ip(), 3478).into();

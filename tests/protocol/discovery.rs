@@ -1,4 +1,4 @@
-//! NAT behaviour discovery (RFC 5780): where responses come from, where they go, and how long they are.
+//! NAT behaviour discovery (RFC 5780): the source, the destination and the length of responses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn response_port(port: u16) -> Message {
     )
 }
 
-/// A plain address attribute of an answer.
+/// A plain address attribute of a response.
 fn plain(answer: &Answer, kind: AttributeType) -> SocketAddr {
     let value = answer.attribute(kind).unwrap_or_else(|| panic!("no {kind}"));
     let port = u16::from_be_bytes([value[2], value[3]]);
@@ -69,7 +69,7 @@ fn plain(answer: &Answer, kind: AttributeType) -> SocketAddr {
     }
 }
 
-/// Both families' places: what is bound, and what clients are told.
+/// The four addresses of both families, bound and announced.
 fn places() -> [[(&'static str, &'static str); 4]; 2] {
     [
         [
@@ -95,7 +95,7 @@ fn a_response_comes_from_the_place_asked_for_and_tells_it_and_the_opposite_one()
     for places in places() {
         for (at, (local, _)) in places.iter().enumerate() {
             let mut client = client_at(local, Transport::Udp);
-            // The bits of a place's number are those of the flags: port and address.
+            // The bits of an index are those of the flags: port and address.
             for (flags, moved) in [(0, 0), (2, 1), (4, 2), (6, 3), (0xF9, 0), (0xFF, 3)] {
                 let answer = client.send_plain(&mut world, &change(flags));
                 let (from, told) = places[at ^ moved];
@@ -118,7 +118,7 @@ fn a_response_comes_from_the_place_asked_for_and_tells_it_and_the_opposite_one()
                 assert_eq!(world.route(), expected, "{local}, {flags:#04x}");
             }
             let answer = client.send_plain(&mut world, &binding());
-            // Over IPv6 the shortest request leaves no room for an address that is there twice (reflection).
+            // Over IPv6 the shortest request leaves no room to send an address twice (reflection).
             let expected: &[u16] = if client.addr().is_ipv4() {
                 &[0x0020, 0x0001, 0x802B, 0x802C]
             } else {
@@ -183,7 +183,7 @@ fn a_response_goes_to_another_port_of_its_source_and_never_to_another_address() 
     assert_eq!(client.send_plain(&mut world, &response_port(0)).code(), 400);
     let long = binding().with(AttributeType::RESPONSE_PORT, [0x13, 0x88, 0, 0, 203, 0, 113, 9]);
     assert_eq!(client.send_plain(&mut world, &long).code(), 400);
-    // An error goes back to who asked.
+    // An error goes back to the sender.
     let bad = response_port(5000).with(AttributeType(0x7FFE), []);
     assert_eq!(client.send_plain(&mut world, &bad).code(), 420);
     assert_eq!(world.route(), None);

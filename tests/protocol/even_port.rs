@@ -98,7 +98,7 @@ fn a_reservation_that_has_run_out_is_not_had_at_another_shard_either() {
     let mut world = World::sharded(2, |_| {});
     let answer = client(1).at_shard(0).request(&mut world, &allocate().even_port(true));
     let token = answer.token().expect("a token");
-    // Its own shard has not noticed yet.
+    // Its own shard has not noticed the expiry yet.
     world.pass_unnoticed(secs(30));
     assert_eq!(
         client(2).at_shard(1).request(&mut world, &with_token(&token)).code(),
@@ -233,7 +233,7 @@ fn a_token_is_good_at_another_shard_and_the_port_is_reached_where_it_lives() {
         .relayed()[0];
     assert_eq!(borrowed.port(), answer.relayed()[0].port() + 1);
 
-    // Other clients reach it where it lives, not where it was reserved.
+    // Other clients reach it on the shard that owns it, not on the one that reserved it.
     let mut third = client(3).at_shard(0);
     let from = third.allocate(&mut world);
     third.permit(&mut world, &[borrowed]);

@@ -1,6 +1,7 @@
 //! Clients over every transport and of both IP versions, and requests written by hand.
 //!
-//! Nothing here uses the codec's own HMAC, CRC or key derivation: what they get wrong on both sides would otherwise pass.
+//! Nothing here uses the codec's own HMAC, CRC or key derivation. Otherwise an error that affects
+//! both sides would pass.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -21,13 +22,13 @@ pub(crate) fn every_client() -> impl Iterator<Item = Client> {
     versions.flat_map(|v6| Transport::ALL.map(|transport| client_of(1 + u16::from(v6), transport, v6)))
 }
 
-/// How a failing case is told apart.
+/// Describes a case in failure messages.
 pub(crate) fn story(client: &Client) -> String {
     let version = if client.addr().is_ipv4() { 4 } else { 6 };
     format!("{} over IPv{version}", client.client.five_tuple.transport)
 }
 
-/// Asks for a nonce and keeps it.
+/// Requests a nonce and stores it.
 pub(crate) fn challenge(world: &mut World, client: &mut Client) -> Answer {
     let answer = client.send_plain(world, &allocate());
     assert_eq!(answer.code(), 401);
@@ -46,7 +47,7 @@ pub(crate) fn raw(method: Method) -> Raw {
     Raw::with_id(message_type(Class::Request, method), id)
 }
 
-/// An Allocate that asks for UDP.
+/// An Allocate that requests UDP.
 pub(crate) fn raw_allocate() -> Raw {
     raw(Method::Allocate).attribute(AttributeType::REQUESTED_TRANSPORT, [17, 0, 0, 0])
 }
@@ -56,12 +57,12 @@ impl Raw {
         Self([&kind.to_be_bytes()[..], &[0, 0, 0x21, 0x12, 0xA4, 0x42], &id].concat())
     }
 
-    /// A message to go on with.
+    /// A message to be continued.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
     }
 
-    /// Pads with 0xFF: padding may be anything.
+    /// Pads with 0xFF, because padding may have any value.
     pub(crate) fn attribute(mut self, kind: AttributeType, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
         self.0.extend(kind.0.to_be_bytes());
@@ -78,7 +79,7 @@ impl Raw {
             .attribute(AttributeType::NONCE, client.nonce.as_ref().expect("a nonce"))
     }
 
-    /// PASSWORD-ALGORITHMS as they are offered, and the choice of SHA-256.
+    /// PASSWORD-ALGORITHMS as offered, and SHA-256 as the choice.
     pub(crate) fn sha256_chosen(self) -> Self {
         self.attribute(AttributeType::PASSWORD_ALGORITHMS, [0, 2, 0, 0, 0, 1, 0, 0])
             .attribute(AttributeType::PASSWORD_ALGORITHM, [0, 2, 0, 0])
@@ -101,7 +102,7 @@ impl Raw {
         self.attribute(AttributeType::MESSAGE_INTEGRITY, value)
     }
 
-    /// MESSAGE-INTEGRITY-SHA256, its value cut to `len`.
+    /// MESSAGE-INTEGRITY-SHA256, truncated to `len`.
     pub(crate) fn sha256(self, key: &[u8], len: usize) -> Self {
         let mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
         let value = mac.chain_update(self.covered(len)).finalize().into_bytes();
@@ -113,13 +114,13 @@ impl Raw {
         self.fingerprint_before(0, wrong)
     }
 
-    /// FINGERPRINT that is right although `more` bytes are to follow it, XORed with `wrong`.
+    /// A FINGERPRINT that is correct although `more` bytes will follow it, XORed with `wrong`.
     pub(crate) fn fingerprint_before(self, more: usize, wrong: u32) -> Self {
         let crc = crc32(&self.covered(4 + more)) ^ 0x5354_554E ^ wrong;
         self.attribute(AttributeType::FINGERPRINT, crc.to_be_bytes())
     }
 
-    /// Everything so far, with a length that counts one more attribute of `len` bytes.
+    /// Everything so far, with a length that includes one more attribute of `len` bytes.
     fn covered(&self, len: usize) -> Vec<u8> {
         let mut covered = self.0.clone();
         let total = covered.len() - 20 + 4 + len;
@@ -153,7 +154,7 @@ pub(crate) fn userhash(client: &Client) -> Vec<u8> {
     Sha256::digest(format!("{}:{}", client.username, client.realm)).to_vec()
 }
 
-/// CRC-32 as ITU-T V.42 has it, bit by bit.
+/// CRC-32 of ITU-T V.42, bit by bit.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
     !bytes

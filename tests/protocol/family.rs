@@ -72,7 +72,7 @@ fn every_combination_of_what_is_asked_for_and_what_is_served() {
             let refused = world.refusals(RefusalReason::FamilyNotSupported);
             let expected = code == 440 || error.is_some();
             assert_eq!(refused, u64::from(expected), "case {n} from {source}");
-            // What the operator switched off is no news where the client has the other family.
+            // If the client gets the other family, the refusal of a disabled one is routine.
             let news = world.refused.iter().filter(|refused| !refused.routine).count();
             assert_eq!(news, usize::from(code != 0), "case {n} from {source}");
         }

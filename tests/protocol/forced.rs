@@ -1,4 +1,4 @@
-//! Forced relay: who may allocate on some listeners only.
+//! Forced relay: logins that may allocate on some listeners only.
 
 use std::sync::Arc;
 
@@ -52,10 +52,10 @@ fn a_forced_login_is_refused_on_other_ports_with_a_reason_and_served_on_its_own(
         assert!(String::from_utf8_lossy(error_code::decode(&value).unwrap().reason).contains("forced relay"));
         assert_eq!(refused(&world, transport), 1);
         assert!(world.sockets.is_empty() && world.events.is_empty(), "no trace of it");
-        // Not even a channel of an allocation that is not there.
+        // Not even a request about an allocation that does not exist.
         assert_eq!(wrong.request(&mut world, &refresh(600)).code(), 437);
         forced(at_port(client.clone(), 443), "u").allocate(&mut world);
-        // Others may be where they like.
+        // Other users may use any port.
         free(at_port(client.clone(), 3478), "v").allocate(&mut world);
         assert_eq!(refused(&world, transport), 1);
     }
@@ -159,7 +159,7 @@ fn forced_or_not_a_userid_has_one_quota() {
     for mut third in [forced(at_port(client(3), 443), "u"), free(client(4), "u")] {
         assert_eq!(third.request(&mut world, &allocate()).code(), 486);
     }
-    // And who is refused for its port has used up nothing.
+    // A client that is refused for its port has used no quota.
     for n in 10..20 {
         assert_eq!(forced(client(n), "w").request(&mut world, &allocate()).code(), 403);
     }

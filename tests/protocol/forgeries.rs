@@ -1,4 +1,5 @@
-//! What whoever forges a live client's address can do to its session: nothing. And what its owner may ask for.
+//! An attacker that forges a live client's address cannot affect its session. The client's own
+//! requests are still answered.
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::config::Config;
@@ -10,7 +11,7 @@ use relay_proto::wire::message::Method;
 
 use relay_testkit::world::*;
 
-/// With the limits a server has by default, and nonces that age soon.
+/// With the default limits of a server, and nonces that expire soon.
 fn strict(config: &mut Config) {
     config.limits = Limits::default();
     config.nonce_lifetime = secs(100);
@@ -19,9 +20,9 @@ fn strict(config: &mut Config) {
 /// A second of a flood: 3,000 packets with the client's address as their source.
 struct Forger {
     next: u32,
-    /// With its port as well.
+    /// Forges the port too.
     exact: bool,
-    /// Another source for each packet: the budget of all together goes.
+    /// Another source for each packet, which uses up the budget of all sources together.
     everywhere: bool,
 }
 
@@ -56,7 +57,7 @@ impl Forger {
     }
 }
 
-/// Asks as clients do: a 438 is answered with the nonce in it. Whatever is not answered fails.
+/// Sends requests as clients do: answers a 438 with the new nonce. Fails if there is no response.
 fn ask(world: &mut World, client: &mut Client, message: &Message) {
     let mut answer = client.request(world, message);
     if answer.code_or_success() == Some(438) {
@@ -66,7 +67,7 @@ fn ask(world: &mut World, client: &mut Client, message: &Message) {
     assert_eq!(answer.code_or_success(), Some(0), "{answer:?} at {:?}", world.now);
 }
 
-/// A session of twenty minutes, its nonce aged before every Refresh, to its natural end.
+/// A session of twenty minutes until its natural end. Its nonce expires before every Refresh.
 fn session(mut forger: Forger, v6: bool) {
     let mut world = World::with(|config| {
         strict(config);
@@ -165,7 +166,7 @@ fn every_answer_to_a_live_client_is_out_of_its_own_budget_whatever_is_wrong_with
         forger.second(world, client);
         client.request(world, message).code_or_success()
     };
-    // 438 to a request with its nonce of before: one of many that were under way when that aged.
+    // 438 to a request with its previous nonce: one of many that were in flight when it expired.
     world.pass(secs(101));
     let old = client.nonce.clone();
     ask(&mut world, &mut client, &refresh(600));
@@ -184,7 +185,7 @@ fn every_answer_to_a_live_client_is_out_of_its_own_budget_whatever_is_wrong_with
     world.reload(|config| config.nonce_key = Some(NonceKey::random([2; 32])));
     assert_eq!(codes(&mut world, &mut client, &mut forger, &refresh(600)), Some(438));
     ask(&mut world, &mut client, &refresh(600));
-    // The errors behind the login.
+    // The errors after the login.
     for (message, code) in [
         (allocate(), 437),
         (refresh(600).with(AttributeType(0x7001), []), 420),
@@ -203,7 +204,7 @@ fn a_live_client_with_a_nonce_nobody_knows_is_looked_at_some_times_a_second_and_
     let mut world = World::with(strict);
     let mut client = client_over(1, Transport::Udp);
     client.allocate(&mut world);
-    // Strangers of this address are answered no more.
+    // Unauthenticated senders at this address get no further responses.
     let mut elsewhere = Forger {
         next: 0,
         exact: false,
@@ -248,7 +249,7 @@ fn requests_are_rate_limited_by_allocation_whatever_they_are() {
         let limited = Answer::Dropped(DropReason::AllocationRate);
         answers.filter(|answer| *answer != limited).count()
     };
-    // Twice what it may have to renew, and a second's worth.
+    // Twice what it may have to renew, and one second of the rate.
     assert_eq!(answered(&mut world, &mut client), 14);
     assert_eq!(answered(&mut world, &mut other), 14, "each has its own budget");
     world.pass(secs(1));
@@ -276,7 +277,7 @@ fn allocations_made_and_released_again_and_again_are_rate_limited_by_user_wherev
             }
         }
     }
-    // As many as replace all allocations it may have, and a second's worth.
+    // As many as replace all allocations that it may have, and one second of the rate.
     assert_eq!(made, 50);
     assert_eq!(world.refusals(RefusalReason::UserRate), 150);
     let mut stranger = client_over(201, Transport::Udp);
@@ -293,7 +294,8 @@ fn allocations_made_and_released_again_and_again_are_rate_limited_by_user_wherev
     client_over(203, Transport::Udp).allocate(&mut world);
 }
 
-/// A browser's worst moment: everything it has is to be renewed at once, with a nonce that has just aged.
+/// A browser's worst case: everything it has must be renewed at once, with a nonce that has just
+/// expired.
 //= TURN-PERM-05
 #[test]
 fn a_client_with_all_permissions_and_channels_there_may_be_renews_them_at_once_by_default() {
@@ -308,7 +310,7 @@ fn a_client_with_all_permissions_and_channels_there_may_be_renews_them_at_once_b
         let nonce = client.nonce.clone();
         for (n, &peer) in peers.iter().enumerate() {
             for message in [create_permission(&[peer]), channel_bind(0x4000 + n as u16, peer)] {
-                // Each was sent before the first 438 came back.
+                // Each was sent before the first 438 arrived.
                 client.nonce.clone_from(&nonce);
                 ask(world, client, &message);
             }

@@ -1,4 +1,5 @@
-//! Two clients of one server: what one sends to the other's relayed address is delivered in memory.
+//! Two clients of one server: packets from one to the other's relayed address are delivered in
+//! memory.
 
 use relay_proto::turn::DropReason;
 use relay_proto::turn::config::Config;
@@ -160,7 +161,8 @@ fn a_packet_that_comes_too_late_to_the_other_shard_is_dropped() {
     assert_eq!(verdict, relay_proto::turn::Verdict::Drop(DropReason::NoSuchRelay));
 }
 
-/// By the announced ports, which are the only ones clients know. The bound ones are no second way in.
+/// Over the announced ports, which are the only ones that clients know. The bound ports are not a
+/// second entrance.
 #[test]
 fn where_a_nat_maps_ports_clients_reach_each_other_by_the_ports_outside() {
     for shards in [1, 3] {

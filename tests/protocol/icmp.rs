@@ -56,7 +56,7 @@ fn is_told(world: &mut World, peer: std::net::SocketAddr) -> bool {
 //= TURN-CHAN-19
 #[test]
 fn the_types_the_rfc_names_are_reported_with_their_data() {
-    /// IPv6, reported message, and what the client is told: type, code, data.
+    /// IPv6 or not, the reported message, and the client's indication: type, code, data.
     type Case = (bool, QuotedIcmp, Option<(u8, u16, u32)>);
     const CASES: [Case; 12] = [
         (false, icmp(3, 3, 77), Some((3, 3, 0))),
@@ -222,7 +222,8 @@ fn a_user_named_by_userhash_alone_is_told() {
     assert!(is_told(&mut world, peer));
 }
 
-/// Later requests and other logins of the same user change nothing; who takes the allocation along brings its own.
+/// Later requests and other logins of the same user change nothing. A client that moves the
+/// allocation brings its own login.
 //= TURN-NET-08
 #[test]
 fn it_is_the_login_of_the_allocation_that_counts() {

@@ -1,4 +1,4 @@
-//! How allocations end, what the operator hears of them, reload and shutdown.
+//! How allocations end, what the operator's log reports, reload and shutdown.
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::types::{Link, Path};
@@ -50,7 +50,7 @@ fn a_late_disconnect_of_an_old_connection_does_not_hit_the_new_one() {
     old.allocate(&mut world);
     let mut new = old.clone();
     new.client.link = Link(99);
-    // The shard has not told of the close yet, and the same addresses are back.
+    // The shard has not reported the close yet, and the same addresses are in use again.
     new.allocate(&mut world);
     assert_eq!(ended(&world), [EndReason::Disconnected]);
     old.disconnect(&mut world);
@@ -70,7 +70,7 @@ fn the_operator_hears_of_both_ends_with_the_traffic_between() {
     for _ in 0..2 {
         world.peer(peer, relayed, &[0; 1000]);
     }
-    // What is dropped is not traffic.
+    // Dropped packets do not count as traffic.
     client.channel_data(&mut world, 0x4001, &[0; 100]);
     world.peer(addr("192.0.2.2:1"), relayed, &[0; 100]);
     world.pass(secs(7));
@@ -162,7 +162,7 @@ fn a_reload_keeps_allocations_and_their_ports() {
     let second = client(2).allocate(&mut world);
     assert_eq!(second.port(), relayed.port() + 1);
     assert_eq!(client(3).request(&mut world, &allocate()).code(), 508);
-    // Relay addresses that are gone from the configuration serve who has them, and nobody else.
+    // Relay addresses removed from the configuration serve existing allocations only.
     world.reload(|config| config.relay.ipv4 = None);
     assert_eq!(first.request(&mut world, &refresh(600)).code(), 0);
     assert_eq!(client(3).request(&mut world, &allocate()).code(), 440);

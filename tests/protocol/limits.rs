@@ -1,4 +1,4 @@
-//! What clients and strangers can make grow, and how fast.
+//! Limits on what clients and unauthenticated senders can make grow, and how fast.
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::DropReason;

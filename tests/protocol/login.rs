@@ -1,4 +1,5 @@
-//! The login step by step (RFC 8489 §9.2), each message written by hand, over every transport and both IP versions.
+//! The login step by step (RFC 8489 §9.2), each message written by hand, over every transport and
+//! both IP versions.
 
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ fn a_challenge_says_what_a_client_needs_and_no_more() {
                 story(&client)
             );
             assert_eq!(answer.attribute(AttributeType::REALM).unwrap(), REALM.as_bytes());
-            // SHA-256 before MD5, and the cookie's lowest bit says that they are offered.
+            // SHA-256 before MD5, and the lowest bit of the cookie announces the offer.
             let offer = answer.attribute(AttributeType::PASSWORD_ALGORITHMS).unwrap();
             assert_eq!(offer, [0, 2, 0, 0, 0, 1, 0, 0]);
             let nonce = answer.attribute(AttributeType::NONCE).unwrap();

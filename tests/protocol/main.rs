@@ -1,8 +1,9 @@
-//! The protocol as a client and its peers see it: the core in virtual time, without a socket or a clock.
+//! The protocol as a client and its peers see it: the core in virtual time, without sockets or
+//! clocks.
 //!
-//! Every test is a short story told with the little language of `world`: clients send requests, peers send datagrams, time
-//! passes. After every step the world checks what must always hold: one answer at most, signed as the request was, padding
-//! zero, counters that balance, no timeout in the past.
+//! Every test is a short story in the language of `world`: clients send requests, peers send
+//! datagrams, time passes. After every step the world checks the invariants: at most one response,
+//! signed as its request was, zero padding, balanced counters, no timeout in the past.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 

@@ -1,4 +1,5 @@
-//! What is no message of ours: silent over UDP and DTLS, mostly the end of a stream, and never the end of anybody else.
+//! Packets that are not our messages: dropped over UDP and DTLS, usually the end of a stream, and
+//! without effect on other clients.
 
 use relay_proto::base::address::Transport;
 use relay_proto::turn::DropReason;
@@ -17,7 +18,7 @@ fn binding() -> Vec<u8> {
     raw(Method::Binding).bytes()
 }
 
-/// Header and body as they are, whatever the length says.
+/// Header and body as given, whatever the length says.
 fn stun(kind: u16, length: u16, body: &[u8]) -> Vec<u8> {
     let mut packet = [
         &kind.to_be_bytes()[..],
@@ -30,7 +31,7 @@ fn stun(kind: u16, length: u16, body: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Nothing comes of `packet`, and the next request on the same five-tuple is answered.
+/// `packet` has no effect, and the next request on the same five-tuple is answered.
 fn is_silent(world: &mut World, client: &Client, packet: &[u8]) -> DropReason {
     let Answer::Dropped(reason) = world.packet(client, packet) else {
         panic!("{}: {packet:02x?} was not dropped", story(client));
@@ -98,7 +99,7 @@ fn headers_and_attributes_that_lie_are_silent_and_the_end_of_a_stream() {
     for client in every_client() {
         for (case, packet) in &cases {
             if over_dtls(&client) && case.starts_with("cookie") {
-                // A request of RFC 3489 there, which is told so: see `binding`.
+                // A request of RFC 3489, which gets an error response there: see `binding`.
                 continue;
             }
             let mut world = World::new();
@@ -140,7 +141,7 @@ fn of_all_16384_types_five_are_answered_one_is_relayed_and_no_stream_is_closed()
     for client in every_client().take(4) {
         let mut world = World::new();
         for kind in 0..0x4000u16 {
-            // With SOFTWARE: over UDP there is no request for a login as short as a header.
+            // With SOFTWARE, because over UDP a login request as short as a header is dropped.
             let answer = world.packet(&client, &stun(kind, 8, &[0x80, 0x22, 0, 4, b's', b'o', b'f', b't']));
             let (method, class) = ((kind & 0xF) | (kind & 0xE0) >> 1 | (kind & 0x3E00) >> 2, kind & 0x0110);
             let expected = match (method, class) {
@@ -224,10 +225,10 @@ fn rfc_3489_is_not_spoken_in_any_method() {
         let mut world = World::new();
         for kind in [0x0001u16, 0x0003, 0x0004, 0x0008, 0x0009, 0x0016] {
             if over_dtls(&client) && kind == 1 {
-                // Told so: see `binding`.
+                // Gets an error response: see `binding`.
                 continue;
             }
-            // Sixteen bytes of transaction id, where the cookie stands now.
+            // Sixteen bytes of transaction id, in the place of the cookie.
             let classic = [
                 &kind.to_be_bytes()[..],
                 &[0, 8],
@@ -235,7 +236,7 @@ fn rfc_3489_is_not_spoken_in_any_method() {
                 &[0, 0x19, 0, 4, 17, 0, 0, 0],
             ]
             .concat();
-            // A telephone's request has a reason of its own where a switch would answer it.
+            // A Binding request of RFC 3489 has its own reason, because an option would enable it.
             let telephone = kind == 1 && client.client.five_tuple.transport == Transport::Udp;
             let reason = if telephone {
                 DropReason::Rfc3489

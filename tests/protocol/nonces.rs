@@ -1,4 +1,4 @@
-//! Where a nonce is good: at which server, after which reload, and from where.
+//! Where a nonce is valid: on which server, after which reload, and from which address.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use relay_proto::wire::attribute::AttributeType;
 
 use relay_testkit::world::*;
 
-/// Alice, and those who share these secrets.
+/// Alice, and credentials of these secrets.
 fn sharing(config: &mut Config, secrets: &[&str]) {
     let alice = StaticUser {
         name: "alice".to_owned(),
@@ -26,12 +26,12 @@ fn sharing(config: &mut Config, secrets: &[&str]) {
     config.credentials = Arc::new(Credentials::new(credentials).unwrap());
 }
 
-/// A server of its own, with these secrets.
+/// A separate server with these secrets.
 fn node(own: u8, secrets: &[&str]) -> World {
     World::seeded([own; 32], 1, |config| sharing(config, secrets))
 }
 
-/// A client with a nonce of this server.
+/// A client with a nonce from this server.
 fn challenged(n: u16, world: &mut World) -> Client {
     let mut client = client(n);
     client.nonce = client.send_plain(world, &allocate()).attribute(AttributeType::NONCE);
@@ -70,7 +70,7 @@ fn a_nonce_is_good_from_every_port_and_over_every_transport_of_its_address() {
     }
 }
 
-/// What happens to clients that a server sends to another one (300): they bring its nonce.
+/// A client that a server redirects (300) brings that server's nonce.
 //= STUN-AUTH-05
 //= D12
 #[test]
@@ -101,7 +101,7 @@ fn a_nonce_is_good_at_every_server_that_has_the_secret_it_was_made_with() {
     );
 }
 
-/// Secrets are rotated by reloads, in mid-call: newest first, and out again.
+/// Reloads rotate secrets during calls: the newest is put first, and later the oldest is removed.
 #[test]
 fn a_rotated_secret_leaves_the_nonces_alone_that_are_out() {
     let rotations: [&[&str]; 4] = [&["one"], &["two", "one"], &["two"], &["three"]];

@@ -1,4 +1,5 @@
-//! A media server on the relay's own machine: what is at a port of our own address is decided for each packet.
+//! A media server on the relay's own machine: for each packet the core determines what uses a port
+//! of our own address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
 
 use relay_testkit::world::*;
 
-/// The peer policy where `allow` holds `allow`; two relay ports, of which a client that is alone leaves one free.
+/// The peer policy with these entries in `allow`. There are two relay ports, so a single client
+/// leaves one free.
 fn machine(config: &mut Config, allow: &[&str]) {
     config.relay.ports = 50_000..=50_001;
     let policy = PolicyConfig {
@@ -27,7 +29,7 @@ fn machine(config: &mut Config, allow: &[&str]) {
 
 const OPEN: [&str; 4] = ["198.51.100.9/32", "2a00:1450:1::9/128", "10.1.2.3/32", "172.20.0.1/32"];
 
-/// A client with an allocation of `family`, and the relay port nobody has.
+/// A client with an allocation of `family`, and the unused relay port.
 struct Alone {
     world: World,
     client: Client,
@@ -50,7 +52,7 @@ fn alone(shards: usize, family: u8, allow: &[&str]) -> Alone {
     }
 }
 
-/// What becomes of data for `vacant`, by the channel and by an indication.
+/// What happens to data for `vacant`, over the channel and in an indication.
 fn both_ways(alone: &mut Alone, to: SocketAddr) -> [Answer; 2] {
     [
         alone.client.channel_data(&mut alone.world, 0x4000, b"x"),
@@ -81,7 +83,7 @@ fn a_program_at_a_relay_port_nobody_has_is_a_peer_where_the_own_address_is_allow
         let mut open = alone(1, family, &OPEN);
         let vacant = open.vacant;
         assert_leaves(&mut open, vacant);
-        // And its answers arrive.
+        // And its responses arrive.
         assert!(open.world.peer(vacant, open.relayed, b"y").is_channel(0x4000, b"y"));
 
         let mut closed = alone(1, family, &[]);
@@ -149,7 +151,7 @@ fn listeners_and_other_sockets_of_ours_are_never_peers() {
         let answer = alone.client.send(&mut alone.world, listener, b"x");
         assert_eq!(answer, Answer::Dropped(DropReason::PeerDenied), "{listener}");
     }
-    // A flow of HTTP/3, or a question: inside the relay ports and outside, at any address of ours.
+    // A flow of HTTP/3, or a query: inside and outside the relay ports, at any of our addresses.
     let own = alone.world.shared.own_sockets();
     let noted = own.note(SocketAddr::new(ip("0.0.0.0"), vacant.port()));
     assert_dropped(&mut alone, vacant, DropReason::PeerDenied);

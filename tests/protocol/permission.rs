@@ -73,7 +73,7 @@ fn permissions_are_bounded_and_all_or_nothing() {
         client.channel_data(&mut world, 0x4000, b"x"),
         Answer::Dropped(DropReason::NoChannel)
     );
-    // What is there can always be refreshed, and what has expired makes room.
+    // Existing permissions can always be refreshed, and expired ones make room.
     client.permit(&mut world, &[peer(1), peer(2), peer(3), peer(4)]);
     world.pass(secs(300));
     client.permit(&mut world, &[peer(5), peer(6), peer(7), peer(8)]);
@@ -154,7 +154,7 @@ fn only_create_permission_and_channel_bind_refresh_a_permission() {
     }
     world.pass(secs(1));
     assert_eq!(world.peer(peer, relayed, b"x"), NOT_PERMITTED);
-    // However often, it is one entry of the table.
+    // Repeated any number of times, it is one entry of the table.
     for _ in 0..1000 {
         client.permit(&mut world, &[peer]);
     }

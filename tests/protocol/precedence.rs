@@ -1,5 +1,5 @@
-//! Which error is told when several things are wrong: RFC 8489 §6.3 and §9.2.4 (design decision D1), RFC 8656 §5, then the
-//! numbered steps of each method.
+//! Which error is returned if several apply: RFC 8489 §6.3 and §9.2.4 (design decision D1), RFC
+//! 8656 §5, then the numbered steps of each method.
 
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
@@ -24,7 +24,8 @@ fn of_several_errors_the_first_in_the_rfcs_order_is_told() {
     let token = |message: Message| message.with(AttributeType::RESERVATION_TOKEN, [7; 8]);
     let (v6, private) = (addr("[2001:db8::1]:1"), addr("10.0.0.1:1"));
     let bad_channel = || channel_bind(0x3FFF, v6);
-    /// Story, with an allocation of alice or without, who asks, fresh nonce or stale, request, code.
+    /// Description, whether alice has an allocation, the sender, whether the nonce is fresh,
+    /// request, code.
     type Case<'a> = (&'a str, bool, (&'a str, &'a str), bool, Message, u16);
     let cases: Vec<Case<'_>> = vec![
         (

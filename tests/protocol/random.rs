@@ -1,4 +1,4 @@
-//! Random stories: whatever clients do, nothing leaks and nothing passes that must not.
+//! Random sequences: whatever clients do, nothing leaks, and nothing is relayed that must not be.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -49,14 +49,14 @@ fn peer(n: u8) -> SocketAddr {
     }
 }
 
-/// When each client last asked for each peer, successfully: an upper bound on what may pass.
+/// When each client last successfully requested each peer: an upper bound on what may be relayed.
 type Granted = BTreeMap<(u8, u8), u64>;
 
-/// A changed byte: where, and by what.
+/// A changed byte: its position and its value.
 type Change = (proptest::sample::Index, u8);
 
 proptest! {
-    /// Whatever arrives is counted once and answered once at most (`World::packet` checks both).
+    /// Every packet is counted once and answered at most once (`World::packet` checks both).
     #[test]
     fn no_bytes_break_anything(
         packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 1..40),
@@ -99,7 +99,7 @@ proptest! {
         }
         proptest::prop_assume!(packet != good);
         let answer = world.packet(&client, &packet);
-        // Changed in the signed part it fails; all of this message is signed.
+        // A change in the signed part makes it fail, and all of this message is signed.
         prop_assert!(answer.code_or_success() != Some(0) || world.requests("binding") == 1, "{answer:?}");
         let unheard = Delivered::Dropped(relay_proto::turn::DropReason::NoPermission);
         prop_assert_eq!(world.peer(peer(1), relayed, b"x"), unheard);
@@ -206,13 +206,14 @@ proptest! {
         }
         world.pass(secs(1201));
         world.pass(secs(41));
-        // A port lent to another shard comes back when its own is next awake, whatever wakes it.
+        // A port lent to another shard returns when its own shard next wakes up, for whatever
+        // reason.
         world.wake();
         world.assert_empty();
         for shard in &world.shards {
             prop_assert!(shard.poll_timeout().is_none());
         }
-        // Every port, and the whole quota, can be had again.
+        // Every port and the whole quota are available again.
         let mut last: Vec<Client> = (10..14).map(|n| client(n).at_shard(0)).collect();
         for client in &mut last {
             client.allocate(&mut world);

@@ -1,4 +1,4 @@
-//! Redirection (RFC 8489 §10): another server takes new clients while this one is drained.
+//! Redirection (RFC 8489 §10): another server takes new clients while this one drains.
 
 use std::net::SocketAddr;
 
@@ -152,7 +152,7 @@ fn allocations_that_are_there_go_on_when_a_node_is_drained() {
     client.allocate(&mut world);
 }
 
-/// Clients that cannot follow are served; how long, counts from the moment there was another server.
+/// Clients that cannot follow are still served, for a time that counts from the first redirection.
 //= STUN-BIND-11
 #[test]
 fn clients_over_transports_that_are_not_named_are_served_until_a_deadline() {
@@ -172,7 +172,7 @@ fn clients_over_transports_that_are_not_named_are_served_until_a_deadline() {
     assert_eq!(codes(&mut world, 10), [0; 4]);
     world.reload(|config| config.redirect = only_udp());
     assert_eq!(codes(&mut world, 20), [300, 0, 0, 0]);
-    // Another address, or a reload of anything else, does not begin anew.
+    // Another address, or a reload of another setting, does not restart the time.
     world.pass(secs(1800));
     world.reload(|config| {
         config.redirect = Redirect {
@@ -184,7 +184,7 @@ fn clients_over_transports_that_are_not_named_are_served_until_a_deadline() {
     assert_eq!(codes(&mut world, 30), [300, 0, 0, 0]);
     world.pass_unnoticed(secs(1));
     assert_eq!(codes(&mut world, 40), [300; 4]);
-    // Undone, and done again: from the beginning.
+    // Removed and set again: the time restarts.
     world.reload(|config| config.redirect = Redirect::default());
     assert_eq!(codes(&mut world, 50), [0; 4]);
     world.reload(|config| config.redirect = only_udp());

@@ -1,5 +1,6 @@
-//! What a forged source can have sent to its victim: with IP and UDP headers never more than 2.2 times what the forger sends.
-//! `World` holds every answer of every story to that; here are the answers strangers can have, one by one.
+//! What an attacker can send to a victim by forging its address: with IP and UDP headers, at most
+//! 2.2 times what the attacker sends. `World` checks this for every response of every test. These
+//! tests cover the responses to unauthenticated senders one by one.
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ fn world_of(realm: usize, challenge: Challenge) -> World {
     })
 }
 
-/// Signed, with a key nobody knows and the shortest attributes there can be.
+/// Signed with an unknown key and the shortest possible attributes.
 fn forged(method: Method) -> Message {
     request(method)
         .with(AttributeType::USERNAME, [])
@@ -78,7 +79,7 @@ fn every_challenge_fits_its_request_and_every_client_of_today_gets_one() {
 //= STUN-AUTH-16
 #[test]
 fn a_challenge_holds_the_offers_of_rfc_8489_whenever_there_is_room_for_them() {
-    // Requests as long as clients' first ones: Chromium, aiortc or pion, Firefox, coturn's.
+    // Requests as long as the first ones of Chromium, aiortc or pion, Firefox, and coturn's client.
     for (len, most) in [(28, [12, 36]), (36, [32, 52]), (44, [48, 72]), (60, [84, 108])] {
         for (v6, most) in [false, true].into_iter().zip(most) {
             for realm in 1..=LONGEST_REALM {
@@ -158,7 +159,8 @@ fn every_answer_to_a_binding_request_fits_its_request() {
     }
 }
 
-/// A line of the table of `docs/security.md`: over both families, bytes of the request and of its answer.
+/// A line of the table of `docs/security.md`: for both families, the lengths of the request and of
+/// its response.
 fn row(answer: &str, request: &str, lens: [(usize, usize); 2]) -> String {
     let cells = lens.into_iter().zip([28, 48]).map(|((request, answer), headers)| {
         let gain = (answer + headers) as f64 / (request + headers) as f64;
@@ -168,7 +170,7 @@ fn row(answer: &str, request: &str, lens: [(usize, usize); 2]) -> String {
     format!("| {answer} | {request} | {} |", cells.collect::<Vec<_>>().join(" | "))
 }
 
-/// Bytes of `message`, and of its answer, which has this code.
+/// Lengths of `message` and of its response, which has this code.
 fn lens(world: &mut World, client: &mut Client, message: &Message, code: u16) -> (usize, usize) {
     let Answer::Response(bytes) = client.send_plain(world, message) else {
         panic!("no answer");
@@ -331,7 +333,7 @@ fn the_table_of_amplification_in_the_documentation_is_what_the_server_does() {
 //= STUN-AUTH-08
 #[test]
 fn a_realm_that_leaves_no_room_at_all_is_answered_with_silence_and_counted() {
-    // The configuration is refused before it comes to this.
+    // Such a configuration is refused before it gets here.
     let mut world = world_of(LONGEST_REALM + 1, Challenge::Full);
     let mut client = stranger(false);
     let answer = client.send_plain(&mut world, &allocate());

@@ -1,4 +1,5 @@
-//! Why somebody could not connect: each reason, provoked by a client, counted once and told with its facts.
+//! Why a client could not connect: a client causes each reason, which is counted once and reported
+//! with its facts.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use relay_testkit::world::*;
 
 const PEER: &str = "192.0.2.7:9000";
 
-/// The one refusal there was since this was last asked.
+/// The only refusal since the last call.
 pub(crate) fn only(world: &mut World) -> Refused {
     assert_eq!(world.refused.len(), 1, "{:?}", world.refused);
     let refused = world.refused.remove(0);
@@ -30,7 +31,7 @@ fn why(world: &mut World) -> Refusal {
     only(world).refusal
 }
 
-/// What `client` is refused for when it allocates.
+/// The reason why `client`'s Allocate is refused.
 fn not_let_in(world: &mut World, client: &mut Client) -> Refusal {
     let answer = client.request(world, &allocate());
     let refused = only(world);
@@ -42,7 +43,7 @@ fn not_let_in(world: &mut World, client: &mut Client) -> Refusal {
     refused.refusal
 }
 
-/// A client of the name `username`, with the password our secret makes for it.
+/// A client named `username`, with the password that our secret produces for it.
 fn signed(username: &str) -> Client {
     use base64::Engine as _;
     use hmac::{KeyInit as _, Mac as _};
@@ -70,7 +71,7 @@ fn who_has_no_good_nonce_is_not_told_of_for_its_address_may_be_forged() {
     let mut client = client(1).user("alice", "wrong");
     client.nonce = Some(b"obMatJos2AAABmade-up-by-somebody".to_vec());
     assert_eq!(client.request(&mut world, &allocate()).code(), 438);
-    // Not even a nonce: 400 before any address is proved.
+    // Without even a nonce: 400 before any address is proved.
     let odd = raw_allocate().sha1(&md5_key(&client));
     assert_eq!(world.packet(&client, &odd.bytes()).code(), 400);
     assert!(world.refused.is_empty());
@@ -104,7 +105,7 @@ fn a_credential_of_another_secret_says_how_many_were_tried() {
     };
     let two = Arc::new(Credentials::new(two).unwrap());
     let mut world = World::with(|config| config.credentials = two);
-    // Expired as well, perhaps: whoever has no secret of ours can write any time.
+    // Possibly expired as well: an attacker without our secret can write any time.
     for expiry in [START + 60, START - 60] {
         let mut other = minted(client(1), b"not a secret of this server", expiry, Some("bob"));
         let expected = Refusal::WrongPassword { secrets: 2 };
@@ -156,7 +157,7 @@ fn a_user_named_by_its_hash_stays_without_a_name() {
 fn a_username_that_is_nearly_one_of_ours_says_what_is_wrong_with_it() {
     use Refusal::*;
     for (name, expected) in [
-        // Its times are in the far future and in 1970: it is the order.
+        // Its times are in the far future and in 1970, so the order is wrong.
         ("bob:1800000600", UsernameReversed),
         ("42:1800000600", UsernameReversed),
         ("a:b:1800000600", UsernameReversed),
@@ -170,14 +171,14 @@ fn a_username_that_is_nearly_one_of_ours_says_what_is_wrong_with_it() {
         ("1800000600:b\nob", UsernameMalformed),
         ("180000060000:b\nob", UsernameMalformed),
     ] {
-        // Whoever mints these may have our secret or not: the form is what is wrong.
+        // Whether or not the minting service has our secret, the form is wrong.
         for mut client in [signed(name), client(1).user(name, "wrong")] {
             assert_eq!(not_let_in(&mut World::new(), &mut client), expected, "{name}");
         }
     }
-    // With our secret, anything is meant for us.
+    // With our secret, every name is meant for us.
     assert_eq!(not_let_in(&mut World::new(), &mut signed("bob")), UsernameMalformed);
-    // A lifetime where the time should be.
+    // A lifetime in place of the time.
     let expected = CredentialExpired {
         ago: secs(START - 3600),
     };
@@ -365,7 +366,7 @@ fn a_request_about_an_allocation_that_is_not_there_or_not_its_own_says_which() {
     assert_eq!(why(&mut world), Refusal::TicketUnknown);
 }
 
-/// A peer that is denied, the rule, and how it is asked for.
+/// A denied peer, the rule, and how it is requested.
 fn denied_peers() -> Vec<(&'static str, Denied)> {
     vec![
         ("10.0.3.4:9000", Denied::Private),
@@ -439,7 +440,7 @@ fn of_the_candidates_a_browser_tries_in_vain_one_is_news_and_only_before_another
     let private = create_permission(&[addr("192.168.1.5:9000")]);
     let shared = channel_bind(0x4001, addr("100.64.1.1:9000"));
     let v6 = create_permission(&[addr("[2001:db8::1]:9000")]);
-    // No peer is ever granted: the SFU is private and not opened, and that is one line.
+    // No peer is ever granted: the SFU is private and not opened, and one line reports that.
     let mut world = World::new();
     let mut client_1 = client(1);
     client_1.allocate(&mut world);
@@ -449,7 +450,7 @@ fn of_the_candidates_a_browser_tries_in_vain_one_is_news_and_only_before_another
     let routine: Vec<bool> = world.refused.iter().map(|it| it.routine).collect();
     assert_eq!(routine, [false, true, true, true]);
     assert_eq!(world.refusals(RefusalReason::PeerDenied), 3, "counted all the same");
-    // The SFU is public: a browser's own candidates are no news at all.
+    // The SFU is public: a browser's own candidates are routine.
     for grant in [create_permission(&[addr(PEER)]), channel_bind(0x4000, addr(PEER))] {
         let mut world = World::new();
         let mut client = client(2);

@@ -1,4 +1,4 @@
-//! EVEN-PORT and RESERVATION-TOKEN from one transport and IP version to another.
+//! EVEN-PORT and RESERVATION-TOKEN, from one transport and IP version to another.
 
 use relay_proto::wire::attribute::AttributeType;
 
@@ -9,7 +9,7 @@ fn with_token(token: &[u8]) -> Message {
     allocate().with(AttributeType::RESERVATION_TOKEN, token)
 }
 
-/// Any client with any number: every one is somebody else.
+/// Any client with another number: each is a different client.
 fn numbered(client: Client, n: u16) -> Client {
     let mut client = client;
     client.client.five_tuple.client.set_port(n);
@@ -53,7 +53,7 @@ fn a_token_is_good_once_for_every_other_client_of_its_user() {
                 508,
                 "used up, {stories}"
             );
-            // The odd one is an allocation like any other.
+            // The odd port is an allocation like any other.
             let peer = addr(if family == 1 {
                 "192.0.2.1:7000"
             } else {
@@ -87,7 +87,7 @@ fn a_reservation_of_either_family_is_held_for_thirty_seconds() {
                 .request(&mut world, &allocate().family(family).even_port(true))
                 .token()
                 .expect("a token");
-            // While it is held nobody gets it by chance.
+            // While it is reserved, no client gets it by chance.
             assert_eq!(client(3).request(&mut world, &allocate().family(family)).code(), 508);
             world.pass(wait);
             assert_eq!(second.request(&mut world, &with_token(&token)).code(), code, "{wait:?}");
@@ -109,7 +109,7 @@ fn even_ports_of_a_dual_allocation_are_both_even_or_one_is_told_to_be_missing() 
         let mut world = World::new();
         let answer = client.clone().request(&mut world, &allocate().also(2).even_port(false));
         assert!(answer.relayed().iter().all(|relayed| relayed.port() % 2 == 0) && answer.relayed().len() == 2);
-        // One even port of each family; IPv4's is taken.
+        // One even port per family; the IPv4 one is in use.
         let mut world = World::with(|config| config.relay.ports = 50_000..=50_001);
         let mut taker = numbered(client.clone(), 1);
         taker.request(&mut world, &allocate().even_port(false));

@@ -1,4 +1,4 @@
-//! What responses look like, whatever they say: their size, their padding, their texts, and where they go.
+//! The form of responses: their size, padding, texts and destination.
 
 use std::sync::Arc;
 
@@ -13,9 +13,10 @@ use relay_proto::wire::message::Method;
 use crate::every::*;
 use relay_testkit::world::*;
 
-/// Every response there is, each as long as it can be, to `client`: code and bytes.
+/// Every possible response to `client`, each as long as possible: code and bytes.
 fn all_responses(client: &Client) -> Vec<(u16, Vec<u8>)> {
-    // The longest realm: RFC 8489 allows 127 characters, and over UDP a full challenge of this client has room for 24.
+    // The longest realm. RFC 8489 allows 127 characters, and over UDP a full challenge to this
+    // client has room for 24.
     let udp = client.client.five_tuple.transport == Transport::Udp;
     let realm = "r".repeat(if udp { 23 } else { 127 });
     let mut world = World::with(|config| {
@@ -114,7 +115,8 @@ fn no_response_over_udp_is_longer_than_548_bytes_however_long_realm_and_software
         let all = [0, 400, 401, 403, 420, 437, 438, 440, 441, 442, 443, 486, 508];
         assert_eq!(Vec::from_iter(codes), all, "every code is among them");
         let longest = responses.iter().map(|(_, bytes)| bytes.len()).max().unwrap();
-        // `Answer::of` has held all of them to 548 bytes already; over UDP there is no SOFTWARE, so they are shorter still.
+        // `Answer::of` has checked all of them against 548 bytes already. Over UDP there is no
+        // SOFTWARE, so they are even shorter.
         assert!(
             longest
                 < if client.client.five_tuple.transport.is_stream() {
@@ -238,7 +240,8 @@ fn the_response_to_a_stream_that_is_gone_goes_nowhere() {
                 .is_none()
         );
         assert!(response.bytes().is_empty());
-        // Nor is there any command but to open and close relay sockets and to close streams.
+        // Nor is there any command other than opening and closing relay sockets and closing
+        // streams.
         assert!(world.shards[0].poll_command().is_none());
         world.assert_empty();
     }

@@ -1,11 +1,12 @@
-//! Copies of requests (RFC 8489 §6.3.1, RFC 8656 §7.2): over UDP a client sends again what was not answered.
+//! Copies of requests (RFC 8489 §6.3.1, RFC 8656 §7.2): over UDP a client repeats a request without
+//! a response.
 
 use relay_proto::base::address::Transport;
 use relay_proto::wire::attribute::AttributeType;
 
 use relay_testkit::world::*;
 
-/// Copies are only where datagrams are: the whole of this file is about UDP.
+/// Copies only occur with datagrams, so this whole file is about UDP.
 fn client(n: u16) -> Client {
     client_over(n, Transport::Udp)
 }

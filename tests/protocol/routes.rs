@@ -1,4 +1,4 @@
-//! Changes of the routes that may be relayed without the core, as a mirror is told them.
+//! Changes of the routes that can be relayed without the core, as a mirror receives them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,12 +14,12 @@ use relay_testkit::world::*;
 const NUMBER: u16 = 0x4000;
 const PEER: &str = "192.0.2.1:7000";
 
-/// The changes a shard has to tell.
+/// The pending changes of a shard.
 fn changes(world: &mut World) -> Vec<RouteChange> {
     std::iter::from_fn(|| world.shards[0].poll_route_change()).collect()
 }
 
-/// The routes there are behind those changes, and how many changes there were.
+/// The routes after those changes, and the number of changes.
 fn installed(world: &mut World, routes: &mut BTreeMap<u16, ChannelRoute>) -> usize {
     let changes = changes(world);
     for change in &changes {
@@ -76,7 +76,8 @@ fn a_channel_is_installed_with_its_deadlines_and_replaced_when_they_change() {
         (route.to_peer_until, route.to_client_until),
         (after(&world, 600), after(&world, 300))
     );
-    // A permission alone, for this peer's address, then a Refresh that lasts no longer than the channel.
+    // Only a permission for this peer's address, then a Refresh that ends no later than the
+    // channel.
     world.pass(secs(100));
     client.request(&mut world, &create_permission(&[addr("192.0.2.1:1")]));
     client.request(&mut world, &refresh(600));
@@ -93,7 +94,7 @@ fn a_channel_is_installed_with_its_deadlines_and_replaced_when_they_change() {
         (route.to_peer_until, route.to_client_until),
         (after(&world, 600), after(&world, 300))
     );
-    // What changes nothing is not told.
+    // A request that changes nothing is not reported.
     client.request(&mut world, &create_permission(&[addr("192.0.2.9:1")]));
     assert_eq!(installed(&mut world, &mut routes), 0);
     client.request(&mut world, &refresh(0));

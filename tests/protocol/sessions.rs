@@ -1,4 +1,4 @@
-//! What an operator asks of the core and does to its sessions: listing, ending, revoking.
+//! The operator's requests about sessions: listing, ending, revoking.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use relay_testkit::world::*;
 
 const PEER: &str = "192.0.2.1:7000";
 
-/// A whole listing in pieces that look at `examine` sessions each; `between` happens after each piece.
+/// A whole listing in pieces that examine `examine` sessions each; `between` runs after each piece.
 fn listed(
     world: &mut World,
     filter: SessionFilter,
@@ -66,7 +66,7 @@ fn a_session_that_lives_throughout_a_listing_appears_in_it_exactly_once() {
     let mut comers = 100..;
     let mut leaving = clients.into_iter().take(20);
     let seen = listed(&mut world, SessionFilter::default(), 3, |world| {
-        // One more comes and an old one goes after each piece; slots of the table are reused.
+        // After each piece a session begins and an old one ends; slots of the table are reused.
         if let Some(mut client) = leaving.next() {
             assert_eq!(client.request(world, &refresh(0)).code(), 0);
         }
@@ -113,7 +113,7 @@ fn a_line_says_who_it_is_where_it_relays_and_how_much() {
         [(0x4000, addr(PEER))]
     );
     assert_eq!(detail.permissions.len(), 2);
-    // What has run out is not shown, even where nothing has swept it yet.
+    // Expired sessions are not listed, even before they are swept.
     world.pass_unnoticed(secs(301));
     let detail = world.shards[0].session(world.now(), session.id).expect("it lives");
     assert!(detail.permissions.is_empty());
@@ -225,7 +225,7 @@ fn a_session_that_is_ended_relays_nothing_more_over_any_transport() {
     }
 }
 
-/// Revokes as the control plane does: refuse first, then end what there is, in pieces.
+/// Revokes as the control plane does: refuses first, then ends existing sessions in pieces.
 fn revoke(world: &mut World, user: &str, until: u64) -> usize {
     let now = world.now();
     let revocation = Revocation {
@@ -262,10 +262,10 @@ fn a_revoked_user_is_refused_with_403_and_its_sessions_end_but_no_others() {
     }
     assert_eq!(world.refusals(RefusalReason::CredentialRevoked), 3);
     assert_eq!(bob.request(&mut world, &refresh(600)).code(), 0);
-    // A name that expires later was minted later.
+    // A name with a later expiry was minted later.
     let mut anew = minted(client_over(3, Transport::Udp), SECRET, end + 1, Some("eve"));
     anew.allocate(&mut world);
-    // A static user of the same name is revoked as well, until then.
+    // A static user with the same name is revoked too, until then.
     assert_eq!(revoke(&mut world, "alice", end), 0);
     assert_eq!(client(4).request(&mut world, &allocate()).code(), 403);
     world.pass(secs(601));

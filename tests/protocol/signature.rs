@@ -1,5 +1,5 @@
-//! MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256 (RFC 8489 §14.5, §14.6) in requests written by hand and in all that is
-//! answered, over every transport and both IP versions.
+//! MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256 (RFC 8489 §14.5, §14.6) in requests written by
+//! hand and in all responses, over every transport and both IP versions.
 
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
@@ -51,7 +51,7 @@ fn a_client_of_rfc_5389_logs_in() {
     }
 }
 
-/// The same response with a MESSAGE-INTEGRITY and FINGERPRINT of our own making.
+/// The same response with a MESSAGE-INTEGRITY and a FINGERPRINT computed by the test.
 fn resigned(response: &[u8], key: &[u8], fingerprint: bool) -> Vec<u8> {
     let end = response.len() - 24 - if fingerprint { 8 } else { 0 };
     let signed = Raw::from_bytes(&response[..end]).sha1(key);
@@ -121,7 +121,8 @@ fn an_integrity_of_another_length_is_never_accepted() {
                 story(&client)
             );
         }
-        // RFC 8489 lets other uses of STUN cut the SHA-256 value; these are cut by its rules.
+        // RFC 8489 allows other uses of STUN to truncate the SHA-256 value; these are truncated by
+        // its rules.
         for len in [16, 20, 24, 28] {
             let cut = raw_allocate()
                 .login(&client)
@@ -175,7 +176,7 @@ fn nothing_behind_the_signature_is_acted_upon() {
                 400,
                 "the only peer is not covered"
             );
-            // A name behind it is none.
+            // A name after it does not count.
             let request = raw(Method::Refresh).sha1(&md5_key(&client)).login(&client);
             assert_eq!(world.packet(&client, &request.bytes()).code(), 400);
         }
@@ -259,7 +260,7 @@ fn every_error_after_the_login_is_signed_and_holds_nothing_else() {
             for (message, code) in &after {
                 check(client.request(&mut world, message), *code);
             }
-            // `request` tests the signature, and with bob's it is bob's key.
+            // `request` checks the signature; with bob's login the key is bob's.
             check(
                 client.clone().user("bob", "builder").request(&mut world, &refresh(600)),
                 441,

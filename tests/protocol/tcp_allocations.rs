@@ -1,4 +1,4 @@
-//! TCP allocations (RFC 6062), where they are switched on: what is granted, Connect, and accepted peers.
+//! TCP allocations (RFC 6062) when enabled: what is granted, Connect, and accepted peers.
 
 use std::net::SocketAddr;
 
@@ -60,14 +60,14 @@ pub(crate) fn owner(world: &mut World, n: u16) -> Owner {
 }
 
 impl Owner {
-    /// Connects to a peer that answers: the connection's name.
+    /// Connects to a peer that answers; returns the id of the connection.
     pub(crate) fn connected(&mut self, world: &mut World, peer: SocketAddr) -> ConnectionId {
         assert_eq!(self.client.request(world, &connect(peer)), Answer::Waiting);
         world.peer_answers(true);
         self.told(world).expect("a success response")
     }
 
-    /// The response to a Connect that was waiting: the CONNECTION-ID, or the error code.
+    /// The response to a waiting Connect: the CONNECTION-ID, or the error code.
     pub(crate) fn told(&self, world: &mut World) -> Result<ConnectionId, u16> {
         let (to, bytes) = world.tcp.late.pop().expect("a response");
         assert_eq!(to, self.client.client);
@@ -101,7 +101,7 @@ fn switched_off_nothing_of_it_is_known() {
         let answer = client.request(&mut world, &message);
         assert_eq!(answer, Answer::Dropped(DropReason::UnknownMethod));
     }
-    // CONNECTION-ID is an attribute nobody knows, but for ConnectionBind.
+    // Only ConnectionBind knows the attribute CONNECTION-ID.
     let strange = allocate().with(AttributeType::CONNECTION_ID, [0; 4]);
     assert_eq!(client.request(&mut world, &strange).code(), 420);
     assert_eq!(world.requests("connect") + world.requests("connection_bind"), 0);
@@ -218,7 +218,7 @@ fn connect_needs_a_tcp_allocation_a_peer_address_and_a_peer_that_is_allowed() {
         (connect(addr("192.0.2.7:80")), 403),
         (connect(addr("192.0.2.7:1023")), 403),
         (connect(own), 403),
-        // A relay port at which no TCP allocation listens may be a program's of this machine.
+        // A relay port without a TCP allocation may belong to a program of this machine.
         (connect(addr("198.51.100.9:50399")), 403),
     ] {
         assert_eq!(owner.client.request(&mut world, &message).code(), code);
@@ -282,7 +282,7 @@ fn a_peer_that_does_not_answer_is_given_up_after_thirty_seconds() {
     assert!(world.tcp.connecting.is_empty());
     assert_eq!(owner.told(&mut world), Err(447));
     assert_eq!(ended(&world, ConnectionEnd::ConnectTimeout), 1);
-    // One that answers in the last moment is connected.
+    // A peer that answers at the last moment is connected.
     assert_eq!(owner.client.request(&mut world, &connect(addr(PEER))), Answer::Waiting);
     world.pass(just_before(secs(30)));
     world.peer_answers(true);
@@ -357,7 +357,7 @@ fn what_carries_datagrams_has_no_effect() {
     );
     let dropped = owner.client.channel_data(&mut world, 0x4000, b"x");
     assert_eq!(dropped, Answer::Dropped(DropReason::NoChannel));
-    // Nor does another client's datagram get there.
+    // Nor does another client's datagram reach it.
     let mut other = client(2);
     other.allocate(&mut world);
     other.permit(&mut world, &[owner.relayed]);
@@ -381,7 +381,7 @@ fn one_policy_holds_for_peers_that_are_connected_to_and_peers_that_connect() {
         ("192.0.2.7:5001", false),
         ("192.0.2.7:6001", true),
         ("192.0.2.7:6002", false),
-        // A reflector's port, denied to datagrams as well.
+        // A port of a reflector, also denied for datagrams.
         ("192.0.2.7:1900", false),
     ] {
         let accepted = world.peer_connects(addr(peer), owner.relayed);

@@ -1,4 +1,5 @@
-//! TCP connections between allocations and peers (RFC 6062): who binds them, where, and how they end.
+//! TCP connections between allocations and peers (RFC 6062): which client may bind them, where, and
+//! how they end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,7 +63,8 @@ fn connection_bind_is_refused_without_a_good_id_and_where_it_does_not_belong() {
         let mut datagrams = client_over(3, transport);
         assert_eq!(datagrams.request(&mut world, &connection_bind(id)).code(), 400);
     }
-    // What controls an allocation cannot carry data, be it of this one or of another.
+    // A connection that controls an allocation cannot carry data, whether of this allocation or of
+    // another.
     assert_eq!(owner.client.request(&mut world, &connection_bind(id)).code(), 400);
     assert_eq!(data.request(&mut world, &connection_bind(id)), Answer::Bound(id));
 }
@@ -163,7 +165,7 @@ fn a_closed_connection_is_forgotten_and_what_it_relayed_is_told() {
     world.assert_empty();
 }
 
-/// An allocation with a connection that is made, one that waits, and one that is bound.
+/// An allocation with a connecting, a pending and a bound connection.
 fn three_connections(world: &mut World) -> Owner {
     let mut owner = owner(world, 1);
     owner.client.permit(world, &[addr(PEER)]);
@@ -190,7 +192,7 @@ fn the_end_of_an_allocation_is_the_end_of_its_connections() {
         let mut world = world();
         let mut owner = three_connections(&mut world);
         if i == 2 {
-            // Bound ones last as long as the allocation, others thirty seconds.
+            // A bound connection lasts as long as the allocation, the others thirty seconds.
             world.pass(just_before(secs(600)));
             assert_eq!(world.tcp.open.len(), 1);
             world.tcp.late.clear();
@@ -270,9 +272,9 @@ fn a_clients_second_connection_finds_the_shard_that_has_the_peer() {
             let mut data = client_over(100 + n + at as u16 * 10, Transport::Tcp).at_shard(at);
             let elsewhere = data.request(&mut world, &connection_bind(id));
             assert_eq!(elsewhere, Answer::Elsewhere(shard as u16));
-            // Whoever has no login is not moved about.
+            // A stream without a login is not moved to another shard.
             assert_eq!(data.send_plain(&mut world, &connection_bind(id)).code(), 401);
-            // The stream, and this request as the first on it, arrive there.
+            // The stream arrives there, with this request as its first.
             data.shard = shard;
             let answer = data.request(&mut world, &connection_bind(id));
             if i == 0 {
@@ -293,14 +295,14 @@ fn two_clients_of_one_server_connect_to_each_other() {
     let mut b = Owner { client, relayed };
     b.client.permit(&mut world, &[a.relayed]);
     assert_eq!(a.client.request(&mut world, &connect(b.relayed)), Answer::Waiting);
-    // Behind a 1:1 NAT the announced address leads nowhere from here; the bound one does.
+    // Behind a 1:1 NAT the announced address leads nowhere from here; the bound one works.
     let connecting = world.peer_answers(true);
     assert_eq!(connecting.to, SocketAddr::new(ip("10.1.2.3"), b.relayed.port()));
     assert!(a.told(&mut world).is_ok());
     let attempt = world.peer_connects(connecting.from, b.relayed).unwrap();
     assert_eq!(attempt.peer, a.relayed, "known by its relayed address");
     assert_eq!(attempt.client, b.client.client);
-    // A permission is asked of this peer as of any.
+    // This peer needs a permission like any other.
     b.client.request(&mut world, &refresh(0));
     assert_eq!(a.client.request(&mut world, &connect(b.relayed)).code(), 446);
     world.peer_closes(0, connecting.id);

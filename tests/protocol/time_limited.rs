@@ -1,4 +1,5 @@
-//! Time-limited credentials (TURN REST draft) at the door: who gets in, until when, and as whom they count.
+//! Time-limited credentials (TURN REST draft) at login: who may log in, until when, and for which
+//! user they count.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(crate) fn minted(client: Client, secret: &[u8], expiry: u64, userid: Option<
     client.user(&credential.username, &credential.password)
 }
 
-/// What whoever knows the secret takes for the password of any username.
+/// The password of any username, computed with the secret.
 fn password_of(username: &str) -> String {
     let mac = <hmac::Hmac<sha1::Sha1> as hmac::KeyInit>::new_from_slice(SECRET).unwrap();
     let tag = hmac::Mac::finalize(hmac::Mac::chain_update(mac, username.as_bytes())).into_bytes();
@@ -96,7 +97,7 @@ fn once_begun_an_allocation_outlives_its_credential_but_not_under_another_name()
 #[test]
 fn every_listener_of_every_node_takes_a_credential_of_any_secret_they_share() {
     for client in every_client() {
-        // Two nodes: nothing in common but their secrets.
+        // Two nodes that share nothing but their secrets.
         for order in [[SECRET, OLD_SECRET], [OLD_SECRET, SECRET]] {
             for secret in [SECRET, OLD_SECRET] {
                 let mut world = World::with(|config| secrets(config, &order));
@@ -107,7 +108,7 @@ fn every_listener_of_every_node_takes_a_credential_of_any_secret_they_share() {
         let mut live = minted(client.clone(), OLD_SECRET, START + 1000, Some("u"));
         live.allocate(&mut world);
         world.reload(|config| secrets(config, &[SECRET]));
-        // Rotated out: nobody new gets in with it, who is in stays.
+        // Rotated out: no new login succeeds with it, and existing sessions stay.
         assert_eq!(live.request(&mut world, &refresh(600)).code(), 0, "{}", story(&client));
         let mut late = minted(client, OLD_SECRET, START + 1000, Some("v"));
         late.client.five_tuple.client.set_port(1);
@@ -136,7 +137,7 @@ fn a_username_that_was_changed_or_written_otherwise_opens_nothing() {
             "{username:?}"
         );
     }
-    // Signed by who knows the secret, but not as the rules have it.
+    // Signed with the secret, but not in the required form.
     let written = [
         format!(" {expiry}:a"),
         format!("+{expiry}:a"),
@@ -176,7 +177,7 @@ fn quotas_go_by_userid_so_that_a_new_expiry_is_no_new_user() {
     let mut third = minted(client(3), SECRET, START + 300, Some("u"));
     assert_eq!(third.request(&mut world, &allocate()).code(), 486);
     minted(client(4), SECRET, START + 300, Some("v")).allocate(&mut world);
-    // Who has no userid shares one quota with all others who have none.
+    // All users without a userid share one quota.
     minted(client(5), SECRET, START + 100, None).allocate(&mut world);
     minted(client(6), SECRET, START + 200, None).allocate(&mut world);
     let mut third = minted(client(7), SECRET, START + 300, None);
@@ -194,7 +195,7 @@ fn a_username_may_be_as_long_as_the_rfc_lets_it_be() {
         (username, password)
     };
     for client in every_client() {
-        // 129 bytes of userid were refused once; 255 is the most of a Matrix id.
+        // Userids of 129 bytes were once refused; 255 is the maximum of Matrix ids.
         for len in [11 + 128, 11 + 129, 11 + 255, 11 + 256, 508] {
             let mut world = World::new();
             let (username, password) = credential(len);

@@ -1,4 +1,4 @@
-//! Allocations as records: what another process takes up, and what it refuses.
+//! Allocations as records: what another process imports, and what it refuses.
 
 use proptest::prelude::{Strategy, any, prop_oneof, proptest};
 use relay_proto::base::address::Family;
@@ -39,7 +39,7 @@ fn an_allocation_goes_on_in_another_process_and_ends_when_it_must() {
     world.hand_over();
     let sent = client.channel_data(&mut world, NUMBER, b"x").sent();
     assert_eq!(sent.from.port(), exported.record.relayed[0].unwrap().port);
-    // The permission first, to the nanosecond, then the allocation.
+    // First the permission, to the nanosecond, then the allocation.
     let relayed = exported.record.relayed[0].unwrap().address;
     world.pass(just_before(secs(200)));
     assert!(matches!(
@@ -85,7 +85,7 @@ fn a_reserved_port_is_still_reserved_and_only_so_long() {
     world.pass(secs(20));
     world.hand_over();
     let with_token = allocate().with(relay_proto::wire::attribute::AttributeType::RESERVATION_TOKEN, token);
-    // Somebody else's login is not enough, as before.
+    // Another user's login is refused, as before.
     assert_eq!(
         client(2).user("bob", "builder").request(&mut world, &with_token).code(),
         508
@@ -116,7 +116,7 @@ fn tcp_allocations_and_allocates_on_their_way_stay_behind() {
     assert!(world.exported(0).is_empty());
 }
 
-/// A record that was spoiled, and what is said of it.
+/// An invalid record, and its error.
 fn spoiled(good: &AllocationRecord, now: Instant) -> Vec<(ImportError, AllocationRecord)> {
     let mut all = Vec::new();
     let mut spoil = |error, spoil: &dyn Fn(&mut AllocationRecord)| {
@@ -167,7 +167,7 @@ fn a_record_that_cannot_be_is_refused_for_a_reason_and_leaves_nothing() {
         assert_eq!((world.shards[0].allocations(), world.shared.allocations()), (0, 0));
         assert_eq!(world.ports_used(), 0);
     }
-    // What is in use here already: the other port of two goes back.
+    // What is already in use here. The other of two ports is released.
     let mut other = record.clone();
     other.client.client.set_port(9);
     other.relayed[0] = None;
@@ -210,7 +210,7 @@ fn a_reservation_that_cannot_be_is_refused() {
     );
 }
 
-/// Everything in a JSON value that is not an object or a list.
+/// Every value in a JSON document that is neither an object nor a list.
 fn leaves<'a>(value: &'a mut Value, found: &mut Vec<&'a mut Value>) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| leaves(item, found)),
@@ -286,7 +286,7 @@ fn reservations_end_each_in_its_time_in_whatever_order_they_are_taken_up() {
             next.shards[0].import_reservation(now, &records[index]).unwrap();
         }
         next.wake();
-        // Begun at 0, 5 and 10 s, for 30 s each; now it is 15 s.
+        // Reserved at 0, 5 and 10 s, for 30 s each; now it is 15 s.
         for left in [2, 1, 0] {
             let until = if left == 2 { secs(15) } else { secs(5) };
             next.pass(just_before(until));

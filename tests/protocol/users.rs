@@ -1,4 +1,5 @@
-//! Who is the same user: what goes by kind and userid, whatever the expiry in the name, and what by the whole username.
+//! Which users are the same: what is compared by kind and userid, whatever the expiry in the name,
+//! and what by the whole username.
 
 use std::sync::Arc;
 
@@ -81,7 +82,7 @@ fn a_token_is_good_for_its_user_under_a_name_with_another_expiry_that_is_good_no
         (named(1, 100, "u"), forced(2, 200, "u")),
         (forced(1, 100, "u"), named(2, 200, "u")),
         (static_user(1, "alice"), static_user(2, "alice")),
-        // Two names without a userid may be anybody's; one name is one login.
+        // Two names without a userid may belong to anyone; one name is one login.
         (named(1, 100, ""), named(2, 100, "")),
     ] {
         let (mut owner, mut same) = (owner, same);
@@ -108,7 +109,7 @@ fn a_token_is_refused_to_everybody_else_and_to_an_expired_name_and_stays_good() 
         (static_user(1, "alice"), named(2, 100, "alice"), 508),
         (named(1, 1000, "alice"), static_user(2, &lookalike()), 508),
         (static_user(1, &lookalike()), named(2, 1000, "alice"), 508),
-        // Its own user's, 29 s later.
+        // Its own user, 29 s later.
         (named(1, 100, "u"), named(2, 29, "u"), 401),
         (named(1, 100, "u"), forced(2, 29, "u"), 401),
     ] {
@@ -135,7 +136,7 @@ fn a_userid_and_a_static_user_of_one_name_have_a_quota_each() {
     static_user(4, "alice").allocate(&mut world);
     static_user(5, "alice").allocate(&mut world);
     assert_eq!(static_user(6, "alice").request(&mut world, &allocate()).code(), 486);
-    // Nor does a name that only looks like a userid's count as that, or as one without.
+    // Nor does a name that only looks like one with a userid count as that, or as one without.
     static_user(7, &lookalike()).allocate(&mut world);
     named(8, 100, "").allocate(&mut world);
 }
@@ -178,7 +179,7 @@ fn what_is_about_an_allocation_takes_the_very_name_of_its_allocate_and_its_kind(
         for message in [refresh(600), create_permission(&[addr("192.0.2.1:7000")])] {
             assert_eq!(intruder.request(&mut world, &message).code(), 441, "{story}");
         }
-        // Its owner's name is good for what it began, also when it has expired (D7).
+        // The owner's name remains valid for its allocation after it has expired (D7).
         world.pass(secs(500));
         let mut elsewhere = owner.clone();
         elsewhere.client.five_tuple.client.set_port(9);

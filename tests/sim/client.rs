@@ -1,5 +1,6 @@
-//! Clients as they are: they log in after a 401, take a new nonce after a 438, send a request again until it is answered,
-//! keep what they hold alive (mostly in time), and know no more than the network lets through to them.
+//! Clients as they are: they log in after a 401, take a new nonce after a 438, send a request again
+//! until it is answered, keep what they hold alive (mostly in time), and know no more than the
+//! network lets through to them.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -17,11 +18,11 @@ use crate::setup::mint;
 use crate::world::{Event, Payload, World};
 use crate::{places, trace};
 
-/// A request is sent so often in all (RFC 8489 §6.2.1: Rc).
+/// How often a request is sent in total (RFC 8489 §6.2.1: Rc).
 const TRIES: u32 = 7;
-/// The first time between two (RTO).
+/// The first interval between two (RTO).
 const RTO: Duration = Duration::from_millis(500);
-/// Over a stream an answer is waited for so long (Ti).
+/// How long to wait for a response over a stream (Ti).
 const STREAM_PATIENCE: Duration = Duration::from_millis(39_500);
 /// Challenges answered in a row before giving up.
 const LOGINS: u32 = 3;
@@ -31,36 +32,36 @@ const LOGINS: u32 = 3;
 pub(crate) struct Client {
     pub(crate) user: usize,
     pub(crate) transport: Transport,
-    /// As the server sees it: behind a NAT it may change.
+    /// As the server sees it; behind a NAT it may change.
     pub(crate) addr: SocketAddr,
     pub(crate) server: SocketAddr,
     pub(crate) conn: Option<u64>,
     pub(crate) login: Rc<Login>,
-    /// Empty: none known yet.
+    /// Empty if unknown.
     pub(crate) nonce: Vec<u8>,
     pub(crate) pending: BTreeMap<[u8; 12], Pending>,
     pub(crate) lease: Option<Lease>,
     /// How often it misbehaves, in percent.
     pub(crate) rogue: u64,
-    /// Nothing goes through to it, or from it.
+    /// The network is interrupted in both directions until then.
     pub(crate) dark_until: Instant,
-    /// It does nothing by itself but repeat requests: not even log in again.
+    /// It does nothing on its own except repeating requests: it does not even log in again.
     pub(crate) scripted: bool,
-    /// The last response it had.
+    /// The last response it received.
     pub(crate) last: Option<Reply>,
 }
 
-/// A request without an answer yet.
+/// A request without a response.
 #[derive(Debug)]
 pub(crate) struct Pending {
     packet: Packet,
     pub(crate) request: Rc<Request>,
     tries: u32,
-    /// How many challenges came before it.
+    /// How many challenges preceded it.
     logins: u32,
 }
 
-/// What a client believes to hold.
+/// What a client believes it holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) relayed: Vec<SocketAddr>,
@@ -70,7 +71,7 @@ pub(crate) struct Lease {
 }
 
 impl World {
-    /// Somebody new.
+    /// Adds a random client.
     pub(crate) fn add_client(&mut self) -> usize {
         let family = if self.dice.percent(20) { Family::V6 } else { Family::V4 };
         let transport = if self.dice.percent(35) {
@@ -87,7 +88,7 @@ impl World {
         index
     }
 
-    /// Somebody who does nothing by itself.
+    /// Adds a client that does nothing on its own.
     pub(crate) fn add(&mut self, user: usize, transport: Transport, family: Family) -> usize {
         let client = Client {
             user,
@@ -108,7 +109,7 @@ impl World {
         self.clients.len() - 1
     }
 
-    /// A good login of a user, as things are now.
+    /// A valid login of a user at this time.
     pub(crate) fn login_of(&mut self, user: usize, algorithms: bool) -> Rc<Login> {
         let user = self.setup.users[user].clone();
         let algorithm = if algorithms {
@@ -122,7 +123,7 @@ impl World {
         }
     }
 
-    /// A good time-limited login.
+    /// A valid time-limited login.
     pub(crate) fn minted(&mut self, userid: &str, algorithm: PasswordAlgorithm) -> Rc<Login> {
         let expiry = self.now().unix.0 + self.dice.between(30, 7200);
         let username = format!("{expiry}:{userid}");
@@ -177,7 +178,7 @@ impl World {
         self.after(patience, Event::Retry { client: index, id });
     }
 
-    /// No answer so far.
+    /// No response so far.
     pub(crate) fn retry(&mut self, index: usize, id: [u8; 12]) {
         let client = &mut self.clients[index];
         let stream = client.transport.is_stream();
@@ -203,7 +204,7 @@ impl World {
         self.after(rto, Event::Retry { client: index, id });
     }
 
-    /// A client finds its stream closed.
+    /// A client notices that its stream is closed.
     pub(crate) fn closed(&mut self, index: usize, conn: u64) {
         let client = &mut self.clients[index];
         if client.conn == Some(conn) {
@@ -211,7 +212,7 @@ impl World {
             client.lease = None;
             client.pending.clear();
             let family = places::family(client.addr);
-            // It may well come back from the same port.
+            // It may well return from the same port.
             if self.dice.percent(70) {
                 self.clients[index].addr = self.public_address(family);
             }
@@ -262,7 +263,7 @@ impl World {
                 }
             }
             437 if !matches!(request.ask, Ask::Allocate(_)) => self.clients[index].lease = None,
-            // Perhaps an answer was lost: begin again.
+            // A response may have been lost: start again.
             437 if self.dice.percent(50) && !self.quiet => {
                 self.ask(
                     index,
@@ -274,7 +275,7 @@ impl World {
                 );
             }
             441 => {
-                // Somebody else's: another port.
+                // Another client's: use another port.
                 let family = places::family(self.clients[index].addr);
                 if !self.clients[index].transport.is_stream() {
                     self.clients[index].addr = self.public_address(family);

@@ -1,5 +1,5 @@
-//! When allocations begin and end: what the server tells the operator must agree with the model, and every end must have
-//! its reason.
+//! When allocations begin and end: the server's events must agree with the model, and every end
+//! must have its reason.
 
 use core::time::Duration;
 
@@ -10,10 +10,10 @@ use relay_proto::turn::{EndReason, Event};
 use crate::message::{Ask, Packet, Told};
 use crate::oracle::{Flow, Held, Key, Life, Oracle, Reserved, SWEEP, key};
 
-/// A relay socket that is never opened is waited for so long.
+/// How long a relay socket that is never opened is awaited.
 const OPENING: Duration = Duration::from_secs(30);
 
-/// What made the server do what it just did.
+/// What caused the server's last action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// A packet from this client; `release`: Refresh with LIFETIME 0.
@@ -43,7 +43,8 @@ impl Cause {
         }
     }
 
-    /// The stream an allocation came by is closed; or another has taken its place, which shows that it is.
+    /// The stream of an allocation is closed, or another has taken its place, which shows that it
+    /// is.
     fn is_end_of_stream(self, held: &Held) -> bool {
         let (owner, stream) = (
             key(&held.client.five_tuple),
@@ -58,7 +59,7 @@ impl Cause {
 }
 
 impl Oracle {
-    /// What the server tells the operator.
+    /// Checks an event of the server.
     pub(crate) fn event(&mut self, shard: usize, event: &Event, now: Now, cause: Cause) {
         match event {
             Event::AllocationBegan {
@@ -146,7 +147,7 @@ impl Oracle {
         }
     }
 
-    /// Allocates that were given up before they were answered: `is_there` asks the server.
+    /// Allocates that were given up before they were answered; `is_there` asks the server.
     pub(crate) fn check_abandoned(&mut self, shard: usize, now: Now, cause: Cause, is_there: impl Fn(&Client) -> bool) {
         let gone = |held: &Held| held.shard == shard && held.opening.is_some() && !is_there(&held.client);
         let keys: Vec<Key> = self
@@ -175,7 +176,7 @@ impl Oracle {
         self.mark("one half of two expired");
     }
 
-    /// After `handle_timeout`: nothing that is over is left.
+    /// Checks after `handle_timeout` that nothing expired is left.
     pub(crate) fn check_swept(&self, shard: usize, now: Now) {
         for half in self
             .held
@@ -187,7 +188,7 @@ impl Oracle {
         }
     }
 
-    /// The shard must wake up for everything that ends, not much later.
+    /// Checks that the shard wakes up soon after everything that ends.
     pub(crate) fn check_timer(&self, shard: usize, now: Instant, next: Option<Instant>) {
         let held = self.held.values().filter(|held| held.shard == shard);
         let halves = held
@@ -204,7 +205,8 @@ impl Oracle {
         }
     }
 
-    /// After every step: as many allocations as there must be, and every packet counted once.
+    /// Checks after every step that the number of allocations is right and that every packet is
+    /// counted once.
     pub(crate) fn check_balance(&self, shard: usize, allocations: usize, counters: &relay_proto::turn::Counters) {
         let held = || self.held.values().filter(|held| held.shard == shard);
         assert_eq!(allocations, held().count(), "allocations of the shard");

@@ -1,4 +1,4 @@
-//! After the end: what a run took must be there again.
+//! After the end: everything that a run used must be available again.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,12 +11,12 @@ use crate::mirror::Mirror;
 use crate::world::World;
 
 impl World {
-    /// Every user may hold as much as in the beginning, and no more; then the server stops.
+    /// Checks that every user may hold as much as at the start, and no more; then stops the server.
     pub(crate) fn check_quotas_returned(&mut self) {
         self.site.foreign.clear();
         (self.site.refusing, self.site.slow_opening, self.site.stuck) = (None, 0, false);
         let limit = self.site.rules.limits.allocations_per_user;
-        // The oracle knows how many there may be: it only takes somebody to ask for one too many.
+        // The oracle knows the limit, so one allocation too many is enough.
         for user in 0..self.setup.users.len() {
             let login = self.login_of(user, false);
             for n in 0..=limit {
@@ -35,7 +35,7 @@ impl World {
         self.check_nothing_left();
     }
 
-    /// All lifetimes are over: nothing may be left.
+    /// Checks after the end of all lifetimes that nothing is left.
     pub(crate) fn check_nothing_left(&mut self) {
         assert!(self.oracle.held.is_empty(), "the model holds {:?}", self.oracle.held);
         assert!(
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// Gets an allocation for a client at `from`, if it is to be had.
+    /// Creates an allocation for a client at `from`, if one is available.
     fn claim(&mut self, from: SocketAddr, login: &Rc<Login>) {
         let five_tuple = FiveTuple {
             client: from,

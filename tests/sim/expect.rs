@@ -1,4 +1,4 @@
-//! How a packet from a client is to be answered, said before the server sees it.
+//! Predicts the result of a packet from a client, before the server processes it.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -14,46 +14,50 @@ use crate::oracle::{Held, Life, Oracle, Way, key};
 use crate::places::{Route, family};
 use crate::setup::user_of;
 
-/// Copies of an Allocate are recognised at least this long (RFC 8489 §6.2.1: 39.5 s of retransmission) ...
+/// Copies of an Allocate are recognised for at least this time (RFC 8489 §6.2.1: 39.5 s of
+/// retransmission) ...
 const COPY_CERTAIN: Duration = Duration::from_millis(39_500);
-/// ... and at most so long.
+/// ... and at most this time.
 const COPY_POSSIBLE: Duration = Duration::from_secs(40);
-/// And an Allocate whose allocation is gone, after that: certainly, possibly.
+/// After the end of its allocation, copies of an Allocate are recognised: certainly until then,
+/// possibly until later.
 const PAST_CERTAIN: Duration = Duration::from_secs(40);
 const PAST_POSSIBLE: Duration = Duration::from_secs(60);
-/// Over UDP a shorter request for a login is to be reflected, and not answered: an Allocate has as much (RFC 8656 §7.1).
+/// Over UDP a shorter login request is used for reflection and gets no response: an Allocate has at
+/// least this length (RFC 8656 §7.1).
 const SHORTEST_REQUEST: usize = 28;
 /// How far ahead of the clock a nonce may be.
 const NONCE_SKEW: i64 = 5;
 
-/// What may become of a packet from a client.
+/// The possible results of a packet from a client.
 #[derive(Clone, Debug)]
 pub(crate) enum Expected {
-    /// Nothing at all.
+    /// No effect.
     Nothing,
-    /// Nothing, or an error to a stranger.
+    /// No effect, or an error to an unauthenticated sender.
     Strangers,
-    /// An answer to a request.
+    /// A response to a request.
     Answer(Answers),
-    /// The answer its first copy had.
+    /// The response of its first copy.
     Copy,
-    /// The answer its first copy had: a Refresh that has deleted something must not do so again.
+    /// The response of its first copy. A Refresh that has deleted something must not do so again.
     Deleted,
-    /// Application data, if it goes anywhere.
+    /// Application data, if it is relayed.
     Data(Life, Option<Way>),
-    /// It cannot be said.
+    /// Unpredictable.
     Anything,
 }
 
-/// Which answers a request may have.
+/// The possible responses to a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answers {
-    /// Errors that are due: if there are any, one of them (or of `possible`) is the answer, otherwise success.
+    /// Errors that apply: if there are any, the response is one of them (or of `possible`),
+    /// otherwise success.
     pub(crate) certain: Vec<u16>,
     pub(crate) possible: Vec<u16>,
-    /// The server may keep silent: a rate limit.
+    /// A rate limit may suppress the response.
     pub(crate) silence: bool,
-    /// The login is in order, so the answer is signed.
+    /// The login is valid, so the response is signed.
     pub(crate) signed: bool,
 }
 
@@ -156,7 +160,8 @@ impl Oracle {
             if !known {
                 return refuse(401);
             }
-            // A login that is no longer good, on the allocation it made: which of the two is due is a matter of taste.
+            // A login that has become invalid, on the allocation it created: either error is
+            // acceptable.
             answers.add(401, if allocate { Life::Maybe } else { Life::No });
         }
         answers.add_if(420, request.flaw == Some(Flaw::Unknown));
@@ -182,15 +187,15 @@ impl Oracle {
         Expected::Answer(answers)
     }
 
-    /// Whether a Refresh with LIFETIME 0 was fulfilled before: over UDP, not long ago.
+    /// Whether a Refresh with LIFETIME 0 succeeded before: over UDP, and recently.
     fn is_copy_of_release(&self, client: &Client, now: Now, request: &Request) -> bool {
         let release = matches!(request.ask, Ask::Refresh { lifetime: Some(0), .. });
         let fulfilled = self.past.get(&(key(&client.five_tuple), request.id.0));
         release && fulfilled.is_some_and(|&at| now.mono < at + PAST_CERTAIN)
     }
 
-    /// Issued to this address, whatever the port, within the lifetime, and with a secret that is good still. Wall-clock
-    /// time, which may jump.
+    /// Issued to this address, whatever the port, within the lifetime, and with a secret that is
+    /// still valid. In wall-clock time, which may jump.
     fn is_nonce_good(&self, shard: usize, client: &Client, now: Now, nonce: &[u8]) -> bool {
         self.nonces.get(nonce).is_some_and(|issued| {
             let age = now.unix.0.cast_signed() - issued.at.cast_signed();
@@ -238,7 +243,7 @@ impl Oracle {
                 .filter(|reserved| user_of(&reserved.username) == user_of(&login.username));
             let there = reserved.map_or(Life::No, |reserved| reserved.until.life(now.mono));
             answers.add(508, not(there));
-            // Its family may not be served any more.
+            // Its family may be disabled by now.
             answers.add_if(
                 508,
                 reserved.is_some_and(|reserved| reserved.relayed.is_ipv6() && !rules.ipv6),
@@ -302,7 +307,7 @@ impl Oracle {
         }
     }
 
-    /// Whether there would be too many permissions. Those that are there may always be refreshed.
+    /// Whether there would be too many permissions. Existing ones may always be refreshed.
     fn permissions_over(&self, held: &Held, wanted: &[SocketAddr], now: Now) -> Life {
         let most = self.rules[held.shard].limits.permissions.into();
         let over = |least: Life| {
@@ -323,7 +328,8 @@ impl Oracle {
     }
 }
 
-/// What a copy of the Allocate that made `held` is answered with; `None`: it is no copy, or none that counts as one.
+/// The response to a copy of the Allocate that created `held`; `None` if it does not count as a
+/// copy.
 fn copy_of(held: &Held, client: &Client, now: Now, request: &Request) -> Option<Expected> {
     let udp = !client.five_tuple.transport.is_stream();
     if !udp || !matches!(request.ask, Ask::Allocate(_)) || held.asked.id != request.id {
@@ -347,7 +353,7 @@ fn is_same_login(a: &Login, b: &Login) -> bool {
     (&a.username, &a.password, a.algorithm) == (&b.username, &b.password, b.algorithm)
 }
 
-/// Whether a limit is reached that so many certainly, and so many possibly, count towards.
+/// Whether a limit is reached, with `certain` units certainly and `possible` units possibly in use.
 const fn over(certain: u32, possible: u32, limit: u32) -> Life {
     if certain >= limit {
         Life::Yes

@@ -1,4 +1,4 @@
-//! What goes wrong in a run.
+//! Faults in a run.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -12,21 +12,21 @@ use crate::{places, trace};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Something that goes wrong, or ends going wrong.
+/// A fault, or its end.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// A client's NAT gives it another address, perhaps one that was another client's.
+    /// A client's NAT assigns it another address, perhaps one that another client had.
     Rebind(usize),
-    /// Nothing goes through to a client for a while.
+    /// The network to a client is interrupted for a while.
     Dark(usize, Duration),
     /// The wall clock jumps, in seconds.
     Jump(i64),
-    /// A new configuration reaches one shard after the other.
+    /// A new configuration reaches the shards one after another.
     Reload,
     Reloaded(usize, Box<Rules>),
     /// The program is killed and started again.
     Restart,
-    /// Another process goes on where this one ends.
+    /// Another process continues where this one ends.
     HandOver,
     /// Another program takes relay ports.
     Occupy,
@@ -47,7 +47,7 @@ pub(crate) enum Fault {
 }
 
 impl World {
-    /// Draws what will go wrong, and when.
+    /// Draws the faults and their times.
     pub(crate) fn plan_faults(&mut self) {
         for _ in 0..self.setup.faults {
             let client = self.dice.index(self.setup.clients);
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// The client keeps what it believes in: the server sees a stranger.
+    /// The client keeps its state; for the server it is unknown.
     fn rebind(&mut self, client: usize) {
         if self.clients[client].transport.is_stream() {
             if let Some(conn) = self.clients[client].conn {
@@ -125,7 +125,7 @@ impl World {
         let family = places::family(self.clients[client].addr);
         let before = self.clients[client].addr;
         self.clients[client].addr = self.public_address(family);
-        // The NAT may give the old address to somebody else.
+        // The NAT may assign the old address to another client.
         let other = self.dice.index(self.clients.len());
         let fits = !self.clients[other].transport.is_stream() && places::family(self.clients[other].addr) == family;
         if other != client && fits && self.dice.percent(50) {

@@ -1,4 +1,4 @@
-//! What clients do by themselves: allocate, keep alive what they hold, permit, bind, send, call each other, hang up.
+//! What clients do on their own: allocate, refresh, permit, bind, send, call each other, hang up.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::places;
 use crate::stream::StreamEvent;
 use crate::world::{Event, World};
 
-/// A Send indication to an IPv6 peer with DONT-FRAGMENT holds so many bytes.
+/// Most bytes in a Send indication to an IPv6 peer with DONT-FRAGMENT.
 const MOST_IN_STUN: usize = 65_532 - 24 - 4 - 4;
 
 impl World {
@@ -104,7 +104,8 @@ impl World {
             16..=17 => wanted.even = Some(true),
             _ => wanted.token = Some(self.board.tokens.last().map_or([7; 8], |&(token, ..)| token)),
         }
-        // Somebody has reserved a port a moment ago: the other half of the same program, most likely, wants it.
+        // A client has just reserved a port. The other half of the same program most likely wants
+        // it.
         let fresh = self
             .board
             .tokens
@@ -118,7 +119,7 @@ impl World {
                 ..Wanted::default()
             };
             if self.dice.percent(90) {
-                // SHA-256 only where it was offered.
+                // SHA-256 only if offered.
                 let offered = self.clients[index].nonce.starts_with(b"obMatJos2");
                 let algorithm = if offered {
                     login.algorithm
@@ -135,7 +136,7 @@ impl World {
         self.ask(index, Ask::Allocate(wanted), 0);
     }
 
-    /// Renews what is about to run out: with a margin that is sometimes too small.
+    /// Renews what is about to expire, with a margin that is sometimes too small.
     fn keep_alive(&mut self, index: usize) {
         let (mono, margin) = (self.mono, self.dice.millis(0, 60_000));
         let Some(lease) = self.clients[index].lease.clone() else {
@@ -209,7 +210,7 @@ impl World {
 
     fn bind(&mut self, index: usize) {
         let peer = self.reachable(index);
-        // RFC 5766 clients may begin anywhere.
+        // RFC 5766 clients may start with any number.
         let first = *self.dice.pick(&[0x4000, 0x4000, 0x4FFE, 0x5000, 0x7F00]);
         let first = if self.setup.rfc5766_channels { first } else { 0x4000 };
         let Some(lease) = &self.clients[index].lease else {
@@ -261,7 +262,8 @@ impl World {
         self.client_sends(index, Packet::channel(number, data, pad));
     }
 
-    /// Calls another client: both sides permit the relay's address, and send to the other's relayed address.
+    /// Calls another client: both sides permit the relay's address, and send to the other's relayed
+    /// address.
     fn call(&mut self, index: usize) {
         let Some(lease) = self.clients[index].lease.clone() else {
             return;
@@ -318,13 +320,13 @@ impl World {
         }
     }
 
-    /// Comes back from the same port before the server has noticed that the connection before is gone.
+    /// Returns from the same port before the server has noticed the end of the previous connection.
     fn reconnect(&mut self, index: usize, before: u64) {
         let Some(old) = self.conns.get_mut(&before) else { return };
         (old.cut, old.stalled) = (true, true);
         let shard = old.shard;
         let conn = self.connect(index);
-        // Were it another shard, the two would not meet.
+        // On another shard the two would not meet.
         self.conns.get_mut(&conn).expect("it is there").shard = shard;
         let client = &mut self.clients[index];
         (client.conn, client.lease) = (Some(conn), None);

@@ -1,5 +1,6 @@
-//! What comes after a process. One that is killed leaves nothing. Of one that hands over every allocation is written down,
-//! its servers are dropped, fresh ones take the records up, and whatever the model expects goes on to hold.
+//! What follows a process. One that is killed leaves nothing. One that hands over exports every
+//! allocation, its servers are dropped, new ones import the records, and the model's expectations
+//! still hold.
 
 use relay_proto::base::time::Now;
 use relay_proto::turn::{AllocationRecord, Handles, ReservationRecord, SessionId, Shared};
@@ -11,14 +12,14 @@ use crate::setup::Rules;
 use crate::site::{Site, Socket};
 use crate::world::World;
 
-/// What one shard has written down.
+/// The export of one shard.
 struct Written {
     allocations: Vec<(String, Handles, Vec<std::net::SocketAddr>)>,
     reservations: Vec<String>,
 }
 
 impl World {
-    /// The program ends without a word and starts again.
+    /// The program ends without notice and starts again.
     pub(crate) fn restart(&mut self) {
         let rules = self.site.rules.clone();
         let shared = Shared::new(self.dice.array());
@@ -27,7 +28,7 @@ impl World {
         self.lose_streams();
     }
 
-    /// Another process, which knows nothing, in the place of this one, which is returned.
+    /// Replaces this process with a new one without state, and returns the old one.
     fn begin_anew(&mut self, rules: &Rules, shared: Shared) -> Site {
         let fresh = Site::new(self.mono, &self.setup, rules, shared, &mut self.dice);
         let mut old = core::mem::replace(&mut self.site, fresh);
@@ -37,7 +38,8 @@ impl World {
         old
     }
 
-    /// Another process goes on where this one ends. It has the relay sockets and the streams, and of the rest what was written.
+    /// Another process continues where this one ends. It gets the relay sockets and the streams,
+    /// and otherwise only the records.
     pub(crate) fn hand_over(&mut self) {
         let now = self.now();
         let written: Vec<Written> = (0..self.setup.shards)
@@ -46,7 +48,7 @@ impl World {
         let rules = self.site.rules.clone();
         let shared = Shared::with_keys(self.dice.array(), self.site.shared.keys());
         let old = self.begin_anew(&rules, shared);
-        // Sockets that nothing was written down of end with their process.
+        // Sockets of allocations that were not exported end with their process.
         let kept: Vec<_> = written
             .iter()
             .flat_map(|it| &it.allocations)
@@ -92,7 +94,7 @@ impl World {
         }
     }
 
-    /// A fresh shard takes up what was written down, and would write the same.
+    /// A new shard imports the records, and would export the same.
     fn take_up(&mut self, shard: usize, written: &Written, now: Now) -> Vec<SessionId> {
         let Site { shards, sockets, .. } = &mut self.site;
         let server = &mut shards[shard].server;
@@ -134,8 +136,9 @@ impl World {
 }
 
 impl Oracle {
-    /// Another process goes on with these allocations, by shard, under `rules`. Its budgets are new, its counters begin at
-    /// zero, and it remembers no transaction whose allocation is gone.
+    /// Another process continues with these allocations, by shard, under `rules`. Its budgets are
+    /// full, its counters start at zero, and it remembers no transaction whose allocation has
+    /// ended.
     fn hand_over(&mut self, rules: &Rules, live: &[Vec<SessionId>], now: Now) {
         let there = |held: &crate::oracle::Held| held.session.is_some_and(|id| live[held.shard].contains(&id));
         for held in self.held.values() {

@@ -1,4 +1,5 @@
-//! Whether what the server did with a packet is what it had to do; and what the model learns from its success responses.
+//! Checks whether the server handled a packet correctly, and updates the model from its success
+//! responses.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -13,11 +14,11 @@ use crate::message::{Ask, Packet, REALM, Request, Told, Wanted};
 use crate::oracle::{CHANNEL, Deadline, Issued, Life, Oracle, PERMISSION, Way, key};
 use crate::reply::Reply;
 
-/// Largest UDP response to a stranger, beside the realm: header, ERROR-CODE, headers of REALM and NONCE, the longest nonce,
-/// PASSWORD-ALGORITHMS, FINGERPRINT.
+/// Largest UDP response to an unauthenticated sender, without the realm: header, ERROR-CODE,
+/// headers of REALM and NONCE, the longest nonce, PASSWORD-ALGORITHMS, FINGERPRINT.
 const STRANGERS_REPLY: usize = 20 + 8 + 4 + 4 + 32 + 12 + 8;
 
-/// What the server did with one packet of a client.
+/// The server's handling of one packet from a client.
 #[derive(Debug)]
 pub(crate) struct Deed<'a> {
     pub(crate) shard: usize,
@@ -32,7 +33,7 @@ pub(crate) struct Deed<'a> {
 }
 
 impl Oracle {
-    /// Judges, and learns.
+    /// Checks it, and updates the model.
     pub(crate) fn judge(&mut self, deed: &Deed<'_>, expected: &Expected) {
         let Deed {
             shard,
@@ -97,7 +98,7 @@ impl Oracle {
         }
     }
 
-    /// What every response must be.
+    /// Checks what every response must satisfy.
     fn check_reply(&mut self, deed: &Deed<'_>, reply: &Reply) {
         if reply.code != 0 {
             self.ledgers[deed.shard].error(reply.code);
@@ -208,7 +209,7 @@ impl Oracle {
         }
     }
 
-    /// A token for an address family that is not served any more is good for nothing.
+    /// A token for a disabled address family is worthless.
     fn spend(&mut self, shard: usize, token: &[u8; 8]) {
         let served = self.rules[shard].ipv6;
         if self
@@ -285,7 +286,7 @@ impl Oracle {
         });
     }
 
-    /// The answer to a second copy: nothing new.
+    /// The response to a second copy contains nothing new.
     fn judge_copy(&mut self, deed: &Deed<'_>, reply: &Reply) {
         assert_eq!(reply.code, 0, "a copy of an Allocate is answered as the first");
         let held = self.of(deed.client).expect("an answered Allocate is held");

@@ -1,4 +1,5 @@
-//! Allocates on their way: from the request to the answer that waits for relay sockets, and what it may say.
+//! Allocates in progress: from the request to the response that waits for relay sockets, and its
+//! content.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -38,7 +39,8 @@ impl Oracle {
             last_icmp: None,
         };
         let before = self.held.insert(key(&deed.client.five_tuple), held);
-        // Of the one before, only the answer to its Allocate was due, to a stream that another has replaced.
+        // Of the previous one, only the response to its Allocate was pending, on a stream that
+        // another has replaced.
         let replaced = |before: Held| before.opening.is_some() && before.client.link != deed.client.link;
         assert!(before.is_none_or(replaced), "a second allocation for one five-tuple");
         if let Ask::Allocate(Wanted { token: Some(token), .. }) = &request.ask {
@@ -57,7 +59,8 @@ impl Oracle {
         }
     }
 
-    /// The answer to an Allocate whose relay sockets are open, or could not be: `open` are their relayed addresses.
+    /// Checks the response to an Allocate once its relay sockets are open or have failed; `open`
+    /// are their relayed addresses.
     pub(crate) fn judge_opened(&mut self, shard: usize, client: &Client, now: Now, reply: &Reply, open: &[SocketAddr]) {
         let held = self.of(client).expect("an answer to an Allocate that waits");
         assert_eq!(held.shard, shard);
@@ -127,7 +130,8 @@ impl Oracle {
         }
     }
 
-    /// Relayed addresses: those that are open, of the families and kind asked for, of the range, and nobody else's.
+    /// Checks the relayed addresses: open, of the requested families and kind, within the range,
+    /// and not another allocation's.
     fn check_relayed(&mut self, client: &Client, now: Now, reply: &Reply, wanted: &Wanted, open: &[SocketAddr]) {
         let mut given = reply.relayed.clone();
         given.sort_unstable();
@@ -165,7 +169,7 @@ impl Oracle {
         }
     }
 
-    /// LIFETIME given for LIFETIME asked for (RFC 8656 §7.2, §8.2), in seconds.
+    /// LIFETIME granted for the requested one (RFC 8656 §7.2, §8.2), in seconds.
     pub(crate) fn check_lifetime(&self, reply: &Reply, asked: Option<u32>) -> u32 {
         let given = reply.lifetime.expect("LIFETIME");
         let expected = asked.unwrap_or(600).max(600).min(self.setup.max_lifetime as u32);
@@ -176,7 +180,8 @@ impl Oracle {
         given
     }
 
-    /// LIFETIME is whole seconds: cut by a session's cap, the server may know better.
+    /// LIFETIME has whole seconds; if a session's cap shortens it, the server's own deadline is
+    /// more exact.
     pub(crate) fn deadline(&self, now: Now, lifetime: u32) -> Deadline {
         let slack = if self.setup.max_session.is_some() {
             Duration::from_secs(1)

@@ -1,4 +1,4 @@
-//! What comes from peers: datagrams at relayed addresses, and ICMP.
+//! Packets from peers: datagrams at relayed addresses, and ICMP.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::oracle::{Life, Oracle};
 use crate::places::family;
 use crate::reply::FromPeer;
 
-/// What the server did with one datagram from a peer.
+/// The server's handling of one datagram from a peer.
 #[derive(Debug)]
 pub(crate) struct Inbound<'a> {
     pub(crate) shard: usize,
@@ -25,7 +25,8 @@ pub(crate) struct Inbound<'a> {
 }
 
 impl Oracle {
-    /// Judges what became of a datagram at a relayed address; `sent` is what the client is sent for it, if anything is.
+    /// Checks the result of a datagram at a relayed address; `sent` is what the client receives, if
+    /// anything.
     pub(crate) fn judge_inbound(&mut self, deed: &Inbound<'_>, sent: Option<(&Client, FromPeer)>) {
         let Inbound {
             shard,
@@ -76,7 +77,7 @@ impl Oracle {
         self.of_mut(&owner).expect("it is held").down.add(payload.len());
     }
 
-    /// An ICMP message about a datagram to `peer`, and what the client is told.
+    /// Checks an ICMP message about a datagram to `peer`, and what the client receives.
     pub(crate) fn judge_icmp(
         &mut self,
         relayed: SocketAddr,

@@ -1,4 +1,4 @@
-//! What one shard must have counted.
+//! The counters that one shard must have.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use relay_proto::turn::{EndReason, Verdict};
 
 use crate::oracle::Flow;
 
-/// Counted beside the server, from what was seen of it.
+/// Counted beside the server, from its observed behaviour.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     received: u64,
@@ -20,7 +20,7 @@ pub(crate) struct Ledger {
     errors: BTreeMap<u16, u64>,
     up: [Flow; 4],
     down: [Flow; 4],
-    /// Taken up from another process.
+    /// Imported from another process.
     taken_up: u64,
     began: u64,
     ended: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Of a process that goes on with so many allocations of another.
+    /// For a process that continues with this many allocations of another.
     pub(crate) fn taking_up(allocations: u64) -> Self {
         Self {
             taken_up: allocations,
@@ -67,7 +67,7 @@ impl Ledger {
         *self.ended_by.entry(why.as_str()).or_default() += 1;
     }
 
-    /// Compares with what the server counted; `live` allocations are told apart by transport.
+    /// Compares with the server's counters; `live` allocations are split by transport.
     pub(crate) fn check(&self, counters: &Counters, live: [u64; 4]) {
         let sum = |cells: &[Cell]| cells.iter().map(Cell::get).sum::<u64>();
         let counted = [

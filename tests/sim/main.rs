@@ -1,12 +1,13 @@
-//! The simulation: real cores and real stream connections in a world that is not.
+//! The simulation: real cores and real stream connections in a simulated world.
 //!
-//! Clock, network, kernel, clients and peers are simulated, everything in it is drawn from one seed, and a reference model
-//! beside the server says of every packet what must become of it ([`oracle`], [`expect`], [`judge`]). `docs/testing.md`,
-//! "Simulation", tells how to run it and what to do when it fails.
+//! Clock, network, kernel, clients and peers are simulated and draw everything from one seed. A
+//! reference model beside the server predicts the result of every packet ([`oracle`], [`expect`],
+//! [`judge`]). `docs/testing.md`, "Simulation", explains how to run it and what to do when it
+//! fails.
 //!
 //! ```text
 //! cargo test --test sim                     200 seeds and the stories
-//! SIM_SEEDS=20000 cargo test --test sim     so many seeds
+//! SIM_SEEDS=20000 cargo test --test sim     this many seeds
 //! SIM_SEED=17 cargo test --test sim         one run, with its last events if it fails
 //! ```
 
@@ -38,7 +39,8 @@ mod stream;
 mod trace;
 mod world;
 
-/// What so many seeds come across, all of it: a simulation that no longer gets there proves nothing.
+/// Situations that the seeds must reach, all of them. A simulation that no longer reaches them
+/// proves nothing.
 const REACHED: &[&str] = &[
     "400",
     "401",
@@ -100,7 +102,7 @@ const REACHED: &[&str] = &[
     "relayed by the mirror as well",
 ];
 
-/// Seeds of an ordinary run.
+/// Seeds of a normal run.
 const SEEDS: u64 = 200;
 
 #[test]

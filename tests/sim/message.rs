@@ -1,4 +1,5 @@
-//! What clients send, and what they meant by it: the oracle is told the meaning, the server only gets the bytes.
+//! Messages from clients, and their meaning: the oracle gets the meaning, the server only the
+//! bytes.
 
 use core::ops::Range;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use relay_proto::wire::writer::MessageWriter;
 
 pub(crate) const REALM: &str = "example.org";
 
-/// A username and a password: not necessarily right ones.
+/// A username and a password, not necessarily valid.
 #[derive(Debug)]
 pub(crate) struct Login {
     pub(crate) username: String,
@@ -40,7 +41,7 @@ impl Login {
     }
 }
 
-/// What a request asks for.
+/// What a request requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     Binding,
@@ -58,7 +59,7 @@ pub(crate) enum Ask {
     },
 }
 
-/// What an Allocate asks for.
+/// What an Allocate requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
     pub(crate) lifetime: Option<u32>,
@@ -82,7 +83,7 @@ impl Ask {
     }
 }
 
-/// What is wrong with a request, beside what it asks for.
+/// What is wrong with a request, apart from its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// Signed, but without NONCE: 400 before anything else.
@@ -91,11 +92,12 @@ pub(crate) enum Flaw {
     Unknown,
     /// An attribute of a wrong length, signed: 400.
     BadLength,
-    /// Attributes behind MESSAGE-INTEGRITY, as if someone had added them on the way: of no effect.
+    /// Attributes after MESSAGE-INTEGRITY, as if an attacker had added them on the way: without
+    /// effect.
     Tail,
 }
 
-/// A request as its sender meant it.
+/// A request as its sender intended it.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) id: TransactionId,
@@ -131,7 +133,7 @@ impl Request {
             writer.integrity(&login.key, login.integrity());
         }
         if self.flaw == Some(Flaw::Tail) {
-            // Each would change what the request does, were it believed.
+            // Each of them would change the request if it counted.
             writer.u32(AttributeType::LIFETIME, 0);
             writer.xor_address(AttributeType::XOR_PEER_ADDRESS, ([93, 184, 216, 99], 9999).into());
             writer.attribute(AttributeType(0x7FFD), b"tail");
@@ -197,7 +199,7 @@ const fn family_byte(family: Family) -> u8 {
     }
 }
 
-/// What became of the bytes on their way, and what the server may make of them.
+/// What happened to the bytes on their way, and what the server may make of them.
 #[derive(Clone, Debug)]
 pub(crate) enum Told {
     Request(Rc<Request>),
@@ -210,11 +212,11 @@ pub(crate) enum Told {
         number: u16,
         data: Range<usize>,
     },
-    /// Nothing may come of it: not an answer, not a datagram.
+    /// Must have no effect: no response, no datagram.
     Nothing,
     /// A request with a bit flipped under its signature: an unsigned error at most.
     Spoiled,
-    /// No TURN at all: on a stream the end of it.
+    /// Not TURN: ends a stream.
     Poison,
 }
 
@@ -248,7 +250,7 @@ impl Packet {
         }
     }
 
-    /// A Send indication that must go nowhere: it has an unknown comprehension-required attribute.
+    /// A Send indication that must be dropped: it has an unknown comprehension-required attribute.
     pub(crate) fn unknown_send(id: TransactionId, peer: SocketAddr, data: &[u8]) -> Self {
         Self {
             bytes: indication(id, peer, data, false, true).into(),
@@ -256,7 +258,7 @@ impl Packet {
         }
     }
 
-    /// ChannelData, with `padding` bytes behind.
+    /// ChannelData, followed by `padding` bytes.
     pub(crate) fn channel(number: u16, data: &[u8], padding: usize) -> Self {
         let mut bytes = Vec::with_capacity(4 + data.len() + padding);
         bytes.extend(number.to_be_bytes());
@@ -287,7 +289,7 @@ impl Packet {
         }
     }
 
-    /// The application data, if it is meant to be relayed.
+    /// The application data, if it should be relayed.
     pub(crate) fn payload(&self) -> &[u8] {
         match &self.told {
             Told::Send { data, .. } | Told::Channel { data, .. } => &self.bytes[data.clone()],

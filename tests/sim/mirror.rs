@@ -1,5 +1,6 @@
-//! A mirror of the forward table, as an offload would keep it: it is told of changes and asks nobody. Whatever it would
-//! relay the core relays in the same way, and whatever it must be able to relay it can.
+//! A mirror of the forward table, as an offload would keep it: it receives changes and asks
+//! nothing. The core relays whatever the mirror would relay, in the same way, and the mirror can
+//! relay everything that it should.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -40,7 +41,7 @@ impl Mirror {
         self.routes.is_empty()
     }
 
-    /// What becomes of a packet from a client; `None`: the core must say.
+    /// The result of a packet from a client; `None`: the core must decide.
     pub(crate) fn of_client(&self, now: Instant, client: &Client, packet: &[u8]) -> Option<Verdict> {
         if client.five_tuple.transport != Transport::Udp {
             return None;
@@ -57,7 +58,7 @@ impl Mirror {
         })
     }
 
-    /// What becomes of a datagram at a relay socket; `None`: the core must say.
+    /// The result of a datagram at a relay socket; `None`: the core must decide.
     pub(crate) fn of_peer(&self, now: Instant, relay: RelayId, from: SocketAddr, len: usize) -> Option<Verdict> {
         let route = self.only(|route| route.key.relay == relay && route.peer == PeerAddr(from))?;
         let fits = 4 + len <= most_in_a_datagram(route.client.client);
@@ -76,8 +77,9 @@ impl Mirror {
 }
 
 impl World {
-    /// The core and its mirror agree about ChannelData from a client, or a datagram from a peer: all that goes as
-    /// ChannelData between a client over UDP and a peer is the mirror's to relay, and nothing else.
+    /// Checks that the core and its mirror agree about ChannelData from a client or a datagram from
+    /// a peer. The mirror relays exactly the packets that go as ChannelData between a client over
+    /// UDP and a peer.
     pub(crate) fn compare(&mut self, mirrored: Option<Verdict>, verdict: Verdict, client: Option<&Client>) {
         let over_udp = client.is_some_and(|client| client.five_tuple.transport == Transport::Udp);
         let channel = matches!(

@@ -1,4 +1,5 @@
-//! The network between clients, server and peers: it delays, loses, repeats and reorders, and rebinds addresses.
+//! The network between clients, server and peers: it delays, loses, duplicates and reorders
+//! packets, and rebinds addresses.
 
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,7 +12,7 @@ use relay_proto::turn::types;
 use crate::message::{Packet, Told};
 use crate::world::{Event, Payload, World};
 
-/// Bytes a UDP datagram of this family holds.
+/// Most bytes in a UDP datagram of this family.
 pub(crate) const fn most_in_a_datagram(addr: SocketAddr) -> usize {
     if addr.is_ipv4() { 65_535 - 20 - 8 } else { 65_535 - 8 }
 }
@@ -40,7 +41,7 @@ impl World {
             .collect()
     }
 
-    /// A client sends a packet, over whatever it uses.
+    /// A client sends a packet over its transport.
     pub(crate) fn client_sends(&mut self, index: usize, packet: Packet) {
         let client = &self.clients[index];
         if client.transport.is_stream() {
@@ -72,7 +73,7 @@ impl World {
         }
     }
 
-    /// A response on its way to a client.
+    /// Sends a response to a client.
     pub(crate) fn respond(&mut self, client: &types::Client, bytes: &[u8]) {
         self.digest(bytes);
         if client.five_tuple.transport == Transport::Tcp {
@@ -82,7 +83,7 @@ impl World {
         }
     }
 
-    /// Application data on its way to a client.
+    /// Sends application data to a client.
     pub(crate) fn send_data(&mut self, client: &types::Client, header: &[u8], data: &[u8], padding: usize) {
         let bytes = [header, data, &[0; 3][..padding]].concat();
         self.digest(&bytes);
@@ -105,7 +106,7 @@ impl World {
         }
     }
 
-    /// Whoever has the address now gets it.
+    /// Delivers to the client that has the address now.
     pub(crate) fn datagram_at_client(&mut self, to: SocketAddr, bytes: &Payload) {
         let here = |client: &crate::client::Client| !client.transport.is_stream() && client.addr == to;
         let Some(index) = self.clients.iter().position(here) else {
@@ -146,7 +147,7 @@ impl World {
         }
     }
 
-    /// An address behind a NAT that nobody has: now and then one that somebody had.
+    /// An unused address behind a NAT, occasionally one that was used before.
     pub(crate) fn public_address(&mut self, family: Family) -> SocketAddr {
         loop {
             let (host, port) = (self.dice.between(1, 6) as u8, 5000 + self.dice.below(200) as u16);

@@ -1,9 +1,11 @@
-//! The reference model: what the server must be holding, and so what may happen to each packet.
+//! The reference model: the state that the server must have, and so the possible results of each
+//! packet.
 //!
-//! It is written from the RFC, with plain maps, and knows nothing of how the server works. It learns that something exists
-//! only from the server's success responses, takes lifetimes from there and from the RFC (300 s, 600 s), and from then on
-//! knows at every instant what must be relayed, what must not, and how every request is to be answered. Where the RFC leaves
-//! a choice (exactly at a deadline, or between two errors that are both due) either is accepted.
+//! It is written from the RFC with plain maps, and independent of the server's implementation. It
+//! learns of new state only from the server's success responses, and takes lifetimes from there and
+//! from the RFC (300 s, 600 s). From then on it knows at every instant what must be relayed, what
+//! must not, and how every request must be answered. If the RFC leaves a choice (exactly at a
+//! deadline, or between two errors that both apply), either is accepted.
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -24,7 +26,7 @@ use crate::setup::{Rules, Setup, user_of};
 pub(crate) const PERMISSION: Duration = Duration::from_secs(300);
 pub(crate) const CHANNEL: Duration = Duration::from_secs(600);
 pub(crate) const RESERVATION: Duration = Duration::from_secs(30);
-/// What has expired is given back within this.
+/// Expired state is released within this time.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
 /// A five-tuple, ordered.
@@ -34,7 +36,7 @@ pub(crate) const fn key(five_tuple: &FiveTuple) -> Key {
     (five_tuple.client, five_tuple.server, five_tuple.transport)
 }
 
-/// Whether something is there: certainly not, perhaps, certainly. The least of several decides.
+/// Whether something exists: certainly not, perhaps, certainly. The minimum of several counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Life {
     No,
@@ -42,7 +44,7 @@ pub(crate) enum Life {
     Yes,
 }
 
-/// When something ends; `slack` is as exactly as the server said it.
+/// When something ends; `slack` is the precision of the server's statement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,
@@ -67,7 +69,7 @@ impl Deadline {
         }
     }
 
-    /// Ended so long ago that it must have been swept away.
+    /// Whether it ended so long ago that it must have been swept.
     pub(crate) fn is_overdue(self, now: Instant) -> bool {
         self.at + self.slack + SWEEP < now
     }
@@ -105,9 +107,9 @@ pub(crate) struct Held {
     /// Its Allocate.
     pub(crate) asked: Rc<Request>,
     pub(crate) requested: Instant,
-    /// Ports tried so far, while its relay sockets are being opened; then `None`.
+    /// Ports tried so far while its relay sockets are being opened; then `None`.
     pub(crate) opening: Option<Vec<(Family, u16)>>,
-    /// The ranges of ports there were since it was asked for.
+    /// All port ranges since the request.
     pub(crate) ranges: Vec<RangeInclusive<u16>>,
     pub(crate) halves: [Option<Half>; 2],
     pub(crate) given: Vec<SocketAddr>,
@@ -136,7 +138,7 @@ impl Held {
         self.halves[family as usize].map_or(Life::No, |half| half.until.life(now))
     }
 
-    /// A permission. It goes with the relayed address of its family, if that is the first to end.
+    /// A permission. It ends with the relayed address of its family if that ends first.
     pub(crate) fn permission(&self, ip: IpAddr, now: Instant) -> Life {
         let until = self.permissions.get(&ip);
         until.map_or(Life::No, |until| {
@@ -152,12 +154,13 @@ impl Held {
         })
     }
 
-    /// Its stream has the same addresses as this client's, and is another: it must be closed already.
+    /// Whether its stream has the same addresses as this client's but is another one, which must be
+    /// closed already.
     pub(crate) fn is_by_another_stream(&self, client: &Client) -> bool {
         client.five_tuple.transport.is_stream() && client.link != self.client.link
     }
 
-    /// A nanosecond before, or after, something of it ends.
+    /// Whether this is a nanosecond before or after something of it ends.
     pub(crate) fn edge(&self, now: Instant) -> Option<&'static str> {
         let halves = self.halves.iter().flatten().map(|half| half.until.at);
         let permissions = self.permissions.values().map(|until| until.at);
@@ -170,7 +173,8 @@ impl Held {
         })
     }
 
-    /// Whether the client can be sent so much from `peer`: as ChannelData (not padded over UDP), or in a Data indication.
+    /// Whether the client can receive `len` bytes from `peer`: as ChannelData (not padded over
+    /// UDP), or in a Data indication.
     fn fits(&self, peer: SocketAddr, len: usize, channel: bool) -> bool {
         let FiveTuple { client, transport, .. } = self.client.five_tuple;
         let address = if peer.is_ipv4() { 12 } else { 24 };
@@ -183,7 +187,7 @@ impl Held {
         }
     }
 
-    /// A relayed address is gone, and with it all that went over it.
+    /// A relayed address has ended, with everything that used it.
     pub(crate) fn close(&mut self, family_gone: Family) {
         self.halves[family_gone as usize] = None;
         self.permissions.retain(|&ip, _| Family::of(ip) != family_gone);
@@ -191,17 +195,17 @@ impl Held {
     }
 }
 
-/// A port set aside by EVEN-PORT.
+/// A port reserved by EVEN-PORT.
 #[derive(Clone, Debug)]
 pub(crate) struct Reserved {
     pub(crate) relayed: SocketAddr,
-    /// Where the allocation beside it lives.
+    /// The shard of the allocation beside it.
     pub(crate) shard: usize,
     pub(crate) username: String,
     pub(crate) until: Deadline,
 }
 
-/// Where application data from a client goes.
+/// The path of application data from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// To a peer, from this relayed address.
@@ -210,7 +214,7 @@ pub(crate) enum Way {
     Allocation { from: SocketAddr, shard: usize },
 }
 
-/// A nonce: where it is good, from when on, and while which secret is configured.
+/// A nonce: where it is valid, from when, and while which secret is configured.
 #[derive(Debug)]
 pub(crate) struct Issued {
     pub(crate) to: SocketAddr,
@@ -223,21 +227,23 @@ pub(crate) struct Issued {
 #[derive(Debug)]
 pub(crate) struct Oracle {
     pub(crate) setup: Rc<Setup>,
-    /// What each shard was told last.
+    /// The current configuration of each shard.
     pub(crate) rules: Vec<Rules>,
-    /// The ports of all shards, by family: what the latest of them to be told something was told. `None`: never served.
+    /// The ports of all shards, by family, from the latest reload of any shard. `None`: never
+    /// served.
     pub(crate) ports: [Option<RangeInclusive<u16>>; 2],
     pub(crate) held: BTreeMap<Key, Held>,
     pub(crate) tokens: BTreeMap<[u8; 8], Reserved>,
-    /// Every nonce issued, by this run of the server or one before.
+    /// Every nonce issued by this process or an earlier one.
     pub(crate) nonces: BTreeMap<Vec<u8>, Issued>,
-    /// Allocates whose allocation ended, and Refreshes that ended one, over UDP: a copy of them may still be under way.
+    /// Allocates whose allocation ended, and Refreshes that ended one, over UDP: copies may still
+    /// be in flight.
     pub(crate) past: BTreeMap<(Key, [u8; 12]), Instant>,
-    /// Of every allocation there was, in any run of the server.
+    /// Ids of all allocations of all processes.
     pub(crate) sessions: BTreeSet<SessionId>,
     pub(crate) ledgers: Vec<crate::ledger::Ledger>,
     pub(crate) rates: crate::rates::Rates,
-    /// What the runs have come across, and how often.
+    /// The situations reached, and how often.
     pub(crate) marks: BTreeMap<&'static str, u64>,
 }
 
@@ -261,13 +267,13 @@ impl Oracle {
         oracle
     }
 
-    /// What all shards of a process that starts are told.
+    /// The configuration of all shards of a new process.
     pub(crate) fn set_rules(&mut self, rules: &Rules) {
         self.ports = [Some(rules.ports.clone()), rules.ipv6.then(|| rules.ports.clone())];
         self.rules = vec![rules.clone(); self.setup.shards];
     }
 
-    /// The server starts again and knows nothing but its secrets, and with them its nonces.
+    /// The server starts again without any state except its secrets, and with them its nonces.
     pub(crate) fn restart(&mut self, rules: &Rules) {
         let (marks, nonces) = (core::mem::take(&mut self.marks), core::mem::take(&mut self.nonces));
         let sessions = core::mem::take(&mut self.sessions);
@@ -275,7 +281,7 @@ impl Oracle {
         (self.marks, self.nonces, self.sessions) = (marks, nonces, sessions);
     }
 
-    /// A shard is told something else. The ports of a family that is not served any more stay as they are.
+    /// A shard gets a new configuration. The ports of a family that is no longer served stay.
     pub(crate) fn reload(&mut self, shard: usize, rules: &Rules) {
         self.rules[shard] = rules.clone();
         for family in [Family::V4, Family::V6] {
@@ -300,7 +306,7 @@ impl Oracle {
         self.held.get_mut(&key(&client.five_tuple))
     }
 
-    /// Whose relayed address this is, if anyone's.
+    /// The allocation with this relayed address, if any.
     pub(crate) fn at(&self, relayed: SocketAddr) -> Option<&Held> {
         self.held.values().find(|held| held.half_at(relayed).is_some())
     }
@@ -310,8 +316,8 @@ impl Oracle {
         rules.peers.route(peer, &rules.ports)
     }
 
-    /// Whether, and which way, application data from a client to `peer` goes. Only a Send indication (no channel) needs
-    /// a permission (RFC 8656 §11.2, §12.6).
+    /// Whether, and by which path, application data from a client goes to `peer`. Only a Send
+    /// indication (no channel) needs a permission (RFC 8656 §11.2, §12.6).
     pub(crate) fn way_out(&self, held: &Held, peer: SocketAddr, channel: bool, now: Instant) -> (Life, Option<Way>) {
         let Some(half) = held.halves[family(peer) as usize].filter(|_| held.opening.is_none()) else {
             return (Life::No, None);
@@ -326,7 +332,7 @@ impl Oracle {
             Route::Relayed if peer == from => (Life::No, None),
             Route::Peer => (life, Some(Way::Peer { from })),
             Route::Relayed => match self.at(peer).and_then(|other| Some((other, other.half_at(peer)?))) {
-                // What has expired is not there any more, even if it is not swept away yet.
+                // Expired state no longer counts, even before it is swept.
                 Some((other, half)) => {
                     let there = half.until.life(now).max(Life::Maybe);
                     (
@@ -342,7 +348,8 @@ impl Oracle {
         }
     }
 
-    /// Whether a datagram from `peer` at a relayed address is for the client, and whether as ChannelData: on which number.
+    /// Whether a datagram from `peer` at a relayed address goes to the client, and if as
+    /// ChannelData, on which number.
     pub(crate) fn way_in(&self, held: &Held, peer: SocketAddr, len: usize, now: Instant) -> (Life, Life, Option<u16>) {
         let life = held.half_life(family(peer), now).min(held.permission(peer.ip(), now));
         let bound = held
@@ -363,7 +370,7 @@ impl Oracle {
         }
     }
 
-    /// Allocations of a user: those that certainly count, and those that may.
+    /// Allocations of a user: those that certainly count, and those that possibly do.
     pub(crate) fn count(&self, username: &str, now: Instant) -> (u32, u32) {
         let mine = || {
             self.held
@@ -387,7 +394,7 @@ impl Oracle {
         (certain as u32, (mine().count() + opening) as u32)
     }
 
-    /// Whether there are no ports of `family` left for what EVEN-PORT asks.
+    /// Whether no suitable ports of `family` are left for EVEN-PORT.
     pub(crate) fn shortage(&self, of: Family, even: Option<bool>, now: Instant) -> Life {
         let ours: BTreeSet<u16> = self.ports[of as usize].iter().cloned().flatten().collect();
         let fits = |used: &BTreeSet<u16>| {
@@ -445,7 +452,7 @@ impl Oracle {
         (certain, possible)
     }
 
-    /// Forgets what can be of no more consequence.
+    /// Forgets state that no longer matters.
     pub(crate) fn forget(&mut self, now: Now) {
         self.tokens.retain(|_, reserved| !reserved.until.is_overdue(now.mono));
         self.past

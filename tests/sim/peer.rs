@@ -1,10 +1,10 @@
-//! Peers: some answer what they get, some send without being asked, some are not there.
+//! Peers: some answer what they receive, some send on their own, some do not exist.
 
 use crate::trace;
 use crate::world::{Event, Payload, World};
 use std::net::SocketAddr;
 
-/// Peers have sent so often: payloads stay distinguishable.
+/// Peers echo until they have sent this often, so payloads stay distinguishable.
 const ECHO: u64 = 40;
 
 impl World {
@@ -19,7 +19,7 @@ impl World {
         self.dice.bytes(len).into()
     }
 
-    /// The same; now and then as much as a datagram holds, or a little more.
+    /// The same, occasionally as long as a datagram can be, or a little longer.
     pub(crate) fn media(&mut self) -> Payload {
         if self.dice.per_mille(995) {
             return self.payload();
@@ -39,7 +39,7 @@ impl World {
             return;
         }
         if self.dice.percent(5) {
-            // Nobody listens there.
+            // No program listens there.
             let delay = self.dice.millis(1, 50);
             self.after(delay, Event::Icmp { relayed: from, peer });
         } else if self.dice.percent(ECHO) {
@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    /// A peer sends somewhere by itself: to an address that is, that was, or that never was.
+    /// A peer sends on its own: to an existing address, a former one, or one that never existed.
     pub(crate) fn peer_tick(&mut self) {
         if self.quiet {
             return;

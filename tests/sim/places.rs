@@ -1,6 +1,8 @@
-//! The geography: where the server, its relayed addresses, clients and peers are, and which peers may be reached.
+//! The topology: where the server, its relayed addresses, clients and peers are, and which peers
+//! are reachable.
 //!
-//! What the server's peer policy must say of each place is written down here a second time, as a plain list, for the oracle.
+//! A plain list states the expected verdict of the peer policy for each place a second time, for
+//! the oracle.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -21,7 +23,7 @@ const REOPENED: Ipv4Addr = Ipv4Addr::new(172, 16, 5, 5);
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const UNIQUE_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
-/// DNS: reflects.
+/// DNS: a reflector.
 const REFLECTOR_PORT: u16 = 53;
 
 /// Announced address of relayed transport addresses, by family.
@@ -32,8 +34,8 @@ pub(crate) const fn announced(family: Family) -> IpAddr {
     }
 }
 
-/// The NAT maps ports as well: a relay socket is announced with a port so much higher than the one it is bound to.
-/// Even, for EVEN-PORT's sake.
+/// The NAT also maps ports: the announced port of a relay socket is this much higher than the bound
+/// one. Even, because of EVEN-PORT.
 pub(crate) const PORTS_APART: u16 = 4008;
 
 /// The address peers see for a relay socket bound to `bind`.
@@ -42,7 +44,7 @@ pub(crate) const fn announced_for(bind: SocketAddr) -> SocketAddr {
     SocketAddr::new(announced(family), bind.port() + PORTS_APART)
 }
 
-/// Whether relayed addresses are there.
+/// Whether relayed addresses are on this IP address.
 pub(crate) const fn is_ours(ip: IpAddr) -> bool {
     matches!(ip, ANNOUNCED_V4 | BOUND_V4 | RELAY_V6)
 }
@@ -59,7 +61,7 @@ pub(crate) fn family(addr: SocketAddr) -> Family {
     Family::of(addr.ip())
 }
 
-/// What the parts of the peer policy that change by a reload say.
+/// The parts of the peer policy that a reload changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PeerRules {
     pub(crate) shifty_denied: bool,
@@ -69,12 +71,12 @@ pub(crate) struct PeerRules {
 pub(crate) const DENY: &str = "151.101.1.0/24";
 pub(crate) const ALLOW: &str = "172.16.5.0/24";
 
-/// How a peer is reached.
+/// The kind of path to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     Nowhere,
     Peer,
-    /// At one of the server's own relayed addresses, if an allocation lives there.
+    /// At a relayed address of the server, if an allocation has it.
     Relayed,
 }
 
@@ -92,7 +94,7 @@ impl PeerRules {
         }
     }
 
-    /// Whether application data may go to `peer` and come from it.
+    /// Whether application data may be exchanged with `peer`.
     pub(crate) fn route(self, peer: SocketAddr, relay_ports: &core::ops::RangeInclusive<u16>) -> Route {
         if is_ours(peer.ip()) {
             return if relay_ports.contains(&peer.port()) {
@@ -109,7 +111,7 @@ impl PeerRules {
     }
 }
 
-/// Every peer of the world: some share an address, some nobody may reach.
+/// Every peer of the world: some share an address, some must not be reached.
 pub(crate) fn peers() -> Vec<SocketAddr> {
     let v4 = |ip: Ipv4Addr, port| SocketAddr::new(ip.into(), port);
     let v6 = |last, port| SocketAddr::new(Ipv6Addr::new(0x2a00, 0x1450, 1, 0, 0, 0, 0, last).into(), port);
@@ -133,5 +135,5 @@ pub(crate) fn peers() -> Vec<SocketAddr> {
     ]
 }
 
-/// The first so many of [`peers`] may be reached under every configuration.
+/// This many of [`peers`] are reachable under every configuration.
 pub(crate) const ALWAYS_OPEN: usize = 7;

@@ -1,5 +1,5 @@
-//! Rate limits, as far as they can be seen from outside: strangers are not answered more often than configured, and nobody
-//! is kept waiting who has not asked for much.
+//! Rate limits as seen from outside: unauthenticated senders get no more responses than configured,
+//! and a client with few requests is never limited.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -9,12 +9,13 @@ use relay_proto::base::time::Instant;
 use relay_proto::turn::config::limits::Limits;
 use relay_proto::wire::message::Method;
 
-/// Who asks more often than this within [`SPAN`] may meet a limit: the lowest is 10 a second.
+/// A client with more requests than this within [`SPAN`] may reach a limit: the lowest is 10 per
+/// second.
 const MANY: usize = 10;
 const SPAN: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Requests and replies of late, by source: an IPv4 address or an IPv6 /64.
+/// Recent requests and replies by source: an IPv4 address or an IPv6 /64.
 #[derive(Debug, Default)]
 pub(crate) struct Rates {
     requests: BTreeMap<IpAddr, VecDeque<Instant>>,

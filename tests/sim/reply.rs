@@ -1,4 +1,4 @@
-//! What the server sends to clients, taken apart.
+//! Messages from the server to clients, parsed.
 
 use std::net::SocketAddr;
 
@@ -16,22 +16,22 @@ pub(crate) struct Reply {
     /// 0 for success.
     pub(crate) code: u16,
     pub(crate) nonce: Option<Vec<u8>>,
-    /// PASSWORD-ALGORITHMS is there.
+    /// Has PASSWORD-ALGORITHMS.
     pub(crate) algorithms: bool,
     pub(crate) lifetime: Option<u32>,
     pub(crate) relayed: Vec<SocketAddr>,
     pub(crate) mapped: Option<SocketAddr>,
     pub(crate) token: Option<[u8; 8]>,
-    /// ADDRESS-ERROR-CODE is there.
+    /// Has ADDRESS-ERROR-CODE.
     pub(crate) half_refused: bool,
     pub(crate) integrity: Option<Integrity>,
     pub(crate) fingerprint: bool,
-    /// USERNAME, USERHASH or (beside no challenge) REALM or NONCE is there.
+    /// Has USERNAME, USERHASH or, outside a challenge, REALM or NONCE.
     pub(crate) says_too_much: bool,
 }
 
 impl Reply {
-    /// Takes a response apart; panics if it is none, or none a client could read.
+    /// Parses a response; panics if a client could not parse it.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let message = Message::parse(bytes).expect("the server writes messages that parse");
         let code = match message.class() {
@@ -78,7 +78,7 @@ impl Reply {
     }
 }
 
-/// What a client is sent beside responses.
+/// What a client receives besides responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FromPeer {
     Channel {
@@ -96,7 +96,7 @@ pub(crate) enum FromPeer {
 }
 
 impl FromPeer {
-    /// Takes ChannelData or a Data indication apart; panics on anything else.
+    /// Parses ChannelData or a Data indication; panics on anything else.
     pub(crate) fn parse(bytes: &[u8], stream: bool) -> Self {
         if bytes[0] & 0xC0 == 0x40 {
             let number = u16::from_be_bytes([bytes[0], bytes[1]]);

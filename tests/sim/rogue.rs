@@ -1,5 +1,5 @@
-//! Clients as they also are: guessing, replaying, forging, and trying what is not allowed. And probes: packets that arrive
-//! a nanosecond before a deadline and a nanosecond after it.
+//! Misbehaving clients: they guess, replay, forge, and try what is forbidden. Also probes: packets
+//! that arrive a nanosecond before and after a deadline.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// Sends a request with this login instead of the client's own, and does not care for the answer.
+    /// Sends a request with this login instead of the client's own, and ignores the response.
     fn send_request(&mut self, index: usize, ask: Ask, login: Option<Rc<Login>>, flaw: Option<Flaw>) {
         let (id, fingerprint) = (self.transaction(), self.dice.percent(30));
         let nonce = self.clients[index].nonce.clone();
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// A wrong password, or a user there is not.
+    /// A wrong password, or an unknown user.
     fn guess(&mut self, index: usize) {
         let ask = self.any_ask(index);
         let username = self.clients[index].login.username.clone();
@@ -112,7 +112,8 @@ impl World {
         self.send_request(index, ask, Some(login), None);
     }
 
-    /// A time-limited credential that has expired, or will only much later than the rules allow; or just not.
+    /// A time-limited credential that has expired, or expires later than allowed, or just within
+    /// the limit.
     fn stale_login(&mut self, index: usize) {
         let now = self.now().unix.0;
         let latest = now + MAX_TTL + SKEW;
@@ -124,14 +125,14 @@ impl World {
         self.send_request(index, ask, Some(login), None);
     }
 
-    /// Somebody's request once more, from here.
+    /// Repeats another client's request from here.
     fn replay(&mut self, index: usize) {
         if let Some(packet) = self.dice.maybe_pick(&self.board.captured) {
             self.client_sends(index, packet);
         }
     }
 
-    /// A good request with a bit flipped in what its signature covers, or in the signature.
+    /// A valid request with one bit flipped in its signed part or in the signature.
     fn forge(&mut self, index: usize) {
         let ask = self.any_ask(index);
         let (id, nonce) = (self.transaction(), self.clients[index].nonce.clone());
@@ -146,7 +147,7 @@ impl World {
             fingerprint: false,
         };
         let mut bytes = request.encode();
-        // Of a stream the framing must stay as it is. ChannelData looks different in the first two bits.
+        // On a stream the framing must not change. ChannelData differs in the first two bits.
         let first = if self.clients[index].transport.is_stream() {
             8 * 8
         } else {
@@ -191,7 +192,7 @@ impl World {
         self.send_request(index, ask, Some(login), Some(flaw));
     }
 
-    /// Peers nobody may reach, wrong families, wrong numbers.
+    /// Forbidden peers, wrong families, wrong numbers.
     fn unwanted(&mut self, index: usize) {
         let (any, good) = (*self.dice.pick(&self.peers.clone()), self.reachable(index));
         let own = self.clients[index]
@@ -227,7 +228,7 @@ impl World {
         self.send_request(index, ask, Some(login), None);
     }
 
-    /// Responses and indications: never answered.
+    /// Responses and indications, which are never answered.
     fn not_a_request(&mut self, index: usize) {
         let (id, peer) = (self.transaction(), self.reachable(index));
         let classes = [Class::Success, Class::Error, Class::Indication];
@@ -255,7 +256,7 @@ impl World {
             bytes[0] = *self.dice.pick(&[4, 20, 0x16, 0x80, 0xFF]);
             self.client_sends(index, Packet::poison(bytes));
         } else {
-            // Not ChannelData: that could be meant.
+            // Not ChannelData, which could be valid.
             let wide = self.setup.rfc5766_channels;
             bytes[0] = *self
                 .dice
@@ -264,7 +265,7 @@ impl World {
         }
     }
 
-    /// Application data for whom nothing was asked.
+    /// Application data without any request.
     fn uninvited(&mut self, index: usize) {
         let peer = *self.dice.pick(&self.peers.clone());
         if self.clients[index].lease.is_some() || !self.clients[index].transport.is_stream() {
@@ -277,7 +278,7 @@ impl World {
             *self.dice.pick(&[0x4000, 0x4001, 0x4ABC, 0x5000, 0x7FFF]),
             self.dice.bytes(16),
         );
-        // Bytes that are no STUN yet look like something else at the beginning of a stream.
+        // At the start of a stream, bytes that are not STUN and look like something else.
         if self.clients[index].lease.is_some() || !self.clients[index].transport.is_stream() {
             self.send_channel(index, number, &data);
         }
@@ -292,7 +293,7 @@ impl World {
         self.send_request(index, ask, None, None);
     }
 
-    /// Sends what arrives around a deadline of what the client holds: just before it, and just after.
+    /// Sends packets that arrive just before and just after a deadline of what the client holds.
     pub(crate) fn probe(&mut self, index: usize) {
         let client = &self.clients[index];
         if client.transport.is_stream() {

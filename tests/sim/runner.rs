@@ -1,4 +1,4 @@
-//! Runs seeds on every processor, and tells what is needed to see a failure again.
+//! Runs seeds on every processor, and reports what is needed to reproduce a failure.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::trace;
 use crate::world::World;
 
-/// How often the runs came across what.
+/// How often the runs reached each situation.
 pub(crate) type Marks = BTreeMap<&'static str, u64>;
 
 /// The number in an environment variable.
@@ -24,7 +24,7 @@ pub(crate) fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// Runs `count` seeds from `first` on; panics with the smallest of those that fail.
+/// Runs `count` seeds from `first` on; panics with the smallest one that fails.
 pub(crate) fn run(first: u64, count: u64) -> Marks {
     let began = Instant::now();
     let (next, failed) = (AtomicU64::new(first), AtomicU64::new(u64::MAX));
@@ -69,7 +69,7 @@ pub(crate) fn replay(seed: u64) -> Marks {
     })
 }
 
-/// One run, with whatever panics in it caught.
+/// One run; catches any panic in it.
 fn attempt(seed: u64) -> Result<Marks, String> {
     catch_quietly(|| {
         let mut world = World::drawn(seed);
@@ -83,7 +83,7 @@ thread_local! {
     static PLACE: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Catches a panic without the usual report, which would come from the middle of other runs.
+/// Catches a panic without the usual report, which would appear between those of other runs.
 fn catch_quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,4 +1,4 @@
-//! What a run is made of, drawn from its seed: the server's configuration, users, weather.
+//! The parameters of a run, drawn from its seed: the server's configuration, users, weather.
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -22,17 +22,17 @@ use relay_testkit::dice::Dice;
 
 pub(crate) const MAX_TTL: u64 = 86_400;
 pub(crate) const SKEW: u64 = 60;
-/// A limit nobody reaches.
+/// A limit that is never reached.
 const NO_LIMIT: u32 = 1_000_000;
 
-/// What does not change while a run lasts.
+/// What does not change during a run.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) shards: usize,
     pub(crate) ports: RangeInclusive<u16>,
     pub(crate) ipv6: bool,
     pub(crate) limits: Limits,
-    /// Rate limits are so low that silence is to be expected.
+    /// The rate limits are so low that requests may get no response.
     pub(crate) strict: bool,
     pub(crate) nonce_lifetime: u64,
     pub(crate) max_lifetime: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Setup {
     pub(crate) faults: u64,
 }
 
-/// How the network treats datagrams.
+/// The network's treatment of datagrams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weather {
     /// In thousandths.
@@ -72,7 +72,7 @@ impl Weather {
     };
 }
 
-/// A user, and where its password comes from.
+/// A user, and the source of its password.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) name: String,
@@ -96,7 +96,7 @@ impl Setup {
     pub(crate) fn draw(dice: &mut Dice) -> Self {
         let shards = 1 + dice.index(3);
         let strict = dice.percent(25);
-        // A few ports only, so that they run out and are used again at once; or plenty.
+        // Only a few ports, so that they run out and are reused at once; or plenty.
         let ports = if dice.percent(40) {
             dice.between(6, 14) * shards as u64
         } else {
@@ -145,7 +145,7 @@ impl Setup {
         }
     }
 
-    /// For stories: nothing goes wrong by itself.
+    /// For stories: no random faults.
     pub(crate) fn calm(shards: usize) -> Self {
         let limits = Limits {
             allocations_per_user: 4,
@@ -188,7 +188,7 @@ impl Setup {
         }
     }
 
-    /// What the server is told.
+    /// The server's configuration.
     pub(crate) fn config(&self, rules: &Rules) -> Arc<Config> {
         let address = |bind, announced| Some(RelayAddress { bind, announced });
         let relay = RelayConfig {
@@ -274,8 +274,8 @@ impl Rules {
         }
     }
 
-    /// Another configuration after a reload: secrets are rotated, peers denied and re-opened, and now and then even the
-    /// range of ports, the families and the limits are others.
+    /// The configuration after a reload: secrets are rotated, peers denied and re-opened, and
+    /// occasionally the port range, the families and the limits change too.
     pub(crate) fn change(&self, setup: &Setup, dice: &mut Dice) -> Self {
         let mut secrets = self.secrets.clone();
         match dice.below(3) {
@@ -313,7 +313,8 @@ impl Rules {
         }
     }
 
-    /// Whether this is a user's password: `limits` also tests when a time-limited name expires (unix time).
+    /// Whether this is a user's password: `limits` also tests when a time-limited name expires
+    /// (unix time).
     pub(crate) fn accepts(&self, setup: &Setup, login: &Login, at: Option<u64>) -> bool {
         let mut passwords = setup
             .users
@@ -347,7 +348,7 @@ pub(crate) fn mint(secret: &str, username: &str) -> String {
     BASE64_STANDARD.encode(mac.finalize().into_bytes())
 }
 
-/// Whose name it is: whether it is time-limited, and without its expiry.
+/// The user behind a name: whether it is time-limited, and the name without its expiry.
 pub(crate) fn user_of(username: &str) -> (bool, &str) {
     username
         .split_once(':')
@@ -374,7 +375,7 @@ fn draw_users(dice: &mut Dice) -> Vec<User> {
         .collect();
     users[0].password = None;
     if dice.percent(30) {
-        // Whoever mints does not know the names in the configuration.
+        // The minting service does not know the names in the configuration.
         let name = users[dice.index(users.len())].name.clone();
         for password in [None, Some(format!("{name}'s password"))] {
             if !users

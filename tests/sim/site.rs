@@ -1,4 +1,4 @@
-//! The server's side: its shards, which are the real ones, and the kernel under them, which is not.
+//! The server's side: its real shards, and the simulated kernel under them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -31,16 +31,16 @@ pub(crate) struct Site {
     pub(crate) shared: Arc<Shared>,
     /// Relay sockets by the address peers see.
     pub(crate) sockets: BTreeMap<SocketAddr, Socket>,
-    /// Ports other programs have, by the address they are bound to.
+    /// Ports of other programs, by bound address.
     pub(crate) foreign: BTreeSet<SocketAddr>,
-    /// Relay sockets cannot be opened, for this reason.
+    /// The reason why relay sockets cannot be opened.
     pub(crate) refusing: Option<OpenError>,
-    /// Opening takes so long, in milliseconds at most.
+    /// Longest time to open a relay socket, in milliseconds.
     pub(crate) slow_opening: u64,
-    /// Opening takes for ever.
+    /// Relay sockets are never opened.
     pub(crate) stuck: bool,
     pub(crate) rules: Rules,
-    /// A shard has been told other rules than in the beginning.
+    /// A shard has a configuration other than the first one.
     reloaded: bool,
     response: Box<Response>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Site {
 pub(crate) struct Shard {
     pub(crate) server: Server,
     pub(crate) counters: Arc<Counters>,
-    /// Of its routes, if somebody listens.
+    /// A mirror of its routes, if there is a listener.
     pub(crate) mirror: Option<Mirror>,
     /// When it wakes up.
     wake: Option<Instant>,
@@ -117,7 +117,7 @@ impl Site {
         self.shards.iter().all(|shard| shard.mirror.is_some())
     }
 
-    /// Whether there are mirrors of the routes from now on.
+    /// Switches mirrors of the routes on or off.
     pub(crate) fn mirror(&mut self, on: bool) {
         for shard in &mut self.shards {
             shard.mirror = on.then(Mirror::default);
@@ -160,7 +160,7 @@ impl World {
         self.hand(self.shard_of(from), client, packet);
     }
 
-    /// A packet from a client, whole, in the hands of its shard.
+    /// Delivers a whole packet from a client to its shard.
     pub(crate) fn hand(&mut self, shard: usize, client: Client, packet: &Packet) {
         let now = self.now();
         let expected = self.oracle.expect(shard, &client, now, &packet.told);
@@ -243,7 +243,7 @@ impl World {
         let client = server.client(id.allocation).copied();
         let verdict = server.handle_peer(now, id, PeerAddr(from), payload.len());
         if let Some(mirrored) = mirrored {
-            // What forges one of our own addresses is the core's alone.
+            // Only the core handles packets that forge our own addresses.
             let due = client.filter(|_| !places::is_ours(from.ip()));
             self.compare(mirrored, verdict, due.as_ref());
         }
@@ -261,7 +261,7 @@ impl World {
         self.inbound(shard, to.0, from.0, payload, verdict);
     }
 
-    /// What becomes of application data at a relayed address.
+    /// Handles application data at a relayed address.
     fn inbound(&mut self, shard: usize, relayed: SocketAddr, from: SocketAddr, payload: &[u8], verdict: Verdict) {
         trace::note(|| {
             format!(
@@ -382,7 +382,7 @@ impl World {
         self.oracle.check_swept(shard, now);
     }
 
-    /// A client's stream is closed, whoever closed it.
+    /// A client's stream has closed, on whichever side.
     pub(crate) fn disconnect(&mut self, shard: usize, client: &Client) {
         let now = self.now();
         let cause = Cause::Disconnect(key(&client.five_tuple), client.link);
@@ -406,7 +406,7 @@ impl World {
         assert!(self.oracle.held.is_empty(), "an allocation outlives the server");
     }
 
-    /// What the operator is told.
+    /// Processes the server's events.
     pub(crate) fn gather(&mut self, shard: usize, cause: Cause) {
         let now = self.now();
         while let Some(event) = self.site.shards[shard].server.poll_event() {
@@ -415,7 +415,7 @@ impl World {
         }
     }
 
-    /// Does what the server wants done, then checks what must always hold.
+    /// Carries out the server's commands, then checks the invariants.
     pub(crate) fn settle(&mut self, shard: usize, cause: Cause) {
         let mut closing = Vec::new();
         while let Some(command) = self.site.shards[shard].server.poll_command() {
@@ -454,7 +454,7 @@ impl World {
         }
     }
 
-    /// Every relayed address has its socket, and there is no other.
+    /// Checks that every relayed address has its socket, and that there are no others.
     fn check_sockets(&self, shard: usize) {
         let mut expected = 0;
         for held in self
@@ -487,10 +487,10 @@ impl World {
         assert_eq!(open, expected, "relay sockets nobody needs");
     }
 
-    /// No port that is in use is counted as free.
+    /// Checks that no port in use counts as free.
     fn check_ports(&self) {
         let ranges = &self.oracle.ports;
-        // What is outside the range is in use and not counted.
+        // Ports outside the range are in use and do not count.
         let counted = |relayed: &SocketAddr| {
             let range = ranges[family(*relayed) as usize].as_ref();
             range.is_some_and(|range| range.contains(&relayed.port()))
@@ -510,7 +510,7 @@ impl World {
         let due = self.site.shards[shard].server.poll_timeout();
         self.oracle.check_timer(shard, self.mono, due);
         let Some(due) = due else { return };
-        // Now and then the shard has better things to do.
+        // Occasionally the shard is busy.
         let late = if self.dice.percent(2) { 5000 } else { 20 };
         let at = due.max(self.mono) + self.dice.millis(0, late);
         let wake = &mut self.site.shards[shard].wake;
@@ -583,7 +583,7 @@ fn framed(client: &Client, frame: Frame, payload: &[u8]) -> [Vec<u8>; 3] {
 }
 
 impl World {
-    /// One shard learns of a new configuration.
+    /// One shard gets a new configuration.
     pub(crate) fn reload(&mut self, shard: usize, rules: &Rules) {
         let now = self.now();
         let config = self.setup.config(rules);

@@ -1,8 +1,10 @@
-//! Clients' TCP connections: real [`StreamConn`]s on the server's side of a byte pipe that cuts where it likes.
+//! Clients' TCP connections: real [`StreamConn`]s on the server's side of a byte pipe that splits
+//! at random positions.
 //!
-//! Checked on the way: every message the server cuts out of the stream is one the client sent, in order; every frame that
-//! reaches the client is whole and one the server queued, in order of its kind; only application data is ever missing, and
-//! as much as was reported dropped.
+//! The simulation checks that every message that the server finds in the stream is one that the
+//! client sent, in order; that every frame that reaches the client is whole and one that the server
+//! queued, in order of its kind; and that only application data is ever missing, exactly as much as
+//! was reported as dropped.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -21,7 +23,7 @@ use crate::world::{Event, World};
 
 #[derive(Debug)]
 pub(crate) enum StreamEvent {
-    /// The client's system sends what was written.
+    /// The client's system sends what the client wrote.
     Push,
     /// Bytes arrive at the server.
     Up(Vec<u8>),
@@ -36,7 +38,7 @@ pub(crate) enum StreamEvent {
     Timer,
 }
 
-/// Where the bytes a client writes are cut.
+/// Where to split the bytes that a client writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cuts {
     Nowhere,
@@ -52,18 +54,18 @@ pub(crate) struct Conn {
     pub(crate) shard: usize,
     stream: StreamConn,
     authenticated: bool,
-    /// Something was sent after which the stream cannot go on.
+    /// The stream cannot continue after what was sent.
     poisoned: bool,
     pub(crate) cuts: Cuts,
-    /// Written by the client, not yet sent; what was sent must come out in this order.
+    /// Written by the client and not yet sent. What was sent must come out in this order.
     outgoing: Vec<u8>,
     sent: VecDeque<Packet>,
     up_at: relay_proto::base::time::Instant,
-    /// The client stopped in the middle of a message, or its system has forgotten the connection.
+    /// The client stopped within a message, or its system has forgotten the connection.
     pub(crate) stalled: bool,
-    /// Nothing that was sent arrives any more.
+    /// Nothing sent arrives any more.
     pub(crate) cut: bool,
-    /// Bytes the way back still takes.
+    /// Free space of the path back, in bytes.
     room: usize,
     down_at: relay_proto::base::time::Instant,
     pub(crate) reading: bool,
@@ -76,7 +78,7 @@ pub(crate) struct Conn {
     timer: Option<relay_proto::base::time::Instant>,
 }
 
-/// Bytes that have arrived, then nothing: not the end.
+/// Bytes that have arrived, and then nothing, which is not the end.
 struct Arrived<'a>(&'a [u8]);
 
 impl Read for Arrived<'_> {
@@ -88,7 +90,7 @@ impl Read for Arrived<'_> {
     }
 }
 
-/// A socket that takes `room` bytes in all, and at most `most` at once.
+/// A socket that accepts `room` bytes in total, and at most `most` per call.
 struct Pipe<'a> {
     room: &'a mut usize,
     most: usize,
@@ -112,7 +114,7 @@ impl Write for Pipe<'_> {
 }
 
 impl World {
-    /// A client connects: at once, as far as the server can tell.
+    /// A client connects; for the server, at once.
     pub(crate) fn connect(&mut self, owner: usize) -> u64 {
         self.connected += 1;
         let id = 1000 + self.connected;
@@ -202,7 +204,7 @@ impl World {
         }
     }
 
-    /// Cuts what was written, and sends the pieces one after the other.
+    /// Splits what was written, and sends the pieces one after another.
     fn push(&mut self, id: u64) {
         let latency = Duration::from_millis(self.weather.latency);
         let Some(conn) = self.conns.get_mut(&id) else { return };
@@ -216,7 +218,7 @@ impl World {
             let len = match conn.cuts {
                 Cuts::Nowhere => rest.len(),
                 Cuts::Anywhere => 1 + self.dice.index(rest.len()),
-                // Every byte alone would take long for long messages.
+                // For long messages, single bytes would take too long.
                 Cuts::Everywhere => (rest.len() / 200).max(1),
             };
             let (piece, after) = rest.split_at(len);
@@ -292,7 +294,7 @@ impl World {
         }
     }
 
-    /// Whether the stream had to be closed.
+    /// Checks that the stream had to be closed.
     fn check_error(&mut self, id: u64, error: &StreamError) {
         trace::note(|| format!("stream {id}: {error}"));
         let conn = &self.conns[&id];
@@ -358,7 +360,7 @@ impl World {
         let flushed = conn.stream.flush(mono, &mut pipe).expect("the pipe does not fail");
         let taken = pipe.taken;
         if flushed == relay_net::stream::Flushed::Blocked && conn.room > 0 {
-            // A short write: the socket can be written again at once.
+            // A short write: the socket is writable again at once.
             self.after(
                 Duration::from_micros(100),
                 Event::Stream {
@@ -401,7 +403,7 @@ impl World {
         }
     }
 
-    /// Bytes arrive at the client, which makes room for others.
+    /// Bytes arrive at the client, which frees space for others.
     fn down(&mut self, id: u64, bytes: Vec<u8>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.room += bytes.len();
@@ -461,7 +463,7 @@ impl World {
         }
     }
 
-    /// The client sends no more: its shard closes the connection.
+    /// The client sends no more, so its shard closes the connection.
     fn stream_ended(&mut self, id: u64) {
         struct End;
         impl Read for End {
@@ -496,7 +498,7 @@ impl World {
         );
     }
 
-    /// Every connection is lost: the program that had them is gone.
+    /// All connections are lost, because their program has ended.
     pub(crate) fn lose_streams(&mut self) {
         for (id, conn) in core::mem::take(&mut self.conns) {
             self.after(
@@ -509,7 +511,7 @@ impl World {
         }
     }
 
-    /// Nothing is on the way: what was queued has arrived, or was reported dropped.
+    /// Checks with nothing in flight: what was queued has arrived, or was reported as dropped.
     pub(crate) fn check_streams_settled(&self) {
         for (id, conn) in &self.conns {
             assert!(conn.control.is_empty(), "stream {id} has lost responses");

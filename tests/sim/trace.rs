@@ -1,14 +1,14 @@
-//! What happened last, told when a run fails.
+//! The last events before a failure.
 //!
-//! A run is traced only when it is replayed: the same seed takes the same course, so nothing is lost by not writing it down
-//! the first time.
+//! A run is traced only when it is replayed. The same seed gives the same run, so nothing is lost
+//! by not tracing the first time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use relay_proto::base::time::Instant;
 
-/// So many of the last events are told.
+/// How many of the last events are printed.
 const LINES: usize = 50;
 
 thread_local! {
@@ -21,7 +21,7 @@ struct Trace {
     most: usize,
 }
 
-/// From now on this thread's run is written down.
+/// Starts to trace this thread's run.
 pub(crate) fn start() {
     let most = std::env::var("SIM_TRACE")
         .ok()
@@ -36,14 +36,14 @@ pub(crate) fn start() {
     });
 }
 
-/// The last events, oldest first; nothing is written down any more.
+/// Stops the trace and returns the last events, oldest first.
 pub(crate) fn stop() -> Vec<String> {
     TRACE
         .with(|cell| cell.borrow_mut().take())
         .map_or_else(Vec::new, |trace| trace.lines.into())
 }
 
-/// Time goes on.
+/// Sets the time of the next events.
 pub(crate) fn at(now: Instant) {
     TRACE.with(|cell| {
         if let Some(trace) = &mut *cell.borrow_mut() {
@@ -52,7 +52,7 @@ pub(crate) fn at(now: Instant) {
     });
 }
 
-/// Writes down what `tell` says, if anything is written down.
+/// Adds what `tell` returns, if a trace is on.
 pub(crate) fn note(tell: impl FnOnce() -> String) {
     TRACE.with(|cell| {
         if let Some(trace) = &mut *cell.borrow_mut() {

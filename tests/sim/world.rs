@@ -1,4 +1,4 @@
-//! The simulated world: a virtual clock, a heap of what is going to happen, and everybody in it.
+//! The simulated world: a virtual clock, a heap of future events, and all participants.
 
 use core::cmp::Ordering;
 use core::time::Duration;
@@ -28,8 +28,8 @@ const BOOT: Instant = Instant::from_nanos(1_234_567_890_123);
 /// Bytes of application data.
 pub(crate) type Payload = Rc<[u8]>;
 
-/// Something that is going to happen. `run` tells which run of the server program it belongs to: what was meant for one
-/// that is gone does not reach the next.
+/// A future event. `run` is the process that it belongs to: an event for a process that has ended
+/// does not reach the next.
 #[derive(Debug)]
 pub(crate) enum Event {
     ToServer {
@@ -115,13 +115,13 @@ impl PartialOrd for Timed {
 }
 
 impl Ord for Timed {
-    /// The soonest is the greatest; of two at one time the one that was planned first.
+    /// The earliest is the greatest; of two at the same time, the one that was added first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.order).cmp(&(self.at, self.order))
     }
 }
 
-/// Everything.
+/// The whole simulation.
 pub(crate) struct World {
     pub(crate) setup: Rc<Setup>,
     pub(crate) mono: Instant,
@@ -135,11 +135,11 @@ pub(crate) struct World {
     pub(crate) conns: BTreeMap<u64, Conn>,
     pub(crate) peers: Vec<SocketAddr>,
     pub(crate) board: Board,
-    /// Nobody begins anything new.
+    /// No participant starts anything new.
     pub(crate) quiet: bool,
-    /// Of everything the server sent.
+    /// Hash of everything that the server sent.
     pub(crate) digest: u64,
-    /// Connections there were.
+    /// Number of connections so far.
     pub(crate) connected: u64,
     queue: BinaryHeap<Timed>,
     planned: u64,
@@ -151,14 +151,14 @@ pub(crate) struct World {
 pub(crate) struct Board {
     /// Every relayed address there ever was.
     pub(crate) relayed: Vec<SocketAddr>,
-    /// Tokens, whom they were given to, and when.
+    /// Tokens, their owners, and when they were issued.
     pub(crate) tokens: Vec<([u8; 8], Rc<Login>, Instant)>,
-    /// Packets that can be sent a second time, by whoever may.
+    /// Packets that can be replayed.
     pub(crate) captured: Vec<Packet>,
 }
 
 impl World {
-    /// A world in which nothing has happened yet and nobody is there but the server.
+    /// A world in which nothing has happened yet, with only the server in it.
     pub(crate) fn new(setup: Setup, seed: u64) -> Self {
         let setup = Rc::new(setup);
         let mut dice = Dice::new(seed);
@@ -185,7 +185,7 @@ impl World {
         }
     }
 
-    /// The world of a seed, with everything that is going to go wrong in it.
+    /// The world of a seed, with all its faults.
     pub(crate) fn drawn(seed: u64) -> Self {
         let setup = Setup::draw(&mut Dice::new(seed.rotate_left(32)));
         trace::note(|| format!("{setup:?}"));
@@ -200,7 +200,7 @@ impl World {
         world
     }
 
-    /// Lets the whole run take place, and what is left of it end.
+    /// Performs the whole run, and lets the rest of it end.
     pub(crate) fn live(&mut self) {
         let end = self.mono + self.setup.duration;
         self.run_until(end);
@@ -228,7 +228,7 @@ impl World {
         self.at(self.mono + delay, event);
     }
 
-    /// Everything that happens before `end`; then it is `end`.
+    /// Performs every event before `end`, and sets the time to `end`.
     pub(crate) fn run_until(&mut self, end: Instant) {
         while self.queue.peek().is_some_and(|next| next.at < end) {
             self.step();
@@ -237,7 +237,7 @@ impl World {
         trace::at(self.mono);
     }
 
-    /// Everything that is still going to happen.
+    /// Performs all remaining events.
     pub(crate) fn run_out(&mut self) {
         while self.step() {}
     }
@@ -286,7 +286,7 @@ impl World {
         }
     }
 
-    /// Adds to the digest of everything the server sent.
+    /// Adds to the hash of everything that the server sent.
     pub(crate) fn digest(&mut self, bytes: &[u8]) {
         let time = self.mono.as_nanos().to_le_bytes();
         for &byte in time.iter().chain(bytes) {
@@ -294,7 +294,7 @@ impl World {
         }
     }
 
-    /// Nobody begins anything new, all that was begun runs out, and then nothing may be left of it.
+    /// Stops new activity, lets everything expire, and checks that nothing is left.
     pub(crate) fn end(&mut self) {
         self.quiet = true;
         self.weather = Weather::FINE;

@@ -1,8 +1,9 @@
-//! The one source of chance: everything a run does is drawn from its seed.
+//! The only source of randomness: everything in a run is drawn from its seed.
 
 use core::time::Duration;
 
-/// SplitMix64. Not the core's own generator, so that the world never shares a stream with what it tests.
+/// SplitMix64. Not the core's own generator, so that the world never shares a stream with what it
+/// tests.
 #[derive(Debug)]
 pub struct Dice(u64);
 

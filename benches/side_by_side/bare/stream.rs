@@ -1,4 +1,4 @@
-//! A client's connection, plain or TLS, and what came over it.
+//! A client's connection, plain or TLS, and the bytes that arrived on it.
 
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use rustls::{ServerConfig, ServerConnection};
 /// Most bytes read at once, as the relay does.
 const READ: usize = 64 * 1024;
 
-/// For any name, with a certificate that nobody need believe in.
+/// For any name, with a certificate that the client need not trust.
 pub(super) fn tls_config() -> io::Result<Arc<ServerConfig>> {
     let certified = rcgen::generate_simple_self_signed(vec!["bench.test".to_owned()]).map_err(io::Error::other)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
@@ -29,10 +29,10 @@ pub(super) fn tls_config() -> io::Result<Arc<ServerConfig>> {
 pub(super) struct Stream {
     socket: TcpStream,
     tls: Option<TlsSession>,
-    /// The first `held` bytes were read and are not done with.
+    /// The first `held` bytes are read and not processed yet.
     buffer: Box<[u8]>,
     held: usize,
-    /// What TLS is to open.
+    /// Ciphertext for TLS to decrypt.
     ciphertext: Box<[u8]>,
 }
 
@@ -51,7 +51,7 @@ impl Stream {
             let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
             connection.complete_io(&mut stream.socket)?;
             let mut session = TlsSession::new(Box::new(connection));
-            // What came right behind the handshake.
+            // Bytes that followed the handshake directly.
             session.drain(|plaintext| keep(&mut stream.buffer, &mut stream.held, plaintext));
             stream.tls = Some(session);
         }
@@ -59,7 +59,7 @@ impl Stream {
         Ok(stream)
     }
 
-    /// What is there and not done with.
+    /// Bytes that are not processed yet.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.buffer[..self.held]
     }
@@ -81,13 +81,13 @@ impl Stream {
         Ok(read > 0 && !opened.closed)
     }
 
-    /// The first `taken` bytes are done with.
+    /// The first `taken` bytes are processed.
     pub(super) fn take(&mut self, taken: usize) {
         self.buffer.copy_within(taken..self.held, 0);
         self.held -= taken;
     }
 
-    /// Writes all of it. Waits where the client does not read: the generator does.
+    /// Writes everything. Blocks while the client does not read, which the generator always does.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.seal(&[IoSlice::new(bytes)]).map_err(io::Error::other)?;
@@ -116,7 +116,7 @@ fn keep(buffer: &mut [u8], held: &mut usize, bytes: &[u8]) {
     *held += bytes.len();
 }
 
-/// `None`: there is nothing now.
+/// `None`: nothing to read now.
 fn read_once(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     match socket.read(buffer) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),

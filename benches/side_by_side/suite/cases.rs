@@ -1,33 +1,34 @@
-//! Shapes of traffic, with what each is to show.
+//! Traffic patterns, and what each measures.
 
 use serde_json::Value;
 
 use super::servers::Server;
 
-/// Between which machines.
+/// The machines between which traffic runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// One, over its loopback device.
+    /// One machine, over its loopback device.
     Loopback,
-    /// Two, as network namespaces, joined by a veth pair; what the server sends in one piece is segmented at its expense.
+    /// Two machines, as network namespaces joined by a veth pair. The server pays for segmenting
+    /// what it sends in one piece.
     Veth,
 }
 
-/// What is compared.
+/// The figure that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Figure {
-    /// The server's CPU time for a packet.
+    /// The server's CPU time per packet.
     Packet,
-    /// The server's CPU time for a whole handshake.
+    /// The server's CPU time per handshake.
     Handshake,
-    /// How long half of the packets take at most.
+    /// The median latency of packets.
     Median,
     /// Memory of an idle allocation.
     Memory,
 }
 
 impl Figure {
-    /// Its name in the figures of `relay bench`.
+    /// Its name in the output of `relay bench`.
     const fn key(self) -> &'static str {
         match self {
             Self::Packet => "server_cpu_ns_per_packet",
@@ -37,7 +38,7 @@ impl Figure {
         }
     }
 
-    /// What it is told in.
+    /// Its unit.
     pub(super) const fn unit(self) -> &'static str {
         match self {
             Self::Packet => "CPU-µs a packet",
@@ -66,7 +67,7 @@ pub(super) struct Case {
     pub(super) figure: Figure,
     /// Arguments of `relay bench`.
     pub(super) arguments: &'static str,
-    /// Servers beside relay and coturn that can do it.
+    /// Servers besides relay and coturn that support it.
     others: &'static [Server],
 }
 
@@ -80,7 +81,7 @@ impl Case {
         Some(figures.get(self.figure.key())?.as_f64()? / self.figure.scale())
     }
 
-    /// One line while it goes on.
+    /// One line of progress.
     pub(super) fn brief(&self, figures: &Value) -> String {
         let number = |name: &str| figures.get(name).and_then(Value::as_f64).unwrap_or(0.0);
         format!(

@@ -1,4 +1,4 @@
-//! What the machine does meanwhile, from `/proc/stat`: shares of the time, per core.
+//! Other load on the machine during a measurement, from `/proc/stat`: shares of the time, per core.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use std::fs;
 pub(super) struct Load {
     /// Share of each core's time that was not idle.
     pub(super) cores: Vec<f64>,
-    /// Share of all time that the host gave to others.
+    /// Share of all time that the host gave to other guests.
     pub(super) stolen: f64,
 }
 
@@ -15,7 +15,7 @@ pub(super) struct Load {
 type Ticks = [u64; 3];
 
 impl Load {
-    /// While `work` went on.
+    /// The load while `work` runs.
     pub(super) fn during<T>(work: impl FnOnce() -> T) -> (Self, T) {
         let before = read();
         let result = work();

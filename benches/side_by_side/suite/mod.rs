@@ -1,10 +1,10 @@
-//! What is measured, of whom, and what comes of it.
+//! What is measured, for which servers, and the results.
 //!
 //! ```text
-//! cases    shapes of traffic, with what each is to show
-//! servers  starts and stops them, on a core of their own
+//! cases    traffic patterns, and what each measures
+//! servers  starts and stops servers, each on a core of its own
 //! network  two namespaces joined by a veth pair
-//! host     what else the machine does meanwhile
+//! host     other load on the machine
 //! results  raw results, medians, the table
 //! plot     bars, as SVG
 //! ```
@@ -28,12 +28,12 @@ use self::results::Results;
 pub(crate) use self::servers::Server;
 use self::servers::{Bench, Setup};
 
-/// The words that turn this program into the bare loop.
+/// The argument that turns this program into the bare loop.
 pub(crate) const BARE: &str = "bare";
 pub(crate) const PAUSED: &str = "bare-paused";
 /// The relay in the profile of this build.
 const RELAY: &str = env!("CARGO_BIN_EXE_relay");
-/// Busier than this before anything was started, and figures are worth less.
+/// If the machine is busier than this before anything starts, the figures are less reliable.
 const QUIET: f64 = 0.10;
 
 /// Measures servers side by side and writes results.jsonl, table.md and two plots.
@@ -49,7 +49,8 @@ pub(crate) struct Options {
     /// Cases whose name begins with one of these, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "CASE")]
     pub(crate) only: Vec<String>,
-    /// Servers: relay, coturn, turn-server, bare (a loop that relays and asks nothing), bare-paused (it lets packets gather)
+    /// Servers: relay, coturn, turn-server, bare (a loop that relays and asks nothing), bare-paused
+    /// (it lets packets gather)
     #[arg(
         long,
         value_delimiter = ',',
@@ -63,7 +64,8 @@ pub(crate) struct Options {
     /// Where the results go
     #[arg(long, value_name = "FOLDER", default_value = "target/side_by_side")]
     pub(crate) out: PathBuf,
-    /// Add to the results that are there, as further runs of one sitting; with --runs 0, only write table and plots again
+    /// Add to the results that are there, as further runs of one sitting; with --runs 0, only write
+    /// table and plots again
     #[arg(long)]
     pub(crate) append: bool,
     /// Leave server and generator to the scheduler: for a machine with one core, and for trying out
@@ -71,10 +73,10 @@ pub(crate) struct Options {
     pub(crate) unpinned: bool,
 }
 
-/// Does what was asked.
+/// Runs the measurement.
 ///
 /// # Errors
-/// What is missing, or which measurement failed and what it said.
+/// What is missing, or which measurement failed, with its output.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let cases: Vec<&Case> = CASES
         .iter()
@@ -114,8 +116,9 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
             if run % 2 == 1 {
                 servers.reverse();
             }
-            // Thrown away: after traffic of another kind, whichever server comes first copies to its sockets many times as
-            // slowly as the ones behind it, however long it is measured (docs/performance.md, "Noise").
+            // Discarded: after traffic of another kind, the first server copies to its sockets many
+            // times slower than the later ones, however long it is measured (docs/performance.md,
+            // "Noise").
             if let (Figure::Packet, Some(&first)) = (case.figure, servers.first()) {
                 measure(&setup, options, case, first, place)?;
             }
@@ -135,7 +138,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     results.write(&options.out)
 }
 
-/// One case of one server, started for it and stopped behind it.
+/// Measures one case of one server, which is started and stopped for it.
 fn measure(
     setup: &Setup,
     options: &Options,
@@ -168,7 +171,7 @@ fn measure(
     Ok(figures)
 }
 
-/// What the figures are of.
+/// The machine that the figures belong to.
 fn machine() -> Value {
     let told = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok()?;

@@ -1,9 +1,10 @@
-//! Two network namespaces joined by a veth pair: server and generator on machines of their own, as far as one kernel can
-//! show it.
+//! Two network namespaces joined by a veth pair: server and generator on separate machines, as far
+//! as one kernel can simulate them.
 //!
-//! What the generator sends arrives packet by packet (its end takes no large packets), so that whatever the server sees in
-//! one piece its own GRO has put together; and what the server sends in one piece is segmented at its expense. The receive
-//! side of its end runs in a thread of its own on the server's core, and counts as the server.
+//! What the generator sends arrives packet by packet (its end accepts no large packets), so the
+//! server's own GRO does all coalescing. The server pays for segmenting what it sends in one piece.
+//! The receive side of its end runs in a thread on the server's core and counts as part of the
+//! server.
 
 use std::fs;
 use std::process::Command;
@@ -18,7 +19,7 @@ const GENERATOR_END: &str = "rbench1";
 pub(super) const SERVER_IP: &str = "10.77.0.1";
 const GENERATOR_IP: &str = "10.77.0.2";
 
-/// The pair; gone when dropped.
+/// The pair of namespaces, removed when dropped.
 #[derive(Debug)]
 pub(super) struct Namespaces {
     /// The thread that receives for the server.
@@ -26,7 +27,7 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Makes them. Left-overs of a run that was killed are cleared away.
+    /// Creates the pair. Removes left-overs of a run that was killed.
     pub(super) fn make() -> Result<Self, String> {
         drop(Self { receiver: None });
         let mut made = Self { receiver: None };
@@ -69,7 +70,7 @@ impl Namespaces {
         for (end, core) in [(SERVER_END, SERVER_CORE), (GENERATOR_END, GENERATOR_CORE)] {
             let thread = napi_thread(end).ok_or_else(|| format!("no thread receives for {end}"))?;
             run(&["taskset", "-pc", core, &thread.to_string()])?;
-            // It goes first, like the interrupt it stands for.
+            // It has priority, like the interrupt that it stands for.
             run(&["chrt", "-f", "-p", "10", &thread.to_string()])?;
             if end == SERVER_END {
                 made.receiver = Some(thread);
@@ -87,9 +88,9 @@ impl Drop for Namespaces {
     }
 }
 
-/// Puts the server there.
+/// Runs a command in the server's namespace.
 pub(super) const AT_SERVER: [&str; 4] = ["ip", "netns", "exec", SERVER];
-/// Puts the generator there.
+/// Runs a command in the generator's namespace.
 pub(super) const AT_GENERATOR: [&str; 4] = ["ip", "netns", "exec", GENERATOR];
 
 fn napi_thread(end: &str) -> Option<u32> {

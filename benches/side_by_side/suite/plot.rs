@@ -1,4 +1,5 @@
-//! Bars, as SVG: light enough to write by hand, and to be read where images come from a repository.
+//! Bar charts as SVG: simple enough to write by hand, and readable where a repository serves the
+//! images.
 
 use std::fmt::Write as _;
 
@@ -7,9 +8,9 @@ use super::results::Results;
 use super::servers::{ALL, Server};
 
 const WIDTH: f64 = 860.0;
-/// Where bars begin: the names stand left of it.
+/// Left end of the bars; names are left of it.
 const LEFT: f64 = 400.0;
-/// Where the longest ends: figures stand right of it.
+/// Right end of the longest bar; figures are right of it.
 const RIGHT: f64 = 780.0;
 const BAR: f64 = 14.0;
 const GAP: f64 = 10.0;
@@ -21,7 +22,7 @@ struct Bar {
     color: &'static str,
 }
 
-/// How many times less than coturn a packet, a handshake, an allocation costs.
+/// Cost of a packet, a handshake and an allocation, as a fraction of coturn's.
 pub(super) fn ratios(results: &Results) -> String {
     let groups = CASES.iter().filter_map(|case| {
         let ratio = results.ratio(case, Server::Coturn)?;
@@ -39,7 +40,7 @@ pub(super) fn ratios(results: &Results) -> String {
     )
 }
 
-/// What a packet costs each server.
+/// Cost of a packet for each server.
 pub(super) fn costs(results: &Results) -> String {
     let groups = CASES
         .iter()
@@ -89,7 +90,7 @@ fn chart(title: &str, groups: Vec<(&str, Vec<Bar>)>, mark: Option<f64>) -> Strin
     let mut y = TOP;
     for (name, bars) in &groups {
         let middle = y + bars.len() as f64 * BAR / 2.0 + 4.0;
-        // A String takes everything, here and below.
+        // Writing to a String cannot fail, here and below.
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{name}</text>",

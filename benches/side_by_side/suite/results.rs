@@ -13,7 +13,7 @@ use super::servers::{ALL, Server};
 
 const FILE: &str = "results.jsonl";
 
-/// Every result of the sitting.
+/// Every result of the session.
 pub(super) struct Results {
     file: File,
     lines: Vec<Value>,
@@ -23,7 +23,7 @@ pub(super) struct Results {
 pub(super) struct Summary {
     /// Median of the case's figure.
     pub(super) median: f64,
-    /// Half of what lies between the least and the most, as a share of the median.
+    /// Half the range of the values, as a share of the median.
     spread: f64,
     runs: usize,
     loss: f64,
@@ -32,7 +32,7 @@ pub(super) struct Summary {
 }
 
 impl Results {
-    /// Begins a sitting in `folder`, or goes on with the one that is there.
+    /// Starts a session in `folder`, or continues the existing one.
     pub(super) fn open(folder: &Path, append: bool) -> Result<Self, String> {
         fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let path = folder.join(FILE);
@@ -54,7 +54,7 @@ impl Results {
         Ok(Self { file, lines })
     }
 
-    /// Keeps a result, on disk at once.
+    /// Stores a result, on disk at once.
     pub(super) fn add(&mut self, line: Value) -> Result<(), String> {
         writeln!(self.file, "{line}").map_err(|error| format!("{FILE}: {error}"))?;
         self.lines.push(line);
@@ -77,7 +77,7 @@ impl Results {
         self.lines.iter().filter(mine).map(|line| &line["figures"])
     }
 
-    /// What is known of a case and a server.
+    /// The summary of a case and a server.
     pub(super) fn summary(&self, case: &Case, server: Server) -> Option<Summary> {
         let figures: Vec<&Value> = self.figures(case, server).collect();
         let of = |name: &str| median(figures.iter().filter_map(|f| f[name].as_f64()).collect()).unwrap_or(0.0);
@@ -97,8 +97,9 @@ impl Results {
         })
     }
 
-    /// How many times the relay's figure goes into another server's: the median of the runs, in each of which the two were
-    /// measured within seconds of each other, so that the machine was mostly as fast for the one as for the other.
+    /// The other server's figure divided by the relay's: the median over the runs. In each run the
+    /// two were measured within seconds of each other, so the machine was mostly equally fast for
+    /// both.
     pub(super) fn ratio(&self, case: &Case, server: Server) -> Option<f64> {
         let pairs = self.figures(case, server).zip(self.figures(case, Server::Relay));
         median(
@@ -131,7 +132,7 @@ impl Results {
             };
             let loss = |found: &Option<Summary>| found.as_ref().map_or(0.0, |s| s.loss);
             let worst = loss(&relay).max(loss(&coturn));
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = writeln!(
                 table,
                 "| {} ({}) | {} | {} | {} | {} | {} | {} | {} | {} | {} |",

@@ -1,4 +1,4 @@
-//! Starts servers, one worker each on a core of its own, and stops them.
+//! Starts servers, with one worker each on a separate core, and stops them.
 
 use core::time::Duration;
 use std::fs;
@@ -15,7 +15,7 @@ use super::{BARE, Options, PAUSED, RELAY};
 pub(super) const SERVER_CORE: &str = "0";
 pub(super) const GENERATOR_CORE: &str = "1";
 
-/// Long enough not to be warned of; it guards nothing.
+/// Long enough to avoid a warning; it protects nothing.
 const SECRET: &str = "k8Yw3Zr6Tq1Vn5Xb9Mc2Lp7Jd4Hs0Gf-measured-here";
 const PLAIN: u16 = 3478;
 const TLS: u16 = 5349;
@@ -23,22 +23,22 @@ const ADMIN: u16 = 9478;
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Who is measured.
+/// The measured servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Server {
     Relay,
     Coturn,
-    /// turn-rs, whose program is called so.
+    /// turn-rs, whose program has another name.
     #[value(name = "turn-server")]
     TurnRs,
-    /// Relays and asks nothing.
+    /// Relays without any checks.
     Bare,
     /// The same with a pause before each drain, as long as the relay's.
     #[value(name = "bare-paused")]
     Paused,
 }
 
-/// Every one, in the order of table and plots.
+/// All servers, in the order of table and plots.
 pub(super) const ALL: [Server; 5] = [
     Server::Relay,
     Server::Coturn,
@@ -59,7 +59,7 @@ impl Server {
     }
 }
 
-/// What all servers are started with.
+/// The common parameters of all servers.
 pub(super) struct Setup {
     folder: PathBuf,
     turn_server: PathBuf,
@@ -67,7 +67,7 @@ pub(super) struct Setup {
     loopback: IpAddr,
 }
 
-/// A server that runs; stopped when dropped.
+/// A running server, stopped when dropped.
 pub(super) struct Running {
     child: Child,
     ip: IpAddr,
@@ -95,7 +95,7 @@ impl Setup {
             folder,
             turn_server: options.turn_server.clone(),
             pinned: !options.unpinned,
-            // Runs beside each other keep apart.
+            // Each run has its own address, so that concurrent runs do not interfere.
             loopback: IpAddr::V4(Ipv4Addr::from(0x7F4D_0001 + (std::process::id() % 0xFE00 + 1) * 2)),
         };
         setup.file("secret", SECRET)?;
@@ -112,7 +112,7 @@ impl Setup {
         Ok(path)
     }
 
-    /// A command at its place and on its core.
+    /// A command in its namespace and on its core.
     fn command(&self, program: &Path, core: &str, namespace: Option<[&str; 4]>) -> Command {
         let mut words: Vec<&str> = namespace.map(Vec::from).unwrap_or_default();
         if self.pinned {
@@ -143,7 +143,7 @@ impl Setup {
             .spawn()
             .map_err(|error| format!("{}: {error}", program.display()))?;
         let mut running = Running { child, ip, log };
-        // From here it cannot be asked whether a server in another namespace listens.
+        // This process cannot check whether a server in another namespace listens.
         if place.is_some() {
             std::thread::sleep(Duration::from_millis(1500));
             return Ok(running);
@@ -161,7 +161,7 @@ impl Setup {
         Ok(running)
     }
 
-    /// What to start, with its configuration written.
+    /// The program and its arguments, after writing its configuration.
     fn program(&self, server: Server, ip: IpAddr) -> Result<(PathBuf, Vec<String>), String> {
         let at = |config: PathBuf| config.display().to_string();
         Ok(match server {
@@ -264,7 +264,7 @@ impl Running {
         SocketAddr::new(self.ip, port)
     }
 
-    /// What it wrote on standard error.
+    /// Its standard error.
     pub(super) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -272,7 +272,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has nothing worth saving, and the next one wants its ports.
+        // It has nothing to save, and the next one needs its ports.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

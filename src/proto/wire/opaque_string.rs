@@ -1,10 +1,11 @@
 //! The OpaqueString profile (RFC 8265 §4.2) for realms and passwords that are not ASCII (RFC 8489
 //! §9.2.2, §14.9).
 //!
-//! Spaces become U+0020, then the text is put into Unicode normalisation form C. Deliberately
-//! absent: refusing code points that the profile disallows. That needs the tables of one Unicode
-//! version, and would lock out users whose password contains a newer character. Such a string is
-//! prepared like any other.
+//! Spaces become U+0020, then the text is put into Unicode normalisation form C.
+//!
+//! Deliberately absent: refusing code points that the profile disallows. That needs the tables of
+//! one Unicode version, and would lock out users whose password contains a newer character. Such a
+//! string is prepared like any other.
 
 use std::borrow::Cow;
 

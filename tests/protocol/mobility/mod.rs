@@ -1,4 +1,5 @@
-//! Mobility (RFC 8016): clients that change networks and keep their allocations, on the same shard and on others.
+//! Mobility (RFC 8016): clients that change networks and keep their allocations, on the same shard
+//! and on others.
 
 mod paths;
 mod races;
@@ -50,7 +51,8 @@ fn ticket_of(answer: &Answer) -> Vec<u8> {
         .expect("MOBILITY-TICKET")
 }
 
-/// A client with a mobile allocation and a channel to [`peer`]: its relayed transport address and its ticket.
+/// A client with a mobile allocation and a channel to [`peer`]: its relayed transport address and
+/// its ticket.
 fn settled(world: &mut World, client: &mut Client) -> (SocketAddr, Vec<u8>) {
     let answer = client.request(world, &wanting_ticket());
     let ticket = ticket_of(&answer);
@@ -58,12 +60,12 @@ fn settled(world: &mut World, client: &mut Client) -> (SocketAddr, Vec<u8>) {
     (answer.relayed()[0], ticket)
 }
 
-/// Asks for the allocation by the new five-tuple of `client`: the new ticket.
+/// Requests the allocation from the new five-tuple of `client`; returns the new ticket.
 fn resumed(world: &mut World, client: &mut Client, ticket: &[u8]) -> Vec<u8> {
     ticket_of(&client.request(world, &with_ticket(ticket)))
 }
 
-/// What a peer sends to `relayed` comes to this client.
+/// Packets from a peer to `relayed` reach this client.
 fn assert_reached(world: &mut World, relayed: SocketAddr, client: &Client) {
     match world.peer(peer(), relayed, b"to the client") {
         Delivered::Channel {
@@ -79,7 +81,7 @@ fn assert_reached(world: &mut World, relayed: SocketAddr, client: &Client) {
     }
 }
 
-/// What this client sends comes from `relayed`.
+/// Packets from this client leave from `relayed`.
 fn assert_sends(world: &mut World, client: &mut Client, relayed: SocketAddr) {
     let sent = client.channel_data(world, NUMBER, b"to the peer").sent();
     assert_eq!((sent.from.port(), sent.to), (relayed.port(), peer()));

@@ -1,4 +1,4 @@
-//! Old path and new path: which of them carries what, and for how long.
+//! Which of the old and the new path carries what, and for how long.
 
 use relay_proto::base::time::UnixTime;
 use relay_proto::turn::login::credential::Secret;
@@ -57,7 +57,7 @@ fn the_old_path_works_until_the_first_data_by_the_new_one_and_that_data_is_not_l
             assert_reached(&mut world, relayed, &old);
             assert_sends(&mut world, &mut old, relayed);
         }
-        // A Binding is no data.
+        // A Binding request is not data.
         assert_eq!(new.send_plain(&mut world, &request(Method::Binding)).code(), 0);
         assert_reached(&mut world, relayed, &old);
         let sent = new.send(&mut world, peer(), b"first").sent();
@@ -169,7 +169,7 @@ fn a_client_that_comes_back_is_reached_at_once() {
         assert_sends(&mut world, &mut new, relayed);
         let away: u64 = world.counters.iter().map(|counters| counters.away.get()).sum();
         assert_eq!(away, 0);
-        // The grace is over; what counts is the lifetime again.
+        // The grace period is over, and the lifetime counts again.
         world.pass(secs(300));
         assert_eq!(allocations(&world), 1);
         new.disconnect(&mut world);
@@ -245,7 +245,7 @@ fn what_two_clients_send_each_other_follows_whoever_moves() {
                 .delivered()
                 .is_channel(NUMBER, b"back")
         );
-        // A packet that was on its way to the old shard goes on to the new one.
+        // A packet in flight to the old shard is forwarded to the new one.
         let old = late.unwrap();
         let now = world.now();
         let (to, from) = (
@@ -277,7 +277,7 @@ fn the_policy_of_the_shard_it_came_to_is_asked() {
     world.shards[1].set_config(now, denied);
     let allowed = std::sync::Arc::new(world.config.clone());
     world.shards[0].set_config(now, allowed);
-    // Allowed once each way, by the policy of as many reloads as the other shard has seen.
+    // Allowed once in each direction, by the policy of as many reloads as the other shard has had.
     assert_sends(&mut world, &mut old, relayed);
     assert_reached(&mut world, relayed, &old);
     resumed(&mut world, &mut new, &ticket);

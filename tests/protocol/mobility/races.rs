@@ -1,4 +1,4 @@
-//! Everything that can happen while a handoff is on its way: nothing is in two places, and nothing is lost.
+//! Events while a handoff is in transit: nothing exists twice, and nothing is lost.
 
 use relay_proto::turn::EndReason;
 use relay_proto::turn::types::RelayId;
@@ -6,7 +6,7 @@ use relay_proto::turn::{Event, Handled, Response};
 
 use super::*;
 
-/// A client at shard 0, its new self at shard 1, and the Refresh that takes its allocation along.
+/// A client on shard 0, the same client on shard 1, and the Refresh that moves its allocation.
 struct Leaving {
     world: World,
     old: Client,
@@ -75,7 +75,7 @@ fn copies_of_the_refresh_get_the_same_answer_before_and_after_the_move() {
     assert_eq!(allocations(&world), 1);
 }
 
-/// coturn's client sends its Refresh twice on a stream and waits for two answers.
+/// coturn's client sends its Refresh twice on a stream and expects two responses.
 #[test]
 fn a_copy_of_the_refresh_on_a_stream_before_its_answer_has_an_answer_of_its_own() {
     let Leaving {
@@ -173,7 +173,7 @@ fn a_question_follows_an_allocation_that_has_just_left() {
     let mut third = udp(3, 2);
     third.request(&mut world, &super::refresh(600));
     world.hold_handoffs = true;
-    // Fetch from shard 1, then a question from shard 2, both to shard 0.
+    // Fetch from shard 1, then an `Ask` from shard 2, both to shard 0.
     assert_eq!(new.channel_data(&mut world, NUMBER, b"first"), Answer::Waiting);
     let asked = third.signed(&with_ticket(&ticket));
     assert_eq!(world.packet(&third, &asked), Answer::Waiting);
@@ -486,18 +486,18 @@ fn the_quota_is_held_to_the_end_and_the_share_of_an_address_moves() {
     };
     assert_eq!(at(300, &new).request(&mut world, &refresh(600)).code(), 437);
     let ticket = resumed(&mut world, &mut new, &ticket);
-    // Pending: both addresses are taken.
+    // Pending: both addresses are counted.
     assert_eq!(at(301, &new).request(&mut world, &allocate()).code(), 486);
     assert_eq!(at(302, &old).request(&mut world, &allocate()).code(), 486);
     assert_sends(&mut world, &mut new, relayed);
-    // Moved: the old one is free again, and a share of the user's is still held.
+    // Moved: the old one is released, and the user still holds one unit.
     assert_eq!(at(303, &new).request(&mut world, &allocate()).code(), 486);
     let mut neighbour = at(304, &old);
     neighbour.allocate(&mut world);
     let mut second = udp(5, 0);
     second.allocate(&mut world);
     assert_eq!(udp(6, 0).request(&mut world, &allocate()).code(), 486);
-    // The old address is somebody else's now: nobody moves there, and nothing changes by trying.
+    // The old address belongs to another client now. A move there fails and changes nothing.
     let mut back = udp(1, 1);
     assert_eq!(back.request(&mut world, &with_ticket(&ticket)).code(), 486);
     assert_reached(&mut world, relayed, &new);

@@ -1,4 +1,5 @@
-//! Random journeys: clients move, leave and come back while handoffs are late, and nothing is lost, doubled or left over.
+//! Random sequences: clients move, leave and return while handoffs are delayed, and nothing is
+//! lost, duplicated or left over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,16 +43,16 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What is known from outside: who was given what.
+/// The state known from outside: what each client was granted.
 struct Story {
     world: World,
     places: Vec<Client>,
     relayed: Vec<SocketAddr>,
-    /// Every ticket there was, and the allocation (by `relayed`) it is for; the latest last.
+    /// All tickets so far, with the allocation (by `relayed`) of each; the latest last.
     tickets: Vec<(Vec<u8>, usize)>,
-    /// Which allocation a place was granted, or given.
+    /// The allocation that a five-tuple was granted.
     granted: BTreeSet<(u16, usize)>,
-    /// Which allocation a place has asked for.
+    /// The allocation that a five-tuple has requested.
     asked: BTreeMap<u16, usize>,
     links: u64,
 }
@@ -133,7 +134,7 @@ impl Story {
             Op::Peer { relayed } if !self.relayed.is_empty() => {
                 let at = relayed % self.relayed.len();
                 let to = self.relayed[at];
-                // A port may be given to another allocation once the first is gone.
+                // A port may belong to another allocation once the first has ended.
                 if let Delivered::Channel { client, .. } | Delivered::Data { client, .. } =
                     self.world.peer(peer(), to, b"x")
                 {
@@ -198,7 +199,7 @@ impl Story {
         }
     }
 
-    /// An allocation is at one shard or on its way, and so are its socket and its share of the quota.
+    /// An allocation is on one shard or in transit, and so are its socket and its quota.
     fn check(&self) {
         let on_their_way = |(_, handoff): &&(usize, relay_proto::turn::Handoff)| handoff.sockets()[0].is_some();
         let moving = self.world.handoffs.iter().filter(on_their_way).count();

@@ -1,4 +1,4 @@
-//! MOBILITY-TICKET: who gets one, what it is good for, and how long.
+//! MOBILITY-TICKET: which clients get one, what it is valid for, and how long.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn who_asks_with_an_empty_ticket_gets_one_and_nobody_else() {
         (plain.code(), plain.attribute(AttributeType::MOBILITY_TICKET)),
         (0, None)
     );
-    // A Refresh by the path it has always had is no move, and gets none.
+    // A Refresh on the unchanged path is not a move, and gets no ticket.
     let refreshed = asking.request(&mut world, &refresh(600));
     assert_eq!(refreshed.attribute(AttributeType::MOBILITY_TICKET), None);
 }
@@ -89,7 +89,7 @@ fn until_it_is_used_both_tickets_are_good_because_a_response_may_be_lost() {
     let (mut old, mut lost, mut third) = (client(1), udp(2, 1), udp(3, 0));
     let (relayed, first) = settled(&mut world, &mut old);
     let second = resumed(&mut world, &mut lost, &first);
-    // The client never saw `second`; it asks again from elsewhere.
+    // The client never received `second`; it asks again from elsewhere.
     let last = resumed(&mut world, &mut third, &first);
     let mut stranger = udp(4, 1);
     assert_eq!(
@@ -104,7 +104,7 @@ fn until_it_is_used_both_tickets_are_good_because_a_response_may_be_lost() {
         437,
         "used up"
     );
-    // And one that did see its ticket goes on with it.
+    // A client that did receive its ticket continues with it.
     let next = resumed(&mut world, &mut stranger, &last);
     let mut fifth = udp(5, 1);
     resumed(&mut world, &mut fifth, &next);
@@ -181,7 +181,7 @@ fn a_five_tuple_has_one_allocation_also_after_a_move() {
         "it has not moved"
     );
     assert_reached(&mut world, relayed, &owner);
-    // Nor may one be made where another is waited for.
+    // Nor may one be created where another is awaited.
     let mut waiting = udp(3, 1);
     let next = resumed(&mut world, &mut waiting, &ticket);
     assert_eq!(waiting.request(&mut world, &allocate()).code(), 437);
@@ -205,7 +205,7 @@ fn a_refresh_with_a_ticket_is_a_refresh() {
     assert_eq!((answer.code(), answer.lifetime()), (0, secs(1200)));
     new.permit(&mut world, &[peer()]);
     world.pass(secs(601));
-    // The other half kept its time.
+    // The other relayed address kept its lifetime.
     let six = addr("[2001:db8::1]:7000");
     new.nonce = None;
     assert_eq!(new.request(&mut world, &create_permission(&[six])).code(), 443);

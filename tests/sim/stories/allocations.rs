@@ -1,12 +1,12 @@
-//! How allocations begin, are kept and end.
+//! How allocations begin, are refreshed and end.
 
 use super::*;
 
-/// Until the answer to an Allocate comes through, `dark` after the first was sent, copies of it go on asking.
+/// Copies of an Allocate continue until its response arrives, `dark` after the first was sent.
 fn allocate_through(dark: Duration) -> (Story, usize) {
     let mut story = Story::new(1);
     let client = story.client(ALICE);
-    // The nonce is known, so that the Allocate is the first thing that is lost the way back.
+    // The nonce is known, so the response to the Allocate is the first packet that is lost.
     assert_eq!(story.refresh(client, 600), Some(437));
     story.world.ask(client, Ask::Allocate(Wanted::default()), 0);
     story.world.clients[client].dark_until = story.world.mono + dark;
@@ -89,7 +89,7 @@ fn a_copy_of_an_allocate_that_arrives_after_the_release_makes_nothing_for_forty_
         story.arrives(late, from, packet);
         story.pass(late + millis(1));
         assert_eq!(story.held(client).is_some(), made, "{late:?} after the release");
-        // Nobody knows of it, so nobody refreshes it; it is gone after its lifetime like any other.
+        // The client does not know of it and does not refresh it, so it ends after its lifetime.
         story.pass(secs(602));
         assert!(story.held(client).is_none());
         story.end();

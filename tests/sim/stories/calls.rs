@@ -1,4 +1,4 @@
-//! What happens to calls while the world around them changes.
+//! Calls during changes of the world around them.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn a_client_whose_nat_rebinds_in_mid_call_is_a_stranger_until_it_allocates_again
     assert_eq!(story.mark("438"), stale + 1, "the nonce was for the old address");
     let new = story.allocate(client);
     assert!(!story.receives(new, peer()), "permissions do not move");
-    // The old address still is a client's, as far as the server can tell, until the allocation ends.
+    // For the server, the old address still belongs to a client until the allocation ends.
     assert!(story.receives(old, peer()));
     let old_key: Key = (before, places::server(Family::V4), Transport::Udp);
     assert!(story.world.oracle.held.contains_key(&old_key));

@@ -1,4 +1,4 @@
-//! Hand-overs to another process, at moments that matter.
+//! Hand-overs to another process at critical moments.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn all_that_a_client_has_goes_on_in_another_process() {
     story.world.hand_over();
     assert!(story.sends(alice, peer()) && story.sends_on(alice, 0x4000));
     assert!(story.receives(relayed, peer()));
-    // And in the next one, however often.
+    // And in every following one.
     for _ in 0..3 {
         story.pass(secs(60));
         story.world.hand_over();

@@ -1,4 +1,5 @@
-//! Stories: courses of events too particular for chance to come by, told step by step under the same oracle.
+//! Stories: sequences of events that random runs rarely reach, told step by step under the same
+//! oracle.
 
 mod allocations;
 mod calls;
@@ -38,7 +39,7 @@ fn peer() -> SocketAddr {
     places::peers()[0]
 }
 
-/// Answers nothing the network could lose.
+/// The network loses nothing on its own.
 struct Story {
     world: World,
 }
@@ -54,7 +55,7 @@ impl Story {
         self.world.add(user, Transport::Udp, Family::V4)
     }
 
-    /// A client that is served by another shard than `other`.
+    /// A client on another shard than `other`.
     fn client_elsewhere(&mut self, user: usize, other: usize) -> usize {
         let index = self.client(user);
         let elsewhere = self.shard(other);
@@ -87,7 +88,7 @@ impl Story {
         self.world.run_until(until);
     }
 
-    /// Asks, and gives the answer a moment; the code of the answer, 0 for success.
+    /// Sends a request and waits a moment; returns the code of the response, 0 for success.
     fn ask(&mut self, index: usize, ask: Ask) -> Option<u16> {
         self.world.clients[index].last = None;
         self.world.ask(index, ask, 0);
@@ -135,12 +136,12 @@ impl Story {
         self.ask(index, Ask::ChannelBind { number, peer })
     }
 
-    /// What the run has come across so often.
+    /// How often the run has reached this situation.
     fn mark(&self, mark: &str) -> u64 {
         self.world.oracle.marks.get(mark).copied().unwrap_or(0)
     }
 
-    /// Whether application data by a Send indication gets to `peer`.
+    /// Whether application data in a Send indication reaches `peer`.
     fn sends(&mut self, index: usize, peer: SocketAddr) -> bool {
         let before = self.mark("Send to a peer");
         self.world.send_to(index, peer);
@@ -155,7 +156,7 @@ impl Story {
         self.mark("ChannelData to a peer") > before
     }
 
-    /// Whether a peer's datagram gets to the client.
+    /// Whether a peer's datagram reaches the client.
     fn receives(&mut self, relayed: SocketAddr, from: SocketAddr) -> bool {
         let count = |story: &Self| story.mark("Data indication to a client") + story.mark("ChannelData to a client");
         let before = count(self);
@@ -182,18 +183,18 @@ impl Story {
         self.world.oracle.of(&self.core(index))
     }
 
-    /// A packet that arrives at the server after `delay`, whatever has become of its sender.
+    /// A packet that arrives at the server after `delay`, whatever has happened to its sender.
     fn arrives(&mut self, delay: Duration, from: SocketAddr, packet: Packet) {
         let to = places::server(places::family(from));
         self.world.after(delay, Event::ToServer { from, to, packet });
     }
 
-    /// The Allocate that made what a client holds, as it was sent.
+    /// The Allocate that created what a client holds, as sent.
     fn allocate_packet(&self, index: usize) -> Packet {
         Packet::request(&self.held(index).expect("an allocation").asked)
     }
 
-    /// All that is left runs out, and leaves nothing.
+    /// Lets everything expire, and checks that nothing is left.
     fn end(mut self) {
         self.world.end();
     }

@@ -1,4 +1,4 @@
-//! What comes of a packet.
+//! The results of packets.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use relay_proto::wire::integrity::{Integrity, Key};
 use relay_proto::wire::message::{Class, HEADER_LEN, Message, Method};
 use relay_proto::wire::{channel_data, error_code};
 
-/// What comes of a client's packet.
+/// The result of a client's packet.
 #[derive(Debug, PartialEq)]
 pub enum Answer {
     /// This response.
     Response(Vec<u8>),
     /// A datagram to a peer.
     Sent(Sent),
-    /// The same, to a relayed address of this server.
+    /// A datagram to a relayed address of this server.
     Delivered(Delivered),
-    /// Nothing yet.
+    /// No response yet.
     Waiting,
-    /// A success response, and from there on the stream carries data of this peer connection.
+    /// A success response; afterwards the stream carries data of this peer connection.
     Bound(turn::types::ConnectionId),
-    /// The stream is for this shard.
+    /// The stream belongs to this shard.
     Elsewhere(u16),
     Dropped(DropReason),
 }
@@ -30,14 +30,14 @@ pub enum Answer {
 /// A datagram that left a relay socket.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sent {
-    /// As bound.
+    /// The bound address.
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub data: Vec<u8>,
     pub dont_fragment: bool,
 }
 
-/// What comes of a peer's datagram.
+/// The result of a peer's datagram.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delivered {
     /// A ChannelData message for this client.
@@ -54,12 +54,12 @@ pub enum Delivered {
         data: Vec<u8>,
     },
     Dropped(DropReason),
-    /// No socket is bound there.
+    /// No socket is bound to that address.
     Unreachable,
 }
 
 impl Answer {
-    /// Checks what every response must be, whatever it says.
+    /// Checks what every response must satisfy.
     pub fn of(response: &Response, request: &[u8]) -> Self {
         let bytes = response.bytes().to_vec();
         let (request, message) = (Message::parse(request).unwrap(), Message::parse(&bytes).unwrap());

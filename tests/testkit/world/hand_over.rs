@@ -1,4 +1,4 @@
-//! Another process goes on where this one ends.
+//! Another process continues where this one ends.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use relay_proto::turn::{
 use super::{RELAY_V6, World, ip};
 
 impl World {
-    /// What a shard writes down.
+    /// The export of a shard.
     pub fn exported(&self, index: usize) -> Vec<Exported> {
         self.shards[index].export(self.now())
     }
 
-    /// Hands everything to a fresh process, as text. Handoffs must have arrived.
+    /// Transfers everything to a new process, as text. Handoffs must have arrived.
     pub fn hand_over(&mut self) {
         assert!(self.handoffs.is_empty() && self.detached.is_empty());
         let written: Vec<(Vec<Exported>, Vec<ReservationRecord>)> = (0..self.shards.len())
@@ -40,7 +40,7 @@ impl World {
         }
     }
 
-    /// Every shard is a new one that knows nothing, with new counters; all relay sockets are closed.
+    /// Replaces every shard with an empty one with new counters, and closes all relay sockets.
     fn begin_anew(&mut self, keys: SharedKeys) {
         self.processes = (self.processes + 1) % 0x80;
         let process = self.processes;
@@ -66,7 +66,7 @@ impl World {
         self.shards = (0..count).map(server).collect();
     }
 
-    /// A shard takes up one allocation, and has its relay sockets.
+    /// A shard imports one allocation and has its relay sockets.
     pub fn take_up(&mut self, index: usize, record: &AllocationRecord, handles: Handles) -> Result<(), ImportError> {
         let now = self.now();
         let names = self.shards[index].import(now, record, handles)?;

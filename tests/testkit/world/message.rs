@@ -1,4 +1,4 @@
-//! What clients send: requests, indications, ChannelData.
+//! Messages from clients: requests, indications, ChannelData.
 
 use std::net::SocketAddr;
 
@@ -16,20 +16,21 @@ use super::{Answer, REALM, World, addr, five_tuple};
 #[derive(Clone)]
 pub struct Client {
     pub client: turn::types::Client,
-    /// Where its packets arrive.
+    /// The shard where its packets arrive.
     pub shard: usize,
     pub username: String,
     pub password: String,
     pub realm: String,
     pub nonce: Option<Vec<u8>>,
     pub integrity: Integrity,
-    /// PASSWORD-ALGORITHM in its requests, with PASSWORD-ALGORITHMS as it was offered.
+    /// PASSWORD-ALGORITHM in its requests, with PASSWORD-ALGORITHMS as offered.
     pub algorithm: Option<PasswordAlgorithm>,
     pub fingerprint: bool,
     next_id: u64,
 }
 
-/// Client `n`, user alice: over UDP and IPv4, unless the whole run is over something else (`over.rs`).
+/// Client `n`, user alice: over UDP and IPv4, unless the whole run uses another transport
+/// (`over.rs`).
 pub fn client(n: u16) -> Client {
     let (transport, v6) = super::over::way();
     client_of(n, transport, v6)
@@ -97,7 +98,7 @@ impl Client {
         TransactionId(id)
     }
 
-    /// Sends `message` as it is: no login.
+    /// Sends `message` without a login.
     pub fn send_plain(&mut self, world: &mut World, message: &Message) -> Answer {
         let bytes = message.bytes(message.id.unwrap_or_else(|| self.id()), |_| {}, self.fingerprint);
         world.packet(self, &bytes)
@@ -135,8 +136,9 @@ impl Client {
         )
     }
 
-    /// Sends a request with this client's login; before the first it asks for a nonce as clients do. What comes back from a
-    /// request that passed its login is checked to be signed as the request was.
+    /// Sends a request with this client's login; before the first one it requests a nonce as
+    /// clients do. Checks that the response to an authenticated request is signed as the request
+    /// was.
     pub fn request(&mut self, world: &mut World, message: &Message) -> Answer {
         if self.nonce.is_none() {
             let challenge = self.send_plain(world, &allocate());
@@ -152,7 +154,7 @@ impl Client {
         answer
     }
 
-    /// An allocation, by the default request: its relayed transport address.
+    /// Creates an allocation with the default request; returns its relayed transport address.
     pub fn allocate(&mut self, world: &mut World) -> SocketAddr {
         let answer = self.request(world, &allocate());
         assert_eq!(answer.code_or_success(), Some(0), "{answer:?}");
@@ -188,14 +190,14 @@ impl Client {
     }
 }
 
-/// A message to be sent.
+/// A message to send.
 #[derive(Clone)]
 pub struct Message {
     class: Class,
     method: Method,
     pub id: Option<TransactionId>,
     attributes: Vec<(AttributeType, Vec<u8>)>,
-    /// XOR-PEER-ADDRESSes are encoded with the transaction id, so they wait until it is known.
+    /// XOR-PEER-ADDRESSes are encoded with the transaction id, so they are added once it is known.
     peers: Vec<SocketAddr>,
 }
 
@@ -213,7 +215,7 @@ pub fn request(method: Method) -> Message {
     message(Class::Request, method)
 }
 
-/// REQUESTED-TRANSPORT UDP and nothing else.
+/// Only REQUESTED-TRANSPORT UDP.
 pub fn allocate() -> Message {
     request(Method::Allocate).with(AttributeType::REQUESTED_TRANSPORT, [17, 0, 0, 0])
 }
@@ -241,7 +243,7 @@ pub fn send_indication(peer: SocketAddr, data: &[u8]) -> Message {
         .with(AttributeType::DATA, data)
 }
 
-/// ChannelData as over UDP: not padded.
+/// ChannelData as over UDP: without padding.
 pub fn channel_data(number: u16, data: &[u8]) -> Vec<u8> {
     let len = data.len() as u16;
     [&number.to_be_bytes()[..], &len.to_be_bytes(), data].concat()

@@ -1,4 +1,5 @@
-//! A world around one or more shards: virtual time, and a shard that opens every relay socket at once unless told not to.
+//! A world around one or more shards: virtual time, and shards that open every relay socket at once
+//! unless told otherwise.
 
 mod answer;
 mod hand_over;
@@ -29,7 +30,7 @@ pub use answer::{Answer, Delivered, Sent};
 pub use message::*;
 pub use tcp::Tcp;
 
-/// Short enough for every challenge over UDP to hold all the offers of RFC 8489.
+/// Short enough for every challenge over UDP to hold all offers of RFC 8489.
 pub const REALM: &str = "example.org";
 pub const SECRET: &[u8] = b"a secret of thirty-two bytes....";
 /// Wall clock at the start of every story.
@@ -37,34 +38,34 @@ pub const START: u64 = 1_800_000_000;
 pub const RELAY_V4: &str = "198.51.100.9";
 pub const RELAY_V6: &str = "2a00:1450:1::9";
 
-/// One process: shards, time, and what has left them.
+/// One process: shards, time, and their outputs.
 pub struct World {
     pub shards: Vec<Server>,
     pub shared: Arc<Shared>,
     pub counters: Vec<Arc<Counters>>,
     pub config: Config,
     pub now: Duration,
-    /// Relay sockets that are open, by shard.
+    /// Open relay sockets, by shard.
     pub sockets: HashMap<(usize, RelayId), SocketAddr>,
     /// Answers to the next OpenRelay commands; empty: all succeed.
     pub open_results: VecDeque<Result<(), OpenError>>,
-    /// OpenRelay commands are kept here instead of being answered.
+    /// Holds OpenRelay commands instead of answering them.
     pub hold: Option<Vec<(usize, RelayId)>>,
-    /// Every address an OpenRelay named.
+    /// Every address of an OpenRelay.
     pub binds: Vec<SocketAddr>,
     pub closed_streams: Vec<Link>,
-    /// What became of allocations.
+    /// Events about allocations.
     pub events: Vec<Event>,
-    /// The operator's word on each refusal.
+    /// Reported refusals.
     pub refused: Vec<Refused>,
-    /// Shard and reason of every relayed address that was refused beside one that was given: no error response.
+    /// Shard and reason of every relayed address refused beside a granted one: no error response.
     halves: Vec<(usize, RefusalReason)>,
-    /// Handoffs on their way, with the shard they are from; delivered at once unless `hold_handoffs`.
+    /// Handoffs in transit, with the sending shard. Delivered at once unless `hold_handoffs`.
     pub handoffs: VecDeque<(usize, Handoff)>,
     pub hold_handoffs: bool,
-    /// Relay sockets on their way.
+    /// Relay sockets in transit.
     pub detached: HashMap<(usize, RelayId), SocketAddr>,
-    /// What became of packets that were held until their allocation came.
+    /// Results of packets that were held until their allocation arrived.
     pub released: Vec<(Vec<u8>, Answer)>,
     pub tcp: Tcp,
     processes: u8,
@@ -73,7 +74,8 @@ pub struct World {
 
 const PORTS: RangeInclusive<u16> = 50_000..=50_399;
 
-/// The default configuration: both families, four hundred ports, two users, peers in the documentation ranges.
+/// The default configuration: both families, four hundred ports, two users, peers in the
+/// documentation ranges.
 pub fn config() -> Config {
     let user = |name: &str, password: &str| StaticUser {
         name: name.to_owned(),
@@ -118,12 +120,12 @@ pub fn config() -> Config {
     }
 }
 
-/// The default policy, and `denied` on top of it.
+/// The default policy with these ranges denied as well.
 pub fn policy(denied: &[&str]) -> Arc<PeerPolicy> {
     policy_with_ports(denied, PORTS)
 }
 
-/// The same, where relayed addresses have `relay_ports`.
+/// The same with these `relay_ports`.
 pub fn policy_with_ports(denied: &[&str], relay_ports: RangeInclusive<u16>) -> Arc<PeerPolicy> {
     let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
     let config = PolicyConfig {
@@ -138,7 +140,7 @@ pub fn policy_with_ports(denied: &[&str], relay_ports: RangeInclusive<u16>) -> A
     Arc::new(PeerPolicy::new(config).unwrap())
 }
 
-/// Has a NAT announce relay ports 30,000 lower than they are bound.
+/// Makes a NAT announce relay ports 30,000 lower than the bound ones.
 pub fn map_ports(config: &mut Config) {
     config.relay.port_shift = -30_000;
     let policy = PolicyConfig {
@@ -173,7 +175,7 @@ impl World {
         Self::with(|_| {})
     }
 
-    /// A world with one shard and an altered configuration.
+    /// A world with one shard and a modified configuration.
     pub fn with(alter: impl FnOnce(&mut Config)) -> Self {
         Self::sharded(1, alter)
     }
@@ -182,7 +184,7 @@ impl World {
         Self::seeded([0x5A; 32], count, alter)
     }
 
-    /// The same, of another process.
+    /// The same, with the seed of another process.
     pub fn seeded(seed: [u8; 32], count: usize, alter: impl FnOnce(&mut Config)) -> Self {
         let mut config = config();
         alter(&mut config);
@@ -227,7 +229,7 @@ impl World {
         }
     }
 
-    /// Lets time pass; the shards are woken exactly when they want to be.
+    /// Advances time and wakes the shards exactly when they request it.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -237,7 +239,7 @@ impl World {
                 self.now = end;
                 return;
             };
-            // In the past only after `pass_unnoticed`.
+            // Can be in the past only after `pass_unnoticed`.
             self.now = self.now.max(at);
             self.wake();
         }
@@ -258,12 +260,12 @@ impl World {
         }
     }
 
-    /// Lets time pass without waking anybody: what is relayed must not depend on timers.
+    /// Advances time without waking any shard: relaying must not depend on timers.
     pub fn pass_unnoticed(&mut self, time: Duration) {
         self.now += time;
     }
 
-    /// Goes on with another configuration.
+    /// Continues with another configuration.
     pub fn reload(&mut self, alter: impl FnOnce(&mut Config)) {
         alter(&mut self.config);
         let (now, config) = (self.now(), Arc::new(self.config.clone()));
@@ -273,7 +275,7 @@ impl World {
         }
     }
 
-    /// A packet from a client, as it is.
+    /// Sends a packet from a client, unchanged.
     pub fn packet(&mut self, client: &Client, packet: &[u8]) -> Answer {
         self.packet_at(client.shard, &client.client, packet)
     }
@@ -328,7 +330,7 @@ impl World {
         answer
     }
 
-    /// An RFC 3489 request from a client: the bytes of its answer.
+    /// Sends an RFC 3489 request from a client; returns the length of its response.
     pub fn classic(&mut self, client: &Client, packet: &[u8]) -> usize {
         let now = self.now();
         let verdict = self.shards[client.shard].handle_client(now, &client.client, packet, &mut self.response);
@@ -337,7 +339,7 @@ impl World {
         self.response.bytes().len()
     }
 
-    /// The other way the last response goes, if it does.
+    /// The path of the last response, if it does not go straight back.
     pub fn route(&self) -> Option<ResponseRoute> {
         self.response.route()
     }
@@ -348,7 +350,7 @@ impl World {
         self.delivered(shard, verdict, data)
     }
 
-    /// A datagram from a peer to a relayed transport address (as announced).
+    /// Sends a datagram from a peer to a relayed transport address (as announced).
     pub fn peer(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> Delivered {
         let found = self
             .sockets
@@ -383,7 +385,8 @@ impl World {
         }
     }
 
-    /// Does what a shard does after every call; returns the response to an Allocate that was waiting.
+    /// Does what a shard does after every call; returns the response to an Allocate that was
+    /// waiting.
     pub fn settle(&mut self, index: usize) -> Option<(relay_proto::turn::types::Client, Response)> {
         let mut answered = None;
         while let Some(command) = self.shards[index].poll_command() {
@@ -451,7 +454,7 @@ impl World {
         answered
     }
 
-    /// Delivers every handoff, and those that come of them; returns the last response there was.
+    /// Delivers every handoff, including those that result; returns the last response.
     pub fn carry(&mut self) -> Option<(relay_proto::turn::types::Client, Response)> {
         let mut answered = None;
         while !self.handoffs.is_empty() {
@@ -473,7 +476,7 @@ impl World {
                 self.sockets.insert((to, new), bind);
             }
         }
-        // One at a time: what comes of a held packet waits its turn.
+        // One at a time: packets that result from a held packet wait their turn.
         let hold = std::mem::replace(&mut self.hold_handoffs, true);
         while let Some((client, packet)) = self.shards[to].poll_held() {
             let answer = self.packet_at(to, &client, &packet);
@@ -484,7 +487,7 @@ impl World {
         answered.or_else(|| self.settle(to))
     }
 
-    /// The shard tells the core of a relay socket.
+    /// The shard reports a relay socket to the core.
     pub fn opened(
         &mut self,
         index: usize,
@@ -497,7 +500,7 @@ impl World {
         Some((client, response))
     }
 
-    /// What holds after every step.
+    /// Checks the invariants after every step.
     fn check(&self, index: usize) {
         let (counters, server) = (&self.counters[index], &self.shards[index]);
         let dropped: u64 = counters.dropped.iter().map(|cell| cell.get()).sum();
@@ -514,7 +517,8 @@ impl World {
             "the gauge is what came and has not gone"
         );
         assert!(live <= server.allocations() as u64);
-        // The others are also what strangers are answered, who have not proved their address.
+        // The others may also be sent to unauthenticated clients, which have not proved their
+        // address.
         for (code, answered) in ERROR_CODES
             .iter()
             .zip(&counters.errors)
@@ -534,7 +538,7 @@ impl World {
         assert!(ports.used() <= ports.total());
     }
 
-    /// Nothing is left over: no allocation, socket, port or share of a quota.
+    /// Checks that nothing is left: no allocation, socket, port or quota.
     pub fn assert_empty(&self) {
         assert!(self.sockets.is_empty(), "{:?}", self.sockets);
         assert!(self.handoffs.is_empty() && self.detached.is_empty());
@@ -550,7 +554,7 @@ impl World {
             .sum()
     }
 
-    /// How often requests were refused for this reason.
+    /// How many requests were refused for this reason.
     pub fn refusals(&self, reason: RefusalReason) -> u64 {
         let cells = self.counters.iter().map(|it| &it.refusals.reasons[reason as usize]);
         cells.map(|cell| cell.get()).sum()
@@ -569,8 +573,8 @@ impl World {
     }
 }
 
-/// Whoever has not shown a key over UDP may have forged its source: with IP and UDP headers its answer is no more than
-/// 2.2 times its request.
+/// A sender over UDP that has not proved its key may have forged its source. With IP and UDP
+/// headers its response is at most 2.2 times as long as its request.
 fn assert_gain(client: &FiveTuple, request: &[u8], response: &Response) {
     let response = response.bytes();
     let signed =

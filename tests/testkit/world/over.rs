@@ -1,4 +1,4 @@
-//! The same stories over another transport, or IP version.
+//! The same tests over another transport or IP version.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use relay_proto::base::address::Transport;
 
 const VARIABLE: &str = "RELAY_PROTOCOL_OVER";
 
-/// How `client` comes: `udp`, `tcp`, `tls` or `dtls`, with a 6 behind it over IPv6.
+/// The transport of `client`: `udp`, `tcp`, `tls` or `dtls`, followed by 6 for IPv6.
 pub(super) fn way() -> (Transport, bool) {
     static WAY: OnceLock<(Transport, bool)> = OnceLock::new();
     *WAY.get_or_init(|| {

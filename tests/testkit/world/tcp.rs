@@ -1,4 +1,4 @@
-//! TCP allocations (RFC 6062): what the shard would do for them.
+//! TCP allocations (RFC 6062): the shard's part.
 
 use std::net::SocketAddr;
 
@@ -9,20 +9,20 @@ use relay_proto::wire::message::{Class, Message, Method};
 
 use super::World;
 
-/// Sockets for TCP, and what has become of them.
+/// TCP sockets and their state.
 #[derive(Default)]
 pub struct Tcp {
-    /// Relay sockets that listen.
+    /// Listening relay sockets.
     pub listening: Vec<RelayId>,
     /// Peers that have not answered yet.
     pub connecting: Vec<Connecting>,
-    /// Connections with peers: shard and name.
+    /// Connections with peers: shard and id.
     pub open: Vec<(usize, ConnectionId)>,
-    /// Responses to Connect requests that came by themselves.
+    /// Responses to Connect requests that came later.
     pub late: Vec<(turn::types::Client, Vec<u8>)>,
 }
 
-/// A connection being made.
+/// A connection in progress.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Connecting {
     pub shard: usize,
@@ -53,7 +53,7 @@ impl World {
         self.tcp.open.retain(|&open| open != (shard, id));
     }
 
-    /// The peer that was asked for first answers, or refuses.
+    /// The peer of the oldest request answers or refuses.
     pub fn peer_answers(&mut self, connected: bool) -> Connecting {
         let it = self.tcp.connecting.remove(0);
         if connected {
@@ -71,7 +71,8 @@ impl World {
         }
     }
 
-    /// A peer connects to a relayed transport address (as announced): what its client is told.
+    /// A peer connects to a relayed transport address (as announced); returns what its client
+    /// receives.
     pub fn peer_connects(&mut self, from: SocketAddr, to: SocketAddr) -> Result<Attempt, turn::output::PeerRefusal> {
         let found = self
             .sockets
