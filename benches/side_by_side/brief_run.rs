@@ -1,4 +1,5 @@
-//! The comparison with other servers can be run: here of the relay alone, briefly, and without a core of its own.
+//! The comparison with other servers can be run: here of the relay alone, briefly, and without a
+//! core of its own.
 
 #![allow(clippy::print_stderr, reason = "it tells how far it is")]
 

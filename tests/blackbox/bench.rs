@@ -7,10 +7,11 @@ use serde_json::Value;
 use crate::harness::{SECRET, Server};
 use crate::programs;
 
-/// What a measurement of one second carries at the least: a tenth of what is sent, as this machine may have other things to do.
+/// Least packets in a measurement of one second: a tenth of those sent, as this machine may be
+/// busy.
 const SOME: u64 = 20;
 
-/// A server that lets the measurement's peer in.
+/// A server that admits the measurement's peer.
 fn server() -> Server {
     Server::start_with("[peers]\nallow = [\"127.0.0.1/32\"]\n")
 }
@@ -25,12 +26,12 @@ fn bench(arguments: &[&str]) -> Output {
     programs::output(env!("CARGO_BIN_EXE_relay"), &[&["bench"], arguments].concat())
 }
 
-/// Runs a measurement of one second and gives its figures.
+/// Runs a measurement of one second and returns its figures.
 fn figures(server: &Server, address: std::net::SocketAddr, arguments: &[&str]) -> Value {
     figures_of(1, server, address, arguments)
 }
 
-/// The same, of so many seconds.
+/// The same, for this many seconds.
 fn figures_of(seconds: u32, server: &Server, address: std::net::SocketAddr, arguments: &[&str]) -> Value {
     let secret = secret_file(server);
     let (address, pid, seconds) = (address.to_string(), server.pid().to_string(), seconds.to_string());
@@ -124,10 +125,10 @@ fn handshakes_and_idle_allocations_are_counted() {
     );
     let among_themselves = figures(&server, server.plain, &["allocations", "--pair"]);
     assert_eq!(among_themselves["failed"], 0, "{among_themselves}");
-    // Those of the measurement before are no longer there.
+    // Those of the previous measurement have ended.
     server.wait_for_metric("relay_allocations", "", 0.0);
     let hold = figures(&server, server.plain, &["hold", "-n", "50"]);
-    // The server may open a file of its own meanwhile, or close one.
+    // The server may open or close a file of its own meanwhile.
     let files = hold["fds_per_allocation"].as_f64().expect("a number");
     assert!((files - 1.0).abs() < 0.1, "a relay socket each: {hold}");
 }
@@ -135,8 +136,8 @@ fn handshakes_and_idle_allocations_are_counted() {
 #[test]
 fn a_slow_reader_gets_less_than_is_sent_and_that_in_time() {
     let server = server();
-    // The buffers between may hold all of the second before counting, which the clients read first. A busy machine offers
-    // half of what it should: still more than is read.
+    // The buffers in between may hold all of the second before the measurement, which the clients
+    // read first. A busy machine offers only half of the rate, which is still more than is read.
     let arguments = ["slow-reader", "--transport", "tcp", "-n", "2", "--read", "600000"];
     let slow = figures_of(8, &server, server.plain, &arguments);
     let (sent, received) = (slow["sent"].as_u64().unwrap(), slow["received"].as_u64().unwrap());

@@ -1,4 +1,5 @@
-//! A TURN client over UDP, TCP, TLS or DTLS: blocking, bounded, strict about what it gets back.
+//! A TURN client over UDP, TCP, TLS or DTLS: blocking, with time limits, strict about what it
+//! receives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -17,9 +18,10 @@ use relay_testkit::dtls_client::DtlsClient;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-/// How long anything that must come may take. Generous: it bounds a failure, on a machine that has other things to do.
+/// How long to wait for anything that must arrive. Generous: it only bounds a failure, on a busy
+/// machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// How long silence is watched where silence is expected.
+/// How long to wait where nothing should arrive.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
 pub(crate) enum Carrier {
@@ -45,7 +47,7 @@ impl Login {
     }
 }
 
-/// What came back for a request.
+/// The response to a request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     bytes: Vec<u8>,
@@ -83,11 +85,12 @@ impl Answer {
     }
 }
 
-/// A request over UDP goes out again after this long (RFC 8489 §6.2.1 begins at 0.5 s): what the kernel has no room for
-/// is lost, and no test should count a request twice because the machine was slow.
+/// A request over UDP is repeated after this long (RFC 8489 §6.2.1 begins at 0.5 s). The kernel may
+/// drop a request for lack of space, but no test should count one twice because the machine is
+/// slow.
 const RETRANSMIT: Duration = Duration::from_secs(3);
 
-/// One client: a carrier, a login, the realm and nonce it was given.
+/// One client: a transport, a login, its realm and its nonce.
 pub(crate) struct Client {
     carrier: Carrier,
     inbox: Vec<u8>,
@@ -106,7 +109,7 @@ impl Client {
         Self::over(Carrier::Udp(socket), Transport::Udp)
     }
 
-    /// From an address of 127.0.0.0/8: each is a source of its own.
+    /// From an address in 127.0.0.0/8; each is a separate source.
     pub(crate) fn udp_from(source: std::net::Ipv4Addr, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind((source, 0)).expect("an address of this machine");
         socket.connect(server).expect("loopback");
@@ -126,7 +129,7 @@ impl Client {
         Self::over(Carrier::Tcp(stream), Transport::Tcp)
     }
 
-    /// Over TLS on `stream`, asking for `name`.
+    /// Over TLS on `stream`, with SNI `name`.
     pub(crate) fn tls_on(stream: TcpStream, name: &'static str) -> Self {
         let name = ServerName::try_from(name).expect("a name");
         let connection = ClientConnection::new(tls_config(&[]), name).expect("a client configuration");
@@ -160,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Its connection, and what it has received of it behind the last message.
+    /// Its connection, and the bytes received after the last message.
     pub(crate) fn into_parts(self) -> (Carrier, Vec<u8>) {
         (self.carrier, self.inbox)
     }
@@ -189,7 +192,7 @@ impl Client {
         }
     }
 
-    /// The next whole message, `None` after `patience` or when the server closed.
+    /// The next whole message; `None` after `patience` or when the server has closed.
     pub(crate) fn receive(&mut self, patience: Duration) -> Option<Vec<u8>> {
         let deadline = Instant::now() + patience;
         let mut chunk = vec![0; 65_536];
@@ -232,7 +235,7 @@ impl Client {
         }
     }
 
-    /// Says goodbye, where the transport has a word for it.
+    /// Closes in an orderly way, if the transport has one.
     pub(crate) fn close(self) {
         if let Carrier::Dtls(mut client) = self.carrier {
             client.close();
@@ -253,12 +256,13 @@ impl Client {
         TransactionId(id)
     }
 
-    /// Sends a request built by `fill`, signed when there is a nonce, and waits for its answer; silence is `None`.
+    /// Sends a request built by `fill`, signed if there is a nonce, and waits for its response;
+    /// `None` if there is none.
     pub(crate) fn try_request(&mut self, method: Method, fill: impl Fn(&mut MessageWriter<'_>)) -> Option<Answer> {
         self.try_request_within(PATIENCE, method, fill)
     }
 
-    /// The same, for `patience`.
+    /// The same, waiting for `patience`.
     pub(crate) fn try_request_within(
         &mut self,
         patience: Duration,
@@ -428,7 +432,7 @@ fn connect(server: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Accepts any certificate: the server under test made its own.
+/// Accepts any certificate, because the server under test has created its own.
 pub(crate) fn tls_config(alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())

@@ -1,4 +1,5 @@
-//! How much of a client's address the log shows: in every line that a client can cause, as far as `log.client_ip` says.
+//! How much of a client's address the log shows, in every line that a client can cause, by
+//! `log.client_ip`.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -12,12 +13,12 @@ use socket2::{Domain, Socket, Type};
 use crate::client::{Client, Login, PATIENCE};
 use crate::harness::{SECRET, Server, minted};
 
-/// Nobody else has it, so that whatever holds it in the log is about a client.
+/// No other client has it, so every occurrence in the log is about this client.
 const HOME: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 77);
-/// Where the client moves to, in a network of its own.
+/// The client's address after its move, in another network.
 const AWAY: Ipv4Addr = Ipv4Addr::new(127, 78, 0, 78);
 
-/// Lines that show a client, and the field that does.
+/// Lines that show a client, and the field with its address.
 const LINES: [(&str, &str); 7] = [
     ("allocation began", "client"),
     ("allocation moved", "was_client"),
@@ -42,11 +43,11 @@ fn send_until_closed(server: SocketAddr, bytes: &[u8]) {
     let mut stream = tcp_from_home(server);
     stream.write_all(bytes).expect("taken");
     let _ = stream.shutdown(Shutdown::Write);
-    // An alert, an end, a reset: it is over.
+    // An alert, an end or a reset: it is closed.
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
-/// What begins an HTTP/3 connection, from [`HOME`].
+/// Starts an HTTP/3 connection from [`HOME`].
 fn begin_quic(server: SocketAddr) {
     let socket = UdpSocket::bind((HOME, 0)).expect("a port");
     let mut initial = [&[0xC0, 0, 0, 0, 1, 8][..], b"original", &[6], b"client"].concat();
@@ -55,7 +56,7 @@ fn begin_quic(server: SocketAddr) {
     socket.send_to(&initial, server).expect("sent");
 }
 
-/// Does all that leaves a line with a client in it.
+/// Causes every line with a client in it.
 fn cause_every_line(server: &Server) {
     let login = minted(SECRET, 600, "somebody");
     let mut client = Client::udp_from(HOME, server.plain).with_login(&login);
@@ -73,7 +74,7 @@ fn cause_every_line(server: &Server) {
     assert_eq!(client.create_permission("10.0.3.4:7".parse().expect("an address")), 403);
     let mut moved = Client::udp_from(AWAY, server.plain).with_login(&login);
     ticket(&mut moved, Method::Refresh, &first);
-    // It has moved when it is heard of by the new path.
+    // It has moved once data arrives on the new path.
     assert_eq!(moved.refresh(600), 0);
     server.wait_for_log("allocation moved");
     let mut stays = Client::udp_from(HOME, server.plain).with_login(&login);

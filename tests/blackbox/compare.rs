@@ -1,4 +1,5 @@
-//! The rules of `rules.rs`, asked of the relay over every transport and IP version, or of another server for comparison:
+//! Checks the rules of `rules.rs` with the relay over every transport and IP version, or with
+//! another server for comparison:
 //!
 //! ```sh
 //! cargo test --test blackbox every_rule                                          # the relay
@@ -7,7 +8,8 @@
 //!   RELAY_BLACKBOX_PEER=192.0.2.2 cargo test --test blackbox every_rule -- --nocapture  # any server
 //! ```
 //!
-//! The relay must do what each rule says. What others do is printed as the table in docs/conformance.md.
+//! The relay must satisfy each rule. The results of others are printed as the table in
+//! docs/conformance.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,16 +33,16 @@ fn users() -> [Login; 2] {
     USERS.map(|(name, password)| Login::new(name, password))
 }
 
-/// What was seen of a rule, by transport.
+/// Observations of a rule, by transport.
 type Seen = BTreeMap<&'static str, String>;
 
-/// Looks at every rule over every transport; transports side by side.
+/// Checks every rule over every transport, transports in parallel.
 fn look(target: &Target) -> Vec<(&'static Rule, Seen)> {
     let by_transport: Vec<Vec<String>> = std::thread::scope(|scope| {
         let threads = TRANSPORTS.map(|transport| {
             scope.spawn(move || {
                 let one = |rule: &Rule| {
-                    // Whatever a rule needs first may already go wrong elsewhere.
+                    // With other servers, even the preparations of a rule may fail.
                     catch_unwind(AssertUnwindSafe(|| rule.look(target, transport)))
                         .unwrap_or_else(|_| "broke off".into())
                 };
@@ -62,7 +64,7 @@ fn look(target: &Target) -> Vec<(&'static Rule, Seen)> {
     RULES.iter().enumerate().map(|(n, rule)| (rule, seen(n))).collect()
 }
 
-/// `udp, tcp: 400; tls: silent`, or one word where all are alike.
+/// `udp, tcp: 400; tls: silent`, or a single word if all are equal.
 fn in_words(seen: &Seen) -> String {
     let mut by_word: Vec<(&str, Vec<&str>)> = Vec::new();
     for transport in TRANSPORTS.map(Transport::as_str) {
@@ -83,7 +85,7 @@ fn in_words(seen: &Seen) -> String {
     }
 }
 
-/// Rows of what is not as the rules say.
+/// Table rows for results that differ from the rules.
 fn differences(target: &Target) -> String {
     let mut rows = String::new();
     for (rule, seen) in look(target) {
@@ -213,7 +215,7 @@ impl Relay {
     }
 }
 
-/// A server that is there already: `plain,tls`, with users and peer from the environment.
+/// An existing server: `plain,tls`, with users and peer from the environment.
 fn elsewhere(addresses: &str) -> Target {
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see compare.rs"));
     let (plain, tls) = addresses.split_once(',').expect("two addresses: plain,tls");
@@ -230,7 +232,7 @@ fn elsewhere(addresses: &str) -> Target {
     }
 }
 
-/// Debian's coturn, with its defaults where the rules allow.
+/// Debian's coturn, with its defaults as far as the rules allow.
 struct Coturn {
     child: Child,
     dir: std::path::PathBuf,

@@ -1,4 +1,4 @@
-//! Who gets in: time-limited credentials, static users, rotation, and the endpoint that mints.
+//! Logins: time-limited credentials, static users, rotation, and the minting endpoint.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -197,7 +197,8 @@ fn without_keys_and_not_open_nobody_mints() {
     assert_eq!(status, 401);
 }
 
-/// What a stranger's page, a visitor and a balancer get from the front door of a public test server.
+/// What a page of any origin, a visitor and a load balancer get from the front door of a public
+/// test server.
 #[test]
 fn a_public_test_server_answers_a_page_of_any_origin_a_visitor_and_a_balancer() {
     let server = Server::start_with("[api]\nhost = \"127.0.0.1\"\nopen = true\nmints_per_minute_per_ip = 60\n");

@@ -1,4 +1,5 @@
-//! Few open files: whoever takes all that clients may have stops neither allocations nor health.
+//! Few open files: an attacker that uses up all descriptors for clients stops neither allocations
+//! nor health checks.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -9,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 use crate::client::{Client, PATIENCE};
 use crate::harness::{SECRET, Server, minted};
 
-/// Connects from `source` and becomes a client of TURN that says no more. `None`: refused.
+/// Connects from `source` and becomes a TURN client that sends nothing more. `None`: refused.
 fn silent(source: Ipv4Addr, server: SocketAddr) -> Option<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from((source, 0)).into()).expect("loopback");
@@ -20,7 +21,7 @@ fn silent(source: Ipv4Addr, server: SocketAddr) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// As many as may come, and then more, from 16 addresses in 16 networks.
+/// As many as allowed, and then more, from 16 addresses in 16 networks.
 fn silent_crowd(server: &Server, count: u16) -> Vec<TcpStream> {
     let sources = (0..count).map(|n| Ipv4Addr::new(127, 3, (n % 16) as u8, 1));
     sources.filter_map(|source| silent(source, server.plain)).collect()
@@ -35,7 +36,7 @@ fn silent_connections_stop_neither_allocations_nor_health_however_few_files_ther
         server.wait_for_log("LimitNOFILE");
         let crowd = silent_crowd(&server, 1100);
         assert!(crowd.len() > 100, "{}", crowd.len());
-        // Until then there is room, and nobody has to give way.
+        // Until then there is room, and none is evicted.
         server.wait_for_metric_of_at_least("relay_connections_total", "outcome=\"too_many_connections\"", 1.0);
         let mut clients = Vec::new();
         for n in 0..allocations {
@@ -49,11 +50,12 @@ fn silent_connections_stop_neither_allocations_nor_health_however_few_files_ther
             let (status, _) = server.admin_get(path).expect("an answer");
             assert_eq!(status, 200, "{files} files: {path}");
         }
-        // Who has no connection yet is served over TCP and TLS, and one of the crowd gives way.
+        // A source without a connection is served over TCP and TLS, and one of the crowd is
+        // evicted.
         for transport in [Transport::Tcp, Transport::Tls] {
             let mut client = Client::over_transport(transport, server.tls).with_login(&minted(SECRET, 600, "late"));
             client.allocate().expect("allocated");
-            // It stays: the next one would find the room it leaves.
+            // It stays, because otherwise the next one would find its place free.
             clients.push(client);
         }
         assert!(server.metric("relay_connections_displaced_total", "") >= 2.0);

@@ -1,4 +1,5 @@
-//! NAT behaviour discovery (RFC 5780) on two loopback addresses and two ports: every answer leaves by the right socket.
+//! NAT behaviour discovery (RFC 5780) on two loopback addresses and two ports: every response
+//! leaves from the right socket.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -18,7 +19,8 @@ struct Places {
 }
 
 impl Places {
-    /// Listeners on each address by itself, or on all addresses at once: then the kernel must be told the source.
+    /// Listeners on each address separately, or on all addresses at once, for which the kernel
+    /// needs the source.
     fn start(wildcard: bool) -> Self {
         let ports = [free_port(), free_port()];
         let binds: Vec<String> = if wildcard {
@@ -59,7 +61,7 @@ fn socket() -> UdpSocket {
     socket
 }
 
-/// The next datagram, which must be a success response, and where it came from.
+/// The next datagram, which must be a success response, and its source.
 fn answer(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buf = [0; 4096];
     let (len, from) = socket.recv_from(&mut buf).expect("an answer");

@@ -1,4 +1,4 @@
-//! A node is drained by a reload: new clients go to another one, with the credential they have.
+//! A reload drains a node: new clients go to another one, with the credential they have.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -95,7 +95,7 @@ fn reload_with(server: &Server, section: &str) {
     server.signal(Signal::SIGHUP);
 }
 
-/// Allocates anew until the answer is `code`.
+/// Allocates repeatedly until the response is `code`.
 fn until_answered(server: &Server, transport: Transport, code: u16) {
     let login = minted(SECRET, 600, "new");
     let deadline = Instant::now() + PATIENCE;
@@ -119,7 +119,7 @@ fn clients_that_cannot_follow_are_served_until_the_deadline_and_then_the_node_is
     until_answered(&drained, Transport::Udp, 300);
     until_answered(&drained, Transport::Tcp, 0);
     assert_eq!(drained.metric("relay_ready", ""), 1.0);
-    // It counts from the moment another server was named, so this is over at once.
+    // The time counts from the first redirection, so it ends at once.
     reload_with(&drained, "serve_others = \"0s\"\n");
     until_answered(&drained, Transport::Tcp, 300);
     until_answered(&drained, Transport::Udp, 300);

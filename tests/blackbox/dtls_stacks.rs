@@ -1,14 +1,15 @@
-//! DTLS handshakes with the libraries clients have: OpenSSL, GnuTLS and mbedTLS; pion's is in `pion.rs`.
+//! DTLS handshakes with the libraries of clients: OpenSSL, GnuTLS and mbedTLS; pion's is in
+//! `pion.rs`.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use crate::harness::Server;
 
-/// The server names every stack is tried with; empty: none.
+/// The server names to try with every stack; empty: none.
 const NAMES: [&str; 3] = ["", "relay.test", "elsewhere.test"];
 
-/// What a shell command printed; `$1` is the address, `$2` its port, `$3` what else it needs.
+/// The output of a shell command; `$1` is the address, `$2` its port, `$3` what else it needs.
 fn shell(command: &str, server: SocketAddr, more: &str) -> String {
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
     let output = Command::new("timeout")
@@ -40,7 +41,7 @@ fn openssl_completes_a_handshake_that_acknowledges_no_server_name() {
                 !extensions.iter().any(|line| line.contains("\"server name\"")),
                 "{asks}: {extensions:?}"
             );
-            // Each answers one of the client's; none is empty where a parser may want more.
+            // Each answers one of the client's; none is empty where a parser may expect more.
             assert_eq!(extensions.len(), 4, "{asks}: {extensions:?}");
         }
     }

@@ -1,5 +1,6 @@
-//! A flood of strangers from everywhere: 127.0.0.0/8 has an address for each. What the server keeps of them is measured
-//! from outside, on the whole process. `FLOOD_REQUESTS=1000000` makes it as large as one likes.
+//! A flood of unauthenticated requests from many sources: 127.0.0.0/8 has an address for each. The
+//! server's state is measured from outside, on the whole process. `FLOOD_REQUESTS=1000000` makes
+//! the flood larger.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +16,13 @@ use crate::client::Client;
 use crate::harness::{EchoPeer, SECRET, Server, minted};
 
 const SOURCES: u32 = 100_000;
-/// Sent between two looks at what the server has taken.
+/// Sent between two checks of the server's counters.
 const BURST: u32 = 500;
 const MAY_GROW: usize = 10 << 20;
 const CHANNEL: u16 = 0x4000;
 const LATE: Duration = Duration::from_secs(2);
 
-/// Each sends once and is gone.
+/// Each sends once and never again.
 struct Strangers {
     server: SocketAddr,
     packets: [Vec<u8>; 4],
@@ -42,7 +43,7 @@ impl Strangers {
         }
     }
 
-    /// The next of so many, each from the next source.
+    /// Sends the next `requests`, each from the next source.
     fn send(&mut self, requests: u32) {
         for _ in 0..requests {
             let source = Ipv4Addr::from_bits(0x7F10_0000 + self.sent % SOURCES);
@@ -56,7 +57,8 @@ impl Strangers {
         }
     }
 
-    /// Sends until the server has taken `requests` more; what its buffers had no room for is sent again.
+    /// Sends until the server has received `requests` more, and repeats what its buffers had no
+    /// room for.
     fn flood(&mut self, server: &Server, requests: u32) {
         let taken = || server.metric("relay_requests_total", "");
         let goal = taken() + f64::from(requests);
@@ -73,26 +75,27 @@ impl Strangers {
     }
 }
 
-/// What happened meanwhile to those who behave.
+/// What happened meanwhile to regular clients.
 #[derive(Debug, Default)]
 struct Honest {
     /// Packets of a call to an echo and back.
     sent: u32,
     lost: u32,
-    /// Clients that came, each for an allocation of its own.
+    /// New clients, each for its own allocation.
     came: u32,
     unserved: u32,
 }
 
 impl Honest {
-    /// At most 200 packets of 160 bytes a second over `caller`'s channel, and a new client for every fiftieth, until `over`.
+    /// Sends at most 200 packets of 160 bytes per second over `caller`'s channel, with a new client
+    /// for every fiftieth, until `over`.
     fn go_on(caller: &mut Client, server: SocketAddr, over: &AtomicBool) -> Self {
         let mut honest = Self::default();
         while !over.load(Ordering::Relaxed) {
             let packet = [&honest.sent.to_be_bytes()[..], &[0; 156]].concat();
             caller.send_channel(CHANNEL, &packet);
             honest.sent += 1;
-            // Late is lost: what comes later than that is of an earlier number.
+            // Late counts as lost: a later packet has an earlier number.
             let came = std::iter::from_fn(|| caller.receive_data(LATE));
             honest.lost += u32::from(!came.map(|(_, data)| data).any(|data| data == packet));
             if honest.sent % 50 == 0 {
@@ -107,7 +110,7 @@ impl Honest {
     }
 }
 
-/// One without a login, or one with a guess and a nonce that never was.
+/// A request without a login, or one with a guess and an invalid nonce.
 fn request(method: Method, signed: bool) -> Vec<u8> {
     let mut buf = [0; 512];
     let mut writer = MessageWriter::new(&mut buf, Class::Request, method, TransactionId([7; 12]));
@@ -125,7 +128,7 @@ fn request(method: Method, signed: bool) -> Vec<u8> {
     buf[..len].to_vec()
 }
 
-/// Datagrams to `server` for which the kernel had no room: none of them reached the relay.
+/// Datagrams to `server` for which the kernel had no room, so they never reached the relay.
 fn dropped_by_the_kernel(server: SocketAddr) -> u32 {
     let port = format!(":{:04X}", server.port());
     let sockets = std::fs::read_to_string("/proc/net/udp").expect("the kernel's table");

@@ -1,4 +1,5 @@
-//! Forced relay: what is minted names the forced path alone, and is good there alone. The front door stands for port 443.
+//! Forced relay: minted credentials name only the forced path, and are valid only there. The front
+//! door takes the role of port 443.
 
 use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
@@ -35,10 +36,11 @@ ports = [@DOOR@]
     ))
 }
 
-/// `Err` holds the error code.
+/// `Err` has the error code.
 type Outcome = Result<(), u16>;
 
-/// What an Allocate with `login` comes to, everywhere but at the front door, and there.
+/// The results of an Allocate with `login`, on all listeners except the front door, and on the
+/// front door.
 fn outcomes(server: &Server, login: &Login) -> ([Outcome; 4], [Outcome; 3]) {
     let beside = [
         (Transport::Udp, server.plain),
@@ -58,7 +60,7 @@ fn outcomes(server: &Server, login: &Login) -> ([Outcome; 4], [Outcome; 3]) {
     )
 }
 
-/// Mints over HTTPS, and checks that the answer tells of nothing but the front door.
+/// Mints over HTTPS, and checks that the answer names only the front door.
 fn mint_forced(server: &Server, key: &str, body: &str) -> Login {
     let bearer = format!("Authorization: Bearer {key}\r\n");
     let (status, _, body) = https(server, &post("/v1/ice-servers", &bearer, body));
@@ -103,7 +105,7 @@ fn a_forced_credential_is_told_one_port_and_good_on_one_port() {
         let (beside, door) = outcomes(&server, &login);
         assert_eq!((beside, door), ([Ok(()); 4], [Ok(()); 3]), "{login:?}");
     }
-    // Taken off, the mark is missed.
+    // Without the mark, the password is wrong.
     let login = mint_forced(&server, FORCED_KEY, "{}");
     let bare = Login::new(&login.username.replace("+forced", ""), &login.password);
     assert_eq!(outcomes(&server, &bare), ([Err(401); 4], [Err(401); 3]));
@@ -140,7 +142,7 @@ fn where_everyone_is_forced_nobody_allocates_elsewhere_and_no_binding_is_answere
     let server = server("everyone = true\nbinding = false\n");
     let forced = [
         mint_forced(&server, API_KEY, "{}"),
-        // By an SFU that knows nothing of it.
+        // From an SFU that does not know of it.
         minted(SECRET, 600, "alice"),
         Login::new("guest", "a long enough password"),
     ];

@@ -1,4 +1,4 @@
-//! Starts the program with a configuration of the test, on free ports, and stops it by pid.
+//! Starts the program with a test's configuration, on free ports, and stops it by pid.
 
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use crate::client::PATIENCE;
 pub(crate) const SECRET: &str = "4Fq0mG1kVb9x2Rj7TzYh3LwQe8NcPa5UsDgKoIi6";
 /// A second one, for rotation.
 pub(crate) const OTHER_SECRET: &str = "pW7eXn2cLr5uBk9tHy4mVa8jQz3sGd6fRo1iTxNb";
-/// Where relayed transport addresses are: not where the listeners are.
+/// The address of relayed transport addresses, different from that of the listeners.
 pub(crate) const RELAY_IP: &str = "127.0.0.4";
 /// The key of the credentials API.
 pub(crate) const API_KEY: &str = "k-0bq3vT7mXw9Lr2Yc5Hn8Jd4Ps6Zf1Ga";
@@ -31,17 +31,17 @@ pub(crate) struct Server {
     pub(crate) plain: SocketAddr,
     /// `dtls`, `tls` and `tcp`.
     pub(crate) tls: SocketAddr,
-    /// Everything, as on 443.
+    /// All transports, as on 443.
     pub(crate) door: SocketAddr,
     /// Metrics, health.
     pub(crate) admin: SocketAddr,
 }
 
-/// A port that is free for UDP and TCP on 127.0.0.1, below the range the kernel deals out by itself.
+/// A port that is free for UDP and TCP on 127.0.0.1, below the kernel's ephemeral range.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        // Processes of one test run start at different places; each goes its own way from there.
+        // Processes of one test run start at different ports, and count up from there.
         let n = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 37;
         let port = 10_000 + u16::try_from(n % 9_000).expect("below 9000");
         if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
@@ -51,12 +51,12 @@ pub(crate) fn free_port() -> u16 {
 }
 
 impl Server {
-    /// Starts with the tests' defaults, peers on 127.0.0.2 allowed.
+    /// Starts with the tests' defaults, which allow peers on 127.0.0.2.
     pub(crate) fn start() -> Self {
         Self::start_with("[peers]\nallow = [\"127.0.0.2/32\"]\n")
     }
 
-    /// Starts with `sections` behind the listeners, realm and credentials every test has.
+    /// Starts with `sections` after the listeners, realm and credentials of every test.
     pub(crate) fn start_with(sections: &str) -> Self {
         Self::start_custom(&format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}"))
     }
@@ -70,7 +70,7 @@ impl Server {
         )
     }
 
-    /// As [`Self::start_with`], in a process that may open so many files.
+    /// As [`Self::start_with`], in a process that may open this many files.
     pub(crate) fn start_with_files(files: u32, sections: &str) -> Self {
         let sections = format!("[credentials]\nsecrets = [\"{SECRET}\"]\n\n{sections}");
         Self::launch_with(&sections, "off", |dir| {
@@ -81,7 +81,7 @@ impl Server {
         })
     }
 
-    /// As [`Self::start_with`], with environment variables that stand above the configuration.
+    /// As [`Self::start_with`], with environment variables that override the configuration.
     pub(crate) fn start_overridden(overrides: &[(&str, &str)]) -> Self {
         let overrides: Vec<_> = overrides
             .iter()
@@ -90,13 +90,14 @@ impl Server {
         Self::launch(&format!("[credentials]\nsecrets = [\"{SECRET}\"]\n"), "off", &overrides)
     }
 
-    /// Starts with everything but listeners, relay addresses and admin listener in `sections`, where `@DOOR@` stands for the
-    /// port of the front door.
+    /// Starts with everything except listeners, relay addresses and admin listener from `sections`,
+    /// in which `@DOOR@` is the port of the front door.
     pub(crate) fn start_custom(sections: &str) -> Self {
         Self::launch(sections, "off", &[])
     }
 
-    /// A folder with `toml`, the configuration of a recipe, and what it names in /etc/relay.
+    /// A folder with `toml`, the configuration of a recipe, and the files that it names in
+    /// /etc/relay.
     pub(crate) fn recipe_files(toml: &str) -> PathBuf {
         let dir = new_folder();
         let write = |name: &str, text: String| {
@@ -115,8 +116,8 @@ impl Server {
         dir
     }
 
-    /// Starts with the configuration of a recipe. Its listeners are on loopback and share one port, the front door's;
-    /// without any there is one for everything.
+    /// Starts with the configuration of a recipe. Its listeners are on loopback and share one port,
+    /// that of the front door. Without any, there is one for everything.
     pub(crate) fn start_recipe(toml: &str) -> Self {
         let dir = Self::recipe_files(toml);
         let [door, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
@@ -133,7 +134,7 @@ impl Server {
             ("RELAY__EXTERNAL__IPV6".to_owned(), "off".to_owned()),
             ("RELAY__RELAY__IPV4".to_owned(), RELAY_IP.to_owned()),
             ("RELAY__RELAY__PORTS".to_owned(), "20000-29999".to_owned()),
-            // All listeners are on loopback, where a name would lead nobody.
+            // All listeners are on loopback, where no name resolves to them.
             ("RELAY__API__HOST".to_owned(), "127.0.0.1".to_owned()),
         ];
         for index in 0..listeners.max(1) {
@@ -219,12 +220,12 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
         }
     }
 
-    /// Where a file of this server lies.
+    /// The path of a file of this server.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Everything the server wrote so far.
+    /// The server's output so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -273,7 +274,8 @@ protocols = ["udp", "dtls", "tcp", "tls", "https"]
             .sum()
     }
 
-    /// Waits until [`Self::metric`] is `expected`: workers count what they did after a client has seen it.
+    /// Waits until [`Self::metric`] is `expected`: workers count their work after a client has seen
+    /// the result.
     pub(crate) fn wait_for_metric(&self, name: &str, labels: &str, expected: f64) {
         self.wait_until_metric(name, labels, &format!("{expected}"), |value| value == expected);
     }
@@ -322,7 +324,7 @@ impl Drop for Server {
     }
 }
 
-/// Splits an HTTP/1.1 answer into status and body (no chunking: the server sends lengths).
+/// Splits an HTTP/1.1 response into status and body (no chunking: the server sends lengths).
 pub(crate) fn parse_http(answer: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
@@ -346,7 +348,8 @@ fn spawn_command(mut command: Command, dir: &Path, overrides: &[(String, String)
     command
         .arg("--config")
         .arg(dir.join("relay.toml"))
-        // Every client of these tests has the same address: the limits per address are tested elsewhere.
+        // All clients of these tests have the same address; other tests cover the limits per
+        // address.
         .env("RELAY__LIMITS__LOGIN_FAILURES_PER_SECOND", "10000")
         .env("RELAY__LIMITS__CHALLENGES_PER_SECOND", "10000")
         .env("RELAY__LIMITS__CHALLENGE_BURST", "10000")
@@ -413,7 +416,7 @@ impl EchoPeer {
         }
     }
 
-    /// Stops and tells from which addresses it was reached.
+    /// Stops, and returns the source addresses it has seen.
     pub(crate) fn sources(mut self) -> Vec<SocketAddr> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread

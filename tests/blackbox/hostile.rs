@@ -1,4 +1,5 @@
-//! Strangers: garbage, stalled handshakes, one byte a second. Others are served meanwhile, sockets are gone in time.
+//! Hostile clients: garbage, stalled handshakes, one byte per second. Other clients are served
+//! meanwhile, and sockets are closed in time.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -9,7 +10,7 @@ use relay::base::address::Transport;
 use crate::client::{Client, PATIENCE};
 use crate::harness::{EchoPeer, SECRET, Server, minted};
 
-/// Short bounds, so that a test sees them pass.
+/// Short limits, so that a test can exceed them.
 const IMPATIENT: &str =
     "[peers]\nallow = [\"127.0.0.2/32\"]\n\n[limits]\nhandshake_timeout = 2\nidle_timeout = 2\nframe_timeout = 2\n";
 
@@ -83,7 +84,7 @@ fn garbage_on_every_port_harms_nobody() {
         let bytes = noise(seed * 7919 + 3, 300);
         for port in ports {
             let mut stream = TcpStream::connect(port).expect("the listener accepts");
-            // The server may close before everything is taken.
+            // The server may close before it has received everything.
             let _ = stream.write_all(&bytes);
             held.push(stream);
         }
@@ -114,7 +115,7 @@ fn a_handshake_that_never_finishes_and_a_silent_client_are_gone_in_time() {
     for n in 0..50 {
         for port in [server.tls, server.door] {
             let mut stream = TcpStream::connect(port).expect("the listener accepts");
-            // The start of a ClientHello; every second client says nothing at all.
+            // The start of a ClientHello; every second client sends nothing at all.
             if n % 2 == 0 {
                 stream
                     .write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03])
@@ -133,7 +134,8 @@ fn a_handshake_that_never_finishes_and_a_silent_client_are_gone_in_time() {
 fn one_byte_a_second_does_not_hold_a_socket() {
     let mut server = Server::start_with(IMPATIENT);
     let before = open_files(server.pid());
-    // A Binding request with a long attribute, trickling in: progress that never completes a message.
+    // A Binding request with a long attribute, byte by byte: progress that never completes a
+    // message.
     let mut request = vec![0x00, 0x01, 0x01, 0x00, 0x21, 0x12, 0xa4, 0x42];
     request.extend([7; 12]);
     request.extend([0x80, 0x22, 0x00, 0xfc]);

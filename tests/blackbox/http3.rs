@@ -1,4 +1,4 @@
-//! A web site behind the front door over real QUIC and HTTP/3, on the UDP port TURN is on.
+//! A web site behind the front door over real QUIC and HTTP/3, on the same UDP port as TURN.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
@@ -42,7 +42,7 @@ fn server_before(backend: &str) -> Server {
     ))
 }
 
-/// A client of HTTP/3 that takes any certificate.
+/// A client of HTTP/3 that accepts any certificate.
 fn endpoint() -> quinn::Endpoint {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -58,7 +58,7 @@ fn endpoint() -> quinn::Endpoint {
     endpoint
 }
 
-/// What each of `paths` gives, one after the other on one connection.
+/// The responses for each of `paths`, one after another on one connection.
 async fn get(server: SocketAddr, paths: &[&str]) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
     let endpoint = endpoint();
     let connection = endpoint.connect(server, NAME)?.await?;
@@ -148,7 +148,7 @@ async fn the_backend_may_have_a_name_and_other_ports_are_not_its_own() {
     server.wait_for_log("HTTP/3 is passed on");
     let bodies = timeout(PATIENCE, get(server.door, &["/"])).await.expect("in time");
     assert!(bodies.expect("an answer")[0].starts_with(GREETING.as_bytes()));
-    // Listeners that do not speak HTTPS are for TURN alone.
+    // Listeners without HTTPS serve only TURN.
     for port in [server.plain, server.tls] {
         let asked = timeout(Duration::from_millis(500), get(port, &["/"])).await;
         assert!(!matches!(asked, Ok(Ok(_))), "{port} passes QUIC on");

@@ -1,4 +1,4 @@
-//! What strangers can bring into the operator's log: how much of it, and in which form.
+//! What unauthenticated clients can write into the operator's log: how much, and in which form.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use relay_client::AnyCertificate;
 /// Connections of a flood.
 const MANY: u32 = 240;
 
-/// A ClientHello with a server name of this length that no host has.
+/// A ClientHello with an illegal server name of this length.
 fn hello_with_illegal_name(len: usize) -> Vec<u8> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -50,13 +50,13 @@ fn flood(server: SocketAddr, bytes: &[u8]) {
         socket.set_read_timeout(Some(PATIENCE)).expect("an option");
         let mut stream = std::net::TcpStream::from(socket);
         stream.write_all(bytes).expect("a flood");
-        // An alert, an end, a reset: it is over.
+        // An alert, an end or a reset: it is closed.
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
     }
 }
 
-/// rustls tells of a server name it cannot read, with all of it.
+/// rustls logs a server name that it cannot parse, in full.
 #[test]
 fn a_strangers_server_name_is_not_in_the_log_and_where_a_library_was_asked_for_no_more_than_its_share() {
     let hello = hello_with_illegal_name(230);
@@ -71,7 +71,7 @@ fn a_strangers_server_name_is_not_in_the_log_and_where_a_library_was_asked_for_n
     server.wait_for_metric_of_at_least("relay_log_lines_left_out_total", "", f64::from(MANY - 100));
     let log = server.log();
     let told = log.lines().filter(|line| line.contains("SNI")).count();
-    // Some seconds pass.
+    // A few seconds pass.
     assert!((50..100).contains(&told), "{told} lines:\n{log}");
     assert!(
         !log.lines().any(|line| line.starts_with("user=")),

@@ -1,4 +1,5 @@
-//! The real program on loopback, seen from outside: clients over UDP, TCP, TLS and DTLS, peers, and strangers.
+//! The real program on loopback, from outside: clients over UDP, TCP, TLS and DTLS, peers, and
+//! attackers.
 
 #[cfg(feature = "bench")]
 mod bench;

@@ -1,4 +1,5 @@
-//! Clients of the program that change networks and transports, and keep their allocations (RFC 8016).
+//! Clients of the program that change networks and transports, and keep their allocations (RFC
+//! 8016).
 
 use relay::base::address::Transport;
 use relay::wire::attribute::AttributeType;
@@ -151,7 +152,7 @@ fn coturns_client_which_keeps_tickets_as_c_strings_moves_every_time() {
             }
         });
     }
-    // Each run takes two allocations along; 437 is what a ticket that was cut off gets.
+    // Each run moves two allocations; a truncated ticket gets 437.
     server.wait_for_metric_of_at_least("relay_mobility_granted_total", "", 2.0 * RUNS as f64);
     assert_eq!(server.metric("relay_error_responses_total", "code=\"437\""), 0.0);
     server.assert_healthy();

@@ -1,5 +1,5 @@
-//! What is the relay's own is no peer, also where it comes while the server runs, or lies in a network that was opened for
-//! something else. Each test has a network of its own.
+//! The relay's own addresses are never peers, even if they are added while the server runs, or lie
+//! in a network that was opened for another purpose. Each test has its own network.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
@@ -15,7 +15,7 @@ use relay::base::address::Transport;
 use crate::client::{Client, PATIENCE, SILENCE};
 use crate::harness::{EchoPeer, SECRET, Server, minted};
 
-/// Runs `test` in a network that has loopback alone, with a view of files of its own.
+/// Runs `test` in a network with loopback only, and with its own view of files.
 fn in_own_network(test: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces; run the tests as root");
@@ -78,7 +78,7 @@ fn becomes(client: &mut Client, ip: &str, code: u16) {
 fn an_address_a_prefix_on_loopback_and_an_anyip_route_are_own_as_long_as_they_are_there() {
     in_own_network(|| {
         let server = Server::start_dual_stack("");
-        // Each command after `ip`, with `add` for what is `del` later; addresses within, and one beside.
+        // Each command after `ip`, with `add` for a later `del`; addresses inside, and one outside.
         for (command, within, beside) in [
             ("address add 8.8.4.4/32 dev lo", ["8.8.4.4", "8.8.4.4"], "8.8.4.5"),
             ("address add 8.9.0.1/24 dev lo", ["8.9.0.1", "8.9.0.200"], "8.9.1.1"),
@@ -127,7 +127,7 @@ fn a_service_at_an_address_that_came_after_the_start_is_not_reached_over_a_chann
         becomes(&mut client, "10.77.0.1", 403);
         client.send_channel(0x4000, b"to the service");
         assert_eq!(client.receive_data(SILENCE), None);
-        // Named as one address it is open.
+        // Named as a single address it is open.
         let config = std::fs::read_to_string(server.path("relay.toml")).expect("the configuration");
         let named = config.replace("\"10.0.0.0/8\"", "\"10.0.0.0/8\", \"10.77.0.1/32\"");
         std::fs::write(server.path("relay.toml"), named).expect("written");
@@ -157,7 +157,7 @@ fn a_transparent_proxys_local_default_closes_nothing_and_a_table_our_packets_com
             ip(&format!("{family} rule add fwmark 1 lookup 100"));
             ip(&format!("{family} route add local default dev lo table 100"));
             ip(&format!("{family} route add local {fenced} dev lo table 100"));
-            // What was before is known when what comes now is.
+            // The earlier change is known once the later one is.
             ip(&format!("address add {next} dev lo"));
             becomes(&mut client, next, 403);
             assert_eq!(client.create_permission(peer(world)), 0, "{world}");
@@ -178,7 +178,7 @@ fn what_went_with_its_interface_is_an_ordinary_peer_again() {
         network("8.40.0.1/32");
         ip("link add other type veth peer name end");
         ip("link set other up");
-        // Nothing is told of this route when the interface goes, but of the interface.
+        // The kernel does not report this route when the interface is removed, only the interface.
         ip("route add local 8.41.0.0/24 dev other");
         let server = Server::start_with("");
         let mut client = client(&server, false);
@@ -214,7 +214,7 @@ fn more_changes_at_once_than_the_system_can_tell_are_known_all_the_same() {
     });
 }
 
-/// Has the system refuse netlink, as `RestrictAddressFamilies=` of a unit does.
+/// Makes the system refuse netlink, as `RestrictAddressFamilies=` of a unit does.
 #[expect(unsafe_code, reason = "there is no safe way to a filter for a child")]
 fn without_netlink(command: &mut Command) {
     let filter = |code: u32, jt, jf, k| libc::sock_filter {
@@ -241,7 +241,7 @@ fn without_netlink(command: &mut Command) {
             len: 6,
             filter: filters.as_ptr().cast_mut(),
         };
-        // SAFETY: plain system calls, with a program that lives as long as they take.
+        // SAFETY: plain system calls, with a program that outlives them.
         let done = unsafe {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
                 && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
@@ -252,7 +252,7 @@ fn without_netlink(command: &mut Command) {
             Err(std::io::Error::last_os_error())
         }
     };
-    // SAFETY: it makes system calls alone.
+    // SAFETY: it only makes system calls.
     unsafe { command.pre_exec(restrict) };
 }
 
@@ -261,7 +261,7 @@ fn where_the_addresses_of_the_machine_cannot_be_read_nothing_is_served_and_it_sa
     let dir = std::env::temp_dir().join(format!("relay-no-netlink-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");
     let config = dir.join("relay.toml");
-    // Nothing is bound: it ends before.
+    // Nothing is bound: it ends before that.
     let text = format!(
         "external = {{ ipv4 = \"127.0.0.1\", ipv6 = \"off\" }}\nrelay.ipv4 = \"127.0.0.1\"\nadmin.address = \"off\"\n\
          credentials.secrets = [\"{SECRET}\"]\nlistener = [{{ bind = \"127.0.0.1:13999\", protocols = [\"udp\"] }}]\n"

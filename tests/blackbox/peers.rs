@@ -48,7 +48,8 @@ fn ipv6_and_mapped_spellings_are_refused_too() {
         let mut client = allocated_v6(&server, &format!("denied-{peer}"));
         assert_eq!(client.channel_bind(0x4000, peer), 403, "ChannelBind to {peer}");
         if peer.ip().to_string() != "::1" {
-            // ::1 is this server's own relay address, to which permissions are given for other clients' sake.
+            // ::1 is this server's own relay address, for which permissions are granted so that
+            // clients reach each other.
             assert_eq!(client.create_permission(peer), 403, "CreatePermission for {peer}");
         }
     }

@@ -1,4 +1,5 @@
-//! pion's TURN client (tests/pion), in the versions that are in use: what LiveKit, rtcd and every other program in Go has.
+//! pion's TURN client (tests/pion) in the versions in use, which LiveKit, rtcd and other Go
+//! programs contain.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,10 +15,10 @@ use serde_json::Value;
 use crate::harness::{EchoPeer, SECRET, Server, minted};
 use crate::tcp_allocations::{accept, peer_connects};
 
-/// How long anything may take.
+/// Time limit of every step.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Major versions: v2 and v3 speak DTLS by pion/dtls v2, the others by v3.
+/// Major versions: v2 and v3 use pion/dtls v2 for DTLS, the others v3.
 pub(crate) const VERSIONS: [u8; 4] = [2, 3, 4, 5];
 
 /// One running client.
@@ -25,14 +26,14 @@ pub(crate) struct Pion {
     child: Child,
     commands: ChildStdin,
     lines: Receiver<String>,
-    /// Events that came while something else was waited for.
+    /// Events that arrived while waiting for another one.
     waiting: Vec<Value>,
     name: String,
 }
 
 impl Pion {
-    /// Starts version `version` of pion/turn and connects to `server`; over TLS and DTLS it says `server_name`, if it is not
-    /// empty.
+    /// Starts version `version` of pion/turn and connects to `server`. Over TLS and DTLS it sends
+    /// `server_name` unless that is empty.
     pub(crate) fn connect(version: u8, transport: Transport, server: SocketAddr, server_name: &str) -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/tools/pion/turn{version}"));
         assert!(
@@ -77,21 +78,21 @@ impl Pion {
         pion
     }
 
-    /// Obeys one command, or says why it cannot.
+    /// Executes one command, or returns why it failed.
     pub(crate) fn try_call(&mut self, command: &str) -> Value {
         writeln!(self.commands, "{command}").unwrap_or_else(|error| panic!("{}: {command}: {error}", self.name));
         let word = command.split(' ').next();
         self.wait_for(command, |line| line["reply"].as_str() == word)
     }
 
-    /// Obeys one command; panics if it fails.
+    /// Executes one command; panics if it fails.
     pub(crate) fn call(&mut self, command: &str) -> Value {
         let reply = self.try_call(command);
         assert!(reply["error"].is_null(), "{}: {command}: {}", self.name, reply["error"]);
         reply
     }
 
-    /// Allocates: the relayed transport address.
+    /// Allocates; returns the relayed transport address.
     pub(crate) fn allocate(&mut self) -> SocketAddr {
         relayed(&self.call("allocate"))
     }
@@ -101,7 +102,7 @@ impl Pion {
         self.call(&format!("permit {peer}"));
     }
 
-    /// Sends to a peer: pion makes a permission before, and a channel behind.
+    /// Sends to a peer: pion creates a permission before it, and a channel after it.
     pub(crate) fn send(&mut self, peer: SocketAddr, data: &[u8]) {
         self.call(&format!("send {peer} {}", hex(data)));
     }
@@ -127,7 +128,7 @@ impl Pion {
         self.wait_for(&name, |line| line["stream"] == stream && line["data"] == hex(b"back"));
     }
 
-    /// The first line that is `wanted`, among those passed over so far and those to come.
+    /// The first line that is `wanted`, among the skipped ones and the next ones.
     pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(index) = self.waiting.iter().position(&wanted) {
             return self.waiting.remove(index);
@@ -171,7 +172,7 @@ fn address(server: &Server, transport: Transport) -> SocketAddr {
     }
 }
 
-/// A port of a peer nobody listens on: it answers with ICMP port unreachable.
+/// A port of a peer without a listener: it answers with ICMP port unreachable.
 fn closed_port() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.2:0").expect("a free port");
     socket.local_addr().expect("bound")
@@ -186,8 +187,9 @@ fn every_version_of_pion_relays_over_every_transport_with_and_without_a_server_n
             for name in ["", "relay.test", "elsewhere.test"] {
                 let mut pion = Pion::connect(version, transport, address(&server, transport), name);
                 pion.allocate();
-                // The first comes back in a Data indication or on the channel, as it happens, the later ones on the channel.
-                // Up to four bytes, v2 and v3 hold ChannelData from a stream back until more comes.
+                // The first comes back in a Data indication or on the channel, depending on timing,
+                // the later ones on the channel. pion v2 and v3 hold back ChannelData of up to four
+                // bytes from a stream until more arrives.
                 for len in [5, 6, 7, 8, 160, 1199, 1200] {
                     pion.send(echo.address, &[len as u8; 1200][..len]);
                     pion.expect_data(echo.address, &[len as u8; 1200][..len]);
@@ -228,7 +230,7 @@ fn empty_and_long_datagrams_of_peers_leave_pion_reading() {
         for transport in [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Dtls] {
             let mut pion = Pion::connect(version, transport, address(&server, transport), "relay.test");
             let relayed = pion.allocate();
-            // By Data indications first, then by a channel, which pion binds behind what it sends.
+            // First by Data indications, then by a channel, which pion binds after it sends.
             pion.permit(from);
             for round in 0..2u8 {
                 for len in [0, 1, 0, 0, 1300, 0, 1200] {
@@ -237,7 +239,8 @@ fn empty_and_long_datagrams_of_peers_leave_pion_reading() {
                 pion.expect_data(from, &[round; 1300]);
                 pion.expect_data(from, &[round; 1200]);
                 pion.send(from, b"a channel, please");
-                // For the ChannelBind, which nobody sees; were it late, the second round would be like the first.
+                // For the ChannelBind, which cannot be observed. If it were late, the second round
+                // would repeat the first.
                 thread::sleep(Duration::from_millis(100));
             }
             pion.call("close");
@@ -245,7 +248,8 @@ fn empty_and_long_datagrams_of_peers_leave_pion_reading() {
     }
 }
 
-/// pion sends ConnectionBind on a connection of its own with the nonce of the control connection, and asks no second time.
+/// pion sends ConnectionBind on a separate connection with the nonce of the control connection, and
+/// does not retry.
 //= STUN-AUTH-05
 #[test]
 fn pion_dials_and_accepts_through_a_tcp_allocation() {
@@ -263,7 +267,7 @@ fn pion_dials_and_accepts_through_a_tcp_allocation() {
             let (accepted, _) = accept(listener);
             pion.echoes_on(stream, accepted);
         }
-        // The permission Connect left behind lets the peer in: a ConnectionAttempt indication.
+        // The permission that Connect left admits the peer: a ConnectionAttempt indication.
         let connected = peer_connects(relayed);
         assert_eq!(pion.call("accept")["stream"], 10);
         pion.echoes_on(10, connected);

@@ -1,13 +1,13 @@
-//! STUN clients of others, as the distribution has them.
+//! STUN clients of other projects, from the distribution.
 
 use std::process::{Command, Output, Stdio};
 
 use crate::harness::Server;
 
-/// No program runs longer, in seconds: generous, as it only bounds a failure.
+/// Time limit of every program, in seconds: generous, as it only bounds a failure.
 const PATIENCE: &str = "60";
 
-/// Runs a program to its end; panics if that does not come, or if the program is not there.
+/// Runs a program to its end; panics if it does not end or does not exist.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new("timeout")
         .args([PATIENCE, program])
@@ -15,7 +15,7 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("timeout (coreutils): {error}"));
-    // What `timeout` says of itself.
+    // The exit codes of `timeout` itself.
     match output.status.code() {
         Some(124) => panic!(
             "waited {PATIENCE} s for the end of {program} {arguments:?}:\n{}",

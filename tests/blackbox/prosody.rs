@@ -1,5 +1,5 @@
-//! A real Prosody with the block of `docs/recipes/jitsi.md`: an XMPP client asks it for external services (XEP-0215), and what it
-//! answers allocates.
+//! A real Prosody with the block of `docs/recipes/jitsi.md`: an XMPP client asks it for external
+//! services (XEP-0215), and allocates with the result.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,10 +13,11 @@ use crate::client::{Client, Login};
 use crate::harness::{SECRET, Server, free_port};
 use crate::recipes::page;
 
-/// For each step: generous, as it only bounds a failure.
+/// Time limit of each step: generous, as it only bounds a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Everything but the host's own block. It runs in the foreground, for one user, without TLS or other servers.
+/// Everything except the host's own block. It runs in the foreground, for one user, without TLS or
+/// other servers.
 const BASE: &str = r#"run_as_root = true
 pidfile = "FOLDER/prosody.pid"
 data_path = "FOLDER"
@@ -89,7 +90,7 @@ impl Drop for Prosody {
     }
 }
 
-/// Sends `text` and reads until `end` has come.
+/// Sends `text` and reads until `end` arrives.
 fn exchange(stream: &mut TcpStream, text: &str, end: &str) -> String {
     stream.write_all(text.as_bytes()).expect("Prosody reads");
     let mut answer = String::new();
@@ -132,7 +133,7 @@ fn what_prosody_mints_with_the_jitsi_recipe_allocates() {
     let services = "<iq type='get' id='s' to='meet.example.org'><services xmlns='urn:xmpp:extdisco:2'/></iq>";
     let answer = exchange(&mut xmpp, services, "</iq>");
     assert!(answer.contains("type='result'"), "{answer}");
-    // Behind <services …>.
+    // After <services …>.
     let (_, service) = answer.rsplit_once("<service").expect("a service");
     assert_eq!(
         ["type", "host", "port", "transport"].map(|name| attribute(service, name)),

@@ -1,5 +1,6 @@
-//! `docs/recipes`: our side of each page is judged by `relay check` and served; theirs is parsed. Systems that ask our API
-//! ask it here as their block says; those that mint are in `recipes_minting`.
+//! `docs/recipes`: `relay check` accepts our part of each page, and the relay serves it; the other
+//! part is parsed. Systems that call our API call it here as their block says; those that mint are
+//! in `recipes_minting`.
 
 use std::path::Path;
 use std::process::Command;
@@ -60,7 +61,7 @@ pub(crate) fn page(name: &str) -> Page {
     }
 }
 
-/// Every page but the index.
+/// Every page except the index.
 fn pages() -> Vec<Page> {
     let entries = std::fs::read_dir(folder()).expect("the recipes");
     let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
@@ -90,7 +91,7 @@ impl Page {
         self.blocks.iter().filter(whole)
     }
 
-    /// The value behind `key =`, `key:` or `key=`, without quotes; the first there is.
+    /// The first value after `key =`, `key:` or `key=`, without quotes.
     pub(crate) fn value(&self, block: &str, key: &str) -> String {
         let text = self.block(block);
         let found = text.match_indices(key).find_map(|(at, _)| {
@@ -108,7 +109,8 @@ impl Page {
             .to_owned()
     }
 
-    /// The URI is one that the relay of this page is reached by: its realm, and a listener for port and transport.
+    /// Checks that the relay of this page is reachable by the URI: its realm, and a listener for
+    /// port and transport.
     pub(crate) fn assert_served(&self, uri: &str, listeners: &[(u16, Vec<String>)]) {
         let (scheme, rest) = uri.split_once(':').expect("a URI");
         let (address, query) = rest.split_once("?transport=").expect("a transport");
@@ -202,7 +204,7 @@ fn assert_check_likes(name: &str, toml: &str) {
     let checked = Command::new(env!("CARGO_BIN_EXE_relay"))
         .args(["check", "--config"])
         .arg(files.join("relay.toml"))
-        // Not of this machine.
+        // Not available on this machine.
         .envs([
             ("RELAY__EXTERNAL__IPV4", "203.0.113.5"),
             ("RELAY__EXTERNAL__IPV6", "off"),
@@ -211,11 +213,11 @@ fn assert_check_likes(name: &str, toml: &str) {
         .output()
         .expect("the program runs");
     let told = String::from_utf8_lossy(&checked.stderr);
-    // 3: good, and for another machine.
+    // 3: valid, but for another machine.
     let status = if toml.contains("fly-global-services") { 3 } else { 0 };
     assert_eq!(checked.status.code(), Some(status), "{name}: {told}");
-    // A name of Fly.io's network, and the key in the query string, are what those pages are about; the secret is the
-    // tests' own, and how many files a process may open is this machine's.
+    // A name of Fly.io's network and the key in the query string are the subject of those pages.
+    // The secret belongs to the tests, and the limit of open files to this machine.
     let known = [
         "fly-global-services",
         "api.query_key",
@@ -230,7 +232,7 @@ fn assert_check_likes(name: &str, toml: &str) {
     std::fs::remove_dir_all(files).expect("the files are there");
 }
 
-/// Asks as the page's block asks, and gives back status and answer.
+/// Sends the request of the page's block, and returns status and answer.
 fn ask(server: &Server, method: &str, target: &str, authorization: bool, body: &str) -> (u16, Value) {
     let bearer = format!("Authorization: Bearer {API_KEY}\r\n");
     let headers = if authorization { bearer.as_str() } else { "" };
@@ -245,7 +247,7 @@ fn ask(server: &Server, method: &str, target: &str, authorization: bool, body: &
     )
 }
 
-/// The path and query behind the host in a block's address.
+/// The path and query after the host in a block's address.
 fn target(text: &str) -> String {
     let (_, rest) = text.split_once("https://turn.example.org").expect("our address");
     rest.split(['"', ' ', '\n']).next().unwrap_or_default().to_owned()
@@ -319,7 +321,7 @@ fn who_asks_our_api_in_the_form_of_another_gets_that_form_and_allocates() {
     assert_allocates(&server, &answer["username"], &answer["password"]);
     drop(server);
 
-    // STUNner and Cloudflare: the members of the printed answers, and no others.
+    // STUNner and Cloudflare: exactly the members of the printed answers.
     for (name, method, status, id) in [
         ("stunner", "GET", 200, ":my-user"),
         ("cloudflare", "POST", 201, ":user4"),

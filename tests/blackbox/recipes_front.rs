@@ -1,4 +1,5 @@
-//! `docs/recipes`: what stands behind the relay's port 443 gets what is its own there, and credentials of the same page allocate.
+//! `docs/recipes`: the servers behind the relay's port 443 get their own connections, and
+//! credentials of the same page allocate.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +15,7 @@ use crate::client::{Client, tls_config};
 use crate::harness::{SECRET, Server, free_port, minted};
 use crate::recipes::page;
 
-/// For each step: generous, as it only bounds a failure.
+/// Time limit of each step: generous, as it only bounds a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const WEBSOCKET: &str = "GET /rtc?auto_subscribe=1 HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -22,7 +23,7 @@ const WEBSOCKET: &str = "GET /rtc?auto_subscribe=1 HTTP/1.1\r\nHost: HOST\r\nCon
 const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nhello";
 
-/// A block with `address`, which is there once, turned into `port` of this machine.
+/// A block in which `address`, which occurs once, is replaced by `port` on this machine.
 fn pointed_at(block: &str, address: &str, port: u16) -> String {
     assert_eq!(block.matches(address).count(), 1, "{block}");
     block.replace(address, &format!("127.0.0.1:{port}"))
@@ -76,7 +77,8 @@ fn read_to(stream: &mut impl Read, end: &str) -> String {
     String::from_utf8(all).expect("text").to_lowercase()
 }
 
-/// Opens LiveKit's WebSocket at `name` on `server`, with `web` in LiveKit's place; what that was asked.
+/// Opens LiveKit's WebSocket at `name` on `server`, with `web` in LiveKit's place; returns the
+/// request that arrived.
 fn open_websocket(server: &Server, name: &str, web: &TcpListener) -> String {
     let mut client = StreamOwned::new(hello(name, &[b"http/1.1"]), connect(server.door));
     client
@@ -100,7 +102,7 @@ fn open_websocket(server: &Server, name: &str, web: &TcpListener) -> String {
     head
 }
 
-/// What LiveKit mints is good on the same port.
+/// LiveKit's credentials are valid on the same port.
 fn assert_relays(server: &Server) {
     let login = minted(SECRET, 14_400, "PA_hR7mJk2vXq9T");
     for transport in [Transport::Tls, Transport::Tcp, Transport::Udp] {
@@ -186,7 +188,7 @@ fn openvidu_behind_its_proxy_has_its_name_and_the_relay_knows_whom_nginx_speaks_
         "and no header before it"
     );
 
-    // Any address of 127.0.0.0/8 but nginx' own.
+    // Any address of 127.0.0.0/8 other than nginx' own.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     let own = SocketAddr::from(([127, 0, 0, 77], 0));
     socket.bind(&own.into()).expect("an address of this machine");
@@ -197,11 +199,11 @@ fn openvidu_behind_its_proxy_has_its_name_and_the_relay_knows_whom_nginx_speaks_
     let mut client = Client::tls_on(stream, "turn.example.org").with_login(&login);
     assert!(client.allocate().is_ok());
     assert_eq!(client.binding(), Some(own), "what Firefox takes for its mapped address");
-    // nginx has ended TLS.
+    // nginx has terminated TLS.
     server.wait_for_log(&format!(" client={own} transport=\"tcp\" relayed="));
 }
 
-/// Debian's nginx with blocks of a page; its certificates are made for it.
+/// Debian's nginx with blocks of a page, and generated certificates.
 struct Nginx(Child);
 
 impl Nginx {

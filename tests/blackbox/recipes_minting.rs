@@ -1,4 +1,5 @@
-//! `docs/recipes`: systems that mint with the shared secret, by what their own configuration on the page says.
+//! `docs/recipes`: systems that mint with the shared secret, according to their own configuration
+//! on the page.
 
 use std::net::SocketAddr;
 
@@ -9,7 +10,7 @@ use crate::client::{Client, Login};
 use crate::harness::{SECRET, Server, minted};
 use crate::recipes::{page, uris};
 
-/// What the other side's block says of the relay.
+/// What the other system's block says about the relay.
 struct Theirs {
     page: &'static str,
     uris: Vec<String>,
@@ -17,7 +18,7 @@ struct Theirs {
     secret: String,
     /// How long its credentials last, seconds.
     ttl: i64,
-    /// Who it mints for.
+    /// The user it mints for.
     id: &'static str,
 }
 
@@ -194,7 +195,7 @@ fn what_an_sfu_mints_by_its_own_configuration_allocates() {
         let behind_proxy = theirs.page == "openvidu";
         for uri in &theirs.uris {
             if behind_proxy {
-                // nginx ends TLS on 443 and hands plain TCP on to the port its map names.
+                // nginx terminates TLS on 443 and forwards plain TCP to the port in its map.
                 assert_eq!(uri, "turns:turn.example.org:443?transport=tcp");
                 assert!(
                     page.block("nginx.conf")
@@ -228,11 +229,11 @@ fn what_an_sfu_mints_by_its_own_configuration_allocates() {
     }
 }
 
-/// How fast a minting service's clock may be without its users noticing. The clocks of virtual machines that nobody
-/// synchronises are off by minutes.
+/// How far ahead a minting service's clock may be without effect. Clocks of virtual machines
+/// without synchronisation are minutes off.
 const FAST_CLOCK: i64 = 300;
 
-/// A username that is nothing but its expiry, as Prosody makes them.
+/// A username that only consists of its expiry, like those of Prosody.
 fn bare(ttl: i64) -> Login {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

@@ -1,4 +1,5 @@
-//! Why somebody could not connect: the real program writes one line with user, client, reason and what to do, and counts.
+//! Why a client could not connect: the real program logs one line with user, client, reason and the
+//! fix, and counts it.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -18,7 +19,8 @@ fn lines(server: &Server) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Waits for the one line there is of `reason`; it has all of `texts`, and the counter moved by one.
+/// Waits for the only line of `reason`; it contains all of `texts`, and the counter has increased
+/// by one.
 fn assert_told(server: &Server, reason: &str, texts: &[&str]) {
     server.wait_for_log(&format!("reason=\"{reason}\""));
     let told = lines(server);
@@ -42,7 +44,7 @@ fn allocate(server: &Server, login: &Login) -> Result<Client, u16> {
     client.allocate().map(|_| client)
 }
 
-/// A user id that would turn the rest of the line around.
+/// A user id that would reverse the rest of the line.
 fn nasty() -> String {
     format!("eve\u{202e}{}", "x".repeat(100))
 }
@@ -70,7 +72,7 @@ fn a_wrong_login_says_what_is_wrong_with_it() {
     ));
     let expired = minted(SECRET, -(3 * 3600 + 12 * 60 + 1), "bob");
     let user = format!("user={}", expired.username);
-    // Five: as many lines as one address has at once.
+    // Five: as many lines as one address may cause at once.
     assert_eq!(allocate(&server, &expired).err(), Some(401));
     let texts = [
         "credential expired 3 h 12 min ago",
@@ -178,7 +180,8 @@ fn the_client_is_shown_as_far_as_the_configuration_allows() {
     );
 }
 
-/// 30 lines at once and two a second: what a flood of wrong logins from a thousand addresses can write.
+/// 30 lines at once and two per second: the most that a flood of wrong logins from a thousand
+/// addresses can write.
 #[test]
 fn a_flood_of_wrong_logins_writes_a_bounded_number_of_lines_and_says_what_it_left_out() {
     const SOURCES: u32 = 1000;
@@ -195,7 +198,8 @@ fn a_flood_of_wrong_logins_writes_a_bounded_number_of_lines_and_says_what_it_lef
     let most = 30 + 2 * (began.elapsed() + Duration::from_secs(1)).as_secs();
     let told = lines(&server).len() as u64;
     assert!((30..=most).contains(&told), "{told} lines, at most {most}");
-    // The log is written by a thread of its own, so the lines may lag behind the counters, but not run ahead of them.
+    // A separate thread writes the log, so the lines may lag behind the counters, but never precede
+    // them.
     let left_out = server.metric("relay_refusals_left_out_total", "") as u64;
     assert!(
         left_out + most >= u64::from(SOURCES) && left_out + told <= u64::from(SOURCES),
@@ -208,7 +212,7 @@ fn clients_that_a_proxy_on_this_machine_hides_are_warned_of_once_and_those_with_
     const WARNING: &str = "a proxy without PROXY header hides its clients";
     let login = minted(SECRET, 600, "bob");
     let server = Server::start_overridden(&[("RELAY__EXTERNAL__IPV4", "203.0.113.9")]);
-    // A health check that asks for its address, and UDP, are no reason to warn.
+    // A health check that asks for its address, and UDP, cause no warning.
     assert!(Client::tcp(server.plain).binding().is_some());
     allocate(&server, &login).expect("an allocation").refresh(0);
     server.wait_for_log("allocation ended");

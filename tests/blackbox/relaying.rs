@@ -6,7 +6,7 @@ use crate::client::{Client, PATIENCE, SILENCE};
 use crate::harness::{EchoPeer, SECRET, Server, minted};
 use relay_testkit::dtls_client::DtlsClient;
 
-/// Every way in: transport and which of the server's listeners.
+/// Every combination of a transport and one of the server's listeners.
 fn ways(server: &Server) -> [(Transport, std::net::SocketAddr); 10] {
     [
         (Transport::Udp, server.plain),
@@ -22,7 +22,7 @@ fn ways(server: &Server) -> [(Transport, std::net::SocketAddr); 10] {
     ]
 }
 
-/// Application data of all alignments, and up to what is longer than a packet where that may be.
+/// Application data of all alignments, and longer than a packet where possible.
 fn sizes(transport: Transport) -> &'static [usize] {
     match transport {
         Transport::Dtls => &[0, 1, 2, 3, 4, 5, 160, 1200, 1396],
@@ -169,7 +169,8 @@ fn what_would_make_a_record_too_long_for_a_packet_is_dropped_and_counted() {
     let mut client = Client::over_transport(Transport::Dtls, server.door).with_login(&minted(SECRET, 600, "long"));
     assert!(client.allocate().is_ok());
     assert_eq!(client.channel_bind(0x4000, peer.address), 0);
-    // 1500 bytes hold IP and UDP headers, a record of 37 bytes more than its message, a ChannelData header, and padding.
+    // 1500 bytes hold IP and UDP headers, a record of 37 bytes more than its message, a ChannelData
+    // header, and padding.
     let most = (1500 - 28 - 37 - 4) / 4 * 4;
     client.send_channel(0x4000, &vec![1; most + 1]);
     assert_eq!(client.receive_data(SILENCE), None);
@@ -197,7 +198,7 @@ fn stun_channel_data_and_dtls_share_a_five_tuple_and_are_told_apart() {
         dtls.send(&request).expect("sent");
         dtls.receive(&mut answer, PATIENCE).expect("an answer in a record");
         assert_eq!(answer[..2], [1, 1]);
-        // ChannelData of nobody, and what is nothing at all.
+        // ChannelData without an allocation, and invalid bytes.
         plain.send(&[0x40, 0, 0, 0]).expect("sent");
         plain.send(&[0xFF; 20]).expect("sent");
     }

@@ -1,4 +1,5 @@
-//! Reloads of which a part cannot take effect: the rest does, and it is told what did not.
+//! Reloads that cannot take effect completely: the rest takes effect, and the log reports what did
+//! not.
 
 use std::net::SocketAddr;
 
@@ -67,7 +68,7 @@ fn peers_that_are_closed_are_closed_although_a_listener_waits_for_a_restart() {
     assert_eq!(permission(&mut client, "127.0.0.2"), 403, "the new deny");
     assert_eq!(permission(&mut client, "10.1.1.1"), 403, "open no more");
     assert_eq!(permission(&mut client, "127.0.0.3"), 0, "the new allow");
-    // The sockets that are really open are closed to peers, not those of the new file.
+    // The sockets that are really open are refused as peers, not those of the new file.
     for own in [server.plain, server.tls, server.door, server.admin] {
         assert_eq!(client.channel_bind(0x4000, own), 403, "{own}");
     }
@@ -75,7 +76,7 @@ fn peers_that_are_closed_are_closed_although_a_listener_waits_for_a_restart() {
         client.channel_bind(0x4000, SocketAddr::from(([127, 0, 0, 1], moved))),
         0
     );
-    // The same again: it waits still, and says so.
+    // Once more: it still waits, and reports so.
     server.signal(Signal::SIGHUP);
     server.wait_for_metric(RELOADS, "partial", 2.0);
 }
@@ -113,7 +114,7 @@ fn all_else_changes_although_a_certificate_cannot_be_used() {
     assert_eq!(permission(&mut peer, "127.0.0.2"), 403);
     assert!(is_refused(&server, SECRET));
     drop(client(&server, OTHER_SECRET));
-    // Clients over TLS are served with the certificate before.
+    // Clients over TLS get the previous certificate.
     let mut secure = Client::tls(server.tls).with_login(&minted(OTHER_SECRET, 600, "reload"));
     secure.allocate().expect("allocated");
     std::fs::remove_dir_all(dir).expect("removed");

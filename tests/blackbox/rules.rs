@@ -1,5 +1,6 @@
-//! Rules of docs/conformance.md as a client meets them, in a form that needs nothing of the server but its addresses and
-//! two users: each says what it saw in a few words. So another server can be asked the same (`compare.rs`).
+//! Rules of docs/conformance.md from a client's point of view, in a form that needs only the
+//! server's addresses and two users. Each describes in a few words what it observed, so that other
+//! servers can be compared (`compare.rs`).
 
 use std::net::SocketAddr;
 
@@ -15,17 +16,17 @@ use crate::story::{DENIED, Story, Target, attribute, has, relayed, told, udp};
 pub(crate) struct Rule {
     /// Its id in docs/conformance.md.
     pub(crate) id: &'static str,
-    /// What is done, in a few words.
+    /// The action, in a few words.
     pub(crate) asked: &'static str,
-    /// What must be seen.
+    /// The required observation.
     pub(crate) expected: &'static str,
     look: fn(&mut Story<'_>) -> String,
 }
 
 impl Rule {
-    /// What a new client of `target` sees.
+    /// The observation of a new client of `target`.
     pub(crate) fn look(&self, target: &Target, transport: Transport) -> String {
-        // Only where nothing should come is the end of the wait worth not waiting for.
+        // Only where nothing should arrive is a short wait sufficient.
         let patience = if self.expected == "silent" { SILENCE } else { PATIENCE };
         (self.look)(&mut Story::begin(target, transport, patience))
     }
@@ -307,7 +308,7 @@ rules! {
     };
 }
 
-/// What comes of an Allocate that lacks one attribute of its login.
+/// The result of an Allocate that lacks one attribute of its login.
 fn without(s: &mut Story<'_>, missing: AttributeType) -> String {
     s.challenge();
     let texts = [
@@ -325,7 +326,7 @@ fn without(s: &mut Story<'_>, missing: AttributeType) -> String {
     })
 }
 
-/// What comes of an Allocate with this login.
+/// The result of an Allocate with this login.
 fn login(s: &mut Story<'_>, username: &str, password: &str) -> String {
     s.challenge();
     let key = Key::long_term(

@@ -1,4 +1,4 @@
-//! What a client does and sees, in the few words the rules of `rules.rs` are told in.
+//! Actions and observations of a client, in the vocabulary of `rules.rs`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use relay::wire::writer::MessageWriter;
 use crate::client::{Client, Login, PATIENCE};
 use crate::harness::EchoPeer;
 
-/// Where the server under test is, and what it was told.
+/// The addresses of the server under test, and its configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// UDP and TCP.
     pub(crate) plain: SocketAddr,
     /// TLS.
     pub(crate) tls: SocketAddr,
-    /// Two users with passwords, who may reach [`Target::peer`]'s address and not [`DENIED`].
+    /// Two users with passwords, who may reach the address of [`Target::peer`], and not [`DENIED`].
     pub(crate) users: [Login; 2],
-    /// An address peers can be bound to.
+    /// An address that peers can bind to.
     pub(crate) peer: String,
 }
 
-/// A peer nobody may reach.
+/// A denied peer.
 pub(crate) const DENIED: &str = "10.0.0.1:9";
 
 /// A client of the server under test, of the transport under test.
@@ -34,11 +34,11 @@ pub(crate) struct Story<'a> {
     pub(crate) target: &'a Target,
     pub(crate) transport: Transport,
     pub(crate) client: Client,
-    /// What was learned from a challenge.
+    /// The content of a challenge.
     pub(crate) realm: String,
     pub(crate) nonce: String,
     next_id: u64,
-    /// How long is waited for what may not come.
+    /// How long to wait for a response that may not arrive.
     pub(crate) patience: Duration,
 }
 
@@ -84,7 +84,7 @@ impl<'a> Story<'a> {
         Key::long_term(username.as_bytes(), &self.realm, password.as_bytes(), algorithm)
     }
 
-    /// A request of user `user`, signed; `behind` is what follows the signature.
+    /// A request of user `user`, signed; `behind` follows the signature.
     pub(crate) fn signed(&mut self, user: usize, method: Method, fill: Fill<'_>, behind: Fill<'_>) -> Vec<u8> {
         self.challenge();
         let (name, realm, nonce) = (
@@ -114,7 +114,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Sends `packet` and waits for its answer, or for silence.
+    /// Sends `packet` and waits for its response, or for none.
     pub(crate) fn exchange(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         self.exchange_within(packet, PATIENCE)
     }
@@ -123,14 +123,14 @@ impl<'a> Story<'a> {
         self.client.send_raw(packet);
         loop {
             let answer = self.client.receive(patience)?;
-            // The transaction id, not what is left of an earlier exchange.
+            // Checks the transaction id, because an earlier exchange may have left a response.
             if answer.get(8..20) == packet.get(8..20) {
                 return Some(answer);
             }
         }
     }
 
-    /// What comes of a packet that should be ignored.
+    /// The result of a packet that should be ignored.
     pub(crate) fn ignored(&mut self, packet: &[u8]) -> String {
         match self.exchange_within(packet, self.patience) {
             None => "silent".into(),
@@ -138,7 +138,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// What comes of an unsigned request.
+    /// The result of an unsigned request.
     pub(crate) fn plain(&mut self, method: Method, fill: Fill<'_>) -> String {
         let packet = self.compose(Class::Request, method, fill);
         self.exchange(&packet)
@@ -151,7 +151,7 @@ impl<'a> Story<'a> {
         self.exchange(&packet)
     }
 
-    /// [`Self::ask`] in a word.
+    /// [`Self::ask`], as one word.
     pub(crate) fn say(&mut self, method: Method, fill: Fill<'_>) -> String {
         self.ask(method, fill)
             .map_or_else(|| "silent".into(), |answer| told(&answer))
@@ -185,7 +185,7 @@ impl<'a> Story<'a> {
         self.client.send_raw(&packet);
     }
 
-    /// What comes next from a peer.
+    /// The next message from a peer.
     pub(crate) fn heard(&mut self) -> String {
         match self.client.receive_data(self.patience) {
             None => "silent".into(),
@@ -198,7 +198,7 @@ impl<'a> Story<'a> {
         EchoPeer::start_on(&format!("{}:0", self.target.peer))
     }
 
-    /// An address peers may have, at which nobody is.
+    /// An unused address that peers may have.
     pub(crate) fn nobody(&self) -> SocketAddr {
         format!("{}:9", self.target.peer).parse().expect("an address")
     }
@@ -249,7 +249,7 @@ pub(crate) fn told(bytes: &[u8]) -> String {
     }
 }
 
-/// Which of `kinds` a message has, or `none`.
+/// The attributes of `kinds` that a message has, or `none`.
 pub(crate) fn has(bytes: &[u8], kinds: &[AttributeType]) -> String {
     let there: Vec<String> = kinds
         .iter()

@@ -1,4 +1,4 @@
-//! TCP allocations (RFC 6062): peers are reached, and reach a client, over TCP.
+//! TCP allocations (RFC 6062): a client reaches peers over TCP, and peers reach it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -70,12 +70,13 @@ pub(crate) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     (stream, from)
 }
 
-/// Connects to a relayed transport address as a peer of the policy.
+/// Connects to a relayed transport address as an allowed peer.
 pub(crate) fn peer_connects(to: SocketAddr) -> TcpStream {
     peer_tries_to_connect(to).expect("somebody listens")
 }
 
-/// The same. A server that refuses the peer may reset the connection before this has seen it stand.
+/// The same. A server that refuses the peer may reset the connection before this side sees it
+/// established.
 fn peer_tries_to_connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     let from: SocketAddr = ([127, 0, 0, 2], 0).into();
@@ -104,7 +105,7 @@ fn read_exactly(stream: &mut TcpStream, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Sends and receives at once, so that neither side waits for the other.
+/// Sends and receives concurrently, so that neither side blocks the other.
 fn exchange(data: &mut Data, peer: &mut TcpStream, bytes: &[u8]) {
     let mut writer = peer.try_clone().expect("a second handle");
     std::thread::scope(|scope| {
@@ -129,7 +130,7 @@ fn a_client_connects_to_a_peer_from_its_relayed_address_and_bytes_pass_unchanged
         let mut server = serving();
         let mut owner = owner(&server, transport);
         let listener = listen();
-        // More than once: the second connection of a client lands at either worker.
+        // More than once: the second connection of a client arrives at either worker.
         for round in 0..6 {
             let id = owner.connect(&listener);
             let (mut peer, from) = accept(&listener);
@@ -178,7 +179,7 @@ fn a_peer_connects_to_a_client_that_permits_it_and_no_other() {
         peer.write_all(&bytes).expect("the kernel holds it");
         let (from, id) = owner.client.attempt(PATIENCE).expect("told");
         assert_eq!(from, peer.local_addr().expect("bound"));
-        // The peer has said everything before anybody listens.
+        // The peer has sent everything before the client reads.
         peer.shutdown(Shutdown::Write).expect("open");
         let mut data = owner.bind(id);
         assert!(data.receive(bytes.len()) == bytes, "{transport}");
@@ -217,7 +218,7 @@ fn a_connection_is_its_users_alone() {
     let listener = listen();
     let id = owner.connect(&listener);
     let mut peer = accept(&listener).0;
-    // At either worker.
+    // On either worker.
     for i in 0..4 {
         let login = minted(SECRET, 600, &format!("thief-{i}"));
         let mut thief = Client::tcp(server.plain).with_login(&login);
@@ -290,7 +291,7 @@ fn a_client_that_does_not_read_stops_its_peer_and_costs_no_memory() {
     }
     let grown = resident_kib(&server).saturating_sub(before);
     assert!(grown < 4096, "{grown} KiB more, {sent} bytes sent");
-    // Nothing of it is lost.
+    // Nothing is lost.
     peer.shutdown(Shutdown::Write).expect("open");
     let mut got = 0;
     while got < sent {
@@ -314,7 +315,7 @@ fn resident_kib(server: &Server) -> u64 {
 fn two_clients_of_one_server_connect_to_each_other() {
     let server = serving();
     let (mut a, mut b) = (owner(&server, Transport::Tcp), owner(&server, Transport::Tls));
-    // b has not permitted a: whether a hears of the connection or not, it is gone at once.
+    // b has not permitted a. Whether or not a sees the connection, it is closed at once.
     let refused = a.client.connect(b.relayed);
     assert!(matches!(refused, Ok(_) | Err(447)), "{refused:?}");
     server.wait_for_metric_of_at_least("relay_tcp_peers_refused_total", "no_permission", 1.0);
@@ -432,7 +433,7 @@ fn relay_ports_listen_only_where_there_is_a_tcp_allocation() {
     assert!(TcpStream::connect_timeout(&relayed, SILENCE).is_err());
 }
 
-/// What coturn's client tells of a run over TCP allocations (`-T`).
+/// The output of coturn's client for a run over TCP allocations (`-T`).
 fn uclient(server: &Server, tls: bool, options: &[&str]) -> String {
     let login = minted(SECRET, 600, "coturn");
     let address = if tls { server.tls } else { server.plain };
@@ -466,7 +467,8 @@ fn coturns_client_relays_over_tcp_between_two_allocations_of_its_own() {
     }
 }
 
-/// It brings each ConnectionBind the nonce of the control connection, and does not try again after a 438.
+/// It sends each ConnectionBind with the nonce of the control connection, and does not retry after
+/// a 438.
 //= TCP-ALLOC-08
 //= D12
 #[test]
@@ -474,7 +476,7 @@ fn coturns_client_binds_every_connection_with_the_nonce_of_its_control_connectio
     let server = Server::start_with(&format!(
         "{ON}connections_per_allocation = 16\n\n[limits]\nallocations_per_user = 100\n"
     ));
-    // Ten clients, each connected with the nine others, five messages each.
+    // Ten clients, each connected with the other nine, five messages each.
     let told = uclient(&server, false, &["-y", "-c", "-m", "10", "-n", "5", "-l", "100"]);
     assert!(told.contains("90 connections are completed"), "{told}");
     assert!(told.contains("Total lost packets 0 "), "{told}");

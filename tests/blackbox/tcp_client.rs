@@ -1,4 +1,4 @@
-//! The client's part of RFC 6062: TCP allocations, Connect, ConnectionBind, and the data behind it.
+//! The client's part of RFC 6062: TCP allocations, Connect, ConnectionBind, and the data after it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -14,7 +14,8 @@ use crate::client::{Carrier, Client, Login, PATIENCE};
 pub(crate) type ConnectionId = u32;
 
 impl Client {
-    /// A TCP allocation: its relayed transport address, or the error code. `family` is 1 for IPv4, 2 for IPv6.
+    /// A TCP allocation: its relayed transport address, or the error code. `family` is 1 for IPv4,
+    /// 2 for IPv6.
     pub(crate) fn allocate_tcp(&mut self, family: u8) -> Result<SocketAddr, u16> {
         let answer = self.request(Method::Allocate, |w| {
             w.attribute(AttributeType::REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
@@ -58,7 +59,7 @@ impl Client {
         .code()
     }
 
-    /// A connection of its own, bound to `id`.
+    /// A separate connection, bound to `id`.
     pub(crate) fn data(transport: Transport, server: SocketAddr, login: &Login, id: ConnectionId) -> Data {
         let mut client = Self::over_transport(transport, server).with_login(login);
         assert_eq!(client.connection_bind(id), 0);
@@ -89,7 +90,7 @@ impl Data {
         }
     }
 
-    /// At most so many bytes; none at the end of the stream.
+    /// Reads at most this many bytes; none at the end of the stream.
     fn read(&mut self, most: usize) -> Vec<u8> {
         if !self.early.is_empty() {
             let len = most.min(self.early.len());
@@ -103,7 +104,7 @@ impl Data {
         };
         match read {
             Ok(len) => chunk.truncate(len),
-            // Closed without ceremony is closed.
+            // An abrupt close counts as closed.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
                 chunk.clear()
             }
@@ -122,13 +123,13 @@ impl Data {
         bytes
     }
 
-    /// Whether the server closes it, with nothing more to come.
+    /// Whether the server closes it without further data.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.socket().set_read_timeout(Some(PATIENCE)).expect("a timeout");
         self.read(1).is_empty()
     }
 
-    /// Sends no more.
+    /// Ends its direction.
     pub(crate) fn finish(&mut self) {
         if let Carrier::Tls(stream) = &mut self.carrier {
             stream.conn.send_close_notify();

@@ -1,5 +1,6 @@
-//! What the server sends without being asked, to pion, coturn's client and OpenSSL: docs/conformance.md, "What the server
-//! sends unasked", has the table. Browsers, aiortc and libnice are in `tests/e2e/unasked.rs`.
+//! Unsolicited messages from the server, to pion, coturn's client and OpenSSL: the table is in
+//! docs/conformance.md, "What the server sends unasked". Browsers, aiortc and libnice are in
+//! `tests/e2e/unasked.rs`.
 
 use std::io::Read as _;
 use std::net::{SocketAddr, UdpSocket};
@@ -26,7 +27,8 @@ fn address(server: &Server, transport: Transport) -> SocketAddr {
     }
 }
 
-/// A peer that sends without pause, so that something follows every ChannelBind at its heels: nothing, a few bytes, more.
+/// A peer that sends continuously, so that a datagram directly follows every ChannelBind: empty,
+/// short, and longer ones.
 struct Flood {
     socket: UdpSocket,
     stop: Arc<AtomicBool>,
@@ -55,7 +57,7 @@ impl Flood {
         self.socket.local_addr().expect("bound")
     }
 
-    /// Ends the flood and gives the socket back.
+    /// Ends the flood and returns the socket.
     fn stop(self) -> UdpSocket {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the flood did not fail");
@@ -75,7 +77,7 @@ fn pion_goes_on_where_data_comes_at_the_heels_of_a_channel_bind() {
             let bound = server.metric("relay_requests_total", BOUND);
             let flood = Flood::start(relayed);
             let peer = flood.address();
-            // pion permits the peer, sends, and binds a channel behind that.
+            // pion permits the peer, sends, and binds a channel after that.
             pion.send(peer, b"hello");
             server.wait_for_metric_of_at_least("relay_requests_total", BOUND, bound + 1.0);
             let socket = flood.stop();
@@ -89,11 +91,12 @@ fn pion_goes_on_where_data_comes_at_the_heels_of_a_channel_bind() {
     }
 }
 
-/// coturn's client is told of ICMP here, as nobody is by default, until the peer's port opens; and then that peer sends it
-/// nothing, and a few bytes, before each echo. Over TLS coturn's client is no test: it loses its place by itself.
+/// coturn's client gets ICMP indications here, which are off by default, until the peer's port
+/// opens. Then that peer sends it empty and short datagrams before each echo. Not over TLS, where
+/// coturn's client loses framing by itself.
 #[test]
 fn coturns_client_goes_on_after_icmp_and_among_datagrams_it_does_not_expect() {
-    // A run takes ten seconds: coturn's client waits long for what was lost.
+    // A run takes ten seconds, because coturn's client waits long for lost messages.
     thread::scope(|scope| {
         for (transport, flags) in [("udp", &[][..]), ("tcp", &["-t"]), ("dtls", &["-S"])] {
             scope.spawn(move || coturns_client_goes_on(transport, flags));
@@ -150,7 +153,7 @@ fn coturns_client_goes_on(transport: &str, flags: &[&str]) {
     assert!(received.is_some_and(|received| received >= 20), "{transport}: {told}");
 }
 
-/// A port of a peer nobody listens on: it answers with ICMP port unreachable.
+/// A port of a peer without a listener: it answers with ICMP port unreachable.
 fn closed_port() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.2:0").expect("a free port");
     socket.local_addr().expect("bound")
@@ -165,11 +168,13 @@ enum End {
     Shutdown,
 }
 
-/// OpenSSL tells a stream that was cut off ("unexpected eof while reading") from one that was ended, and so may others.
+/// OpenSSL distinguishes a truncated stream ("unexpected eof while reading") from an ended one, and
+/// so may others.
 #[test]
 fn pion_and_openssl_see_an_orderly_end_of_every_connection() {
     for end in [End::Idle, End::Shutdown] {
-        // Who has not said a word after its handshake has the time for one.
+        // A client that has sent nothing since its handshake has the time limit for its first
+        // bytes.
         let limits = match end {
             End::Idle => "idle_timeout = \"1s\"\nhandshake_timeout = \"4s\"",
             End::Shutdown => "idle_timeout = \"1h\"\nhandshake_timeout = \"30s\"",
@@ -197,7 +202,8 @@ fn pion_and_openssl_see_an_orderly_end_of_every_connection() {
                 let ended = pion.wait_for("the end", |line| line["event"] == "ended");
                 assert_eq!(ended["error"], "EOF", "{end:?}: version {version} over {transport}");
             }
-            // Over UDP nobody is told; whatever the client does next fails, and it ends all the same.
+            // Over UDP clients are not informed. The client's next request fails, and it ends
+            // anyway.
             assert!(pion.try_call("close").is_object());
         }
         for client in openssl {
@@ -259,7 +265,7 @@ impl SClient {
         }
     }
 
-    /// It was told of the end, and ended without an error.
+    /// It saw the end of the connection, and ended without an error.
     fn assert_closed(mut self) {
         self.wait_for("alert read:warning:close notify");
         let deadline = Instant::now() + PATIENCE;

@@ -1,4 +1,4 @@
-//! Addresses and control messages as the kernel writes them.
+//! Addresses and control messages in the kernel's format.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,8 +1,9 @@
-//! The system calls the program under test makes, in the place of the C library's own.
+//! The system calls of the program under test, which replace those of the C library.
 //!
-//! A symbol this program defines goes before the C library's, also for calls that the standard library and other crates
-//! make. So the code under test is what runs elsewhere, to the byte. A call about a descriptor the simulated kernel has
-//! given out, or by a thread that lives in a simulated world, goes there; any other goes to the real kernel.
+//! A symbol that this program defines takes precedence over the C library's, also for calls from
+//! the standard library and other crates. So the code under test is exactly the code that runs
+//! elsewhere. A call about a descriptor of the simulated kernel, or from a thread in a simulated
+//! world, goes to the simulation; every other call goes to the real kernel.
 
 #![expect(unsafe_code, reason = "functions of the C library take pointers")]
 
@@ -16,7 +17,7 @@ use crate::bytes::{decode_address, encode_address};
 use crate::kernel::{Answer, BASE, Fd};
 use crate::world::{World, here};
 
-/// The world a call about `fd` belongs to; none: the real one.
+/// The world of a call about `fd`; `None`: the real one.
 fn world_of(fd: Fd) -> Option<std::sync::Arc<World>> {
     if fd < BASE { None } else { here() }
 }
@@ -38,7 +39,7 @@ fn answer_int(result: Answer<usize>) -> c_int {
     answer(result) as c_int
 }
 
-/// What `real` says, for a call about a descriptor of the real kernel.
+/// The result of the real call, for a descriptor of the real kernel.
 macro_rules! real {
     ($number:ident $(, $argument:expr)*) => {
         // SAFETY: the arguments are those of the caller, passed on as they are.
@@ -338,7 +339,7 @@ extern "C" fn close(fd: c_int) -> c_int {
     if fd < BASE {
         return real!(SYS_close, fd);
     }
-    // A thread on its way out of the world has nothing left in it.
+    // A thread that is leaving the world has nothing left in it.
     here().map_or(0, |world| answer_int(world.close(fd)))
 }
 
@@ -402,7 +403,7 @@ unsafe extern "C" fn getsockopt(
     }))
 }
 
-/// Variadic in C; its one further argument comes the same way on the processors there are.
+/// Variadic in C. On the supported processors its one additional argument is passed the same way.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ioctl(fd: c_int, request: libc::c_ulong, argument: *mut c_int) -> c_int {
     let Some(world) = world_of(fd) else {
@@ -418,7 +419,8 @@ unsafe extern "C" fn ioctl(fd: c_int, request: libc::c_ulong, argument: *mut c_i
     0
 }
 
-/// Variadic like `ioctl`. The standard library asks it whether what it closes is open.
+/// Variadic like `ioctl`. The standard library uses it to check whether a descriptor that it closes
+/// is open.
 #[unsafe(no_mangle)]
 extern "C" fn fcntl(fd: c_int, command: c_int, argument: libc::c_ulong) -> c_int {
     let Some(world) = world_of(fd) else {
@@ -527,12 +529,12 @@ unsafe extern "C" fn clock_nanosleep(
     left: *mut timespec,
 ) -> c_int {
     match here() {
-        // The standard library sleeps until a point in time only where it is asked to, which nobody does here.
-        // SAFETY: the caller's promise.
+        // The standard library sleeps until a point in time only where it is asked to, which nobody
+        // does here. SAFETY: the caller's promise.
         Some(world) if flags == 0 => unsafe { sleep(&world, length) },
         _ => {
             let result: c_long = real!(SYS_clock_nanosleep, clock, flags, length, left);
-            // It returns its error instead of setting errno.
+            // Returns its error instead of setting errno.
             if result < 0 {
                 std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)
             } else {
@@ -552,7 +554,8 @@ unsafe extern "C" fn getrandom(into: *mut c_void, len: size_t, flags: c_uint) ->
     len as ssize_t
 }
 
-/// Chance is asked for by name at run time, which finds the C library's own; so the name leads here.
+/// Callers look up the random number generator by name at run time, which would find the C
+/// library's, so this function intercepts the name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
     type Lookup = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
@@ -560,7 +563,8 @@ unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_v
     if unsafe { CStr::from_ptr(name) } == c"getrandom" {
         return getrandom as *mut c_void;
     }
-    // SAFETY: constant C strings. The versions are those of glibc 2.34 and, before it, of each processor's first.
+    // SAFETY: constant C strings. The versions are those of glibc 2.34 and, before it, of each
+    // processor's first.
     let own = [c"GLIBC_2.34", c"GLIBC_2.2.5", c"GLIBC_2.17"]
         .into_iter()
         .map(|version| unsafe { libc::dlvsym(libc::RTLD_NEXT, c"dlsym".as_ptr(), version.as_ptr()) })

@@ -10,9 +10,9 @@ use crate::sealed::is_record;
 
 const UDP_SEGMENT: i32 = 103;
 const UDP_GRO: i32 = 104;
-/// The kernel takes so many segments.
+/// Most segments that the kernel accepts.
 const MAX_SEGMENTS: usize = 64;
-/// Datagrams a socket keeps for who reads it; beyond it they are lost, as with SO_RCVBUF.
+/// Datagrams that a socket holds for its reader; further ones are lost, as with SO_RCVBUF.
 const ROOM: usize = 4096;
 
 /// A datagram at its destination.
@@ -29,7 +29,7 @@ pub(crate) struct Udp {
     pub(crate) connected: Option<SocketAddr>,
     pub(crate) shares_port: bool,
     pub(crate) inbox: VecDeque<Datagram>,
-    /// Where a datagram was going that ICMP came back for.
+    /// Destinations of datagrams that caused ICMP errors.
     pub(crate) errors: VecDeque<SocketAddr>,
     pub(crate) queues_errors: bool,
     pub(crate) pending: i32,
@@ -40,7 +40,7 @@ pub(crate) struct Udp {
     gso_refused: Option<i32>,
 }
 
-/// What `recvmsg` brings.
+/// The result of `recvmsg`.
 pub(crate) struct Got {
     pub(crate) len: usize,
     pub(crate) from: Option<SocketAddr>,
@@ -105,7 +105,7 @@ impl Kernel {
             .extend(udp.inbox.into_iter().map(|datagram| (Loss::Unread, datagram)));
     }
 
-    /// The socket a datagram goes to: of several at an address, always the same one for a sender.
+    /// The receiving socket: of several at one address, always the same one for a sender.
     fn destination(&self, from: SocketAddr, to: SocketAddr) -> Option<Fd> {
         let everywhere = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), to.port());
         let sockets = self.bound.get(&to).or_else(|| self.bound.get(&everywhere))?;
@@ -205,7 +205,8 @@ impl Kernel {
             }
             return Ok(());
         };
-        // What is not sealed is not to come twice, nor out of order: the ledger could not tell it from a fault.
+        // What is not encrypted must not arrive twice or out of order: the ledger could not
+        // distinguish that from a fault.
         let record = is_record(&datagram.bytes);
         if record && self.happens(Fault::RecordLost) {
             self.lost.push((Loss::Wire, datagram));
@@ -226,7 +227,7 @@ impl Kernel {
             if twice {
                 again.bytes.clone_from(&datagram.bytes);
             }
-            // Before others of DTLS only.
+            // Only ahead of other DTLS records.
             let before = udp.inbox.iter().rev().take(if late { 3 } else { 0 });
             let passed = before.take_while(|other| is_record(&other.bytes)).count();
             udp.inbox.insert(udp.inbox.len() - passed, datagram);
@@ -237,7 +238,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Several of one flow and size as one, where the socket wants that.
+    /// Several datagrams of one flow and size as one, if the socket has GRO.
     fn coalesced(&mut self, fd: Fd) -> Answer<Option<(Datagram, Option<usize>)>> {
         let most = if self.dice.percent(30) {
             1

@@ -1,4 +1,5 @@
-//! Clients and peers of TCP allocations (RFC 6062): they connect, bind, write, end and close when they like.
+//! Clients and peers of TCP allocations (RFC 6062): they connect, bind, write, end and close at
+//! random times.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -12,12 +13,12 @@ use crate::plug::Plug;
 use crate::runner::{LIFETIME, Run};
 use relay_testkit_server::RELAY_IP;
 
-/// Where a peer accepts connections.
+/// A peer that accepts connections.
 pub(crate) struct Door {
     address: SocketAddr,
-    /// Closed, whoever connects is refused.
+    /// `None`: closed, and connections are refused.
     listener: Option<TcpListener>,
-    /// It accepts nobody for now.
+    /// It accepts no connections for now.
     deaf: bool,
 }
 
@@ -48,7 +49,7 @@ impl Run {
         self.lines.leave(&mut self.ledger);
     }
 
-    /// A door opens, closes, or accepts nobody for a while.
+    /// A door opens, closes, or stops accepting for a while.
     pub(crate) fn door_acts(&mut self) {
         self.collect_lines();
         let backlog = *self.dice.pick(&[0, 0, 16]);
@@ -65,7 +66,7 @@ impl Run {
         }
     }
 
-    /// One of the clients with TCP allocations does something, or a door.
+    /// A client with a TCP allocation acts, or a door does.
     pub(crate) fn somebody_dials(&mut self) {
         let all = self
             .guests
@@ -78,7 +79,7 @@ impl Run {
         }
     }
 
-    /// A client with a TCP allocation does something, or somebody does with it.
+    /// A client with a TCP allocation acts, or a peer acts on it.
     pub(crate) fn dial(&mut self, index: usize) {
         self.mark("a TCP allocation");
         if self.dice.percent(35) && !self.guests[index].pending.is_empty() {
@@ -97,7 +98,7 @@ impl Run {
             40..58 => self.bind_line(index),
             58..90 => self.line_acts(index),
             90..96 => guest.refresh(ledger, LIFETIME.as_secs() as u32),
-            // What it sends and the end of its allocation, in one go.
+            // Its data and the end of its allocation, at once.
             96..98 => {
                 self.line_acts(index);
                 let Self { guests, ledger, .. } = self;
@@ -118,7 +119,7 @@ impl Run {
         let others = self.guests.iter().filter(|guest| guest.index != not && guest.dials);
         let relayed: Vec<SocketAddr> = others.filter_map(|guest| guest.relayed).collect();
         let door = self.dice.index(self.doors.len());
-        // Where nobody accepts, more of them come than may wait.
+        // At a door that does not accept, more connections arrive than its backlog holds.
         let deaf = self.doors.iter().position(|it| it.deaf && it.listener.is_some());
         let door = deaf.filter(|_| self.dice.percent(40)).unwrap_or(door);
         let other = if self.dice.percent(30) {
@@ -129,7 +130,7 @@ impl Run {
         other.unwrap_or(self.doors[door].address)
     }
 
-    /// A peer connects to a relayed address, mostly one that is permitted.
+    /// A peer connects to a relayed address, mostly as a permitted peer.
     fn peer_dials(&mut self, index: usize) {
         let Some(relayed) = self.guests[index].relayed else {
             return;
@@ -160,7 +161,7 @@ impl Run {
         }
     }
 
-    /// On a connection of its own a client binds one with a peer, or one that is none.
+    /// A client binds a peer connection on a separate connection, or one that does not exist.
     fn bind_line(&mut self, index: usize) {
         let guest = &mut self.guests[index];
         let Some(relayed) = guest.relayed else { return };
@@ -199,7 +200,7 @@ impl Run {
         self.dice.between(1, most)
     }
 
-    /// An end of one of this client's connections does something.
+    /// One end of one of this client's connections acts.
     fn line_acts(&mut self, index: usize) {
         let had = &self.guests[index].had;
         let is_its =
@@ -230,7 +231,7 @@ impl Run {
             80..86 => end.be_deaf(now),
             86..92 => lines.listen_again(now),
             closes => {
-                // All it has to say, as far as there is room, and its end.
+                // All remaining data, as far as there is room, and its end.
                 if line.is_open() {
                     line.end.plan(bytes);
                     line.end.send();
@@ -240,7 +241,8 @@ impl Run {
         }
     }
 
-    /// Doors accept, ends write and read; whoever has heard the last of the other says so, too.
+    /// Doors accept; ends write and read; an end that has received everything ends its own
+    /// direction too.
     pub(crate) fn collect_lines(&mut self) {
         for index in 0..self.doors.len() {
             while let Door {
@@ -270,7 +272,7 @@ impl Run {
         self.server.count(|counters| counters.tcp.ended[why as usize].get())
     }
 
-    /// Connects nobody answers, because their allocations have ended: at most.
+    /// An upper bound on Connects that get no response because their allocations have ended.
     pub(crate) fn forgotten_connects(&self) -> u64 {
         let waiting = self
             .guests
@@ -280,12 +282,12 @@ impl Run {
         (waiting.sum::<usize>() as u64).min(self.ended(ConnectionEnd::Allocation))
     }
 
-    /// Peers that wait to be accepted by the program.
+    /// Peers waiting to be accepted by the program.
     pub(crate) fn unaccepted(&self) -> usize {
         self.world.lock().kernel.unaccepted(RELAY_IP.parse().unwrap())
     }
 
-    /// What the program counts of connections is what became of them.
+    /// Checks that the program's connection counters match what happened.
     pub(crate) fn account_lines(&mut self) {
         let count = |of: fn(&relay::turn::counters::TcpCounters) -> u64| self.server.count(|all| of(&all.tcp));
         let refused = count(|tcp| tcp.refused.iter().map(|cell| cell.get()).sum());

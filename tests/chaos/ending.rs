@@ -1,4 +1,5 @@
-//! How a run ends: everybody is quiet, what is missing is counted, everybody goes, and nothing is left.
+//! The end of a run: all activity stops, missing packets are accounted for, all clients leave, and
+//! nothing is left.
 
 use core::time::Duration;
 
@@ -7,7 +8,7 @@ use relay::turn::DropReason;
 use crate::runner::{LIFETIME, Run};
 
 impl Run {
-    /// Everybody reads, nobody begins anything, allocations end; then the server does.
+    /// Everyone reads, nothing new starts, allocations end; then the server ends.
     pub(crate) fn end(&mut self) {
         let suddenly = self.dice.percent(25);
         if !suddenly {
@@ -30,7 +31,7 @@ impl Run {
         self.peers.clear();
         self.close_doors();
         let left = self.world.lock().kernel.files.len();
-        // What the process keeps of each worker: the wakers' descriptors.
+        // What the process keeps of each worker: the descriptors of the wakers.
         let kept = self.server.shards.counters().len();
         if left != kept {
             self.ledger.find(format!("{left} descriptors are left of {kept}"));
@@ -44,7 +45,8 @@ impl Run {
             guest.deaf = false;
         }
         lines.listen_again(now);
-        // A peer that does not answer is waited for half a minute, and one that could not be accepted is, sooner or later.
+        // A peer that does not answer is awaited for half a minute, and one that could not be
+        // accepted is accepted eventually.
         for turn in 0..400 {
             if turn >= 20 && self.guests.iter().all(|guest| guest.connecting() == 0) && self.unaccepted() == 0 {
                 break;
@@ -58,12 +60,12 @@ impl Run {
         }
     }
 
-    /// What is missing is what the program says it dropped.
+    /// Checks that missing packets are those that the program reports as dropped.
     fn account(&mut self) {
         let held_back = self.guests.iter().filter(|guest| guest.holds_back());
         self.ledger.broken.extend(held_back.map(|guest| guest.index));
         let (missing, excused) = self.ledger.missing();
-        // A Connect is not answered any more once its allocation has ended.
+        // A Connect gets no response once its allocation has ended.
         let forgotten = self.forgotten_connects().min(missing);
         let (missing, excused) = (missing - forgotten, excused + forgotten);
         let drops = self
@@ -71,7 +73,7 @@ impl Run {
             .count(|counters| counters.dropped.iter().map(|cell| cell.get()).sum());
         let icmp = self.server.stat(|stats| stats.icmp_errors.get());
         let unseen = icmp.saturating_sub(self.ledger.icmp);
-        // What was in a record that is lost nobody knows; and what is dropped of a handshake nobody misses.
+        // The content of a lost record is unknown, and drops during a handshake are not missed.
         let unknown = self.ledger.lost_records + self.sealed_drops();
         if drops + unknown < missing || (!self.sealed && drops > missing + excused + unseen) {
             let reasons: Vec<String> = DropReason::ALL
@@ -124,7 +126,7 @@ impl Run {
         self.account_lines();
     }
 
-    /// Datagrams of DTLS the program says it dropped.
+    /// Datagrams of DTLS that the program reports as dropped.
     #[cfg(feature = "dtls")]
     fn sealed_drops(&self) -> u64 {
         self.server
@@ -136,7 +138,7 @@ impl Run {
         0
     }
 
-    /// Everybody goes; when every lifetime is over there is nothing left.
+    /// All clients leave; after the last lifetime nothing is left.
     fn leave(&mut self) {
         let Self { guests, ledger, .. } = self;
         for guest in guests {
@@ -159,7 +161,7 @@ impl Run {
                 "left behind: {allocations} allocations, {sockets} relay sockets, {streams} streams, {connections} connections, {associations} associations"
             ));
         }
-        // Nothing is left that a worker would look at more often than once a second.
+        // Nothing is left that would make a worker turn more often than once per second.
         let turns = self.world.lock().turns;
         self.world.run_for(10_000_000_000);
         let turned = self.world.lock().turns - turns;

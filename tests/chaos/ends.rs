@@ -1,7 +1,7 @@
 //! Both ends of a connection of a TCP allocation (RFC 6062): the client's and the peer's.
 //!
-//! An end begins with its number, and every byte behind it tells by its place what it must be. So whoever reads one knows
-//! whose it is, and that nothing was lost, doubled or exchanged on the way.
+//! An end begins with its number, and the position of every later byte determines its value. So a
+//! reader knows the sender, and that nothing was lost, duplicated or mixed up on the way.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use crate::plug::Plug;
 use crate::world::World;
 
 const MAGIC: [u8; 4] = [0xb1, 0x7e, 0xb1, 0x7e];
-/// Bytes in front of the pattern.
+/// Bytes before the pattern.
 const HEAD: u64 = 12;
 /// Most written at once.
 const CHUNK: u64 = 8 * 1024;
 
-/// How it was over for an end.
+/// How the connection ended for an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
-    /// The other end has said that nothing more comes.
+    /// The other end has ended its direction.
     Ended,
     /// It was reset.
     Reset,
@@ -28,28 +28,28 @@ pub(crate) enum Over {
 }
 
 pub(crate) struct End {
-    /// Its place among all ends.
+    /// Its index among all ends.
     pub(crate) number: usize,
-    /// The address the other end knows it by, and the address it knows the other by.
+    /// The address that the other end knows it by, and the address that it knows the other by.
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     stream: Option<Plug>,
-    /// Bytes it means to have sent.
+    /// Bytes that it plans to have sent.
     planned: u64,
     pub(crate) sent: u64,
-    /// It says that nothing more comes when all is sent; and it has said so.
+    /// It ends its direction once everything is sent; and it has done so.
     shuts: bool,
     pub(crate) shut: bool,
     pub(crate) got: u64,
     head: Vec<u8>,
-    /// Whose bytes it gets.
+    /// The end whose bytes it receives.
     pub(crate) heard: Option<usize>,
     pub(crate) over: Option<Over>,
     /// The kernel broke the connection.
     pub(crate) broken: bool,
-    /// It has not been read since then.
+    /// It has not read since then.
     deaf_since: Option<u64>,
-    /// It has not been read for so long that the server may have given up.
+    /// It has not read for so long that the server may have given up.
     pub(crate) was_deaf: bool,
 }
 
@@ -86,7 +86,7 @@ impl End {
         self.stream.as_mut()
     }
 
-    /// Means to send so many bytes more, if it has not said that nothing comes.
+    /// Plans to send this many more bytes, unless it has ended its direction.
     pub(crate) fn plan(&mut self, bytes: u64) {
         if !self.shuts {
             self.planned += bytes + if self.planned == 0 { HEAD } else { 0 };
@@ -116,7 +116,7 @@ impl End {
         self.over = Some(Over::Left);
     }
 
-    /// Writes what it means to send, as far as its socket takes it.
+    /// Writes what it plans to send, as far as its socket accepts it.
     pub(crate) fn send(&mut self) {
         let Some(stream) = &mut self.stream else { return };
         while self.sent < self.planned {
@@ -125,7 +125,7 @@ impl End {
             match stream.write(&bytes) {
                 Ok(len) => self.sent += len as u64,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // What it is told when it reads.
+                // Reported when it reads.
                 Err(_) => {
                     self.shuts = true;
                     self.planned = self.sent;
@@ -136,12 +136,12 @@ impl End {
         if self.shuts && !self.shut {
             self.shut = stream.shut_down();
         } else {
-            // What TLS holds back; an error is told when it reads.
+            // What TLS holds back; reading reports an error.
             let _ = stream.flush();
         }
     }
 
-    /// Takes what has come. What is wrong with it is returned.
+    /// Reads what has arrived. Returns what is wrong with it.
     pub(crate) fn receive(&mut self, world: &World) -> Option<String> {
         if self.deaf_since.is_some() {
             return None;

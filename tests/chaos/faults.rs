@@ -1,10 +1,10 @@
-//! What goes wrong in the kernel, and how often.
+//! Faults of the kernel, and how often they occur.
 
 use relay_testkit::dice::Dice;
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])* $name:ident => $text:literal,)*) => {
-        /// Something a kernel may do to a worker at any time.
+        /// A fault that a kernel may cause to a worker at any time.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Fault {
             $($(#[doc = $doc])* $name,)*
@@ -25,12 +25,12 @@ macro_rules! faults {
 faults! {
     /// `recvmmsg` or `sendmmsg` does part of its list.
     ShortBatch => "a short batch",
-    /// Nothing is there after all.
+    /// There is nothing to receive after all.
     ReceiveAgain => "EAGAIN from a socket said to be readable",
     ReceiveInterrupted => "EINTR from a receive",
     /// The error of an earlier datagram.
     ReceiveError => "a pending error from a receive",
-    /// What came beside a datagram did not fit.
+    /// The control data of a datagram did not fit.
     Truncated => "a datagram cut short",
     SendAgain => "EAGAIN from a send",
     SendNoBuffers => "ENOBUFS from a send",
@@ -39,7 +39,7 @@ faults! {
     SendTooLong => "EMSGSIZE from a send",
     SendForbidden => "EPERM from a send",
     SendInterrupted => "EINTR from a send",
-    /// From here on for this socket: the device cannot, or the route's MTU is smaller.
+    /// From now on for this socket: the device cannot, or the MTU of the route is smaller.
     GsoRefused => "GSO refused",
     ShortRead => "a short read",
     ShortWrite => "a short write",
@@ -54,7 +54,7 @@ faults! {
     WatchFailed => "ENOSPC from epoll_ctl",
     AcceptAborted => "ECONNABORTED from accept",
     ConnectUnreachable => "ENETUNREACH from connect",
-    /// The address is still in use by a connection of before.
+    /// An earlier connection still uses the address.
     ConnectTaken => "EADDRNOTAVAIL from connect",
     ConnectedAtOnce => "a connection made at once",
     ConnectLost => "a connection that is never made",
@@ -63,14 +63,14 @@ faults! {
     RecordLost => "a DTLS record lost",
     RecordDoubled => "a DTLS record that comes twice",
     RecordLate => "a DTLS record that comes late",
-    /// epoll tells of a socket that has nothing.
+    /// epoll reports a socket that is not ready.
     Spurious => "spurious readiness",
-    /// epoll tells part of what is ready.
+    /// epoll reports only part of what is ready.
     Partial => "part of what is ready",
     WaitInterrupted => "EINTR from epoll_wait",
 }
 
-/// Rates of a run, per ten thousand calls, and how often each struck.
+/// Rates of a run, per ten thousand calls, and how often each fault occurred.
 #[derive(Debug)]
 pub(crate) struct Faults {
     pub(crate) rates: Vec<u64>,
@@ -78,7 +78,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub(crate) fn none() -> Self {
         let zeroes = vec![0; Fault::ALL.len()];
         Self {
@@ -87,7 +87,7 @@ impl Faults {
         }
     }
 
-    /// Each kind by a coin; some runs see one kind often.
+    /// Each kind with a probability of one half; in some runs one kind is frequent.
     pub(crate) fn drawn(dice: &mut Dice) -> Self {
         let mut all = Self::none();
         if dice.percent(15) {
@@ -102,7 +102,7 @@ impl Faults {
             let often = dice.index(Fault::ALL.len());
             all.rates[often] = *dice.pick(&[1000, 3000]);
         }
-        // Few connections are made or accepted.
+        // Few connections are made or accepted, so these rates are higher.
         for fault in [
             Fault::ConnectUnreachable,
             Fault::ConnectTaken,
@@ -113,14 +113,14 @@ impl Faults {
         ] {
             all.rates[fault as usize] = (all.rates[fault as usize] * 5).min(3000);
         }
-        // Each of these ends a connection, or an allocation.
+        // Each of these ends a connection or an allocation.
         for fault in [Fault::Reset, Fault::BrokenPipe, Fault::WatchFailed] {
             all.rates[fault as usize] = all.rates[fault as usize].min(100);
         }
         all
     }
 
-    /// Whether it goes wrong this time.
+    /// Whether the fault occurs this time.
     pub(crate) fn strikes(&mut self, dice: &mut Dice, fault: Fault) -> bool {
         let rate = self.rates[fault as usize];
         let strikes = rate > 0 && dice.below(10_000) < rate;

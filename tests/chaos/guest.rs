@@ -1,4 +1,4 @@
-//! A client that does not wait: it sends what it likes and takes what comes.
+//! A non-blocking client: it sends at random and reads what arrives.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
@@ -13,33 +13,33 @@ use crate::plug::Plug;
 use crate::sealed::{Heard, Sealed};
 use relay_testkit_server::{Client, Incoming, Messages, Pipe, decode, error_code};
 
-/// How its messages go.
+/// Its transport.
 pub(crate) enum Way {
     Udp(UdpSocket),
     Tcp {
         stream: Plug,
-        /// Written by the guest, not yet by the socket.
+        /// Written by the guest, but not yet by the socket.
         out: VecDeque<u8>,
         input: Vec<u8>,
     },
     Sealed(Box<dyn Sealed>),
-    /// It has no connection any more.
+    /// It no longer has a connection.
     Gone,
 }
 
-/// Nothing more comes.
+/// Nothing more will arrive.
 struct Over;
 
-/// What was asked.
+/// The content of a request.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     Allocate,
     Release,
-    /// To be allowed to reach somebody.
+    /// Permission to reach a peer.
     Permit(SocketAddr),
-    /// Its allocation, at the address it has come to.
+    /// Its allocation, at its new address.
     Resume,
-    /// A connection with somebody.
+    /// A connection with a peer.
     Connect(SocketAddr),
     Other,
 }
@@ -49,22 +49,23 @@ pub(crate) struct Guest {
     pub(crate) way: Way,
     composer: Client,
     asked: HashMap<[u8; 12], Asked>,
-    /// Its relayed transport address, as it was told.
+    /// Its relayed transport address, from the response.
     pub(crate) relayed: Option<SocketAddr>,
-    /// Every one it ever had.
+    /// Every relayed address it has had.
     pub(crate) had: BTreeSet<SocketAddr>,
-    /// Whom its allocation reaches, as it was told.
+    /// The peers that its allocation reaches, by the responses.
     pub(crate) open: BTreeSet<SocketAddr>,
-    /// Whom it has asked to permit, ever: it may have been, though the answer was lost.
+    /// All peers that it has requested permissions for. One may be granted although its response
+    /// was lost.
     permitted: BTreeSet<SocketAddr>,
-    /// The channels it has asked for, ever. None means another peer later.
+    /// All channels it has requested. A number is never reused for another peer.
     pub(crate) channels: BTreeMap<u16, SocketAddr>,
     next_channel: u16,
     /// It does not read.
     pub(crate) deaf: bool,
-    /// Addresses and connections it used before it moved.
+    /// Addresses and connections from before it moved.
     old: Vec<Way>,
-    /// Its allocations move with it (RFC 8016): what it shows for the last one, and the relayed address of that.
+    /// Its allocations are mobile (RFC 8016): the latest ticket, and the relayed address.
     pub(crate) mobile: bool,
     pub(crate) ticket: Option<(Vec<u8>, SocketAddr)>,
     /// Its allocations are for TCP (RFC 6062).
@@ -73,12 +74,12 @@ pub(crate) struct Guest {
     pub(crate) pending: Vec<(u32, SocketAddr)>,
 }
 
-/// Makes messages, and sends none.
+/// Composes messages and sends none.
 pub(crate) fn composer() -> Client {
     Client::new(Pipe::Messages(Box::new(Nowhere)))
 }
 
-/// Nobody sends with it; it only makes messages.
+/// Never sends; it only composes messages.
 struct Nowhere;
 
 impl Messages for Nowhere {
@@ -115,12 +116,12 @@ impl Guest {
         matches!(self.way, Way::Gone)
     }
 
-    /// It is waiting to be told whether it has an allocation.
+    /// It waits for the response to an Allocate.
     pub(crate) fn is_allocating(&self) -> bool {
         self.asked.values().any(|asked| matches!(asked, Asked::Allocate))
     }
 
-    /// Puts one message on its way. `false`: it has none.
+    /// Sends one message. `false`: it has no connection.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
         match &mut self.way {
             Way::Udp(socket) => socket.send(bytes).is_ok(),
@@ -145,7 +146,7 @@ impl Guest {
         }
     }
 
-    /// Connections it waits to be told of.
+    /// Connections whose response it waits for.
     pub(crate) fn connecting(&self) -> usize {
         let all = self.asked.values();
         all.filter(|asked| matches!(asked, Asked::Connect(_))).count()
@@ -179,7 +180,7 @@ impl Guest {
         self.ask(ledger, Asked::Permit(peer), &request);
     }
 
-    /// Asks for its allocation from where it is now.
+    /// Requests its allocation from its current address.
     fn resume(&mut self, ledger: &mut Ledger) {
         let Some((ticket, _)) = self.ticket.clone() else { return };
         let request = self.composer.compose(Method::Refresh, &|writer| {
@@ -188,7 +189,8 @@ impl Guest {
         self.ask(ledger, Asked::Resume, &request);
     }
 
-    /// Goes on at another address, or by another connection; it may still hear what comes by the one before.
+    /// Continues at another address or on another connection; it may still receive on the previous
+    /// one.
     pub(crate) fn move_to(&mut self, ledger: &mut Ledger, way: Way, keep: bool) {
         let before = std::mem::replace(&mut self.way, way);
         if keep {
@@ -226,7 +228,8 @@ impl Guest {
         self.ask(ledger, Asked::Permit(peer), &request);
     }
 
-    /// The frame around data for a peer: ChannelData where there is a channel, a Send indication otherwise.
+    /// The frame around data for a peer: ChannelData if there is a channel, otherwise a Send
+    /// indication.
     pub(crate) fn frame(&mut self, peer: SocketAddr, data: &[u8], indication: bool) -> Vec<u8> {
         let channel = self
             .channels
@@ -239,7 +242,7 @@ impl Guest {
         }
     }
 
-    /// Takes what has come, and gives its socket what it takes.
+    /// Reads what has arrived, and writes what its socket accepts.
     pub(crate) fn pump(&mut self, ledger: &mut Ledger) {
         for mut old in std::mem::take(&mut self.old) {
             std::mem::swap(&mut self.way, &mut old);
@@ -256,7 +259,7 @@ impl Guest {
         }
     }
 
-    /// Writes what a stream takes. `false`: it takes nothing any more.
+    /// Writes what a stream accepts. `false`: it accepts nothing any more.
     fn flush(&mut self) -> bool {
         let Way::Tcp { stream, out, .. } = &mut self.way else {
             return true;
@@ -269,12 +272,12 @@ impl Guest {
                 Err(_) => return false,
             }
         }
-        // What TLS holds back; an error is told when it reads.
+        // What TLS holds back; reading reports an error.
         let _ = stream.flush();
         true
     }
 
-    /// `false`: nothing more comes.
+    /// `false`: nothing more will arrive.
     fn hear_all(&mut self, ledger: &mut Ledger) -> bool {
         loop {
             match self.next_message(ledger) {
@@ -290,7 +293,7 @@ impl Guest {
         match &mut self.way {
             Way::Tcp { .. } => drop(ledger.broken.insert(self.index)),
             Way::Sealed(association) => {
-                // Some go without a word.
+                // Some disconnect without notice.
                 if self.index.is_multiple_of(2) {
                     association.close();
                 }
@@ -302,13 +305,13 @@ impl Guest {
         self.relayed = None;
     }
 
-    /// Some of what it sent waits for the end of a handshake.
+    /// Some of its data waits for the end of a handshake.
     pub(crate) fn holds_back(&self) -> bool {
         let mut ways = self.old.iter().chain([&self.way]);
         ways.any(|way| matches!(way, Way::Sealed(association) if !association.is_up()))
     }
 
-    /// Closes everything it has, and does not come back.
+    /// Closes everything it has, for good.
     pub(crate) fn leave_for_good(&mut self, ledger: &mut Ledger) {
         self.leave(ledger);
         if self.old.drain(..).any(|way| !matches!(way, Way::Udp(_))) {

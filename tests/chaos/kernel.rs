@@ -1,7 +1,8 @@
 //! The simulated kernel: descriptors, epoll, eventfd; `datagrams` and `streams` have the sockets.
 //!
-//! Level triggered, lowest free descriptor first, closing takes a descriptor out of every epoll: what the code under test
-//! believes of the real one. It is loopback without latency; what takes time is drawn by the run.
+//! Level triggered, lowest free descriptor first, and closing removes a descriptor from every
+//! epoll: the properties of the real kernel that the code under test relies on. It is loopback
+//! without latency; the run draws what takes time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -13,10 +14,10 @@ use relay_testkit::dice::Dice;
 
 pub(crate) type Fd = i32;
 
-/// What a call returns: a value, or an errno.
+/// The result of a call: a value, or an errno.
 pub(crate) type Answer<T> = Result<T, i32>;
 
-/// Descriptors of the simulated kernel are not below this; those of the real one never get there.
+/// Descriptors of the simulated kernel start here, which those of the real one never reach.
 pub(crate) const BASE: Fd = 1 << 20;
 
 pub(crate) const IN: u32 = libc::EPOLLIN as u32;
@@ -32,46 +33,46 @@ pub(crate) enum Object {
     Tcp(Tcp),
 }
 
-/// What a descriptor stands for.
+/// What a descriptor refers to.
 pub(crate) struct File {
     pub(crate) object: Object,
     pub(crate) nonblocking: bool,
-    /// How long a blocking call waits, in nanoseconds; 0: for ever.
+    /// How long a blocking call waits, in nanoseconds; 0: forever.
     pub(crate) patience: u64,
 }
 
-/// What a worker has done since it was last asked to wait.
+/// What a worker has done since its last wait.
 #[derive(Default)]
 pub(crate) struct TurnRecord {
-    /// Something was taken, given, opened, closed or watched, or went wrong on purpose.
+    /// It received, sent, opened, closed or watched something, or a fault occurred.
     pub(crate) progress: bool,
-    /// Events told to it.
+    /// Events reported to it.
     pub(crate) events: usize,
-    /// Messages, errors and connections taken, and reads, by descriptor.
+    /// Messages, errors and connections received, and reads, by descriptor.
     pub(crate) taken: HashMap<(Fd, &'static str), usize>,
 }
 
-/// Something that is due.
+/// A pending event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Due {
-    /// A connection is made, or refused: descriptor and what it stood for.
+    /// A connection succeeds or is refused: descriptor and what it referred to.
     Connect(Fd, u64),
 }
 
 /// How a datagram is lost outside of the program under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// The network lost it.
+    /// Lost by the network.
     Wire,
-    /// Its socket was closed before anybody read it.
+    /// Its socket closed before it was read.
     Unread,
-    /// A worker sent it to where nobody is.
+    /// A worker sent it to an unused address.
     Stray,
-    /// It came to a socket that hears somebody else.
+    /// Its socket is connected to another address.
     WrongSource,
     /// Its socket was full.
     Overflow,
-    /// It was cut short on its way to a worker.
+    /// It was truncated on its way to a worker.
     Truncated,
 }
 
@@ -84,27 +85,27 @@ pub(crate) struct Kernel {
     pub(crate) wires: Vec<Option<Wire>>,
     pub(crate) dice: Dice,
     pub(crate) faults: Faults,
-    /// Things may go wrong: every worker stands.
+    /// Faults may occur: every worker runs.
     pub(crate) armed: bool,
     /// Nanoseconds.
     pub(crate) now: u64,
     pub(crate) due: BTreeMap<(u64, u64), Due>,
     pub(crate) serial: u64,
     next_port: u16,
-    /// The thread whose call it is: 0 the test's, workers behind.
+    /// The thread of the current call: 0 for the test, then the workers.
     pub(crate) caller: usize,
     pub(crate) turn: TurnRecord,
-    /// Datagrams workers have received.
+    /// Datagrams received by workers.
     pub(crate) received: u64,
-    /// Datagrams workers have sent.
+    /// Datagrams sent by workers.
     pub(crate) sent: u64,
-    /// Connections workers have accepted.
+    /// Connections accepted by workers.
     pub(crate) accepted: u64,
-    /// Messages cut short by chance.
+    /// Messages truncated by faults.
     pub(crate) truncated: u64,
-    /// Datagrams that the world lost, and how.
+    /// Datagrams that the simulated world lost, and how.
     pub(crate) lost: Vec<(Loss, Datagram)>,
-    /// Of everything a worker did, in order.
+    /// Hash of everything that workers did, in order.
     pub(crate) digest: u64,
     pub(crate) trace: Option<Vec<String>>,
 }
@@ -135,9 +136,9 @@ impl Kernel {
         }
     }
 
-    /// Takes note of what the caller did: for the digest of the run, and for who looks for its mistake.
+    /// Records an action of the caller, for the digest of the run and for debugging.
     pub(crate) fn note(&mut self, what: &str, fd: Fd, value: u64) {
-        // Until every worker stands they begin side by side.
+        // Until every worker runs, they start concurrently.
         if self.caller == 0 || !self.armed {
             return;
         }
@@ -159,7 +160,7 @@ impl Kernel {
         }
     }
 
-    /// Whether this goes wrong, for a worker.
+    /// Whether this fault occurs, for a worker.
     pub(crate) fn strikes(&mut self, fault: Fault) -> bool {
         if self.caller == 0 || !self.armed || !self.faults.strikes(&mut self.dice, fault) {
             return false;
@@ -169,7 +170,7 @@ impl Kernel {
         true
     }
 
-    /// Whether this happens on the way, whoever has sent it.
+    /// Whether this fault occurs on the network, whoever sent the packet.
     pub(crate) fn happens(&mut self, fault: Fault) -> bool {
         self.armed && self.faults.strikes(&mut self.dice, fault)
     }
@@ -188,7 +189,7 @@ impl Kernel {
         self.next_port
     }
 
-    /// The lowest descriptor that is free.
+    /// Opens the lowest free descriptor.
     pub(crate) fn open(&mut self, object: Object) -> Fd {
         let mut fd = BASE;
         while self.files.contains_key(&fd) {
@@ -209,7 +210,7 @@ impl Kernel {
         self.files.get_mut(&fd).ok_or(libc::EBADF)
     }
 
-    /// No descriptor is left for a worker.
+    /// Fails if a worker gets no descriptor.
     pub(crate) fn has_descriptor(&mut self) -> Answer<()> {
         if self.strikes(Fault::NoDescriptor) {
             Err(libc::EMFILE)
@@ -288,7 +289,7 @@ impl Kernel {
         watched.iter().filter_map(bits).collect()
     }
 
-    /// What `epoll_wait` tells a worker of it, in some order.
+    /// What `epoll_wait` reports of it to a worker, in some order.
     pub(crate) fn tell_ready(&mut self, epoll: Fd, most: usize) -> Vec<(u32, u64)> {
         let mut ready = self.ready(epoll);
         for i in (1..ready.len()).rev() {
@@ -311,8 +312,8 @@ impl Kernel {
         ready
     }
 
-    /// Something watched that is not ready. Readiness to write is never told of a connection that is being made: there it
-    /// is news.
+    /// A watched descriptor that is not ready. Never writability of a connection in progress, where
+    /// it has a meaning.
     fn spurious(&mut self, epoll: Fd) -> Option<(u32, u64)> {
         let Object::Epoll(watched) = &self.files.get(&epoll)?.object else {
             return None;
@@ -363,7 +364,7 @@ impl Kernel {
         self.write_tcp(fd, bytes)
     }
 
-    /// Counts what is taken from a descriptor in a turn.
+    /// Counts what is received from a descriptor in a turn.
     pub(crate) fn take(&mut self, fd: Fd, what: &'static str) {
         if self.caller > 0 {
             *self.turn.taken.entry((fd, what)).or_default() += 1;
@@ -371,7 +372,7 @@ impl Kernel {
         }
     }
 
-    /// Lets what is due by now happen.
+    /// Performs everything that is due.
     pub(crate) fn fire(&mut self) {
         while let Some(entry) = self.due.first_entry() {
             if entry.key().0 > self.now {

@@ -1,7 +1,8 @@
-//! Every packet there ever was, and what has become of it.
+//! All packets, and what happened to each.
 //!
-//! Application data carries its number, so whoever gets some can look up who sent it to whom, from where it must come, and
-//! what its bytes are. It is no TURN server: it knows what clients were told, and what a relay must never do with it.
+//! Application data carries its number. So a receiver can look up its sender and target, the source
+//! it must have, and its bytes. The ledger is no TURN server: it knows the responses to clients,
+//! and what a relay must never do.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -13,54 +14,54 @@ use crate::kernel::Loss;
 use crate::sealed::is_record;
 
 const MAGIC: [u8; 4] = [0xda, 0x7a, 0xda, 0x7a];
-/// Bytes in front of the pattern.
+/// Bytes before the pattern.
 pub(crate) const HEAD: usize = 12;
 
-/// Somebody who sends and gets application data.
+/// A sender or receiver of application data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Who {
     Guest(usize),
     Peer(usize),
 }
 
-/// A piece of application data on its way.
+/// A piece of application data in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
     pub(crate) from: Who,
     pub(crate) to: Who,
-    /// The address it must be seen to come from.
+    /// The source address that the receiver must see.
     pub(crate) source: SocketAddr,
-    /// The address it was sent to.
+    /// The address that it was sent to.
     pub(crate) target: SocketAddr,
     pub(crate) len: usize,
 }
 
-/// What became of a packet.
+/// What happened to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Open,
     Arrived,
-    /// Lost in the world, not by the program.
+    /// Lost outside of the program.
     Lost(Loss),
 }
 
 #[derive(Default)]
 pub(crate) struct Ledger {
     parcels: Vec<(Parcel, Fate)>,
-    /// Requests by guest and transaction.
+    /// Requests by guest and transaction id.
     requests: HashMap<(usize, [u8; 12]), Fate>,
-    /// Other things sent that can only be dropped: garbage, and what is no request.
+    /// Other packets that must be dropped: garbage, and messages that are not requests.
     pub(crate) rubbish: u64,
-    /// The number of the last parcel that arrived, by flow.
+    /// Number of the last parcel that arrived, by flow.
     last: HashMap<(Who, Who, SocketAddr), u64>,
-    /// Guests whose stream broke, or was closed: what was on its way went with it.
+    /// Guests whose stream broke or was closed; data in flight was lost with it.
     pub(crate) broken: HashSet<usize>,
     pub(crate) findings: Vec<String>,
-    /// Guests over DTLS, and those that have moved: what they get may come in another order.
+    /// Guests over DTLS and those that have moved, whose data may arrive out of order.
     pub(crate) unordered: HashSet<usize>,
-    /// Records of DTLS that the world lost, whatever was in them.
+    /// Records of DTLS that the simulated world lost, whatever their content.
     pub(crate) lost_records: u64,
-    /// ICMP told to clients.
+    /// ICMP indications to clients.
     pub(crate) icmp: u64,
     pub(crate) arrived: u64,
 }
@@ -70,7 +71,7 @@ fn pattern(id: u64, len: usize) -> impl Iterator<Item = u8> {
 }
 
 impl Ledger {
-    /// Notes a parcel and makes its bytes; at least [`HEAD`] long.
+    /// Records a parcel and returns its bytes, at least [`HEAD`] of them.
     pub(crate) fn send(&mut self, parcel: Parcel) -> Vec<u8> {
         let id = self.parcels.len() as u64;
         let mut bytes = [&MAGIC[..], &id.to_le_bytes()].concat();
@@ -104,7 +105,7 @@ impl Ledger {
         Some(u64::from_le_bytes(*id))
     }
 
-    /// `who` got `data`, which seemed to come from `source`.
+    /// `who` received `data`, apparently from `source`.
     pub(crate) fn arrive(&mut self, who: Who, source: SocketAddr, data: &[u8]) -> Option<Parcel> {
         let found = Self::id_of(data).and_then(|id| Some((id, self.parcels.get_mut(id as usize)?)));
         let Some((id, (parcel, fate))) = found else {
@@ -136,7 +137,8 @@ impl Ledger {
         is_unordered(&parcel.from) || is_unordered(&parcel.to)
     }
 
-    /// A datagram was lost in the world. It may have been a frame around a parcel, a request, or a response.
+    /// A datagram was lost in the simulated world. It may contain a frame with a parcel, a request,
+    /// or a response.
     pub(crate) fn lose(&mut self, loss: Loss, datagram: &Datagram, guests: &HashMap<SocketAddr, usize>) {
         let bytes = &datagram.bytes[..];
         if is_record(bytes) {
@@ -172,19 +174,20 @@ impl Ledger {
         }
     }
 
-    /// The number of the parcel somewhere in a datagram.
+    /// The number of the parcel in a datagram.
     fn inner(bytes: &[u8]) -> Option<u64> {
         let at = bytes.windows(4).position(|window| window == MAGIC)?;
         Self::id_of(&bytes[at..])
     }
 
-    /// Parcels for clients that never arrived: they may have had no allocation any more.
+    /// Parcels for clients that never arrived; the clients may have had no allocation any more.
     pub(crate) fn missing_to_guests(&self) -> u64 {
         let open = self.parcels.iter().filter(|(_, fate)| *fate == Fate::Open);
         open.filter(|(parcel, _)| matches!(parcel.to, Who::Guest(_))).count() as u64
     }
 
-    /// What never arrived and was not lost in the world: surely, and what a broken stream may have taken along.
+    /// Parcels that never arrived and were not lost in the simulated world: certainly, and possibly
+    /// with a broken stream.
     pub(crate) fn missing(&self) -> (u64, u64) {
         let is_broken = |who: &Who| matches!(who, Who::Guest(guest) if self.broken.contains(guest));
         let parcels = self.parcels.iter().filter(|(_, fate)| *fate == Fate::Open);
@@ -201,7 +204,7 @@ impl Ledger {
         ((all - excused) as u64 + self.rubbish, excused as u64)
     }
 
-    /// Parcels that never arrived and requests that were not answered, for who looks for them.
+    /// Parcels that never arrived and requests without a response, for debugging.
     pub(crate) fn open(&self) -> Vec<String> {
         let asked = self.requests.iter().filter(|(_, fate)| **fate == Fate::Open);
         let asked = asked.map(|((guest, transaction), _)| format!("request {transaction:02x?} of guest {guest}"));

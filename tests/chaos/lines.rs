@@ -1,4 +1,5 @@
-//! Connections of TCP allocations (RFC 6062) as the test knows them: who is joined with whom, and what may be missing.
+//! Connections of TCP allocations (RFC 6062) as the test knows them: which ends are joined, and
+//! what may be missing.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -17,17 +18,17 @@ use crate::plug::Plug;
 use crate::world::World;
 use relay_testkit_server::Client;
 
-/// In the ledger, requests on the connection of end `n` are those of guest `LINE + n`.
+/// In the ledger, requests on the connection of end `n` belong to guest `LINE + n`.
 const LINE: usize = 1 << 20;
 
-/// A client's connection that is to be joined with a peer's: its ConnectionBind.
+/// A client's connection to be joined with a peer's, and its ConnectionBind.
 pub(crate) struct Binding {
     id: u32,
     composer: Client,
     transaction: [u8; 12],
     out: VecDeque<u8>,
     input: Vec<u8>,
-    /// It has logged in, and what comes behind is for the peer: it does not wait for the answer.
+    /// It has logged in and sends data for the peer without waiting for the response.
     eager: bool,
     signed: bool,
 }
@@ -35,7 +36,7 @@ pub(crate) struct Binding {
 /// An end, and what it waits for.
 pub(crate) struct Line {
     pub(crate) end: End,
-    /// Whose end it is; none: a peer's.
+    /// Its guest; `None`: a peer's end.
     pub(crate) guest: Option<usize>,
     binding: Option<Binding>,
 }
@@ -74,7 +75,7 @@ impl Binding {
             let (front, _) = self.out.as_slices();
             match stream.write(front) {
                 Ok(len) => drop(self.out.drain(..len)),
-                // What went wrong is told when it reads.
+                // Reading reports the error.
                 Err(_) => return,
             }
         }
@@ -92,7 +93,7 @@ impl Line {
         self.binding.is_none() && self.end.over.is_none()
     }
 
-    /// Its connection is gone, with whatever was asked on it.
+    /// Its connection is closed, with all requests on it.
     fn give_up(&mut self, ledger: &mut Ledger) {
         self.leave(ledger, false);
     }
@@ -119,7 +120,7 @@ impl Line {
         }
     }
 
-    /// Goes on with ConnectionBind.
+    /// Continues the ConnectionBind.
     fn bind(&mut self, ledger: &mut Ledger) {
         while let (Some(binding), Some(stream)) = (&mut self.binding, self.end.stream()) {
             binding.write(stream);
@@ -168,7 +169,7 @@ impl Line {
             return;
         }
         let nonce = message.attribute(AttributeType::NONCE).map(<[u8]>::to_vec);
-        // What came behind a request that failed was no TURN, and the stream is out of step.
+        // Data after a failed request was not TURN, so the stream has lost framing.
         if nonce.is_none() || self.end.sent > 0 {
             self.give_up(ledger);
             return;
@@ -184,7 +185,7 @@ impl Lines {
         self.add(None, local, remote, stream, None)
     }
 
-    /// A connection of a guest's that asks to be joined with connection `id`.
+    /// A guest's connection that requests to be joined with connection `id`.
     pub(crate) fn client(
         &mut self,
         ledger: &mut Ledger,
@@ -219,7 +220,7 @@ impl Lines {
         number
     }
 
-    /// Everybody writes and reads.
+    /// All ends write and read.
     pub(crate) fn pump(&mut self, ledger: &mut Ledger, world: &World) {
         for line in &mut self.all {
             line.pump(ledger, world);
@@ -227,7 +228,7 @@ impl Lines {
         self.check_pairs(ledger);
     }
 
-    /// Every end is joined with one that means it, and gets no more than that has sent.
+    /// Checks that every end is joined with the right one, and receives no more than that has sent.
     fn check_pairs(&self, ledger: &mut Ledger) {
         for Line { end, .. } in &self.all {
             let Some(number) = end.heard else { continue };
@@ -249,8 +250,8 @@ impl Lines {
         }
     }
 
-    /// When nobody has sent anything for a while: open connections have carried everything, and others were cut as often as
-    /// the program says, at most.
+    /// Checks, after a period without sending, that open connections have carried everything, and
+    /// that at most as many others broke as the program reports.
     pub(crate) fn judge(&self, ledger: &mut Ledger, ended: u64) {
         let mut cut = Vec::new();
         for a in self.all.iter().filter(|line| line.guest.is_some()) {
@@ -290,7 +291,7 @@ impl Lines {
         }
     }
 
-    /// The end a client's is joined with: it has heard one, or there is but one it can be.
+    /// The end that a client's is joined with: it has received from one, or only one is possible.
     fn other_of(&self, a: &Line) -> Option<&Line> {
         let known = a.end.heard.or_else(|| {
             let hears = |line: &&Line| line.end.heard == Some(a.end.number);
@@ -312,7 +313,7 @@ impl Lines {
             .for_each(|line| line.end.listen_again(now, patience));
     }
 
-    /// Everybody closes.
+    /// All ends close.
     pub(crate) fn leave(&mut self, ledger: &mut Ledger) {
         self.all.iter_mut().for_each(|line| line.give_up(ledger));
     }

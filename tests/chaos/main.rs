@@ -1,8 +1,9 @@
-//! Chaos at the sockets: the real workers, and under them a kernel that is not.
+//! Fault injection at the sockets: the real workers on a simulated kernel.
 //!
-//! The system calls of this program are its own ([`calls`]). Threads of a [`world`] get a simulated kernel, virtual time and
-//! chance from a seed, and run one at a time, so the same seed takes the same course. `docs/testing.md`, "Chaos at the
-//! sockets", tells how to run it and what to do when it fails.
+//! This program defines the system calls itself ([`calls`]). Threads of a [`world`] have a
+//! simulated kernel, virtual time and randomness from a seed, and run one at a time, so the same
+//! seed gives the same run. `docs/testing.md`, "Chaos at the sockets", explains how to run it and
+//! what to do when it fails.
 
 #![cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -27,7 +28,8 @@ mod world;
 
 use std::collections::BTreeMap;
 
-/// What so many seeds come across besides every fault: a run that no longer gets there proves nothing.
+/// Situations that this many seeds must reach, besides every fault. A run that no longer reaches
+/// them proves nothing.
 const REACHED: &[&str] = &[
     "a reload",
     "a storm",
@@ -61,7 +63,8 @@ const REACHED: &[&str] = &[
     "a peer that could not be reached",
 ];
 
-/// What an ordinary run may miss, and ten times as many seeds do not: few connections with peers are made in one.
+/// Situations that a normal run may miss, but ten times as many seeds do not: a run makes few
+/// connections with peers.
 const SELDOM: &[&str] = &[
     "a connection the policy ended",
     "a peer that did not answer",
@@ -73,7 +76,7 @@ const SELDOM: &[&str] = &[
     faults::Fault::ConnectTimedOut.name(),
 ];
 
-/// Seeds of an ordinary run.
+/// Seeds of a normal run.
 const SEEDS: u64 = 100;
 
 fn number(name: &str) -> Option<u64> {
@@ -81,7 +84,7 @@ fn number(name: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// Runs a seed; its marks, or what is wrong.
+/// Runs a seed; returns the situations it reached, or what is wrong.
 fn run(seed: u64, traced: bool) -> Result<(u64, BTreeMap<&'static str, u64>), String> {
     let mut run = runner::Run::new(seed, traced);
     run.live();

@@ -13,19 +13,19 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig};
 use relay_testkit::tls::{Tickets, tls_configs, tls_pair_of};
 use relay_testkit_server::tcp_pair;
 
-/// Most plaintext handed to TLS at once.
+/// Most plaintext passed to TLS at once.
 const RECORD: usize = 16 * 1024;
 
-/// Made in the real world, once: making them takes chance.
+/// Created once in the real world, because that needs randomness.
 static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> = LazyLock::new(|| {
     let (client, server) = tls_configs(rustls::DEFAULT_VERSIONS);
     let mut client = Arc::unwrap_or_clone(client);
-    // A session of another run would make for another course.
+    // A session of an earlier run would change the run.
     client.resumption = rustls::client::Resumption::disabled();
     (Arc::new(client), server)
 });
 
-/// To be called before anybody is in a simulated world.
+/// Must be called before any thread enters a simulated world.
 pub(crate) fn prepare() {
     LazyLock::force(&CONFIGS);
 }
@@ -48,7 +48,7 @@ pub(crate) fn connect(over_tls: bool, tickets: Tickets) -> (Plug, StreamHandover
     let mut plug = Plug::from(stream);
     if over_tls {
         let (client, server) = &*CONFIGS;
-        // In memory, as the front door has done it.
+        // A handshake in memory, as the front door would do it.
         let (client, server) = tls_pair_of(Arc::clone(client), Arc::clone(server), tickets);
         plug.tls = Some(Box::new(client));
         handover.tls = Some(server);
@@ -72,7 +72,7 @@ impl Plug {
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// What rustls holds goes to the socket, as far as it takes it.
+    /// Writes what rustls holds, as far as the socket accepts it.
     fn flush_records(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             while tls.wants_write() {
@@ -82,7 +82,7 @@ impl Plug {
         Ok(())
     }
 
-    /// Says that nothing more comes. `false`: it cannot be said yet.
+    /// Ends its direction. `false`: not possible yet.
     pub(crate) fn shut_down(&mut self) -> bool {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
@@ -92,7 +92,7 @@ impl Plug {
 }
 
 impl Read for Plug {
-    /// 0 where the other side has said that nothing more comes; `InvalidData` where TLS is broken.
+    /// 0 if the other side has ended its direction; `InvalidData` if TLS is broken.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return self.stream.read(into);
@@ -116,7 +116,7 @@ impl Write for Plug {
             return self.stream.write(bytes);
         };
         let taken = tls.writer().write(&bytes[..bytes.len().min(RECORD)])?;
-        // What the socket does not take goes first next time.
+        // What the socket does not accept goes first next time.
         match self.flush_records() {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             _ => Ok(taken),

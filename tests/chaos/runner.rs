@@ -1,4 +1,4 @@
-//! One run: a server of workers, guests and peers, and what they do, drawn from a seed.
+//! One run: a server of workers, guests and peers, and their actions, drawn from a seed.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -24,15 +24,15 @@ use relay_testkit::dice::Dice;
 use relay_testkit::tls::Tickets;
 use relay_testkit_server::{RELAY_IP, TestServer, UDP, turn_config};
 
-/// Allocations live this long, so that a run sees them end.
+/// Lifetime of allocations, short enough for a run to see them end.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(60);
-/// Most datagrams of a storm: more than a send batch takes.
+/// Most datagrams of a storm: more than a send batch holds.
 const STORM: u64 = 1_100;
 
-/// Somebody clients talk to.
+/// A peer of the clients.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    /// Closed, what is sent to it comes back as ICMP.
+    /// `None`: closed, so that packets to it cause ICMP errors.
     socket: Option<UdpSocket>,
 }
 
@@ -42,21 +42,21 @@ pub(crate) struct Run {
     pub(crate) dice: Dice,
     pub(crate) ledger: Ledger,
     pub(crate) guests: Vec<Guest>,
-    /// Of guests over UDP.
+    /// Guests over UDP.
     by_address: HashMap<SocketAddr, usize>,
     pub(crate) peers: Vec<Peer>,
     /// Connections of TCP allocations, and where peers accept them.
     pub(crate) lines: Lines,
     pub(crate) doors: Vec<Door>,
-    /// Much of what happens has to do with them.
+    /// Many actions concern TCP allocations.
     dialing: bool,
-    /// Some clients come over DTLS.
+    /// Some clients use DTLS.
     pub(crate) sealed: bool,
-    /// Some clients take their allocations along to other addresses.
+    /// Some clients move their allocations to other addresses.
     mobile: bool,
-    /// Whom the policy in force denies.
+    /// The peer that the current policy denies.
     denied: Option<usize>,
-    /// Descriptors open when nobody had come yet.
+    /// Open descriptors before the first client.
     pub(crate) before: usize,
     pub(crate) marks: HashMap<&'static str, u64>,
     _visit: Visit,
@@ -84,7 +84,7 @@ fn config(denied: Option<SocketAddr>, mobile: bool) -> Config {
     }
 }
 
-/// Workers that have a listener each, all at one address.
+/// Workers with one listener each, all at one address.
 fn start(workers: usize, listen: &str, shards: ShardConfig, (dtls, mobile): (bool, bool)) -> Shards {
     let group = relay::net::udp::UdpSocket::bind_group(listen.parse().unwrap(), workers, &UDP).unwrap();
     let listener = |socket| Listener {
@@ -150,7 +150,7 @@ impl Run {
             _visit: visit,
         };
         for index in 0..run.dice.between(2, 5) as usize {
-            // Each at an address of its own, so that a policy can tell them apart.
+            // Each has its own address, so that a policy can distinguish them.
             let address = SocketAddr::from(([127, 0, 1, index as u8], 7000));
             run.peers.push(Peer { address, socket: None });
             run.open_peer(index);
@@ -169,7 +169,7 @@ impl Run {
         *self.marks.entry(what).or_default() += 1;
     }
 
-    /// Lives for a while, then ends, and judges.
+    /// Performs the run, ends it, and checks it.
     pub(crate) fn live(&mut self) {
         for _ in 0..self.dice.between(2, 4) {
             self.welcome();
@@ -200,7 +200,7 @@ impl Run {
         [&self.ledger.findings[..], &self.world.lock().findings[..]].concat()
     }
 
-    /// What the program counts of what a run is to come across.
+    /// The program's counters of the situations that a run should reach.
     pub(crate) fn counted(&self) -> Vec<(&'static str, u64)> {
         let server = &self.server;
         let began = |counters: &relay::turn::Counters| counters.allocations_began.iter().map(|cell| cell.get()).sum();
@@ -237,7 +237,7 @@ impl Run {
         counted
     }
 
-    /// A guest more.
+    /// Adds a guest.
     fn welcome(&mut self) {
         let index = self.guests.len();
         let way = self.new_way(index);
@@ -247,7 +247,7 @@ impl Run {
         self.guests.push(guest);
     }
 
-    /// A way to the server for a guest.
+    /// A path to the server for a guest.
     pub(crate) fn new_way(&mut self, index: usize) -> Way {
         if self.sealed && self.dice.percent(40) {
             self.mark("a client over DTLS");
@@ -279,7 +279,7 @@ impl Run {
         stream
     }
 
-    /// Somebody does something.
+    /// Performs one action.
     fn act(&mut self) {
         if self.dialing && self.dice.percent(60) {
             self.somebody_dials();
@@ -354,14 +354,15 @@ impl Run {
             }
             25..80 => self.guest_moves_in_one_go(index, peer),
             80..84 => {
-                // More than a batch takes, and nothing of it to be joined: every other one to somebody else.
+                // More than a batch holds, and nothing that can be joined: every other one goes to
+                // another destination.
                 let other = self.dice.maybe_pick(&open).unwrap_or(somebody);
                 let count = self.dice.between(STORM / 10, STORM);
                 self.mark("a storm");
                 self.guest_sends(index, peer, count, Some(other));
             }
             84..92 => guest.refresh(ledger, LIFETIME.as_secs() as u32),
-            // What it sends and its end, in one go.
+            // Its data and its end, at once.
             92..98 => {
                 self.guest_sends(index, peer, 3, None);
                 let Self { guests, ledger, .. } = self;
@@ -372,7 +373,7 @@ impl Run {
         }
     }
 
-    /// What it sends by the way it leaves, and by the new one at once, where it is not alone with data.
+    /// Sends on the old path and at once on the new one, if other clients have data as well.
     fn guest_moves_in_one_go(&mut self, index: usize, peer: SocketAddr) {
         self.guest_sends(index, peer, 3, None);
         self.guest_moves(index);
@@ -381,7 +382,7 @@ impl Run {
         guests[index].refresh(ledger, LIFETIME.as_secs() as u32);
     }
 
-    /// Goes to another address, or to another connection.
+    /// Moves to another address or connection.
     fn guest_moves(&mut self, index: usize) {
         let way = self.new_way(index);
         let keep = self.dice.percent(60);
@@ -390,7 +391,7 @@ impl Run {
         self.mark("a client that moves");
     }
 
-    /// A peer, or another guest by its relayed address.
+    /// A peer, or the relayed address of another guest.
     fn somebody(&mut self, not: usize) -> SocketAddr {
         let others = self.guests.iter().filter(|guest| guest.index != not && !guest.dials);
         let relayed: Vec<SocketAddr> = others.filter_map(|guest| guest.relayed).collect();
@@ -403,7 +404,7 @@ impl Run {
         .unwrap_or(self.peers[peer].address)
     }
 
-    /// Who is at an address; of a relayed one, who had it last.
+    /// The owner of an address; of a relayed one, the last owner.
     fn who_is_at(&self, address: SocketAddr) -> Option<Who> {
         let peer = self
             .peers
@@ -502,7 +503,7 @@ impl Run {
         }
     }
 
-    /// Another policy, in force when every worker has heard of it.
+    /// Replaces the policy and waits until every worker has it.
     fn reload(&mut self) {
         let denied = self.dice.index(self.peers.len() + 1);
         self.denied = None;
@@ -528,7 +529,7 @@ impl Run {
         guests[index].leave(ledger);
     }
 
-    /// Something no server can do anything with.
+    /// A packet that no server can use.
     fn rubbish(&mut self) {
         let index = self.dice.index(self.guests.len());
         let len = self.dice.between(1, 60) as usize;
@@ -541,7 +542,7 @@ impl Run {
         }
     }
 
-    /// Everybody takes what has come for them.
+    /// Everyone reads what has arrived.
     pub(crate) fn collect(&mut self) {
         let Self { guests, ledger, .. } = self;
         for guest in guests {
@@ -584,7 +585,7 @@ impl Run {
                     datagram.from, datagram.to
                 ));
             }
-            // A client over DTLS says goodbye also to a server that has ended.
+            // A client over DTLS also sends its close to a server that has ended.
             let known = self.who_is_at(datagram.to).is_some()
                 || self.by_address.contains_key(&datagram.to)
                 || datagram.to == self.server.udp;

@@ -1,26 +1,26 @@
-//! A client over DTLS: OpenSSL's own, on a UDP socket that does not wait.
+//! A client over DTLS: OpenSSL's, on a non-blocking UDP socket.
 
 use std::net::{SocketAddr, UdpSocket};
 
 /// An association, as a guest uses it.
 pub(crate) trait Sealed {
-    /// Puts a message on its way, or keeps it until the handshake is over.
+    /// Sends a message, or keeps it until the handshake is complete.
     fn send(&mut self, message: &[u8]);
 
-    /// Goes on with the handshake; the next message there is.
+    /// Continues the handshake; returns the next message, if any.
     fn receive(&mut self) -> Heard;
 
-    /// The handshake is over: what was sent is on its way.
+    /// The handshake is complete, and everything kept is sent.
     fn is_up(&self) -> bool;
 
-    /// Says close_notify.
+    /// Sends close_notify.
     fn close(&mut self);
 }
 
 pub(crate) enum Heard {
     Message(Vec<u8>),
     Nothing,
-    /// The association is over.
+    /// The association has ended.
     End,
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn is_record(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| (20..64).contains(first))
 }
 
-/// A socket that is connected to the server and does not wait.
+/// A non-blocking socket connected to the server.
 pub(crate) fn socket(server: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(server).unwrap();
@@ -40,7 +40,7 @@ pub(crate) fn socket(server: SocketAddr) -> UdpSocket {
 #[cfg(feature = "dtls")]
 pub(crate) use over_openssl::{associate, config, prepare};
 
-/// Without the feature nobody comes over DTLS.
+/// Without the feature no client uses DTLS.
 #[cfg(not(feature = "dtls"))]
 pub(crate) fn prepare() {}
 
@@ -66,7 +66,8 @@ mod over_openssl {
 
     use super::{Heard, Sealed};
 
-    /// Made in the real world, once. Signatures of RSA have one length: a run depends on no other.
+    /// Created once in the real world. RSA signatures have a fixed length, because a run must not
+    /// depend on a varying one.
     static CONTEXTS: LazyLock<(SharedContext, SslContext)> = LazyLock::new(|| {
         let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
         let mut certificate = X509::builder().unwrap();
@@ -87,7 +88,7 @@ mod over_openssl {
         (server, client.build())
     });
 
-    /// To be called before anybody is in a simulated world.
+    /// Must be called before any thread enters a simulated world.
     pub(crate) fn prepare() {
         LazyLock::force(&CONTEXTS);
     }
@@ -117,11 +118,11 @@ mod over_openssl {
 
     struct Association {
         stream: SslStream<Datagrams>,
-        /// Messages that wait for the end of the handshake; none: it is over.
+        /// Messages waiting for the end of the handshake; `None` once it is complete.
         waiting: Option<Vec<Vec<u8>>>,
     }
 
-    /// Begins an association on a socket that is connected to the server.
+    /// Starts an association on a socket that is connected to the server.
     pub(crate) fn associate(socket: UdpSocket) -> Box<dyn Sealed> {
         let mut ssl = Ssl::new(&CONTEXTS.1).unwrap();
         ssl.set_mtu(1200).unwrap();
@@ -138,7 +139,7 @@ mod over_openssl {
         fn send(&mut self, message: &[u8]) {
             match &mut self.waiting {
                 Some(waiting) => waiting.push(message.to_vec()),
-                // What is wrong is told when it reads.
+                // Reading reports errors.
                 None => drop(self.stream.ssl_write(message)),
             }
         }

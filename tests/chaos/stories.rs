@@ -1,4 +1,4 @@
-//! Courses too particular for chance, told step by step.
+//! Sequences that random runs rarely reach, step by step.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::faults::Faults;
 use crate::world::{Visit, World};
 use relay_testkit_server::{Client, Incoming, Peer, TestServer, tcp_pair, turn_config};
 
-/// A server of so many workers in a world where nothing goes wrong.
+/// A server with this many workers in a world without faults.
 fn server(workers: usize) -> (TestServer, Arc<World>, Visit) {
     let (world, visit) = World::enter(1, workers, Faults::none());
     let config = ShardConfig {
@@ -27,7 +27,7 @@ fn end(server: TestServer, world: &World) {
     assert_eq!(world.lock().findings, [""; 0]);
 }
 
-/// More than a send batch takes, and nothing of it that could leave together.
+/// More than a send batch holds, and nothing that could leave together.
 #[test]
 fn a_datagram_that_finds_the_send_batch_full_still_leaves() {
     let (server, world, _visit) = server(1);
@@ -46,7 +46,7 @@ fn a_datagram_that_finds_the_send_batch_full_still_leaves() {
     end(server, &world);
 }
 
-/// The batch names sockets by number, and B's is A's.
+/// The batch refers to sockets by number, and B's has the number of A's.
 #[test]
 fn what_a_client_sent_before_its_end_leaves_from_its_own_address_though_another_comes_in_the_same_turn() {
     let (server, world, _visit) = server(1);
@@ -54,7 +54,7 @@ fn what_a_client_sent_before_its_end_leaves_from_its_own_address_though_another_
     let peer = Peer::new();
     let relayed = leaves.allocate();
     leaves.bind(0x4000, peer.addr());
-    // A nonce, and an allocation that has gone again: what it sends next is answered at once.
+    // A nonce, and an allocation that has already ended: its next packet is answered at once.
     comes.allocate();
     comes.release();
     leaves.send_channel(0x4000, b"last words");
@@ -69,7 +69,7 @@ fn what_a_client_sent_before_its_end_leaves_from_its_own_address_though_another_
     end(server, &world);
 }
 
-/// Between two looks at the streams the time runs out, wherever it does.
+/// The time runs out between two checks of the streams, at any point.
 #[test]
 fn a_client_that_reads_nothing_holds_up_a_shutdown_no_longer_than_it_may() {
     const MILLISECOND: u64 = 1_000_000;

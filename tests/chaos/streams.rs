@@ -1,4 +1,4 @@
-//! TCP in the simulated kernel: connections are two queues of bytes with a window.
+//! TCP in the simulated kernel: a connection is two byte queues with a window.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -9,17 +9,17 @@ use crate::kernel::{Answer, Due, ERR, Fd, HUP, IN, Kernel, OUT, Object};
 /// Bytes that fit between writer and reader.
 const WINDOW: usize = 128 * 1024;
 
-/// What is on its way to one side.
+/// Data in flight to one side.
 #[derive(Default)]
 pub(crate) struct Half {
     bytes: VecDeque<u8>,
-    /// Nothing comes behind it.
+    /// No data follows.
     ended: bool,
-    /// The side it goes to has closed its socket.
+    /// The receiving side has closed its socket.
     closed: bool,
-    /// Reset by the other side; told once.
+    /// Reset by the other side; reported once.
     reset: bool,
-    /// Bytes ever written, and read.
+    /// Total bytes written and read.
     written: u64,
     read: u64,
 }
@@ -35,7 +35,7 @@ pub(crate) enum State {
     #[default]
     Fresh,
     Listening {
-        /// Connections not accepted yet: wire and from where.
+        /// Connections not accepted yet: wire and source.
         waiting: VecDeque<(usize, SocketAddr)>,
         most: usize,
     },
@@ -57,7 +57,7 @@ pub(crate) struct Tcp {
     pub(crate) peer: Option<SocketAddr>,
     /// Closing resets instead of ending.
     pub(crate) resets: bool,
-    /// Its connection broke by chance, not because somebody closed it.
+    /// Its connection broke by a fault, not by a close.
     pub(crate) broken: bool,
 }
 
@@ -116,7 +116,7 @@ impl Kernel {
         }
     }
 
-    /// For a worker a connection takes its time.
+    /// For a worker, a connection takes time.
     pub(crate) fn connect_tcp(&mut self, fd: Fd, to: SocketAddr) -> Answer<usize> {
         if self.tcp(fd)?.local.is_none() {
             self.bind_tcp(fd, SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0))?;
@@ -178,7 +178,7 @@ impl Kernel {
                 ..
             }) => {
                 if waiting.len() > *most {
-                    // The first packet is lost, and so is every further one.
+                    // The first packet is lost, and so is every retransmission.
                     return;
                 }
                 waiting.push_back((wire, from));
@@ -197,7 +197,7 @@ impl Kernel {
         }
     }
 
-    /// Connections that wait to be accepted at listeners of this address.
+    /// Connections waiting for accept at listeners of this address.
     pub(crate) fn unaccepted(&mut self, ip: IpAddr) -> usize {
         let at_ip = |(address, fd): (&SocketAddr, &Fd)| (address.ip() == ip).then_some(*fd);
         let listeners: Vec<Fd> = self.listening.iter().filter_map(at_ip).collect();
@@ -245,7 +245,8 @@ impl Kernel {
 
     pub(crate) fn read_tcp(&mut self, fd: Fd, into: &mut [u8]) -> Answer<usize> {
         let (wire, side) = self.end_of(fd)?;
-        // A socket that has hung up has data or its end: no wake-up would come after an EAGAIN.
+        // A socket that has hung up has data or its end. After an EAGAIN there would be no further
+        // wake-up.
         let hung_up = self.wire(wire).to.iter().all(|half| half.ended);
         if !hung_up && self.strikes(Fault::ReadAgain) {
             return Err(libc::EAGAIN);
@@ -316,13 +317,13 @@ impl Kernel {
         Ok(len)
     }
 
-    /// What goes to `side`, and what goes to the other.
+    /// The half to `side`, and the other half.
     fn halves(&mut self, wire: usize, side: usize) -> [&mut Half; 2] {
         let [a, b] = &mut self.wire(wire).to;
         if side == 0 { [a, b] } else { [b, a] }
     }
 
-    /// The connection breaks, and both sides hear of it.
+    /// Breaks the connection, which both sides notice.
     fn break_off(&mut self, wire: usize, side: usize) {
         for half in self.halves(wire, side) {
             half.reset = true;
@@ -365,7 +366,7 @@ impl Kernel {
         }
     }
 
-    /// One side is gone; what it has not read is a reason for a reset.
+    /// One side has closed. Unread data causes a reset.
     fn drop_end(&mut self, wire: usize, side: usize, reset: bool) {
         let [own, other] = self.halves(wire, side);
         other.reset |= reset || !own.bytes.is_empty();
@@ -411,7 +412,7 @@ impl Kernel {
         })
     }
 
-    /// `struct tcp_info`, as far as anybody looks.
+    /// The fields of `struct tcp_info` that are used.
     pub(crate) fn tcp_info(&mut self, fd: Fd) -> Answer<Vec<u8>> {
         if self.strikes(Fault::NoTcpInfo) {
             return Err(libc::ENOPROTOOPT);

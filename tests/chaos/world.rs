@@ -1,8 +1,9 @@
 //! A world: a simulated kernel, virtual time, and threads that run one at a time.
 //!
-//! The test's thread and the workers pass a baton. A worker has it from the moment it is told of events until it waits for
-//! the next ones; the test has it otherwise, and decides who is next. So a run has one order of everything, drawn from its
-//! seed, and time stands still but for what calls cost and what nobody has anything to do in.
+//! The test's thread and the workers pass a baton. A worker has it from the moment it gets events
+//! until it waits for the next ones. Otherwise the test has it and chooses the next worker. So all
+//! actions of a run have one order, drawn from its seed. Time advances only by the cost of calls,
+//! and while all are idle.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -13,23 +14,25 @@ use crate::faults::Faults;
 use crate::kernel::{Answer, Fd, Kernel, Object, TurnRecord};
 use relay_testkit::dice::Dice;
 
-/// What a system call of a worker costs, in nanoseconds.
+/// Cost of a worker's system call, in nanoseconds.
 const CALL: u64 = 1_000;
 const MILLISECOND: u64 = 1_000_000;
-/// When the simulated machine's wall clock begins, in seconds since 1970.
+/// Start of the simulated wall clock, in seconds since 1970.
 const EPOCH: u64 = 1_800_000_000;
-/// Turns in a row that do nothing.
+/// Consecutive turns without effect.
 const IDLE_TURNS: usize = 3;
-/// The same of one that wants to turn again at once: steps of a handshake, which no kernel sees, are one a turn.
+/// The same for a worker that must turn again at once: it takes one handshake step per turn, which
+/// the kernel does not see.
 const IDLE_STEPS: usize = 24;
-/// The most a worker may take of one thing in a turn: messages of a listener, errors, connections, reads of a pipe.
+/// The most that a worker may take of one kind in a turn: messages of a listener, errors,
+/// connections, reads of a pipe.
 const BOUNDS: &[(&str, usize)] = &[("messages", 64), ("errors", 16), ("connections", 16), ("reads", 16)];
 
 thread_local! {
     static INSIDE: RefCell<Option<Inside>> = const { RefCell::new(None) };
 }
 
-/// The world this thread lives in. A thread that ends has left it.
+/// The world of this thread. A thread that ends has left it.
 pub(crate) fn here() -> Option<Arc<World>> {
     let found = INSIDE.try_with(|inside| {
         let inside = inside.try_borrow().ok()?;
@@ -42,7 +45,7 @@ fn role() -> usize {
     INSIDE.with_borrow(|inside| inside.as_ref().map_or(0, |inside| inside.role))
 }
 
-/// A thread's place in a world.
+/// A thread's membership in a world.
 struct Inside {
     world: Arc<World>,
     role: usize,
@@ -59,12 +62,12 @@ impl Drop for Inside {
     }
 }
 
-/// Where a worker is.
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Its thread has not come so far.
+    /// Its thread has not started yet.
     Unborn,
-    /// It runs, or is told to.
+    /// It runs, or may run.
     Running,
     /// It waits at an epoll instance until a time.
     Waiting(Fd, u64),
@@ -74,12 +77,12 @@ enum Place {
 pub(crate) struct State {
     pub(crate) kernel: Kernel,
     workers: Vec<Place>,
-    /// Who has the baton: 0 the test.
+    /// Holder of the baton: 0 for the test.
     running: usize,
-    /// By worker: turns in a row that did nothing.
+    /// By worker: consecutive turns without effect.
     idle: Vec<usize>,
     random: Vec<Dice>,
-    /// What is wrong.
+    /// Errors found.
     pub(crate) findings: Vec<String>,
     pub(crate) turns: u64,
 }
@@ -101,7 +104,7 @@ impl Drop for Visit {
 }
 
 impl World {
-    /// A world for so many workers; the calling thread is in it from here on.
+    /// A world for this many workers. The calling thread is in it from here on.
     pub(crate) fn enter(seed: u64, workers: usize, faults: Faults) -> (Arc<Self>, Visit) {
         let world = Arc::new(Self {
             state: Mutex::new(State {
@@ -122,7 +125,7 @@ impl World {
             world: Arc::clone(&world),
             role: 0,
         }));
-        // A worker that panics takes the process with it.
+        // A panic of a worker ends the process.
         static SAY_SEED: Once = Once::new();
         SAY_SEED.call_once(|| {
             let before = std::panic::take_hook();
@@ -136,7 +139,7 @@ impl World {
         (world, Visit)
     }
 
-    /// What a worker's thread does first.
+    /// The first action of a worker's thread.
     pub(crate) fn hook(self: &Arc<Self>) -> Arc<dyn Fn(usize) + Send + Sync> {
         let world = Arc::clone(self);
         Arc::new(move |index| {
@@ -151,7 +154,7 @@ impl World {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The kernel, for the call of this thread.
+    /// The kernel, for a call of this thread.
     fn call<T>(&self, work: impl FnOnce(&mut Kernel) -> T) -> T {
         let role = role();
         let mut state = self.lock();
@@ -183,10 +186,11 @@ impl World {
         state.kernel.turn = TurnRecord::default();
     }
 
-    /// Lets one worker turn, or time go on to the next thing to happen, at most until `limit`. `false`: it is that late.
+    /// Lets one worker turn, or advances time to the next event, at most until `limit`. `false`:
+    /// `limit` is reached.
     pub(crate) fn step(&self, limit: u64) -> bool {
         let mut state = self.lock();
-        // What has gone wrong may never end.
+        // After an error this might never end.
         while state.findings.is_empty() {
             state.kernel.fire();
             let now = state.kernel.now;
@@ -214,7 +218,7 @@ impl World {
         false
     }
 
-    /// Gives a worker the baton and waits until it gives it back.
+    /// Gives a worker the baton and waits until it returns it.
     fn turn(&self, worker: usize) {
         let mut state = self.lock();
         state.kernel.turn = TurnRecord::default();
@@ -231,7 +235,7 @@ impl World {
         state.judge_turn(worker);
     }
 
-    /// Lets the workers go on for so long.
+    /// Lets the workers run for this long.
     pub(crate) fn run_for(&self, nanos: u64) {
         let limit = self.now() + nanos;
         while self.step(limit) {}
@@ -241,7 +245,7 @@ impl World {
         self.lock().kernel.now
     }
 
-    /// Repeats a call that may have to wait, for the test's thread, while the workers go on.
+    /// Repeats a call that may block, for the test's thread, while the workers run.
     fn blocking<T>(&self, fd: Fd, mut work: impl FnMut(&mut Kernel) -> Answer<T>) -> Answer<T> {
         let begun = self.now();
         loop {
@@ -258,7 +262,7 @@ impl World {
         }
     }
 
-    // What follows is one system call each.
+    // Each function below is one system call.
 
     pub(crate) fn wait(&self, epoll: Fd, most: usize, timeout: i32) -> Answer<Vec<(u32, u64)>> {
         let role = role();
@@ -287,7 +291,7 @@ impl World {
         if role() == 0 {
             self.run_for(nanos);
         } else {
-            // Nobody else runs meanwhile; that is as if nobody had anything to do.
+            // No other thread runs meanwhile, as if all were idle.
             self.call(|kernel| {
                 kernel.now += nanos;
                 kernel.turn.progress = true;
@@ -306,7 +310,7 @@ impl World {
         into.copy_from_slice(&bytes);
     }
 
-    /// How many of a list a call does.
+    /// How many entries of a list a call processes.
     pub(crate) fn batch(&self, count: usize) -> usize {
         self.call(|kernel| {
             if count > 1 && kernel.strikes(crate::faults::Fault::ShortBatch) {
@@ -384,7 +388,7 @@ impl World {
         self.call(|kernel| kernel.file(fd).map(|_| 0))
     }
 
-    /// Whether the connection of this descriptor broke by chance.
+    /// Whether the connection of this descriptor broke by a fault.
     pub(crate) fn was_broken(&self, fd: Fd) -> bool {
         self.call(|kernel| kernel.tcp(fd).is_ok_and(|tcp| tcp.broken))
     }
@@ -479,7 +483,7 @@ impl State {
         }
     }
 
-    /// Looks at what a worker has done since it was told of events.
+    /// Checks what a worker has done since it got events.
     fn judge_turn(&mut self, worker: usize) {
         let turn = std::mem::take(&mut self.kernel.turn);
         if turn.progress {

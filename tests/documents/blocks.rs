@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-/// What stands between ```` ```LANGUAGE ```` and ```` ``` ````.
+/// The text between ```` ```LANGUAGE ```` and ```` ``` ````.
 pub(crate) struct Block {
-    /// `sh`; what stands behind it on the same line is left out.
+    /// `sh`; the rest of that line is omitted.
     pub(crate) language: String,
-    /// Of the opening fence, from 1.
+    /// Line of the opening fence, from 1.
     pub(crate) line: usize,
     pub(crate) text: String,
 }
 
 impl Block {
-    /// Its first line that is no comment.
+    /// Its first line that is not a comment.
     pub(crate) fn begin(&self) -> &str {
         let lines = self.text.lines().map(str::trim);
         lines
@@ -57,7 +57,7 @@ pub(crate) fn blocks(path: &str) -> Vec<Block> {
     blocks
 }
 
-/// Every page that may have commands: those at the top, and all below `docs`.
+/// Every page that may contain commands: those at the top, and all below `docs`.
 pub(crate) fn pages() -> Vec<String> {
     let mut pages = Vec::new();
     let mut folders = vec![root().to_owned(), root().join("docs")];

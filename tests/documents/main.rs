@@ -1,8 +1,10 @@
-//! Runs the commands of README.md and `docs/` as they are written, as the user who would run them, each page on a machine of its
-//! own (`machine.sh`): this one's files under a layer that is thrown away, and a network without a way out. As root.
+//! Runs the commands of README.md and `docs/` as written, as the user who would run them, each page
+//! on a separate machine (`machine.sh`): this machine's files under a temporary layer, and a
+//! network without an exit. As root.
 //!
-//! `pages.rs` says for every block of commands who runs it and what must have come of it, or why it cannot be run here. A block
-//! that stands in neither list fails the test: who writes a command into a document says there how it is known to work.
+//! `pages.rs` says for every block of commands who runs it and what it must achieve, or why it
+//! cannot run here. A block in neither list fails the test: an author who adds a command to a
+//! document says there how it is tested.
 
 mod blocks;
 mod pages;
@@ -17,8 +19,8 @@ use std::time::{Duration, Instant};
 use blocks::{Block, blocks, pages as every_page, root};
 use pages::{Expected, INSTALLATION, PAGES, Page, Then};
 
-/// Languages of blocks that are run, and what runs them (see [`PRELUDE`]). The others are configuration, which
-/// `tests/config/docs.rs` and `tests/blackbox/recipes*.rs` read, and answers.
+/// Languages of blocks that are run, and their interpreters (see [`PRELUDE`]). Other blocks are
+/// configuration, which `tests/config/docs.rs` and `tests/blackbox/recipes*.rs` read, and output.
 const INTERPRETERS: [(&str, &str); 7] = [
     ("sh", "bash -eu -o pipefail"),
     ("bash", "bash -eu -o pipefail"),
@@ -29,16 +31,17 @@ const INTERPRETERS: [(&str, &str); 7] = [
     ("promql", "query"),
 ];
 
-/// What runs `block` of the page at `path`. In recipes other systems' configuration stands in some of these languages.
+/// The interpreter of `block` of the page at `path`. In recipes, the configuration of other systems
+/// uses some of these languages.
 fn interpreter(path: &str, block: &Block) -> Option<&'static str> {
     let (language, interpreter) = INTERPRETERS.iter().find(|(language, _)| *language == block.language)?;
     (*language == "sh" || !path.starts_with("docs/recipes/")).then_some(interpreter)
 }
 
-/// No page takes longer.
+/// Time limit of every page.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What stands before the commands of every page.
+/// Precedes the commands of every page.
 const PRELUDE: &str = r#"
 cd /usr/src/relay
 # HTTP errors are errors, and a certificate authority of this machine's own.
@@ -99,7 +102,7 @@ as() {
 }
 "#;
 
-/// A folder for the machine of one page. Gone when dropped.
+/// A folder for the machine of one page, removed when dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -131,7 +134,7 @@ impl Drop for Folder {
     }
 }
 
-/// The blocks of `page` that are run, each with what runs it and what is expected of it.
+/// The blocks of `page` to run, each with its interpreter and its expectations.
 fn commands(page: &Page) -> Vec<(Block, &'static str, &'static Expected)> {
     let mut used = vec![false; page.blocks.len()];
     let mut found = Vec::new();
@@ -164,7 +167,8 @@ fn commands(page: &Page) -> Vec<(Block, &'static str, &'static Expected)> {
     found
 }
 
-/// Adds the blocks of `page` to `script`, each with its check; with `only_installation` those that install the service.
+/// Adds the blocks of `page` to `script`, each with its check; with `only_installation` only those
+/// that install the service.
 fn append(script: &mut String, page: &Page, only_installation: bool) {
     for (block, interpreter, expected) in commands(page) {
         let Then::Run {

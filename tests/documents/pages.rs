@@ -1,35 +1,36 @@
-//! Who runs the commands of each page, and what must have come of it.
+//! Who runs the commands of each page, and what they must achieve.
 
 /// A page with commands.
 pub(crate) struct Page {
-    /// From the root of the project.
+    /// Path from the root of the project.
     pub(crate) path: &'static str,
     /// Whether the reader has installed the service before.
     pub(crate) installed: bool,
-    /// What the page says the reader puts in place of a word of its own.
+    /// Placeholders of the page, and what the reader puts in their place.
     pub(crate) placeholders: &'static [(&'static str, &'static str)],
     pub(crate) blocks: &'static [Expected],
 }
 
 /// A block of commands.
 pub(crate) struct Expected {
-    /// How its first line begins that is no comment.
+    /// The beginning of its first line that is not a comment.
     pub(crate) begin: &'static str,
     pub(crate) then: Then,
 }
 
-/// What the test does with it.
+/// What the test does with the block.
 pub(crate) enum Then {
     Run {
         user: &'static str,
-        /// It installs the service: a part of [`INSTALLATION`], and run before the pages that need it.
+        /// It installs the service: a part of [`INSTALLATION`] that runs before the pages that need
+        /// it.
         installs: bool,
-        /// What the page tells in words to do before.
+        /// What the page's text tells the reader to do before.
         before: &'static str,
-        /// Fails unless the block did what the page says. `/tmp/out` holds what it printed.
+        /// Fails unless the block did what the page says. `/tmp/out` contains its output.
         check: &'static str,
     },
-    /// Why it is not run here, and what holds it instead.
+    /// Why it does not run here, and what tests it instead.
     NotRun(&'static str),
 }
 
@@ -69,15 +70,16 @@ const fn page(path: &'static str, installed: bool, blocks: &'static [Expected]) 
     }
 }
 
-/// The page whose commands install the service. Afterwards it runs with the configuration of README.md.
+/// The page whose commands install the service. Afterwards it runs with the configuration of
+/// README.md.
 pub(crate) const INSTALLATION: &str = "docs/operations.md";
 
-/// The service is installed, and runs.
+/// The service is installed and running.
 const INSTALLED: bool = true;
-/// It is not.
+/// The service is not installed.
 const BARE: bool = false;
 
-/// What a page means by `$KEY`: the application has it from the operator.
+/// The page's `$KEY`, which the application gets from the operator.
 const KEY: &str = "export KEY=$(cat /etc/relay/api-key)";
 
 /// An `RTCConfiguration` with URIs and a credential.
@@ -235,7 +237,8 @@ pub(crate) const PAGES: &[Page] = &[
     ),
 ];
 
-/// What "Measure it" says in words: the peer is on this machine, and all clients have one address.
+/// What the text of "Measure it" says: the peer is on this machine, and all clients have one
+/// address.
 const BENCHED: &str = r#"
 test "$(grep -c '^mode ' /tmp/out)" = 8
 test "$(grep -cE '^(received|handshakes|rss_bytes_per_allocation) +[1-9]' /tmp/out)" = 8
@@ -247,7 +250,8 @@ printf '[limits]\nallocations_per_ip = 2000\nallocations_per_user = 2000\nchalle
 reload
 "#;
 
-/// What the guide says between its commands: the configuration of README.md, and a certificate.
+/// What the guide's text says between its commands: the configuration of README.md, and a
+/// certificate.
 const CONFIGURE: &str = r#"
 awk '/^realm = "turn.example.org"/ { on = 1 } /^```/ { on = 0 } on' README.md >/etc/relay/relay.toml
 cp /root/fullchain.pem /root/privkey.pem .
@@ -259,14 +263,14 @@ test "$(stat -c %U /proc/$(cat /run/relay.pid))" = relay
 test "$(curl https://turn.example.org/healthz -o /dev/null -w '%{http_code}')" = 200
 "#;
 
-/// Files of an ACME client, and secrets, that root alone reads.
+/// Files of an ACME client, and secrets, that only root can read.
 const LETS_ENCRYPT: &str = r#"
 install -d -m 700 /etc/letsencrypt/live/turn.example.org
 install -m 600 /root/fullchain.pem /root/privkey.pem /etc/letsencrypt/live/turn.example.org/
 chown root:root /etc/relay/{secret,api-key} && chmod 600 /etc/relay/{secret,api-key}
 "#;
 
-/// The service mints and serves with what systemd hands it, configured as the block behind says.
+/// The service mints and serves with the credentials from systemd, configured as in the next block.
 const CREDENTIALS: &str = r#"
 { echo 'realm = "turn.example.org"'; awk '/^secret_file = "credential:secret"/ { on = 1; print "[credentials]" } /^```/ { on = 0 } on'   docs/operations.md; } >/etc/relay/relay.toml
 systemctl restart relay
@@ -278,7 +282,8 @@ awk '/^realm = "turn.example.org"/ { on = 1 } /^```/ { on = 0 } on' README.md >/
 systemctl restart relay
 "#;
 
-/// What is documented beside the command that makes a key or secret: its file's rights, and that a reload takes it up.
+/// What the text says about the command that creates a key or secret: its file's permissions, and
+/// that a reload uses it.
 const TAKEN_UP: &str = r#"
 test "$(stat -c '%a %U %G' "$(ls -t /etc/relay/{secret,api-key} | head -1)")" = '640 root relay'
 reload

@@ -1,5 +1,5 @@
-//! WebRTC stacks that are no browsers: a small program around each (`agents/`) takes one JSON command a line and gives
-//! one JSON answer a line.
+//! WebRTC stacks other than browsers. A small program around each (`agents/`) reads one JSON
+//! command per line and writes one JSON answer per line.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::process::{Output, Process};
 /// How long one command may take; above every limit inside the programs.
 const CALL: Duration = Duration::from_secs(40);
 
-/// Which stack.
+/// The stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stack {
     /// aiortc and aioice, in Python.
@@ -29,7 +29,7 @@ pub(crate) enum Stack {
 }
 
 impl Stack {
-    /// Programs of the machine it needs.
+    /// Programs that the machine must have.
     pub(crate) const fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Aiortc => &["janus"],
@@ -44,7 +44,8 @@ impl Stack {
         }
     }
 
-    /// aiortc comes as a wheel (tests/install-wheels), GStreamer's bindings belong to the distribution's own Python.
+    /// aiortc comes as a wheel (tests/install-wheels); GStreamer's bindings belong to the Python of
+    /// the distribution.
     fn python(self) -> PathBuf {
         let wheels = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/python");
         match self {

@@ -1,4 +1,4 @@
-//! Browsers' media through port 443 and nothing else.
+//! Browsers' media through port 443 only.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,7 +50,8 @@ fn the_apis_answer_as_it_is_finds_the_open_port_when_only_tcp_443_is_open() {
     assert!(passed.tcp_443 > 1000 && passed.udp_443 == 0, "{passed:?}");
 }
 
-// As docs/recipes/livekit.md, "On one machine", has it, but for the ports: they are the relay's too.
+// As in docs/recipes/livekit.md, "On one machine", except for the ports, which are also those of
+// the relay.
 #[test]
 fn chromium_reaches_an_sfu_on_the_relays_own_machine_although_its_ports_are_relay_ports() {
     let _turn = one_at_a_time();
@@ -92,8 +93,8 @@ fn two_chromiums_call_each_other_relay_to_relay_when_only_tcp_443_is_open() {
     );
 }
 
-// The picture of the lab's camera, 320 x 240, takes about 400 kbit/s where there is room: less than half of it fits
-// beside the sound, so the relay must drop until the sender has understood.
+// The picture of the lab's camera, 320 x 240, takes about 400 kbit/s if there is room. Less than
+// half of it fits beside the sound, so the relay must drop until the sender adapts.
 //= XPORT-18
 #[test]
 fn a_chromium_behind_a_narrow_link_keeps_its_picture_over_tls() {
@@ -105,7 +106,8 @@ fn a_chromium_behind_a_narrow_link_keeps_its_picture_over_tls() {
     assert!(overruns > 100, "the wire was narrow: {overruns} times too much");
 }
 
-/// Two browsers call each other over TLS until both have seen a smooth picture so many times in a row.
+/// Two browsers call each other over TLS until both have had a smooth picture this many times in a
+/// row.
 fn call_each_other(lab: &Lab, times: usize) {
     let certs = Certs::make(lab.folder(), RELAY_HOST);
     let server = Server::start(lab, &certs);
@@ -131,17 +133,18 @@ fn call_each_other(lab: &Lab, times: usize) {
     server.stop();
 }
 
-/// How the page comes by its credential, and which URIs it uses.
+/// How the page gets its credential, and which URIs it uses.
 enum Login {
-    /// Fetched by the page from the relay's API over the same port; this one URI of those offered.
+    /// Fetched by the page from the relay's API over the same port; uses only this URI.
     Fetched(String),
-    /// Fetched by the page, and handed to `RTCPeerConnection` as it came, with every URI in it.
+    /// Fetched by the page and passed to `RTCPeerConnection` unchanged, with all its URIs.
     Unchanged,
-    /// Made beforehand, since TCP is closed to the page; this one URI of those offered.
+    /// Minted beforehand, because the page has no access over TCP; uses only this URI.
     Minted(String),
 }
 
-/// A browser calls Janus' echo test: what it decodes has gone out and come back, so one measurement holds for both ways.
+/// A browser calls Janus' echo test. What it decodes has gone out and come back, so one measurement
+/// covers both directions.
 fn echo_call(firewall: Firewall, login: &Login, relay_protocols: &[&str]) -> Passed {
     let lab = Lab::new(firewall, SFU_PROGRAMS);
     let certs = Certs::make(lab.folder(), RELAY_HOST);
@@ -162,7 +165,7 @@ fn echo_call(firewall: Firewall, login: &Login, relay_protocols: &[&str]) -> Pas
     passed
 }
 
-/// Sets a call to the echo test up, watches it until it is smooth, and leaves it on.
+/// Sets up a call to the echo test, waits until it is smooth, and leaves it running.
 pub(crate) fn call_echo(browser: &mut dyn Page, janus: &mut Janus, configuration: &Value, relay_protocols: &[&str]) {
     let sample = sample_of_echo(browser, janus, configuration);
     assert_relayed(&sample, relay_protocols);
@@ -176,7 +179,7 @@ fn sample_of_echo(browser: &mut dyn Page, janus: &mut Janus, configuration: &Val
     watch(&mut [browser]).remove(0)
 }
 
-/// The entry of `configuration` that offers `uri`, reduced to it.
+/// Reduces `configuration` to the entry that offers `uri`.
 pub(crate) fn only(uri: &str, configuration: &Value) -> Value {
     let servers = configuration["iceServers"].as_array().into_iter().flatten();
     let mut offering =
@@ -189,8 +192,9 @@ pub(crate) fn only(uri: &str, configuration: &Value) -> Value {
     json!({"iceServers": [server]})
 }
 
-/// Watches until every browser has encoded and decoded [`FRAMES_PER_SECOND`] over the last [`MEASURED`], and gives the
-/// last samples. Sliding, so that the start of a call, or a busy machine's bad second, does not decide.
+/// Waits until every browser has encoded and decoded [`FRAMES_PER_SECOND`] over the last
+/// [`MEASURED`], and returns the last samples. The window slides, so that neither the start of a
+/// call nor a busy second of the machine matters.
 pub(crate) fn watch(browsers: &mut [&mut dyn Page]) -> Vec<Value> {
     const LIMIT: Duration = Duration::from_secs(45);
     let mut histories = vec![Vec::<Value>::new(); browsers.len()];
@@ -229,7 +233,7 @@ pub(crate) fn watch(browsers: &mut [&mut dyn Page]) -> Vec<Value> {
     panic!("not {FRAMES_PER_SECOND} frames a second over {MEASURED:?} within {LIMIT:?}:\n{story}");
 }
 
-/// Did the last five seconds bring enough frames, encoded and decoded?
+/// Whether the last five seconds had enough frames, encoded and decoded.
 fn is_smooth(history: &[Value]) -> bool {
     let Some(last) = history.last() else { return false };
     let window = MEASURED.as_secs_f64() * 1000.0;
@@ -249,7 +253,8 @@ fn number(sample: &Value, name: &str) -> f64 {
         .unwrap_or_else(|| panic!("{name} is no number in {sample:#}"))
 }
 
-/// The selected pair starts at a relayed transport address of ours, reached by one of `protocols`.
+/// Checks that the selected pair starts at a relayed transport address of ours, reached over one of
+/// `protocols`.
 pub(crate) fn assert_relayed(sample: &Value, protocols: &[&str]) {
     let local = &sample["local"];
     assert_eq!(sample["state"], "connected", "{sample:#}");

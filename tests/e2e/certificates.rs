@@ -1,4 +1,5 @@
-//! Certificates by themselves: replaced under a running call, and obtained from an ACME authority at a first start.
+//! Automatic certificates: replaced during a call, and obtained from an ACME authority at the first
+//! start.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +20,7 @@ use crate::process::run;
 use crate::relay::Relay;
 
 const HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(RELAY), 443);
-/// Files are looked at every five seconds, and tried when they have been at rest for one look.
+/// Files are checked every five seconds, and loaded once they are unchanged for one check.
 const TAKEN_UP: Duration = Duration::from_secs(30);
 
 #[test]
@@ -78,7 +79,8 @@ fn a_certificate_is_obtained_by_acme_at_a_first_start_and_serves_a_browsers_call
     let _turn = one_at_a_time();
     let programs = ["chromium", "certutil", "janus", "openssl"];
     let lab = Lab::new(Firewall::OnlyTcp443, &[&programs[..], &pebble::PROGRAMS].concat());
-    // The name leads elsewhere at first: the operator is told, mends it, and has the relay try again.
+    // At first the name leads elsewhere. The log reports it, the operator fixes it, and the relay
+    // tries again.
     let authority = Pebble::start(&lab, SFU);
     let mut relay = Relay::start_with_tls(&lab, &authority.settings(RELAY_HOST), "");
     let line = relay.wait_for_log(&["no certificate from https://"], Duration::from_secs(60));
@@ -100,7 +102,7 @@ fn a_certificate_is_obtained_by_acme_at_a_first_start_and_serves_a_browsers_call
     call(&relay, &mut janus, &mut browser);
     relay.stop();
 
-    // A second start has it from the first: no order, and the same certificate.
+    // A second start has the certificate at once, without another order.
     fs::remove_file(lab.folder().join("relay.toml")).expect("the configuration of the first start");
     let relay = Relay::start_with_tls(&lab, &authority.settings(RELAY_HOST), "");
     assert_eq!(shown_to(lab.client(1), HTTPS, RELAY_HOST), certs.der());
@@ -108,7 +110,7 @@ fn a_certificate_is_obtained_by_acme_at_a_first_start_and_serves_a_browsers_call
     relay.stop();
 }
 
-/// The browser calls Janus' echo test over TLS; gives the last sample once the call is smooth.
+/// The browser calls Janus' echo test over TLS; returns the last sample once the call is smooth.
 fn call(relay: &Relay, janus: &mut Janus, browser: &mut Chromium) -> Value {
     let uri = format!("turns:{RELAY_HOST}:443?transport=tcp");
     let configuration = only(&uri, &relay.fetch_configuration(browser));
@@ -124,7 +126,7 @@ fn assert_playing(browser: &mut Chromium) -> Value {
     sample
 }
 
-/// The authority's root, and where the relay keeps what it got.
+/// The authority's root, and the file in which the relay stores its certificate.
 fn obtained(lab: &Lab, authority: &Pebble) -> Certs {
     let root = lab.folder().join("pebble-root.pem");
     fs::write(&root, authority.root()).expect("the lab's folder is writable");

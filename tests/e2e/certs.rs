@@ -1,5 +1,6 @@
-//! A throw-away certificate authority, the relay's certificate signed by it, and the database in which a browser finds
-//! that authority. Nothing is switched off: name, chain and dates are verified as in the field.
+//! A temporary certificate authority, a certificate for the relay from it, and the database in
+//! which a browser trusts that authority. No check is disabled: name, chain and dates are verified
+//! as in production.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -39,7 +40,7 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Makes one that keeps its files in `folder`.
+    /// Creates one with its files in `folder`.
     pub(crate) fn make(folder: &Path) -> Self {
         fs::create_dir_all(folder).expect("the lab's folder is writable");
         let key = KeyPair::generate().expect("a P-256 key can be made");
@@ -59,7 +60,7 @@ impl Authority {
         }
     }
 
-    /// A certificate for a server called `name`.
+    /// A certificate for a server named `name`.
     pub(crate) fn certify(&self, name: &str) -> Certs {
         let key = KeyPair::generate().expect("a P-256 key can be made");
         let mut leaf = CertificateParams::new([name.to_owned()]).expect("the name is ASCII");
@@ -67,7 +68,7 @@ impl Authority {
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.use_authority_key_identifier_extension = true;
-        // A lifetime of the kind public authorities give; one of centuries is refused by browsers.
+        // A lifetime like that of public authorities; browsers refuse one of centuries.
         leaf.not_before = (SystemTime::now() - Duration::from_hours(24)).into();
         leaf.not_after = (SystemTime::now() + Duration::from_hours(30 * 24)).into();
         let certificate = leaf.signed_by(&key, &self.issuer).expect("the parameters are sound");
@@ -86,12 +87,12 @@ impl Authority {
 }
 
 impl Certs {
-    /// Makes an authority in `folder`, and a certificate for a server called `name`.
+    /// Creates an authority in `folder`, and a certificate for a server named `name`.
     pub(crate) fn make(folder: &Path, name: &str) -> Self {
         Authority::make(folder).certify(name)
     }
 
-    /// What to write below `[tls]` to serve the certificate.
+    /// Configuration below `[tls]` that serves the certificate.
     pub(crate) fn settings(&self) -> String {
         format!(
             "certificate = \"{}\"\nprivate_key = \"{}\"\n",
@@ -100,19 +101,19 @@ impl Certs {
         )
     }
 
-    /// The certificate as it stands in the file now, DER.
+    /// The current certificate in the file, as DER.
     pub(crate) fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_file(&self.certificate).expect("a certificate")
     }
 
-    /// Makes Chromium's certificate database below `home` and trusts the authority there.
+    /// Creates Chromium's certificate database below `home` and trusts the authority there.
     pub(crate) fn trust_in(&self, home: &Path) {
         let database = home.join(".pki/nssdb");
         fs::create_dir_all(&database).expect("the lab's folder is writable");
         self.trust_in_database(&database);
     }
 
-    /// The same in the folder of the database itself: Firefox has it in its profile.
+    /// The same in the folder of the database itself, which Firefox has in its profile.
     pub(crate) fn trust_in_database(&self, database: &Path) {
         let database = format!("sql:{}", database.display());
         run(Command::new("certutil").args(["-d", &database, "-N", "--empty-password"]));
@@ -122,7 +123,8 @@ impl Certs {
     }
 }
 
-/// A TLS connection from inside `namespace` that believes every certificate: the test looks at it, or knows the server.
+/// A TLS connection from `namespace` that accepts every certificate: the test checks it, or knows
+/// the server.
 pub(crate) fn connect(
     namespace: &Namespace,
     server: SocketAddr,
@@ -147,7 +149,7 @@ pub(crate) fn connect(
     StreamOwned::new(tls, tcp)
 }
 
-/// The certificate a new client in `namespace` is shown.
+/// The certificate that a new client in `namespace` gets.
 pub(crate) fn shown_to(namespace: &Namespace, server: SocketAddr, name: &str) -> CertificateDer<'static> {
     let tls = connect(namespace, server, name);
     let chain = tls.conn.peer_certificates().expect("a server shows its certificate");

@@ -1,5 +1,5 @@
-//! Headless Chromium in a client's namespace, driven over the DevTools protocol on two pipes: no port is needed, and
-//! pipes do not care for namespaces.
+//! Headless Chromium in a client's namespace, driven over the DevTools protocol on two pipes. That
+//! needs no port, and pipes work across namespaces.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -46,12 +46,13 @@ pub(crate) struct Chromium {
 }
 
 impl Chromium {
-    /// Starts a browser for client `index` that trusts the authority of `certs`, and opens the page.
+    /// Starts a browser for client `index` that trusts the authority of `certs`, and opens the
+    /// page.
     pub(crate) fn start(lab: &Lab, index: usize, certs: &Certs) -> Self {
         Self::start_with(lab, index, certs, "--disable-quic")
     }
 
-    /// The same, and it asks `host` over HTTP/3 and in no other way.
+    /// The same, but it connects to `host` over HTTP/3 only.
     pub(crate) fn start_over_http3(lab: &Lab, index: usize, certs: &Certs, host: &str) -> Self {
         Self::start_with(lab, index, certs, &format!("--origin-to-force-quic-on={host}:443"))
     }
@@ -65,7 +66,8 @@ impl Chromium {
         let dns = Dns::start(namespace, RELAY_HOST, lab::RELAY);
         let page = PageServer::start(namespace, PAGE_PORT, PAGE);
 
-        // The browser reads commands from descriptor 3 and writes answers to 4; the shell moves its own 0 and 1 there.
+        // The browser reads commands from descriptor 3 and writes answers to 4, so the shell moves
+        // its own 0 and 1 there.
         let mut command = namespace.command("sh");
         command
             .args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh", "chromium"])
@@ -113,12 +115,12 @@ impl Chromium {
         browser
     }
 
-    /// Ends the browser in the middle of what it does.
+    /// Kills the browser while it is busy.
     pub(crate) fn kill(mut self) {
         self.process.kill(&self.home);
     }
 
-    /// Evaluates an expression in the page, waits for its promise, and gives the value back.
+    /// Evaluates an expression in the page, awaits its promise, and returns the value.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let parameters =
             json!({"expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true});
@@ -140,7 +142,7 @@ impl Chromium {
         self.evaluate(&call_expression(function, arguments))
     }
 
-    /// Errors and warnings the page and the browser have told so far.
+    /// Errors and warnings of the page and the browser so far.
     pub(crate) fn console(&self) -> String {
         self.devtools.console()
     }
@@ -170,12 +172,12 @@ impl Drop for Chromium {
     }
 }
 
-/// How long the browser may take to come up; slow machines run several builds beside it.
+/// How long the browser may take to start; slow machines run several builds at the same time.
 const START: Duration = Duration::from_secs(60);
 /// How long one call into the page may take; above every limit inside the page.
 const CALL: Duration = Duration::from_secs(40);
 
-/// One DevTools connection: calls are made one at a time, events are looked through for console messages.
+/// One DevTools connection. Calls are made one at a time; events are searched for console messages.
 struct DevTools {
     input: ChildStdin,
     messages: Receiver<Value>,
@@ -247,7 +249,7 @@ impl DevTools {
         self.input.write_all(&bytes).is_ok()
     }
 
-    /// Keeps what a person would look for in the console.
+    /// Keeps what is of interest in the console.
     fn note(&mut self, message: &Value) {
         let parameters = &message["params"];
         let text = match message["method"].as_str() {

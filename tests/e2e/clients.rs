@@ -1,4 +1,5 @@
-//! WebRTC stacks other than Chromium's, each over the transports it speaks, on port 443, to the SFU's echo test.
+//! WebRTC stacks other than Chromium's, each over the transports it speaks, on port 443, to the
+//! SFU's echo test.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,7 +54,7 @@ fn aiortc_reaches_the_sfu_over_udp() {
     agent_calls(Stack::Aiortc, Firewall::OnlyUdp443, "turn", "udp");
 }
 
-// libnice asked for TLS sends plain STUN over TCP: the same port must take both.
+// libnice sends plain STUN over TCP when TLS is requested, so the same port must accept both.
 //= VEC-07
 //= COMPAT-01
 #[test]
@@ -87,8 +88,8 @@ fn firefox_calls(firewall: Firewall, scheme: &str, transport: &str, relay_protoc
     server.stop();
 }
 
-/// These tell nothing of their candidate pairs. That the media was relayed is shown by the offer, which holds relayed
-/// addresses alone, and by the router, which let nothing but port 443 through.
+/// These report nothing about their candidate pairs. Two facts show that the media was relayed: the
+/// offer contains only relayed addresses, and the router let nothing but port 443 through.
 fn agent_calls(stack: Stack, firewall: Firewall, scheme: &str, transport: &str) {
     let _turn = one_at_a_time();
     let lab = Lab::new(firewall, stack.programs());
@@ -129,7 +130,8 @@ fn assert_offers_relayed_addresses_only(offer: &str) {
     let candidates: Vec<&str> = offer.lines().filter(|line| line.starts_with("a=candidate:")).collect();
     assert!(!candidates.is_empty(), "no candidate:\n{offer}");
     for candidate in candidates {
-        // a=candidate:FOUNDATION COMPONENT TRANSPORT PRIORITY ADDRESS PORT typ TYPE … (RFC 8839 §5.1)
+        // a=candidate:FOUNDATION COMPONENT TRANSPORT PRIORITY ADDRESS PORT typ TYPE … (RFC 8839
+        // §5.1)
         let fields: Vec<&str> = candidate.split(' ').collect();
         assert_eq!(fields[4], RELAY.to_string(), "{candidate}");
         assert!(

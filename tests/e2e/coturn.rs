@@ -1,5 +1,5 @@
-//! coturn in the relay's place: `RELAY_E2E_SERVER=coturn` tells whether a failing test is the relay's fault or the
-//! lab's. It has no credentials API, so the test program mints for it.
+//! coturn in place of the relay. `RELAY_E2E_SERVER=coturn` shows whether a failing test is the
+//! fault of the relay or of the lab. It has no credentials API, so the test program mints for it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,5 @@
-//! A name server of one domain, in a client's namespace: Chromium resolves the host of a TURN server over UDP by DNS
-//! only, `/etc/hosts` does not count.
+//! A name server for one domain, in a client's namespace. Chromium resolves the host of a TURN
+//! server over UDP only by DNS and ignores `/etc/hosts`.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -17,7 +17,8 @@ pub(crate) struct Dns {
 }
 
 impl Dns {
-    /// Starts it; `name` and the names beside it (below the same domain) resolve to `address`, no other name exists.
+    /// Starts it. `name` and other names below the same domain resolve to `address`; no other name
+    /// exists.
     pub(crate) fn start(namespace: &Namespace, name: &str, address: Ipv4Addr) -> Self {
         let socket = namespace
             .within(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)))
@@ -69,7 +70,7 @@ fn wire_name(name: &str) -> Vec<u8> {
     wire
 }
 
-/// The answer to one question; `None` for what is no query. Only A records exist (RFC 1035 §4.1).
+/// The answer to one query; `None` for anything else. Only A records exist (RFC 1035 §4.1).
 fn answer(query: &[u8], domain: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     const TYPE_A: u16 = 1;
     const HEADER: usize = 12;

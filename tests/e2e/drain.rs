@@ -1,4 +1,5 @@
-//! Where browsers' calls go when a relay is drained: the table "Who follows" in docs/operations.md is what is seen here.
+//! Where browsers' calls go when a relay drains. These tests verify the table "Who follows" in
+//! docs/operations.md.
 
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ struct Drain {
 }
 
 impl Drain {
-    /// `settings` stand below `[turn.redirect]`; the certificate of the second relay is for `name`.
+    /// `settings` go below `[turn.redirect]`; the certificate of the second relay is for `name`.
     fn new(chromium: bool, settings: &str, name: &str) -> Self {
         let browsers: &[&str] = if chromium { &["chromium"] } else { &["firefox-esr"] };
         let lab = Lab::new(Firewall::Open, &[browsers, &["certutil"]].concat());
@@ -55,7 +56,7 @@ impl Drain {
         }
     }
 
-    /// Over which transport the browser gets a relayed address, and from which relay.
+    /// The transports over which the browser gets a relayed address, and from which relay.
     fn goes(&mut self) -> [(&'static str, Option<Place>); 3] {
         URIS.map(|(transport, uri)| {
             let mut configuration = self.drained.mint_configuration();
@@ -82,7 +83,7 @@ impl Drain {
     }
 }
 
-/// What clients cannot follow is not sent to them.
+/// Clients get no redirection that they cannot follow.
 //= STUN-BIND-11
 #[test]
 fn by_default_every_browser_gets_a_relayed_address_over_every_transport_of_a_drained_relay() {

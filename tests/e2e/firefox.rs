@@ -1,5 +1,5 @@
-//! Headless Firefox in a client's namespace, driven over WebDriver BiDi (<https://www.w3.org/TR/webdriver-bidi/>) on a
-//! WebSocket of its own loopback.
+//! Headless Firefox in a client's namespace, driven over WebDriver BiDi
+//! (<https://www.w3.org/TR/webdriver-bidi/>) on a WebSocket of its own loopback.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,13 +19,14 @@ use crate::lab::{self, Lab, RELAY_HOST};
 use crate::page::{ORIGIN, PAGE, PAGE_PORT, Page, call_expression};
 use crate::process::{Output, Process};
 
-/// How long the browser may take to come up: 3 s on a quiet machine, ten times that on a busy one.
+/// How long the browser may take to start: 3 s on an idle machine, ten times that on a busy one.
 const START: Duration = Duration::from_secs(90);
 /// How long one call into the page may take; above every limit inside the page.
 const CALL: Duration = Duration::from_secs(40);
 const BIDI_PORT: u16 = 9222;
 
-/// A camera that needs no permission, playback without a click, no traffic of the browser's own.
+/// A camera without a permission prompt, playback without a click, and no background traffic of the
+/// browser.
 const PREFERENCES: &[(&str, &str)] = &[
     ("media.navigator.streams.fake", "true"),
     ("media.navigator.permission.disabled", "true"),
@@ -58,7 +59,8 @@ pub(crate) struct Firefox {
 }
 
 impl Firefox {
-    /// Starts a browser for client `index` that trusts the authority of `certs`, and opens the page.
+    /// Starts a browser for client `index` that trusts the authority of `certs`, and opens the
+    /// page.
     pub(crate) fn start(lab: &Lab, index: usize, certs: &Certs) -> Self {
         let namespace = lab.client(index);
         let home = lab.folder().join(format!("firefox{index}"));
@@ -117,7 +119,7 @@ impl Firefox {
         browser
     }
 
-    /// Ends the browser in the middle of what it does.
+    /// Kills the browser while it is busy.
     pub(crate) fn kill(mut self) {
         self.process.kill(&self.home);
     }
@@ -153,7 +155,7 @@ impl Firefox {
 
 impl Page for Firefox {
     fn call_page(&mut self, function: &str, arguments: &[&Value]) -> Value {
-        // BiDi has a notation of its own for values: text is the same in both.
+        // BiDi has its own notation for values; text is the same in both.
         let expression = format!(
             "(async () => JSON.stringify(await {} ?? null))()",
             call_expression(function, arguments)
@@ -184,7 +186,7 @@ impl Drop for Firefox {
         if thread::panicking() {
             eprintln!("---- console of the page ----\n{}", self.console);
         }
-        // Its processes end by themselves when asked this way; the signal that follows finds nobody.
+        // Its processes end by themselves after this; the later signal finds none.
         let _ = self.socket.send(Message::text(
             json!({"id": 0, "method": "browser.close", "params": {}}).to_string(),
         ));

@@ -1,4 +1,5 @@
-//! Forced relay with a closed relay range: nothing but port 443 is open, neither towards clients nor on the server.
+//! Forced relay with a closed relay range: only port 443 is open, both towards clients and on the
+//! server.
 
 use std::fs;
 
@@ -14,10 +15,10 @@ use crate::one_at_a_time;
 use crate::process::run;
 use crate::server::Server;
 
-/// Everyone is forced; the other listeners are left there to be refused at.
+/// Every login is forced. The other listeners remain, and refuse.
 const FORCED: &str = "\n[turn]\nbinding = false\n\n[forced_relay]\neveryone = true\n";
 
-/// What the API must hand out, and nothing else.
+/// What the API must return, and nothing else.
 fn assert_forced(configuration: &Value) {
     let urls = [
         format!("turns:{RELAY_HOST}:443?transport=tcp"),
@@ -47,7 +48,7 @@ fn with_nothing_but_443_open_on_both_sides_a_browser_reaches_the_sfu() {
         let server = Server::start_with(&lab, &certs, FORCED);
         let mut janus = Janus::start(&lab);
         let mut browser = Chromium::start(&lab, 0, &certs);
-        // As it is minted, so that the browser is told of every way and finds the one that is open.
+        // Unmodified, so that the browser gets every URI and finds the one that works.
         let configuration = server.mint_configuration();
         assert_forced(&configuration);
 
@@ -95,7 +96,7 @@ fn with_nothing_but_443_open_on_both_sides_two_browsers_reach_each_other_inside_
     let (passed, admitted) = (lab.passed(), admitted(&lab));
     assert_eq!((passed.udp_443, passed.other), (0, 0), "{passed:?}");
     assert!(admitted.to_443 > 1000, "{admitted:?}");
-    // Not one packet left a relay socket: there was nothing to answer.
+    // No packet left a relay socket, so there was nothing to answer.
     assert_eq!((admitted.answers, admitted.elsewhere), (0, 0), "{admitted:?}");
     server.stop();
 }
@@ -138,7 +139,7 @@ fn a_browser_with_a_forced_credential_is_told_403_on_every_other_port() {
 #[test]
 fn behind_a_nat_a_browser_learns_no_address_of_its_own_where_binding_is_off() {
     let _turn = one_at_a_time();
-    // What there is to hide: the same browser, the same URI, a server without the policy.
+    // What the policy hides: the same browser and URI, with a server without it.
     assert!(kinds_of_candidates("").contains(&"srflx".into()));
     let closed = kinds_of_candidates(FORCED);
     assert!(
@@ -147,7 +148,8 @@ fn behind_a_nat_a_browser_learns_no_address_of_its_own_where_binding_is_off() {
     );
 }
 
-/// The types of a browser's candidates, the client behind a NAT, its page without a policy of its own, TURN over UDP 443.
+/// The types of a browser's candidates. The client is behind a NAT, its page has no policy of its
+/// own, and TURN uses UDP 443.
 fn kinds_of_candidates(settings: &str) -> Vec<Value> {
     let lab = Lab::new(Firewall::Open, &["chromium", "certutil"]);
     translate(&lab);
@@ -162,7 +164,8 @@ fn kinds_of_candidates(settings: &str) -> Vec<Value> {
     gathered["candidates"].as_array().expect("a list").clone()
 }
 
-/// Puts the first client behind a NAT: its packets leave with another address, which no interface of a browser's has.
+/// Puts the first client behind a NAT: its packets leave with another address, which no interface
+/// of a browser has.
 fn translate(lab: &Lab) {
     run(lab
         .client(0)

@@ -1,4 +1,4 @@
-//! One port 443 and several servers: the relay behind other people's proxies, and other people's servers behind the relay.
+//! One port 443 and several servers: the relay behind proxies, and other servers behind the relay.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -110,7 +110,8 @@ backend relay
     assert!(log.contains(&client) && log.contains("transport=\"tcp\""), "{log}");
 }
 
-/// Firefox refuses 127.0.0.1 as its own mapped address: without the header it gathers no relay candidate.
+/// Firefox refuses 127.0.0.1 as its own mapped address: without the header it gathers no relay
+/// candidate.
 //= XPORT-19
 #[test]
 fn behind_the_nginx_of_openvidus_page_firefox_is_told_its_own_address_and_media_flows() {
@@ -138,7 +139,7 @@ fn behind_the_nginx_of_openvidus_page_firefox_is_told_its_own_address_and_media_
     relay.stop();
 }
 
-/// What stands in `page` between the line `fence` and the end of its block.
+/// The text in `page` between the line `fence` and the end of its block.
 fn block<'a>(page: &'a str, fence: &str) -> &'a str {
     let (_, rest) = page.split_once(fence).expect("a block of the page");
     rest.split_once("```").expect("its end").0
@@ -146,8 +147,8 @@ fn block<'a>(page: &'a str, fence: &str) -> &'a str {
 
 const PROXIED: &str = "proxy_protocol = \"required\"\ntrusted_proxies = [\"127.0.0.1\"]\n";
 
-/// Chromium calls the SFU through a proxy on 443 of the relay's machine, with the relay behind it on another port.
-/// Gives the relay's log.
+/// Chromium calls the SFU through a proxy on 443 of the relay's machine, with the relay behind it
+/// on another port. Returns the relay's log.
 fn call_behind(proxy: impl FnOnce(&Lab, &Certs) -> Process, bind: &str, listener: &str) -> String {
     let _turn = one_at_a_time();
     let lab = Lab::new(Firewall::OnlyTcp443, &[SFU_PROGRAMS, &["nginx", "haproxy"]].concat());
@@ -168,7 +169,7 @@ fn call_behind(proxy: impl FnOnce(&Lab, &Certs) -> Process, bind: &str, listener
         "{passed:?}"
     );
     if !listener.is_empty() {
-        // From the SFU's machine, which reaches every port of the relay's.
+        // From the SFU's machine, which reaches every port of the relay.
         let before = relay.metric("relay_connections_total{outcome=\"untrusted_proxy\"}");
         assert!(is_refused(lab.sfu()), "a stranger's header is believed");
         let after = relay.metric("relay_connections_total{outcome=\"untrusted_proxy\"}");
@@ -180,14 +181,16 @@ fn call_behind(proxy: impl FnOnce(&Lab, &Certs) -> Process, bind: &str, listener
     log
 }
 
-/// The credential of `configuration` for TLS on the port the proxy has: the relay itself knows only its own.
+/// The credential of `configuration` for TLS on the proxy's port; the relay itself knows only its
+/// own.
 fn on_443(configuration: &Value) -> Value {
     let mut server = configuration["iceServers"][0].clone();
     server["urls"] = json!([TLS_URI]);
     json!({"iceServers": [server]})
 }
 
-/// Whether the relay behind a proxy has nothing to say to somebody else in `namespace` with a PROXY header and a request.
+/// Whether the relay behind a proxy refuses another sender in `namespace` that sends a PROXY header
+/// and a request.
 fn is_refused(namespace: &crate::lab::Namespace) -> bool {
     let address = SocketAddr::from((RELAY, BEHIND));
     let attempt = || -> std::io::Result<usize> {
@@ -199,13 +202,14 @@ fn is_refused(namespace: &crate::lab::Namespace) -> bool {
     };
     match namespace.within(attempt) {
         Ok(read) => read == 0,
-        // It may be closed before the header is out. That nobody listens, or that nothing is said, would be no refusal.
+        // It may close before the whole header is sent. A missing listener, or no reaction, would
+        // not be a refusal.
         Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
     }
 }
 
-/// A web site by its own name and certificate, one behind the relay's own name, credentials, and media: all of it over
-/// one port of one process.
+/// A web site under its own name and certificate, one behind the relay's name, credentials, and
+/// media, all on one port of one process.
 #[test]
 fn one_port_serves_a_web_site_by_name_the_api_and_media() {
     let _turn = one_at_a_time();
@@ -262,7 +266,7 @@ fn one_port_serves_a_web_site_by_name_the_api_and_media() {
     relay.stop();
 }
 
-/// With nothing open but UDP 443: a web site over HTTP/3, and media beside it, from one process.
+/// With only UDP 443 open: a web site over HTTP/3 and media, from one process.
 #[test]
 fn one_udp_port_serves_a_web_site_over_http3_and_media() {
     const LEN: usize = 2_000_000;
@@ -287,7 +291,7 @@ fn one_udp_port_serves_a_web_site_over_http3_and_media() {
     let uri = format!("turn:{RELAY_HOST}:443?transport=udp");
     let configuration = only(&uri, &relay.mint_configuration());
     call_echo(&mut browser, &mut janus, &configuration, &["udp"]);
-    // A download while the call goes on.
+    // A download during the call.
     let url = format!("https://{WEB_HOST}/{LEN}");
     let download = format!("fetch('{url}').then(response => response.arrayBuffer()).then(body => body.byteLength)");
     assert_eq!(browser.evaluate(&download), LEN);
@@ -306,13 +310,13 @@ fn one_udp_port_serves_a_web_site_over_http3_and_media() {
     relay.stop();
 }
 
-/// 500 half-open handshakes and 500 connections of one byte a second.
+/// 500 half-open handshakes and 500 connections with one byte per second.
 #[test]
 fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
     let _turn = one_at_a_time();
     let lab = Lab::new(Firewall::OnlyTcp443, SFU_PROGRAMS);
     let certs = Certs::make(lab.folder(), RELAY_HOST);
-    // They come from one address here, and are to be as many as from a thousand.
+    // Here they come from one address, and should be as many as from a thousand.
     let relay = Relay::start(
         &lab,
         &certs,
@@ -336,7 +340,7 @@ fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
         new.evaluate("connection.close()");
         took
     };
-    // How quick the browser is depends on what else this machine does.
+    // The browser's speed depends on other load on this machine.
     let quiet = (0..3).map(|_| set_up()).max().expect("three calls");
     let attack = Attack::start(&lab);
     let setups: Vec<Duration> = (0..3).map(|_| set_up()).collect();
@@ -364,7 +368,8 @@ fn a_thousand_half_open_connections_keep_no_call_out_and_cost_none_a_packet() {
     relay.stop();
 }
 
-/// Keeps 1000 connections half open from the second client's address; those that are closed are opened again.
+/// Keeps 1000 connections half open from the second client's address, and reopens those that are
+/// closed.
 struct Attack {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<usize>,
@@ -386,7 +391,7 @@ impl Attack {
         Self { stop, thread }
     }
 
-    /// How many connections were opened.
+    /// Returns how many connections were opened.
     fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the attack goes on to its end")
@@ -400,7 +405,7 @@ impl Attack {
             let begun = Instant::now();
             for (index, connection) in connections.iter_mut().enumerate() {
                 if let Some((stream, sent)) = connection {
-                    // The first half say no more; the others, the next byte.
+                    // The first half send nothing more; the others send the next byte.
                     let more = if index < Self::EACH { 0 } else { 1 };
                     let alive = stream.write_all(&hello[*sent..(*sent + more).min(hello.len())]).is_ok();
                     *sent += more;
@@ -427,7 +432,7 @@ impl Attack {
     }
 }
 
-/// Reads away what has come, to see whether that is all.
+/// Reads all pending data to see whether the connection has ended.
 fn is_closed(stream: &mut TcpStream) -> bool {
     let mut read = [0; 4096];
     loop {

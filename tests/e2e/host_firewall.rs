@@ -1,4 +1,4 @@
-//! The relay's own firewall: what a server has where nothing but port 443 may be opened.
+//! The relay's own firewall, as on a server where only port 443 may be open.
 
 use std::fs;
 
@@ -7,21 +7,22 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::process::run;
 
-/// Packets for the relay that its firewall let in, by who began the flow they belong to, and those it refused.
+/// Packets for the relay that its firewall accepted, by the initiator of their flow, and those it
+/// refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Admitted {
-    /// Begun outside, to port 443.
+    /// Initiated outside, to port 443.
     pub(crate) to_443: u64,
-    /// Answers to what the relay began.
+    /// Answers to flows that the relay initiated.
     pub(crate) answers: u64,
-    /// Begun outside, to any other port: what must never be.
+    /// Initiated outside, to any other port; must never happen.
     pub(crate) elsewhere: u64,
     /// Refused.
     pub(crate) refused: u64,
 }
 
-/// Drops everything for the relay but port 443 and answers. A second chain counts what has come in by what the kernel
-/// knows of its flow, so that the count does not rest on the rules it is to prove.
+/// Drops everything for the relay except port 443 and answers. A second chain counts accepted
+/// packets by the kernel's flow state, so the count does not depend on the rules under test.
 pub(crate) fn close(lab: &Lab) {
     let rules = "table ip host {
        counter to_443 { }
@@ -49,7 +50,7 @@ pub(crate) fn close(lab: &Lab) {
     run(lab.relay().command("nft").arg("--file").arg(file));
 }
 
-/// What has come in so far.
+/// The counts so far.
 pub(crate) fn admitted(lab: &Lab) -> Admitted {
     let text = run(lab.relay().command("nft").args(["--json", "list", "counters"]));
     let json: Value = serde_json::from_str(&text).expect("nft prints JSON when asked to");

@@ -1,4 +1,4 @@
-//! As much HTTP/1.1 as the lab needs: a client for APIs inside a namespace, and a server of one page.
+//! The HTTP/1.1 that the lab needs: a client for APIs inside a namespace, and a server of one page.
 
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::lab::Namespace;
 
-/// Janus holds a request for events back for up to 30 seconds.
+/// Janus delays the response to a request for events for up to 30 seconds.
 const TIMEOUT: Duration = Duration::from_secs(35);
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     /// 200, 404, …
@@ -21,7 +21,7 @@ pub(crate) struct Response {
     pub(crate) body: String,
 }
 
-/// Sends one request from inside `namespace` and reads the answer.
+/// Sends one request from inside `namespace` and reads the response.
 pub(crate) fn request(
     namespace: &Namespace,
     server: SocketAddr,
@@ -97,15 +97,15 @@ fn read_response(mut reader: BufReader<TcpStream>) -> io::Result<Response> {
     })
 }
 
-/// Serves one page on http://localhost:PORT inside a namespace until dropped. A browser takes that origin for secure,
-/// and only there gives it a camera.
+/// Serves one page on http://localhost:PORT inside a namespace until dropped. A browser treats that
+/// origin as secure, which it requires for access to a camera.
 pub(crate) struct PageServer {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl PageServer {
-    /// Starts it; every path gives `page`.
+    /// Starts it; every path returns `page`.
     pub(crate) fn start(namespace: &Namespace, port: u16, page: &'static str) -> Self {
         let listener = namespace
             .within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
@@ -116,7 +116,7 @@ impl PageServer {
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    // A browser that goes away half way is not this test's concern.
+                    // A browser that disconnects midway does not matter here.
                     Ok((stream, _)) => drop(serve_page(stream, page)),
                     Err(_) => thread::sleep(Duration::from_millis(10)),
                 }
@@ -140,7 +140,7 @@ impl Drop for PageServer {
 
 fn serve_page(stream: TcpStream, page: &str) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    // Browsers open connections ahead of need and send nothing on them.
+    // Browsers open connections in advance and send nothing on them.
     stream.set_read_timeout(Some(Duration::from_millis(500)))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

@@ -1,5 +1,5 @@
-//! Janus, a real SFU, in the SFU's namespace or beside the relay: its echo test sends a browser's media back. It is reached
-//! over its HTTP API by the test program; browsers never talk to it but through the relay.
+//! Janus, a real SFU, in the SFU's namespace or beside the relay. Its echo test sends a browser's
+//! media back. The test program uses its HTTP API; browsers reach it only through the relay.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,14 +19,14 @@ const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST
 pub(crate) struct Janus {
     process: Process,
     namespace: Namespace,
-    /// Where its media is.
+    /// The address of its media.
     pub(crate) address: Ipv4Addr,
     session: u64,
     handle: u64,
 }
 
 impl Janus {
-    /// Starts it with the echo test and the HTTP API alone, and attaches to the echo test.
+    /// Starts it with only the echo test and the HTTP API, and attaches to the echo test.
     pub(crate) fn start(lab: &Lab) -> Self {
         Self::start_in(lab, lab.sfu(), SFU, "")
     }
@@ -61,14 +61,14 @@ impl Janus {
         janus
     }
 
-    /// Begins another session with the echo test, for another call beside the one before.
+    /// Starts another session with the echo test, for another concurrent call.
     pub(crate) fn attach(&mut self) {
         self.session = id_of(&self.post("/janus", json!({"janus": "create"})));
         let attach = json!({"janus": "attach", "plugin": "janus.plugin.echotest"});
         self.handle = id_of(&self.post(&format!("/janus/{}", self.session), attach));
     }
 
-    /// Hands over an offer with all its candidates and gives back the answer with all of Janus'.
+    /// Sends an offer with all its candidates and returns the answer with all of Janus' candidates.
     pub(crate) fn answer(&mut self, offer: &str) -> String {
         let path = format!("/janus/{}/{}", self.session, self.handle);
         let message = json!({
@@ -156,7 +156,7 @@ fn write_configuration(folder: &Path, settings: &str) {
     write("janus.plugin.echotest.jcfg", "general: { }".to_owned());
 }
 
-/// Where the distribution keeps Janus' parts: the folder has the machine's name in it.
+/// The folder of Janus' parts in the distribution, which contains the machine's architecture.
 fn installed(kind: &str, library: &str) -> PathBuf {
     let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let mut found = folders.map(|entry| entry.path().join("janus").join(kind).join(library));

@@ -1,4 +1,5 @@
-//! A small internet in network namespaces: clients, the relay and an SFU, joined by a router with a firewall.
+//! A small internet in network namespaces: clients, the relay and an SFU, joined by a router with a
+//! firewall.
 //!
 //! ```text
 //!  client 0  192.0.2.10 ───┐
@@ -6,9 +7,9 @@
 //!  client 1  192.0.2.138 ──┘                       └── sfu    203.0.113.10
 //! ```
 //!
-//! Every lab has its own namespaces, so addresses never clash, and names that hold the test's process id, so labs of
-//! several runs do not either. A lab takes itself down when dropped; what a killed run leaves behind is cleared by
-//! the next one, which knows it by the lock its owner no longer holds.
+//! Every lab has its own namespaces, so addresses never collide. Their names contain the test's
+//! process id, so labs of several runs do not collide either. A lab removes itself when dropped.
+//! The next run removes what a killed run leaves behind, which it recognises by the released lock.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -27,7 +28,7 @@ use serde_json::Value;
 use crate::process::run;
 use crate::requirements;
 
-/// Name the relay goes by for clients.
+/// The relay's name for clients.
 pub(crate) const RELAY_HOST: &str = "turn.example.test";
 /// Addresses of the two clients.
 pub(crate) const CLIENTS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 10), Ipv4Addr::new(192, 0, 2, 138)];
@@ -36,15 +37,15 @@ pub(crate) const RELAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 /// Address of the SFU, and of any other peer.
 pub(crate) const SFU: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
-/// The SFU's network, which a relay must be told to allow.
+/// The SFU's network, which the relay's configuration must allow.
 pub(crate) const SFU_NETWORK: &str = "203.0.113.0/24";
 
-/// How the name of everything begins that a lab makes on the machine.
+/// Prefix of the names of everything that a lab creates on the machine.
 pub(crate) const PREFIX: &str = "relay-e2e-";
 const LOCKS: &str = "/run/lock";
 const PROGRAMS: &[&str] = &["ip", "nft", "setpriv", "tc"];
 
-/// What the router lets pass between clients and the rest. Relay and SFU always reach each other.
+/// What the router forwards between clients and the rest. Relay and SFU always reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Firewall {
     /// TCP port 443 of the relay, nothing else.
@@ -55,7 +56,7 @@ pub(crate) enum Firewall {
     Open,
 }
 
-/// Packets that came through the router from or to clients, and those of clients that it refused.
+/// Packets that the router forwarded from or to clients, and packets of clients that it refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
     /// TCP, port 443 of the relay.
@@ -68,7 +69,7 @@ pub(crate) struct Passed {
     pub(crate) refused: u64,
 }
 
-/// The namespaces with their wires, and a folder for files.
+/// The namespaces with their links, and a folder for files.
 pub(crate) struct Lab {
     id: String,
     clients: Vec<Namespace>,
@@ -79,7 +80,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Builds a lab whose tests will start `programs`.
+    /// Builds a lab whose tests start `programs`.
     pub(crate) fn new(firewall: Firewall, programs: &[&str]) -> Self {
         requirements::check(&[PROGRAMS, programs].concat());
         hold_lock();
@@ -90,7 +91,7 @@ impl Lab {
             name: format!("{id}-{role}"),
             role: role.to_owned(),
         };
-        // The value exists before anything is made: a failure half way is cleared away by its drop.
+        // The value exists before its parts, so that dropping it cleans up after a failure midway.
         let lab = Self {
             clients: vec![namespace("client0"), namespace("client1")],
             relay: namespace("relay"),
@@ -103,7 +104,7 @@ impl Lab {
         for namespace in lab.namespaces() {
             namespace.create();
         }
-        // This file shows the setting of the namespace of the thread that opens it.
+        // This file shows the setting for the namespace of the thread that opens it.
         lab.router
             .within(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))
             .expect("forwarding can be switched on inside a namespace");
@@ -127,22 +128,23 @@ impl Lab {
         &self.clients[index]
     }
 
-    /// Where the relay runs.
+    /// The relay's namespace.
     pub(crate) fn relay(&self) -> &Namespace {
         &self.relay
     }
 
-    /// Where the SFU, or another peer, runs.
+    /// The namespace of the SFU, or of another peer.
     pub(crate) fn sfu(&self) -> &Namespace {
         &self.sfu
     }
 
-    /// A folder that goes with the lab.
+    /// A folder that is removed with the lab.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Makes the wire to a client narrow (`rate` as `tc` takes it), with a queue of half a second, as home routers have.
+    /// Limits the link to a client (`rate` in the notation of `tc`), with a queue of half a second,
+    /// as home routers have.
     pub(crate) fn narrow_client(&self, index: usize, rate: &str) {
         let device = router_side(self.client(index));
         let mut tc = self.router.command("tc");
@@ -151,7 +153,7 @@ impl Lab {
             .args(["burst", "4kb", "latency", "500ms"]));
     }
 
-    /// How often the wire to a narrowed client was asked for more than it carries.
+    /// How many packets exceeded the rate of a limited link.
     pub(crate) fn overruns(&self, index: usize) -> u64 {
         let device = router_side(self.client(index));
         let mut tc = self.router.command("tc");
@@ -160,7 +162,7 @@ impl Lab {
         json[0]["overlimits"].as_u64().expect("a narrowed wire counts")
     }
 
-    /// What has passed the router so far.
+    /// The router's counts so far.
     pub(crate) fn passed(&self) -> Passed {
         Passed {
             tcp_443: self.counter("passed_tcp_443"),
@@ -170,7 +172,7 @@ impl Lab {
         }
     }
 
-    /// Packets that a named counter of the router's rules has seen.
+    /// Packets counted by a named counter of the router's rules.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let text = run(self.router.command("nft").args(["--json", "list", "counters"]));
         let json: Value = serde_json::from_str(&text).expect("nft prints JSON when asked to");
@@ -184,8 +186,8 @@ impl Lab {
             .expect("the rule set has this counter")
     }
 
-    /// Two chains: one decides, the other, behind it, only counts what came through, so that the count does not
-    /// rest on the rules it is to prove.
+    /// Two chains: the first decides, and the second only counts what passed, so the count does not
+    /// depend on the rules under test.
     fn set_firewall(&self, firewall: Firewall) {
         let allowed = match firewall {
             Firewall::OnlyTcp443 => {
@@ -228,14 +230,15 @@ impl Lab {
         self.add_rules("firewall", &rules);
     }
 
-    /// Adds `rules` to the router's; `name` is for the file they are written to.
+    /// Adds `rules` to the router; `name` is the name of their file.
     pub(crate) fn add_rules(&self, name: &str, rules: &str) {
         let file = self.folder.join(format!("{name}.nft"));
         fs::write(&file, rules).expect("the lab's folder is writable");
         run(self.router.command("nft").arg("--file").arg(file));
     }
 
-    /// Joins a namespace to the router; the router is `.1` of the same network (`.129` for the upper half).
+    /// Connects a namespace to the router; the router is `.1` of the same network (`.129` for the
+    /// upper half).
     fn wire(&self, namespace: &Namespace, address: Ipv4Addr, prefix: u8) {
         let router_side = router_side(namespace);
         let mut gateway = address.octets();
@@ -285,7 +288,7 @@ impl Drop for Lab {
     }
 }
 
-/// The router's end of the wire to `namespace`.
+/// The router's end of the link to `namespace`.
 fn router_side(namespace: &Namespace) -> String {
     format!("to-{}", namespace.role)
 }
@@ -298,19 +301,21 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// The name `ip netns` knows it by.
+    /// Its name for `ip netns`.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// A command that will run in here, and die with the thread that starts it even if that is killed.
+    /// A command that runs in this namespace, and ends with the thread that starts it even if that
+    /// is killed.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", &self.name, program]);
         command
     }
 
-    /// Runs `action` on a thread that is in here. Sockets it makes stay in here wherever they are used later.
+    /// Runs `action` on a thread in this namespace. Its sockets stay in the namespace wherever they
+    /// are used later.
     pub(crate) fn within<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
         let enter = || -> io::Result<()> {
             let file = File::open(Path::new("/run/netns").join(&self.name))?;
@@ -325,8 +330,9 @@ impl Namespace {
         })
     }
 
-    /// Waits until the kernel calls the wire running. It passes packets at once, but the kernel tells of new wires once a
-    /// second, and until then libnice finds no address here and gathers nothing, for ever.
+    /// Waits until the kernel reports the link as running. It forwards packets at once, but the
+    /// kernel reports new links only once per second, and until then libnice finds no address here
+    /// and never gathers anything.
     fn wait_until_wired(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !run(Command::new("ip").args(["-n", &self.name, "link", "show", "dev", "eth0"])).contains("state UP") {
@@ -336,7 +342,8 @@ impl Namespace {
     }
 
     fn create(&self) {
-        // Programs in here see this file in place of /etc/resolv.conf: names are asked of the test (dns.rs).
+        // Programs in this namespace see this file as /etc/resolv.conf, so their queries go to the
+        // test (dns.rs).
         let etc = Path::new("/etc/netns").join(&self.name);
         fs::create_dir_all(&etc).expect("root may make /etc/netns");
         fs::write(
@@ -349,7 +356,7 @@ impl Namespace {
     }
 }
 
-/// Takes this process's lock and clears what dead runs have left; once per process.
+/// Takes this process's lock and removes what dead runs have left; once per process.
 fn hold_lock() {
     static LOCK: OnceLock<File> = OnceLock::new();
     LOCK.get_or_init(|| {
@@ -359,7 +366,7 @@ fn hold_lock() {
     });
 }
 
-/// The lock that tells that the labs of the run `pid` are in use; held as long as the file is open.
+/// The lock that marks the labs of the run `pid` as in use; held while the file is open.
 pub(crate) fn take_lock(pid: u32) -> File {
     fs::create_dir_all(LOCKS).expect("root may write in /run");
     let file = File::create(lock_path(pid)).expect("root may write in /run/lock");
@@ -371,8 +378,8 @@ fn lock_path(pid: u32) -> PathBuf {
     Path::new(LOCKS).join(format!("{PREFIX}{pid}.lock"))
 }
 
-/// Removes the labs of runs that are no more. Their lock tells: the system frees it when a process ends, however it
-/// ends, while a process id may already belong to another.
+/// Removes the labs of runs that have ended. The lock decides, because the system releases it when
+/// a process ends for any reason, while a process id may already belong to another.
 pub(crate) fn clear_leftovers() {
     let owner = |name: &str| -> Option<u32> { name.strip_prefix(PREFIX)?.split(['-', '.']).next()?.parse().ok() };
     let dead =
@@ -403,8 +410,8 @@ pub(crate) fn clear_leftovers() {
     }
 }
 
-/// Ends what still runs in a namespace of ours and removes it with its wires. Errors are not told: half-made
-/// namespaces come here as well.
+/// Ends what still runs in a namespace of the lab, and removes it with its links. Ignores errors,
+/// because half-made namespaces get here too.
 fn remove_namespace(name: &str) {
     let quiet = |command: &mut Command| command.stdin(Stdio::null()).stderr(Stdio::null()).output();
     if let Ok(output) = quiet(Command::new("ip").args(["netns", "pids", name])) {

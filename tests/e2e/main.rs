@@ -1,5 +1,6 @@
-//! Real clients against the real program, through a real firewall: browsers, an SFU and coturn's client in network
-//! namespaces. `docs/testing.md`, "End-to-end lab", tells how it is laid out and how to look into a failure.
+//! Real clients against the real program, through a real firewall: browsers, an SFU and coturn's
+//! client in network namespaces. `docs/testing.md`, "End-to-end lab", describes the layout and how
+//! to investigate a failure.
 
 mod agent;
 mod calls;
@@ -33,7 +34,8 @@ mod unasked;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Held by every test: a browser that encodes and decodes video takes a small machine's processors for itself.
+/// Held by every test: a browser that encodes and decodes video uses all processors of a small
+/// machine.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LAB: Mutex<()> = Mutex::new(());
     LAB.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,4 +1,5 @@
-//! The relay behind a NAT that maps its address and its ports: what clients and peers are told is what works outside.
+//! The relay behind a NAT that maps its address and its ports: clients and peers get the external
+//! ones.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -14,9 +15,10 @@ use crate::one_at_a_time;
 use crate::relay::Relay;
 use crate::server::RELAY_PORTS;
 
-/// The relay's address outside. Inside it has another, and knows this one from its configuration alone.
+/// The relay's external address. Inside it has another, and knows this one only from its
+/// configuration.
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 99);
-/// The ports outside; none of them is one of those inside.
+/// The external ports, none of which is also an internal one.
 const PUBLIC_PORTS: RangeInclusive<u16> = 20_000..=20_847;
 
 #[test]
@@ -50,13 +52,14 @@ fn a_call_is_relayed_through_a_mapping_of_address_and_ports() {
     let port = local["port"].as_u64().and_then(|port| u16::try_from(port).ok());
     assert!(port.is_some_and(|port| PUBLIC_PORTS.contains(&port)), "{sample:#}");
     assert_eq!(sample["remote"]["address"], SFU.to_string(), "{sample:#}");
-    // The SFU sends to what was announced, and knows nothing of the inside.
+    // The SFU sends to the announced address, and does not know the internal one.
     assert!(lab.counter("media_outside") > 100);
     assert_eq!(lab.counter("media_inside"), 0);
     relay.stop();
 }
 
-/// 443 outside is 3478 inside, and each relayed port another; `snat` and `dnat` are the NAT's two directions.
+/// 443 outside is 3478 inside, and each relay port is another; `snat` and `dnat` are the NAT's two
+/// directions.
 fn mapping() -> String {
     let (mut inward, mut outward) = (String::new(), String::new());
     for (inside, outside) in RELAY_PORTS.zip(PUBLIC_PORTS) {

@@ -1,4 +1,4 @@
-//! coturn's client counts messages through the relay, to a peer that notes where they come from.
+//! coturn's client counts messages through the relay, to a peer that records their sources.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,11 +18,12 @@ use crate::one_at_a_time;
 use crate::process::{Output, Process, tail};
 use crate::server::{RELAY_PORTS, SECRET, Server};
 
-// Many clients with few messages each: on a busy machine coturn's client falls behind and then sends in bursts without
-// reading, and its socket buffer holds some 170 messages. What it loses itself must not look like the relay's loss.
+// Many clients with few messages each. On a busy machine coturn's client falls behind and then
+// sends in bursts without reading, and its socket buffer holds some 170 messages. Its own losses
+// must not look like the relay's.
 const CLIENTS: usize = 100;
 const MESSAGES_PER_CLIENT: usize = 100;
-/// All these clients are one user at one address, and come within a second.
+/// All these clients are one user at one address, and arrive within a second.
 const SETTINGS: &str = "
 [turn.compat]
 rfc5766_channels = true  # coturn's client draws its channel numbers up to 0x7FFF
@@ -54,8 +55,9 @@ fn coturns_client_loses_none_of_10000_messages_over_dtls() {
     relay_10000_messages(&["-S"]);
 }
 
-/// coturn's client draws two channel numbers for each allocation. One time in eighty it draws the same number for two peers
-/// of one of them, which no server grants, and gives up: that says nothing, and it draws again.
+/// coturn's client draws two channel numbers for each allocation. One time in eighty it draws the
+/// same number for two peers of one allocation, which no server grants, and gives up. That is no
+/// failure, and the run is repeated.
 fn relay_10000_messages(flags: &[&str]) {
     let relayed = (0..4).any(|_| are_relayed(flags));
     assert!(relayed, "four times in a row the client drew a channel number twice");
@@ -69,7 +71,8 @@ fn are_relayed(flags: &[&str]) -> bool {
     let peer = Peer::start(lab.sfu());
 
     let mut command = lab.client(0).command("turnutils_uclient");
-    // -c: no second allocation for RTCP; -W: coturn's client makes the time-limited credential itself.
+    // -c: no second allocation for RTCP; -W: coturn's client makes the time-limited credential
+    // itself.
     command
         .args(flags)
         .args(["-v", "-c", "-X", "-p", "443", "-u", "e2e", "-W", SECRET]);
@@ -105,7 +108,8 @@ fn are_relayed(flags: &[&str]) -> bool {
         whereabouts(&lab, &server, &peer)
     );
 
-    // coturn's client makes each allocation twice, once as a trial; the second carries the messages.
+    // coturn's client makes each allocation twice, once as a trial; the second carries the
+    // messages.
     let announced = relayed_addresses(&log);
     let sources = peer.sources();
     assert_eq!(
@@ -125,7 +129,7 @@ fn are_relayed(flags: &[&str]) -> bool {
     true
 }
 
-/// Where messages can have been lost: every place that counts them.
+/// All places that count lost messages.
 fn whereabouts(lab: &Lab, server: &Server, peer: &Peer) -> String {
     let mut text = format!("the peer took {} messages\n", peer.received.load(Ordering::Relaxed));
     for namespace in [lab.client(0), lab.relay(), lab.sfu()] {
@@ -138,13 +142,13 @@ fn whereabouts(lab: &Lab, server: &Server, peer: &Peer) -> String {
     text + &server.losses()
 }
 
-/// The addresses coturn's client says it was given.
+/// The addresses that coturn's client reports.
 fn relayed_addresses(log: &str) -> BTreeSet<SocketAddr> {
     let told = log.lines().filter_map(|line| line.split_once("relay addr: "));
     told.filter_map(|(_, address)| address.trim().parse().ok()).collect()
 }
 
-/// Sends every datagram back and notes its source.
+/// Sends every datagram back and records its source.
 struct Peer {
     port: u16,
     received: Arc<AtomicUsize>,
@@ -157,8 +161,9 @@ impl Peer {
         let socket = namespace
             .within(|| UdpSocket::bind((SFU, 0)))
             .expect("the namespace has this address");
-        // All clients share it: the usual buffer holds what comes in an eighth of a second, and a busy machine may let the
-        // peer wait for longer. The peer's own losses would be taken for the relay's.
+        // All clients share it. The default buffer holds what arrives in an eighth of a second, and
+        // on a busy machine the peer may wait longer. The peer's own losses would look like the
+        // relay's.
         setsockopt(&socket, RcvBufForce, &(16 << 20)).expect("root may choose the size");
         socket
             .set_read_timeout(Some(Duration::from_millis(100)))
@@ -194,7 +199,7 @@ impl Peer {
         }
     }
 
-    /// Stops it and tells who has sent to it.
+    /// Stops it and returns the senders.
     fn sources(mut self) -> BTreeSet<SocketAddr> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread

@@ -1,4 +1,5 @@
-//! A credentials API that is open to everybody, asked by a page of another origin: the relay knows nothing of that page.
+//! A credentials API that is open to everyone, used by a page of another origin that the relay does
+//! not know.
 
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::one_at_a_time;
 use crate::page::Page;
 use crate::relay::Relay;
 
-/// Instead of the lab's key and list of origins.
+/// Replaces the lab's key and list of origins.
 const OPEN: &[(&str, &str)] = &[
     ("RELAY__API__OPEN", "true"),
     ("RELAY__API__KEYS", "[]"),

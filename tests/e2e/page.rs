@@ -1,4 +1,4 @@
-//! The page (`page.html`) in whichever browser shows it.
+//! The page (`page.html`) in any browser.
 
 use serde_json::Value;
 
@@ -7,12 +7,12 @@ pub(crate) const PAGE_PORT: u16 = 8080;
 /// Origin of the page, which the relay's API must allow.
 pub(crate) const ORIGIN: &str = "http://localhost:8080";
 
-/// What a test asks of a browser, or of another stack with the same functions.
+/// The functions of a browser, or of another stack, that a test uses.
 pub(crate) trait Page {
-    /// Calls a function of the page, waits for its promise, and gives the value back.
+    /// Calls a function of the page, awaits its promise, and returns the value.
     fn call_page(&mut self, function: &str, arguments: &[&Value]) -> Value;
 
-    /// Errors and warnings the page and the browser have told so far.
+    /// Errors and warnings of the page and the browser so far.
     fn console(&self) -> String;
 }
 

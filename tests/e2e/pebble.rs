@@ -1,5 +1,5 @@
-//! Pebble, a real ACME authority, in the SFU's namespace, with the name server it asks. It validates as public ones do:
-//! it resolves the name and connects to port 443 there.
+//! Pebble, a real ACME authority, in the SFU's namespace, with its name server. It validates like
+//! public ones: it resolves the name and connects to port 443 there.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::http;
 use crate::lab::{Lab, Namespace, SFU};
 use crate::process::{Output, Process};
 
-/// Programs a test needs on the machine.
+/// Programs that the machine must have.
 pub(crate) const PROGRAMS: [&str; 2] = ["pebble", "pebble-challtestsrv"];
 const HOST: &str = "acme.example.test";
 const MANAGEMENT: SocketAddr = SocketAddr::new(IpAddr::V4(SFU), 15_000);
@@ -23,7 +23,7 @@ const NAMES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8055)
 /// A running authority.
 pub(crate) struct Pebble {
     namespace: Namespace,
-    /// Of its own HTTPS server.
+    /// The certificate of its own HTTPS server.
     own: Certs,
     _names: Process,
     _pebble: Process,
@@ -31,7 +31,7 @@ pub(crate) struct Pebble {
 }
 
 impl Pebble {
-    /// Starts it; for it every name is at `address`.
+    /// Starts it; it resolves every name to `address`.
     pub(crate) fn start(lab: &Lab, address: Ipv4Addr) -> Self {
         let folder = lab.folder().join("pebble");
         let own = Certs::make(&folder, HOST);
@@ -57,7 +57,8 @@ impl Pebble {
 
         let mut command = namespace.command("pebble");
         command.arg("-config").arg(&file).args(["-dnsserver", "127.0.0.1:8053"]);
-        // Without its random pauses and refusals, which are to try clients, but with real validation.
+        // Without its random pauses and refusals, which serve to test clients, but with real
+        // validation.
         command.envs([("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_WFE_NONCEREJECT", "0")]);
         let mut pebble = Process::start("pebble", lab.folder(), command, Output::Log);
         pebble.wait_until("listens", Duration::from_secs(10), |_| listens(&namespace, MANAGEMENT));
@@ -71,14 +72,14 @@ impl Pebble {
         }
     }
 
-    /// From now on every name is at `address` for it.
+    /// Resolves every name to `address` from now on.
     pub(crate) fn resolve_to(&self, address: Ipv4Addr) {
         let body = json!({"ip": address.to_string()}).to_string();
         let answer = http::request(&self.namespace, NAMES, "POST", "/set-default-ipv4", &[], Some(&body));
         assert_eq!(answer.expect("the name server answers").status, 200);
     }
 
-    /// What to write below `[tls]` to get a certificate for `name` from it.
+    /// Configuration below `[tls]` that gets a certificate for `name` from it.
     pub(crate) fn settings(&self, name: &str) -> String {
         format!(
             "acme = {{ domains = [\"{name}\"], directory = \"https://{HOST}:14000/dir\", root = \"{}\" }}\n",
@@ -86,13 +87,13 @@ impl Pebble {
         )
     }
 
-    /// The root it signs with, which is another at every start: for the browser to trust.
+    /// The root certificate that it signs with, different at every start: for the browser to trust.
     pub(crate) fn root(&self) -> String {
         let mut tls = certs::connect(&self.namespace, MANAGEMENT, HOST);
         let request = format!("GET /roots/0 HTTP/1.0\r\nHost: {HOST}\r\n\r\n");
         tls.write_all(request.as_bytes()).expect("a request");
         let mut answer = String::new();
-        // It may end without TLS's goodbye: the PEM's own end tells whether all is there.
+        // It may close without close_notify. The end of the PEM shows whether it is complete.
         let _ = tls.read_to_string(&mut answer);
         let pem = answer.find("-----BEGIN").map(|start| answer[start..].to_owned());
         pem.filter(|pem| pem.contains("-----END"))

@@ -1,4 +1,5 @@
-//! Programs of the lab: started inside a namespace with their output in a file, ended by process id within a bound.
+//! Programs of the lab: started inside a namespace with their output in a file, and ended by
+//! process id within a time limit.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -19,8 +20,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with standard error, and standard output where `command` has not been told otherwise, in
-    /// `folder/NAME.log`.
+    /// Starts `command` with its standard error in `folder/NAME.log`, and its standard output too
+    /// unless `command` says otherwise.
     pub(crate) fn start(name: &str, folder: &Path, mut command: Command, output: Output) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).expect("the lab's folder takes a log file");
@@ -39,7 +40,8 @@ impl Process {
         }
     }
 
-    /// The pipes to standard input and from standard output of a program started with [`Output::Piped`].
+    /// The pipes to standard input and from standard output of a program started with
+    /// [`Output::Piped`].
     pub(crate) fn pipes(&mut self) -> (std::process::ChildStdin, std::process::ChildStdout) {
         let input = self.child.stdin.take().expect("started with pipes, taken once");
         let output = self.child.stdout.take().expect("started with pipes, taken once");
@@ -88,14 +90,16 @@ impl Process {
         }
     }
 
-    /// Sends SIGTERM and tells how the program ended and how long it took; `None` when it did not end within `limit`.
+    /// Sends SIGTERM; returns how the program ended and how long that took, or `None` if it did not
+    /// end within `limit`.
     pub(crate) fn terminate(&mut self, limit: Duration) -> Option<(ExitStatus, Duration)> {
         let start = Instant::now();
         self.signal(Signal::SIGTERM);
         self.wait(limit).map(|status| (status, start.elapsed()))
     }
 
-    /// Ends it as a crash or an impatient user would, and moves `home`, where it has written, out of the way of the next.
+    /// Kills it, as in a crash, and moves the folder `home` that it has written to out of the way
+    /// of the next one.
     pub(crate) fn kill(&mut self, home: &Path) {
         self.signal(Signal::SIGKILL);
         let status = self.wait(Duration::from_secs(10));
@@ -107,7 +111,7 @@ impl Process {
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            // An error means that it is gone, which is what is wanted.
+            // An error means that it has already ended, which is the purpose.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
@@ -141,20 +145,20 @@ pub(crate) enum Output {
     Piped,
 }
 
-/// The last `lines` lines of `text`; without those of the sound library, which finds no sound card and says so at length.
+/// The last `lines` lines of `text`, without those of the sound library about a missing sound card.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().filter(|line| !line.starts_with("ALSA lib")).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Writes a file that holds a secret: nobody else may read it.
+/// Writes a file with a secret, readable only by its owner.
 pub(crate) fn write_private(path: &Path, text: &str) {
     let file = File::options().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .expect("the lab's folder is writable");
 }
 
-/// Runs a tool that is over in a moment; panics with its output when it fails.
+/// Runs a tool to its end; panics with its output if it fails.
 pub(crate) fn run(command: &mut Command) -> String {
     let output = command
         .stdin(Stdio::null())

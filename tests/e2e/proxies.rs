@@ -1,4 +1,5 @@
-//! Somebody else's proxy or web server on the relay's machine: nginx and HAProxy, as their manuals configure them.
+//! Another proxy or web server on the relay's machine: nginx and HAProxy, configured as in their
+//! manuals.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -11,7 +12,8 @@ use crate::process::{Output, Process};
 /// Debian's nginx loads `stream` from here.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-/// Starts nginx in the relay's namespace with `blocks` (`stream { … }`, `http { … }`), and waits for its port.
+/// Starts nginx in the relay's namespace with `blocks` (`stream { … }`, `http { … }`), and waits
+/// for its port.
 pub(crate) fn nginx(lab: &Lab, port: u16, blocks: &str) -> Process {
     let folder = lab.folder().join("nginx");
     fs::create_dir_all(&folder).expect("the lab's folder is writable");
@@ -77,7 +79,7 @@ fn listens(namespace: &Namespace, port: u16) -> bool {
     namespace.within(|| TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok())
 }
 
-/// Certificate and key in one file, as HAProxy wants them.
+/// Certificate and key in one file, as HAProxy requires.
 pub(crate) fn joined(folder: &Path, certificate: &Path, key: &Path) -> std::path::PathBuf {
     let path = folder.join("haproxy.pem");
     let read = |path: &Path| fs::read_to_string(path).expect("a file of the lab");

@@ -1,4 +1,4 @@
-//! The `relay` program in its namespace, configured the way `docs/configuration.md` tells an operator to.
+//! The `relay` program in its namespace, configured as `docs/configuration.md` says.
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,10 +19,10 @@ use crate::server::{RELAY_PORTS, SECRET};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_relay");
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
 const API_KEY: &str = "b1a4c7d2e95f4f60a83c1d0e7b26f519";
-/// A stop has `shutdown_timeout` below, and a little for the machine.
+/// `shutdown_timeout` below, and some time for the machine.
 const STOP: Duration = Duration::from_secs(8);
 
-/// Which relay of a lab.
+/// The relays of a lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The only one of most labs.
@@ -32,7 +32,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// For its files.
+    /// The name of its files.
     const fn name(self) -> &'static str {
         match self {
             Self::First => "relay",
@@ -63,7 +63,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Starts it with its default listeners, and `settings` below the configuration all tests share, and waits until it serves.
+    /// Starts it with its default listeners, and `settings` below the configuration of all tests,
+    /// and waits until it serves.
     pub(crate) fn start(lab: &Lab, certs: &Certs, settings: &str) -> Self {
         Self::start_with_tls(lab, &certs.settings(), settings)
     }
@@ -73,7 +74,7 @@ impl Relay {
         Self::start_with(lab, tls, settings, &[])
     }
 
-    /// The same with `environment`, which stands above what is written.
+    /// The same with `environment`, which overrides the file.
     pub(crate) fn start_with(lab: &Lab, tls: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
         Self::start_at(Place::First, lab, tls, settings, environment)
     }
@@ -103,7 +104,7 @@ impl Relay {
         browser.call_page("fetchConfiguration", &[&url.into(), &API_KEY.into()])
     }
 
-    /// The same, made on the command line with the relay's own configuration.
+    /// The same, from the command line with the relay's own configuration.
     pub(crate) fn mint_configuration(&self) -> Value {
         let mut command = self.namespace.command(PROGRAM);
         command
@@ -112,7 +113,7 @@ impl Relay {
         serde_json::from_str(&run(&mut command)).expect("an RTCConfiguration is JSON")
     }
 
-    /// Those of its metrics that tell of losses, where they are not 0.
+    /// Its metrics of losses that are not 0.
     pub(crate) fn losses(&self) -> String {
         let answer = http::request(&self.namespace, ADMIN, "GET", "/metrics", &[], None);
         let metrics = answer.map_or_else(|error| error.to_string(), |answer| answer.body);
@@ -124,7 +125,7 @@ impl Relay {
         metrics.lines().filter(told).collect::<Vec<_>>().join("\n")
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
@@ -151,7 +152,7 @@ impl Relay {
             .sum()
     }
 
-    /// Waits until it has logged a line with all of `words`, and gives it back.
+    /// Waits for a log line with all of `words`, and returns it.
     pub(crate) fn wait_for_log(&mut self, words: &[&str], limit: Duration) -> String {
         let find = |log: String| {
             let mut lines = log.lines();
@@ -165,12 +166,12 @@ impl Relay {
         find(self.process.log()).expect("just seen")
     }
 
-    /// Has it read its configuration again.
+    /// Makes it reload its configuration.
     pub(crate) fn reload(&self) {
         self.process.signal(Signal::SIGHUP);
     }
 
-    /// Stops it the way a service manager does: it must end by itself, in time, and call that a success.
+    /// Stops it like a service manager: it must end by itself, in time, and report success.
     pub(crate) fn stop(mut self) {
         self.process.assert_running();
         let (status, time) = self.process.terminate(STOP).unwrap_or_else(|| {

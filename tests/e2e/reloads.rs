@@ -1,5 +1,5 @@
-//! A page with two peer connections, loaded again and again by a browser that is killed in between, all with one
-//! credential. The allocations of the killed ones over UDP are still there.
+//! A page with two peer connections that a browser loads again and again, killed in between, all
+//! with one credential. The killed ones' allocations over UDP still exist.
 
 use serde_json::json;
 
@@ -30,7 +30,7 @@ fn load_again_and_again<B: Page>(program: &str, start: impl Fn(&Lab, &Certs) -> 
     let lab = Lab::new(Firewall::Open, &[program, "certutil"]);
     let certs = Certs::make(lab.folder(), RELAY_HOST);
     let relay = Relay::start(&lab, &certs, "");
-    // As it is minted: every URI, one user.
+    // Unmodified: every URI, one user.
     let configuration = relay.mint_configuration();
     for load in 1..=LOADS {
         let mut browser = start(&lab, &certs);

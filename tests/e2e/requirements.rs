@@ -1,11 +1,11 @@
-//! What the lab needs of the machine. Something missing is a failure that says what to do, never a test skipped in silence.
+//! The lab's requirements. A missing one fails with instructions; a test is never skipped silently.
 
 use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Panics with the whole list when the machine cannot carry the lab.
+/// Panics with the whole list if the machine lacks something.
 pub(crate) fn check(programs: &[&str]) {
     let mut missing = Vec::new();
     if fs::metadata("/proc/self").map_or(true, |process| process.uid() != 0) {
@@ -26,7 +26,8 @@ pub(crate) fn check(programs: &[&str]) {
     );
 }
 
-/// Is there an executable of this name? The places of system tools count even where an ordinary PATH leaves them out.
+/// Whether there is an executable with this name. Directories of system tools count even if PATH
+/// omits them.
 fn on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned());

@@ -1,4 +1,5 @@
-//! The lab itself: a firewall that lets everything pass would make every other test of it worthless.
+//! Tests of the lab itself: with a firewall that lets everything pass, every other test would be
+//! worthless.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -106,7 +107,7 @@ fn what_a_killed_run_has_left_is_cleared_and_a_running_one_is_spared() {
     assert!(!Path::new("/run/netns").join(&alive).exists());
 }
 
-/// Does a byte sent over TCP to a listener at `address:port` in `to` come back?
+/// Whether a byte sent over TCP to a listener at `address:port` in `to` comes back.
 fn tcp_passes(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16) -> bool {
     let server = SocketAddr::from((address, port));
     let listener = to.within(|| TcpListener::bind(server)).expect("the port is free");
@@ -125,7 +126,7 @@ fn tcp_passes(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16) ->
         .is_ok()
 }
 
-/// Does a datagram to a socket at `address:port` in `to`, and one back, arrive?
+/// Whether a datagram to a socket at `address:port` in `to`, and one back, arrive.
 fn udp_passes(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16) -> bool {
     let server = to
         .within(|| UdpSocket::bind((address, port)))

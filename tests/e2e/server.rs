@@ -24,7 +24,8 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// Starts the server `RELAY_E2E_SERVER` asks for (`relay` by default) and waits until it serves.
+    /// Starts the server that `RELAY_E2E_SERVER` names (`relay` by default) and waits until it
+    /// serves.
     pub(crate) fn start(lab: &Lab, certs: &Certs) -> Self {
         Self::start_with(lab, certs, "")
     }
@@ -38,7 +39,7 @@ impl Server {
         }
     }
 
-    /// The `RTCConfiguration` the page fetches from the server's API on port 443.
+    /// The `RTCConfiguration` that the page fetches from the server's API on port 443.
     pub(crate) fn fetch_configuration(&self, browser: &mut Chromium) -> Value {
         match self {
             Self::Relay(relay) => relay.fetch_configuration(browser),
@@ -46,7 +47,7 @@ impl Server {
         }
     }
 
-    /// The same, without the page: TCP may be closed to it.
+    /// The same without the page, which may have no access over TCP.
     pub(crate) fn mint_configuration(&self) -> Value {
         match self {
             Self::Relay(relay) => relay.mint_configuration(),
@@ -54,7 +55,7 @@ impl Server {
         }
     }
 
-    /// What the server itself counts as lost.
+    /// The losses that the server itself counts.
     pub(crate) fn losses(&self) -> String {
         match self {
             Self::Relay(relay) => relay.losses(),
@@ -62,7 +63,7 @@ impl Server {
         }
     }
 
-    /// Stops it; the relay must do so by itself within its bound.
+    /// Stops it; the relay must end by itself in time.
     pub(crate) fn stop(self) {
         match self {
             Self::Relay(relay) => relay.stop(),

@@ -1,5 +1,6 @@
-//! What the server sends without being asked, to every WebRTC stack there is: docs/conformance.md, "What the server sends
-//! unasked", has the table. pion, coturn's client and OpenSSL are in `tests/blackbox/unasked.rs`.
+//! Unsolicited messages from the server, to every WebRTC stack: the table is in
+//! docs/conformance.md, "What the server sends unasked". pion, coturn's client and OpenSSL are in
+//! `tests/blackbox/unasked.rs`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,18 +22,18 @@ use crate::one_at_a_time;
 use crate::page::Page;
 use crate::relay::Relay;
 
-/// A port of the SFU's machine nobody listens on: it answers with ICMP port unreachable.
+/// A port of the SFU's machine without a listener: it answers with ICMP port unreachable.
 const CLOSED: u16 = 4999;
-/// A port of the SFU's machine that nobody has told the client of: it has a permission, because it has the address, and
-/// no channel.
+/// A port of the SFU's machine that the client does not know. The client has a permission, because
+/// that covers the address, and no channel.
 const STRANGER: u16 = 7777;
-/// How long what is injected is. aiortc ends a call at an empty datagram of its peer, with or without a relay: it looks at
-/// the first byte.
+/// Lengths of injected datagrams. aiortc ends a call at an empty datagram from its peer, with or
+/// without a relay, because it reads the first byte.
 const EMPTY: &[u16] = &[0, 1, 2, 3, 0, 4, 5, 0, 700];
 const NOT_EMPTY: &[u16] = &[1, 2, 3, 4, 5, 700];
-/// First byte of what is injected: no STUN, no DTLS, no RTP, no ChannelData (RFC 7983).
+/// First byte of injected datagrams: not STUN, DTLS, RTP or ChannelData (RFC 7983).
 const FILL: u8 = 0xff;
-/// Frames decoded that show that media flows.
+/// Decoded frames that show that media flows.
 const FRAMES: u64 = 30;
 
 #[test]
@@ -76,9 +77,10 @@ fn gstreamer_goes_on_through_whatever_peers_send_and_ends_with_the_server() {
     );
 }
 
-/// One call with the SFU's echo test over each of `ways`. From before the client has a permission, and so also at the heels
-/// of its ChannelBind, the SFU's address sends it datagrams of no byte and of few. One of the candidates it is told leads
-/// to ICMP errors, which are sent to everybody here. The last call is on when the server stops.
+/// One call with the SFU's echo test over each of `ways`. From before the client has a permission,
+/// and so also directly after its ChannelBind, the SFU's address sends it empty and short
+/// datagrams. One of its remote candidates leads to ICMP errors, which every client gets here. The
+/// last call is running when the server stops.
 fn goes_on_and_ends(
     programs: &[&str],
     lens: &'static [u16],
@@ -87,7 +89,7 @@ fn goes_on_and_ends(
 ) {
     let _turn = one_at_a_time();
     let lab = Lab::new(Firewall::Open, programs);
-    // aiortc would go there by itself.
+    // aiortc would connect there directly.
     lab.add_rules(
         "past-the-relay",
         &format!(
@@ -119,7 +121,8 @@ fn goes_on_and_ends(
         client.call_page("accept", &[&Value::from(with_closed_candidate(&answer))]);
         let first = wait_for_frames(&mut *client, &way, FRAMES);
 
-        // What is injected reaches the client now: media alone is no hundred packets in so short a time.
+        // Injected datagrams reach the client now: media alone is less than a hundred packets in
+        // that time.
         let down = || relay.metric_sum("relay_traffic_packets_total", "direction=\"down\"");
         let (before, since) = (down(), Instant::now());
         while down() < before + 500.0 {
@@ -142,12 +145,12 @@ fn goes_on_and_ends(
         last = Some(way);
     }
     relay.stop();
-    // It may take its time to notice, but it is there and says so.
+    // It may take time to notice, but it is alive and reports the end.
     let sample = client.call_page("sample", &[]);
     assert!(sample["state"].is_string(), "{sample}");
 }
 
-/// Waits until the client has decoded so many frames; returns how many there are.
+/// Waits until the client has decoded this many frames; returns the total.
 fn wait_for_frames(client: &mut dyn Page, way: &str, frames: u64) -> u64 {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -180,7 +183,7 @@ fn candidates(sdp: &str) -> Vec<SocketAddr> {
     all
 }
 
-/// `answer` with one more candidate beside each of its own, to be tried first.
+/// `answer` with one more candidate beside each of its own, with a higher priority.
 fn with_closed_candidate(answer: &str) -> String {
     let closed = format!("a=candidate:99 1 udp 2130706431 {SFU} {CLOSED} typ host\r\n");
     let mut told = String::new();
@@ -194,7 +197,7 @@ fn with_closed_candidate(answer: &str) -> String {
     told
 }
 
-/// Sends from ports of the SFU's machine, whoever has them, until it is stopped.
+/// Sends from ports of the SFU's machine, whoever owns them, until it is stopped.
 struct Injector {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,

@@ -1,4 +1,4 @@
-//! A stream whose place the front door wants for somebody else.
+//! A stream that the front door evicts in favour of another.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -30,7 +30,7 @@ impl StreamGuard for Guard {
     }
 }
 
-/// A client on a stream that may have to give way, and how to make it.
+/// A client on an evictable stream, and how to evict it.
 struct Watched {
     client: Client,
     stream: TcpStream,
@@ -65,7 +65,7 @@ impl Watched {
 #[track_caller]
 fn assert_closed(stream: &mut TcpStream) {
     let mut rest = Vec::new();
-    // However it is closed.
+    // However it was closed.
     let _ = stream.read_to_end(&mut rest);
     assert_eq!(rest, b"");
 }
@@ -74,7 +74,7 @@ fn assert_closed(stream: &mut TcpStream) {
 fn it_is_the_stream_that_was_meant_and_never_one_that_came_after_it() {
     let server = TestServer::start(2);
     let mut all: Vec<Watched> = (0..6).map(|_| Watched::new(&server)).collect();
-    // One in the middle of each worker's.
+    // One from the middle of each worker's list.
     for n in [3, 2] {
         let Watched {
             displace, mut stream, ..
@@ -86,7 +86,7 @@ fn it_is_the_stream_that_was_meant_and_never_one_that_came_after_it() {
         }
     }
     server.becomes("displaced", 2, displaced);
-    // Whose place is wanted has gone by itself, and others have come meanwhile.
+    // The stream to evict has already closed by itself, and others have arrived meanwhile.
     let Watched { displace, .. } = all.remove(1);
     server.becomes("streams", 3, |s| s.stat(|s| s.streams.get()));
     all.extend((0..4).map(|_| Watched::new(&server)));
@@ -119,7 +119,8 @@ fn a_stream_whose_place_is_wanted_is_closed_and_one_that_has_logged_in_stays() {
         let displace = displace.lock().unwrap().take().expect("the worker has said how");
         displace();
         if logs_in {
-            // Whoever was quicker, the message has been heard when the next request is answered.
+            // Whichever came first, the message has been processed when the next request is
+            // answered.
             client.request(Method::Refresh, &|_| {});
         } else {
             assert_closed(&mut watched);

@@ -1,4 +1,5 @@
-//! Workers end to end with DTLS clients: who is let in, who gives way, and when it is over.
+//! Workers end to end with DTLS clients: which are admitted, which are evicted, and when an
+//! association ends.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use relay_testkit_server::dtls::{client, config, context, over, start, start_und
 use relay_testkit_server::http3::{passed_to, start_http3_with};
 use relay_testkit_server::*;
 
-/// Its allocation is still there.
+/// Its allocation still exists.
 #[track_caller]
 fn assert_served(client: &mut Client) {
     let response = client.request(Method::Refresh, &|_| {});
@@ -54,7 +55,7 @@ fn data_goes_both_ways_and_close_notify_ends_the_allocation() {
     server.eventually("the allocation is gone", |s| {
         s.count(|c| c.allocations_ended[EndReason::Disconnected as usize].get()) == 1
     });
-    // The server says goodbye too.
+    // The server closes too.
     assert_eq!(association.borrow_mut().receive(&mut [0; 2048], PATIENCE).unwrap(), 0);
 }
 
@@ -64,7 +65,7 @@ fn hellos_without_a_cookie_and_stray_records_leave_nothing() {
     let server = start(config(|_| {}));
     let (socket, hello) = hello_with_cookie(server.udp);
     server.becomes("asked for cookies", 1, |s| s.stat(|s| s.dtls_asked.get()));
-    // From another address the cookie is worth nothing.
+    // From another address the cookie is invalid.
     let other = DtlsClient::socket(server.udp);
     other.set_read_timeout(Some(PATIENCE)).unwrap();
     for n in 0..1000 {
@@ -80,7 +81,7 @@ fn hellos_without_a_cookie_and_stray_records_leave_nothing() {
     server.becomes("associations, and asked for cookies", (0, 1001), |s| {
         (associations(s), s.stat(|s| s.dtls_asked.get()))
     });
-    // And from its own it is good.
+    // From its own it is valid.
     socket.send(&hello).unwrap();
     server.eventually("an association", |s| associations(s) == 1);
 }
@@ -104,7 +105,7 @@ fn strangers_are_asked_for_cookies_no_more_often_than_they_are_challenged() {
         s.stat(|s| s.dtls_asked.get()) + dropped(s, DtlsDrop::ChallengeLimited) == 101
     });
     assert!(dropped(&server, DtlsDrop::ChallengeLimited) >= 90);
-    // Who brings its cookie is let in.
+    // A client with its cookie is admitted.
     socket.send(&hello).unwrap();
     server.eventually("an association", |s| associations(s) == 1);
 }
@@ -158,12 +159,12 @@ fn a_late_copy_of_the_hello_replaces_nothing_and_a_new_one_only_with_its_cookie(
     let mut first = over(DtlsClient::on(socket, 1200).unwrap()).0;
     first.allocate();
     server.becomes("associations", 1, associations);
-    // The client has lost all memory, and begins anew at the same port.
+    // The client has lost all state and starts again at the same port.
     let mut second = over(DtlsClient::on(again, 1200).unwrap()).0;
     server.becomes("associations and closed", (1, 1), |s| {
         (associations(s), closed(s, DtlsClose::Replaced))
     });
-    // Its transactions are others than those of the first.
+    // Its transaction ids differ from those of the first.
     for _ in 0..10 {
         second.compose(Method::Binding, &|_| {});
     }
@@ -180,7 +181,7 @@ fn a_late_copy_of_the_hello_replaces_nothing_and_a_new_one_only_with_its_cookie(
     server.becomes("closed", 1, |s| closed(s, DtlsClose::Replaced));
 }
 
-/// Handshakes at `address` that stall, `count` of them, each seen by the server before the next.
+/// `count` stalled handshakes from `address`. The server has seen each before the next.
 fn stall(server: &TestServer, address: [u8; 4], count: u64) -> Vec<UdpSocket> {
     let seen = |s: &TestServer| {
         s.stat(|s| s.dtls_half_open.get()) + closed(s, DtlsClose::Displaced) + s.stat(|s| s.dtls_handshakes.get())
@@ -201,11 +202,13 @@ fn in_a_flood_of_handshakes_a_slow_client_keeps_its_own() {
     let server = start(config(|config| config.handshakes = 8));
     let mut flood = stall(&server, [127, 0, 1, 1], 20);
     let mut client = SlowClient::new(from([127, 0, 0, 1], server.udp));
-    // HelloVerifyRequest, the server's flight, and its Finished, with more handshakes between them than there may be.
+    // HelloVerifyRequest, the server's flight, and its Finished, with more handshakes in between
+    // than allowed.
     let mut flights = 0;
     while !client.step() {
         flights += 1;
-        // Of four addresses and of one; the last ones come in vain, each displaces one of its own.
+        // From four addresses and from one. The last ones are in vain: each displaces one of its
+        // own source.
         for host in 1..=4 {
             flood.extend(stall(&server, [127, 0, host, 1], 4));
         }
@@ -230,7 +233,7 @@ fn where_all_associations_are_used_up_who_has_most_without_an_allocation_loses_o
         (associations(s), closed(s, DtlsClose::Displaced))
     });
     assert_served(&mut served);
-    // Whoever has one has it still: what it says is answered.
+    // Those with an association keep it: their messages are answered.
     let binding = newcomer.compose(Method::Binding, &|_| {});
     for client in [&mut lone, &mut many[1]] {
         client.send(&binding).unwrap();
@@ -243,7 +246,8 @@ fn a_cookie_is_good_for_few_associations() {
     let server = start(config(|config| config.associations_per_cookie = 3));
     let (socket, mut hello) = hello_with_cookie(server.udp);
     for n in 0..10 {
-        // The random of the ClientHello begins behind the headers of record and handshake, and the version.
+        // The random of the ClientHello follows the headers of record and handshake and the
+        // version.
         hello[13 + 12 + 2] = n;
         socket.send(&hello).unwrap();
     }
@@ -251,7 +255,7 @@ fn a_cookie_is_good_for_few_associations() {
     server.becomes("replaced, and left", (2, 1), |s| {
         (closed(s, DtlsClose::Replaced), associations(s))
     });
-    // At another port of the address it begins again.
+    // At another port of the address it starts again.
     client(&server).allocate();
 }
 
@@ -289,7 +293,7 @@ fn one_network_has_no_more_than_its_share() {
 
 #[test]
 fn who_may_not_begin_one_takes_no_handshake_from_others() {
-    // Over its share, and faster than it may.
+    // Above its share, and above its rate.
     for (share, reason) in [(2, DtlsDrop::Limit), (4, DtlsDrop::TooFast)] {
         let server = start(config(|config| {
             config.handshakes = 2;
@@ -301,12 +305,12 @@ fn who_may_not_begin_one_takes_no_handshake_from_others() {
                 DtlsClient::on(from([127, 0, 1, 1], server.udp), 1200).unwrap().close();
             }
         };
-        // What has ended counts no more, but has begun.
+        // An ended association no longer counts against the share, but against the rate.
         greedy(share - 2);
         server.becomes("associations", 0, associations);
         let _held = [(); 2].map(|()| DtlsClient::on(from([127, 0, 1, 1], server.udp), 1200).unwrap());
         let _others = stall(&server, [127, 0, 2, 1], 2);
-        // In a second one more may have begun, and has taken a place.
+        // After a second one more may begin, and takes a place.
         let answered = |s: &TestServer| dropped(s, reason) + closed(s, DtlsClose::Displaced);
         for n in 1..=5 {
             let (socket, hello) = hello_with_cookie_from([127, 0, 1, 1], server.udp);
@@ -326,15 +330,15 @@ fn so_many_datagrams_wait_for_their_step_of_a_handshake_and_more_are_counted() {
     client.step();
     client.send_flight();
     server.eventually("its hello is done with", |s| s.stat(|s| s.dtls_half_open.get()) == 1);
-    // All in one message, and so in one turn. It does the first step after that.
+    // All in one message, so in one turn. The first handshake step follows it.
     burst(&socket, server.udp, &vec![early_record(100); 60]);
     server.becomes("too many", 60 - 16, |s| dropped(s, DtlsDrop::Queue));
-    // They harm nothing.
+    // They do no harm.
     while !client.step() {}
     server.becomes("handshakes", 1, |s| s.stat(|s| s.dtls_handshakes.get()));
 }
 
-/// The records of so many do not fit into a batch.
+/// The records of this many do not fit into one batch.
 #[test]
 fn sixty_four_messages_of_a_turn_reach_a_client_all_of_them() {
     let server = start(config(|_| {}));
@@ -424,7 +428,7 @@ fn a_handshake_that_stalls_and_a_client_without_allocation_are_gone_in_time() {
 #[test]
 fn a_client_hello_in_fragments_completes_through_the_worker() {
     let server = start(config(|_| {}));
-    // So many protocols that the hello needs several datagrams of the least size.
+    // So many protocols that the ClientHello needs several datagrams of the smallest size.
     let protocols = b"\x09stun.turn".repeat(40);
     let association = DtlsClient::offering(DtlsClient::socket(server.udp), 256, &protocols).expect("a handshake");
     over(association).0.allocate();

@@ -1,5 +1,5 @@
-//! Workers end to end with QUIC clients and a backend for them, told apart from TURN on the same socket. What is inside the
-//! packets concerns neither; `tests/blackbox/http3.rs` has real ones.
+//! Workers end to end with QUIC clients and their backend, distinguished from TURN on the same
+//! socket. The content of the packets is irrelevant here; `tests/blackbox/http3.rs` has real ones.
 
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use relay::wire::message::{Class, Message, Method};
 use relay_testkit_server::http3::{passed_to, start_http3};
 use relay_testkit_server::*;
 
-/// The connection ID the backend of these tests chooses.
+/// The connection ID that the backend of these tests chooses.
 const CHOSEN: [u8; 8] = *b"answered";
 
 fn start(backend: &Peer) -> TestServer {
@@ -33,12 +33,12 @@ fn initial() -> Vec<u8> {
     long(b"original", b"client", 1200)
 }
 
-/// A short header to the backend with `data` behind.
+/// A short header to the backend, followed by `data`.
 fn short(first: u8, data: &[u8]) -> Vec<u8> {
     [&[first][..], &CHOSEN, data].concat()
 }
 
-/// A client that speaks no TURN.
+/// A client that does not use TURN.
 struct Quic {
     socket: StdUdpSocket,
     /// The backend's end of its flow, once known.
@@ -77,7 +77,7 @@ impl Quic {
         nothing
     }
 
-    /// Sends the first datagram and gives where the backend sees it come from.
+    /// Sends the first datagram; returns the source that the backend sees.
     #[track_caller]
     fn begin(&mut self, backend: &Peer) -> SocketAddr {
         self.send(&initial());
@@ -87,7 +87,7 @@ impl Quic {
         flow
     }
 
-    /// Begins, is answered, and shows that it has heard.
+    /// Connects, gets a reply, and proves that it has received it.
     #[track_caller]
     fn connect(&mut self, backend: &Peer) -> SocketAddr {
         let flow = self.begin(backend);
@@ -172,7 +172,7 @@ fn two_clients_of_one_backend_are_kept_apart_and_every_datagram_keeps_its_size_a
 fn a_reply_comes_from_the_address_that_was_asked() {
     let backend = Peer::new();
     let server = start_http3(1, "0.0.0.0:0", Some(passed_to(backend.addr(), |_| {})));
-    // Its socket is connected, and hears that address alone.
+    // Its socket is connected, and receives from that address alone.
     Quic::new(SocketAddr::from(([127, 0, 0, 99], server.udp.port()))).connect(&backend);
 }
 
@@ -196,7 +196,7 @@ fn what_begins_no_connection_is_the_counted_drop_it_was() {
     for datagram in &strange {
         client.send(datagram);
     }
-    // As ChannelData without an allocation, and on a reserved number.
+    // ChannelData without an allocation, and on a reserved number.
     client.send(&[0x41, 0, 0, 1, 7]);
     client.send(&short(0x51, b"data"));
     server.becomes("received, and why it was dropped", (9, 7, 1, 1), |s| {
@@ -228,7 +228,7 @@ fn without_a_backend_or_on_another_listener_nothing_is_passed_on() {
     server.eventually("it leads nowhere", |s| dropped(s, Http3Drop::NoBackend) == 1);
 }
 
-// Short headers begin as ChannelData, and with a greased fixed bit (RFC 9287) as anything.
+// Short headers look like ChannelData or, with a greased fixed bit (RFC 9287), like anything.
 //= XPORT-13
 #[test]
 fn a_flow_takes_every_first_byte_and_stun_stays_stun() {
@@ -243,7 +243,7 @@ fn a_flow_takes_every_first_byte_and_stun_stays_stun() {
     let mut turn = Client::new(Pipe::Udp(quic.socket.try_clone().unwrap()));
     let response = turn.request(Method::Binding, &|_| {});
     assert_eq!(Message::parse(&response).unwrap().class(), Class::Success);
-    // By its version it is DTLS, which is not served here.
+    // Its version is that of DTLS, which is not served here.
     quic.send(&[22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     server.eventually("it is dropped", |s| not_turn(s) == 1);
     server.becomes("flows", (1, 0), flows);
@@ -285,7 +285,8 @@ fn an_allocation_takes_its_five_tuple_from_a_flow() {
     assert!(backend.hears_nothing());
 }
 
-/// The address of a first datagram may be forged, and the backend believes whatever token it has given to anybody here.
+/// The address of a first datagram may be forged, and the backend accepts every token that it has
+/// given to any client here.
 #[test]
 fn until_a_client_has_heard_the_backend_three_times_what_it_sent_goes_to_it() {
     let backend = Peer::new();
@@ -378,7 +379,7 @@ fn a_flow_whose_time_is_up_is_forgotten_and_its_client_may_come_again() {
 
 #[test]
 fn a_backend_that_is_gone_harms_nobody_and_is_served_when_it_is_back() {
-    // An address of its own: nobody takes its port while it is away.
+    // A separate address, so that no other socket takes its port while it is closed.
     let backend = Peer::on("127.0.0.77:0");
     let address = backend.addr();
     let server = start(&backend);
@@ -390,7 +391,7 @@ fn a_backend_that_is_gone_harms_nobody_and_is_served_when_it_is_back() {
         std::thread::sleep(Duration::from_millis(5));
         s.stat(|c| c.http3_backend_errors.get()) > 0
     });
-    // An idle worker turns once a second, and with connections four times.
+    // An idle worker turns once per second, and with connections four times.
     assert!(server.turns_per_second() < 100.0, "it does not spin");
     let backend = Peer::on(&address.to_string());
     let deadline = Instant::now() + PATIENCE;
@@ -418,7 +419,7 @@ fn downloads_hold_up_no_media() {
     turn.bind(0x4000, peer.addr());
     let mut clients: Vec<_> = (0..DOWNLOADS).map(|_| Quic::new(server.udp)).collect();
     let from: Vec<_> = clients.iter_mut().map(|client| client.connect(&backend)).collect();
-    // Dropped at the end, also at that of a test that fails: nothing is ever sent.
+    // Dropped at the end, also when a test fails. Nothing is ever sent.
     let (going_on, ended) = std::sync::mpsc::channel::<()>();
     let is_done = move || ended.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected);
     let backend = &backend;
@@ -428,7 +429,7 @@ fn downloads_hold_up_no_media() {
             let datagram = short(0x40, &[7; 1200]);
             loop {
                 for flow in &from {
-                    // A full buffer is the download's loss.
+                    // A full buffer is at the download's expense.
                     let _ = backend.socket.send_to(&datagram, flow);
                 }
                 if is_done() {
@@ -444,7 +445,7 @@ fn downloads_hold_up_no_media() {
             assert_eq!(turn.incoming(), Incoming::Channel { number: 0x4000, data });
         }
     });
-    // And each download has its share.
+    // And each download gets its share.
     for client in &clients {
         client.recv();
     }

@@ -1,4 +1,4 @@
-//! The IP header of relayed datagrams, as it is on the wire of loopback: DSCP, ECN and DF.
+//! The IP header of relayed datagrams on the loopback device: DSCP, ECN and DF.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Expedited forwarding, ECN-capable.
 const MEDIA: u32 = 0xB8 | 0x02;
 
-/// Sees IPv4 headers.
+/// Captures IPv4 headers.
 struct Sniffer(Socket);
 
 impl Sniffer {
@@ -23,7 +23,8 @@ impl Sniffer {
         let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP))
             .unwrap_or_else(|error| panic!("raw sockets need CAP_NET_RAW, which root has: {error}"));
         raw.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It sees all of loopback: what other tests send as well must find room until this one looks.
+        // It captures all of loopback, so the packets of other tests must also fit until this one
+        // reads.
         setsockopt(&raw, sockopt::RcvBufForce, &(64 << 20)).unwrap();
         Self(raw)
     }
@@ -77,7 +78,7 @@ fn traffic_class_is_copied_between_clients_on_one_worker_and_on_two() {
         let (mut b, to) = server.client_on(shard);
         a.permit(to);
         b.permit(from);
-        // From here on b gets nothing else.
+        // From here on b receives nothing else.
         let mut wire = Sniffer::new();
         for tos in [MEDIA, 0, 0x03, 0x28] {
             let Pipe::Udp(socket) = &a.pipe else { unreachable!() };
@@ -90,7 +91,7 @@ fn traffic_class_is_copied_between_clients_on_one_worker_and_on_two() {
     server.becomes("letters", 4, |s| s.stat(|s| s.mailbox_received.get()));
 }
 
-/// QUIC looks for the path's MTU by itself (RFC 9000 §14) and uses ECN (§13.4): a flow takes nothing of either away.
+/// QUIC discovers the path MTU itself (RFC 9000 §14) and uses ECN (§13.4): a flow preserves both.
 #[test]
 fn quic_keeps_its_traffic_class_and_is_never_fragmented() {
     let mut wire = Sniffer::new();

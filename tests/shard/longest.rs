@@ -1,5 +1,5 @@
-//! The longest messages a stream can carry, through a running shard: relayed if a datagram can hold their data, dropped if
-//! not, and the connection lives on.
+//! The longest messages of a stream through a running shard: relayed if a datagram can hold their
+//! data, otherwise dropped, and the connection stays open.
 
 use relay::turn::DropReason;
 use relay_testkit_server::*;
@@ -37,7 +37,7 @@ fn the_longest_messages_of_a_stream_are_relayed_or_dropped_and_the_stream_lives(
     client.send_channel(0x4000, b"next");
     assert_eq!(peer.recv(), (b"next".to_vec(), relayed));
     server.becomes("dropped as too long", before + 3, too_long);
-    // And back: as long as a datagram on loopback can be.
+    // And back: the longest datagram on loopback.
     peer.send(relayed, &data[..65_507]);
     let expected = Incoming::Channel {
         number: 0x4000,

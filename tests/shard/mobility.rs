@@ -56,7 +56,7 @@ fn resumed(client: &mut Client, ticket: &[u8]) -> Vec<u8> {
     ticket_of(&response)
 }
 
-/// The client is reached and reaches its peer.
+/// The client and its peer reach each other.
 fn assert_talks(client: &mut Client, peer: &Peer, relayed: SocketAddr) {
     client.send_channel(CHANNEL, b"there");
     assert_eq!(peer.recv(), (b"there".to_vec(), relayed));
@@ -68,7 +68,7 @@ fn assert_talks(client: &mut Client, peer: &Peer, relayed: SocketAddr) {
     assert_eq!(client.incoming(), back);
 }
 
-/// The next client: over TCP or UDP, from a port of its own.
+/// The next client: over TCP or UDP, from its own port.
 fn elsewhere(server: &TestServer, n: usize) -> Client {
     if n.is_multiple_of(3) {
         server.tcp_client()
@@ -102,7 +102,7 @@ fn an_allocation_follows_its_client_from_port_to_port_and_between_udp_and_tcp_ac
         let all = |of: fn(&relay::turn::Counters) -> u64| server.count(of);
         (all(|c| c.allocations_arrived.get()), all(|c| c.allocations_left.get()))
     });
-    // With 40 moves between two workers the odds that all stayed on one are nil.
+    // With 40 moves between two workers, the probability that all stayed on one is negligible.
     for counters in server.shards.counters() {
         assert!(counters.allocations_arrived.get() > 0 && counters.allocations_left.get() > 0);
     }
@@ -129,7 +129,7 @@ fn what_a_peer_sends_during_moves_arrives_by_the_old_path_or_the_new_one_and_non
     let sender = peer.socket.try_clone().unwrap();
     let thread = std::thread::spawn(move || {
         let mut sent = 0_u32;
-        // Until told to stop, and then the same again: also after the last move.
+        // Until stopped, and then once more, also after the last move.
         let mut rest = EACH;
         while rest > 0 {
             sender.send_to(&sent.to_be_bytes(), relayed).unwrap();
@@ -144,7 +144,7 @@ fn what_a_peer_sends_during_moves_arrives_by_the_old_path_or_the_new_one_and_non
     for n in 1..=MOVES {
         let mut new = elsewhere(&server, n);
         ticket = resumed(&mut new, &ticket);
-        // Some packets come by each path: the sender has a pace in real time.
+        // Some packets arrive on each path, because the sender sends in real time.
         std::thread::sleep(Duration::from_millis(10));
         new.send_channel(CHANNEL, b"here I am");
         assert_eq!(peer.recv(), (b"here I am".to_vec(), relayed));
@@ -203,7 +203,7 @@ fn the_last_data_by_the_old_path_and_the_first_by_the_new_one_arrive_though_they
             new.send_channel(CHANNEL, &[n]);
         }
         server.becomes("held", before + 3, waiting);
-        // At the end of that turn it asks the worker that has the allocation.
+        // At the end of that turn it asks the worker that owns the allocation.
         let turns = visited.turns.get();
         server.eventually("the turn ends", |_| visited.turns.get() > turns);
     });
@@ -323,7 +323,7 @@ fn what_another_client_sends_during_moves_arrives_or_is_counted() {
     for n in 1..=MOVES {
         let mut new = elsewhere(&server, n);
         ticket = resumed(&mut new, &ticket);
-        // Some packets come by each path: the sender has a pace in real time.
+        // Some packets arrive on each path, because the sender sends in real time.
         std::thread::sleep(Duration::from_millis(10));
         new.send_channel(CHANNEL, b"here I am");
         assert_eq!(peer.recv().0, b"here I am");

@@ -1,4 +1,4 @@
-//! The pool of relay ports that workers share, over real sockets.
+//! The pool of relay ports that all workers share, over real sockets.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use relay::wire::error_code;
 use relay::wire::message::{Class, Message, Method};
 use relay_testkit_server::*;
 
-/// Ports on an address that this process has to itself: nobody else's tests are in the way.
+/// Ports on an address that only this process uses, so that other tests do not interfere.
 fn with_ports(ports: std::ops::RangeInclusive<u16>) -> Config {
     let [.., high, low] = std::process::id().to_be_bytes();
     let ip = IpAddr::from([127, 78, high, low | 1]);
@@ -25,7 +25,7 @@ fn with_ports(ports: std::ops::RangeInclusive<u16>) -> Config {
     config
 }
 
-/// A new client's relayed address, or nothing where there is no port left.
+/// A new client's relayed address, or `None` if no port is left.
 fn allocation(server: &TestServer) -> Option<(Client, SocketAddr)> {
     let mut client = server.client();
     let response = client.request(Method::Allocate, &|writer| {
@@ -54,8 +54,9 @@ fn eight_workers_use_a_range_to_its_last_port_and_every_port_again() {
         server.shards.counters().iter().filter(busy).count() > 1,
         "spread over the workers"
     );
-    // The one that is given back can be bound at once, at whichever worker it is asked for.
-    // Those that are done keep their sockets: one with the address of another would be taken for it (RFC 8656 §7.2-2).
+    // A released port can be bound again at once, on whichever worker requests it. Clients that are
+    // finished keep their sockets: one with the address of another would be taken for it (RFC 8656
+    // §7.2-2).
     let mut done = Vec::new();
     for n in 0..200 {
         let (mut client, port) = clients.swap_remove(n * 37 % clients.len());

@@ -1,4 +1,4 @@
-//! What a stream is answered before anybody has logged in on it.
+//! Responses on a stream before any login.
 
 use std::io::{Read, Write};
 
@@ -25,7 +25,7 @@ fn a_stream_is_answered_so_many_requests_without_a_login_and_then_closed() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut bytes = Vec::new();
         if let Err(error) = stream.read_to_end(&mut bytes) {
-            // What it had not read yet.
+            // Data that it had not read yet.
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         }
         let (mut rest, mut answers) = (&bytes[..], 0);
@@ -47,7 +47,7 @@ fn a_login_begins_the_count_anew_and_a_client_of_an_allocation_is_not_counted() 
     };
     let server = TestServer::start_with(1, "127.0.0.1:0", config, turn_config());
     let mut client = server.tcp_client();
-    // 401 and a good login, by turns.
+    // 401 and a successful login, alternately.
     for _ in 0..5 {
         client.nonce = None;
         let response = client.request(Method::Refresh, &|_| {});

@@ -1,4 +1,4 @@
-//! Workers end to end with TCP and TLS clients, handed over as the front door does.
+//! Workers end to end with TCP and TLS clients that are handed over as by the front door.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -158,7 +158,7 @@ fn a_half_closed_stream_still_gets_its_pending_response() {
     let (stream, handover) = tcp_pair(Vec::new());
     server.shards.adopt(handover);
     let mut client = Client::tcp(stream.try_clone().unwrap());
-    // Learns the nonce.
+    // Gets the nonce.
     client.request(Method::Refresh, &|_| {});
     let request = client.compose(Method::Allocate, &|writer| {
         writer.u32(AttributeType::REQUESTED_TRANSPORT, 17 << 24);
@@ -252,7 +252,8 @@ fn a_stream_without_allocation_is_closed_when_idle_and_one_with_is_not() {
     assert!(waited >= Duration::from_millis(300), "{waited:?}");
     server.eventually("it is counted", |s| closed(s, "idle") == 1);
     server.eventually("the front door is told", |_| Arc::strong_count(&guard) == 1);
-    // Whoever came later has rested and gone before the next packet of the one that has an allocation.
+    // The later stream has been idle and closed before the next packet of the one with an
+    // allocation.
     let (mut later, handover) = tcp_pair(Vec::new());
     server.shards.adopt(handover);
     assert_eq!(read_to_end(&mut later), b"");
@@ -295,7 +296,7 @@ fn a_stream_outlives_its_allocation_by_the_idle_time_out_and_may_allocate_again(
     server.eventually("the second has, too", |s| ended(s) == 2);
     let expired = Instant::now();
     assert!(client.pipe.recv(PATIENCE).is_none(), "the stream is closed");
-    // Streams are looked at once a second.
+    // Streams are checked once per second.
     let waited = expired.elapsed();
     assert!(waited >= Duration::from_millis(400) && waited < PATIENCE, "{waited:?}");
     server.becomes("closed", 1, |s| closed(s, "idle"));
@@ -332,7 +333,7 @@ fn a_slow_reader_loses_old_data_but_no_response_and_others_lose_nothing() {
     let (to_slow, to_quick) = (slow.allocate(), quick.allocate());
     slow.bind(0x4000, peer.addr());
     quick.bind(0x4000, peer.addr());
-    // 24 MB nobody reads, and one packet in a hundred for somebody who does.
+    // 24 MB that are not read, and one packet in a hundred for a client that reads.
     for i in 0..20_000u32 {
         peer.send(to_slow, &[&i.to_be_bytes()[..], &[0; 1196]].concat());
         if i % 100 == 0 {
@@ -344,7 +345,7 @@ fn a_slow_reader_loses_old_data_but_no_response_and_others_lose_nothing() {
                     data: i.to_be_bytes().to_vec()
                 }
             );
-            // Peers send no faster than the server takes it, so that it is the stream that holds too much.
+            // Peers send no faster than the server receives, so that the stream is the bottleneck.
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -357,7 +358,7 @@ fn a_slow_reader_loses_old_data_but_no_response_and_others_lose_nothing() {
             && s.stat(|c| c.stream_dropped_aged.get()) > 0
             && s.stat(|c| c.stream_dropped_overflowed.get()) > 10_000
     });
-    // What does arrive is whole and in order; `response` has parsed every frame of it.
+    // What arrives is whole and in order: `response` has parsed every frame.
     peer.send(to_slow, &u32::MAX.to_be_bytes());
     let mut last = 0;
     loop {
@@ -486,7 +487,7 @@ impl Stream for Tls {
     }
 }
 
-/// A TLS client whose handshake is complete, handed over.
+/// A TLS client with a complete handshake, handed over.
 fn tls_client(server: &TestServer) -> Client {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
@@ -558,7 +559,7 @@ fn a_tls_client_is_told_of_the_end_by_close_notify() {
     let Pipe::Tcp { stream, .. } = &mut client.pipe else {
         unreachable!()
     };
-    // Without close_notify rustls would call the end of file unexpected.
+    // Without close_notify rustls would report an unexpected end of file.
     assert_eq!(
         stream.read(&mut [0; 64]).unwrap(),
         0,

@@ -1,4 +1,5 @@
-//! TCP allocations (RFC 6062) over several workers: a client's connection finds the worker that has the peer.
+//! TCP allocations (RFC 6062) on several workers: a client's connection reaches the worker that
+//! owns the peer connection.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -23,7 +24,7 @@ fn ended(server: &TestServer, why: ConnectionEnd) -> u64 {
     server.count(|c| c.tcp.ended[why as usize].get())
 }
 
-/// A peer that listens, and the client's connection with it as the peer sees it.
+/// A peer that listens, and the client's connection as the peer sees it.
 fn connected(client: &mut Client) -> (TcpStream, u32) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let id = client.connect(listener.local_addr().unwrap());
@@ -38,7 +39,7 @@ fn read_exactly(from: &mut impl Read, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The stream of a client that has bound it, and what it has received already.
+/// The stream of a client that has bound it, and the bytes already received.
 fn stream_of(client: Client) -> Box<dyn Stream> {
     match client.pipe {
         Pipe::Tcp { stream, buffer } => {
@@ -58,7 +59,7 @@ fn bytes_right_behind_connection_bind_are_the_peers_whichever_worker_they_arrive
         control.allocate_tcp();
         for round in 0..4 {
             let (mut peer, id) = connected(&mut control);
-            // One worker more is busy each time, so that the next connection goes to another.
+            // One more worker is busy each time, so that the next connection goes to another.
             let _other: Vec<Client> = (0..round).map(|_| server.tcp_client()).collect();
             let mut client = server.tcp_client();
             client.connection_bind(id, b"not STUN at all");
@@ -68,7 +69,7 @@ fn bytes_right_behind_connection_bind_are_the_peers_whichever_worker_they_arrive
             stream.patience(PATIENCE);
             assert_eq!(read_exactly(&mut stream, 4), b"down");
         }
-        // Once into the pipe, and before that from worker to worker where it has to.
+        // Once into the pipe and, if necessary, before that from worker to worker.
         server.eventually("every stream has moved", |server| match workers {
             1 => moved(server) == 4,
             _ => (5..=8).contains(&moved(server)),
@@ -153,7 +154,7 @@ fn a_half_closed_connection_in_which_nothing_moves_is_closed_and_an_open_one_is_
     assert_eq!(read_exactly(&mut idle_peer, 10), b"still here");
 }
 
-/// Connections that are being made from this machine to `peer`: state 2 is SYN-SENT.
+/// Connections in progress from this machine to `peer`: state 2 is SYN-SENT.
 fn being_made(peer: SocketAddr) -> usize {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let port = format!(":{:04X}", peer.port());
@@ -167,7 +168,7 @@ fn a_connect_under_way_to_a_peer_that_a_reload_denies_is_answered_447_and_leaves
     let server = TestServer::start(1);
     let mut control = server.tcp_client();
     control.allocate_tcp();
-    // A peer that does not answer: there is room for one in its backlog.
+    // A peer that does not answer: its backlog has room for one.
     let peer = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     peer.bind(&SocketAddr::from(([127, 0, 0, 5], 0)).into()).unwrap();
     peer.listen(0).unwrap();
@@ -178,7 +179,7 @@ fn a_connect_under_way_to_a_peer_that_a_reload_denies_is_answered_447_and_leaves
     });
     control.pipe.send(&request);
     server.eventually("it is being connected", |_| being_made(address) == 1);
-    // Another of its peers, with a connection nobody has bound yet.
+    // Another of its peers, with a connection that is not bound yet.
     let (mut pending, _) = connected(&mut control);
 
     server.shards.set_config(Arc::new(Config {
@@ -200,7 +201,7 @@ fn a_connect_under_way_to_a_peer_that_a_reload_denies_is_answered_447_and_leaves
         "this one is closed"
     );
     server.becomes("closed by the policy", 1, |s| ended(s, ConnectionEnd::Policy));
-    // And nothing is said of it.
+    // And the client gets no indication.
     let binding = control.compose(Method::Binding, &|_| {});
     control.pipe.send(&binding);
     control.response(&binding);

@@ -1,4 +1,5 @@
-//! What comes together is handled in one turn of a worker, and nothing of it is lost or leaves by another's socket.
+//! Packets that arrive together are handled in one turn of a worker. None is lost, and none leaves
+//! from another client's socket.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ fn address(response: &[u8], which: AttributeType) -> SocketAddr {
     Message::parse(response).unwrap().xor_address(which).unwrap().unwrap()
 }
 
-/// The number of its relay socket is the next allocation's at once.
+/// The next allocation reuses the number of its relay socket at once.
 #[test]
 fn data_leaves_by_its_clients_relay_socket_though_that_is_closed_and_another_opened_in_the_same_turn() {
     let (gate, server) = start(1, ShardConfig::default(), turn_config());
@@ -35,7 +36,7 @@ fn data_leaves_by_its_clients_relay_socket_though_that_is_closed_and_another_ope
     let (mut a, mut b) = (server.client(), server.client());
     let relayed = a.allocate();
     a.bind(0x4000, peer.addr());
-    // It learns its nonce.
+    // It gets its nonce.
     b.request(Method::Refresh, &|writer| {
         writer.u32(AttributeType::LIFETIME, 0);
     });
@@ -63,7 +64,7 @@ fn data_leaves_by_its_clients_relay_socket_though_that_is_closed_and_another_ope
 fn a_turn_sends_more_lone_datagrams_than_a_batch_holds() {
     const COUNT: usize = 1100;
     let (gate, server) = start(1, ShardConfig::default(), turn_config());
-    // Next to each other none has the same peer, so none shares a message.
+    // Adjacent packets have different peers, so none share a message.
     let peers: Vec<Peer> = (0..10).map(|_| Peer::new()).collect();
     let (mut client, socket) = bursting_client(server.udp);
     let relayed = client.allocate();
@@ -82,11 +83,11 @@ fn a_turn_sends_more_lone_datagrams_than_a_batch_holds() {
         );
     }
     assert_eq!(all_dropped(&server), 0);
-    // The one that stood still, and the one that found everything.
+    // The turn that was stopped, and the one that handled everything.
     assert!(server.stat(|s| s.turns.get()) <= turns + 3, "in one turn");
 }
 
-/// What was asked of the mailboxes: put in, refused, and taken out.
+/// Use of the mailboxes: stored, refused, and taken out.
 fn mailed(server: &TestServer) -> [u64; 3] {
     [
         server.stat(|s| s.mailbox_sent.get()),
@@ -95,8 +96,9 @@ fn mailed(server: &TestServer) -> [u64; 3] {
     ]
 }
 
-/// A client on one worker sends `count` messages of `size` bytes to clients on another, which stands still until all are
-/// in its mailbox. Every one that the mailbox took arrives. Returns how many there was no room for.
+/// A client on one worker sends `count` messages of `size` bytes to clients on another, which
+/// stands still until all are in its mailbox. Every message that the mailbox accepted arrives.
+/// Returns the number of those that it refused.
 fn mail(count: u32, size: usize, slots: usize) -> u64 {
     let config = ShardConfig {
         slots,
@@ -104,7 +106,7 @@ fn mail(count: u32, size: usize, slots: usize) -> u64 {
     };
     let (gate, server) = start(2, config, turn_config());
     let (mut sender, from) = server.client_on(0);
-    // Several, since a socket does not hold that much.
+    // Several, because one socket does not hold that much.
     let mut receivers: Vec<(Client, SocketAddr)> = (0..8).map(|_| server.client_on(1)).collect();
     sender.permit(receivers[0].1);
     for (receiver, _) in &mut receivers {
@@ -114,7 +116,7 @@ fn mail(count: u32, size: usize, slots: usize) -> u64 {
     gate.in_one_turn(&server, 1, || {
         for n in 0..count {
             sender.send_indication(receivers[n as usize % 8].1, &numbered(n));
-            // No more on the way than a socket holds.
+            // No more in flight than a socket holds.
             if n % 50 == 49 || n + 1 == count {
                 server.becomes("asked of the mailbox", u64::from(n) + 1, |s| {
                     let [sent, full, _] = mailed(s);
@@ -151,6 +153,6 @@ fn a_worker_takes_out_of_its_mailbox_what_is_there_though_it_is_more_than_a_turn
 
 #[test]
 fn what_a_mailbox_has_no_room_for_is_counted_and_the_rest_arrives_whatever_room_there_is_for_a_turn() {
-    // A mailbox holds less than that, and it more than a slot.
+    // A mailbox holds fewer, because they exceed a slot.
     assert!(mail(400, 1000, 1) > 100);
 }

@@ -116,7 +116,7 @@ fn a_wildcard_listener_answers_from_the_address_that_was_asked() {
     ] {
         let server = TestServer::start_with(1, listen, ShardConfig::default(), turn_config());
         let asked = std::net::SocketAddr::new(asked.parse().unwrap(), server.udp.port());
-        // A connected socket hears only that address.
+        // A connected socket receives only from that address.
         let mut client = Client::udp(asked);
         let peer = Peer::new();
         let relayed = client.allocate();
@@ -161,7 +161,7 @@ fn bursts_keep_their_order_both_ways_and_leave_as_they_came_in_few_large_message
         server.stat(|s| s.gso.get()) == 1 && server.stat(|s| s.gro.get()) == 1,
         "this kernel has both"
     );
-    // Four packets a second or more went in one message; what was sent last is counted a moment later.
+    // On average at least four packets per message. The last ones are counted a moment later.
     server.eventually("datagrams share messages, both ways", |s| {
         let both = |messages: u64, datagrams: u64, most: u64| datagrams >= 240 && messages * most < datagrams;
         both(s.stat(|s| s.sent_messages.get()), s.stat(|s| s.sent_datagrams.get()), 2)
@@ -232,7 +232,7 @@ fn two_clients_of_one_shard_reach_each_other_without_the_kernel() {
     let (relayed_a, relayed_b) = (a.allocate(), b.allocate());
     hairpin(&server, &mut a, &mut b, relayed_a, relayed_b);
     assert_eq!(server.stat(|s| s.mailbox_sent.get()), 0);
-    // Every datagram received came from a client: nothing went out of a relay socket and came in by another.
+    // Every datagram received came from a client: none left a relay socket and arrived at another.
     server.becomes("received and not from a client", 0, |s| {
         let from_clients = s.count(|c| c.up[relay::turn::types::Path::Other as usize][0].packets.get());
         let responses = s.count(|c| c.answered.get()) + s.count(|c| c.waiting.get());
@@ -256,7 +256,7 @@ fn two_clients_of_different_shards_reach_each_other_through_the_mailbox() {
     assert_eq!(server.stat(|s| s.mailbox_full.get()), 0);
 }
 
-/// Errors that nobody takes off a socket leave it ready for ever.
+/// Errors that are not read from a socket leave it ready forever.
 #[test]
 fn peers_that_refuse_everything_are_counted_and_no_reason_to_turn() {
     let server = TestServer::start(1);
@@ -298,7 +298,7 @@ fn an_icmp_error_is_told_to_the_client_and_harms_nothing() {
                 code
             }
         );
-        // And again, interleaved with a peer that lives: none of its datagrams is lost to the error of another.
+        // Again, interleaved with a peer that exists: it loses no datagram to another peer's error.
         for i in 0..20 {
             client.send_indication(closed, b"?");
             client.send_indication(open.addr(), &[i]);
@@ -367,7 +367,7 @@ fn a_flood_on_one_relay_socket_does_not_starve_another() {
     let target = flooded.allocate();
     let flooder = Peer::new();
     flooded.permit(flooder.addr());
-    // Dropped at the end, also at that of a test that fails: nothing is ever sent.
+    // Dropped at the end, also when a test fails. Nothing is ever sent.
     let (going_on, ended) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         while ended.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
@@ -425,7 +425,8 @@ fn without_offload_everything_still_works() {
 
 #[test]
 fn at_a_moderate_rate_packets_are_let_gather_and_none_is_lost() {
-    // Long pauses: what is moderate for them is a rate that a busy machine with one processor reaches as well.
+    // Long pauses, so that even a busy machine with one processor reaches a rate that counts as
+    // moderate.
     let config = ShardConfig {
         pause: Duration::from_millis(10),
         ..ShardConfig::default()
@@ -450,19 +451,19 @@ fn at_a_moderate_rate_packets_are_let_gather_and_none_is_lost() {
         });
         let start = Instant::now();
         while sent.load(SeqCst) < 1_000 || server.stat(|s| s.pauses.get()) == 0 {
-            // Never more on the way than the peer's socket holds.
+            // Never more in flight than the peer's socket holds.
             while sent.load(SeqCst) > arrived.load(SeqCst) + 100 {
                 assert!(start.elapsed() < PATIENCE, "what is sent arrives");
                 std::thread::sleep(Duration::from_millis(1));
             }
             assert!(start.elapsed() < PATIENCE, "pauses are taken");
-            // Below 2,000 a second; 300 are enough for a pause.
+            // Below 2,000 per second; 300 suffice for a pause.
             std::thread::sleep(Duration::from_micros(500));
             socket.send(&frame).unwrap();
             sent.fetch_add(1, SeqCst);
         }
         done.store(true, SeqCst);
-        // The reader may be waiting for one more.
+        // The reader may wait for one more.
         socket.send(&frame).unwrap();
         sent.fetch_add(1, SeqCst);
     });
@@ -485,7 +486,7 @@ fn shutdown_ends_allocations_and_frees_every_port() {
         .map(|c| c.allocations_ended[EndReason::Shutdown as usize].get())
         .sum();
     assert_eq!(ended, 10);
-    // Another test may have been given one of the ports meanwhile, but not for long.
+    // Another test may have got one of the ports meanwhile, but not for long.
     let deadline = Instant::now() + PATIENCE;
     for addr in relayed.into_iter().chain([udp]) {
         while let Err(error) = std::net::UdpSocket::bind(addr) {
@@ -518,7 +519,7 @@ fn a_new_configuration_applies_to_new_packets_and_spares_allocations() {
 #[test]
 fn an_idle_worker_shows_that_it_lives() {
     let server = TestServer::start(2);
-    // Every worker's heartbeat has to move for it, though nothing comes.
+    // Every worker's heartbeat must advance, although nothing arrives.
     let turns = server.turns_per_second();
     assert!(turns < 4.0, "and does not spin: {turns} turns a second");
     let ages = server.shards.heartbeat_ages();

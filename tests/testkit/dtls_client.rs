@@ -1,4 +1,4 @@
-//! A DTLS client on a UDP socket: OpenSSL's, blocking, bounded.
+//! A DTLS client on a UDP socket: OpenSSL's, blocking, with time limits.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -8,7 +8,8 @@ use openssl::ssl::{
     ErrorCode, ShutdownState, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslStream, SslVerifyMode,
 };
 
-/// How long a handshake may take: longer than a lost flight of the client, which is sent again after a second.
+/// Time limit of a handshake: longer than a lost flight of the client, which is retransmitted after
+/// a second.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A connected socket, as OpenSSL sees it.
@@ -46,7 +47,7 @@ impl DtlsClient {
         socket
     }
 
-    /// Accepts any certificate: the server under test made its own.
+    /// Accepts any certificate, because the server under test has created its own.
     pub fn context() -> SslContext {
         let mut context = SslContextBuilder::new(SslMethod::dtls_client()).expect("OpenSSL has DTLS");
         context.set_verify(SslVerifyMode::NONE);
@@ -64,7 +65,7 @@ impl DtlsClient {
         Self::offering(socket, mtu, b"")
     }
 
-    /// The same, offering `protocols` (ALPN, as it is on the wire) if there are any.
+    /// The same, offering `protocols` (ALPN, in wire format) if there are any.
     pub fn offering(socket: UdpSocket, mtu: u32, protocols: &[u8]) -> Option<Self> {
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
@@ -90,7 +91,7 @@ impl DtlsClient {
         self.0.get_ref().0.local_addr()
     }
 
-    /// The socket below.
+    /// The underlying socket.
     pub fn datagrams(&self) -> &UdpSocket {
         &self.0.get_ref().0
     }
@@ -104,7 +105,7 @@ impl DtlsClient {
         }
     }
 
-    /// The next message, at the latest after `patience`; 0 after close_notify.
+    /// The next message, waiting at most `patience`; 0 after close_notify.
     pub fn receive(&mut self, buf: &mut [u8], patience: Duration) -> io::Result<usize> {
         self.datagrams().set_read_timeout(Some(patience))?;
         match self.0.ssl_read(buf) {

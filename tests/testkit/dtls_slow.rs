@@ -1,4 +1,4 @@
-//! A DTLS client that shakes hands a flight at a time, and stops where the test wants it to.
+//! A DTLS client that performs the handshake one flight at a time, and stops where the test wants.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
@@ -8,7 +8,7 @@ use openssl::ssl::{Ssl, SslStream};
 use crate::dtls_client::DtlsClient;
 use crate::turn::PATIENCE;
 
-/// Shakes hands as far as a good cookie, and no further: returns the ClientHello that brings it.
+/// Performs the handshake up to a valid cookie, and returns the ClientHello with it.
 pub fn hello_with_cookie(server: SocketAddr) -> (UdpSocket, Vec<u8>) {
     hello_with_cookie_from([127, 0, 0, 1], server)
 }
@@ -27,11 +27,11 @@ pub fn from(address: [u8; 4], server: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// A client that shakes hands a flight at a time.
+/// A client that performs the handshake one flight at a time.
 pub struct SlowClient {
     pub socket: UdpSocket,
     stream: SslStream<Datagrams>,
-    /// The other end of what `stream` takes for its socket.
+    /// The other end of the socket that `stream` uses.
     wire: UnixDatagram,
     /// Its next flight.
     outbound: Vec<Vec<u8>>,
@@ -57,7 +57,7 @@ impl SlowClient {
         client
     }
 
-    /// Goes as far as it can with what it has heard. `true`: the handshake is complete.
+    /// Advances as far as possible with what has arrived. `true`: the handshake is complete.
     fn think(&mut self) -> bool {
         let complete = self.stream.connect().is_ok();
         let mut buffer = [0; 2048];
@@ -73,7 +73,7 @@ impl SlowClient {
         }
     }
 
-    /// Sends its flight, and hears until it has another one. `true`: the handshake is complete.
+    /// Sends its flight, and receives until it has another one. `true`: the handshake is complete.
     pub fn step(&mut self) -> bool {
         self.send_flight();
         let mut complete = false;
@@ -105,7 +105,8 @@ impl std::io::Write for Datagrams {
     }
 }
 
-/// A record of `len` bytes that nobody can have sent before the handshake is complete: OpenSSL drops it without a word.
+/// A record of `len` bytes that cannot be valid before the handshake is complete: OpenSSL drops it
+/// silently.
 pub fn early_record(len: u16) -> Vec<u8> {
     let mut record = vec![23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1];
     record.extend(len.to_be_bytes());

@@ -1,4 +1,4 @@
-//! The system's allocator, counted. A program that counts installs it:
+//! The system's allocator with counters. A program that counts installs it:
 //!
 //! ```ignore
 //! #[global_allocator]
@@ -32,41 +32,43 @@ fn count(bytes: isize) {
     }
 }
 
-// SAFETY: every call goes to `System` unchanged; counting touches atomics and thread-locals that need no heap.
+// SAFETY: every call goes to `System` unchanged; counting uses atomics and thread-locals that need
+// no heap.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size().cast_signed());
         BYTES_OF_PROCESS.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: forwards the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         BYTES.with(|live| live.set(live.get() - layout.size().cast_signed()));
         BYTES_OF_PROCESS.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise is passed on; `pointer` came from `System`.
+        // SAFETY: forwards the caller's promise; `pointer` came from `System`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
-/// Heap allocations this thread makes in `work`; growing a buffer is one.
+/// Heap allocations that this thread makes in `work`, including those that grow a buffer.
 pub fn allocations(work: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.with(Cell::get);
     work();
     ALLOCATIONS.with(Cell::get) - before
 }
 
-/// Bytes this thread has allocated and not freed. What another thread frees counts there.
+/// Bytes that this thread has allocated and not freed. Memory that another thread frees counts
+/// there.
 pub fn live_bytes() -> isize {
     BYTES.with(Cell::get)
 }
 
-/// Bytes the whole process has on the heap now.
+/// Bytes that the whole process currently has on the heap.
 pub fn live_bytes_of_process() -> usize {
     BYTES_OF_PROCESS.load(Relaxed)
 }
 
-/// From here on allocations of this thread are among [`watched_allocations`].
+/// Includes allocations of this thread in [`watched_allocations`] from now on.
 pub fn watch_this_thread() {
     IS_WATCHED.set(true);
 }
@@ -76,7 +78,7 @@ pub fn watched_allocations() -> u64 {
     WATCHED.load(Relaxed)
 }
 
-/// Keeps the other tests of this program that ask for it waiting: for one that looks at the whole process.
+/// Blocks the other tests of this program that call it: for a test that examines the whole process.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)

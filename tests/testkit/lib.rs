@@ -1,4 +1,5 @@
-//! What tests of every floor share. It stands on the protocol alone, so that unit tests of the floors above may use it too.
+//! What the tests of all floors share. It depends only on the protocol, so that unit tests of the
+//! floors above can use it too.
 
 #![allow(
     missing_docs,

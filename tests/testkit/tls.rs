@@ -1,11 +1,11 @@
-//! Both ends of TLS for one name in memory, each knowing the other.
+//! Both ends of TLS for one name in memory, each with the other's credentials.
 
 use std::sync::Arc;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-/// For `relay.test`, with a certificate of its own each time.
+/// For `relay.test`, with a new certificate each time.
 pub fn tls_configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let certified = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).unwrap();
@@ -26,18 +26,18 @@ pub fn tls_configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<Clien
     (Arc::new(client), Arc::new(server))
 }
 
-/// A client and a server after their handshake, with configurations of their own.
+/// A client and a server after their handshake, with separate configurations.
 pub fn tls_pair(versions: &[&'static SupportedProtocolVersion]) -> (ClientConnection, Box<ServerConnection>) {
     let (client, server) = tls_configs(versions);
     tls_pair_of(client, server, Tickets::Delivered)
 }
 
-/// What becomes of the session tickets that a TLS 1.3 server has behind its handshake.
+/// What happens to the session tickets that a TLS 1.3 server sends after its handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tickets {
     /// The client has them.
     Delivered,
-    /// They are still to be sent, by who takes the server's end over.
+    /// The new owner of the server's end still has to send them.
     Pending,
 }
 

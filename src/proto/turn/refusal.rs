@@ -78,7 +78,7 @@ refusals! {
     WrongRealm => 401, "wrong_realm";
     /// Too many recent logins from this address have failed: not checked.
     LoginLimited => 0, "login_limited";
-    /// An operator has revoked the user's credentials that expire by then, this long from now.
+    /// The operator has revoked the user's credentials up to an expiry that is this far ahead.
     CredentialRevoked { left: Duration } => 403, "credential_revoked";
     /// PASSWORD-ALGORITHMS came back changed: an attacker on the path wants a weaker algorithm.
     AlgorithmsChanged => 400, "algorithms_changed";

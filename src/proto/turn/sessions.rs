@@ -1,7 +1,8 @@
-//! What an operator asks about allocations: plain data, listed in bounded pieces.
+//! The operator's queries about allocations: plain data, listed in bounded pieces.
 //!
-//! A *session* is an allocation under its name outside this process ([`SessionId`]). Pages are ordered by age, the oldest
-//! first, so a session that lives throughout a listing appears in it exactly once, however many begin and end meanwhile.
+//! A *session* is an allocation under its id outside this process ([`SessionId`]). Pages are
+//! ordered by age, oldest first. So a session that lives throughout a listing appears in it exactly
+//! once, however many begin and end meanwhile.
 
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,27 +16,27 @@ use super::user::UserId;
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::time::{Instant, UnixTime};
 
-/// A place in the order of sessions. The listing continues behind it.
+/// A position in the order of sessions. The listing continues after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionCursor {
     /// When the Allocate arrived.
     pub requested: Instant,
-    /// Tells apart those of the same instant.
+    /// Distinguishes sessions of the same instant.
     pub id: SessionId,
 }
 
-/// Which sessions are meant. Every condition that is set must hold.
+/// Selects sessions. Every condition that is set must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionFilter {
     /// The user: a static user's name, the userid of a time-limited username, or a whole USERNAME.
     pub user: Option<Arc<str>>,
-    /// The client's address lies in this network.
+    /// The network of the client's address.
     pub client: Option<IpNet>,
-    /// A live permission or channel leads to this network.
+    /// The network of the peer of a live permission or channel.
     pub peer: Option<IpNet>,
     /// The client's transport.
     pub transport: Option<Transport>,
-    /// The listeners the client came by.
+    /// The listeners that the client uses.
     pub path: Option<Path>,
 }
 
@@ -52,44 +53,45 @@ impl SessionFilter {
     }
 }
 
-/// Asks for a piece of the listing.
+/// Requests a piece of the listing.
 #[derive(Clone, Debug)]
 pub struct SessionQuery {
-    /// Where the piece before ended; `None`: from the oldest session on.
+    /// Where the previous piece ended; `None`: starts with the oldest session.
     pub after: Option<SessionCursor>,
-    /// Which sessions.
+    /// The conditions.
     pub filter: Arc<SessionFilter>,
-    /// How many sessions to look at, whether they pass the filter or not. Bounds the time the piece takes.
+    /// How many sessions to examine, whether or not they match. Bounds the time that the piece
+    /// takes.
     pub examine: usize,
 }
 
 /// A piece of the listing.
 #[derive(Clone, Debug, Default)]
 pub struct SessionPage {
-    /// The sessions that pass, the oldest first.
+    /// The matching sessions, oldest first.
     pub sessions: Vec<SessionSummary>,
     /// Where to continue. `None`: there are no more.
     pub next: Option<SessionCursor>,
 }
 
-/// One session in a line.
+/// One session in brief.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionSummary {
-    /// Its name.
+    /// Its id.
     pub id: SessionId,
     /// When the Allocate arrived.
     pub requested: Instant,
     /// Full USERNAME of the Allocate.
     pub username: Arc<str>,
-    /// Whose it is.
+    /// The user behind it.
     pub user: UserId,
-    /// The client, or who was it.
+    /// The client, or the last one if it is away.
     pub client: FiveTuple,
-    /// That client is gone, and may come back with a ticket (RFC 8016).
+    /// That client has disconnected, and may return with a ticket (RFC 8016).
     pub away: bool,
-    /// The listeners it came by.
+    /// The listeners that its client uses.
     pub path: Path,
-    /// Relayed transport addresses it has, by family.
+    /// Its relayed transport addresses, by family.
     pub relayed: [Option<SocketAddr>; 2],
     /// When it ends unless it is refreshed.
     pub expires: Instant,
@@ -104,7 +106,7 @@ pub struct SessionSummary {
 }
 
 impl SessionSummary {
-    /// Its place in the order.
+    /// Its position in the order.
     pub const fn cursor(&self) -> SessionCursor {
         SessionCursor {
             requested: self.requested,
@@ -116,9 +118,9 @@ impl SessionSummary {
 /// One session in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionDetail {
-    /// The line.
+    /// The session in brief.
     pub summary: SessionSummary,
-    /// The way to its client.
+    /// The path to its client.
     pub link: Link,
     /// Its client may move (RFC 8016).
     pub mobile: bool,
@@ -128,11 +130,11 @@ pub struct SessionDetail {
     pub channels: Vec<(u16, SocketAddr, Instant)>,
 }
 
-/// Whose sessions to end because credentials were revoked.
+/// The credentials that are revoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// The static user's name, or the userid of time-limited usernames.
     pub user: Arc<str>,
-    /// Time-limited usernames that expire by then are refused, and so is the static user until then.
+    /// Refuses time-limited usernames that expire by then, and a static user until then.
     pub until: UnixTime,
 }

@@ -1,5 +1,5 @@
-//! What tests share that needs our sockets and streams. Unit tests of `relay-net` cannot use it: for them it is another copy
-//! of the package they are in.
+//! What tests share and what needs our sockets and streams. Unit tests of `relay-net` cannot use
+//! it, because for them it links another copy of their own package.
 
 #![allow(
     missing_docs,
@@ -34,18 +34,20 @@ pub fn bursting(server: SocketAddr) -> (StdUdpSocket, UdpSocket) {
     (same, socket)
 }
 
-/// A client over UDP, with a socket that [`burst`]s. It is not for data from peers, which the kernel would join.
+/// A client over UDP with a socket for [`burst`]. Not for data from peers, which the kernel would
+/// coalesce.
 pub fn bursting_client(server: SocketAddr) -> (Client, UdpSocket) {
     let (same, socket) = bursting(server);
     (Client::new(Pipe::Udp(same)), socket)
 }
 
-/// Both ends of a TCP connection, set up as the server and its clients do: the client's, the server's, and where it comes from.
+/// Both ends of a TCP connection, set up as the server and its clients do: the client's, the
+/// server's, and its source.
 pub fn tcp_sockets() -> (TcpStream, TcpStream, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect_timeout(&listener.local_addr().unwrap(), PATIENCE).unwrap();
     stream.set_nodelay(true).unwrap();
-    // No test waits longer for a server that has stopped reading, or that says nothing.
+    // No test waits longer for a server that has stopped reading or sending.
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (socket, client) = accept(&listener);
@@ -55,7 +57,8 @@ pub fn tcp_sockets() -> (TcpStream, TcpStream, SocketAddr) {
     (stream, socket, client)
 }
 
-/// Sends `packets` in one go, several in one system call and GSO message, as a client that sends video does.
+/// Sends `packets` at once, several per system call and GSO message, like a client that sends
+/// video.
 pub fn burst(from: &UdpSocket, to: SocketAddr, packets: &[Vec<u8>]) {
     let slab: Vec<u8> = packets.concat();
     let mut batch = SendBatch::new();

@@ -1,4 +1,5 @@
-//! One stream of a client without a network: rounds of ChannelData in and out, plain or through TLS.
+//! One stream of a client without a network: rounds of ChannelData in and out, plain or through
+//! TLS.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -11,7 +12,8 @@ pub const HEADER: [u8; 4] = [0x40, 0x00, 0x04, 0xB0];
 /// Frames of one round.
 pub const FRAMES: usize = 50;
 
-/// Bytes to be read, in pieces as a socket would give them; what is written is thrown away, and taken in pieces too.
+/// Bytes to be read, in pieces like those of a socket. What is written is accepted in pieces too,
+/// and discarded.
 pub struct Socket<'a> {
     pub incoming: &'a [u8],
     pub per_read: usize,
@@ -46,7 +48,7 @@ impl Write for Socket<'_> {
     }
 }
 
-/// One round: everything in, everything out. Returns messages taken.
+/// One round: reads everything and writes everything. Returns the number of messages.
 pub fn relay(conn: &mut StreamConn, socket: &mut Socket<'_>) -> usize {
     let mut messages = 0;
     while conn.receive(Instant::ZERO, socket).unwrap().bytes > 0 {

@@ -1,4 +1,4 @@
-//! A server of shards that speaks DTLS, and clients for it: what `TestServer` is for UDP and TCP.
+//! A server of shards with DTLS, and clients for it: the counterpart of `TestServer`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -38,7 +38,7 @@ pub fn config(change: impl FnOnce(&mut DtlsConfig)) -> DtlsConfig {
     config
 }
 
-/// One worker that speaks UDP and DTLS on one socket.
+/// One worker with UDP and DTLS on one socket.
 pub fn start(dtls: DtlsConfig) -> TestServer {
     start_with(
         ShardConfig {
@@ -67,7 +67,7 @@ pub fn start_under(config: ShardConfig, plain: bool, turn: Config) -> TestServer
     TestServer { shards, udp }
 }
 
-/// An association that both the client and the test have a hand on.
+/// An association shared by the client and the test.
 #[derive(Clone)]
 struct Hand(Rc<RefCell<DtlsClient>>);
 

@@ -1,4 +1,5 @@
-//! Workers that stand still where a test wants it, so that what comes meanwhile is handled in one turn.
+//! Stops workers at a point chosen by a test, so that what arrives meanwhile is handled in one
+//! turn.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, Once};
@@ -11,7 +12,7 @@ use tracing::span;
 use crate::{PATIENCE, TestServer};
 
 thread_local! {
-    /// Which worker this thread is, and of whose server.
+    /// The worker of this thread, and its server.
     static WORKER: RefCell<Option<(usize, Arc<Shared>)>> = const { RefCell::new(None) };
 }
 
@@ -23,17 +24,18 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Who may not pass.
+    /// The worker that may not pass.
     shut: Option<usize>,
-    /// It has come.
+    /// It has arrived.
     stands: bool,
 }
 
-/// Stops one worker of a server in the line it writes about an allocation: at the end of a turn, before anything is sent.
+/// Stops one worker of a server while it writes the log line about an allocation: at the end of a
+/// turn, before anything is sent.
 pub struct Gate(Arc<Shared>);
 
 impl Gate {
-    /// A gate, open, and `config` with it.
+    /// An open gate, and `config` with it.
     pub fn with(config: ShardConfig) -> (Self, ShardConfig) {
         static LISTEN: Once = Once::new();
         LISTEN.call_once(|| tracing::subscriber::set_global_default(Lines).unwrap());
@@ -48,7 +50,8 @@ impl Gate {
         (Self(shared), config)
     }
 
-    /// Does `meanwhile` while worker `shard` stands still. What is there for it in the end, it finds in its next turn.
+    /// Runs `meanwhile` while worker `shard` stands still. The worker handles everything that
+    /// arrived in its next turn.
     #[track_caller]
     pub fn in_one_turn<T>(&self, server: &TestServer, shard: usize, meanwhile: impl FnOnce() -> T) -> T {
         let (mut bell, _) = server.client_on(shard);
@@ -78,7 +81,7 @@ impl Shared {
         if state.shut == Some(worker) {
             state.stands = true;
             self.changed.notify_all();
-            // A test that fails leaves it shut: no worker stands for ever.
+            // A failing test leaves it shut; no worker may stand still forever.
             let _ = self
                 .changed
                 .wait_timeout_while(state, PATIENCE, |state| state.shut == Some(worker))
@@ -87,7 +90,7 @@ impl Shared {
     }
 }
 
-/// Takes every line, and keeps none.
+/// Accepts every line and stores none.
 struct Lines;
 
 impl tracing::Subscriber for Lines {

@@ -1,4 +1,4 @@
-//! A server of shards that passes QUIC on: what `TestServer` is for UDP and TCP.
+//! A server of shards that forwards QUIC: the counterpart of `TestServer`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub fn start_http3_with(workers: usize, listen: &str, config: ShardConfig) -> Te
     TestServer { shards, udp }
 }
 
-/// With a rate no test reaches unless it wants to.
+/// With a rate that no test reaches by accident.
 pub fn passed_to(backend: SocketAddr, change: impl FnOnce(&mut Http3Config)) -> Http3Config {
     let shared = SharedBackend::default();
     shared.store(Some(Arc::new(backend)));

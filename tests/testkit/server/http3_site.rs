@@ -1,4 +1,4 @@
-//! A web site over HTTP/3, to stand behind the relay.
+//! A web site over HTTP/3, to run behind the relay.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -11,17 +11,18 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-/// What `/` answers, the client's address as the site sees it behind it.
+/// The response to `/`, followed by the client's address as the site sees it.
 pub const GREETING: &str = "site over HTTP/3 for ";
 
-/// Answers `/` with a greeting and `/N` with N bytes, until dropped.
+/// Responds to `/` with a greeting and to `/N` with N bytes, until dropped.
 pub struct Site {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Site {
-    /// On `socket`; with `retry` each client has to prove its address first (RFC 9000 §8.1.2).
+    /// Serves on `socket`. With `retry` each client has to prove its address first (RFC 9000
+    /// §8.1.2).
     pub fn start(
         socket: UdpSocket,
         chain: Vec<CertificateDer<'static>>,
@@ -75,7 +76,7 @@ async fn accept(endpoint: &quinn::Endpoint, retry: bool) {
             continue;
         }
         tokio::spawn(async move {
-            // A client that leaves ends its own connection.
+            // A client that disconnects only ends its own connection.
             let _ = converse(incoming).await;
         });
     }
@@ -105,7 +106,7 @@ fn answer(request: &Request<()>, client: SocketAddr) -> Bytes {
     }
 }
 
-/// So many bytes, no two stretches of them alike.
+/// This many bytes, without repeated stretches.
 pub fn body(len: usize) -> Bytes {
     (0..len).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
 }

@@ -1,5 +1,6 @@
-//! What tests share that needs workers: a server of shards on loopback with its clients, and a web site to stand behind one.
-//! Unit tests of `relay` cannot use it: for them it is another copy of the package they are in.
+//! What tests share and what needs workers: a server of shards on loopback with its clients, and a
+//! web site to run behind one. Unit tests of `relay` cannot use it, because for them it links
+//! another copy of their own package.
 
 #![allow(
     missing_docs,

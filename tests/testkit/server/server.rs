@@ -45,14 +45,14 @@ impl TestServer {
     pub fn client_elsewhere(&self) -> (Client, SocketAddr) {
         let idle = |counters: &&relay::turn::Counters| counters.allocations.iter().all(|live| live.get() == 0);
         let empty: Vec<_> = self.shards.counters().iter().map(|it| &**it).filter(idle).collect();
-        // The kernel deals clients out by hash: some client soon lands elsewhere.
+        // The kernel distributes clients by hash, so some client soon reaches another shard.
         (0..500)
             .map(|_| {
                 let mut client = self.client();
                 let relayed = client.allocate();
                 (client, relayed)
             })
-            // Counted before the client was answered.
+            // Counted before the client got its response.
             .find(|_| !empty.iter().all(idle))
             .expect("a client on another shard")
     }
@@ -67,7 +67,7 @@ impl TestServer {
                 let before = began();
                 let mut client = self.client();
                 let relayed = client.allocate();
-                // Counted before the client was answered.
+                // Counted before the client got its response.
                 (began() > before).then_some((client, relayed))
             })
             .expect("a client on this shard")
@@ -83,7 +83,8 @@ impl TestServer {
         self.shards.counters().iter().map(|counters| of(counters)).sum()
     }
 
-    /// How often the busiest worker turns in a second, over more than one of them. A worker without traffic turns once.
+    /// Turns per second of the busiest worker, measured over more than a second. A worker without
+    /// traffic turns once.
     pub fn turns_per_second(&self) -> f64 {
         let seen = |stats: &relay::shard::ShardCounters| (stats.turns.get(), stats.heartbeat.get());
         let all = || self.shards.shard_counters().iter();
@@ -101,7 +102,8 @@ impl TestServer {
         rates.fold(0.0, f64::max)
     }
 
-    /// Waits until `what` is `expected`: a worker counts what it did after a client has seen it.
+    /// Waits until `what` is `expected`: a worker counts its work after a client has seen the
+    /// result.
     pub fn becomes<T: PartialEq + std::fmt::Debug>(&self, text: &str, expected: T, what: impl Fn(&Self) -> T) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -127,7 +129,7 @@ impl TestServer {
     }
 }
 
-/// Both ends of a TCP connection: the client's, and the server's as it is handed to a shard.
+/// Both ends of a TCP connection: the client's, and the server's as handed to a shard.
 pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
     let (stream, socket, client) = tcp_sockets();
     let server = socket.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! A small TURN client, over whatever reaches the server.
+//! A small TURN client over any transport.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -20,14 +20,14 @@ pub enum Pipe {
         stream: Box<dyn Stream>,
         buffer: Vec<u8>,
     },
-    /// Whatever keeps messages apart by itself.
+    /// A transport that preserves message boundaries.
     Messages(Box<dyn Messages>),
 }
 
 /// An association with the server.
 pub trait Messages {
     fn send(&mut self, message: &[u8]);
-    /// `None` if none comes in time.
+    /// `None` if no message arrives in time.
     fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>>;
 }
 
@@ -51,7 +51,7 @@ impl Pipe {
         }
     }
 
-    /// One message; `None` if none comes in time or the stream ends.
+    /// One message; `None` if none arrives in time or the stream ends.
     pub fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>> {
         match self {
             Self::Udp(socket) => {
@@ -78,7 +78,7 @@ impl Pipe {
     }
 }
 
-/// What a client got that is no response to a request.
+/// A message to a client other than a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
     Channel {
@@ -185,7 +185,7 @@ impl Client {
         panic!("{method:?}: challenged again and again");
     }
 
-    /// The response to `request`; anything else that comes is kept for [`Self::incoming`].
+    /// The response to `request`. Keeps other messages for [`Self::incoming`].
     #[track_caller]
     pub fn response(&mut self, request: &[u8]) -> Vec<u8> {
         loop {
@@ -298,7 +298,7 @@ impl Client {
         frame
     }
 
-    /// The next thing that is no response.
+    /// The next message that is not a response.
     #[track_caller]
     pub fn incoming(&mut self) -> Incoming {
         if let Some(early) = self.early.pop_front() {
@@ -308,7 +308,7 @@ impl Client {
         decode(&bytes)
     }
 
-    /// The next thing that is no response, if it comes in time.
+    /// The next message that is not a response, if it arrives in time.
     pub fn next(&mut self, timeout: Duration) -> Option<Incoming> {
         self.early
             .pop_front()
@@ -325,7 +325,8 @@ pub fn error_code(message: &Message<'_>) -> Option<u16> {
     Some(u16::from(value[2]) * 100 + u16::from(value[3]))
 }
 
-/// What a client received. ChannelData from a stream has its padding stripped, and it must be zeroes.
+/// Decodes a message to a client. Strips the padding of ChannelData on a stream, and checks that it
+/// is zero.
 pub fn decode(bytes: &[u8]) -> Incoming {
     if bytes[0] & 0xc0 == 0x40 {
         let number = u16::from_be_bytes([bytes[0], bytes[1]]);

@@ -1,4 +1,4 @@
-//! A small TURN client and its peers, over whatever reaches a server, and the configuration of a server they agree with.
+//! A small TURN client and its peers, over any transport, and the matching server configuration.
 
 mod client;
 mod peer;
@@ -21,7 +21,7 @@ pub use tcp::accept;
 pub const REALM: &str = "example.org";
 pub const USER: &str = "alice";
 pub const PASSWORD: &str = "correct horse battery staple";
-/// Where relay sockets are bound; peers of the tests are on 127.0.0.1.
+/// The address of relay sockets. Peers of the tests are on 127.0.0.1.
 pub const RELAY_IP: &str = "127.0.0.2";
 
 /// Below the kernel's ephemeral ports, so that no peer of a test looks like a relayed address.
@@ -29,10 +29,10 @@ const RELAY_PORTS: RangeInclusive<u16> = 10_240..=32_767;
 
 /// Long enough for a busy machine, short enough to fail.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Nothing is to come: how long that is believed.
+/// How long to wait before concluding that nothing arrives.
 pub const SILENCE: Duration = Duration::from_millis(100);
 
-/// Every peer of the tests but these.
+/// Allows every peer of the tests except these.
 pub fn policy(denied: &[&str]) -> PeerPolicy {
     PeerPolicy::new(PolicyConfig {
         allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],

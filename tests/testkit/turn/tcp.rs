@@ -8,7 +8,7 @@ use relay_proto::wire::writer::MessageWriter;
 
 use super::{Client, PATIENCE, error_code};
 
-/// The next connection to a listener, and where it comes from.
+/// The next connection to a listener, and its source.
 #[track_caller]
 pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     // On Linux this bounds the wait for a connection too.
@@ -25,7 +25,7 @@ impl Client {
         self.allocate_over(6, &|_| {})
     }
 
-    /// Connects to a peer: CONNECTION-ID.
+    /// Connects to a peer; returns the CONNECTION-ID.
     #[track_caller]
     pub fn connect(&mut self, peer: SocketAddr) -> u32 {
         let response = self.succeed(Method::Connect, &|writer| {
@@ -34,7 +34,7 @@ impl Client {
         connection_id(&Message::parse(&response).unwrap())
     }
 
-    /// Sends a ConnectionBind with `data` right behind it, and returns when it has succeeded.
+    /// Sends a ConnectionBind directly followed by `data`, and returns once it has succeeded.
     #[track_caller]
     pub fn connection_bind(&mut self, id: u32, data: &[u8]) {
         let bind = |writer: &mut MessageWriter<'_>| {

@@ -1,4 +1,5 @@
-//! What an operator asks of a server, and does to its sessions. Every call does a bounded piece of work.
+//! The operator's queries about sessions, and actions on them. Every call does a bounded amount of
+//! work.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use crate::turn::state::allocation::{Allocation, FAMILIES};
 use crate::turn::types::AllocationId;
 
 impl Server {
-    /// A piece of the listing. An Allocate that still waits for its relay sockets is no session yet.
+    /// A piece of the listing. An Allocate that still waits for its relay sockets is not a session
+    /// yet.
     pub fn sessions(&self, now: Now, query: &SessionQuery) -> SessionPage {
         let mut page = SessionPage::default();
         let mut behind = self.allocations.after(query.after);
@@ -42,7 +44,7 @@ impl Server {
         })
     }
 
-    /// Ends a session: the next packet is not relayed. Returns whether there was one.
+    /// Ends a session: no further packet is relayed. Returns whether it existed.
     pub fn end_session(&mut self, now: Now, id: SessionId) -> bool {
         let Some(id) = self.allocations.by_session(id) else {
             return false;
@@ -51,8 +53,9 @@ impl Server {
         true
     }
 
-    /// Ends the sessions that a revocation is about, looking at `examine` of them behind `after`, those included that
-    /// still wait for their relay sockets. Returns how many it ended, and where to continue.
+    /// Ends the sessions of a revoked user. Examines `examine` sessions after `after`, including
+    /// those that still wait for their relay sockets. Returns how many it ended, and where to
+    /// continue.
     pub fn end_revoked(
         &mut self,
         now: Now,
@@ -68,7 +71,7 @@ impl Server {
         (ended, next.filter(|_| piece.len() >= examine.max(1)))
     }
 
-    /// Whether the allocation was a revoked user's, and is gone now.
+    /// Ends the allocation if its user is revoked. Returns whether it did.
     pub(super) fn end_if_revoked(&mut self, now: Now, id: AllocationId) -> bool {
         let Some(allocation) = self.allocations.get(id) else {
             return false;

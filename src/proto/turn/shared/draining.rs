@@ -1,4 +1,4 @@
-//! An operator's drain: no new clients from one moment on, at every shard at once.
+//! A drain by the operator: from one moment on no shard accepts new clients.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
@@ -9,10 +9,10 @@ use crate::base::lock::lock;
 use crate::turn::config::redirect::Redirect;
 use crate::turn::refusal::Refusal;
 
-/// Whether the process is drained, and where its new clients go.
+/// Whether the process is draining, and where its new clients go.
 #[derive(Debug, Default)]
 pub(in crate::turn) struct Draining {
-    /// So that a server in service takes no lock.
+    /// Lets a server that is not draining skip the lock.
     on: AtomicBool,
     to: Mutex<Option<Arc<Redirect>>>,
 }
@@ -28,7 +28,7 @@ impl Draining {
         self.on.load(Relaxed)
     }
 
-    /// Why a new client is refused: 300 where it can follow, 508 otherwise.
+    /// The refusal of a new client: 300 if it can follow, otherwise 508.
     pub(in crate::turn) fn check(&self, client: &FiveTuple) -> Result<(), Refusal> {
         if !self.is_on() {
             return Ok(());

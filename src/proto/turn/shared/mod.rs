@@ -109,31 +109,33 @@ impl Shared {
         self.quotas.allocations()
     }
 
-    /// Refuses a user's credentials from now on, at every shard. Its sessions end with `Server::end_revoked`.
+    /// Refuses a user's credentials from now on, at every shard. `Server::end_revoked` ends the
+    /// user's sessions.
     ///
     /// # Errors
-    /// There is no room for another one.
+    /// The limit of revocations is reached.
     pub fn revoke(&self, now: UnixTime, revocation: &Revocation) -> Result<(), TooManyRevocations> {
         self.revocations.add(now, revocation)
     }
 
-    /// Takes a revocation back. Returns whether there was one.
+    /// Removes a revocation. Returns whether there was one.
     pub fn unrevoke(&self, user: &str) -> bool {
         self.revocations.remove(user)
     }
 
-    /// The revocations that hold.
+    /// The revocations in force.
     pub fn revocations(&self, now: UnixTime) -> Vec<Revocation> {
         self.revocations.all(now)
     }
 
-    /// Refuses every new client from now on, at every shard: those that can follow are sent to the servers of `to`, which
-    /// may name none (`Redirect::serve_others` has no meaning here). `None`: takes new clients again.
+    /// Refuses every new client from now on, at every shard. Clients that can follow are redirected
+    /// to the servers of `to`, which may name none (`Redirect::serve_others` has no effect here).
+    /// `None`: accepts new clients again.
     pub fn set_draining(&self, to: Option<Redirect>) {
         self.draining.set(to);
     }
 
-    /// Whether new clients are refused because an operator drains the server.
+    /// Whether new clients are refused because the operator drains the server.
     pub fn is_draining(&self) -> bool {
         self.draining.is_on()
     }

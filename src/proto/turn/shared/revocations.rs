@@ -1,7 +1,9 @@
-//! Users whose credentials are revoked, until when. Asked once per authenticated request, never per relayed packet.
+//! Revoked users, with the time until which each is revoked. Checked once per authenticated
+//! request, never per relayed packet.
 //!
-//! A name is compared as an operator writes it: the name of a static user and the userid of time-limited usernames are the
-//! same word here, because whoever revokes does not know which kind the user is.
+//! Names are compared as the operator writes them. The name of a static user and the userid of
+//! time-limited usernames are the same here, because the operator who revokes a user does not know
+//! its kind.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::collections::HashMap;
@@ -13,23 +15,23 @@ use crate::turn::login::credential::TimeLimited;
 use crate::turn::sessions::Revocation;
 use crate::turn::user::UserId;
 
-/// Users that may be revoked at a time.
+/// Most revocations at a time.
 pub const MAX_REVOCATIONS: usize = 65_536;
 
-/// As many users are revoked as can be ([`MAX_REVOCATIONS`]).
+/// The limit of revocations is reached ([`MAX_REVOCATIONS`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyRevocations;
 
-/// Who is revoked, for all shards of a process.
+/// The revocations of all shards of a process.
 #[derive(Debug, Default)]
 pub(in crate::turn) struct Revocations {
-    /// So that a server without revocations takes no lock.
+    /// Lets a server without revocations skip the lock.
     count: AtomicUsize,
     users: Mutex<HashMap<Arc<str>, UnixTime>>,
 }
 
 impl Revocations {
-    /// Revokes, from now on at every shard. A later time stays where one stands already.
+    /// Revokes a user, from now on at every shard. Of two times for one user the later one counts.
     pub(in crate::turn) fn add(&self, now: UnixTime, revocation: &Revocation) -> Result<(), TooManyRevocations> {
         let mut users = lock(&self.users);
         users.retain(|_, until| *until > now);
@@ -43,7 +45,7 @@ impl Revocations {
         Ok(())
     }
 
-    /// Takes a revocation back. Returns whether there was one.
+    /// Removes a revocation. Returns whether there was one.
     pub(in crate::turn) fn remove(&self, user: &str) -> bool {
         let mut users = lock(&self.users);
         let removed = users.remove(user).is_some();
@@ -51,7 +53,7 @@ impl Revocations {
         removed
     }
 
-    /// All that still hold.
+    /// All revocations in force.
     pub(in crate::turn) fn all(&self, now: UnixTime) -> Vec<Revocation> {
         let users = lock(&self.users);
         let live = users.iter().filter(|&(_, &until)| until > now);
@@ -96,7 +98,7 @@ mod tests {
         assert_eq!(all.of(NOW, "1800000100:eve", &user), Some(UnixTime(1_800_000_100)));
         assert_eq!(all.of(NOW, "1800000101:eve", &user), None);
         assert_eq!(all.of(NOW, "1800000100:ann", &UserId::of_time_limited("ann")), None);
-        // A static user's name has no expiry: it is revoked until then.
+        // A static user's name has no expiry, so the user is revoked until that time.
         let user = UserId::of_static("eve".into());
         assert!(all.of(NOW, "eve", &user).is_some());
         assert_eq!(all.of(UnixTime(NOW.0 + 100), "eve", &user), None);
