@@ -20,6 +20,11 @@
 //! The first three are the package `relay-proto`, the fourth is `relay-net`, the fifth `relay-client`, so that the compiler
 //! holds them to it. The feature `bench` carries `relay bench`, the feature `dtls` TURN over DTLS; both are on by default.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")
+)]
+
 pub use relay_net as net;
 pub use relay_proto::{base, turn, wire};
 

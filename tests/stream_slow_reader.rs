@@ -1,6 +1,7 @@
 //! A client on a real socket that reads slower than it is sent to: what it gets is fresh, whole, and counted, and it gets
 //! every response.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

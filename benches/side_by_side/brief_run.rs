@@ -1,6 +1,7 @@
 //! The comparison with other servers can be run: here of the relay alone, briefly, and without a
 //! core of its own.
 
+#![allow(clippy::disallowed_methods, reason = "what is measured takes real time")]
 #![allow(clippy::print_stderr, reason = "it tells how far it is")]
 
 mod suite;

@@ -1,8 +1,8 @@
 //! When a drained server serves no new client any more, for those who ask whether it is ready.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
+use crate::base::time::Instant;
 use crate::config::settings::ListenerSettings;
 use crate::turn::config::redirect::Redirect;
 
@@ -53,7 +53,7 @@ fn complete(redirect: &Redirect, listeners: &[ListenerSettings], since: Instant)
     if listeners.iter().all(at_once) {
         return Some(since);
     }
-    since.checked_add(redirect.serve_others?)
+    Some(since + redirect.serve_others?)
 }
 
 #[cfg(test)]
@@ -89,10 +89,9 @@ mod tests {
 
     #[test]
     fn a_drain_is_complete_when_nobody_is_served_any_more() {
-        let now = Instant::now();
-        let at = |redirect: &Redirect, listeners: &[ListenerSettings]| {
-            complete(redirect, listeners, now).map(|at| at.duration_since(now))
-        };
+        let now = Instant::ZERO;
+        let at =
+            |redirect: &Redirect, listeners: &[ListenerSettings]| complete(redirect, listeners, now).map(|at| at - now);
         let (both, udp) = (listener("192.0.2.1:443", false), listener("192.0.2.1:3478", true));
         let v6 = listener("[2001:db8::1]:443", true);
         assert_eq!(
@@ -124,16 +123,16 @@ mod tests {
 
     #[test]
     fn a_reload_does_not_begin_a_drain_anew_and_one_without_it_ends_it() {
-        let (begin, both) = (Instant::now(), [listener("192.0.2.1:443", false)]);
+        let (begin, both) = (Instant::ZERO, [listener("192.0.2.1:443", false)]);
         let mut drain = Drain::default();
         drain.follow(&away(), &both, begin);
         drain.follow(&away(), &both, begin + HOUR / 2);
-        assert!(!drain.is_complete(begin + HOUR - Duration::from_secs(1)));
+        assert!(!drain.is_complete(begin + (HOUR - Duration::from_secs(1))));
         assert!(drain.is_complete(begin + HOUR));
         drain.follow(&Redirect::default(), &both, begin + HOUR);
         assert!(!drain.is_complete(begin + 9 * HOUR));
         drain.follow(&away(), &both, begin + 2 * HOUR);
-        assert!(!drain.is_complete(begin + 3 * HOUR - Duration::from_secs(1)));
+        assert!(!drain.is_complete(begin + (3 * HOUR - Duration::from_secs(1))));
         assert!(drain.is_complete(begin + 3 * HOUR));
     }
 }

@@ -4,7 +4,6 @@
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use serde::Serialize;
 
@@ -12,6 +11,7 @@ use super::drain::Drain;
 use crate::base::lock::lock;
 use crate::config::settings::Settings;
 use crate::machine::process;
+use crate::net::clock::Clock;
 use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
 
@@ -112,7 +112,7 @@ impl Health {
     pub fn set_settings(&self, settings: &Settings) {
         self.set_allocations_limit(settings.turn.limits.allocations);
         self.drain()
-            .follow(&settings.turn.redirect, &settings.listeners, Instant::now());
+            .follow(&settings.turn.redirect, &settings.listeners, Clock::default().mono());
     }
 
     fn set_allocations_limit(&self, limit: u32) {
@@ -157,7 +157,7 @@ impl Health {
             (phase == Phase::Starting, "starting"),
             (phase == Phase::Stopping, "stopping"),
             (
-                self.drain().is_complete(Instant::now()),
+                self.drain().is_complete(Clock::default().mono()),
                 "turn.redirect sends every new client to another server",
             ),
             (!self.liveness().alive, "a worker is stuck"),

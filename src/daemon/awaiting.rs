@@ -4,7 +4,6 @@
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -14,6 +13,7 @@ use super::signals::Signals;
 use super::systemd;
 use crate::config::{self, Loaded};
 use crate::machine::ProcessEnv;
+use crate::net::clock::Clock;
 
 /// Pause between two looks: a machine with a fresh address serves this much later.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -27,7 +27,8 @@ const GRANT: Duration = Duration::from_secs(120);
 /// # Errors
 /// The exit status: it has mistakes, its patience is over, or a signal ended it.
 pub(super) async fn configuration(path: Option<&Path>, signals: &mut Signals) -> Result<Loaded, u8> {
-    let begin = Instant::now();
+    let clock = Clock::default();
+    let begin = clock.mono();
     let mut told = String::new();
     loop {
         let path = path.map(Path::to_owned);
@@ -54,7 +55,7 @@ pub(super) async fn configuration(path: Option<&Path>, signals: &mut Signals) ->
             ));
             told = text;
         }
-        if begin.elapsed() >= limit {
+        if clock.mono() - begin >= limit {
             say(&format!("not started: it has not come within {limit:?}"));
             return Err(EXIT_FAILED);
         }

@@ -4,9 +4,9 @@
 use core::time::Duration;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Instant;
 
 use crate::base::address::Family;
+use crate::net::clock::Clock;
 use crate::turn::OwnSockets;
 use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method, TransactionId};
@@ -74,17 +74,16 @@ pub fn ask_stun(server: SocketAddr, bind: IpAddr, timeout: Duration, own: Option
         .finish()
         .map_err(|error| io::Error::other(format!("{error:?}")))?;
 
-    let deadline = Instant::now() + timeout;
+    let clock = Clock::default();
+    let deadline = clock.mono() + timeout;
     let mut wait = RETRANSMIT;
     let mut buffer = [0; 2048];
     loop {
         socket.send(&request[..len])?;
-        let resend = (Instant::now() + wait).min(deadline);
+        let resend = (clock.mono() + wait).min(deadline);
         wait *= 2;
-        while let Some(left) = resend
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())
-        {
+        // Nothing is left once the moment has passed.
+        while let Some(left) = Some(resend - clock.mono()).filter(|left| !left.is_zero()) {
             socket.set_read_timeout(Some(left))?;
             match socket.recv(&mut buffer) {
                 Ok(len) => {
@@ -97,7 +96,7 @@ pub fn ask_stun(server: SocketAddr, bind: IpAddr, timeout: Duration, own: Option
                 Err(error) => return Err(error),
             }
         }
-        if Instant::now() >= deadline {
+        if clock.mono() >= deadline {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no answer within {timeout:?}"),
@@ -216,11 +215,11 @@ mod tests {
             let _ = ours.send(());
             Vec::new()
         });
-        let begin = Instant::now();
+        let (clock, begin) = (Clock::default(), Clock::default().mono());
         let timeout = Duration::from_millis(1200);
         let error = ask_stun(server, LOCALHOST, timeout, None).expect_err("no answer");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(begin.elapsed() >= timeout);
+        assert!(clock.mono() - begin >= timeout);
         // At once and after half a second; a slow machine may hold one back.
         let requests = asked.try_iter().count();
         assert!((1..=2).contains(&requests), "{requests}");

@@ -3,6 +3,11 @@
 //! Knows batches, gather I/O, kernel offloads, stream queues and errno. Knows nothing of
 //! allocations, users or configuration files.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")
+)]
+
 pub mod clock;
 #[cfg(feature = "dtls")]
 pub mod dtls;

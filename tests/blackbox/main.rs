@@ -1,6 +1,8 @@
 //! The real program on loopback, from outside: clients over UDP, TCP, TLS and DTLS, peers, and
 //! attackers.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
+
 #[cfg(feature = "bench")]
 mod bench;
 mod client;

@@ -1,5 +1,6 @@
 //! The configuration as an operator meets it: what is accepted, what is refused and how, files and environment.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
 #![expect(unreachable_pub, reason = "the modules of this test share their helpers")]
 
 mod addresses;

@@ -6,6 +6,8 @@
 //! cannot run here. A block in neither list fails the test: an author who adds a command to a
 //! document says there how it is tested.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
+
 mod blocks;
 mod pages;
 

@@ -2,6 +2,8 @@
 //! client in network namespaces. `docs/testing.md`, "End-to-end lab", describes the layout and how
 //! to investigate a failure.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
+
 mod agent;
 mod calls;
 mod certificates;

@@ -1,5 +1,6 @@
 //! The front door on real sockets: who gets in, for what, and how long a stranger may take.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
 #![allow(clippy::unwrap_used, reason = "a test helper that fails is a test that fails")]
 
 mod caps;

@@ -1,5 +1,7 @@
 //! The real program on loopback: start, service, reload, end.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
+
 mod changes;
 mod files;
 mod forced;

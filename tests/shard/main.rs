@@ -1,5 +1,6 @@
 //! Workers with real sockets on loopback.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
 #![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
 
 mod displaced;

@@ -11,6 +11,8 @@
 //! SIM_SEED=17 cargo test --test sim         one run, with its last events if it fails
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
+
 mod client;
 mod endings;
 mod epilogue;

@@ -1,6 +1,7 @@
 //! What the tests of all floors share. It depends only on the protocol, so that unit tests of the
 //! floors above can use it too.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
 #![allow(
     missing_docs,
     clippy::new_without_default,

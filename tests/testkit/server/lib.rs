@@ -2,6 +2,7 @@
 //! web site to run behind one. Unit tests of `relay` cannot use it, because for them it links
 //! another copy of their own package.
 
+#![allow(clippy::disallowed_methods, reason = "what tests wait for happens by the real clock")]
 #![allow(
     missing_docs,
     clippy::new_without_default,
