@@ -46,12 +46,12 @@ impl AuditLog {
     /// Says how many lines were left out, once a minute. To be called now and then.
     pub(super) fn summarise(&self, now: Instant) {
         if self.left_out.is_due(now) {
-            self.say_left_out();
+            self.report_left_out();
         }
     }
 
     /// The same without waiting for the minute: nothing more will be said.
-    pub(super) fn say_left_out(&self) {
+    pub(super) fn report_left_out(&self) {
         let count = self.left_out.take();
         if count > 0 {
             tracing::info!(
@@ -134,7 +134,7 @@ mod tests {
         );
         let _ = audit.admit(at(0), &ended(EndReason::Expired));
         assert_eq!(lines(|| audit.summarise(at(59))), [""; 0], "not yet");
-        assert_eq!(lines(|| audit.say_left_out()).len(), 1);
-        assert_eq!(lines(|| audit.say_left_out()), [""; 0], "it has been said");
+        assert_eq!(lines(|| audit.report_left_out()).len(), 1);
+        assert_eq!(lines(|| audit.report_left_out()), [""; 0], "it has been said");
     }
 }

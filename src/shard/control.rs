@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::hairpin_ring;
 use super::question::Question;
-use super::stream_intake::StreamHandover;
+use super::stream_intake::NewStream;
 use crate::net::epoll::Waker;
 use crate::net::udp::UdpSocket;
-use crate::turn::{Config, Handoff};
+use crate::turn::{Config, Migration};
 
 /// What the rest of the process tells a shard.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub(super) enum Control {
 /// A message about an allocation that moves, and the relay sockets of the allocation in it, by family.
 #[derive(Debug)]
 pub(super) struct MigrationEnvelope {
-    pub(super) handoff: Handoff,
+    pub(super) migration: Migration,
     pub(super) sockets: [Option<UdpSocket>; 2],
 }
 
 /// The receiving ends of everything that leads to a worker.
 pub(super) struct Inlets {
     pub(super) control: mpsc::Receiver<Control>,
-    pub(super) streams: mpsc::Receiver<StreamHandover>,
+    pub(super) streams: mpsc::Receiver<NewStream>,
     /// From each other shard.
     pub(super) hairpins: Vec<hairpin_ring::Receiver>,
     pub(super) waker: Waker,
@@ -54,7 +54,7 @@ pub(super) struct Outlets {
 #[derive(Clone)]
 pub(super) struct ShardHandle {
     control: mpsc::Sender<Control>,
-    streams: mpsc::SyncSender<StreamHandover>,
+    streams: mpsc::SyncSender<NewStream>,
     waker: Waker,
 }
 
@@ -68,7 +68,7 @@ impl ShardHandle {
     /// Hands a stream over. Never waits: if too many are on their way already, the stream is closed.
     ///
     /// Returns whether the worker will get it.
-    pub(super) fn add_stream(&self, stream: StreamHandover) -> bool {
+    pub(super) fn add_stream(&self, stream: NewStream) -> bool {
         let sent = self.streams.try_send(stream).is_ok();
         if sent {
             self.waker.wake();
@@ -104,7 +104,7 @@ pub(super) fn connect(count: usize, ring_bytes: usize, streams: usize) -> io::Re
     for from in 0..count {
         let hairpins = inlets.iter_mut().enumerate().map(|(to, inlets)| {
             (from != to).then(|| {
-                let (sender, receiver) = hairpin_ring::mailbox(ring_bytes, inlets.waker.clone());
+                let (sender, receiver) = hairpin_ring::ring(ring_bytes, inlets.waker.clone());
                 inlets.hairpins.push(receiver);
                 sender
             })

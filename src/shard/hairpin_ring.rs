@@ -20,7 +20,7 @@ const HEADER: usize = 42;
 
 /// What goes with a packet to another shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Letter {
+pub(super) struct HairpinHeader {
     /// The receiving allocation's relayed transport address.
     pub(super) to: RelayedAddr,
     /// The sending allocation's.
@@ -29,7 +29,7 @@ pub(super) struct Letter {
     pub(super) tos: u8,
 }
 
-impl Letter {
+impl HairpinHeader {
     fn encode(self, len: usize) -> [u8; HEADER] {
         let mut out = [0; HEADER];
         out[..4].copy_from_slice(&(len as u32).to_ne_bytes());
@@ -70,25 +70,25 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 pub(super) struct Sender {
     ring: Producer<u8>,
     waker: Waker,
-    unannounced: bool,
+    wake_due: bool,
 }
 
 impl Sender {
     /// Puts a packet in; `false`: full, and nothing is put in.
-    pub(super) fn send(&mut self, letter: Letter, data: &[u8]) -> bool {
+    pub(super) fn send(&mut self, header: HairpinHeader, data: &[u8]) -> bool {
         let Ok(mut chunk) = self.ring.write_chunk(HEADER + data.len()) else {
             return false;
         };
         let (first, second) = chunk.as_mut_slices();
-        copy_in(first, second, [&letter.encode(data.len()), data]);
+        copy_in(first, second, [&header.encode(data.len()), data]);
         chunk.commit_all();
-        self.unannounced = true;
+        self.wake_due = true;
         true
     }
 
     /// Wakes the reader once for everything put in since the last call.
-    pub(super) fn announce(&mut self) {
-        if std::mem::take(&mut self.unannounced) {
+    pub(super) fn wake_reader(&mut self) {
+        if std::mem::take(&mut self.wake_due) {
             self.waker.wake();
         }
     }
@@ -122,16 +122,16 @@ impl Receiver {
     ///
     /// # Errors
     /// The slab has no room; nothing is taken.
-    pub(super) fn receive(&mut self, slab: &mut RecvBatch) -> Result<Option<(Letter, Range<usize>)>, NoRoom> {
+    pub(super) fn receive(&mut self, slab: &mut RecvBatch) -> Result<Option<(HairpinHeader, Range<usize>)>, NoRoom> {
         // The header and data of a packet are committed together: if one is there, both are.
         let Ok(chunk) = self.ring.read_chunk(HEADER) else {
             return Ok(None);
         };
         let (first, second) = chunk.as_slices();
-        let mut header = [0; HEADER];
-        header[..first.len()].copy_from_slice(first);
-        header[first.len()..].copy_from_slice(second);
-        let (letter, len) = Letter::decode(&header);
+        let mut bytes = [0; HEADER];
+        bytes[..first.len()].copy_from_slice(first);
+        bytes[first.len()..].copy_from_slice(second);
+        let (header, len) = HairpinHeader::decode(&bytes);
         let Ok(chunk) = self.ring.read_chunk(HEADER + len) else {
             return Ok(None);
         };
@@ -143,7 +143,7 @@ impl Receiver {
         };
         let range = slab.store(head, tail).ok_or(NoRoom)?;
         chunk.commit_all();
-        Ok(Some((letter, range)))
+        Ok(Some((header, range)))
     }
 }
 
@@ -152,13 +152,13 @@ impl Receiver {
 pub(super) struct NoRoom;
 
 /// A mailbox of `bytes` bytes; `waker` is the reader's.
-pub(super) fn mailbox(bytes: usize, waker: Waker) -> (Sender, Receiver) {
+pub(super) fn ring(bytes: usize, waker: Waker) -> (Sender, Receiver) {
     let (producer, consumer) = RingBuffer::new(bytes.max(HEADER));
     (
         Sender {
             ring: producer,
             waker,
-            unannounced: false,
+            wake_due: false,
         },
         Receiver { ring: consumer },
     )
@@ -168,13 +168,13 @@ pub(super) fn mailbox(bytes: usize, waker: Waker) -> (Sender, Receiver) {
 mod tests {
     use super::*;
 
-    fn letter(i: u16) -> Letter {
+    fn header(i: u16) -> HairpinHeader {
         let text = if i.is_multiple_of(2) {
             "192.0.2.1"
         } else {
             "2001:db8::1"
         };
-        Letter {
+        HairpinHeader {
             to: RelayedAddr(SocketAddr::new(text.parse().unwrap(), 50_000 + i)),
             from: PeerAddr("198.51.100.7:49152".parse().unwrap()),
             tos: i as u8,
@@ -183,14 +183,14 @@ mod tests {
 
     #[test]
     fn packets_come_out_as_they_went_in_wherever_the_ring_wraps() {
-        let (mut sender, mut receiver) = mailbox(1000, Waker::new().unwrap());
+        let (mut sender, mut receiver) = ring(1000, Waker::new().unwrap());
         let mut slab = RecvBatch::new(1);
         for i in 0..500u16 {
             let data: Vec<u8> = (0..i % 301).map(|x| (x ^ i) as u8).collect();
-            assert!(sender.send(letter(i), &data));
+            assert!(sender.send(header(i), &data));
             slab.clear();
             let (got, range) = receiver.receive(&mut slab).unwrap().unwrap();
-            assert_eq!((got, &slab.slab()[range]), (letter(i), &data[..]), "packet {i}");
+            assert_eq!((got, &slab.slab()[range]), (header(i), &data[..]), "packet {i}");
             assert_eq!(receiver.receive(&mut slab).unwrap(), None);
         }
     }
@@ -199,36 +199,36 @@ mod tests {
     fn addresses_of_each_family_and_mapped_ones_come_out_as_they_went_in() {
         let all = ["192.0.2.1:1", "[2001:db8::2]:2", "[::ffff:192.0.2.3]:3", "[::]:65535"];
         for (to, from) in all.iter().flat_map(|to| all.map(|from| (to, from))) {
-            let letter = Letter {
+            let header = HairpinHeader {
                 to: RelayedAddr(to.parse().unwrap()),
                 from: PeerAddr(from.parse().unwrap()),
                 tos: 0xb8,
             };
-            assert_eq!(Letter::decode(&letter.encode(70_000)), (letter, 70_000));
+            assert_eq!(HairpinHeader::decode(&header.encode(70_000)), (header, 70_000));
         }
     }
 
     #[test]
     fn a_full_mailbox_refuses_whole_packets_and_recovers() {
-        let (mut sender, mut receiver) = mailbox(HEADER * 2 + 10, Waker::new().unwrap());
+        let (mut sender, mut receiver) = ring(HEADER * 2 + 10, Waker::new().unwrap());
         let mut slab = RecvBatch::new(1);
-        assert!(sender.send(letter(0), &[1; 10]));
-        assert!(!sender.send(letter(1), &[2; 1]));
-        assert!(sender.send(letter(2), &[]));
-        assert!(!sender.send(letter(3), &[]));
+        assert!(sender.send(header(0), &[1; 10]));
+        assert!(!sender.send(header(1), &[2; 1]));
+        assert!(sender.send(header(2), &[]));
+        assert!(!sender.send(header(3), &[]));
         let (got, range) = receiver.receive(&mut slab).unwrap().unwrap();
-        assert_eq!((got, range.len()), (letter(0), 10));
-        assert!(sender.send(letter(4), &[]));
-        assert_eq!(receiver.receive(&mut slab).unwrap().unwrap().0, letter(2));
-        assert_eq!(receiver.receive(&mut slab).unwrap().unwrap().0, letter(4));
+        assert_eq!((got, range.len()), (header(0), 10));
+        assert!(sender.send(header(4), &[]));
+        assert_eq!(receiver.receive(&mut slab).unwrap().unwrap().0, header(2));
+        assert_eq!(receiver.receive(&mut slab).unwrap().unwrap().0, header(4));
     }
 
     #[test]
     fn a_full_slab_leaves_the_packet_where_it_is() {
-        let (mut sender, mut receiver) = mailbox(4096, Waker::new().unwrap());
+        let (mut sender, mut receiver) = ring(4096, Waker::new().unwrap());
         let mut slab = RecvBatch::new(1);
         slab.store(&[0; 65_000], &[]).unwrap();
-        assert!(sender.send(letter(0), &[7; 1000]));
+        assert!(sender.send(header(0), &[7; 1000]));
         assert_eq!(receiver.receive(&mut slab), Err(NoRoom));
         slab.clear();
         assert!(receiver.receive(&mut slab).unwrap().is_some());
@@ -241,12 +241,12 @@ mod tests {
         let waker = Waker::new().unwrap();
         let mut epoll = Epoll::new(1).unwrap();
         epoll.add(waker.as_fd(), 1, Interest::Read).unwrap();
-        let (mut sender, _receiver) = mailbox(4096, waker);
-        sender.announce();
+        let (mut sender, _receiver) = ring(4096, waker);
+        sender.wake_reader();
         assert_eq!(epoll.wait(Some(core::time::Duration::ZERO)).unwrap(), 0);
-        sender.send(letter(0), b"a");
-        sender.send(letter(0), b"b");
-        sender.announce();
+        sender.send(header(0), b"a");
+        sender.send(header(0), b"b");
+        sender.wake_reader();
         assert_eq!(epoll.wait(Some(core::time::Duration::ZERO)).unwrap(), 1);
     }
 }

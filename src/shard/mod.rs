@@ -45,7 +45,7 @@ pub use self::counters::ShardCounters;
 pub use self::log::{LogClient, log as log_event};
 use self::question::Question;
 use self::refusals::RefusalLog;
-pub use self::stream_intake::StreamHandover;
+pub use self::stream_intake::NewStream;
 #[cfg(feature = "dtls")]
 pub use self::table::dtls::DtlsConfig;
 pub use self::table::http3::{Http3Config, SharedBackend};
@@ -113,7 +113,7 @@ impl Shards {
 
     /// Hands a client's stream to the shard with the fewest. Never waits: if that shard has too many to take over, the
     /// stream is closed, and counted.
-    pub fn adopt(&self, stream: StreamHandover) {
+    pub fn add_stream(&self, stream: NewStream) {
         let first = self.next.fetch_add(1, Relaxed);
         let count = self.shards.len();
         let index = (0..count)
@@ -197,8 +197,8 @@ impl Shards {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.refusals.say_left_out();
-        self.refusals.allocations.say_left_out();
+        self.refusals.report_left_out();
+        self.refusals.allocations.report_left_out();
         true
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Turn {
     /// Packets handled.
     pub(super) packets: u64,
     /// Reads and writes of streams.
-    pub(super) visits: u64,
+    pub(super) stream_calls: u64,
 }
 
 /// Decides about pauses from the turns it is told. Reads no clock.
@@ -92,7 +92,7 @@ impl Pace {
     pub(super) fn insists(&self) -> bool {
         let turn = self.last;
         (self.spare && turn.length < self.length / SHORT_TURN)
-            || (turn.packets < turn.visits * WELL_FILLED && turn.length < self.length * LONG_TURN)
+            || (turn.packets < turn.stream_calls * WELL_FILLED && turn.length < self.length * LONG_TURN)
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         Turn {
             length: Duration::from_micros(micros),
             packets,
-            visits: 0,
+            stream_calls: 0,
         }
     }
 
@@ -164,11 +164,11 @@ mod tests {
     #[test]
     fn a_busy_worker_pauses_only_for_streams_that_bring_little_at_a_time() {
         let mut pace = Pace::new(LENGTH);
-        let mut insists = |micros, visits, packets| {
+        let mut insists = |micros, stream_calls, packets| {
             pace.count(
                 Instant::ZERO,
                 Turn {
-                    visits,
+                    stream_calls,
                     ..turn(micros, packets)
                 },
             );

@@ -12,7 +12,7 @@ pub type Displace = Box<dyn FnOnce() + Send>;
 /// What counts an open connection, until it is dropped.
 pub trait StreamGuard: Send {
     /// Its client has logged in: from here on it gives way to nobody.
-    fn settle(&mut self);
+    fn set_authenticated(&mut self);
 
     /// `displace` is to be called if it has to give way to another connection.
     fn when_displaced(&mut self, displace: Displace);
@@ -20,13 +20,13 @@ pub trait StreamGuard: Send {
 
 /// A connection that nobody counts, but may watch.
 impl StreamGuard for Arc<()> {
-    fn settle(&mut self) {}
+    fn set_authenticated(&mut self) {}
 
     fn when_displaced(&mut self, _: Displace) {}
 }
 
 /// A connection changing hands. Its socket is non-blocking.
-pub struct StreamHandover {
+pub struct NewStream {
     /// The socket.
     pub socket: TcpStream,
     /// The TLS connection on it, its handshake complete.
@@ -43,9 +43,9 @@ pub struct StreamHandover {
     pub guard: Box<dyn StreamGuard>,
 }
 
-impl fmt::Debug for StreamHandover {
+impl fmt::Debug for NewStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamHandover")
+        f.debug_struct("NewStream")
             .field("client", &self.client)
             .field("server", &self.server)
             .field("transport", &self.transport)

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use relay_testkit_net::tcp_sockets;
 
-use super::StreamHandover;
+use super::NewStream;
 use crate::base::address::Transport;
 
 /// Both ends of a TCP connection: the client's, and the server's as it is handed to a worker.
-pub(super) fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
+pub(super) fn tcp_pair(early: Vec<u8>) -> (TcpStream, NewStream) {
     let (stream, socket, client) = tcp_sockets();
     let server = socket.local_addr().unwrap();
-    let handover = StreamHandover {
+    let new_stream = NewStream {
         socket,
         tls: None,
         early,
@@ -22,7 +22,7 @@ pub(super) fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
         transport: Transport::Tcp,
         guard: Box::new(Arc::new(())),
     };
-    (stream, handover)
+    (stream, new_stream)
 }
 
 /// What `act` writes to the log, a line for each, levels and targets first.

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use relay::base::address::Transport;
-use relay::shard::StreamHandover;
+use relay::shard::NewStream;
 use rustls::{ClientConfig, ClientConnection, ServerConfig};
 
 use relay_testkit::tls::{Tickets, tls_configs, tls_pair_of};
@@ -42,8 +42,8 @@ impl From<TcpStream> for Plug {
 }
 
 /// A client's connection, and the server's end of it as the front door hands it over.
-pub(crate) fn connect(over_tls: bool, tickets: Tickets) -> (Plug, StreamHandover) {
-    let (stream, mut handover) = tcp_pair(Vec::new());
+pub(crate) fn connect(over_tls: bool, tickets: Tickets) -> (Plug, NewStream) {
+    let (stream, mut new_stream) = tcp_pair(Vec::new());
     stream.set_nonblocking(true).unwrap();
     let mut plug = Plug::from(stream);
     if over_tls {
@@ -51,10 +51,10 @@ pub(crate) fn connect(over_tls: bool, tickets: Tickets) -> (Plug, StreamHandover
         // A handshake in memory, as the front door would do it.
         let (client, server) = tls_pair_of(Arc::clone(client), Arc::clone(server), tickets);
         plug.tls = Some(Box::new(client));
-        handover.tls = Some(server);
-        handover.transport = Transport::Tls;
+        new_stream.tls = Some(server);
+        new_stream.transport = Transport::Tls;
     }
-    (plug, handover)
+    (plug, new_stream)
 }
 
 impl Plug {

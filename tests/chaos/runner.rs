@@ -274,8 +274,8 @@ impl Run {
     pub(crate) fn connect_to_server(&mut self) -> Plug {
         let over_tls = self.dice.percent(35);
         let tickets = [Tickets::Delivered, Tickets::Pending][usize::from(self.dice.percent(50))];
-        let (stream, handover) = plug::connect(over_tls, tickets);
-        self.server.shards.adopt(handover);
+        let (stream, new_stream) = plug::connect(over_tls, tickets);
+        self.server.shards.add_stream(new_stream);
         stream
     }
 

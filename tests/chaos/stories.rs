@@ -75,8 +75,8 @@ fn a_client_that_reads_nothing_holds_up_a_shutdown_no_longer_than_it_may() {
     const MILLISECOND: u64 = 1_000_000;
     for after in [0, 60, 120, 180, 240] {
         let (server, world, _visit) = server(1);
-        let (stream, handover) = tcp_pair(Vec::new());
-        server.shards.adopt(handover);
+        let (stream, new_stream) = tcp_pair(Vec::new());
+        server.shards.add_stream(new_stream);
         let mut client = Client::tcp(stream);
         let relayed = client.allocate();
         let peer = Peer::new();

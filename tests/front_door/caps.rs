@@ -19,7 +19,7 @@ async fn connections_are_capped_until_the_shard_lets_one_go() {
     for id in 0..2 {
         let mut client = door.connect().await;
         client.write_all(&stun(id)).await.unwrap();
-        streams.push(door.handover().await);
+        streams.push(door.new_stream().await);
         clients.push(client);
     }
     let mut refused = door.connect().await;
@@ -32,7 +32,7 @@ async fn connections_are_capped_until_the_shard_lets_one_go() {
     assert_eq!(door.door.open_connections(), 1);
     let mut client = door.connect().await;
     client.write_all(&stun(3)).await.unwrap();
-    streams.push(door.handover().await);
+    streams.push(door.new_stream().await);
     streams.clear();
     door.empties().await;
 }
@@ -50,7 +50,7 @@ async fn a_source_that_opens_connections_too_often_is_refused_for_a_while() {
     for n in 1..=3 {
         let mut client = door.connect().await;
         client.write_all(&stun(n)).await.unwrap();
-        drop(door.handover().await);
+        drop(door.new_stream().await);
         door.empties().await;
     }
     let mut refused = door.connect().await;
@@ -81,7 +81,7 @@ async fn connections_of_one_source_are_capped() {
     );
     let mut client = door.connect().await;
     client.write_all(&stun(1)).await.unwrap();
-    let stream = door.handover().await;
+    let stream = door.new_stream().await;
     let mut refused = door.connect().await;
     assert_eq!(until_closed(&mut refused).await, b"");
     door.reaches(ConnectionOutcome::TooManyFromSource, 1).await;
@@ -90,7 +90,7 @@ async fn connections_of_one_source_are_capped() {
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut other = in_time("a connection", other.connect(door.address)).await.unwrap();
     other.write_all(&stun(2)).await.unwrap();
-    assert_eq!(door.handover().await.client, other.local_addr().unwrap());
+    assert_eq!(door.new_stream().await.client, other.local_addr().unwrap());
     drop(stream);
     door.empties().await;
 }

@@ -98,7 +98,7 @@ async fn is_served(source: Ipv4Addr, storm: &mut Storm, door: &mut Door) -> bool
     // A connection that is closed now is not handed over, and nothing else is.
     tokio::select! {
         biased;
-        handover = door.handovers.recv() => handover.is_some_and(|handover| handover.client == socket.local_addr().unwrap()),
+        new_stream = door.handovers.recv() => new_stream.is_some_and(|new_stream| new_stream.client == socket.local_addr().unwrap()),
         _ = until_closed(&mut socket) => false,
     }
 }
@@ -150,7 +150,7 @@ async fn in_a_flood_from_the_addresses_of_one_network_slow_clients_are_served_tw
     // All the while it had two places, and loses none.
     let mut second = second;
     second.write_all(&stun(2)).await.unwrap();
-    assert_eq!(door.handover().await.client, second.local_addr().unwrap());
+    assert_eq!(door.new_stream().await.client, second.local_addr().unwrap());
     drop((storm, second));
     door.empties().await;
 }
@@ -184,7 +184,7 @@ async fn a_flood_by_a_proxy_is_its_clients_and_not_the_proxys() {
     }
     door.reaches(ConnectionOutcome::Evicted, 3 * PLACES as u64 + 1).await;
     honest.write_all(&stun(1)).await.unwrap();
-    assert_eq!(door.handover().await.client, "[2001:db8:8::1]:1000".parse().unwrap());
+    assert_eq!(door.new_stream().await.client, "[2001:db8:8::1]:1000".parse().unwrap());
     drop(flood);
     door.empties().await;
 }
@@ -209,7 +209,7 @@ async fn one_ipv6_48_does_not_take_all_connections() {
         // What is refused may be reset before.
         let _ = proxy.write_all(&[header.as_bytes(), &stun(n)].concat()).await;
         if n < 8 {
-            held.push((door.handover().await, proxy));
+            held.push((door.new_stream().await, proxy));
         } else {
             assert_eq!(until_closed(&mut proxy).await, b"");
         }
@@ -220,7 +220,7 @@ async fn one_ipv6_48_does_not_take_all_connections() {
         .write_all(&[&b"PROXY TCP6 2001:db8:8::1 2001:db8::1 1000 443\r\n"[..], &stun(1)].concat())
         .await
         .unwrap();
-    drop(door.handover().await);
+    drop(door.new_stream().await);
     drop((held, other));
     door.empties().await;
 }
@@ -237,20 +237,20 @@ async fn where_connections_are_used_up_by_silent_ones_who_has_none_is_served() {
     for n in 0..32 {
         let mut client = connect_from(sources[n % 4], door.address).await;
         client.write_all(&stun(1)).await.unwrap();
-        let mut handover = door.handover().await;
+        let mut new_stream = door.new_stream().await;
         let (displace, displaced) = std::sync::mpsc::channel();
-        handover
+        new_stream
             .guard
             .when_displaced(Box::new(move || displace.send(()).unwrap()));
         if n % 4 == 0 {
             // These have logged in.
-            handover.guard.settle();
+            new_stream.guard.set_authenticated();
         }
-        held.push((handover, displaced, client));
+        held.push((new_stream, displaced, client));
     }
     let mut newcomer = door.connect().await;
     newcomer.write_all(&stun(1)).await.unwrap();
-    assert_eq!(door.handover().await.client, newcomer.local_addr().unwrap());
+    assert_eq!(door.new_stream().await.client, newcomer.local_addr().unwrap());
     let displaced: Vec<_> = held
         .iter()
         .map(|(_, displaced, _)| displaced.try_recv().is_ok())

@@ -46,10 +46,10 @@ async fn a_trusted_proxy_tells_the_client_of_plain_turn_in_either_version() {
     for header in [V1.to_vec(), v2(&[]), v2(&[0x04, 0, 2, 1, 2])] {
         let mut proxy = door.connect().await;
         proxy.write_all(&[&header[..], &stun(1)].concat()).await.unwrap();
-        let handover = door.handover().await;
-        assert_eq!((handover.client, handover.server), (at(CLIENT), at(SERVER)));
-        assert_eq!(handover.transport, Transport::Tcp);
-        assert_eq!(serve_as_shard(handover, 1, channel_data(b"back")).await, [stun(1)]);
+        let new_stream = door.new_stream().await;
+        assert_eq!((new_stream.client, new_stream.server), (at(CLIENT), at(SERVER)));
+        assert_eq!(new_stream.transport, Transport::Tcp);
+        assert_eq!(serve_as_shard(new_stream, 1, channel_data(b"back")).await, [stun(1)]);
         let mut answer = [0; 8];
         in_time("the answer", proxy.read_exact(&mut answer)).await.unwrap();
         assert_eq!(answer[..], channel_data(b"back"));
@@ -68,9 +68,9 @@ async fn tls_follows_the_header_and_http_knows_the_client() {
         .unwrap();
     let mut client = tls(proxy).await;
     client.write_all(&stun(2)).await.unwrap();
-    let handover = door.handover().await;
-    assert_eq!((handover.client, handover.transport), (at(CLIENT), Transport::Tls));
-    assert_eq!(serve_as_shard(handover, 1, stun(3)).await, [stun(2)]);
+    let new_stream = door.new_stream().await;
+    assert_eq!((new_stream.client, new_stream.transport), (at(CLIENT), Transport::Tls));
+    assert_eq!(serve_as_shard(new_stream, 1, stun(3)).await, [stun(2)]);
 
     let mut proxy = door.connect().await;
     proxy.write_all(V1).await.unwrap();
@@ -104,9 +104,9 @@ async fn a_header_may_come_byte_by_byte_but_not_for_ever() {
         // So that each comes alone.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let handover = door.handover().await;
-    assert_eq!(handover.client, at(CLIENT));
-    drop((handover, proxy));
+    let new_stream = door.new_stream().await;
+    assert_eq!(new_stream.client, at(CLIENT));
+    drop((new_stream, proxy));
 
     let hasty = FrontDoorLimits {
         handshake_timeout: Duration::from_millis(200),
@@ -147,7 +147,7 @@ async fn where_it_is_optional_clients_are_themselves_and_where_it_is_required_th
     let mut door = Door::behind(proxies(ProxyProtocol::Optional, "192.0.2.0/24"), limits());
     let mut client = door.connect().await;
     client.write_all(&stun(5)).await.unwrap();
-    assert_eq!(door.handover().await.client, client.local_addr().unwrap());
+    assert_eq!(door.new_stream().await.client, client.local_addr().unwrap());
 
     let door = Door::behind(proxies(ProxyProtocol::Required, "192.0.2.0/24"), limits());
     let mut client = door.connect().await;
@@ -178,9 +178,9 @@ async fn a_proxy_that_speaks_for_itself_is_the_client() {
     for header in [&b"PROXY UNKNOWN\r\n"[..], local] {
         let mut proxy = door.connect().await;
         proxy.write_all(&[header, &stun(7)].concat()).await.unwrap();
-        let handover = door.handover().await;
-        assert_eq!(handover.client, proxy.local_addr().unwrap());
-        assert_eq!(handover.server, door.address);
+        let new_stream = door.new_stream().await;
+        assert_eq!(new_stream.client, proxy.local_addr().unwrap());
+        assert_eq!(new_stream.server, door.address);
     }
     // A check that only wants to see the port open.
     drop(door.connect().await);
@@ -200,7 +200,7 @@ async fn connections_are_counted_for_the_client_behind_the_proxy() {
         let mut proxy = door.connect().await;
         let header = format!("PROXY TCP4 {source} 198.51.100.1 {} 443\r\n", 1000 + index);
         proxy.write_all(&[header.as_bytes(), &stun(8)].concat()).await.unwrap();
-        held.push((door.handover().await, proxy));
+        held.push((door.new_stream().await, proxy));
     }
     let mut second = door.connect().await;
     second

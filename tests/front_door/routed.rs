@@ -207,7 +207,7 @@ async fn other_names_and_none_are_ours() {
     ] {
         let mut client = tls(&door, name).await;
         client.write_all(&stun(1)).await.unwrap();
-        door.handover().await;
+        door.new_stream().await;
     }
     assert_eq!(door.door.counters().outcome(ConnectionOutcome::Routed), 0);
     // A listener without HTTPS is no front door: whoever comes there wants TURN.
@@ -215,7 +215,7 @@ async fn other_names_and_none_are_ours() {
     let mut door = Door::with(turn, Proxies::default(), limits(), &backend.settings);
     let mut client = tls(&door, "www.example.org").await;
     client.write_all(&stun(2)).await.unwrap();
-    door.handover().await;
+    door.new_stream().await;
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_backend_that_is_down_is_counted_and_harms_nobody() {
     door.reaches(ConnectionOutcome::BackendDown, 1).await;
     let mut client = door.connect_tls(&[]).await.unwrap();
     client.write_all(&stun(1)).await.unwrap();
-    drop(door.handover().await);
+    drop(door.new_stream().await);
     drop(client);
     door.empties().await;
 }

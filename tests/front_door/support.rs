@@ -21,7 +21,7 @@ use relay::edge::listeners::tcp::listen;
 use relay::machine::certificate::CertificateFiles;
 use relay::net::stream::{StreamConn, StreamLimits};
 use relay::shard::LogClient;
-use relay::shard::stream_intake::StreamHandover;
+use relay::shard::stream_intake::NewStream;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
@@ -84,7 +84,7 @@ pub(crate) fn limits() -> FrontDoorLimits {
 pub(crate) struct Door {
     pub(crate) door: Arc<FrontDoor>,
     pub(crate) address: SocketAddr,
-    pub(crate) handovers: mpsc::UnboundedReceiver<StreamHandover>,
+    pub(crate) handovers: mpsc::UnboundedReceiver<NewStream>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) served: JoinHandle<()>,
     /// A slow request has reached its handler.
@@ -218,7 +218,7 @@ impl Door {
         in_time("the end of the TLS handshake", handshake).await
     }
 
-    pub(crate) async fn handover(&mut self) -> StreamHandover {
+    pub(crate) async fn new_stream(&mut self) -> NewStream {
         in_time("a connection that is handed over", self.handovers.recv())
             .await
             .unwrap()
@@ -349,15 +349,15 @@ pub(crate) fn client_hello_for(name: &str) -> Vec<u8> {
 }
 
 /// What a shard does with a stream, on a blocking thread: takes `count` messages and sends `answer`.
-pub(crate) async fn serve_as_shard(handover: StreamHandover, count: usize, answer: Vec<u8>) -> Vec<Vec<u8>> {
+pub(crate) async fn serve_as_shard(new_stream: NewStream, count: usize, answer: Vec<u8>) -> Vec<Vec<u8>> {
     let serve = move || {
-        let StreamHandover {
+        let NewStream {
             mut socket,
             tls,
             early,
             guard,
             ..
-        } = handover;
+        } = new_stream;
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut conn = StreamConn::new(Instant::ZERO, StreamLimits::default(), tls, early);

@@ -15,24 +15,24 @@ async fn plain_turn_is_handed_over_with_every_byte() {
     let mut door = Door::open(ALL, limits());
     let mut client = door.connect().await;
     client.write_all(&stun(1)).await.unwrap();
-    let handover = door.handover().await;
-    assert_eq!(handover.transport, Transport::Tcp);
+    let new_stream = door.new_stream().await;
+    assert_eq!(new_stream.transport, Transport::Tcp);
     assert_eq!(
-        (handover.client, handover.server),
+        (new_stream.client, new_stream.server),
         (client.local_addr().unwrap(), door.address)
     );
-    assert!(handover.tls.is_none());
-    assert_eq!(handover.early, stun(1));
-    let socket = SockRef::from(&handover.socket);
+    assert!(new_stream.tls.is_none());
+    assert_eq!(new_stream.early, stun(1));
+    let socket = SockRef::from(&new_stream.socket);
     assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
     assert_eq!(socket.tcp_notsent_lowat().unwrap(), KERNEL_UNSENT);
-    let mut would_block = &handover.socket;
+    let mut would_block = &new_stream.socket;
     assert_eq!(
         would_block.read(&mut [0; 20]).unwrap_err().kind(),
         std::io::ErrorKind::WouldBlock
     );
     door.reaches(ConnectionOutcome::Tcp, 1).await;
-    drop(handover);
+    drop(new_stream);
     door.empties().await;
 }
 
@@ -44,10 +44,10 @@ async fn turn_over_tls_reaches_the_shard_whole_and_is_answered() {
         let mut client = door.connect_tls(alpn).await.unwrap();
         let sent = [stun(1), channel_data(b"abcd"), stun(2)];
         client.write_all(&sent.concat()).await.unwrap();
-        let handover = door.handover().await;
-        assert_eq!(handover.transport, Transport::Tls);
-        assert_eq!(handover.early, sent.concat());
-        let shard = tokio::spawn(serve_as_shard(handover, 4, stun(9)));
+        let new_stream = door.new_stream().await;
+        assert_eq!(new_stream.transport, Transport::Tls);
+        assert_eq!(new_stream.early, sent.concat());
+        let shard = tokio::spawn(serve_as_shard(new_stream, 4, stun(9)));
         client.write_all(&stun(3)).await.unwrap();
         let mut answer = [0; 20];
         in_time("the shard's answer", client.read_exact(&mut answer))
@@ -73,12 +73,12 @@ async fn a_client_that_sends_one_byte_at_a_time_loses_none() {
                 // So that each comes alone.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            serve_as_shard(door.handover().await, 2, stun(9)).await
+            serve_as_shard(door.new_stream().await, 2, stun(9)).await
         } else {
             let client = door.connect().await;
             client.set_nodelay(true).unwrap();
             let dripping = tokio::spawn(drip(client, sent.clone(), Duration::from_millis(1)));
-            let messages = serve_as_shard(door.handover().await, 2, stun(9)).await;
+            let messages = serve_as_shard(door.new_stream().await, 2, stun(9)).await;
             dripping.abort();
             messages
         };
@@ -92,7 +92,7 @@ async fn a_large_first_flight_over_tls_is_handed_over_in_order() {
     let mut client = door.connect_tls(&[]).await.unwrap();
     let sent: Vec<Vec<u8>> = (0..200).map(stun).collect();
     client.write_all(&sent.concat()).await.unwrap();
-    let messages = serve_as_shard(door.handover().await, 200, stun(9)).await;
+    let messages = serve_as_shard(door.new_stream().await, 200, stun(9)).await;
     assert_eq!(messages, sent);
 }
 
@@ -120,7 +120,7 @@ async fn tls_is_closed_where_only_plain_turn_is_served() {
     // And a TURN client is served all the same.
     let mut client = door.connect().await;
     client.write_all(&stun(1)).await.unwrap();
-    door.handover().await;
+    door.new_stream().await;
 }
 
 //= XPORT-11
@@ -166,7 +166,7 @@ async fn alpn_decides_what_may_be_spoken() {
         };
         client.write_all(&request).await.unwrap();
         match then {
-            Then::Turn => assert_eq!(door.handover().await.early, stun(1), "row {row}"),
+            Then::Turn => assert_eq!(door.new_stream().await.early, stun(1), "row {row}"),
             Then::Http => assert!(
                 until_closed(&mut client).await.starts_with(b"HTTP/1.1 200"),
                 "row {row}"

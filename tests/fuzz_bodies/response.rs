@@ -123,7 +123,7 @@ pub(crate) fn response_size(input: &[u8]) {
 
 /// Ends whatever came of it, so that the next input finds the same server.
 fn release(world: &mut World, client: &mut world::Client) {
-    if world.shards[0].has_allocation(&client.client) {
+    if world.shards[0].has_or_awaits_allocation(&client.client) {
         client.nonce = None;
         assert_eq!(client.request(world, &refresh(0)).code(), 0);
     }

@@ -52,8 +52,8 @@ fn a_client_is_served_while_it_has_an_allocation() {
     let mut world = World::new();
     let mut client = client(1);
     let served = |world: &mut World, client: &Client| {
-        let served = world.shards[0].serves(&client.client);
-        assert_eq!(world.shards[0].has_allocation(&client.client), served);
+        let served = world.shards[0].find_allocation(&client.client);
+        assert_eq!(world.shards[0].has_or_awaits_allocation(&client.client), served);
         served
     };
     assert!(!served(&mut world, &client));

@@ -143,10 +143,10 @@ fn expiry_leaves_the_stream_open() {
     let mut world = World::new();
     let mut client = client_over(1, Transport::Tcp);
     client.allocate(&mut world);
-    assert!(world.shards[0].has_allocation(&client.client));
+    assert!(world.shards[0].has_or_awaits_allocation(&client.client));
     world.pass(secs(600));
     assert_eq!(ended(&world), [EndReason::Expired]);
-    assert!(!world.shards[0].has_allocation(&client.client));
+    assert!(!world.shards[0].has_or_awaits_allocation(&client.client));
     assert!(world.closed_streams.is_empty());
     client.allocate(&mut world);
 }

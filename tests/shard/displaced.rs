@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use relay::shard::counters::STREAM_CLOSE_REASONS;
-use relay::shard::stream_intake::{Displace, StreamGuard, StreamHandover};
+use relay::shard::stream_intake::{Displace, NewStream, StreamGuard};
 use relay::wire::message::Method;
 use relay_testkit_server::*;
 
@@ -21,7 +21,7 @@ struct Guard {
 }
 
 impl StreamGuard for Guard {
-    fn settle(&mut self) {
+    fn set_authenticated(&mut self) {
         self.settled.send(()).unwrap();
     }
 
@@ -40,12 +40,12 @@ struct Watched {
 impl Watched {
     fn new(server: &TestServer) -> Self {
         let displace = Arc::default();
-        let (stream, handover) = tcp_pair(Vec::new());
+        let (stream, new_stream) = tcp_pair(Vec::new());
         let guard = Box::new(Guard {
             settled: std::sync::mpsc::channel().0,
             displace: Arc::clone(&displace),
         });
-        server.shards.adopt(StreamHandover { guard, ..handover });
+        server.shards.add_stream(NewStream { guard, ..new_stream });
         let mut client = Client::tcp(stream.try_clone().unwrap());
         client.request(Method::Binding, &|_| {});
         let displace = displace.lock().unwrap().take().expect("the worker has said how");
@@ -103,12 +103,12 @@ fn a_stream_whose_place_is_wanted_is_closed_and_one_that_has_logged_in_stays() {
     for logs_in in [false, true] {
         let (settled, has_settled) = std::sync::mpsc::channel();
         let displace = Arc::default();
-        let (stream, handover) = tcp_pair(Vec::new());
+        let (stream, new_stream) = tcp_pair(Vec::new());
         let guard = Box::new(Guard {
             settled,
             displace: Arc::clone(&displace),
         });
-        server.shards.adopt(StreamHandover { guard, ..handover });
+        server.shards.add_stream(NewStream { guard, ..new_stream });
         let mut watched = stream.try_clone().unwrap();
         let mut client = Client::tcp(stream);
         client.request(Method::Binding, &|_| {});

@@ -17,8 +17,8 @@ fn closed(server: &TestServer, reason: &str) -> u64 {
 fn a_stream_is_answered_so_many_requests_without_a_login_and_then_closed() {
     let server = TestServer::start(1);
     for (n, method) in [Method::Allocate, Method::Binding].into_iter().enumerate() {
-        let (mut stream, handover) = tcp_pair(Vec::new());
-        server.shards.adopt(handover);
+        let (mut stream, new_stream) = tcp_pair(Vec::new());
+        server.shards.add_stream(new_stream);
         let mut asker = Client::udp(server.udp);
         let requests: Vec<u8> = (0..64).flat_map(|_| asker.compose(method, &|_| {})).collect();
         stream.write_all(&requests).unwrap();

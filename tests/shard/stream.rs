@@ -142,8 +142,8 @@ fn what_the_front_door_has_read_already_is_not_lost() {
     let mut asker = Client::udp(server.udp);
     let request = asker.compose(Method::Binding, &|_| {});
     for cut in [1, 4, 19, 20] {
-        let (mut stream, handover) = tcp_pair(request[..cut].to_vec());
-        server.shards.adopt(handover);
+        let (mut stream, new_stream) = tcp_pair(request[..cut].to_vec());
+        server.shards.add_stream(new_stream);
         stream.write_all(&request[cut..]).unwrap();
         let mut client = Client::tcp(stream);
         let response = client.response(&request);
@@ -155,8 +155,8 @@ fn what_the_front_door_has_read_already_is_not_lost() {
 #[test]
 fn a_half_closed_stream_still_gets_its_pending_response() {
     let server = TestServer::start(1);
-    let (stream, handover) = tcp_pair(Vec::new());
-    server.shards.adopt(handover);
+    let (stream, new_stream) = tcp_pair(Vec::new());
+    server.shards.add_stream(new_stream);
     let mut client = Client::tcp(stream.try_clone().unwrap());
     // Gets the nonce.
     client.request(Method::Refresh, &|_| {});
@@ -191,8 +191,8 @@ fn closing_a_stream_ends_its_allocation_and_frees_everything() {
 #[test]
 fn a_reset_stream_ends_its_allocation() {
     let server = TestServer::start(1);
-    let (stream, handover) = tcp_pair(Vec::new());
-    server.shards.adopt(handover);
+    let (stream, new_stream) = tcp_pair(Vec::new());
+    server.shards.add_stream(new_stream);
     let mut client = Client::tcp(stream.try_clone().unwrap());
     client.allocate();
     socket2::SockRef::from(&stream)
@@ -213,8 +213,8 @@ fn a_stream_that_speaks_something_else_is_closed_without_an_answer() {
         &[0, 1, 0, 0, 1, 2, 3, 4, 5],
         &[0x80, 0, 0, 0],
     ] {
-        let (mut stream, handover) = tcp_pair(Vec::new());
-        server.shards.adopt(handover);
+        let (mut stream, new_stream) = tcp_pair(Vec::new());
+        server.shards.add_stream(new_stream);
         stream.write_all(garbage).unwrap();
         assert_eq!(read_to_end(&mut stream), b"", "{garbage:02x?}");
     }
@@ -224,8 +224,8 @@ fn a_stream_that_speaks_something_else_is_closed_without_an_answer() {
 #[test]
 fn what_came_before_the_garbage_is_still_answered() {
     let server = TestServer::start(1);
-    let (mut stream, handover) = tcp_pair(Vec::new());
-    server.shards.adopt(handover);
+    let (mut stream, new_stream) = tcp_pair(Vec::new());
+    server.shards.add_stream(new_stream);
     let request = Client::udp(server.udp).compose(Method::Binding, &|_| {});
     stream.write_all(&[&request[..], b"GET /"].concat()).unwrap();
     let answer = read_to_end(&mut stream);
@@ -241,12 +241,12 @@ fn a_stream_without_allocation_is_closed_when_idle_and_one_with_is_not() {
     };
     let server = TestServer::start_with(1, "127.0.0.1:0", config, turn_config());
     let guard = Arc::new(());
-    let (mut silent, mut handover) = tcp_pair(Vec::new());
-    handover.guard = Box::new(Arc::clone(&guard));
+    let (mut silent, mut new_stream) = tcp_pair(Vec::new());
+    new_stream.guard = Box::new(Arc::clone(&guard));
     let mut busy = server.tcp_client();
     let relayed = busy.allocate();
     let start = Instant::now();
-    server.shards.adopt(handover);
+    server.shards.add_stream(new_stream);
     assert_eq!(read_to_end(&mut silent), b"");
     let waited = start.elapsed();
     assert!(waited >= Duration::from_millis(300), "{waited:?}");
@@ -254,8 +254,8 @@ fn a_stream_without_allocation_is_closed_when_idle_and_one_with_is_not() {
     server.eventually("the front door is told", |_| Arc::strong_count(&guard) == 1);
     // The later stream has been idle and closed before the next packet of the one with an
     // allocation.
-    let (mut later, handover) = tcp_pair(Vec::new());
-    server.shards.adopt(handover);
+    let (mut later, new_stream) = tcp_pair(Vec::new());
+    server.shards.add_stream(new_stream);
     assert_eq!(read_to_end(&mut later), b"");
     let peer = Peer::new();
     busy.bind(0x4000, peer.addr());
@@ -313,8 +313,8 @@ fn a_message_that_is_never_completed_ends_the_stream() {
         ..ShardConfig::default()
     };
     let server = TestServer::start_with(1, "127.0.0.1:0", config, turn_config());
-    let (mut stream, handover) = tcp_pair(Vec::new());
-    server.shards.adopt(handover);
+    let (mut stream, new_stream) = tcp_pair(Vec::new());
+    server.shards.add_stream(new_stream);
     stream.write_all(&[0, 1, 0]).unwrap();
     assert_eq!(read_to_end(&mut stream), b"");
     server.eventually("it is counted", |s| closed(s, "frame_timeout") == 1);
@@ -324,9 +324,9 @@ fn a_message_that_is_never_completed_ends_the_stream() {
 #[test]
 fn a_slow_reader_loses_old_data_but_no_response_and_others_lose_nothing() {
     let server = TestServer::start(1);
-    let (stream, handover) = tcp_pair(Vec::new());
+    let (stream, new_stream) = tcp_pair(Vec::new());
     socket2::SockRef::from(&stream).set_recv_buffer_size(8192).unwrap();
-    server.shards.adopt(handover);
+    server.shards.add_stream(new_stream);
     let mut slow = Client::tcp(stream);
     let mut quick = server.tcp_client();
     let peer = Peer::new();
@@ -447,9 +447,9 @@ fn shutdown_closes_every_stream() {
     let guard = Arc::new(());
     let mut clients: Vec<Client> = (0..6)
         .map(|_| {
-            let (stream, mut handover) = tcp_pair(Vec::new());
-            handover.guard = Box::new(Arc::clone(&guard));
-            server.shards.adopt(handover);
+            let (stream, mut new_stream) = tcp_pair(Vec::new());
+            new_stream.guard = Box::new(Arc::clone(&guard));
+            server.shards.add_stream(new_stream);
             let mut client = Client::tcp(stream);
             client.allocate();
             client
@@ -506,21 +506,21 @@ fn tls_client(server: &TestServer) -> Client {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let (stream, mut handover) = tcp_pair(Vec::new());
+    let (stream, mut new_stream) = tcp_pair(Vec::new());
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
     let connection = rustls::ClientConnection::new(Arc::new(client_config), name).unwrap();
     let accepting = std::thread::spawn(move || {
         let mut connection = rustls::ServerConnection::new(Arc::new(server_config)).unwrap();
         while connection.is_handshaking() {
-            connection.complete_io(&mut handover.socket).unwrap();
+            connection.complete_io(&mut new_stream.socket).unwrap();
         }
-        handover.tls = Some(Box::new(connection));
-        handover.transport = Transport::Tls;
-        handover
+        new_stream.tls = Some(Box::new(connection));
+        new_stream.transport = Transport::Tls;
+        new_stream
     });
     let mut tls = rustls::StreamOwned::new(connection, stream);
     tls.conn.complete_io(&mut tls.sock).unwrap();
-    server.shards.adopt(accepting.join().unwrap());
+    server.shards.add_stream(accepting.join().unwrap());
     Client::new(Pipe::Tcp {
         stream: Box::new(Tls(tls)),
         buffer: Vec::new(),

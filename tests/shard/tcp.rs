@@ -92,8 +92,8 @@ fn a_reset_by_the_client_closes_the_peer_and_by_the_peer_the_client() {
     control.allocate_tcp();
     for at_peer in [true, false] {
         let (mut peer, id) = connected(&mut control);
-        let (stream, handover) = tcp_pair(Vec::new());
-        server.shards.adopt(handover);
+        let (stream, new_stream) = tcp_pair(Vec::new());
+        server.shards.add_stream(new_stream);
         let mut handle = stream.try_clone().unwrap();
         let mut client = Client::tcp(stream);
         client.connection_bind(id, b"");

@@ -41,7 +41,7 @@ impl Ledger {
         match verdict {
             Verdict::ToPeer { .. } | Verdict::ToAllocation { .. } | Verdict::ToClient { .. } => self.relayed += 1,
             Verdict::Respond | Verdict::BindConnection(_) => self.answered += 1,
-            Verdict::Waiting | Verdict::Handover { .. } => self.waiting += 1,
+            Verdict::Waiting | Verdict::MoveStream { .. } => self.waiting += 1,
             Verdict::Drop(_) => self.dropped += 1,
         }
     }

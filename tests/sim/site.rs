@@ -226,7 +226,7 @@ impl World {
             }
             Verdict::Respond => self.respond(&client, &reply.expect("judged").bytes),
             Verdict::ToClient { .. } | Verdict::Waiting | Verdict::Drop(_) => {}
-            Verdict::BindConnection(_) | Verdict::Handover { .. } => unreachable!("TCP allocations are off"),
+            Verdict::BindConnection(_) | Verdict::MoveStream { .. } => unreachable!("TCP allocations are off"),
         }
     }
 
@@ -433,8 +433,9 @@ impl World {
         }
         self.site.shards[shard].learn_routes();
         let (now, worker) = (self.now(), &self.site.shards[shard]);
-        self.oracle
-            .check_abandoned(shard, now, cause, |client| worker.server.has_allocation(client));
+        self.oracle.check_abandoned(shard, now, cause, |client| {
+            worker.server.has_or_awaits_allocation(client)
+        });
         self.oracle
             .check_balance(shard, worker.server.allocations(), &worker.counters);
         assert_eq!(

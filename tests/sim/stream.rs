@@ -282,7 +282,7 @@ impl World {
         let (client, shard) = (conn.client, conn.shard);
         self.hand(shard, client, packet);
         match self.conns.get_mut(&id) {
-            Some(conn) if !conn.authenticated && self.site.shards[shard].server.has_allocation(&client) => {
+            Some(conn) if !conn.authenticated && self.site.shards[shard].server.has_or_awaits_allocation(&client) => {
                 conn.authenticated = true;
                 conn.stream.set_authenticated();
             }

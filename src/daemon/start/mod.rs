@@ -230,7 +230,7 @@ fn serve(
         tls.clone(),
         https,
         behind,
-        move |stream| adopting.adopt(stream),
+        move |stream| adopting.add_stream(stream),
     );
 
     let (stop_doors, stopping) = watch::channel(false);

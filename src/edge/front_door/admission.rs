@@ -258,7 +258,7 @@ impl ConnectionGuard {
 }
 
 impl StreamGuard for ConnectionGuard {
-    fn settle(&mut self) {
+    fn set_authenticated(&mut self) {
         let Some(place) = self.yielding.take() else { return };
         let mut open = lock(&self.open);
         if open.yielding.leave(place).is_none() {
@@ -503,7 +503,7 @@ mod tests {
         let admission = admission(4, 10, 1);
         let [many, lone, other] = [ip("192.0.2.1"), ip("198.51.100.1"), ip("203.0.113.1")];
         let mut held: Vec<_> = (0..4).map(|_| admission.admit(many).ok().unwrap()).collect();
-        held[0].settle();
+        held[0].set_authenticated();
         let told = |held: &[ConnectionGuard]| {
             held.iter()
                 .map(|guard| is_over(guard.displacement().told()))
@@ -540,8 +540,8 @@ mod tests {
         held.push(admission.admit(ip("192.0.2.2")).expect("the place of one of two"));
         assert_eq!((admission.displaced(), lock(&admission.open).leaving), (1, 1));
         for guard in &mut held {
-            guard.settle();
-            guard.settle();
+            guard.set_authenticated();
+            guard.set_authenticated();
         }
         assert_eq!((admission.open(), lock(&admission.open).leaving), (3, 0));
         drop(held);

@@ -24,7 +24,7 @@ use super::{Accepts, Behind, ConnectionOutcome, FrontDoor};
 use crate::base::address::Transport;
 use crate::edge::certificates::{ALPN_HTTP, ALPN_TURN};
 use crate::net::stream::KERNEL_UNSENT;
-use crate::shard::stream_intake::StreamHandover;
+use crate::shard::stream_intake::NewStream;
 
 /// Room for the first plaintext of a client.
 const FIRST_PLAINTEXT: usize = 2048;
@@ -87,7 +87,7 @@ impl FrontDoor {
                     _ => ConnectionOutcome::Tcp,
                 });
                 let guard = Box::new(party.guard);
-                (self.streams)(StreamHandover {
+                (self.streams)(NewStream {
                     socket,
                     tls,
                     early,

@@ -40,7 +40,7 @@ pub use self::upstream::{Failure, Forwarded};
 use super::certificates::TlsStore;
 use crate::config::settings::{ListenerSettings, StreamSettings};
 use crate::shard::LogClient;
-use crate::shard::stream_intake::StreamHandover;
+use crate::shard::stream_intake::NewStream;
 
 /// What a listener serves over TCP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +111,7 @@ pub struct FrontDoor {
     tls: Option<Arc<TlsStore>>,
     http: axum::Router,
     behind: Behind,
-    streams: Box<dyn Fn(StreamHandover) + Send + Sync>,
+    streams: Box<dyn Fn(NewStream) + Send + Sync>,
     admission: Admission,
     counters: Arc<FrontDoorCounters>,
 }
@@ -126,7 +126,7 @@ impl FrontDoor {
         tls: Option<Arc<TlsStore>>,
         http: axum::Router,
         behind: Behind,
-        streams: impl Fn(StreamHandover) + Send + Sync + 'static,
+        streams: impl Fn(NewStream) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let counters = Arc::new(FrontDoorCounters::default());
         let admission = Admission::new(&limits);

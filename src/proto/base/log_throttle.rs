@@ -12,16 +12,16 @@ const APART: Duration = Duration::from_secs(60);
 
 /// Lets one line per minute through.
 #[derive(Debug, Default)]
-pub struct Seldom(Option<Instant>);
+pub struct LogThrottle(Option<Instant>);
 
-impl Seldom {
+impl LogThrottle {
     /// Whether a line may be logged now. Counts as logged if so.
-    pub fn may(&mut self, now: Instant) -> bool {
-        let may = self.0.is_none_or(|at| now - at >= APART);
-        if may {
+    pub fn allows(&mut self, now: Instant) -> bool {
+        let allowed = self.0.is_none_or(|at| now - at >= APART);
+        if allowed {
             self.0 = Some(now);
         }
-        may
+        allowed
     }
 }
 

@@ -40,7 +40,7 @@ pub use refusal::{OpenError, Refusal, RefusalReason, Refused};
 pub use response::{Response, ResponseRoute};
 pub use server::Server;
 pub use server::icmp::QuotedIcmp;
-pub use server::migration::handoff::{Handled, Handoff};
+pub use server::migration::message::{Handled, Migration};
 pub use session_id::SessionId;
 pub use shared::own_sockets::{OwnSocket, OwnSockets};
 pub use shared::ports::{PortGauges, RelayPort};

@@ -57,13 +57,13 @@ pub enum Verdict {
     /// No response yet. Either the shard opens a relay socket or a connection to a peer, and the
     /// response comes from `Server::handle_relay_opened` or `Server::handle_peer_connected`. Or
     /// another shard is asked for the client's allocation (RFC 8016). Then the response comes from
-    /// `Server::handle_handoff`, or this packet comes again from `Server::poll_held`.
+    /// `Server::handle_migration`, or this packet comes again from `Server::poll_held`.
     Waiting,
     /// A success response is in the response buffer. After this response the stream stops being
     /// TURN and becomes the client's half of this connection (RFC 6062 §5.4).
     BindConnection(ConnectionId),
     /// Another shard owns the stream: move it there, together with this message.
-    Handover {
+    MoveStream {
         /// Index of that shard.
         shard: u16,
     },
@@ -168,7 +168,7 @@ pub enum Command {
         /// Its id.
         id: RelayId,
     },
-    /// Stop watching a relay socket and keep it for the handoff that names it (`Handoff::sockets`).
+    /// Stop watching a relay socket and keep it for the migration that names it (`Migration::sockets`).
     DetachRelay {
         /// Its id.
         id: RelayId,

@@ -119,12 +119,12 @@ impl RefusalLog {
     pub(super) fn summarise(&self, now: Instant) {
         self.allocations.summarise(now);
         if self.left_out.is_due(now) {
-            self.say_left_out();
+            self.report_left_out();
         }
     }
 
     /// The same without waiting for the minute: nothing more will be said.
-    pub(super) fn say_left_out(&self) {
+    pub(super) fn report_left_out(&self) {
         let count = self.left_out.take();
         if count > 0 {
             tracing::info!(

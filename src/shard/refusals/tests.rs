@@ -91,7 +91,7 @@ fn what_was_left_out_is_said_once_a_minute() {
     log.summarise(at(60));
     assert_eq!(left(), 0);
     log.leave_out(1);
-    log.say_left_out();
+    log.report_left_out();
     assert_eq!(left(), 0, "the last word");
 }
 
@@ -409,7 +409,7 @@ fn how_many_refusals_have_no_line_is_said_and_nothing_where_all_have() {
         line.starts_with("INFO relay::refusal: more requests were refused than have a line count=7 "),
         "{line}"
     );
-    assert_eq!(lines(|| log.say_left_out()), [""; 0]);
+    assert_eq!(lines(|| log.report_left_out()), [""; 0]);
     log.leave_out(1);
-    assert_eq!(lines(|| log.say_left_out()).len(), 1);
+    assert_eq!(lines(|| log.report_left_out()).len(), 1);
 }

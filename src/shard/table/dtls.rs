@@ -503,13 +503,13 @@ impl Dtls {
         now: Instant,
         slot: u32,
         idle_timeout: Duration,
-        has_allocation: impl FnOnce(&Client) -> bool,
+        has_or_awaits_allocation: impl FnOnce(&Client) -> bool,
     ) -> Option<DtlsClose> {
         let client = self.slots.at(slot)?;
         if !client.established {
             return (now - client.since >= self.config.handshake_timeout).then_some(DtlsClose::HandshakeTimeout);
         }
-        if has_allocation(&client.client) {
+        if has_or_awaits_allocation(&client.client) {
             client.since = now;
             if let Some(place) = client.yielding.take() {
                 self.yielding.leave(place);

@@ -27,7 +27,7 @@ use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
 use crate::base::address::FiveTuple;
-use crate::base::log_throttle::Seldom;
+use crate::base::log_throttle::LogThrottle;
 use crate::base::rate::{Rate, SharedBucket};
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
@@ -152,8 +152,8 @@ pub(in crate::shard) struct Http3 {
     /// Slots of flows without proof.
     unproven: Shares<u32>,
     /// Lines about sockets that cannot be had, and about a backend that cannot be reached.
-    no_socket: Seldom,
-    unreachable: Seldom,
+    no_socket: LogThrottle,
+    unreachable: LogThrottle,
 }
 
 impl Http3 {
@@ -165,8 +165,8 @@ impl Http3 {
             slots: Slots::new(),
             by_five_tuple: HashMap::with_hasher(FixedState::with_seed(seed)),
             unproven: Shares::default(),
-            no_socket: Seldom::default(),
-            unreachable: Seldom::default(),
+            no_socket: LogThrottle::default(),
+            unreachable: LogThrottle::default(),
         }
     }
 
@@ -192,12 +192,12 @@ impl Http3 {
 
     /// Whether a line about a socket that cannot be had may be written.
     pub(in crate::shard) fn may_warn_of_no_socket(&mut self, now: Instant) -> bool {
-        self.no_socket.may(now)
+        self.no_socket.allows(now)
     }
 
     /// Whether a line about a backend that cannot be reached may be written.
     pub(in crate::shard) fn may_warn_of_unreachable(&mut self, now: Instant) -> bool {
-        self.unreachable.may(now)
+        self.unreachable.allows(now)
     }
 
     /// The slot of a client's flow.
@@ -300,9 +300,9 @@ impl Http3 {
     }
 
     /// Takes note of a datagram from the client in `slot`. `true`: it has proved its address just now.
-    pub(in crate::shard) fn hear_client(&mut self, now: Instant, slot: u32, datagram: &[u8]) -> bool {
+    pub(in crate::shard) fn receive_from_client(&mut self, now: Instant, slot: u32, datagram: &[u8]) -> bool {
         let Some(flow) = self.at(slot) else { return false };
-        let is_proof = flow.hear_client(now, datagram);
+        let is_proof = flow.receive_from_client(now, datagram);
         if is_proof && let Some(place) = flow.place.take() {
             self.unproven.leave(place);
         }
@@ -327,7 +327,7 @@ impl Http3Flow {
     }
 
     /// Takes note of a datagram from the client. `true`: it has proved its address just now.
-    pub(in crate::shard) fn hear_client(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    pub(in crate::shard) fn receive_from_client(&mut self, now: Instant, datagram: &[u8]) -> bool {
         self.last = now;
         self.to_backend += datagram.len() as u64;
         if let Proof::None { chosen, credit } = &mut self.proof {
@@ -341,7 +341,7 @@ impl Http3Flow {
     }
 
     /// Takes note of a datagram from the backend. `false`: it may not go to the client.
-    pub(in crate::shard) fn hear_backend(&mut self, now: Instant, datagram: &[u8]) -> bool {
+    pub(in crate::shard) fn receive_from_backend(&mut self, now: Instant, datagram: &[u8]) -> bool {
         if let Proof::None { chosen, credit } = &mut self.proof {
             *chosen = ServerId::of(datagram).or(*chosen);
             let Some(left) = credit.checked_sub(datagram.len() as u64) else {

@@ -10,7 +10,7 @@ use crate::base::time::Instant;
 use crate::net::epoll::{Epoll, Interest};
 use crate::net::path_state;
 use crate::net::stream::{Flushed, StreamConn, StreamError, StreamLimits, StreamParts};
-use crate::shard::stream_intake::{Displace, StreamGuard, StreamHandover};
+use crate::shard::stream_intake::{Displace, NewStream, StreamGuard};
 use crate::shard::table::slots::Slots;
 use crate::shard::token::Token;
 use crate::turn::types::Client;
@@ -24,7 +24,7 @@ pub(in crate::shard) struct Stream {
     /// The limits for strangers are lifted.
     pub(in crate::shard) authenticated: bool,
     /// Answers it has had as a stranger since it last was none.
-    strangers_answers: u32,
+    unauthenticated_answers: u32,
     /// Since when it has had no allocation.
     pub(in crate::shard) idle_since: Instant,
     /// Nothing is read any more, and once everything is written it is closed; with the reason.
@@ -77,7 +77,7 @@ impl Stream {
     pub(in crate::shard) fn set_authenticated(&mut self) {
         self.authenticated = true;
         self.conn.set_authenticated();
-        self.guard.settle();
+        self.guard.set_authenticated();
     }
 
     /// `displace` is to be called if it has to give way to another connection.
@@ -86,9 +86,13 @@ impl Stream {
     }
 
     /// Notes an answer, and tells how many there were to a stranger since it last was none.
-    pub(in crate::shard) const fn note_answer(&mut self, to_stranger: bool) -> u32 {
-        self.strangers_answers = if to_stranger { self.strangers_answers + 1 } else { 0 };
-        self.strangers_answers
+    pub(in crate::shard) const fn count_answer(&mut self, to_stranger: bool) -> u32 {
+        self.unauthenticated_answers = if to_stranger {
+            self.unauthenticated_answers + 1
+        } else {
+            0
+        };
+        self.unauthenticated_answers
     }
 
     const fn wanted_interest(&self) -> Interest {
@@ -162,8 +166,8 @@ impl Streams {
     ///
     /// # Errors
     /// The socket cannot be set up or watched; it is closed then.
-    pub(in crate::shard) fn adopt(&mut self, now: Instant, epoll: &Epoll, handover: StreamHandover) -> io::Result<u32> {
-        let StreamHandover {
+    pub(in crate::shard) fn add(&mut self, now: Instant, epoll: &Epoll, new_stream: NewStream) -> io::Result<u32> {
+        let NewStream {
             socket,
             tls,
             early,
@@ -171,7 +175,7 @@ impl Streams {
             server,
             transport,
             guard,
-        } = handover;
+        } = new_stream;
         // It is by contract; if it were not, one client could stop them all.
         socket.set_nonblocking(true)?;
         let (slot, generation) = self.slots.next();
@@ -188,7 +192,7 @@ impl Streams {
                 link: token.link(),
             },
             authenticated: false,
-            strangers_answers: 0,
+            unauthenticated_answers: 0,
             idle_since: now,
             closing: None,
             blocked: false,
@@ -297,7 +301,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    fn handover(guard: Arc<()>) -> (TcpStream, StreamHandover) {
+    fn new_stream(guard: Arc<()>) -> (TcpStream, NewStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, from) = listener.accept().unwrap();
@@ -305,7 +309,7 @@ mod tests {
         let transport = Transport::Tcp;
         (
             client,
-            StreamHandover {
+            NewStream {
                 socket,
                 tls: None,
                 early: Vec::new(),
@@ -322,8 +326,8 @@ mod tests {
         let epoll = Epoll::new(4).unwrap();
         let mut streams = Streams::new(StreamLimits::default());
         let guard = Arc::new(());
-        let (_a, first) = handover(Arc::clone(&guard));
-        let slot = streams.adopt(Instant::ZERO, &epoll, first).unwrap();
+        let (_a, first) = new_stream(Arc::clone(&guard));
+        let slot = streams.add(Instant::ZERO, &epoll, first).unwrap();
         let token = Token::from_link(streams.at(slot).unwrap().client.link);
         let Token::Stream { generation, .. } = token else {
             panic!("{token:?}")
@@ -332,8 +336,8 @@ mod tests {
         assert!(streams.remove(slot).is_some());
         assert!(streams.remove(slot).is_none());
         assert_eq!((streams.len(), Arc::strong_count(&guard)), (0, 1));
-        let (_b, second) = handover(guard);
-        assert_eq!(streams.adopt(Instant::ZERO, &epoll, second).unwrap(), slot);
+        let (_b, second) = new_stream(guard);
+        assert_eq!(streams.add(Instant::ZERO, &epoll, second).unwrap(), slot);
         assert!(streams.by_token(slot, generation).is_none());
         assert!(streams.by_token(slot, generation + 1).is_some());
     }
@@ -342,8 +346,8 @@ mod tests {
     fn a_stream_is_flushed_once_however_often_it_was_marked() {
         let epoll = Epoll::new(4).unwrap();
         let mut streams = Streams::new(StreamLimits::default());
-        let (_a, one) = handover(Arc::new(()));
-        let slot = streams.adopt(Instant::ZERO, &epoll, one).unwrap();
+        let (_a, one) = new_stream(Arc::new(()));
+        let slot = streams.add(Instant::ZERO, &epoll, one).unwrap();
         for _ in 0..3 {
             streams.mark_dirty(slot);
         }
@@ -361,9 +365,9 @@ mod tests {
         let at = |millis| Instant::ZERO + Duration::from_millis(millis);
         let mut clients = Vec::new();
         let [early, late, ended] = [5, 9, 7].map(|until| {
-            let (client, handover) = handover(Arc::new(()));
+            let (client, new_stream) = new_stream(Arc::new(()));
             clients.push(client);
-            let slot = streams.adopt(at(0), &epoll, handover).unwrap();
+            let slot = streams.add(at(0), &epoll, new_stream).unwrap();
             streams.at(slot).unwrap().held_until = Some(at(until));
             streams.hold(slot, at(until));
             slot
@@ -381,8 +385,8 @@ mod tests {
     fn a_stream_that_closes_reads_no_more_and_one_that_is_blocked_waits_for_room_unless_it_is_held() {
         let epoll = Epoll::new(4).unwrap();
         let mut streams = Streams::new(StreamLimits::default());
-        let (_client, handover) = handover(Arc::new(()));
-        let slot = streams.adopt(Instant::ZERO, &epoll, handover).unwrap();
+        let (_client, new_stream) = new_stream(Arc::new(()));
+        let slot = streams.add(Instant::ZERO, &epoll, new_stream).unwrap();
         for (closing, blocked, held, wanted) in [
             (false, false, false, Interest::Read),
             (false, true, false, Interest::ReadWrite),
@@ -404,10 +408,10 @@ mod tests {
     fn answers_to_a_stranger_are_counted_until_it_is_none() {
         let epoll = Epoll::new(4).unwrap();
         let mut streams = Streams::new(StreamLimits::default());
-        let (_client, handover) = handover(Arc::new(()));
-        let slot = streams.adopt(Instant::ZERO, &epoll, handover).unwrap();
+        let (_client, new_stream) = new_stream(Arc::new(()));
+        let slot = streams.add(Instant::ZERO, &epoll, new_stream).unwrap();
         let stream = streams.at(slot).unwrap();
-        let counts = [true, true, true, false, true].map(|stranger| stream.note_answer(stranger));
+        let counts = [true, true, true, false, true].map(|stranger| stream.count_answer(stranger));
         assert_eq!(counts, [1, 2, 3, 0, 1]);
     }
 
@@ -416,8 +420,8 @@ mod tests {
         let epoll = Epoll::new(4).unwrap();
         let mut streams = Streams::new(StreamLimits::default());
         let at = |millis| Instant::ZERO + Duration::from_millis(millis);
-        let (_client, handover) = handover(Arc::new(()));
-        let slot = streams.adopt(at(0), &epoll, handover).unwrap();
+        let (_client, new_stream) = new_stream(Arc::new(()));
+        let slot = streams.add(at(0), &epoll, new_stream).unwrap();
         streams.hold(slot, at(9));
         streams.hold(slot, at(5));
         streams.hold(slot, at(7));
@@ -428,9 +432,9 @@ mod tests {
     fn a_name_finds_its_stream_and_no_other() {
         let epoll = Epoll::new(4).unwrap();
         let mut streams = Streams::new(StreamLimits::default());
-        let (_a, one) = handover(Arc::new(()));
-        let (_b, two) = handover(Arc::new(()));
-        let [one, two] = [one, two].map(|it| streams.adopt(Instant::ZERO, &epoll, it).unwrap());
+        let (_a, one) = new_stream(Arc::new(()));
+        let (_b, two) = new_stream(Arc::new(()));
+        let [one, two] = [one, two].map(|it| streams.add(Instant::ZERO, &epoll, it).unwrap());
         assert_eq!((one, two, streams.slots(), streams.len()), (0, 1, 2, 2));
         assert!(
             streams.by_token(1, 0).is_some() && streams.by_token(1, 1).is_none() && streams.by_token(2, 0).is_none()

@@ -17,7 +17,7 @@ use crate::turn::types::{Client, RelayId};
 use crate::turn::{Counters, DropReason};
 
 /// Everything a datagram passes on its way through a shard, but for the decision.
-pub(in crate::shard) struct Carrier {
+pub(in crate::shard) struct UdpIo {
     pub(in crate::shard) sockets: Sockets,
     pub(in crate::shard) recv: RecvBatch,
     send: SendBatch,
@@ -25,7 +25,7 @@ pub(in crate::shard) struct Carrier {
     stats: Arc<ShardCounters>,
 }
 
-impl Carrier {
+impl UdpIo {
     /// `slots` bounds what is received before it must be sent.
     pub(in crate::shard) fn new(
         sockets: Sockets,

@@ -205,7 +205,7 @@ impl Sockets {
     }
 
     /// Takes note that a relay socket is read in `turn`. Returns whose it is, and whether it was read in the turn before.
-    pub(in crate::shard) fn visit(&mut self, slot: u32, generation: u32, turn: u64) -> Option<(RelayId, bool)> {
+    pub(in crate::shard) fn begin_read(&mut self, slot: u32, generation: u32, turn: u64) -> Option<(RelayId, bool)> {
         let relay = self.relays.get_mut(slot as usize)?.as_mut()?;
         if Token::relay(relay.id) != (Token::Relay { slot, generation }) {
             return None;
@@ -356,9 +356,9 @@ mod tests {
     fn a_relay_socket_read_in_two_turns_running_is_known_to_have_more() {
         let (mut sockets, epoll) = sockets();
         sockets.open(&epoll, id(0, 1), "127.0.0.1:0".parse().unwrap()).unwrap();
-        let reads = [0, 1, 2, 4].map(|turn| sockets.visit(0, 1, turn).map(|(_, again)| again));
+        let reads = [0, 1, 2, 4].map(|turn| sockets.begin_read(0, 1, turn).map(|(_, again)| again));
         assert_eq!(reads, [Some(false), Some(true), Some(true), Some(false)]);
-        assert_eq!(sockets.visit(0, 2, 5), None, "a stale token");
+        assert_eq!(sockets.begin_read(0, 2, 5), None, "a stale token");
     }
 
     #[test]

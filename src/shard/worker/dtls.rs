@@ -27,7 +27,7 @@ impl Worker {
     /// A datagram that begins like a DTLS record, at `packet` in the slab.
     pub(super) fn receive_dtls(&mut self, listener: u32, client: &FiveTuple, packet: Range<usize>, tos: u8) {
         let five_tuple = over_dtls(client);
-        let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
+        let bytes = self.udp.recv.slab().get(packet.clone()).unwrap_or_default();
         let Some(dtls) = &mut self.dtls else { return };
         let hello = client_hello(bytes);
         let Some(slot) = dtls.find(&five_tuple) else {
@@ -47,7 +47,7 @@ impl Worker {
 
     /// A ClientHello that belongs to no association.
     fn listen(&mut self, listener: u32, five_tuple: FiveTuple, packet: Range<usize>) {
-        let bytes = self.carrier.recv.slab().get(packet).unwrap_or_default();
+        let bytes = self.udp.recv.slab().get(packet).unwrap_or_default();
         let (Some(dtls), Some(hello)) = (&mut self.dtls, client_hello(bytes)) else {
             return;
         };
@@ -122,7 +122,7 @@ impl Worker {
         loop {
             let (slot, client) = self.dtls.as_mut()?.displace(ip)?;
             // One that has an allocation by now stays.
-            if !self.server.has_allocation(&client) {
+            if !self.server.has_or_awaits_allocation(&client) {
                 return Some(slot);
             }
         }
@@ -142,12 +142,12 @@ impl Worker {
             };
             taken += 1;
             let packet = match &mut room {
-                Room::InPlace(left) => self.carrier.recv.overwrite(left, message),
+                Room::InPlace(left) => self.udp.recv.overwrite(left, message),
                 Room::Behind => {
-                    if self.carrier.recv.free() == 0 {
-                        self.carrier.finish(self.now.mono);
+                    if self.udp.recv.free() == 0 {
+                        self.udp.finish(self.now.mono);
                     }
-                    self.carrier.recv.store(message, &[])
+                    self.udp.recv.store(message, &[])
                 }
             };
             match packet {
@@ -213,7 +213,7 @@ impl Worker {
 
     /// Sends `header`, the bytes at `data` in the slab and `padding` zeros as one record to the client of this token.
     pub(super) fn send_dtls(&mut self, token: (u32, u32), header: &[u8], data: Range<usize>, padding: usize, tos: u8) {
-        let data = self.carrier.recv.slab().get(data).unwrap_or_default();
+        let data = self.udp.recv.slab().get(data).unwrap_or_default();
         let len = header.len() + data.len() + padding;
         let Some(message) = self.dtls.as_mut().and_then(|dtls| dtls.message_mut(len)) else {
             self.counters.drop_packet(DropReason::TooLong);
@@ -270,14 +270,14 @@ impl Worker {
 
     fn send_records(&mut self, listener: u32, client: &Client, tos: u8) -> usize {
         let Some(dtls) = &self.dtls else { return 0 };
-        let (carrier, now) = (&mut self.carrier, self.now.mono);
+        let (udp, now) = (&mut self.udp, self.now.mono);
         dtls.drain(|record| {
             let datagram = Datagram {
                 header: record,
                 tos,
                 ..to_listener(listener, client, 0..0)
             };
-            carrier.push_to_client(now, client, &datagram);
+            udp.push_to_client(now, client, &datagram);
         })
     }
 
@@ -307,8 +307,8 @@ impl Worker {
     pub(super) fn check_dtls_deadline(&mut self, slot: u32) {
         let Some(dtls) = &mut self.dtls else { return };
         let server = &self.server;
-        let has_allocation = |client: &Client| server.has_allocation(client);
-        match dtls.expired(self.now.mono, slot, self.idle_timeout, has_allocation) {
+        let has_or_awaits_allocation = |client: &Client| server.has_or_awaits_allocation(client);
+        match dtls.expired(self.now.mono, slot, self.idle_timeout, has_or_awaits_allocation) {
             // Without a goodbye: there is no key for one.
             Some(DtlsClose::HandshakeTimeout) => drop(self.remove_dtls(slot, DtlsClose::HandshakeTimeout)),
             Some(reason) => self.close_dtls(slot, reason),

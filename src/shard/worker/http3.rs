@@ -23,47 +23,47 @@ pub(super) enum FiveTupleOwner {
     Turn,
     /// The flow in this slot.
     Flow(u32),
-    Nobody,
+    Unclaimed,
 }
 
 fn owner_of(server: &mut Server, http3: Option<&Http3>, client: &Client) -> FiveTupleOwner {
-    if server.serves(client) {
+    if server.find_allocation(client) {
         return FiveTupleOwner::Turn;
     }
     let flow = http3.and_then(|http3| http3.find(&client.five_tuple));
-    flow.map_or(FiveTupleOwner::Nobody, FiveTupleOwner::Flow)
+    flow.map_or(FiveTupleOwner::Unclaimed, FiveTupleOwner::Flow)
 }
 
 impl Worker {
     /// Passes a datagram on to the backend, if it is for it. `owner` is remembered between the datagrams of one client.
-    pub(super) fn pass_on(
+    pub(super) fn pass_to_backend(
         &mut self,
         client: &Client,
         packet: &Range<usize>,
         tos: u8,
         owner: &mut Option<FiveTupleOwner>,
     ) -> bool {
-        let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
+        let bytes = self.udp.recv.slab().get(packet.clone()).unwrap_or_default();
         if quic::is_stun_or_dtls(bytes) {
             return false;
         }
         let owner = owner.get_or_insert_with(|| owner_of(&mut self.server, self.http3.as_ref(), client));
         let slot = match *owner {
             FiveTupleOwner::Flow(slot) => slot,
-            FiveTupleOwner::Nobody if quic::may_begin(bytes) && !self.speaks_dtls(client) => {
+            FiveTupleOwner::Unclaimed if quic::may_begin(bytes) && !self.has_association(client) => {
                 let Some(slot) = self.begin_flow(client) else {
                     return true;
                 };
                 *owner = FiveTupleOwner::Flow(slot);
                 slot
             }
-            FiveTupleOwner::Turn | FiveTupleOwner::Nobody => return false,
+            FiveTupleOwner::Turn | FiveTupleOwner::Unclaimed => return false,
         };
         self.send_to_backend(slot, packet.clone(), tos);
         true
     }
 
-    fn speaks_dtls(&self, client: &Client) -> bool {
+    fn has_association(&self, client: &Client) -> bool {
         self.dtls
             .as_ref()
             .is_some_and(|dtls| dtls.has_association(&client.five_tuple))
@@ -95,7 +95,7 @@ impl Worker {
             self.flow_ended(slot, &flow, Http3End::Displaced);
         }
         let token = Token::Http3 { slot, generation };
-        match self.carrier.open_flow(&self.epoll, slot, token, backend) {
+        match self.udp.open_flow(&self.epoll, slot, token, backend) {
             Ok(()) => Some(slot),
             Err(error) => {
                 self.stats.http3_drop(Http3Drop::NoSocket);
@@ -110,16 +110,16 @@ impl Worker {
     }
 
     fn send_to_backend(&mut self, slot: u32, packet: Range<usize>, tos: u8) {
-        let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
+        let bytes = self.udp.recv.slab().get(packet.clone()).unwrap_or_default();
         let Some(http3) = &mut self.http3 else { return };
-        if http3.hear_client(self.now.mono, slot, bytes) {
+        if http3.receive_from_client(self.now.mono, slot, bytes) {
             self.stats.http3_unproven.sub(1);
         }
         let Some(flow) = http3.at(slot) else { return };
         self.stats.http3_datagrams[0].add(1);
         self.stats.http3_bytes[0].add(bytes.len() as u64);
         let datagram = Datagram {
-            egress: self.carrier.sockets.flow_egress(slot),
+            egress: self.udp.sockets.flow_egress(slot),
             destination: flow.backend,
             source: None,
             tos,
@@ -129,7 +129,7 @@ impl Worker {
             data: packet,
             padding: 0,
         };
-        self.carrier.push(self.now.mono, &datagram);
+        self.udp.push(self.now.mono, &datagram);
     }
 
     /// What backends have to say, of the first `ready` events. Not always the same begins, since not all may be heard.
@@ -143,8 +143,8 @@ impl Worker {
             if let Some(event) = self.epoll.event(i)
                 && let Token::Http3 { slot, generation } = Token::from_bits(event.token)
             {
-                if self.carrier.recv.free() == 0 {
-                    self.settle_datagrams();
+                if self.udp.recv.free() == 0 {
+                    self.send_datagrams();
                 }
                 self.receive_backend(slot, generation, event.error);
             }
@@ -156,11 +156,11 @@ impl Worker {
         let Some(&mut Http3Flow { client, backend, .. }) = http3.by_token(slot, generation) else {
             return;
         };
-        if self.server.has_allocation(&client) {
+        if self.server.has_or_awaits_allocation(&client) {
             self.end_flow(slot, Http3End::Allocation);
             return;
         }
-        if error && let Some(error) = self.carrier.sockets.flow(slot).and_then(|socket| socket.take_pending()) {
+        if error && let Some(error) = self.udp.sockets.flow(slot).and_then(|socket| socket.take_pending()) {
             self.stats.http3_backend_errors.add(1);
             if http3.may_warn_of_unreachable(self.now.mono) {
                 tracing::warn!(
@@ -172,8 +172,8 @@ impl Worker {
         let Token::Listener(listener) = Token::from_link(client.link) else {
             return;
         };
-        for i in self.carrier.receive(|sockets| sockets.flow(slot), BATCH) {
-            let Some(received) = self.carrier.recv.slot(i) else {
+        for i in self.udp.receive(|sockets| sockets.flow(slot), BATCH) {
+            let Some(received) = self.udp.recv.slot(i) else {
                 continue;
             };
             for packet in received.datagrams() {
@@ -189,11 +189,11 @@ impl Worker {
     }
 
     fn send_from_backend(&mut self, slot: u32, listener: u32, client: &Client, packet: Range<usize>, tos: u8) {
-        let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
+        let bytes = self.udp.recv.slab().get(packet.clone()).unwrap_or_default();
         let Some(flow) = self.http3.as_mut().and_then(|http3| http3.at(slot)) else {
             return;
         };
-        if !flow.hear_backend(self.now.mono, bytes) {
+        if !flow.receive_from_backend(self.now.mono, bytes) {
             self.stats.http3_drop(Http3Drop::Unproven);
             return;
         }
@@ -204,7 +204,7 @@ impl Worker {
             dont_fragment: true,
             ..to_listener(listener, client, packet)
         };
-        self.carrier.push_to_client(self.now.mono, client, &datagram);
+        self.udp.push_to_client(self.now.mono, client, &datagram);
     }
 
     /// Ends a flow whose time is up, or whose five-tuple has an allocation now.
@@ -212,7 +212,7 @@ impl Worker {
         let Some(http3) = &mut self.http3 else { return };
         let expired = http3.expired(self.now.mono, slot);
         let Some(flow) = http3.at(slot) else { return };
-        let taken = self.server.has_allocation(&flow.client);
+        let taken = self.server.has_or_awaits_allocation(&flow.client);
         if let Some(why) = expired.or(taken.then_some(Http3End::Allocation)) {
             self.end_flow(slot, why);
         }
@@ -225,7 +225,7 @@ impl Worker {
     }
 
     fn flow_ended(&mut self, slot: u32, flow: &Http3Flow, why: Http3End) {
-        self.carrier.close_flow(self.now.mono, slot);
+        self.udp.close_flow(self.now.mono, slot);
         self.stats.http3_flows.sub(1);
         if !flow.is_proven() {
             self.stats.http3_unproven.sub(1);

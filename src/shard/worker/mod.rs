@@ -1,6 +1,6 @@
 //! The loop of one shard: wait, receive a bounded batch from each ready socket, decide, send, and again.
 //!
-//! Life of a packet: a slot of the slab is filled by the kernel (`carrier`), the core looks at it and answers with a
+//! Life of a packet: a slot of the slab is filled by the kernel (`udp`), the core looks at it and answers with a
 //! verdict (`turn`), the verdict becomes an entry of the send batch that points into the slot (`deliver`), and at the end
 //! of the turn the batch leaves grouped by socket. Nothing is copied, allocated, locked or logged on this way.
 
@@ -33,10 +33,10 @@ use super::table::http3::{Http3, Http3Shared};
 use super::table::streams::Streams;
 use super::table::tcp_relay::TcpRelays;
 use super::token::Token;
-use super::udp::Carrier;
+use super::udp::UdpIo;
 use super::udp::sockets::{Listener, Sockets};
 use super::{hairpin_ring, log};
-use crate::base::log_throttle::Seldom;
+use crate::base::log_throttle::LogThrottle;
 use crate::base::time::{Instant, Now};
 use crate::net;
 use crate::net::clock::Clock;
@@ -46,7 +46,7 @@ use crate::turn::types::{Client, RelayId, ShardIndex};
 use crate::turn::{self, Command, Config, Counters, Response, Server, Shared};
 
 /// Packets taken from another shard in one turn.
-const MAIL_BATCH: usize = 256;
+const HAIRPIN_BATCH: usize = 256;
 /// Events taken from epoll in one turn.
 const EVENT_BATCH: usize = 256;
 /// The loop turns at least this often, to show that it lives.
@@ -63,13 +63,13 @@ pub(super) struct Worker {
     server: Server,
     response: Response,
     epoll: Epoll,
-    carrier: Carrier,
+    udp: UdpIo,
     streams: Streams,
     /// `None`: not served.
     dtls: Option<Dtls>,
     /// `None`: there is no backend for it.
     http3: Option<Http3>,
-    tcp: TcpRelays,
+    tcp_relays: TcpRelays,
     /// Streams whose clients are gone; the core has yet to hear of it.
     departed: Vec<Client>,
     inlets: Inlets,
@@ -89,7 +89,7 @@ pub(super) struct Worker {
     /// Packets handled in this turn.
     packets: u64,
     /// Reads and writes of streams in this turn.
-    visits: u64,
+    stream_calls: u64,
     /// Something has come from an HTTP/3 backend; it waits for everything else of this turn.
     backends_wait: bool,
     /// Messages taken from a relay socket in this turn.
@@ -97,7 +97,7 @@ pub(super) struct Worker {
     next_scan: Instant,
     scan_part: u32,
     /// Lines about sockets for peers that cannot be had.
-    no_relay_socket: Seldom,
+    no_relay_socket: LogThrottle,
     /// When a shutdown must be over.
     stop_at: Option<Instant>,
 }
@@ -169,8 +169,8 @@ impl Worker {
             ),
             response: Response::new(),
             epoll: Epoll::new(EVENT_BATCH)?,
-            carrier: Carrier::new(sockets, config.slots, Arc::clone(&counters), Arc::clone(&stats)),
-            tcp: TcpRelays::new(config.stream.write_timeout),
+            udp: UdpIo::new(sockets, config.slots, Arc::clone(&counters), Arc::clone(&stats)),
+            tcp_relays: TcpRelays::new(config.stream.write_timeout),
             streams: Streams::new(config.stream),
             dtls,
             http3,
@@ -187,12 +187,12 @@ impl Worker {
             refusals: parts.refusals,
             turns: 0,
             packets: 0,
-            visits: 0,
+            stream_calls: 0,
             backends_wait: false,
             relay_batch: 0,
             next_scan: now.mono,
             scan_part: 0,
-            no_relay_socket: Seldom::default(),
+            no_relay_socket: LogThrottle::default(),
             stop_at: None,
         })
     }
@@ -215,8 +215,8 @@ impl Worker {
     fn watch_inlets(&self) -> io::Result<()> {
         self.epoll
             .add(self.inlets.waker.as_fd(), Token::Waker.bits(), Interest::Read)?;
-        self.carrier.sockets.register(&self.epoll)?;
-        let (gro, gso) = self.carrier.sockets.offloads();
+        self.udp.sockets.register(&self.epoll)?;
+        let (gro, gso) = self.udp.sockets.offloads();
         self.stats.gro.set(u64::from(gro));
         self.stats.gso.set(u64::from(gso));
         Ok(())
@@ -236,13 +236,13 @@ impl Worker {
             self.receive_backends(ready);
         }
         self.handle_timers();
-        self.settle();
+        self.end_turn();
         self.turns += 1;
         self.stats.turns.set(self.turns);
         let turn = Turn {
             length: self.clock.mono() - self.now.mono,
             packets: self.packets,
-            visits: self.visits,
+            stream_calls: self.stream_calls,
         };
         self.stats.busy_nanos.add(turn.length.as_nanos() as u64);
         self.pace.count(self.now.mono, turn);
@@ -290,7 +290,7 @@ impl Worker {
     /// Whether anybody has a deadline that is looked for by scanning.
     fn has_connections(&self) -> bool {
         self.streams.len() > 0
-            || !self.tcp.is_empty()
+            || !self.tcp_relays.is_empty()
             || self.dtls.as_ref().is_some_and(|dtls| !dtls.is_empty())
             || self.http3.as_ref().is_some_and(|http3| !http3.is_empty())
     }
@@ -299,14 +299,14 @@ impl Worker {
     fn tick(&mut self) {
         self.now = self.clock.now();
         self.packets = 0;
-        self.visits = 0;
+        self.stream_calls = 0;
         self.stats.heartbeat.set(self.now.mono.as_nanos());
     }
 
     fn handle_event(&mut self, event: ReadyDescriptor) {
         // A full slab leaves no room for what this socket has.
-        if self.carrier.recv.free() == 0 {
-            self.settle_datagrams();
+        if self.udp.recv.free() == 0 {
+            self.send_datagrams();
         }
         match Token::from_bits(event.token) {
             Token::Listener(index) => self.receive_clients(index),
@@ -319,7 +319,7 @@ impl Worker {
             Token::Stream { slot, generation } => self.handle_stream(slot, generation, event),
             // It has no descriptor of its own.
             Token::Dtls { .. } => {}
-            Token::Waker => self.receive_mail(),
+            Token::Waker => self.drain_inlets(),
             Token::Peer(id) => self.handle_peer_socket(id, event),
             Token::PeerClient(id) => self.handle_peer_client(id, event),
             token @ Token::TcpRelay { .. } => self.accept_peers(token),
@@ -328,7 +328,7 @@ impl Worker {
     }
 
     /// Everything that came by way of other threads.
-    fn receive_mail(&mut self) {
+    fn drain_inlets(&mut self) {
         self.inlets.waker.clear();
         // Before the mail: it may be for an allocation that has just come.
         while let Ok(control) = self.inlets.control.try_recv() {
@@ -337,29 +337,29 @@ impl Worker {
                 Control::Shutdown(timeout) => self.begin_shutdown(timeout),
                 Control::Question(question) => self.answer_question(question),
                 Control::Displace { slot, generation } => self.displace_stream(slot, generation),
-                Control::Migration(parcel) => self.receive_handoff(*parcel),
+                Control::Migration(parcel) => self.receive_migration(*parcel),
             }
         }
         for shard in 0..self.inlets.hairpins.len() {
             for taken in 0.. {
-                if taken == MAIL_BATCH {
+                if taken == HAIRPIN_BATCH {
                     // The rest is for the next turn; others are waiting too.
                     self.inlets.waker.wake();
                     break;
                 }
-                match self.inlets.hairpins[shard].receive(&mut self.carrier.recv) {
-                    Ok(Some((letter, data))) => {
+                match self.inlets.hairpins[shard].receive(&mut self.udp.recv) {
+                    Ok(Some((hairpin, data))) => {
                         self.packets += 1;
                         self.stats.mailbox_received.add(1);
-                        self.relayed(letter, data);
+                        self.receive_hairpin(hairpin, data);
                     }
                     Ok(None) => break,
-                    Err(hairpin_ring::NoRoom) => self.settle_datagrams(),
+                    Err(hairpin_ring::NoRoom) => self.send_datagrams(),
                 }
             }
         }
-        while let Ok(handover) = self.inlets.streams.try_recv() {
-            self.adopt(handover);
+        while let Ok(new_stream) = self.inlets.streams.try_recv() {
+            self.add_stream(new_stream);
         }
     }
 
@@ -370,8 +370,8 @@ impl Worker {
         }
         self.end_dtls();
         self.end_flows();
-        self.settle();
-        self.carrier.sockets.close_listeners();
+        self.end_turn();
+        self.udp.sockets.close_listeners();
         self.stop_at = Some(self.now.mono + timeout);
     }
 
@@ -393,8 +393,8 @@ impl Worker {
             for slot in self.slots_to_scan(self.http3.as_ref().map_or(0, Http3::slots)) {
                 self.check_flow(slot);
             }
-            if self.scan_part == 0 && !self.tcp.is_empty() {
-                self.check_peers();
+            if self.scan_part == 0 && !self.tcp_relays.is_empty() {
+                self.check_peer_connections();
             }
         }
     }
@@ -405,35 +405,35 @@ impl Worker {
     }
 
     /// Sends what was collected, so that the slab is free again in the middle of a turn.
-    fn settle_datagrams(&mut self) {
-        self.carrier.finish(self.now.mono);
+    fn send_datagrams(&mut self) {
+        self.udp.finish(self.now.mono);
     }
 
     /// The end of a turn: everything decided in it is carried out.
-    fn settle(&mut self) {
-        self.carry_out();
-        self.settle_datagrams();
+    fn end_turn(&mut self) {
+        self.drain_core();
+        self.send_datagrams();
         // Flushing may find streams broken, whose allocations then end.
         self.flush_streams();
-        self.carry_out();
+        self.drain_core();
         for sender in self.outlets.hairpins.iter_mut().flatten() {
-            sender.announce();
+            sender.wake_reader();
         }
     }
 
     /// Commands, departures and events of the core, until there are none.
-    fn carry_out(&mut self) {
+    fn drain_core(&mut self) {
         loop {
-            self.obey();
+            self.run_commands();
             // Only now, so that a request before a client's FIN has got its response (RFC 8489 §6.2.2).
             let Some(client) = self.departed.pop() else { break };
             self.server.handle_disconnect(self.now, &client);
         }
-        self.tell();
+        self.log_events();
     }
 
     /// Writes the events of the core to the log.
-    fn tell(&mut self) {
+    fn log_events(&mut self) {
         let now = self.now.mono;
         let mut left_out = self.server.take_unreported_refusals();
         while let Some(event) = self.server.poll_event() {
@@ -458,13 +458,13 @@ impl Worker {
     }
 
     /// Carries out what the core wants done, and sends what it has for other shards.
-    fn obey(&mut self) {
+    fn run_commands(&mut self) {
         while let Some(command) = self.server.poll_command() {
             match command {
                 Command::OpenRelay { id, bind } => self.open_relay(id, bind),
                 Command::OpenTcpRelay { id, bind } => self.open_tcp_relay(id, bind),
                 Command::CloseRelay { id } => {
-                    self.carrier.close(self.now.mono, id);
+                    self.udp.close(self.now.mono, id);
                     self.close_tcp_relay(id);
                 }
                 Command::DetachRelay { id } => self.detach(id),
@@ -474,7 +474,7 @@ impl Worker {
                 Command::CloseStream { link } => self.close_stream(link),
             }
         }
-        self.send_handoffs();
+        self.send_migrations();
     }
 }
 

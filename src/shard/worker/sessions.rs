@@ -20,12 +20,12 @@ impl Worker {
             }
             Question::End(id, answer) => {
                 let ended = self.server.end_session(now, id);
-                self.obey();
+                self.run_commands();
                 answer.give(ended);
             }
             Question::EndRevoked(after, examine, answer) => {
                 let (ended, next) = self.server.end_revoked(now, after, examine);
-                self.obey();
+                self.run_commands();
                 answer.give(RevokedPiece { ended, next });
             }
         }

@@ -4,22 +4,22 @@ use super::Worker;
 use crate::net::epoll::ReadyDescriptor;
 use crate::net::stream::{Flushed, StreamError};
 use crate::shard::control::Control;
-use crate::shard::stream_intake::StreamHandover;
+use crate::shard::stream_intake::NewStream;
 use crate::shard::token::Token;
 use crate::turn::DropReason;
 use crate::turn::types::Link;
 
 impl Worker {
     /// Takes over a stream from the front door.
-    pub(super) fn adopt(&mut self, handover: StreamHandover) {
+    pub(super) fn add_stream(&mut self, new_stream: NewStream) {
         if self.stop_at.is_some() {
             return;
         }
-        match self.streams.adopt(self.now.mono, &self.epoll, handover) {
+        match self.streams.add(self.now.mono, &self.epoll, new_stream) {
             Ok(slot) => {
                 self.stats.streams_adopted.add(1);
                 self.stats.streams.add(1);
-                self.let_give_way(slot);
+                self.set_displaced_handler(slot);
                 // What was read to tell TURN from HTTP may be the whole first request.
                 self.take_messages(slot);
             }
@@ -31,7 +31,7 @@ impl Worker {
     }
 
     /// The front door may want the connection back for somebody else.
-    fn let_give_way(&mut self, slot: u32) {
+    fn set_displaced_handler(&mut self, slot: u32) {
         let (Some(stream), Some(own)) = (self.streams.at(slot), self.outlets.shards.get(self.index)) else {
             return;
         };
@@ -73,13 +73,13 @@ impl Worker {
     fn read_stream(&mut self, slot: u32) {
         let now = self.now.mono;
         let Some(stream) = self.streams.at(slot) else { return };
-        self.visits += 1;
+        self.stream_calls += 1;
         match stream.receive(now) {
             Ok(received) => {
                 self.stats.stream_bytes_received.add(received.bytes as u64);
                 self.take_messages(slot);
                 // At once, while it is in the nearest cache: the next stream's data goes to other relay sockets anyway.
-                self.settle_datagrams();
+                self.send_datagrams();
                 if received.closed {
                     self.end_stream(slot, "client");
                 }
@@ -98,8 +98,8 @@ impl Worker {
     /// together.
     fn take_messages(&mut self, slot: u32) {
         loop {
-            if self.carrier.recv.free() == 0 {
-                self.settle_datagrams();
+            if self.udp.recv.free() == 0 {
+                self.send_datagrams();
             }
             let Some(stream) = self.streams.at(slot).filter(|stream| stream.closing.is_none()) else {
                 return;
@@ -108,7 +108,7 @@ impl Worker {
             match stream.conn.next_message() {
                 Ok(Some(message)) => {
                     // There is a free slot, and a slot holds the longest message.
-                    let Some(packet) = self.carrier.recv.store(message, &[]) else {
+                    let Some(packet) = self.udp.recv.store(message, &[]) else {
                         self.counters.drop_packet(DropReason::TooLong);
                         continue;
                     };
@@ -185,7 +185,7 @@ impl Worker {
     fn flush_stream(&mut self, slot: u32) {
         let Some(stream) = self.streams.at(slot) else { return };
         self.stats.stream_flushes.add(1);
-        self.visits += 1;
+        self.stream_calls += 1;
         let flushed = stream.flush(self.now.mono);
         let closing = stream.closing;
         self.count_dropped(slot);
@@ -234,7 +234,7 @@ impl Worker {
         let Some(stream) = self.streams.at(slot) else { return };
         if let Err(error) = stream.conn.handle_timeout(now) {
             self.remove_stream(slot, error.reason());
-        } else if self.server.has_allocation(&stream.client) {
+        } else if self.server.has_or_awaits_allocation(&stream.client) {
             stream.idle_since = now;
         } else if now - stream.idle_since >= self.idle_timeout {
             self.end_stream(slot, "idle");

@@ -15,7 +15,7 @@ use crate::net::epoll::ReadyDescriptor;
 use crate::net::stream::{Flushed, StreamParts};
 use crate::net::tcp;
 use crate::net::tls::TlsSession;
-use crate::shard::stream_intake::StreamHandover;
+use crate::shard::stream_intake::NewStream;
 use crate::shard::table::streams::Stream;
 use crate::shard::table::tcp_relay::PeerStage;
 use crate::shard::token::Token;
@@ -27,7 +27,7 @@ const ACCEPT_BATCH: usize = 16;
 impl Worker {
     /// Opens a relay socket that listens for peers.
     pub(super) fn open_tcp_relay(&mut self, id: RelayId, bind: SocketAddr) {
-        let result = self.tcp.listen(&self.epoll, id, bind);
+        let result = self.tcp_relays.listen(&self.epoll, id, bind);
         if result.is_ok() {
             self.stats.relay_sockets.add(1);
         }
@@ -36,7 +36,7 @@ impl Worker {
 
     /// Closes a relay socket that listens for peers, if `id` names one.
     pub(super) fn close_tcp_relay(&mut self, id: RelayId) {
-        if self.tcp.close_listener(id) {
+        if self.tcp_relays.close_listener(id) {
             self.stats.relay_sockets.sub(1);
         }
     }
@@ -44,11 +44,11 @@ impl Worker {
     /// Peers have connected to a relayed transport address.
     pub(super) fn accept_peers(&mut self, token: Token) {
         for _ in 0..ACCEPT_BATCH {
-            match self.tcp.accept(token) {
+            match self.tcp_relays.accept(token) {
                 Ok(Some((id, socket, from))) => self.accepted(id, socket, from),
                 Ok(None) => return,
                 Err(error) if is_exhausted(&error) => {
-                    if let Some(bind) = self.tcp.starve(&self.epoll, token) {
+                    if let Some(bind) = self.tcp_relays.starve(&self.epoll, token) {
                         self.socket_failed(&error, bind);
                     }
                     return;
@@ -69,7 +69,10 @@ impl Worker {
             return;
         };
         let ready = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true));
-        let added = ready.and_then(|()| self.tcp.add(&self.epoll, self.now.mono, connection, socket, false));
+        let added = ready.and_then(|()| {
+            self.tcp_relays
+                .add(&self.epoll, self.now.mono, connection, socket, false)
+        });
         match added {
             Ok(()) => self.respond(&client),
             Err(_) => self.server.handle_peer_closed(connection),
@@ -78,8 +81,8 @@ impl Worker {
 
     /// Begins to connect to a peer.
     pub(super) fn connect_peer(&mut self, id: ConnectionId, bind: SocketAddr, peer: SocketAddr) {
-        let begun =
-            tcp::connect(bind, peer).and_then(|socket| self.tcp.add(&self.epoll, self.now.mono, id, socket, true));
+        let begun = tcp::connect(bind, peer)
+            .and_then(|socket| self.tcp_relays.add(&self.epoll, self.now.mono, id, socket, true));
         if let Err(error) = begun {
             if is_exhausted(&error) {
                 self.socket_failed(&error, bind);
@@ -90,7 +93,7 @@ impl Worker {
 
     /// The core has no use for a peer connection any more.
     pub(super) fn close_peer(&mut self, id: ConnectionId) {
-        if self.tcp.remove(id) == Some(PeerStage::Connecting) {
+        if self.tcp_relays.remove(id) == Some(PeerStage::Connecting) {
             self.peer_connected(id, false);
         }
     }
@@ -107,11 +110,11 @@ impl Worker {
     /// A peer's socket is ready for something.
     pub(super) fn handle_peer_socket(&mut self, id: ConnectionId, event: ReadyDescriptor) {
         let failed = event.error || event.hangup;
-        match self.tcp.stage(id) {
+        match self.tcp_relays.stage(id) {
             Some(PeerStage::Bound) => self.relay_bytes(id, event, false),
             // Not read, it can only have failed.
             Some(PeerStage::Unbound) if failed => self.peer_closed(id),
-            Some(PeerStage::Connecting) if !failed && self.tcp.finish_connecting(&self.epoll, id) => {
+            Some(PeerStage::Connecting) if !failed && self.tcp_relays.finish_connecting(&self.epoll, id) => {
                 self.peer_connected(id, true);
             }
             Some(PeerStage::Connecting) => self.connect_failed(id),
@@ -120,7 +123,7 @@ impl Worker {
     }
 
     fn connect_failed(&mut self, id: ConnectionId) {
-        self.tcp.remove(id);
+        self.tcp_relays.remove(id);
         self.peer_connected(id, false);
     }
 
@@ -137,10 +140,13 @@ impl Worker {
         };
         self.stats.stream_closed("moved");
         let (socket, parts, mut guard) = stream.into_parts();
-        guard.settle();
+        guard.set_authenticated();
         // What stood right behind the ConnectionBind goes to the peer as well.
         let early = parts.received.len() as u64;
-        if !self.tcp.bind(&self.epoll, self.now.mono, id, (socket, parts, guard)) {
+        if !self
+            .tcp_relays
+            .bind(&self.epoll, self.now.mono, id, (socket, parts, guard))
+        {
             self.peer_closed(id);
             return;
         }
@@ -151,7 +157,7 @@ impl Worker {
     }
 
     /// The stream of `client` belongs to `shard`, together with the message of it at `packet` in the slab, taken from it last.
-    pub(super) fn hand_over(&mut self, client: &Client, shard: usize, packet: Range<usize>) {
+    pub(super) fn move_stream(&mut self, client: &Client, shard: usize, packet: Range<usize>) {
         let Some(stream) = self.release_stream(client.link) else {
             return;
         };
@@ -162,9 +168,9 @@ impl Worker {
             self.stats.stream_closed("control_queue");
             return;
         };
-        let mut early = self.carrier.recv.slab().get(packet).unwrap_or_default().to_vec();
+        let mut early = self.udp.recv.slab().get(packet).unwrap_or_default().to_vec();
         early.extend_from_slice(&received);
-        let handed_over = to.add_stream(StreamHandover {
+        let is_sent = to.add_stream(NewStream {
             socket,
             tls: tls.map(TlsSession::into_inner),
             early,
@@ -173,7 +179,7 @@ impl Worker {
             transport: client.five_tuple.transport,
             guard,
         });
-        if handed_over {
+        if is_sent {
             self.stats.stream_closed("moved");
         } else {
             self.stats.stream_refused();
@@ -201,10 +207,10 @@ impl Worker {
 
     /// Something has happened at one side of a bound connection.
     fn relay_bytes(&mut self, id: ConnectionId, event: ReadyDescriptor, at_client: bool) {
-        if self.tcp.stage(id) != Some(PeerStage::Bound) {
+        if self.tcp_relays.stage(id) != Some(PeerStage::Bound) {
             return;
         }
-        if event.error || event.hangup && self.tcp.hang_up(&self.epoll, id, at_client).is_err() {
+        if event.error || event.hangup && self.tcp_relays.hang_up(&self.epoll, id, at_client).is_err() {
             self.peer_closed(id);
             return;
         }
@@ -213,7 +219,7 @@ impl Worker {
 
     /// Relays what can be relayed, tells the core how much, and waits for what is needed for more.
     fn pump(&mut self, id: ConnectionId) {
-        let Some((moved, is_over)) = self.tcp.pump(&self.epoll, self.now.mono, id) else {
+        let Some((moved, is_over)) = self.tcp_relays.pump(&self.epoll, self.now.mono, id) else {
             return;
         };
         if moved.up + moved.down > 0 {
@@ -226,16 +232,16 @@ impl Worker {
 
     /// Closes both sides of a connection, and tells the core.
     fn peer_closed(&mut self, id: ConnectionId) {
-        self.tcp.remove(id);
+        self.tcp_relays.remove(id);
         self.server.handle_peer_closed(id);
     }
 
     /// Closes half-closed connections in which nothing happens, and listens again where descriptors had run out.
-    pub(super) fn check_peers(&mut self) {
-        for id in self.tcp.idle(self.now.mono) {
+    pub(super) fn check_peer_connections(&mut self) {
+        for id in self.tcp_relays.idle(self.now.mono) {
             self.peer_closed(id);
         }
-        self.tcp.watch_starved(&self.epoll);
+        self.tcp_relays.watch_starved(&self.epoll);
     }
 }
 

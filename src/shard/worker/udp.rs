@@ -25,17 +25,14 @@ pub(super) fn relay_batch(ready: usize) -> usize {
 
 impl Worker {
     pub(super) fn receive_clients(&mut self, index: u32) {
-        let Some(listener) = self.carrier.sockets.listener(index) else {
+        let Some(listener) = self.udp.sockets.listener(index) else {
             return;
         };
         let local = listener.socket.local_addr();
         let (plain, dtls) = (listener.plain, listener.dtls && self.dtls.is_some());
         let http3 = listener.http3 && self.http3.is_some();
-        for i in self
-            .carrier
-            .receive(|sockets| sockets.udp_listener(index), LISTENER_BATCH)
-        {
-            let Some(slot) = self.carrier.recv.slot(i) else {
+        for i in self.udp.receive(|sockets| sockets.udp_listener(index), LISTENER_BATCH) {
+            let Some(slot) = self.udp.recv.slot(i) else {
                 continue;
             };
             let mut server = local;
@@ -54,7 +51,7 @@ impl Worker {
             let mut owner = None;
             for packet in slot.datagrams() {
                 self.count_datagram();
-                if http3 && self.pass_on(&client, &packet, slot.tos, &mut owner) {
+                if http3 && self.pass_to_backend(&client, &packet, slot.tos, &mut owner) {
                     continue;
                 }
                 if dtls && self.is_dtls(&packet) {
@@ -71,29 +68,29 @@ impl Worker {
 
     /// Whether the datagram at `packet` begins like a DTLS record (RFC 7983).
     fn is_dtls(&self, packet: &Range<usize>) -> bool {
-        let first = self.carrier.recv.slab().get(packet.clone()).and_then(<[u8]>::first);
+        let first = self.udp.recv.slab().get(packet.clone()).and_then(<[u8]>::first);
         first.is_some_and(|&first| demux::classify(first) == Kind::Dtls)
     }
 
     /// One datagram, or one message of a stream or an association, at `packet` in the slab.
     pub(super) fn handle_client(&mut self, client: &Client, packet: Range<usize>, tos: u8) {
-        let bytes = self.carrier.recv.slab().get(packet.clone()).unwrap_or_default();
+        let bytes = self.udp.recv.slab().get(packet.clone()).unwrap_or_default();
         let verdict = self.server.handle_client(self.now, client, bytes, &mut self.response);
         self.apply(verdict, Some(client), packet, tos);
     }
 
     pub(super) fn receive_peers(&mut self, slot: u32, generation: u32) {
-        let Some((id, again)) = self.carrier.sockets.visit(slot, generation, self.turns) else {
+        let Some((id, again)) = self.udp.sockets.begin_read(slot, generation, self.turns) else {
             return;
         };
         // Mostly there is one message, and asking for more costs the kernel a second look. One that has more is ready
         // again in the next turn.
         let most = if again { self.relay_batch } else { 1 };
         let slots = self
-            .carrier
+            .udp
             .receive(|sockets| sockets.relay(slot, generation).map(|(s, _)| s), most);
         for i in slots {
-            let Some(slot) = self.carrier.recv.slot(i) else {
+            let Some(slot) = self.udp.recv.slot(i) else {
                 continue;
             };
             for packet in slot.datagrams() {
@@ -116,7 +113,7 @@ impl Worker {
     /// ICMP errors about datagrams this relay socket has sent (RFC 8656 §11.5). They never harm the socket itself.
     pub(super) fn receive_errors(&mut self, slot: u32, generation: u32) {
         for _ in 0..ERROR_BATCH {
-            let Some((socket, id)) = self.carrier.sockets.relay(slot, generation) else {
+            let Some((socket, id)) = self.udp.sockets.relay(slot, generation) else {
                 return;
             };
             let Some(error) = socket.take_error() else { return };
@@ -134,7 +131,7 @@ impl Worker {
     }
 
     pub(super) fn open_relay(&mut self, id: RelayId, bind: SocketAddr) {
-        let result = self.carrier.open(self.now.mono, &self.epoll, id, bind);
+        let result = self.udp.open(self.now.mono, &self.epoll, id, bind);
         self.relay_opened(id, bind, result);
     }
 
@@ -168,7 +165,7 @@ impl Worker {
         } else {
             self.stats.relay_open_failed.add(1);
         }
-        if self.no_relay_socket.may(self.now.mono) {
+        if self.no_relay_socket.allows(self.now.mono) {
             tracing::warn!(target: "relay::shard", shard = self.index, %bind, %error, "cannot open a relay socket");
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Worker;
 use crate::net::stream::QueueKind;
 use crate::net::udp::Datagram;
-use crate::shard::hairpin_ring::Letter;
+use crate::shard::hairpin_ring::HairpinHeader;
 use crate::shard::token::Token;
 use crate::shard::udp::to_listener;
 use crate::turn::types::{AllocationId, Client};
@@ -23,7 +23,7 @@ impl Worker {
                 dont_fragment,
             } => {
                 let datagram = Datagram {
-                    egress: self.carrier.sockets.relay_egress(relay),
+                    egress: self.udp.sockets.relay_egress(relay),
                     destination: peer.0,
                     source: None,
                     tos,
@@ -32,12 +32,12 @@ impl Worker {
                     data: within(&packet, data.as_range()),
                     padding: 0,
                 };
-                self.carrier.push(self.now.mono, &datagram);
+                self.udp.push(self.now.mono, &datagram);
             }
-            Verdict::ToClient { allocation, frame } => self.deliver_to_client(allocation, frame, packet, tos),
+            Verdict::ToClient { allocation, frame } => self.send_to_client(allocation, frame, packet, tos),
             Verdict::ToAllocation { shard, to, from, data } => {
                 let data = within(&packet, data.as_range());
-                self.deliver_to_allocation(usize::from(shard), Letter { to, from, tos }, data);
+                self.send_hairpin(usize::from(shard), HairpinHeader { to, from, tos }, data);
             }
             Verdict::Respond => {
                 if let Some(client) = client {
@@ -50,9 +50,9 @@ impl Worker {
                     self.bind_connection(client.link, connection);
                 }
             }
-            Verdict::Handover { shard } => {
+            Verdict::MoveStream { shard } => {
                 if let Some(client) = client {
-                    self.hand_over(client, usize::from(shard), packet);
+                    self.move_stream(client, usize::from(shard), packet);
                 }
             }
             Verdict::Waiting | Verdict::Drop(_) => {}
@@ -60,14 +60,14 @@ impl Worker {
     }
 
     /// From one relayed address to another: in memory, never through the kernel.
-    fn deliver_to_allocation(&mut self, shard: usize, letter: Letter, data: Range<usize>) {
+    fn send_hairpin(&mut self, shard: usize, hairpin: HairpinHeader, data: Range<usize>) {
         if shard == self.index {
-            self.relayed(letter, data);
+            self.receive_hairpin(hairpin, data);
             return;
         }
-        let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();
+        let bytes = self.udp.recv.slab().get(data).unwrap_or_default();
         let sender = self.outlets.hairpins.get_mut(shard).and_then(Option::as_mut);
-        if sender.is_some_and(|sender| sender.send(letter, bytes)) {
+        if sender.is_some_and(|sender| sender.send(hairpin, bytes)) {
             self.stats.mailbox_sent.add(1);
         } else {
             self.stats.mailbox_full.add(1);
@@ -76,17 +76,19 @@ impl Worker {
     }
 
     /// Application data for an allocation of this shard, sent by another allocation of this server.
-    pub(super) fn relayed(&mut self, letter: Letter, data: Range<usize>) {
-        let verdict = self.server.handle_relayed(self.now, letter.to, letter.from, data.len());
+    pub(super) fn receive_hairpin(&mut self, hairpin: HairpinHeader, data: Range<usize>) {
+        let verdict = self
+            .server
+            .handle_relayed(self.now, hairpin.to, hairpin.from, data.len());
         // To a client, or after an allocation that has moved; never on to a third.
         match verdict {
-            Verdict::ToClient { allocation, frame } => self.deliver_to_client(allocation, frame, data, letter.tos),
-            Verdict::ToAllocation { shard, .. } => self.deliver_to_allocation(usize::from(shard), letter, data),
+            Verdict::ToClient { allocation, frame } => self.send_to_client(allocation, frame, data, hairpin.tos),
+            Verdict::ToAllocation { shard, .. } => self.send_hairpin(usize::from(shard), hairpin, data),
             _ => {}
         }
     }
 
-    fn deliver_to_client(&mut self, allocation: AllocationId, frame: Frame, data: Range<usize>, tos: u8) {
+    fn send_to_client(&mut self, allocation: AllocationId, frame: Frame, data: Range<usize>, tos: u8) {
         let Some(&client) = self.server.client(allocation) else {
             self.counters.drop_packet(DropReason::Gone);
             return;
@@ -97,7 +99,7 @@ impl Worker {
         let padding = frame.padding(data.len(), client.five_tuple.transport);
         match Token::from_link(client.link) {
             Token::Stream { slot, generation } => {
-                let bytes = self.carrier.recv.slab().get(data).unwrap_or_default();
+                let bytes = self.udp.recv.slab().get(data).unwrap_or_default();
                 match self
                     .streams
                     .by_token(slot, generation)
@@ -120,7 +122,7 @@ impl Worker {
                     tos,
                     ..to_listener(egress, &client, data)
                 };
-                self.carrier.push_to_client(self.now.mono, &client, &datagram);
+                self.udp.push_to_client(self.now.mono, &client, &datagram);
             }
             Token::Dtls { slot, generation } => self.send_dtls((slot, generation), header, data, padding, tos),
             _ => self.counters.drop_packet(DropReason::Gone),
@@ -134,13 +136,13 @@ impl Worker {
                 let Some(stream) = self.streams.by_token(slot, generation) else {
                     return;
                 };
-                if !stream.authenticated && self.server.has_allocation(client) {
+                if !stream.authenticated && self.server.has_or_awaits_allocation(client) {
                     stream.set_authenticated();
                 }
                 let queued = stream
                     .conn
                     .queue(self.now.mono, QueueKind::Control, self.response.bytes(), &[], 0);
-                let strangers = stream.note_answer(self.response.is_to_stranger());
+                let strangers = stream.count_answer(self.response.is_to_stranger());
                 self.streams.mark_dirty(slot);
                 if queued.is_err() {
                     self.end_stream(slot, "control_queue");
@@ -149,12 +151,10 @@ impl Worker {
                 }
             }
             Token::Listener(egress) => {
-                // Seldom it goes another way than it came (RFC 5780): as if its client had come that way.
+                // In NAT discovery (RFC 5780) it may leave from another address than the request came to.
                 let (egress, client) = match self.response.route() {
                     None => (Some(egress), *client),
-                    Some(ResponseRoute { from, to }) => {
-                        (self.carrier.sockets.listener_at(from), client.seen_at(from, to))
-                    }
+                    Some(ResponseRoute { from, to }) => (self.udp.sockets.listener_at(from), client.seen_at(from, to)),
                 };
                 let Some(egress) = egress else {
                     self.counters.drop_packet(DropReason::Gone);
@@ -164,7 +164,7 @@ impl Worker {
                     header: self.response.bytes(),
                     ..to_listener(egress, &client, 0..0)
                 };
-                self.carrier.push_to_client(self.now.mono, &client, &datagram);
+                self.udp.push_to_client(self.now.mono, &client, &datagram);
             }
             Token::Dtls { slot, generation } => self.respond_dtls((slot, generation)),
             _ => {}

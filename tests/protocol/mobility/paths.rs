@@ -227,7 +227,7 @@ fn what_two_clients_send_each_other_follows_whoever_moves() {
         let late = world
             .shards
             .iter()
-            .position(|shard| shard.allocations() > 0 && shard.has_allocation(&a.client));
+            .position(|shard| shard.allocations() > 0 && shard.has_or_awaits_allocation(&a.client));
         let mut new = udp(n, shard);
         ticket = resumed(&mut world, &mut new, &ticket);
         assert!(

@@ -1,4 +1,4 @@
-//! Events while a handoff is in transit: nothing exists twice, and nothing is lost.
+//! Events while a migration is in transit: nothing exists twice, and nothing is lost.
 
 use relay_proto::turn::EndReason;
 use relay_proto::turn::types::RelayId;
@@ -54,11 +54,11 @@ fn copies_of_the_refresh_get_the_same_answer_before_and_after_the_move() {
         refresh,
         ..
     } = leaving();
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     assert_eq!(world.packet(&new, &refresh), Answer::Waiting);
     let copy = Answer::Dropped(DropReason::Retransmission);
     assert_eq!(world.packet(&new, &refresh), copy);
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     let (to, response) = world.carry().unwrap();
     assert_eq!(to, new.client);
     let first = Answer::of(&response, &refresh);
@@ -84,7 +84,7 @@ fn a_copy_of_the_refresh_on_a_stream_before_its_answer_has_an_answer_of_its_own(
         refresh,
         ..
     } = leaving_over(Transport::Tcp, Transport::Tcp);
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     assert_eq!(world.packet(&new, &refresh), Answer::Waiting);
     assert_eq!(world.packet(&new, &refresh), Answer::Waiting);
     let (to, response) = world.carry().unwrap();
@@ -130,7 +130,7 @@ fn of_two_places_the_latest_counts_and_there_is_never_more_than_one_pending() {
     }
     let waiting = flood
         .iter()
-        .filter(|client| world.shards[client.shard].has_allocation(&client.client));
+        .filter(|client| world.shards[client.shard].has_or_awaits_allocation(&client.client));
     assert_eq!(waiting.count(), 1);
     assert_eq!(new.channel_data(&mut world, NUMBER, b"x"), NO_ALLOCATION);
     assert_reached(&mut world, relayed, &old);
@@ -151,10 +151,10 @@ fn two_places_ask_at_the_same_time() {
     } = leaving();
     let mut third = udp(3, 2);
     third.request(&mut world, &super::refresh(600));
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     world.packet(&new, &refresh);
     third.request(&mut world, &with_ticket(&ticket));
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     world.carry();
     assert_eq!(new.channel_data(&mut world, NUMBER, b"x"), NO_ALLOCATION);
     assert_sends(&mut world, &mut third, relayed);
@@ -172,12 +172,12 @@ fn a_question_follows_an_allocation_that_has_just_left() {
     let ticket = ticket_of(&world.packet(&new, &refresh));
     let mut third = udp(3, 2);
     third.request(&mut world, &super::refresh(600));
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     // Fetch from shard 1, then an `Ask` from shard 2, both to shard 0.
     assert_eq!(new.channel_data(&mut world, NUMBER, b"first"), Answer::Waiting);
     let asked = third.signed(&with_ticket(&ticket));
     assert_eq!(world.packet(&third, &asked), Answer::Waiting);
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     let (to, response) = world.carry().unwrap();
     assert_eq!((to, Answer::of(&response, &asked).code()), (third.client, 0));
     assert_eq!(world.released.len(), 1);
@@ -198,14 +198,14 @@ fn what_comes_while_the_allocation_is_on_the_way_is_held_in_order_and_within_bou
         ..
     } = leaving();
     world.packet(&new, &refresh);
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     for n in 0..64_u8 {
         assert_eq!(new.channel_data(&mut world, NUMBER, &[n]), Answer::Waiting, "{n}");
     }
     let full = Answer::Dropped(DropReason::Moving);
     assert_eq!(new.channel_data(&mut world, NUMBER, b"one too many"), full);
     assert_eq!(new.request(&mut world, &super::refresh(600)), full);
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     world.carry();
     let sent: Vec<Vec<u8>> = world.released.drain(..).map(|(_, answer)| answer.sent().data).collect();
     assert_eq!(sent, (0..64).map(|n| vec![n]).collect::<Vec<_>>());
@@ -221,7 +221,7 @@ fn bytes_that_are_held_are_bounded_too() {
         ..
     } = leaving();
     world.packet(&new, &refresh);
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     assert_eq!(new.channel_data(&mut world, NUMBER, &[1; 40_000]), Answer::Waiting);
     assert_eq!(
         new.channel_data(&mut world, NUMBER, &[2; 40_000]),
@@ -239,10 +239,10 @@ fn an_allocation_that_ends_before_it_is_asked_for_is_a_mismatch() {
         refresh,
         ..
     } = leaving();
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     world.packet(&new, &refresh);
     old.request(&mut world, &super::refresh(0));
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     let (_, response) = world.carry().unwrap();
     assert_eq!(Answer::of(&response, &refresh).code(), 437);
     world.assert_empty();
@@ -258,9 +258,9 @@ fn an_allocation_expires_while_it_is_asked_for_and_no_timer_has_noticed() {
             ..
         } = leaving();
         world.pass_unnoticed(secs(if late { 600 } else { 599 }));
-        world.hold_handoffs = true;
+        world.hold_migrations = true;
         world.packet(&new, &refresh);
-        world.hold_handoffs = false;
+        world.hold_migrations = false;
         let (_, response) = world.carry().unwrap();
         assert_eq!(Answer::of(&response, &refresh).code(), code, "late: {late}");
     }
@@ -278,13 +278,13 @@ fn an_allocation_that_ends_on_its_old_path_is_not_waited_for_any_more() {
             ..
         } = leaving();
         world.packet(&new, &refresh);
-        assert!(world.shards[1].has_allocation(&new.client));
+        assert!(world.shards[1].has_or_awaits_allocation(&new.client));
         if released {
             old.request(&mut world, &super::refresh(0));
         } else {
             world.pass(secs(601));
         }
-        assert!(!world.shards[1].has_allocation(&new.client));
+        assert!(!world.shards[1].has_or_awaits_allocation(&new.client));
         assert_eq!(new.channel_data(&mut world, NUMBER, b"x"), NO_ALLOCATION);
         world.assert_empty();
     }
@@ -300,11 +300,11 @@ fn data_that_called_for_an_allocation_which_ends_meanwhile_is_dropped_and_counte
         ..
     } = leaving();
     world.packet(&new, &refresh);
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     assert_eq!(new.channel_data(&mut world, NUMBER, b"x"), Answer::Waiting);
     old.request(&mut world, &super::refresh(0));
     let before = world.dropped(DropReason::NoAllocation);
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     world.carry();
     assert_eq!(world.released.len(), 1);
     assert_eq!(world.released[0].1, NO_ALLOCATION);
@@ -345,12 +345,12 @@ fn a_new_path_that_closes_before_it_is_used_leaves_the_old_one_as_it_was() {
             refresh,
             ticket,
         } = leaving_over(Transport::Udp, Transport::Tcp);
-        world.hold_handoffs = asked;
+        world.hold_migrations = asked;
         world.packet(&new, &refresh);
         new.disconnect(&mut world);
-        world.hold_handoffs = false;
+        world.hold_migrations = false;
         assert!(world.carry().is_none() || !asked);
-        assert!(!world.shards[1].has_allocation(&new.client));
+        assert!(!world.shards[1].has_or_awaits_allocation(&new.client));
         assert_reached(&mut world, relayed, &old);
         assert_sends(&mut world, &mut old, relayed);
         let mut third = udp(3, 2);
@@ -370,10 +370,10 @@ fn a_move_whose_client_left_before_the_answer_is_not_pending_any_more() {
         refresh,
         ..
     } = leaving_over(Transport::Tcp, Transport::Tcp);
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     world.packet(&new, &refresh);
     new.disconnect(&mut world);
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     assert!(world.carry().is_none(), "there is nobody to answer");
     old.disconnect(&mut world);
     assert_eq!((world.shards[0].allocations(), world.shards[1].allocations()), (1, 0));
@@ -405,11 +405,11 @@ fn an_allocation_that_arrives_after_its_client_left_again_waits_for_it_there() {
         ..
     } = leaving_over(Transport::Tcp, Transport::Tcp);
     let ticket = ticket_of(&world.packet(&new, &refresh));
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     assert_eq!(new.channel_data(&mut world, NUMBER, b"x"), Answer::Waiting);
     world.carry_one();
     new.disconnect(&mut world);
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     world.carry();
     assert_eq!(world.peer(peer(), relayed, b"x"), AWAY);
     assert_eq!((allocations(&world), world.counters[1].away.get()), (1, 1));
@@ -430,16 +430,16 @@ fn what_is_on_its_way_when_the_server_stops_ends_where_it_arrives() {
         ..
     } = leaving();
     world.packet(&new, &refresh);
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     new.channel_data(&mut world, NUMBER, b"x");
     world.carry_one();
-    assert_eq!(world.handoffs.len(), 1, "the allocation");
+    assert_eq!(world.migrations.len(), 1, "the allocation");
     let now = world.now();
     for shard in 0..3 {
         world.shards[shard].shutdown(now);
         world.settle(shard);
     }
-    world.hold_handoffs = false;
+    world.hold_migrations = false;
     world.carry();
     assert_eq!(ended(&world), [EndReason::Shutdown]);
     world.wake();
@@ -455,12 +455,12 @@ fn a_relay_socket_that_cannot_be_watched_ends_what_it_was_for() {
         ..
     } = leaving();
     world.packet(&new, &refresh);
-    world.hold_handoffs = true;
+    world.hold_migrations = true;
     new.channel_data(&mut world, NUMBER, b"x");
     world.carry_one();
-    let (_, arriving) = world.handoffs.pop_front().unwrap();
+    let (_, arriving) = world.migrations.pop_front().unwrap();
     let now = world.now();
-    let handled: Handled = world.shards[1].handle_handoff(now, arriving, &mut Response::new());
+    let handled: Handled = world.shards[1].handle_migration(now, arriving, &mut Response::new());
     let lost: RelayId = handled.arrived[0].unwrap();
     world.shards[1].handle_relay_lost(now, lost);
     while let Some((client, packet)) = world.shards[1].poll_held() {

@@ -1,4 +1,4 @@
-//! Random sequences: clients move, leave and return while handoffs are delayed, and nothing is
+//! Random sequences: clients move, leave and return while migrations are delayed, and nothing is
 //! lost, duplicated or left over.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ enum Op {
     Peer { relayed: usize },
     Disconnect { place: u16 },
     Pass { seconds: u64 },
-    Carry { handoffs: usize },
+    Carry { migrations: usize },
     HandOver,
 }
 
@@ -38,7 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0..64_usize).prop_map(|relayed| Op::Peer { relayed }),
         2 => place().prop_map(|place| Op::Disconnect { place }),
         2 => (1..200_u64).prop_map(|seconds| Op::Pass { seconds }),
-        12 => (1..6_usize).prop_map(|handoffs| Op::Carry { handoffs }),
+        12 => (1..6_usize).prop_map(|migrations| Op::Carry { migrations }),
         1 => proptest::strategy::Just(Op::HandOver),
     ]
 }
@@ -63,7 +63,7 @@ impl Story {
             config.relay.ports = 50_000..=50_063;
             config.limits.allocations_per_ip = 2;
         });
-        world.hold_handoffs = true;
+        world.hold_migrations = true;
         let place = |n: u16| {
             let transport = if n.is_multiple_of(2) {
                 Transport::Tcp
@@ -156,9 +156,9 @@ impl Story {
                 self.asked.remove(&place);
             }
             Op::Pass { seconds } => self.world.pass(secs(seconds)),
-            Op::Carry { handoffs } => (0..handoffs).for_each(|_| self.carry_one()),
+            Op::Carry { migrations } => (0..migrations).for_each(|_| self.carry_one()),
             Op::HandOver => {
-                while !self.world.handoffs.is_empty() {
+                while !self.world.migrations.is_empty() {
                     self.carry_one();
                 }
                 self.world.hand_over();
@@ -201,8 +201,8 @@ impl Story {
 
     /// An allocation is on one shard or in transit, and so are its socket and its quota.
     fn check(&self) {
-        let on_their_way = |(_, handoff): &&(usize, relay_proto::turn::Handoff)| handoff.sockets()[0].is_some();
-        let moving = self.world.handoffs.iter().filter(on_their_way).count();
+        let on_their_way = |(_, migration): &&(usize, relay_proto::turn::Migration)| migration.sockets()[0].is_some();
+        let moving = self.world.migrations.iter().filter(on_their_way).count();
         assert_eq!(moving, self.world.detached.len());
         let live = allocations(&self.world);
         assert_eq!(self.world.sockets.len(), live);
@@ -240,7 +240,7 @@ proptest! {
     //= MOB-02
     //= MOB-05
     #[test]
-    fn whatever_clients_do_while_handoffs_are_late_every_allocation_is_in_one_place_until_it_ends(
+    fn whatever_clients_do_while_migrations_are_late_every_allocation_is_in_one_place_until_it_ends(
         ops in proptest::collection::vec(op(), 1..150),
     ) {
         let mut story = Story::new();
@@ -248,16 +248,16 @@ proptest! {
             story.play(op);
             story.check();
         }
-        while !story.world.handoffs.is_empty() {
+        while !story.world.migrations.is_empty() {
             story.carry_one();
             story.check();
         }
-        story.world.hold_handoffs = false;
+        story.world.hold_migrations = false;
         story.world.pass(secs(3700));
         story.world.wake();
         story.world.assert_empty();
         for client in &story.places {
-            prop_assert!(!story.world.shards[client.shard].has_allocation(&client.client));
+            prop_assert!(!story.world.shards[client.shard].has_or_awaits_allocation(&client.client));
         }
         for counters in &story.world.counters {
             prop_assert_eq!(counters.away.get(), 0);

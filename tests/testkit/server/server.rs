@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use relay::base::address::Transport;
 use relay::net::udp::UdpSocket;
-use relay::shard::{ShardConfig, Shards, StreamHandover};
+use relay::shard::{NewStream, ShardConfig, Shards};
 use relay::turn::{Config, Shared};
 use relay_testkit::turn::{Client, PATIENCE, turn_config};
 use relay_testkit_net::{UDP, tcp_sockets};
@@ -36,8 +36,8 @@ impl TestServer {
 
     /// A client on a TCP connection, accepted here and handed over as the front door does.
     pub fn tcp_client(&self) -> Client {
-        let (stream, handover) = tcp_pair(Vec::new());
-        self.shards.adopt(handover);
+        let (stream, new_stream) = tcp_pair(Vec::new());
+        self.shards.add_stream(new_stream);
         Client::tcp(stream)
     }
 
@@ -130,10 +130,10 @@ impl TestServer {
 }
 
 /// Both ends of a TCP connection: the client's, and the server's as handed to a shard.
-pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
+pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, NewStream) {
     let (stream, socket, client) = tcp_sockets();
     let server = socket.local_addr().unwrap();
-    let handover = StreamHandover {
+    let new_stream = NewStream {
         socket,
         tls: None,
         early,
@@ -142,5 +142,5 @@ pub fn tcp_pair(early: Vec<u8>) -> (TcpStream, StreamHandover) {
         transport: Transport::Tcp,
         guard: Box::new(Arc::new(())),
     };
-    (stream, handover)
+    (stream, new_stream)
 }

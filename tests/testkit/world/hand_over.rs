@@ -17,9 +17,9 @@ impl World {
         self.shards[index].export(self.now())
     }
 
-    /// Transfers everything to a new process, as text. Handoffs must have arrived.
+    /// Transfers everything to a new process, as text. Migrations must have arrived.
     pub fn hand_over(&mut self) {
-        assert!(self.handoffs.is_empty() && self.detached.is_empty());
+        assert!(self.migrations.is_empty() && self.detached.is_empty());
         let written: Vec<(Vec<Exported>, Vec<ReservationRecord>)> = (0..self.shards.len())
             .map(|index| (self.exported(index), self.shards[index].export_reservations(self.now())))
             .collect();

@@ -22,7 +22,7 @@ use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secre
 use relay_proto::turn::policy::{PeerPolicy, PolicyConfig};
 use relay_proto::turn::types::{Link, PeerAddr, RelayId, RelayedAddr, ShardIndex};
 use relay_proto::turn::{
-    Command, Config, DropReason, Event, Frame, Handoff, OpenError, RefusalReason, Refused, Response, ResponseRoute,
+    Command, Config, DropReason, Event, Frame, Migration, OpenError, RefusalReason, Refused, Response, ResponseRoute,
     Server, Shared, Verdict,
 };
 
@@ -60,9 +60,9 @@ pub struct World {
     pub refused: Vec<Refused>,
     /// Shard and reason of every relayed address refused beside a granted one: no error response.
     halves: Vec<(usize, RefusalReason)>,
-    /// Handoffs in transit, with the sending shard. Delivered at once unless `hold_handoffs`.
-    pub handoffs: VecDeque<(usize, Handoff)>,
-    pub hold_handoffs: bool,
+    /// Migrations in transit, with the sending shard. Delivered at once unless `hold_migrations`.
+    pub migrations: VecDeque<(usize, Migration)>,
+    pub hold_migrations: bool,
     /// Relay sockets in transit.
     pub detached: HashMap<(usize, RelayId), SocketAddr>,
     /// Results of packets that were held until their allocation arrived.
@@ -212,8 +212,8 @@ impl World {
             events: Vec::new(),
             refused: Vec::new(),
             halves: Vec::new(),
-            handoffs: VecDeque::new(),
-            hold_handoffs: false,
+            migrations: VecDeque::new(),
+            hold_migrations: false,
             detached: HashMap::new(),
             released: Vec::new(),
             tcp: Tcp::default(),
@@ -303,7 +303,7 @@ impl World {
                 assert_eq!(Answer::of(&self.response, packet).code(), 0);
                 Answer::Bound(connection)
             }
-            Verdict::Handover { shard } => Answer::Elsewhere(shard),
+            Verdict::MoveStream { shard } => Answer::Elsewhere(shard),
             Verdict::ToPeer {
                 relay,
                 peer,
@@ -433,10 +433,10 @@ impl World {
                 Command::CloseStream { link } => self.closed_streams.push(link),
             }
         }
-        while let Some(handoff) = self.shards[index].poll_handoff() {
-            self.handoffs.push_back((index, handoff));
+        while let Some(migration) = self.shards[index].poll_migration() {
+            self.migrations.push_back((index, migration));
         }
-        if !self.hold_handoffs {
+        if !self.hold_migrations {
             answered = self.carry().or(answered);
         }
         while let Some(event) = self.shards[index].poll_event() {
@@ -454,21 +454,21 @@ impl World {
         answered
     }
 
-    /// Delivers every handoff, including those that result; returns the last response.
+    /// Delivers every migration, including those that result; returns the last response.
     pub fn carry(&mut self) -> Option<(relay_proto::turn::types::Client, Response)> {
         let mut answered = None;
-        while !self.handoffs.is_empty() {
+        while !self.migrations.is_empty() {
             answered = self.carry_one().or(answered);
         }
         answered
     }
 
-    /// Delivers the oldest handoff.
+    /// Delivers the oldest migration.
     pub fn carry_one(&mut self) -> Option<(relay_proto::turn::types::Client, Response)> {
-        let (from, handoff) = self.handoffs.pop_front()?;
-        let (now, to, sockets) = (self.now(), handoff.to(), handoff.sockets());
+        let (from, migration) = self.migrations.pop_front()?;
+        let (now, to, sockets) = (self.now(), migration.to(), migration.sockets());
         let mut response = Response::new();
-        let handled = self.shards[to].handle_handoff(now, handoff, &mut response);
+        let handled = self.shards[to].handle_migration(now, migration, &mut response);
         for (old, new) in sockets.into_iter().zip(handled.arrived) {
             assert_eq!(old.is_some(), new.is_some());
             if let (Some(old), Some(new)) = (old, new) {
@@ -477,12 +477,12 @@ impl World {
             }
         }
         // One at a time: packets that result from a held packet wait their turn.
-        let hold = std::mem::replace(&mut self.hold_handoffs, true);
+        let hold = std::mem::replace(&mut self.hold_migrations, true);
         while let Some((client, packet)) = self.shards[to].poll_held() {
             let answer = self.packet_at(to, &client, &packet);
             self.released.push((packet.into_vec(), answer));
         }
-        self.hold_handoffs = hold;
+        self.hold_migrations = hold;
         let answered = handled.respond.map(|client| (client, response));
         answered.or_else(|| self.settle(to))
     }
@@ -541,7 +541,7 @@ impl World {
     /// Checks that nothing is left: no allocation, socket, port or quota.
     pub fn assert_empty(&self) {
         assert!(self.sockets.is_empty(), "{:?}", self.sockets);
-        assert!(self.handoffs.is_empty() && self.detached.is_empty());
+        assert!(self.migrations.is_empty() && self.detached.is_empty());
         self.assert_no_connections();
         assert!(self.shards.iter().all(|server| server.allocations() == 0));
         assert_eq!(self.ports_used(), 0);

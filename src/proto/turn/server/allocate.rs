@@ -66,7 +66,9 @@ impl Server {
         // RFC 8656 §7.2-2. A late copy of a request whose allocation has already ended must not
         // create another one.
         let transaction_id = message.transaction_id();
-        if self.has_allocation(client) || self.transactions.contains(now.mono, &client.five_tuple, transaction_id) {
+        if self.has_or_awaits_allocation(client)
+            || self.transactions.contains(now.mono, &client.five_tuple, transaction_id)
+        {
             return Err(Refusal::AllocationExists);
         }
         self.check_newcomer(client, session)?;

@@ -246,7 +246,7 @@ impl Server {
                 debug_assert!(written, "a success response fits its buffer");
                 Verdict::BindConnection(id)
             }
-            Ok(Bindable::At(shard)) => Verdict::Handover { shard },
+            Ok(Bindable::At(shard)) => Verdict::MoveStream { shard },
             Err(refusal) => self.refuse(client, allocation, session, &reply, refusal, response),
         }
     }
@@ -263,7 +263,7 @@ impl Server {
             return Err(Refusal::UnknownAttributes { types: unknown });
         }
         // A connection that controls an allocation cannot also carry data of one.
-        if !client.five_tuple.transport.is_stream() || self.has_allocation(client) {
+        if !client.five_tuple.transport.is_stream() || self.has_or_awaits_allocation(client) {
             return Err(Refusal::BadRequest);
         }
         let id = id.ok_or(Refusal::BadRequest)?;

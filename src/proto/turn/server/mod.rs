@@ -24,7 +24,7 @@ mod transfer;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use self::migration::handoff::Handoff;
+use self::migration::message::Migration;
 use self::migration::visitors::Visitors;
 use super::config::Config;
 use super::counters::Counters;
@@ -76,7 +76,7 @@ pub struct Server {
     /// Refusals for which the queue had no room.
     unreported_refusals: u64,
     visitors: Visitors,
-    handoffs: VecDeque<Handoff>,
+    migrations: VecDeque<Migration>,
     /// When `Config::redirect` first named another server.
     redirecting_since: Option<Instant>,
     stopping: bool,
@@ -117,7 +117,7 @@ impl Server {
             queued_refusals: 0,
             unreported_refusals: 0,
             visitors: Visitors::new(rng.next_u64()),
-            handoffs: VecDeque::new(),
+            migrations: VecDeque::new(),
             stopping: false,
             due: Vec::new(),
             rng,
@@ -252,13 +252,13 @@ impl Server {
 
     /// Whether a client has an allocation or is getting one: a new one, or its own from its
     /// previous five-tuple.
-    pub fn has_allocation(&self, client: &Client) -> bool {
+    pub fn has_or_awaits_allocation(&self, client: &Client) -> bool {
         self.forward.allocation_of(&client.five_tuple).is_some() || self.visitors.contains(client)
     }
 
-    /// As [`Self::has_allocation`], for a client that has sent a packet: caches the lookup for the
+    /// As [`Self::has_or_awaits_allocation`], for a client that has sent a packet: caches the lookup for the
     /// handling of that packet.
-    pub fn serves(&mut self, client: &Client) -> bool {
+    pub fn find_allocation(&mut self, client: &Client) -> bool {
         self.forward.find(&client.five_tuple).is_some() || self.visitors.contains(client)
     }
 
@@ -353,7 +353,7 @@ impl Server {
         match verdict {
             Verdict::ToPeer { .. } | Verdict::ToAllocation { .. } | Verdict::ToClient { .. } => counters.relayed.add(1),
             Verdict::Respond | Verdict::BindConnection(_) => counters.answered.add(1),
-            Verdict::Waiting | Verdict::Handover { .. } => counters.waiting.add(1),
+            Verdict::Waiting | Verdict::MoveStream { .. } => counters.waiting.add(1),
             Verdict::Drop(reason) => counters.drop_packet(reason),
         }
         verdict

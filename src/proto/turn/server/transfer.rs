@@ -2,7 +2,7 @@
 //! the first one ended (decision 0047).
 //!
 //! Operations in progress are not exported: Allocates whose relay sockets are being opened, clients
-//! that wait for their allocation (RFC 8016), handoffs. Also omitted are allocations that relay TCP
+//! that wait for their allocation (RFC 8016), migrations. Also omitted are allocations that relay TCP
 //! (RFC 6062), whose connections belong to the process; rate budgets, which start anew; and
 //! remembered transactions whose allocations have ended.
 
@@ -27,7 +27,7 @@ use crate::wire::message::TransactionId;
 
 impl Server {
     /// All live allocations as records, each with the handles it needs. They also stay here. A
-    /// caller that imports them elsewhere must drop this server without another call. Handoffs in
+    /// caller that imports them elsewhere must drop this server without another call. Migrations in
     /// transit must have arrived before.
     pub fn export(&self, now: Now) -> Vec<Exported> {
         let ids = self.allocations.ids().into_iter();
@@ -166,7 +166,7 @@ impl Server {
         if self.stopping {
             return Err(ImportError::Stopping);
         }
-        if !record.away && self.has_allocation(client) {
+        if !record.away && self.has_or_awaits_allocation(client) {
             return Err(ImportError::ClientTaken);
         }
         let mut tickets = record.mobile.iter().flat_map(names);

@@ -49,15 +49,15 @@ fn long(destination: &[u8], source: &[u8], len: usize) -> Vec<u8> {
 
 /// The client's first and the server's answer.
 fn answered(flow: &mut Http3Flow, now: Instant) {
-    assert!(!flow.hear_client(now, &long(b"original", b"client", 1200)));
-    assert!(flow.hear_backend(now, &long(b"client", &CHOSEN, 1200)));
+    assert!(!flow.receive_from_client(now, &long(b"original", b"client", 1200)));
+    assert!(flow.receive_from_backend(now, &long(b"client", &CHOSEN, 1200)));
 }
 
 /// Shows that it has heard the backend.
 fn prove(http3: &mut Http3, slot: u32, now: Instant) {
     let flow = http3.at(slot).unwrap();
     answered(flow, now);
-    assert!(http3.hear_client(now, slot, &long(&CHOSEN, b"client", 1200)));
+    assert!(http3.receive_from_client(now, slot, &long(&CHOSEN, b"client", 1200)));
 }
 
 #[test]
@@ -80,21 +80,21 @@ fn without_proof_three_times_as_many_bytes_go_to_a_client_as_have_come_from_it()
     let mut http3 = flows(9, 9, 9);
     let slot = http3.begin(at(0), client(1, 1000), BACKEND).unwrap().slot;
     let flow = http3.at(slot).unwrap();
-    assert!(!flow.hear_backend(at(0), &[0x40]), "nothing has come from it");
-    flow.hear_client(at(0), &long(b"original", b"client", 1200));
+    assert!(!flow.receive_from_backend(at(0), &[0x40]), "nothing has come from it");
+    flow.receive_from_client(at(0), &long(b"original", b"client", 1200));
     let answer = long(b"client", &CHOSEN, 1200);
     for _ in 0..3 {
-        assert!(flow.hear_backend(at(1), &answer));
+        assert!(flow.receive_from_backend(at(1), &answer));
     }
-    assert!(!flow.hear_backend(at(1), &[0x40]));
+    assert!(!flow.receive_from_backend(at(1), &[0x40]));
     // Whoever forges its address can send more, and guess.
     for guess in [&b"original"[..], b"answere", b"Answered", b""] {
-        assert!(!flow.hear_client(at(2), &long(guess, b"client", 100)));
+        assert!(!flow.receive_from_client(at(2), &long(guess, b"client", 100)));
     }
-    assert!(!flow.hear_client(at(2), &[0x40; 30]));
+    assert!(!flow.receive_from_client(at(2), &[0x40; 30]));
     assert!(!flow.is_proven());
-    assert!(flow.hear_backend(at(2), &answer));
-    assert!(!flow.hear_backend(at(2), &answer), "{flow:?}");
+    assert!(flow.receive_from_backend(at(2), &answer));
+    assert!(!flow.receive_from_backend(at(2), &answer), "{flow:?}");
     assert_eq!((flow.to_backend, flow.to_client), (1200 + 4 * 100 + 30, 4 * 1200));
 }
 
@@ -106,10 +106,10 @@ fn naming_the_backends_connection_id_is_proof_in_a_long_and_in_a_short_header() 
         let slot = http3.begin(at(0), client(1, 1000), BACKEND).unwrap().slot;
         let flow = http3.at(slot).unwrap();
         answered(flow, at(0));
-        assert!(flow.hear_client(at(1), &second));
-        assert!(!flow.hear_client(at(1), &second), "it is news once");
+        assert!(flow.receive_from_client(at(1), &second));
+        assert!(!flow.receive_from_client(at(1), &second), "it is news once");
         for _ in 0..1000 {
-            assert!(flow.hear_backend(at(2), &[0x40; 1400]));
+            assert!(flow.receive_from_backend(at(2), &[0x40; 1400]));
         }
     }
 }
@@ -120,9 +120,9 @@ fn a_retry_is_an_answer_as_well_and_the_latest_connection_id_counts() {
     let slot = http3.begin(at(0), client(1, 1000), BACKEND).unwrap().slot;
     let flow = http3.at(slot).unwrap();
     answered(flow, at(0));
-    assert!(flow.hear_backend(at(1), &long(b"client", b"by retry", 100)));
-    assert!(!flow.hear_client(at(2), &long(&CHOSEN, b"client", 1200)));
-    assert!(flow.hear_client(at(2), &long(b"by retry", b"client", 1200)));
+    assert!(flow.receive_from_backend(at(1), &long(b"client", b"by retry", 100)));
+    assert!(!flow.receive_from_client(at(2), &long(&CHOSEN, b"client", 1200)));
+    assert!(flow.receive_from_client(at(2), &long(b"by retry", b"client", 1200)));
 }
 
 #[test]
@@ -136,15 +136,15 @@ fn who_proves_nothing_is_forgotten_soon_and_who_has_after_the_idle_time() {
     http3
         .at(silent)
         .unwrap()
-        .hear_client(at(9000), &long(b"original", b"client", 1200));
+        .receive_from_client(at(9000), &long(b"original", b"client", 1200));
     assert_eq!(http3.expired(at(handshake - 1), silent), None);
     assert_eq!(http3.expired(at(handshake), silent), Some(Http3End::Unproven));
     assert_eq!(http3.expired(at(5 + idle - 1), proven), None);
     assert_eq!(http3.expired(at(5 + idle), proven), Some(Http3End::Idle));
     // Something from either side keeps it.
-    assert!(http3.at(proven).unwrap().hear_backend(at(60_000), &[0x40]));
+    assert!(http3.at(proven).unwrap().receive_from_backend(at(60_000), &[0x40]));
     assert_eq!(http3.expired(at(5 + idle), proven), None);
-    http3.at(proven).unwrap().hear_client(at(90_000), &[0x40]);
+    http3.at(proven).unwrap().receive_from_client(at(90_000), &[0x40]);
     assert_eq!(http3.expired(at(90_000 + idle - 1), proven), None);
     assert_eq!(http3.expired(at(90_000 + idle), proven), Some(Http3End::Idle));
     assert_eq!(http3.expired(at(1_000_000), 99), None);

@@ -355,12 +355,12 @@ fn what_is_for_an_association_that_is_gone_does_not_reach_the_next_one_in_its_sl
     let present = dtls.generation(0);
     assert!(dtls.by_token(0, present).is_some() && dtls.by_token(1, 0).is_none());
     worker.send_dtls((0, generation), b"late", 0..0, 0, 0);
-    worker.settle();
+    worker.end_turn();
     assert_eq!(worker.counters.dropped[DropReason::Gone as usize].get(), 1);
     let mut nothing = [0; 8];
     assert!(second.borrow().get_ref().socket.recv(&mut nothing).is_err());
     worker.send_dtls((0, present), b"in ", 0..0, 2, 0);
-    worker.settle();
+    worker.end_turn();
     drop(worker);
     let mut message = [9; 8];
     assert_eq!(second.borrow_mut().ssl_read(&mut message).unwrap(), 5);

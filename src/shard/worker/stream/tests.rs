@@ -60,7 +60,7 @@ fn a_stream_without_an_allocation_has_its_time_to_the_moment() {
     client.release();
     assert_eq!(look(most - Duration::from_nanos(1)), 1);
     look(most);
-    alone.worker.borrow_mut().settle();
+    alone.worker.borrow_mut().end_turn();
     assert_eq!(
         (alone.closed("idle"), alone.look(|worker| worker.streams.len())),
         (1, 0)
@@ -79,7 +79,7 @@ fn every_message_of_one_read_is_answered_whatever_the_slab_holds() {
     stream.write_all(&requests.concat()).unwrap();
     alone.turn();
     // A read and a write.
-    assert_eq!(alone.look(|worker| (worker.packets, worker.visits)), (4, 2));
+    assert_eq!(alone.look(|worker| (worker.packets, worker.stream_calls)), (4, 2));
     for request in &requests {
         client.response(request);
     }

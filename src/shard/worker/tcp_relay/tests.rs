@@ -141,12 +141,12 @@ fn an_unbound_peer_is_gone_whichever_way_epoll_says_so() {
         let (_control, relayed) = listening(&alone);
         let _peer = TcpStream::connect(relayed).unwrap();
         alone.until("it is accepted", |worker| worker.counters.tcp.accepted.get() == 1);
-        let id = alone.look(|worker| worker.tcp.peers()[0]);
+        let id = alone.look(|worker| worker.tcp_relays.peers()[0]);
         let mut worker = alone.worker.borrow_mut();
         worker.handle_peer_socket(id, event(id, |it| it.readable = true));
-        assert_eq!(worker.tcp.peers().len(), 1);
+        assert_eq!(worker.tcp_relays.peers().len(), 1);
         worker.handle_peer_socket(id, event(id, way));
-        assert_eq!(worker.tcp.peers().len(), 0);
+        assert_eq!(worker.tcp_relays.peers().len(), 0);
     }
 }
 
@@ -156,7 +156,7 @@ fn a_half_closed_connection_is_kept_for_as_long_as_something_moves() {
         let alone = Alone::new();
         let (mut control, _) = listening(&alone);
         let (client, peer) = bound(&alone, &mut control);
-        let most = alone.look(|worker| worker.tcp.half_closed());
+        let most = alone.look(|worker| worker.tcp_relays.half_closed());
         // Open, it may rest for ever.
         alone.later(most * 3);
         alone.look_at_all();
@@ -182,12 +182,12 @@ fn a_half_closed_connection_in_which_nothing_moves_is_not_kept_by_readiness_alon
     let alone = Alone::new();
     let (mut control, _) = listening(&alone);
     let (client, mut peer) = bound(&alone, &mut control);
-    let most = alone.look(|worker| worker.tcp.half_closed());
+    let most = alone.look(|worker| worker.tcp_relays.half_closed());
     client.shutdown(Shutdown::Write).unwrap();
     alone.until("the end is passed on", |_| matches!(peer.read(&mut [0; 8]), Ok(0)));
     alone.later(most - Duration::from_secs(3));
     alone.look_at_all();
-    let id = alone.look(|worker| worker.tcp.peers()[0]);
+    let id = alone.look(|worker| worker.tcp_relays.peers()[0]);
     alone
         .worker
         .borrow_mut()
@@ -227,13 +227,13 @@ fn a_connect_has_failed_whichever_way_epoll_says_so() {
             writer.xor_address(AttributeType::XOR_PEER_ADDRESS, address);
         });
         control.pipe.send(&request);
-        alone.until("it is being connected", |worker| worker.tcp.peers().len() == 1);
-        let id = alone.look(|worker| worker.tcp.peers()[0]);
+        alone.until("it is being connected", |worker| worker.tcp_relays.peers().len() == 1);
+        let id = alone.look(|worker| worker.tcp_relays.peers()[0]);
         alone.worker.borrow_mut().handle_peer_socket(id, event(id, way));
         let response = control.response(&request);
         assert_eq!(error_code(&Message::parse(&response).unwrap()), Some(447));
         assert_eq!(ended(&alone, ConnectionEnd::ConnectFailed), n as u64 + 1);
-        assert!(alone.look(|worker| worker.tcp.peers().is_empty()));
+        assert!(alone.look(|worker| worker.tcp_relays.peers().is_empty()));
     }
 }
 
@@ -241,7 +241,7 @@ fn a_connect_has_failed_whichever_way_epoll_says_so() {
 fn a_half_closed_connection_that_has_just_been_bound_has_its_full_time() {
     let alone = Alone::new();
     let (mut control, relayed) = listening(&alone);
-    let most = alone.look(|worker| worker.tcp.half_closed());
+    let most = alone.look(|worker| worker.tcp_relays.half_closed());
     let peer = TcpStream::connect(relayed).unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
     alone.turn();
@@ -270,11 +270,11 @@ fn deaf() -> TcpListener {
 fn a_peer_that_is_gone_before_it_is_accepted_harms_neither_the_listener_nor_the_log() {
     let alone = Alone::new();
     let (_control, relayed) = listening(&alone);
-    let (token, ours) = alone.worker.borrow_mut().tcp.replace_listener(relayed, deaf());
+    let (token, ours) = alone.worker.borrow_mut().tcp_relays.replace_listener(relayed, deaf());
     alone.worker.borrow_mut().accept_peers(token);
-    assert_eq!(alone.look(|worker| worker.tcp.listeners()), (1, true));
+    assert_eq!(alone.look(|worker| worker.tcp_relays.listeners()), (1, true));
     assert_eq!(alone.stat(|s| s.relay_exhausted.get() + s.relay_open_failed.get()), 0);
-    alone.worker.borrow_mut().tcp.replace_listener(relayed, ours);
+    alone.worker.borrow_mut().tcp_relays.replace_listener(relayed, ours);
     let _peer = TcpStream::connect(relayed).unwrap();
     alone.until("it is accepted", |worker| worker.counters.tcp.accepted.get() == 1);
 }
@@ -304,7 +304,7 @@ fn a_relay_socket_that_listens_is_counted_while_it_is_open() {
     assert_eq!(open(), 1);
     control.release();
     assert_eq!(open(), 0);
-    assert_eq!(alone.look(|worker| worker.tcp.listeners()), (0, true));
+    assert_eq!(alone.look(|worker| worker.tcp_relays.listeners()), (0, true));
 }
 
 #[test]
@@ -322,16 +322,16 @@ fn an_unbound_peer_that_only_ends_its_direction_is_kept_and_one_that_resets_is_n
     alone.until("it is over", |worker| {
         worker.counters.tcp.ended[ConnectionEnd::Closed as usize].get() == 1
     });
-    assert_eq!(alone.look(|worker| worker.tcp.peers().len()), 1);
+    assert_eq!(alone.look(|worker| worker.tcp_relays.peers().len()), 1);
 }
 
 #[test]
 fn a_worker_looks_for_deadlines_of_peers_only_where_there_are_peers_or_starved_listeners() {
     let alone = Alone::new();
     let (mut control, _) = listening(&alone);
-    assert!(alone.look(|worker| worker.tcp.is_empty()));
+    assert!(alone.look(|worker| worker.tcp_relays.is_empty()));
     let (_client, _peer) = bound(&alone, &mut control);
-    assert!(alone.look(|worker| !worker.tcp.is_empty()));
+    assert!(alone.look(|worker| !worker.tcp_relays.is_empty()));
 }
 
 #[test]
@@ -341,7 +341,9 @@ fn starved_listeners_listen_again_and_no_others_are_touched() {
     let (_other, others) = listening(&alone);
     {
         let mut worker = alone.worker.borrow_mut();
-        let Worker { tcp, epoll, .. } = &mut *worker;
+        let Worker {
+            tcp_relays: tcp, epoll, ..
+        } = &mut *worker;
         tcp.starve_at(epoll, relayed);
         assert!(!tcp.is_empty(), "a worker looks for the time when it listens again");
     }
@@ -351,7 +353,7 @@ fn starved_listeners_listen_again_and_no_others_are_touched() {
     });
     alone.look_at_all();
     alone.until("it listens again", |worker| worker.counters.tcp.accepted.get() == 2);
-    assert_eq!(alone.look(|worker| worker.tcp.listeners()), (2, true));
+    assert_eq!(alone.look(|worker| worker.tcp_relays.listeners()), (2, true));
 }
 
 #[test]
@@ -362,7 +364,7 @@ fn a_stream_handed_to_a_worker_that_takes_no_more_is_counted_as_refused() {
     let waiting: Vec<_> = (0..5).map(|_| tcp_pair(Vec::new())).collect();
     let taken: Vec<bool> = waiting
         .into_iter()
-        .map(|(_, handover)| to.add_stream(handover))
+        .map(|(_, new_stream)| to.add_stream(new_stream))
         .collect();
     assert_eq!(taken, [true, true, true, true, false]);
 }

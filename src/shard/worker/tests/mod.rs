@@ -135,8 +135,8 @@ impl Alone {
 
     /// A client over TCP, and its end of the connection.
     pub(in crate::shard) fn tcp_client(&self) -> (Client, TcpStream) {
-        let (stream, handover) = tcp_pair(Vec::new());
-        self.worker.borrow_mut().adopt(handover);
+        let (stream, new_stream) = tcp_pair(Vec::new());
+        self.worker.borrow_mut().add_stream(new_stream);
         let same = stream.try_clone().unwrap();
         (self.over(stream), same)
     }

@@ -88,7 +88,7 @@ fn a_shutdown_ends_what_there_is_and_lets_nobody_in() {
     );
     assert_eq!(alone.closed("shutdown"), 1);
     assert_eq!(alone.stat(|s| s.streams.get()), 0);
-    assert!(alone.look(|worker| worker.is_stopped() && worker.carrier.sockets.listener(0).is_none()));
+    assert!(alone.look(|worker| worker.is_stopped() && worker.udp.sockets.listener(0).is_none()));
     let (mut late, _stream) = alone.tcp_client();
     assert_eq!(alone.stat(|s| s.streams_adopted.get()), 1);
     assert!(late.pipe.recv(Duration::ZERO).is_none());
@@ -239,13 +239,13 @@ fn a_socket_whose_place_is_taken_before_it_was_closed_is_closed_and_no_longer_co
     let now = worker.now.mono;
     let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UDP).unwrap();
     let before = bind();
-    worker.carrier.attach(now, &worker.epoll, named(1), before).unwrap();
-    worker.carrier.attach(now, &worker.epoll, named(2), bind()).unwrap();
+    worker.udp.attach(now, &worker.epoll, named(1), before).unwrap();
+    worker.udp.attach(now, &worker.epoll, named(2), bind()).unwrap();
     assert_eq!(worker.stats.relay_sockets.get(), 1);
-    assert!(!worker.carrier.sockets.is_open(named(1)));
+    assert!(!worker.udp.sockets.is_open(named(1)));
     // The command that closes the first comes late.
-    worker.carrier.close(now, named(1));
+    worker.udp.close(now, named(1));
     assert_eq!(worker.stats.relay_sockets.get(), 1);
-    worker.carrier.close(now, named(2));
+    worker.udp.close(now, named(2));
     assert_eq!(worker.stats.relay_sockets.get(), 0);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::handoff::{Ask, Decision, MigrationGrant, Moved, Note};
+use super::message::{ArrivingAllocation, Ask, Decision, MigrationGrant, MigrationMessage};
 use crate::base::address::Family;
 use crate::base::rate::Rate;
 use crate::base::time::{Instant, Now};
@@ -21,16 +21,18 @@ impl Server {
         let visit = ask.visit;
         let id = match self.shared.tickets.find(&ask.ticket) {
             // The allocation has moved since the request was sent, so the request follows it.
-            Some(home) if home.shard != self.shard.index => return self.tell(home.shard, Note::Ask(ask)),
+            Some(home) if home.shard != self.shard.index => {
+                return self.send_migration(home.shard, MigrationMessage::Ask(ask));
+            }
             Some(home) => match home.moving_to {
-                Some(next) => return self.tell(next, Note::Ask(ask)),
+                Some(next) => return self.send_migration(next, MigrationMessage::Ask(ask)),
                 None => Some(home.id),
             },
             None => None,
         };
         let decision = self.decide(now, id, &ask).unwrap_or_else(Decision::Refused);
         let granted = matches!(decision, Decision::Granted(_));
-        self.tell(visit.shard, Note::Answer(visit, decision));
+        self.send_migration(visit.shard, MigrationMessage::Answer(visit, decision));
         if let Some(id) = id
             && granted
             && self.forward.is_away(id)
@@ -120,7 +122,7 @@ impl Server {
         let Some(mobile) = mobile else { return };
         let before = core::mem::replace(&mut mobile.pending, by);
         if let Some(before) = before.filter(|_| tell) {
-            self.tell(before.visit.shard, Note::Gone(before.visit));
+            self.send_migration(before.visit.shard, MigrationMessage::Gone(before.visit));
         }
     }
 
@@ -131,7 +133,7 @@ impl Server {
             self.dispatch(now, id, true);
         } else {
             // It ended, or its client asked from a third five-tuple.
-            self.tell(visit.shard, Note::Gone(visit));
+            self.send_migration(visit.shard, MigrationMessage::Gone(visit));
         }
     }
 
@@ -181,14 +183,14 @@ impl Server {
         for id in open_sockets(&allocation).into_iter().flatten() {
             self.commands.push_back(Command::DetachRelay { id });
         }
-        let moved = Moved {
+        let moved = ArrivingAllocation {
             visit,
             home: self.shard.index,
             allocation,
             flow,
             fetched,
         };
-        self.tell(visit.shard, Note::Arrive(Box::new(moved)));
+        self.send_migration(visit.shard, MigrationMessage::Arrive(Box::new(moved)));
     }
 
     /// A client's stream has closed. Its allocation ends (design decision D11), unless it has a
@@ -221,7 +223,7 @@ impl Server {
             self.shared.tickets.remove(name);
         }
         if let Some(Pending { visit, .. }) = mobile.pending {
-            self.tell(visit.shard, Note::Gone(visit));
+            self.send_migration(visit.shard, MigrationMessage::Gone(visit));
         }
     }
 

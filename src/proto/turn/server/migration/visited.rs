@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::handoff::{Ask, Decision, MigrationGrant, Moved, Note};
+use super::message::{ArrivingAllocation, Ask, Decision, MigrationGrant, MigrationMessage};
 use super::visitors::{State, Visitor};
 use crate::base::address::FiveTuple;
 use crate::base::queue::take_first;
@@ -94,7 +94,7 @@ impl Server {
             lifetime,
             family,
         };
-        self.tell(home.shard, Note::Ask(Box::new(ask)));
+        self.send_migration(home.shard, MigrationMessage::Ask(Box::new(ask)));
         Ok(RequestOutcome::Waiting)
     }
 
@@ -152,7 +152,7 @@ impl Server {
         let Some(visitor) = self.visitors.remove(&visit) else {
             if let Decision::Granted(grant) = decision {
                 // The client has left meanwhile.
-                self.tell(grant.home, Note::Withdraw(visit, grant.id));
+                self.send_migration(grant.home, MigrationMessage::Withdraw(visit, grant.id));
             }
             return None;
         };
@@ -221,7 +221,7 @@ impl Server {
         if let State::Granted(_) = visitor.state {
             visitor.state = State::Fetching(grant);
             let visit = visitor.visit;
-            self.tell(grant.home, Note::Fetch(visit, grant.id));
+            self.send_migration(grant.home, MigrationMessage::Fetch(visit, grant.id));
         }
         Some(Verdict::Waiting)
     }
@@ -264,7 +264,7 @@ impl Server {
     }
 
     /// The next held packet, to be passed to [`Self::handle_client`] again. Drain after every
-    /// handoff.
+    /// migration.
     pub fn poll_held(&mut self) -> Option<(Client, Box<[u8]>)> {
         take_first(&mut self.visitors.again)
     }
@@ -277,7 +277,7 @@ impl Server {
         let visit = visitor.visit;
         // An unanswered request is withdrawn when its answer arrives.
         if let Some(&MigrationGrant { home, id, .. }) = visitor.grant() {
-            self.tell(home, Note::Withdraw(visit, id));
+            self.send_migration(home, MigrationMessage::Withdraw(visit, id));
         }
         self.take_again(*visitor);
     }
@@ -296,9 +296,9 @@ impl Server {
     }
 
     /// An allocation has arrived. Returns the new ids of its relay sockets.
-    pub(super) fn handle_arrival(&mut self, at: Now, moved: Moved) -> [Option<RelayId>; 2] {
+    pub(super) fn handle_arrival(&mut self, at: Now, moved: ArrivingAllocation) -> [Option<RelayId>; 2] {
         let now = at.mono;
-        let Moved {
+        let ArrivingAllocation {
             visit,
             home,
             mut allocation,

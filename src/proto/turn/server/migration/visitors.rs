@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use super::handoff::MigrationGrant;
+use super::message::MigrationGrant;
 use crate::base::address::{FiveTuple, Transport};
 use crate::turn::login::session::Session;
 use crate::turn::state::mobile::Visit;

@@ -15,18 +15,18 @@ use crate::turn::types::{AllocationId, Client, RelayId};
 /// A message from one shard to another about an allocation that moves. The worker delivers it. None
 /// may be lost, and those of one sender stay in order.
 #[derive(Debug)]
-pub struct Handoff {
+pub struct Migration {
     pub(super) to: usize,
-    pub(super) note: Note,
+    pub(super) message: MigrationMessage,
 }
 
 #[derive(Debug)]
-pub(super) enum Note {
+pub(super) enum MigrationMessage {
     Ask(Box<Ask>),
     Answer(Visit, Decision),
     Fetch(Visit, AllocationId),
     Withdraw(Visit, AllocationId),
-    Arrive(Box<Moved>),
+    Arrive(Box<ArrivingAllocation>),
     Gone(Visit),
 }
 
@@ -63,7 +63,7 @@ pub(super) struct MigrationGrant {
 
 /// An allocation in transit.
 #[derive(Debug)]
-pub(super) struct Moved {
+pub(super) struct ArrivingAllocation {
     pub(super) visit: Visit,
     /// The shard that sends it.
     pub(super) home: usize,
@@ -73,18 +73,18 @@ pub(super) struct Moved {
     pub(super) fetched: bool,
 }
 
-/// What the worker does after a handoff was handled.
+/// What the worker does after a migration was handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Handled {
     /// The response for this client's Refresh is in the response buffer.
     pub respond: Option<Client>,
     /// An allocation has arrived. These are the new ids of its relay sockets, those that
-    /// [`Handoff::sockets`] named.
+    /// [`Migration::sockets`] named.
     pub arrived: [Option<RelayId>; 2],
 }
 
-impl Handoff {
+impl Migration {
     /// Index of the receiving shard.
     pub const fn to(&self) -> usize {
         self.to
@@ -93,8 +93,8 @@ impl Handoff {
     /// The relay sockets that move with it, by family. An earlier `DetachRelay` command named each
     /// of them.
     pub fn sockets(&self) -> [Option<RelayId>; 2] {
-        match &self.note {
-            Note::Arrive(moved) => open_sockets(&moved.allocation),
+        match &self.message {
+            MigrationMessage::Arrive(moved) => open_sockets(&moved.allocation),
             _ => [None; 2],
         }
     }
