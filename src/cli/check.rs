@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::user::{Judged, judge_as};
+use crate::config::explain::explain;
 use crate::config::reader::diagnostic::Diagnostics;
 use crate::config::{Purpose, load_for};
 
@@ -18,6 +19,9 @@ pub(super) struct CheckArguments {
     /// unit's user `relay` if it exists, else who asks]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
+    /// Say what a key or a section is for, with its type, default and bounds, and check nothing
+    #[arg(long, value_name = "KEY")]
+    explain: Option<String>,
 }
 
 /// The configuration is good, but this machine lacks what it names. (2 is a wrong command line.)
@@ -26,6 +30,9 @@ const EXIT_NOT_HERE: u8 = 3;
 /// Judges the configuration: exit status 0 if the server would start with it, 3 if it would on another machine only,
 /// else 1.
 pub(super) fn run(config: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
+    if let Some(name) = &arguments.explain {
+        return explained(name);
+    }
     let judged = match judge_as(arguments.user.as_deref()) {
         Ok(judged) => judged,
         Err(error) => {
@@ -42,6 +49,21 @@ pub(super) fn run(config: Option<&Path>, arguments: &CheckArguments) -> ExitCode
     );
     // A reader that closed its end has read enough.
     code.unwrap_or(ExitCode::SUCCESS)
+}
+
+/// Explains a key on standard output: exit status 1 if there is none of this name.
+fn explained(name: &str) -> ExitCode {
+    match explain(name) {
+        Ok(text) => {
+            // A reader that closed its end has read enough.
+            let _ = io::stdout().lock().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            let _ = writeln!(io::stderr().lock(), "{message}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The verdict goes to `out`, as a comment above the effective configuration, so that the whole is TOML; mistakes and

@@ -7,6 +7,7 @@
 //! resolve    files, names, addresses → Settings       settings   what the server runs with
 //! offer      the URIs clients are told                routed_names  names that lead to other servers
 //! mask       what of it all may be shown              harmless   what no secret looks like
+//! explain    what a key is for
 //! access     why a file cannot be read                log_level  what `log.level` may say
 //! ```
 //!
@@ -17,6 +18,7 @@ mod access;
 pub mod bounds;
 mod characters;
 mod cross_checks;
+pub mod explain;
 mod harmless;
 pub(crate) mod log_level;
 mod mask;
@@ -34,6 +36,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
+use self::reader::key::DescribedKey;
 use self::reader::{document, overrides, value};
 use self::resolve::Context;
 use self::settings::Settings;
@@ -145,9 +148,9 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<
     }
 }
 
-/// The name of every key: `realm`, `limits.permissions`, `listener.bind`.
-pub fn keys() -> Vec<String> {
-    sections::known().keys().map(str::to_owned).collect()
+/// Every key, in the order in which they are read.
+pub fn keys() -> &'static [DescribedKey] {
+    sections::known().described()
 }
 
 /// Reads a duration as it stands in the configuration: `90s`, `1h30m`.

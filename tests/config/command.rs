@@ -52,6 +52,23 @@ fn check_prints_what_is_in_force_as_toml_and_succeeds() {
 }
 
 #[test]
+fn check_explains_a_key_and_reads_no_configuration() {
+    let machine = Machine::new();
+    let output = relay(&machine, &["check", "--config", "none.toml", "--explain", "udp.slots"]);
+    let told = text(&output.stdout);
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    assert!(
+        told.starts_with("udp.slots\n") && told.contains("RELAY__UDP__SLOTS"),
+        "{told}"
+    );
+
+    let output = relay(&machine, &["check", "--explain", "udp.slot"]);
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(told.contains("did you mean `udp.slots`?"), "{told}");
+}
+
+#[test]
 fn check_of_the_example_configuration_succeeds_and_makes_nothing() {
     let machine = Machine::new();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/relay.toml");

@@ -18,5 +18,6 @@ mod forced;
 mod load;
 mod machine;
 mod properties;
+mod reference;
 mod secrets;
 mod unreadable;

@@ -83,7 +83,7 @@ proptest! {
         let mut machine = Machine::new();
         let keys = keys();
         for (key, index, value) in values {
-            let key = keys[key.index(keys.len())].to_uppercase();
+            let key = keys[key.index(keys.len())].path.to_uppercase();
             let name = match key.split_once('.') {
                 Some(("LISTENER", rest)) => format!("LISTENER__{index}__{rest}"),
                 _ => key.replace("USERS.", &format!("USERS.{index}.")).replace("KEYS.", &format!("KEYS.{index}.")).replace('.', "__"),

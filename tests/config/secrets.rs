@@ -241,7 +241,7 @@ proptest! {
         misspelt in any::<bool>(),
     ) {
         let keys = keys();
-        let key = keys[key.index(keys.len())].to_uppercase().replace('.', "__");
+        let key = keys[key.index(keys.len())].path.to_uppercase().replace('.', "__");
         let name = format!("RELAY__{key}{}", if misspelt { "X" } else { "" });
         let mut machine = Machine::new();
         machine.set(&name, &written(&secret, how)).set("RELAY__WORKERS", "none at all");

@@ -4,7 +4,9 @@
 pub mod diagnostic;
 pub(super) mod document;
 pub(super) mod effective;
+pub mod key;
 pub(super) mod overrides;
 pub(super) mod section;
+pub(super) mod suggest;
 pub(super) mod syntax;
 pub(super) mod value;

@@ -9,7 +9,9 @@ use super::super::characters;
 use super::diagnostic::{Diagnostic, Diagnostics, MAX_TOLD, SourceSpan};
 use super::document::{Entry, Node, Table, Value};
 use super::effective::Effective;
-use super::value::{Auto, Secrecy, Setting, nearest};
+use super::key::{ConfigKey, DescribedKey};
+use super::suggest::Suggestions;
+use super::value::{Auto, Secrecy, Setting};
 
 /// A value with its place; no place where it is the default.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ pub(in crate::config) struct Reader<'d> {
     diagnostics: &'d mut Diagnostics,
     effective: Effective,
     /// Every key there is: `limits.permissions`, `listener.bind`.
-    keys: Vec<KeyPlace>,
+    keys: Vec<DescribedKey>,
     /// The same, to be found quickly.
     asked: HashSet<String>,
     /// Every list of tables: `listener`, `api.keys`.
@@ -38,17 +40,15 @@ pub(in crate::config) struct Reader<'d> {
     unknown: Vec<Unknown>,
 }
 
-pub(in crate::config) struct KeyPlace {
-    pub(in crate::config) path: String,
-    pub(in crate::config) kind: Secrecy,
-}
-
 /// What a reading comes to beside its value.
 pub(in crate::config) struct Read {
     pub(in crate::config) effective: Effective,
-    pub(in crate::config) keys: Vec<KeyPlace>,
+    pub(in crate::config) keys: Vec<DescribedKey>,
     pub(in crate::config) lists: Vec<String>,
 }
+
+/// What may be written for a key, in words, and its default.
+type Description = (String, Option<String>);
 
 struct Unknown {
     /// The section it stands in; empty at the top.
@@ -101,7 +101,13 @@ impl<'d> Reader<'d> {
     fn report_unknown(&mut self) {
         for (index, Unknown { section, entry }) in core::mem::take(&mut self.unknown).into_iter().enumerate() {
             // Those behind are not shown, and each search compares with every key there is.
-            let suggestion = (index < MAX_TOLD).then(|| self.suggest(&section, &entry)).flatten();
+            let suggestions = Suggestions {
+                keys: &self.keys,
+                lists: &self.lists,
+            };
+            let suggestion = (index < MAX_TOLD)
+                .then(|| suggestions.for_entry(&section, &entry))
+                .flatten();
             let what = match (&entry.node.value, section.is_empty()) {
                 (Value::Table(_), true) => format!("there is no section `[{}]`", entry.key),
                 (_, true) => format!("there is no key `{}`", entry.key),
@@ -111,140 +117,6 @@ impl<'d> Reader<'d> {
             self.diagnostics.push(diagnostic.maybe_help(suggestion));
         }
     }
-
-    /// What to write instead.
-    fn suggest(&self, section: &str, entry: &Entry) -> Option<String> {
-        let written = entry.key.to_ascii_lowercase().replace('-', "_");
-        let is_table = matches!(entry.node.value, Value::Table(_));
-        if section.is_empty() && is_table {
-            let sections = self
-                .keys
-                .iter()
-                .filter_map(|key| key.path.rsplit_once('.'))
-                .map(|(section, _)| section);
-            return nearest(&written, sections).map(|name| format!("did you mean `[{name}]`?"));
-        }
-        let prefix = if section.is_empty() {
-            String::new()
-        } else {
-            format!("{section}.")
-        };
-        let here = || {
-            self.keys
-                .iter()
-                .filter_map(|key| key.path.strip_prefix(&prefix))
-                .filter(|rest| !rest.contains('.'))
-        };
-        if let Some(help) = self.section_elsewhere(section, entry) {
-            return Some(help);
-        }
-        let exact = here().find(|name| *name == written);
-        if let Some(name) = exact.or_else(|| nearest(&written, here())) {
-            return Some(format!("did you mean `{name}`?"));
-        }
-        if let Some(found) = self.elsewhere(section, &written) {
-            return Some(found);
-        }
-        if let Some(path) = renamed(&written) {
-            return Some(format!("here that is `{path}`"));
-        }
-        // Behind the last header, and misspelt.
-        let names = self.keys.iter().filter_map(|key| key.path.rsplit('.').next());
-        if let Some(help) = nearest(&written, names)
-            .filter(|name| name.len() > 4)
-            .and_then(|name| self.elsewhere(section, name))
-        {
-            return Some(format!("did you mean another key? {help}"));
-        }
-        let mut all: Vec<String> = Vec::new();
-        for name in here().map(|name| format!("`{name}`")) {
-            if !all.contains(&name) {
-                all.push(name);
-            }
-        }
-        (!all.is_empty()).then(|| format!("it has {}", all.join(", ")))
-    }
-
-    /// Where a key belongs that stands in the wrong section, as one does that was appended to the file: behind the last
-    /// header.
-    fn elsewhere(&self, section: &str, written: &str) -> Option<String> {
-        let mut sections: Vec<&str> = Vec::new();
-        for key in self
-            .keys
-            .iter()
-            .filter(|key| key.path.rsplit('.').next() == Some(written))
-        {
-            let (place, _) = key.path.rsplit_once('.').unwrap_or(("", written));
-            if place != section && !sections.contains(&place) {
-                sections.push(place);
-            }
-        }
-        let header = |section: &&str| {
-            if self.lists.iter().any(|list| list == section) {
-                format!("`[[{section}]]`")
-            } else {
-                format!("`[{section}]`")
-            }
-        };
-        Some(match sections[..] {
-            [] => return None,
-            [""] => format!("`{written}` stands at the top of the file, above the first `[section]`"),
-            [only] => format!(
-                "this key is `[{only}] {written}`: `{written}` belongs in {}",
-                header(&only)
-            ),
-            _ => format!(
-                "`{written}` belongs in {}: put it below that header",
-                sections.iter().map(header).collect::<Vec<_>>().join(" or ")
-            ),
-        })
-    }
-
-    /// The same for what is written with dots, or as a section: `limits.permissions = 5` behind `[[listener]]`.
-    fn section_elsewhere(&self, section: &str, entry: &Entry) -> Option<String> {
-        let Value::Table(table) = &entry.node.value else {
-            return None;
-        };
-        let prefix = format!("{}.", entry.key);
-        let is_section = self.keys.iter().any(|key| key.path.starts_with(&prefix));
-        if section.is_empty() || !is_section {
-            return None;
-        }
-        Some(match &table.entries[..] {
-            [one] if self.keys.iter().any(|key| key.path == format!("{prefix}{}", one.key)) => {
-                let (section, key) = (&entry.key, &one.key);
-                format!("this key is `[{section}] {key}`: put `{key}` below `[{section}]`")
-            }
-            _ => format!("it is a section of its own: put its keys below `[{}]`", entry.key),
-        })
-    }
-}
-
-/// What other TURN servers call it.
-fn renamed(written: &str) -> Option<&'static str> {
-    Some(match written {
-        "static_auth_secret" | "use_auth_secret" | "shared_secret" | "turn_shared_secret" | "auth_secret" => {
-            "credentials.secrets"
-        }
-        "user" | "lt_cred_mech" => "credentials.users",
-        "external_ip" | "public_ip" | "relay_ipv4_addr" => "external.ipv4",
-        "relay_ipv6_addr" => "external.ipv6",
-        "relay_ip" => "relay.ipv4",
-        "min_port" | "max_port" | "relay_min_port" | "relay_max_port" | "port_range" => "relay.ports",
-        "listening_port" | "tls_listening_port" | "listening_ip" | "listen" | "port" => "listener.bind",
-        "cert" | "tls_crt_file" | "cert_file" => "tls.certificate",
-        "pkey" | "tls_key_file" | "key_file" => "tls.private_key",
-        "user_quota" => "limits.allocations_per_user",
-        "total_quota" => "limits.allocations",
-        "allowed_peer_ip" | "whitelist_peers" | "whitelist" => "peers.allow",
-        "denied_peer_ip" | "blacklist_peers" | "blacklist" => "peers.deny",
-        "max_allocate_lifetime" => "turn.max_lifetime",
-        "stale_nonce" => "turn.nonce_lifetime",
-        "no_stun" => "turn.binding",
-        "log_level" | "verbose" => "log.level",
-        "prometheus" | "prometheus_port" => "admin.address",
-        _ => return None,
-    })
 }
 
 impl<'d> Section<'_, 'd> {
@@ -261,13 +133,18 @@ impl<'d> Section<'_, 'd> {
         }
     }
 
-    fn ask(&mut self, key: &str, kind: Secrecy) -> Option<Entry> {
-        let path = self.key_path(key);
+    /// Takes the entry of `key` out of the table. What the key is, is remembered when it is first asked for: what may be
+    /// written, and the default.
+    fn ask(&mut self, key: &ConfigKey, secrecy: Secrecy, describe: impl FnOnce() -> Description) -> Option<Entry> {
+        let path = self.key_path(key.name);
         if !self.reader.asked.contains(&path) {
             self.reader.asked.insert(path.clone());
-            self.reader.keys.push(KeyPlace { path, kind });
+            let (kind, value) = describe();
+            self.reader
+                .keys
+                .push(DescribedKey::new(path, key, secrecy, kind, value));
         }
-        self.table.take(key)
+        self.table.take(key.name)
     }
 
     /// Adds a mistake.
@@ -275,11 +152,16 @@ impl<'d> Section<'_, 'd> {
         self.reader.diagnostics.push(diagnostic);
     }
 
-    fn read_entry<T: Setting>(&mut self, key: &str) -> (Option<T>, Option<SourceSpan>) {
+    fn read_entry<T: Setting>(
+        &mut self,
+        key: &ConfigKey,
+        describe: impl FnOnce() -> Description,
+    ) -> (Option<T>, Option<SourceSpan>) {
         let secret = T::KIND.is_secret();
-        let Some(entry) = self.ask(key, T::KIND) else {
+        let Some(entry) = self.ask(key, T::KIND, describe) else {
             return (None, None);
         };
+        let key = key.name;
         match T::read(&entry.node) {
             Ok(value) => {
                 // Nothing else is said about a value with characters in it that nobody meant.
@@ -328,88 +210,94 @@ impl<'d> Section<'_, 'd> {
     }
 
     /// A key without a default.
-    pub(in crate::config) fn optional<T: Setting>(&mut self, key: &'static str) -> Option<Located<T>> {
-        let (value, place) = self.read_entry::<T>(key);
+    pub(in crate::config) fn optional<T: Setting>(&mut self, key: ConfigKey) -> Option<Located<T>> {
+        let (value, place) = self.read_entry::<T>(&key, || (T::words(), None));
         let value = value?;
-        self.reader.effective.pair(&self.instance, key, value.show());
+        self.reader.effective.pair(&self.instance, key.name, value.show());
         Some(Located { value, place })
     }
 
     /// A key with a default.
-    pub(in crate::config) fn value<T: Setting>(&mut self, key: &'static str, default: T) -> Located<T> {
-        let (value, place) = self.read_entry::<T>(key);
+    pub(in crate::config) fn value<T: Setting>(&mut self, key: ConfigKey, default: T) -> Located<T> {
+        let (value, place) = self.read_entry::<T>(&key, || (T::words(), Some(default.show())));
         let value = value.unwrap_or(default);
-        self.reader.effective.pair(&self.instance, key, value.show());
+        self.reader.effective.pair(&self.instance, key.name, value.show());
         Located { value, place }
     }
 
     /// A key with a default and bounds, both included.
-    pub(in crate::config) fn within<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        bounds: RangeInclusive<T>,
-    ) -> Located<T>
+    pub(in crate::config) fn within<T>(&mut self, key: ConfigKey, default: T, bounds: RangeInclusive<T>) -> Located<T>
     where
         T: Setting + PartialOrd + Clone,
     {
-        let (value, place) = self.read_entry::<T>(key);
+        let (first, last) = (bounds.start().show(), bounds.end().show());
+        let describe = || {
+            let range = format!("{first}–{last}").replace('"', "");
+            (format!("{}, {range}", T::words()), Some(default.show()))
+        };
+        let (value, place) = self.read_entry::<T>(&key, describe);
         let (value, place) = match value {
             Some(value) if bounds.contains(&value) => (value, place),
             Some(value) => {
-                self.out_of_bounds(key, place, &value.show(), &bounds.start().show(), &bounds.end().show());
+                self.out_of_bounds(key.name, place, &value.show(), &first, &last);
                 (default, None)
             }
             None => (default, None),
         };
-        self.reader.effective.pair(&self.instance, key, value.show());
+        self.reader.effective.pair(&self.instance, key.name, value.show());
         Located { value, place }
     }
 
     /// A whole number with bounds, as the type it is needed in.
-    pub(in crate::config) fn number<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        bounds: RangeInclusive<T>,
-    ) -> Located<T>
+    pub(in crate::config) fn number<T>(&mut self, key: ConfigKey, default: T, bounds: RangeInclusive<T>) -> Located<T>
     where
         T: TryFrom<i128> + Display + PartialOrd + Copy,
     {
-        let (read, place) = self.read_entry::<i128>(key);
+        let describe = || {
+            (
+                format!("{}–{}", bounds.start(), bounds.end()),
+                Some(default.to_string()),
+            )
+        };
+        let (read, place) = self.read_entry::<i128>(&key, describe);
         let (value, place) = match read.map(|number| (number, T::try_from(number))) {
             Some((_, Ok(value))) if bounds.contains(&value) => (value, place),
             Some((number, _)) => {
-                self.out_of_bounds(key, place, &number, bounds.start(), bounds.end());
+                self.out_of_bounds(key.name, place, &number, bounds.start(), bounds.end());
                 (default, None)
             }
             None => (default, None),
         };
-        self.reader.effective.pair(&self.instance, key, value.to_string());
+        self.reader.effective.pair(&self.instance, key.name, value.to_string());
         Located { value, place }
     }
 
     /// The same, or "auto", which is the default.
-    pub(in crate::config) fn auto_number<T>(&mut self, key: &'static str, bounds: RangeInclusive<T>) -> Located<Auto<T>>
+    pub(in crate::config) fn auto_number<T>(&mut self, key: ConfigKey, bounds: RangeInclusive<T>) -> Located<Auto<T>>
     where
         T: TryFrom<i128> + Display + PartialOrd + Copy,
     {
-        let (read, place) = self.read_entry::<Auto<i128>>(key);
+        let auto = Auto::<i128>::Auto.show();
+        let describe = || {
+            let range = format!("{}–{} or `{auto}`", bounds.start(), bounds.end());
+            (range, Some(auto.clone()))
+        };
+        let (read, place) = self.read_entry::<Auto<i128>>(&key, describe);
         let (value, place) = match read {
             None | Some(Auto::Auto) => (Auto::Auto, place),
             Some(Auto::Given(number)) => match T::try_from(number) {
                 Ok(value) if bounds.contains(&value) => (Auto::Given(value), place),
                 _ => {
-                    self.out_of_bounds(key, place, &number, bounds.start(), bounds.end());
+                    self.out_of_bounds(key.name, place, &number, bounds.start(), bounds.end());
                     (Auto::Auto, None)
                 }
             },
         };
         let shown = match &value {
             Auto::Given(number) => number.to_string(),
-            Auto::Auto => Auto::<i128>::Auto.show(),
+            Auto::Auto => auto,
         };
-        self.reader.effective.pair(&self.instance, key, shown);
+        self.reader.effective.pair(&self.instance, key.name, shown);
         Located { value, place }
     }
 
@@ -469,12 +357,13 @@ impl<'d> Section<'_, 'd> {
     /// on nothing, without consequences, so that its keys are known even if the list is empty.
     pub(in crate::config) fn tables<T>(
         &mut self,
-        key: &'static str,
+        key: ConfigKey,
         default: Vec<Node>,
         mut read: impl FnMut(&mut Section<'_, 'd>, Option<SourceSpan>) -> Option<T>,
     ) -> Located<Vec<T>> {
-        let path = self.key_path(key);
-        let entry = self.ask(key, Secrecy::Plain);
+        let path = self.key_path(key.name);
+        let value = default.is_empty().then(|| "[]".to_owned());
+        let entry = self.ask(&key, Secrecy::Plain, || ("list of tables".to_owned(), value));
         self.reader.lists.push(path.clone());
         self.learn_keys(&path, &mut read);
         let (nodes, place) = match entry {
@@ -561,21 +450,21 @@ impl<'d> Section<'_, 'd> {
         self.table.entries.iter().any(|entry| entry.key == key)
     }
 
-    /// A key that must be there.
+    /// A key that must be there; its example is what is proposed where it is not.
     pub(in crate::config) fn required<T: Setting>(
         &mut self,
-        key: &'static str,
-        example: &str,
+        key: ConfigKey,
+        example: &'static str,
         place: Option<SourceSpan>,
     ) -> Option<Located<T>> {
-        if !self.has(key) {
-            let help = format!("add `{key} = {example}`");
+        if !self.has(key.name) {
+            let help = format!("add `{} = {example}`", key.name);
             self.report(
-                Diagnostic::error(format!("`{}`: `{key}` is missing", self.path))
+                Diagnostic::error(format!("`{}`: `{}` is missing", self.path, key.name))
                     .at(place)
                     .help(help),
             );
         }
-        self.optional(key)
+        self.optional(key.example(example).default("required"))
     }
 }

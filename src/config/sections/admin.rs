@@ -3,9 +3,31 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{OffOr, Placed, is_host_name};
 use crate::machine::network::is_private;
+
+const ADDRESS: ConfigKey = restart(
+    "address",
+    "Metrics and health, over plain HTTP, without a password.\n\n\
+     Use another address only behind a firewall.",
+);
+
+const HOSTS: ConfigKey = restart(
+    "hosts",
+    "Host names that requests may name (`Host`), in addition to `localhost`, loopback addresses and the \
+     address on which they arrive.\n\n\
+     Others receive 421, so that no web page can reach this listener under a name of its own; `/healthz` \
+     and `/readyz` answer them without numbers. For a scraper that uses a name, or a mapped address: \
+     `[\"relay.internal\"]`.",
+)
+.kind("list of names and addresses");
+
+const API: ConfigKey = restart(
+    "api",
+    "Serve the API on this listener too, for an application on the same machine.",
+);
 
 /// Where the operator's listener is unless told otherwise: in no registry, and in no list of metrics exporters.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 13_478);
@@ -18,9 +40,9 @@ pub(in crate::config) struct RawAdmin {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawAdmin {
     RawAdmin {
-        address: s.value("address", OffOr(Some(DEFAULT_ADMIN))),
-        hosts: s.value("hosts", Vec::new()),
-        api: s.value("api", true),
+        address: s.value(ADDRESS, OffOr(Some(DEFAULT_ADMIN))),
+        hosts: s.value(HOSTS, Vec::new()),
+        api: s.value(API, true),
     }
 }
 

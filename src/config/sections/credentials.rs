@@ -6,11 +6,59 @@ use std::path::PathBuf;
 use super::secret::{SecretOrFile, password, secret, secret_or_file};
 use super::{DAY, HOUR, MINUTE};
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
+use crate::config::reader::key::{ConfigKey, live};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Placed, SecretText};
 use crate::turn::login::credential::TimeLimited;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+
+const SECRET_FILE: ConfigKey = live(
+    "secret_file",
+    "File with the secret shared with the services that mint credentials. Make one: \
+     `head -c 33 /dev/urandom | base64 | tr +/ -_`.\n\n\
+     With neither secret nor user, the server generates one.",
+)
+.example("\"/etc/relay/secret\"");
+
+const SECRET_FILES: ConfigKey = live(
+    "secret_files",
+    "More such files, all valid at once, for [rotation](credentials.md#rotation).",
+);
+
+const SECRETS: ConfigKey = live(
+    "secrets",
+    "The same, written in the configuration.\n\n\
+     The first of all (`secret_file`, then `secret_files`, then `secrets`) signs new credentials.",
+);
+
+const MAX_TTL: ConfigKey = live(
+    "max_ttl",
+    "The server refuses a credential that expires later than this from now.\n\n\
+     Many services mint for 24 hours; the extra hour allows for clocks that are fast. Raise it for \
+     services that mint longer credentials.",
+);
+
+const SKEW: ConfigKey = live("skew", "How far the clocks of minting services may be ahead.");
+
+const USERS: ConfigKey = live("users", "Users with a fixed name and password, beside the secrets.");
+
+const USER_NAME: ConfigKey = live(
+    "name",
+    "The name.\n\n\
+     Must not look like `1893456000` or `1893456000:x`: those are time-limited credentials.",
+)
+.kind("string, 1–508 bytes");
+
+const USER_PASSWORD: ConfigKey = live("password", "The password.")
+    .default("–")
+    .example("\"kX8sQ2vL5nR9tB3wY7zC\"");
+
+const USER_PASSWORD_FILE: ConfigKey = live("password_file", "Alternatively, the file that holds it.")
+    .default("–")
+    .example("\"/etc/relay/alice\"");
+
+const USER_FORCED: ConfigKey = live("forced", "The user may relay on the ports of `[forced_relay]` only.");
 
 pub(in crate::config) struct RawCredentials {
     pub(in crate::config) secret_file: Option<Located<PathBuf>>,
@@ -30,16 +78,16 @@ pub(in crate::config) struct RawUser {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawCredentials {
     RawCredentials {
-        secret_file: s.optional("secret_file"),
-        secret_files: s.value("secret_files", Vec::new()),
-        secrets: s.value("secrets", Vec::new()),
-        max_ttl: s.within("max_ttl", 25 * HOUR, MINUTE..=365 * DAY),
-        skew: s.within("skew", MINUTE, Duration::ZERO..=HOUR),
+        secret_file: s.optional(SECRET_FILE),
+        secret_files: s.value(SECRET_FILES, Vec::new()),
+        secrets: s.value(SECRETS, Vec::new()),
+        max_ttl: s.within(MAX_TTL, 25 * HOUR, MINUTE..=365 * DAY),
+        skew: s.within(SKEW, MINUTE, Duration::ZERO..=HOUR),
         users: s
-            .tables("users", Vec::new(), |user, place| {
-                let name = user.required("name", "\"alice\"", place);
-                let password = secret_or_file(user, "password", "password_file", place);
-                let forced = user.value("forced", false);
+            .tables(USERS, Vec::new(), |user, place| {
+                let name = user.required(USER_NAME, "\"alice\"", place);
+                let password = secret_or_file(user, USER_PASSWORD, USER_PASSWORD_FILE, place);
+                let forced = user.value(USER_FORCED, false);
                 Some(RawUser {
                     name: name?,
                     password,

@@ -1,7 +1,38 @@
 //! `[dtls]`.
 
+use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::Auto;
+
+const MTU: ConfigKey = restart(
+    "mtu",
+    "Longest IP packet in bytes that carries a record to a client.\n\n\
+     The server drops what does not fit (`relay_dropped_packets_total{reason=\"too_long\"}`): it does not \
+     split records, and fragments get lost. Lower it if clients are behind tunnels.",
+);
+
+const ASSOCIATIONS: ConfigKey = restart("associations", "Associations at a time; each takes about 45 KiB.");
+
+const ASSOCIATIONS_PER_IP: ConfigKey = restart(
+    "associations_per_ip",
+    "The same from one IPv4 address or IPv6 /64.\n\n\
+     Raise it if many clients share a NAT.",
+);
+
+const ASSOCIATIONS_PER_NETWORK: ConfigKey = restart("associations_per_network", "The same from one network.");
+
+const ASSOCIATIONS_PER_COOKIE: ConfigKey = restart(
+    "associations_per_cookie",
+    "Associations that a client may begin from one port while a cookie is valid, which is one to two \
+     minutes.\n\n\
+     More are dropped.",
+);
+
+const HANDSHAKES: ConfigKey = restart(
+    "handshakes",
+    "Handshakes in progress at one worker.\n\n\
+     Beyond it, the source with the most of them loses its oldest.",
+);
 
 pub(in crate::config) struct RawDtls {
     pub(in crate::config) mtu: Located<usize>,
@@ -14,11 +45,11 @@ pub(in crate::config) struct RawDtls {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawDtls {
     RawDtls {
-        mtu: s.number("mtu", 1500, 576..=9000),
-        associations: s.number("associations", 16_384, 1..=16_777_216),
-        associations_per_ip: s.number("associations_per_ip", 256, 1..=16_777_216),
-        associations_per_network: s.auto_number("associations_per_network", 1..=16_777_216),
-        associations_per_cookie: s.number("associations_per_cookie", 4, 1..=1000),
-        handshakes: s.number("handshakes", 512, 1..=65_536),
+        mtu: s.number(MTU, 1500, 576..=9000),
+        associations: s.number(ASSOCIATIONS, 16_384, 1..=16_777_216),
+        associations_per_ip: s.number(ASSOCIATIONS_PER_IP, 256, 1..=16_777_216),
+        associations_per_network: s.auto_number(ASSOCIATIONS_PER_NETWORK, 1..=16_777_216),
+        associations_per_cookie: s.number(ASSOCIATIONS_PER_COOKIE, 4, 1..=1000),
+        handshakes: s.number(HANDSHAKES, 512, 1..=65_536),
     }
 }

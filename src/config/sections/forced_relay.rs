@@ -2,9 +2,36 @@
 
 use crate::base::address::Transport;
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, live};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Choice, OneOf, Port};
 use crate::turn::config::forced::ForcedRelay;
+
+const EVERYONE: ConfigKey = live(
+    "everyone",
+    "Every login is forced, whichever service minted it.\n\n\
+     Then also remove every listener outside the forced path from `[[listener]]`.",
+);
+
+const PORTS: ConfigKey = live(
+    "ports",
+    "The forced path: ports as listeners bind them, and as they appear in `api.uris`.\n\n\
+     Name both if a port is forwarded: `[443, 8443]`. If a proxy reports in a PROXY header which port the \
+     client connected to, that port counts.",
+);
+
+const TRANSPORTS: ConfigKey = live(
+    "transports",
+    "The transports of the forced path.\n\n\
+     `[\"tls\"]`: only TLS.",
+);
+
+const BINDING: ConfigKey = live(
+    "binding",
+    "Answer STUN Binding requests on the forced path.\n\n\
+     `false`: a page that does not set `iceTransportPolicy` learns no address of its own there. \
+     `turn.binding` disables it on every listener.",
+);
 
 pub(in crate::config) struct RawForcedRelay {
     pub(in crate::config) everyone: Located<bool>,
@@ -26,10 +53,10 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawForcedRelay {
     let d = ForcedRelay::default();
     let ports = d.ports.into_iter().map(Port);
     RawForcedRelay {
-        everyone: s.value("everyone", d.everyone),
-        ports: s.value("ports", ports.collect()),
-        transports: s.value("transports", Transport::ALL.map(OneOf).to_vec()),
-        binding: s.value("binding", d.binding),
+        everyone: s.value(EVERYONE, d.everyone),
+        ports: s.value(PORTS, ports.collect()),
+        transports: s.value(TRANSPORTS, Transport::ALL.map(OneOf).to_vec()),
+        binding: s.value(BINDING, d.binding),
     }
 }
 

@@ -2,9 +2,48 @@
 
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
 use crate::config::reader::document::{self, Node, Value};
+use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Bind, Choice, NetworkOrAddress, OneOf, Placed};
 use crate::config::settings::ProxyProtocol;
+
+/// The list of them.
+pub(super) const LISTENER: ConfigKey = restart(
+    "listener",
+    "Where clients connect. Each block is one port; one block replaces all of the defaults.",
+)
+.default("the three above");
+
+const BIND: ConfigKey = restart(
+    "bind",
+    "Where it listens. `\"*:443\"`: every address, IPv4 and IPv6. `\"192.0.2.1:443\"`, \
+     `\"[2001:db8::1]:443\"`: one. `\"name:443\"`: all addresses of the name, resolved at start.",
+);
+
+const PROTOCOLS: ConfigKey = restart(
+    "protocols",
+    "What it speaks: the first four carry TURN, `https` is the API. All can share a port.\n\n\
+     The server distinguishes them by their first bytes. `dtls` needs a program built with the feature of that name (on by default).",
+)
+.default("all five");
+
+const OPTIONAL: ConfigKey = restart(
+    "optional",
+    "If this user may not bind it, log that and serve the others.",
+);
+
+const PROXY_PROTOCOL: ConfigKey = restart(
+    "proxy_protocol",
+    "Whether TCP connections come from proxies that send the client's address in a PROXY \
+     header.\n\n\
+     [Who may send one](#listener) depends on it and on `trusted_proxies`.",
+);
+
+const TRUSTED_PROXIES: ConfigKey = restart(
+    "trusted_proxies",
+    "Addresses of those proxies: `[\"10.0.0.5\", \"10.0.1.0/28\"]`.\n\n\
+     A header from any other address is not trusted.",
+);
 
 /// What is listened on where no `[[listener]]` is written. Ordinary users may not bind 443: that one is optional.
 #[cfg(feature = "dtls")]
@@ -86,22 +125,24 @@ pub(super) fn defaults(diagnostics: &mut Diagnostics) -> Vec<Node> {
 
 /// `None`: where it listens is missing or wrong, and reported.
 pub(super) fn read(s: &mut Section<'_, '_>, place: Option<SourceSpan>) -> Option<RawListener> {
-    let bind = s.required("bind", "\"*:443\"", place);
+    let bind = s.required(BIND, "\"*:443\"", place);
     let built = |protocol: &Protocol| cfg!(feature = "dtls") || *protocol != Protocol::Dtls;
     let all = Protocol::ALL.iter().map(|(_, protocol)| *protocol);
     let all = all.filter(built).map(OneOf).collect();
-    let names_proxies = s.has("trusted_proxies");
-    let proxy_protocol = s.value("proxy_protocol", OneOf(ProxyProtocol::Off));
+    let protocols = s.value(PROTOCOLS, all);
+    let optional = s.value(OPTIONAL, false);
+    let names_proxies = s.has(TRUSTED_PROXIES.name);
+    let proxy_protocol = s.value(PROXY_PROTOCOL, OneOf(ProxyProtocol::Off));
     if proxy_protocol.value.0 != ProxyProtocol::Off && !names_proxies {
         let message = format!("`{}`: `trusted_proxies` is missing", s.path());
         let help = "list the addresses of the proxies, for example `trusted_proxies = [\"10.0.0.5\"]`";
         s.report(Diagnostic::error(message).at(proxy_protocol.place).help(help));
     }
     Some(RawListener {
-        protocols: s.value("protocols", all),
-        optional: s.value("optional", false),
+        protocols,
+        optional,
         proxy_protocol,
-        trusted_proxies: s.value("trusted_proxies", Vec::new()),
+        trusted_proxies: s.value(TRUSTED_PROXIES, Vec::new()),
         bind: bind?,
     })
 }

@@ -2,9 +2,29 @@
 
 use crate::config::log_level::{self, WrongLevel};
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Choice, OneOf};
 use crate::config::settings::ClientIp;
+
+const LEVEL: ConfigKey = restart(
+    "level",
+    "What is logged: `\"error\"`, `\"warn\"`, `\"info\"`, `\"debug\"`, `\"trace\"`, `\"off\"`; per part: \
+     `\"info,relay::allocation=warn\"`.\n\n\
+     Libraries log errors only, unless they are named: \
+     `\"info,rustls=debug\"`. Other words, and parts that write no line, are errors.",
+);
+
+const FORMAT: ConfigKey = restart("format", "How log lines are written. JSON: one object per line.");
+
+const CLIENT_IP: ConfigKey = restart("client_ip", "Client addresses whole, as /24 and /48, or not at all.");
+
+const ALLOCATION_LINES_PER_SECOND: ConfigKey = restart(
+    "allocation_lines_per_second",
+    "Log lines about allocations that begin, move or end, per second, all clients together; the burst is \
+     twenty seconds' worth.\n\n\
+     Lines left out are counted, and reported once a minute. The lines of a shutdown are always written.",
+);
 
 pub(in crate::config) struct RawLog {
     pub(in crate::config) level: Located<String>,
@@ -31,10 +51,10 @@ impl Choice for ClientIp {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawLog {
     RawLog {
-        level: s.value("level", "info".to_owned()),
-        format: s.value("format", OneOf(Format::Text)),
-        client_ip: s.value("client_ip", OneOf(ClientIp::Full)),
-        allocation_lines_per_second: s.number("allocation_lines_per_second", 1000, 1..=1_000_000),
+        level: s.value(LEVEL, "info".to_owned()),
+        format: s.value(FORMAT, OneOf(Format::Text)),
+        client_ip: s.value(CLIENT_IP, OneOf(ClientIp::Full)),
+        allocation_lines_per_second: s.number(ALLOCATION_LINES_PER_SECOND, 1000, 1..=1_000_000),
     }
 }
 

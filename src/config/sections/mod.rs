@@ -27,7 +27,8 @@ use std::sync::LazyLock;
 use super::reader::diagnostic::{Diagnostics, SourceSpan};
 use super::reader::document::{Node, Table};
 use super::reader::effective::Effective;
-use super::reader::section::{KeyPlace, Located, Reader, Section};
+use super::reader::key::DescribedKey;
+use super::reader::section::{Located, Reader, Section};
 use super::reader::value::{OneOf, Secrecy};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -71,7 +72,7 @@ impl Raw {
 pub(super) struct Reading {
     pub(super) raw: Raw,
     pub(super) effective: Effective,
-    pub(super) keys: Vec<KeyPlace>,
+    pub(super) keys: Vec<DescribedKey>,
     /// Those of `keys` without their last part that are lists of tables: `listener`.
     pub(super) lists: Vec<String>,
 }
@@ -90,7 +91,7 @@ pub(super) fn read(table: Table, diagnostics: &mut Diagnostics) -> Reading {
 
 /// All keys, and all lists of tables.
 pub(super) struct Known {
-    keys: Vec<KeyPlace>,
+    keys: Vec<DescribedKey>,
     pub(super) lists: Vec<String>,
     words: HashSet<String>,
 }
@@ -101,6 +102,11 @@ impl Known {
         self.keys.iter().map(|key| key.path.as_str())
     }
 
+    /// Every key with what is known of it.
+    pub(super) fn described(&self) -> &[DescribedKey] {
+        &self.keys
+    }
+
     /// Whether there is a key of this name.
     pub(super) fn has(&self, path: &str) -> bool {
         self.kind(path).is_some()
@@ -108,7 +114,7 @@ impl Known {
 
     /// What a key holds. `None`: there is no such key.
     pub(super) fn kind(&self, path: &str) -> Option<Secrecy> {
-        self.keys.iter().find(|key| key.path == path).map(|key| key.kind)
+        self.keys.iter().find(|key| key.path == path).map(|key| key.secrecy)
     }
 
     /// Whether it is a word out of the names of keys and sections.
@@ -158,7 +164,7 @@ fn read_top(top: &mut Section<'_, '_>, default_listeners: Vec<Node>) -> Raw {
         api: top.section("api", api::read),
         admin: top.section("admin", admin::read),
         log: top.section("log", log::read),
-        listeners: top.tables("listener", default_listeners, &mut listener),
+        listeners: top.tables(listener::LISTENER, default_listeners, &mut listener),
         lacks_listeners,
     }
 }

@@ -2,8 +2,35 @@
 
 use std::net::IpAddr;
 
+use crate::config::reader::key::{ConfigKey, with_listeners};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Placed, Port};
+
+const ENABLED: ConfigKey = with_listeners(
+    "enabled",
+    "Let clients find out how the NATs before them behave (RFC 5780).\n\n\
+     Off: CHANGE-REQUEST, RESPONSE-PORT and PADDING are unknown attributes (420).",
+);
+
+const IPV4: ConfigKey = with_listeners("ipv4", "Two IPv4 addresses of this machine, or none.");
+
+const IPV6: ConfigKey = with_listeners("ipv6", "Two IPv6 addresses of this machine, or none.");
+
+const ANNOUNCED_IPV4: ConfigKey = with_listeners(
+    "announced_ipv4",
+    "The addresses at which clients reach those, in the same order, if they differ (1:1 NAT).",
+);
+
+const ANNOUNCED_IPV6: ConfigKey = with_listeners("announced_ipv6", "The same for IPv6.");
+
+const PORTS: ConfigKey =
+    with_listeners("ports", "A listener must serve UDP on each address with each of them.").kind("list of two ports");
+
+const MAX_PADDING: ConfigKey = with_listeners(
+    "max_padding",
+    "Most bytes of PADDING in a response: the MTU of the outgoing path.\n\n\
+     Never more than in the request.",
+);
 
 pub(in crate::config) struct RawNatDiscovery {
     pub(in crate::config) enabled: Located<bool>,
@@ -17,12 +44,12 @@ pub(in crate::config) struct RawNatDiscovery {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawNatDiscovery {
     RawNatDiscovery {
-        enabled: s.value("enabled", false),
-        ipv4: s.value("ipv4", Vec::new()),
-        ipv6: s.value("ipv6", Vec::new()),
-        announced_ipv4: s.value("announced_ipv4", Vec::new()),
-        announced_ipv6: s.value("announced_ipv6", Vec::new()),
-        ports: s.value("ports", vec![Port(3478), Port(3479)]),
-        max_padding: s.number("max_padding", 1500, 0..=1500),
+        enabled: s.value(ENABLED, false),
+        ipv4: s.value(IPV4, Vec::new()),
+        ipv6: s.value(IPV6, Vec::new()),
+        announced_ipv4: s.value(ANNOUNCED_IPV4, Vec::new()),
+        announced_ipv6: s.value(ANNOUNCED_IPV6, Vec::new()),
+        ports: s.value(PORTS, vec![Port(3478), Port(3479)]),
+        max_padding: s.number(MAX_PADDING, 1500, 0..=1500),
     }
 }

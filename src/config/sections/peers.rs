@@ -1,11 +1,44 @@
 //! `[peers]`.
 
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, live};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{NetworkOrAddress, Placed, PortOrPorts};
 use crate::turn::policy::REFLECTOR_PORTS;
 use ipnet::{IpNet, Ipv6Net};
 use std::net::{IpAddr, Ipv6Addr};
+
+const ALLOW: ConfigKey = live(
+    "allow",
+    "Networks that clients may reach although they are private, such as the SFU's: `[\"10.0.8.0/24\"]`.\n\n\
+     An address of this machine, or of a server behind it, opens only as a single address, if [the SFU \
+     runs here](recipes/livekit.md#on-one-machine); clients can then reach every UDP program on it. The \
+     listeners of this server and its other sockets stay closed.",
+);
+
+const DENY: ConfigKey = live(
+    "deny",
+    "Networks that clients may not reach, in addition to those that are always closed.\n\n\
+     Where it overlaps `allow`, the longer prefix wins.",
+);
+
+const ONLY_ALLOWED: ConfigKey = live(
+    "only_allowed",
+    "Only `allow` is reachable: right if all media goes to your own SFU.",
+);
+
+const DENIED_PORTS: ConfigKey = live(
+    "denied_ports",
+    "UDP ports closed for every peer: services abused as reflectors.\n\n\
+     Port 0 is always closed.",
+);
+
+const NAT64: ConfigKey = live(
+    "nat64",
+    "NAT64 prefixes of this network (RFC 6052), so that the policy recognises IPv4 addresses inside them.\n\n\
+     `64:ff9b::/96` is built in. Inside `64:ff9b:1::/48` (RFC 8215) a peer is refused if a prefix of any \
+     length would hide a refused address there, unless this list contains the prefix.",
+);
 
 pub(in crate::config) struct RawPeers {
     pub(in crate::config) allow: Located<Vec<Placed<NetworkOrAddress>>>,
@@ -19,11 +52,11 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawPeers {
     let mut reflectors: Vec<PortOrPorts> = REFLECTOR_PORTS.into_iter().map(PortOrPorts).collect();
     reflectors.sort_unstable_by_key(|ports| *ports.0.start());
     RawPeers {
-        allow: s.value("allow", Vec::new()),
-        deny: s.value("deny", Vec::new()),
-        only_allowed: s.value("only_allowed", false),
-        denied_ports: s.value("denied_ports", reflectors),
-        nat64: s.value("nat64", Vec::new()),
+        allow: s.value(ALLOW, Vec::new()),
+        deny: s.value(DENY, Vec::new()),
+        only_allowed: s.value(ONLY_ALLOWED, false),
+        denied_ports: s.value(DENIED_PORTS, reflectors),
+        nat64: s.value(NAT64, Vec::new()),
     }
 }
 

@@ -1,8 +1,26 @@
 //! `[relay]`.
 
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, live, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Auto, Host, Ports};
+
+const IPV4: ConfigKey = live(
+    "ipv4",
+    "Local address to which relay sockets are bound, or a name for it.\n\n\
+     Auto: the external address if this machine has it, else the one that the default route uses; if they \
+     differ, a NAT must map one to the other, and the lines printed at start name both. Change it if the \
+     SFU is reached through another interface.",
+)
+.kind("address, host name or `\"auto\"`");
+
+const IPV6: ConfigKey = live("ipv6", "The same for IPv6.").kind("address, host name or `\"auto\"`");
+
+const PORTS: ConfigKey = restart(
+    "ports",
+    "UDP ports of relayed addresses, inclusive, 1024 or above.\n\n\
+     An allocation takes one per family.",
+);
 
 pub(in crate::config) struct RawRelay {
     pub(in crate::config) ipv4: Located<Auto<Host>>,
@@ -12,9 +30,9 @@ pub(in crate::config) struct RawRelay {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawRelay {
     RawRelay {
-        ipv4: s.value("ipv4", Auto::Auto),
-        ipv6: s.value("ipv6", Auto::Auto),
-        ports: s.value("ports", Ports(49_152..=65_535)),
+        ipv4: s.value(IPV4, Auto::Auto),
+        ipv6: s.value(IPV6, Auto::Auto),
+        ports: s.value(PORTS, Ports(49_152..=65_535)),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
+use crate::config::reader::key::ConfigKey;
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::SecretText;
 use crate::config::strength::{API_KEY_BYTES, SECRET_BYTES, Strength, is_sample, judge};
@@ -15,11 +16,12 @@ pub(in crate::config) enum SecretOrFile {
 
 pub(super) fn secret_or_file(
     s: &mut Section<'_, '_>,
-    key: &'static str,
-    file_key: &'static str,
+    key: ConfigKey,
+    file_key: ConfigKey,
     place: Option<SourceSpan>,
 ) -> Option<SecretOrFile> {
-    if !s.has(key) && !s.has(file_key) {
+    if !s.has(key.name) && !s.has(file_key.name) {
+        let (key, file_key) = (key.name, file_key.name);
         let diagnostic = Diagnostic::error(format!("`{}`: `{key}` is missing", s.path())).at(place);
         s.report(diagnostic.help(format!("add a `{key}` or a `{file_key}`")));
     }
@@ -28,12 +30,13 @@ pub(super) fn secret_or_file(
 
 pub(super) fn optional_secret_or_file(
     s: &mut Section<'_, '_>,
-    key: &'static str,
-    file_key: &'static str,
+    key: ConfigKey,
+    file_key: ConfigKey,
 ) -> Option<SecretOrFile> {
     let text = s.optional::<SecretText>(key);
     let file = s.optional::<PathBuf>(file_key);
     if let (Some(text), Some(file)) = (&text, &file) {
+        let (key, file_key) = (key.name, file_key.name);
         let diagnostic = Diagnostic::error(format!("there is both a `{key}` and a `{file_key}`")).at(file.place);
         s.report(
             diagnostic

@@ -3,10 +3,52 @@
 use std::path::PathBuf;
 
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Placed, is_host_name};
 use axum::http::Uri;
 use std::net::IpAddr;
+
+const CERTIFICATE: ConfigKey = restart(
+    "certificate",
+    "PEM: the server's certificate, then its issuers.\n\n\
+     Must contain the host name used in the URIs.",
+)
+.example("\"/etc/relay/fullchain.pem\"");
+
+const PRIVATE_KEY: ConfigKey =
+    restart("private_key", "PEM: the key, without a passphrase.").example("\"/etc/relay/privkey.pem\"");
+
+const CERTIFICATES: ConfigKey = restart("certificates", "More certificates, for other names.");
+
+const MORE_CERTIFICATE: ConfigKey = restart("certificate", "As `tls.certificate`.");
+
+const MORE_PRIVATE_KEY: ConfigKey = restart("private_key", "As `tls.private_key`.");
+
+const ACME_DOMAINS: ConfigKey = restart(
+    "domains",
+    "Obtain one certificate for these names from an ACME authority (RFC 8555), and renew it. Empty: \
+     request none.",
+)
+.kind("list of host names");
+
+const ACME_CONTACT: ConfigKey = restart("contact", "Address to which the authority may write.")
+    .kind("mail address")
+    .example("\"ops@example.org\"");
+
+const ACME_DIRECTORY: ConfigKey = restart(
+    "directory",
+    "The authority's directory.\n\n\
+     Using it means accepting its terms of service.",
+)
+.kind("URL");
+
+const ACME_ROOT: ConfigKey = restart(
+    "root",
+    "PEM: root certificates that verify the authority, in addition to the public ones.\n\n\
+     For an authority of your own.",
+)
+.example("\"/etc/relay/acme-root.pem\"");
 
 /// The directory of Let's Encrypt.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -32,21 +74,21 @@ pub(in crate::config) struct RawCertificate {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawTls {
     RawTls {
-        certificate: s.optional("certificate"),
-        private_key: s.optional("private_key"),
-        certificates: s.tables("certificates", Vec::new(), |one, place| {
-            let certificate = one.required("certificate", "\"/etc/relay/second.pem\"", place);
-            let private_key = one.required("private_key", "\"/etc/relay/second-key.pem\"", place);
+        certificate: s.optional(CERTIFICATE),
+        private_key: s.optional(PRIVATE_KEY),
+        certificates: s.tables(CERTIFICATES, Vec::new(), |one, place| {
+            let certificate = one.required(MORE_CERTIFICATE, "\"/etc/relay/second.pem\"", place);
+            let private_key = one.required(MORE_PRIVATE_KEY, "\"/etc/relay/second-key.pem\"", place);
             Some(RawCertificate {
                 certificate: certificate?,
                 private_key: private_key?,
             })
         }),
         acme: s.section("acme", |s| RawAcme {
-            domains: s.value("domains", Vec::new()),
-            contact: s.optional("contact"),
-            directory: s.value("directory", LETS_ENCRYPT.to_owned()),
-            root: s.optional("root"),
+            domains: s.value(ACME_DOMAINS, Vec::new()),
+            contact: s.optional(ACME_CONTACT),
+            directory: s.value(ACME_DIRECTORY, LETS_ENCRYPT.to_owned()),
+            root: s.optional(ACME_ROOT),
         }),
     }
 }

@@ -5,9 +5,51 @@ use std::path::PathBuf;
 
 use super::{MINUTE, SECOND};
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, live, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Auto, is_host_name, quoted};
 use crate::turn::reflection::LONGEST_REALM;
+
+const REALM: ConfigKey = live(
+    "realm",
+    "Sent to clients in every challenge, and part of every key. Use the server's host name alone, or your \
+     domain: no scheme, port, path or space.\n\n\
+     At most 36 bytes \
+     if a listener has `udp`, and preferably 12 or less: the server then offers SHA-256 to every client \
+     over UDP as well ([why](security.md#amplification)). A change invalidates the running sessions of \
+     static users.",
+)
+.kind("string, 1–127 characters");
+
+const STATE_DIR: ConfigKey = restart(
+    "state_dir",
+    "Where the server keeps a generated secret, a self-signed certificate and the ACME account.\n\n\
+     The directory and everything below it must belong to the server's user or to root and be writable by \
+     its owner alone; otherwise the server refuses it. The server creates a missing directory. Auto: \
+     `$STATE_DIRECTORY` (systemd sets it), else `/var/lib/relay` for root and for the user who owns it, \
+     else `$XDG_STATE_HOME/relay` or `~/.local/state/relay`. Not needed if a secret and a certificate are \
+     configured.",
+);
+
+const WORKERS: ConfigKey = restart(
+    "workers",
+    "Worker threads. Auto: one per core that this process may use.\n\n\
+     Use fewer to leave cores to other programs; more than one per core does not help.",
+)
+.kind("1–1024 or `\"auto\"`");
+
+const START_TIMEOUT: ConfigKey = restart(
+    "start_timeout",
+    "How long the server waits at start for an address or a name that the configuration uses and the \
+     machine does not have yet.\n\n\
+     Then it exits with status 1. See [operations](operations.md#addresses-that-come-late).",
+);
+
+const SHUTDOWN_TIMEOUT: ConfigKey = live(
+    "shutdown_timeout",
+    "How long a shutdown may take after SIGTERM.\n\n\
+     Keep it below `TimeoutStopSec=`.",
+);
 
 pub(in crate::config) struct RawTop {
     pub(in crate::config) realm: Located<String>,
@@ -19,11 +61,11 @@ pub(in crate::config) struct RawTop {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawTop {
     RawTop {
-        realm: s.value("realm", "relay".to_owned()),
-        state_dir: s.value("state_dir", Auto::Auto),
-        workers: s.value("workers", Auto::Auto),
-        start_timeout: s.within("start_timeout", MINUTE, Duration::ZERO..=10 * MINUTE),
-        shutdown_timeout: s.within("shutdown_timeout", 10 * SECOND, SECOND..=10 * MINUTE),
+        realm: s.value(REALM, "relay".to_owned()),
+        state_dir: s.value(STATE_DIR, Auto::Auto),
+        workers: s.value(WORKERS, Auto::Auto),
+        start_timeout: s.within(START_TIMEOUT, MINUTE, Duration::ZERO..=10 * MINUTE),
+        shutdown_timeout: s.within(SHUTDOWN_TIMEOUT, 10 * SECOND, SECOND..=10 * MINUTE),
     }
 }
 

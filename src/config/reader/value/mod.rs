@@ -64,6 +64,14 @@ pub(in crate::config) trait Setting: Sized {
 
     fn read(node: &Node) -> Result<Self, Vec<Mistake>>;
 
+    /// What may be written, as Markdown.
+    fn words() -> String;
+
+    /// The same of more than one, in a list.
+    fn plural() -> String {
+        format!("{}s", Self::words())
+    }
+
     /// As TOML.
     fn show(&self) -> String;
 }
@@ -134,6 +142,10 @@ impl Setting for bool {
         }
     }
 
+    fn words() -> String {
+        "true, false".into()
+    }
+
     fn show(&self) -> String {
         self.to_string()
     }
@@ -145,6 +157,10 @@ impl Setting for String {
             || expected(node, "a text", "`\"text\"`, in quotes"),
             |text| Ok(text.to_owned()),
         )
+    }
+
+    fn words() -> String {
+        "string".into()
     }
 
     fn show(&self) -> String {
@@ -160,6 +176,10 @@ impl Setting for PathBuf {
             Some(text) if !text.is_empty() && !text.contains('\0') => Ok(Self::from(text)),
             _ => expected(node, "the path of a file", "\"/etc/relay/secret\""),
         }
+    }
+
+    fn words() -> String {
+        "path".into()
     }
 
     fn show(&self) -> String {
@@ -181,6 +201,10 @@ impl Setting for SecretText {
                 Mistake::new(node, format!("expected a text, found {}", node.value.kind())).help("put it in quotes"),
             ]),
         }
+    }
+
+    fn words() -> String {
+        "string".into()
     }
 
     fn show(&self) -> String {
@@ -226,6 +250,10 @@ impl<T: Setting> Setting for Vec<T> {
         if mistakes.is_empty() { Ok(read) } else { Err(mistakes) }
     }
 
+    fn words() -> String {
+        format!("list of {}", T::plural())
+    }
+
     fn show(&self) -> String {
         format!("[{}]", self.iter().map(T::show).collect::<Vec<_>>().join(", "))
     }
@@ -262,6 +290,14 @@ impl<T: Setting> Setting for Placed<T> {
             value,
             place: node.place,
         })
+    }
+
+    fn words() -> String {
+        T::words()
+    }
+
+    fn plural() -> String {
+        T::plural()
     }
 
     fn show(&self) -> String {
@@ -302,6 +338,15 @@ impl<T: Choice> Setting for OneOf<T> {
         Err(vec![
             Mistake::new(node, format!("{found} is none of the choices")).help(help),
         ])
+    }
+
+    fn words() -> String {
+        let all = T::ALL.iter().map(|(name, _)| format!("`{}`", quoted(name)));
+        all.collect::<Vec<_>>().join(", ")
+    }
+
+    fn plural() -> String {
+        Self::words()
     }
 
     fn show(&self) -> String {
@@ -348,6 +393,10 @@ impl<T: Setting> Setting for Auto<T> {
             .map_err(|mistakes| mistakes.into_iter().map(or_auto).collect())
     }
 
+    fn words() -> String {
+        format!("{} or `\"auto\"`", T::words())
+    }
+
     fn show(&self) -> String {
         match self {
             Self::Auto => quoted("auto"),
@@ -370,6 +419,10 @@ impl<T: Setting> Setting for OffOr<T> {
         }
     }
 
+    fn words() -> String {
+        format!("{} or `\"off\"`", T::words())
+    }
+
     fn show(&self) -> String {
         self.0.as_ref().map_or_else(|| quoted("off"), T::show)
     }
@@ -386,6 +439,10 @@ impl Setting for i128 {
             }
             _ => expected(node, "a whole number", "100"),
         }
+    }
+
+    fn words() -> String {
+        "number".into()
     }
 
     fn show(&self) -> String {

@@ -45,6 +45,10 @@ impl Setting for NetworkOrAddress {
         }
     }
 
+    fn words() -> String {
+        "network".into()
+    }
+
     fn show(&self) -> String {
         let whole = self.0.prefix_len() == self.0.max_prefix_len();
         quoted(&if whole {
@@ -81,6 +85,10 @@ impl Setting for Ports {
         }
     }
 
+    fn words() -> String {
+        "`\"first-last\"`".into()
+    }
+
     fn show(&self) -> String {
         quoted(&format!("{}-{}", self.0.start(), self.0.end()))
     }
@@ -108,6 +116,10 @@ impl Setting for Port {
             .map_or_else(|| expected(node, "a port from 1 to 65535", "3478"), |n| Ok(Self(n)))
     }
 
+    fn words() -> String {
+        "port".into()
+    }
+
     fn show(&self) -> String {
         self.0.to_string()
     }
@@ -122,6 +134,10 @@ impl Setting for SocketAddr {
         }
     }
 
+    fn words() -> String {
+        "`\"ip:port\"`".into()
+    }
+
     fn show(&self) -> String {
         quoted(&self.to_string())
     }
@@ -132,6 +148,14 @@ impl Setting for IpAddr {
         let text = text_of(node).unwrap_or("").trim();
         text.parse()
             .or_else(|_| expected(node, "an IP address", "\"192.0.2.1\""))
+    }
+
+    fn words() -> String {
+        "address".into()
+    }
+
+    fn plural() -> String {
+        "addresses".into()
     }
 
     fn show(&self) -> String {
@@ -154,6 +178,10 @@ impl Setting for Host {
             Err(_) if is_host_name(text) => Ok(Self::Name(text.to_owned())),
             Err(_) => expected(node, "an IP address or a host name", "\"192.0.2.1\""),
         }
+    }
+
+    fn words() -> String {
+        "address, host name".into()
     }
 
     fn show(&self) -> String {
@@ -212,6 +240,10 @@ impl Setting for Bind {
         Ok(Self { host, port })
     }
 
+    fn words() -> String {
+        "`\"host:port\"`".into()
+    }
+
     fn show(&self) -> String {
         quoted(&self.to_string())
     }
@@ -240,6 +272,10 @@ impl Setting for BackendAddress {
         Ok(Self { host, port })
     }
 
+    fn words() -> String {
+        "`\"host:port\"`".into()
+    }
+
     fn show(&self) -> String {
         quoted(&self.to_string())
     }
@@ -257,6 +293,10 @@ impl Setting for ServerName {
             return Ok(Self(text));
         }
         expected(node, "a host name", "\"www.example.org\" or \"*.example.org\"")
+    }
+
+    fn words() -> String {
+        "name".into()
     }
 
     fn show(&self) -> String {
@@ -329,6 +369,10 @@ impl Setting for External {
         }
     }
 
+    fn words() -> String {
+        "`\"auto\"`, address, `\"interface:NAME\"`, host name, `\"stun:host:port\"`, `\"off\"`".into()
+    }
+
     fn show(&self) -> String {
         quoted(&match self {
             Self::Auto => "auto".into(),
@@ -360,6 +404,14 @@ impl Setting for PortOrPorts {
             }
             Err(mistakes) => Err(mistakes),
         }
+    }
+
+    fn words() -> String {
+        "port or `\"first-last\"`".into()
+    }
+
+    fn plural() -> String {
+        "ports and `\"first-last\"`".into()
     }
 
     fn show(&self) -> String {

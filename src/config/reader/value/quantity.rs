@@ -33,6 +33,10 @@ impl Setting for Duration {
         }
     }
 
+    fn words() -> String {
+        "duration".into()
+    }
+
     fn show(&self) -> String {
         quoted(&show_duration(*self))
     }
@@ -119,6 +123,10 @@ impl Setting for Bytes {
             );
         };
         Ok(Self(bytes))
+    }
+
+    fn words() -> String {
+        "size".into()
     }
 
     fn show(&self) -> String {

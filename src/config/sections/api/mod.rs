@@ -7,11 +7,107 @@ use core::time::Duration;
 use super::secret::{SecretOrFile, api_key, secret_or_file};
 use super::{DAY, MINUTE};
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, live, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Auto, Placed, is_host_name};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+
+const ENABLED: ConfigKey = restart("enabled", "Serve the API that hands out credentials.");
+
+const HOST: ConfigKey = live(
+    "host",
+    "Host in the URIs. Auto: the realm if it is a host name with a dot, else the external address.\n\n\
+     Must be in the certificate.",
+)
+.kind("host name, address or `\"auto\"`");
+
+const URIS: ConfigKey = live(
+    "uris",
+    "The URIs in a response. Auto: three, made from the listeners: UDP, TLS and TCP, each on 443 if a \
+     listener serves it.\n\n\
+     A browser allocates on every one of them, so more URIs cost more than they help. Set them if a port \
+     is forwarded from another number, or for clients other than browsers that need another port or DTLS \
+     (`\"turns:turn.example.org:443?transport=udp\"`, which browsers treat as TLS over TCP).",
+);
+
+const RELAY_ONLY: ConfigKey = live(
+    "relay_only",
+    "Adds `iceTransportPolicy: \"relay\"`, and lists first what passes firewalls.\n\n\
+     This is a request to the browser; `[forced_relay]` is enforced.",
+);
+
+const OPEN: ConfigKey = live(
+    "open",
+    "Needs no key, and accepts pages of every origin.\n\n\
+     For a [public test server](api.md#a-public-test-server); set `mints_per_minute_per_ip = 10` with it.",
+);
+
+const QUERY_KEY: ConfigKey = live(
+    "query_key",
+    "Accept `?key=` as in the TURN REST draft.\n\n\
+     The key then appears in logs; some clients (Janus) support nothing else.",
+);
+
+const CORS_ORIGINS: ConfigKey = live(
+    "cors_origins",
+    "Web pages that may call the API directly: `\"https://app.example.org\"`, exactly, without a path.\n\n\
+     Web views of applications too: `\"capacitor://localhost\"`, `\"ionic://localhost\"`, \
+     `\"tauri://localhost\"`, `\"app://…\"`.",
+);
+
+const DEFAULT_TTL: ConfigKey = live(
+    "default_ttl",
+    "Lifetime of a credential if the request names none.\n\n\
+     An hour is enough if clients can request a new one.",
+);
+
+const MAX_TTL: ConfigKey = live(
+    "max_ttl",
+    "Longest lifetime; a longer requested lifetime is shortened to it.\n\n\
+     At most `credentials.max_ttl`.",
+);
+
+const MINTS_PER_MINUTE_PER_KEY: ConfigKey = live(
+    "mints_per_minute_per_key",
+    "Credentials per minute and key. Beyond it: 429. 0: no limit.",
+);
+
+const MINTS_PER_MINUTE_PER_IP: ConfigKey = live(
+    "mints_per_minute_per_ip",
+    "The same per client address.\n\n\
+     An application server is one address.",
+);
+
+const MINTS_PER_MINUTE_PER_NETWORK: ConfigKey = live(
+    "mints_per_minute_per_network",
+    "The same per network of client addresses.\n\n\
+     Auto: sixteen times as many.",
+);
+
+const KEYS: ConfigKey = live("keys", "Who may request credentials.");
+
+const KEY_NAME: ConfigKey = live("name", "Shown in the log.");
+
+const KEY_KEY: ConfigKey = live("key", "The key.")
+    .kind("string, at least 16 bytes")
+    .default("–")
+    .example("\"b3Vp7Xk2Qm9RtW5yZc8L\"");
+
+const KEY_KEY_FILE: ConfigKey = live("key_file", "Alternatively, the file that holds it.")
+    .default("–")
+    .example("\"/etc/relay/api-key\"");
+
+const KEY_CHOOSE_USERNAME: ConfigKey = live(
+    "choose_username",
+    "May choose the user of the credential, so that quotas count per person.",
+);
+
+const KEY_FORCED: ConfigKey = live(
+    "forced",
+    "Its credentials are valid on the ports of `[forced_relay]` only, and come with no other URI.",
+);
 
 pub(in crate::config) struct RawApi {
     pub(in crate::config) enabled: Located<bool>,
@@ -39,23 +135,23 @@ pub(in crate::config) struct RawKey {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawApi {
     RawApi {
-        enabled: s.value("enabled", true),
-        host: s.value("host", Auto::Auto),
-        uris: s.value("uris", Auto::Auto),
-        relay_only: s.value("relay_only", false),
-        open: s.value("open", false),
-        query_key: s.value("query_key", false),
-        cors_origins: s.value("cors_origins", Vec::new()),
-        default_ttl: s.within("default_ttl", DAY, MINUTE..=365 * DAY),
-        max_ttl: s.within("max_ttl", DAY, MINUTE..=365 * DAY),
-        mints_per_minute_per_key: s.number("mints_per_minute_per_key", 600, 0..=1_000_000),
-        mints_per_minute_per_ip: s.number("mints_per_minute_per_ip", 600, 0..=1_000_000),
-        mints_per_minute_per_network: s.auto_number("mints_per_minute_per_network", 0..=16_000_000),
-        keys: s.tables("keys", Vec::new(), |key, place| {
-            let name = key.required("name", "\"app\"", place);
-            let secret = secret_or_file(key, "key", "key_file", place);
-            let choose_username = key.value("choose_username", false);
-            let forced = key.value("forced", false);
+        enabled: s.value(ENABLED, true),
+        host: s.value(HOST, Auto::Auto),
+        uris: s.value(URIS, Auto::Auto),
+        relay_only: s.value(RELAY_ONLY, false),
+        open: s.value(OPEN, false),
+        query_key: s.value(QUERY_KEY, false),
+        cors_origins: s.value(CORS_ORIGINS, Vec::new()),
+        default_ttl: s.within(DEFAULT_TTL, DAY, MINUTE..=365 * DAY),
+        max_ttl: s.within(MAX_TTL, DAY, MINUTE..=365 * DAY),
+        mints_per_minute_per_key: s.number(MINTS_PER_MINUTE_PER_KEY, 600, 0..=1_000_000),
+        mints_per_minute_per_ip: s.number(MINTS_PER_MINUTE_PER_IP, 600, 0..=1_000_000),
+        mints_per_minute_per_network: s.auto_number(MINTS_PER_MINUTE_PER_NETWORK, 0..=16_000_000),
+        keys: s.tables(KEYS, Vec::new(), |key, place| {
+            let name = key.required(KEY_NAME, "\"app\"", place);
+            let secret = secret_or_file(key, KEY_KEY, KEY_KEY_FILE, place);
+            let choose_username = key.value(KEY_CHOOSE_USERNAME, false);
+            let forced = key.value(KEY_FORCED, false);
             Some(RawKey {
                 name: name?,
                 key: secret,

@@ -6,8 +6,41 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::HOUR;
 use crate::base::address::Transport;
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, live};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{OffOr, OneOf, is_host_name};
+
+const IPV4: ConfigKey = live(
+    "ipv4",
+    "Clients that send an Allocate here over IPv4 are redirected to this server (300 with \
+     ALTERNATE-SERVER).\n\n\
+     Existing allocations continue: [draining a node](operations.md#draining-a-node).",
+);
+
+const IPV6: ConfigKey = live(
+    "ipv6",
+    "The same for clients over IPv6.\n\n\
+     A client whose address family has no entry is served here.",
+);
+
+const DOMAIN: ConfigKey = live(
+    "domain",
+    "The name in the other server's certificate (ALTERNATE-DOMAIN), for clients over TLS.\n\n\
+     Not needed if both servers have a certificate for the same name.",
+)
+.kind("host name, or `\"\"`");
+
+const TRANSPORTS: ConfigKey = live(
+    "transports",
+    "Transports over which clients are redirected at once. [What clients do with a \
+     300](operations.md#who-follows) differs by transport: many end the call.",
+);
+
+const SERVE_OTHERS: ConfigKey = live(
+    "serve_others",
+    "How long this server serves clients over the other transports, from the reload that named a server \
+     (or from the start); then it redirects them too. Off: as long as a server is named.",
+);
 
 /// The server that takes new clients in place of this one.
 pub(in crate::config) struct RawRedirect {
@@ -20,11 +53,11 @@ pub(in crate::config) struct RawRedirect {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawRedirect {
     RawRedirect {
-        ipv4: s.value("ipv4", OffOr(None)),
-        ipv6: s.value("ipv6", OffOr(None)),
-        domain: s.value("domain", String::new()),
-        transports: s.value("transports", vec![OneOf(Transport::Udp)]),
-        serve_others: s.value("serve_others", OffOr(Some(HOUR))),
+        ipv4: s.value(IPV4, OffOr(None)),
+        ipv6: s.value(IPV6, OffOr(None)),
+        domain: s.value(DOMAIN, String::new()),
+        transports: s.value(TRANSPORTS, vec![OneOf(Transport::Udp)]),
+        serve_others: s.value(SERVE_OTHERS, OffOr(Some(HOUR))),
     }
 }
 

@@ -1,8 +1,41 @@
 //! `[turn.tcp_allocations]`.
 
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
+use crate::config::reader::key::{ConfigKey, live};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Bytes, OffOr, PortOrPorts};
+
+const ENABLED: ConfigKey = live(
+    "enabled",
+    "TCP connections between clients and peers (RFC 6062), for clients that request such an allocation, \
+     over TCP or TLS; browsers do not. It makes the server a proxy to every TCP service that `[peers]` \
+     allows.\n\n\
+     Decide on `peers` and `peer_ports` first. Grants allocations with REQUESTED-TRANSPORT 6. A reload may disable it: open \
+     connections with peers are then closed.",
+);
+
+const PEER_PORTS: ConfigKey = live(
+    "peer_ports",
+    "Ports that a peer may have, whichever side connects.\n\n\
+     Narrow it to the ports of your peers. `peers.denied_ports` applies as well.",
+);
+
+const CONNECTIONS_PER_ALLOCATION: ConfigKey = live(
+    "connections_per_allocation",
+    "Connections of one allocation at a time, including those being established.",
+);
+
+const CONNECTIONS: ConfigKey = live(
+    "connections",
+    "Limit for all allocations together.\n\n\
+     Each connection takes a file descriptor, in addition to the one of the client's own connection, \
+     which `limits.connections` counts.",
+);
+
+const MAX_BYTES: ConfigKey = live(
+    "max_bytes",
+    "A connection that has relayed this many bytes, both directions together, is closed.",
+);
 
 /// TCP allocations (RFC 6062).
 pub(in crate::config) struct RawTcp {
@@ -15,11 +48,11 @@ pub(in crate::config) struct RawTcp {
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawTcp {
     RawTcp {
-        enabled: s.value("enabled", false),
-        peer_ports: s.value("peer_ports", vec![PortOrPorts(1024..=65_535)]),
-        connections_per_allocation: s.number("connections_per_allocation", 8, 1..=1024),
-        connections: s.number("connections", 1024, 1..=16_777_216),
-        max_bytes: s.value("max_bytes", OffOr(Some(Bytes(1 << 30)))),
+        enabled: s.value(ENABLED, false),
+        peer_ports: s.value(PEER_PORTS, vec![PortOrPorts(1024..=65_535)]),
+        connections_per_allocation: s.number(CONNECTIONS_PER_ALLOCATION, 8, 1..=1024),
+        connections: s.number(CONNECTIONS, 1024, 1..=16_777_216),
+        max_bytes: s.value(MAX_BYTES, OffOr(Some(Bytes(1 << 30)))),
     }
 }
 
