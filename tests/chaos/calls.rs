@@ -529,8 +529,9 @@ unsafe extern "C" fn clock_nanosleep(
     left: *mut timespec,
 ) -> c_int {
     match here() {
-        // The standard library sleeps until a point in time only where it is asked to, which nobody
-        // does here. SAFETY: the caller's promise.
+        // The standard library sleeps until an absolute time only in functions that nothing here
+        // calls.
+        // SAFETY: the caller's promise.
         Some(world) if flags == 0 => unsafe { sleep(&world, length) },
         _ => {
             let result: c_long = real!(SYS_clock_nanosleep, clock, flags, length, left);

@@ -203,7 +203,7 @@ impl Run {
     /// The program's counters of the situations that a run should reach.
     pub(crate) fn counted(&self) -> Vec<(&'static str, u64)> {
         let server = &self.server;
-        let began = |counters: &relay::turn::Counters| counters.allocations_began.iter().map(|cell| cell.get()).sum();
+        let began = |counters: &relay::turn::Counters| counters.allocations_started.iter().map(|cell| cell.get()).sum();
         let mut counted = self.counted_of_lines();
         let moved = |it: &relay::turn::Counters| it.allocations_arrived.get().abs_diff(it.allocations_left.get());
         let elsewhere = server.count(moved);
@@ -217,7 +217,7 @@ impl Run {
             ("a handshake of DTLS", server.stat(|stats| stats.dtls_handshakes.get())),
             (
                 "an allocation over DTLS",
-                server.count(|counters| counters.allocations_began[Transport::Dtls as usize].get()),
+                server.count(|counters| counters.allocations_started[Transport::Dtls as usize].get()),
             ),
             ("ICMP told to a client", self.ledger.icmp),
             (

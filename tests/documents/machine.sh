@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs SCRIPT as root on a machine of its own, which is gone afterwards: this machine's files under a layer that takes every
-# write, a network with one address and no way out, no processes but its own.
+# Runs SCRIPT as root on a temporary machine: this machine's files under a layer that receives every write,
+# a network with one address and no exit, and no other processes.
 #
 #   machine.sh FOLDER SCRIPT
 #
-# FOLDER holds what the machine gets beside that: `source` (what a clone of the project has, and a built program), `systemctl`
-# (the service manager) and SCRIPT.
+# FOLDER contains what the machine gets in addition: `source` (a clone of the project with a built program),
+# `systemctl` (the service manager) and SCRIPT.
 set -euo pipefail
 
 if [[ ${3:-} != inside ]]; then
@@ -25,7 +25,7 @@ mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 
-# What an earlier installation left on the real machine.
+# Removes what an earlier installation left on the real machine.
 rm -rf "$root/etc/relay" "$root/var/lib/relay" "$root/usr/local/bin/relay" "$root"/etc/systemd/system/relay.* \
   "$root/usr/lib/sysusers.d/relay.conf"
 sed -i '/^relay:/d' "$root"/etc/{passwd,shadow,group,gshadow}

@@ -124,7 +124,7 @@ fn a_response_comes_from_the_place_asked_for_and_tells_it_and_the_opposite_one()
             } else {
                 &[0x0020, 0x802B, 0x802C]
             };
-            assert_eq!(answer.kinds(), expected, "without any wish too");
+            assert_eq!(answer.kinds(), expected, "also without any request");
             assert_eq!(world.route(), None);
         }
     }

@@ -108,7 +108,7 @@ impl Ledger {
                 );
             }
         }
-        assert_eq!(sum(&counters.allocations_began), self.began, "allocations that began");
+        assert_eq!(sum(&counters.allocations_started), self.began, "allocations started");
         for (why, counted) in EndReason::ALL.iter().zip(&counters.allocations_ended) {
             let expected = self.ended_by.get(why.as_str()).copied().unwrap_or(0);
             assert_eq!(counted.get(), expected, "allocations that ended: {why}");

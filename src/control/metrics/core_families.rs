@@ -157,12 +157,12 @@ fn allocations(sum: &Sum<'_>, out: &mut Exposition) {
     out.counter(
         "relay_allocations_began_total",
         "Allocations that began, by the client's transport.",
-        by_transport(|c| &c.allocations_began),
+        by_transport(|c| &c.allocations_started),
     );
     out.counter(
         "relay_mobility_granted_total",
         "Refreshes with a mobility ticket that were granted (RFC 8016).",
-        Sample::plain(sum(&|c| &c.moves_granted)),
+        Sample::plain(sum(&|c| &c.migrations_granted)),
     );
     out.counter(
         "relay_allocations_moved_total",

@@ -61,13 +61,13 @@ pub struct Counters {
     /// Allocate requests of forced logins that arrived on another path, by [`Transport`].
     pub forced_refused: [Cell; Transport::ALL.len()],
     /// Allocations started, by [`Transport`].
-    pub allocations_began: [Cell; Transport::ALL.len()],
+    pub allocations_started: [Cell; Transport::ALL.len()],
     /// Allocations that ended, by [`EndReason`].
     pub allocations_ended: [Cell; EndReason::ALL.len()],
     /// Live allocations, by [`Transport`] (gauge).
     pub allocations: [Cell; Transport::ALL.len()],
     /// Refreshes with a mobility ticket that succeeded (RFC 8016).
-    pub moves_granted: Cell,
+    pub migrations_granted: Cell,
     /// Allocations that moved to their client's new five-tuple, on this shard or another.
     pub allocations_left: Cell,
     /// Allocations that arrived at their client's new five-tuple on this shard.

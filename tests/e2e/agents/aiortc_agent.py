@@ -1,4 +1,5 @@
-"""aiortc as one end of a call, driven by agent.rs: one JSON command a line in, one JSON answer a line out."""
+"""aiortc as one end of a call, driven by agent.rs: reads one JSON command per line, and writes one JSON
+answer per line."""
 
 import asyncio
 import json
@@ -9,7 +10,7 @@ from aiortc.mediastreams import MediaStreamError
 
 
 def only_relayed(sdp):
-    """aiortc knows no iceTransportPolicy: what does not start at the relay is taken out by hand."""
+    """aiortc has no iceTransportPolicy, so this removes every candidate that is not relayed."""
     lines = sdp.split("\r\n")
     return "\r\n".join(line for line in lines if not line.startswith("a=candidate") or " typ relay" in line)
 

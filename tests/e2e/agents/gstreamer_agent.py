@@ -1,5 +1,5 @@
-"""GStreamer's webrtcbin (libnice) as one end of a call, driven by agent.rs: one JSON command a line in, one JSON answer
-a line out."""
+"""GStreamer's webrtcbin (libnice) as one end of a call, driven by agent.rs: reads one JSON command per line,
+and writes one JSON answer per line."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ GATHERING_LIMIT = 15.0
 
 
 def turn_uri(uri, username, password):
-    """`turn:host:port?transport=tcp` as webrtcbin wants it: `turn://user:password@host:port?transport=tcp`."""
+    """`turn:host:port?transport=tcp` in webrtcbin's notation: `turn://user:password@host:port?transport=tcp`."""
     scheme, rest = uri.split(":", 1)
     return f"{scheme}://{quote(username, safe='')}:{quote(password, safe='')}@{rest}"
 

@@ -319,7 +319,10 @@ fn the_operator_hears_of_a_move_and_the_counters_know_it() {
     );
     assert_eq!(moved, Some(expected));
     let [home, visited] = [&world.counters[0], &world.counters[1]];
-    assert_eq!((home.moves_granted.get(), visited.moves_granted.get()), (1, 0));
+    assert_eq!(
+        (home.migrations_granted.get(), visited.migrations_granted.get()),
+        (1, 0)
+    );
     assert_eq!((home.allocations_left.get(), visited.allocations_arrived.get()), (1, 1));
     let live = |shard: usize, transport: Transport| world.counters[shard].allocations[transport as usize].get();
     assert_eq!((live(0, Transport::Tcp), live(1, Transport::Udp)), (0, 1));

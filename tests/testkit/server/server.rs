@@ -61,7 +61,7 @@ impl TestServer {
     #[track_caller]
     pub fn client_on(&self, shard: usize) -> (Client, SocketAddr) {
         let counters = &self.shards.counters()[shard];
-        let began = || counters.allocations_began.iter().map(|cell| cell.get()).sum::<u64>();
+        let began = || counters.allocations_started.iter().map(|cell| cell.get()).sum::<u64>();
         (0..500)
             .find_map(|_| {
                 let before = began();

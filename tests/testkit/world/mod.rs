@@ -1,5 +1,4 @@
-//! A world around one or more shards: virtual time, and shards that open every relay socket at once
-//! unless told otherwise.
+//! A world around one or more shards: virtual time, and relay sockets that open at once unless held.
 
 mod answer;
 mod hand_over;
@@ -507,10 +506,11 @@ impl World {
         let ended = counters.relayed.get() + counters.answered.get() + counters.waiting.get() + dropped;
         assert_eq!(counters.received.get(), ended, "every packet ends in one verdict");
         let sum = |cells: &[relay_proto::base::cell::Cell]| cells.iter().map(|cell| cell.get()).sum::<u64>();
-        let live =
-            sum(&counters.allocations_began) + counters.allocations_arrived.get() + counters.allocations_imported.get()
-                - sum(&counters.allocations_ended)
-                - counters.allocations_left.get();
+        let live = sum(&counters.allocations_started)
+            + counters.allocations_arrived.get()
+            + counters.allocations_imported.get()
+            - sum(&counters.allocations_ended)
+            - counters.allocations_left.get();
         assert_eq!(
             sum(&counters.allocations),
             live,

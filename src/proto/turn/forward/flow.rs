@@ -78,7 +78,7 @@ impl Flow {
         self.away
     }
 
-    /// The listeners the client came by.
+    /// The listeners that the client uses.
     pub(in crate::turn) const fn path(&self) -> Path {
         self.path
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Server;
-use super::discovery::{DiscoveryAddress, Wish};
+use super::discovery::{DiscoveryAddress, DiscoveryRequest};
 use crate::base::address::{FiveTuple, Transport};
 use crate::base::time::Now;
 use crate::turn::login::auth::Asker;
@@ -50,8 +50,8 @@ impl Server {
             .as_deref()
             .and_then(|places| DiscoveryAddress::of(places, server))
         {
-            return match Wish::of(message, place, source, transport) {
-                Ok(wish) => answer_wish(&reply, client.five_tuple, wish, response),
+            return match DiscoveryRequest::of(message, place, source, transport) {
+                Ok(request) => answer_discovery(&reply, client.five_tuple, request, response),
                 Err(refusal) => self.answer_error(&reply, &refusal, response),
             };
         }
@@ -137,7 +137,12 @@ impl Server {
 }
 
 /// Answers a request for NAT behaviour discovery (RFC 5780 §6.1).
-fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, response: &mut Response) -> Verdict {
+fn answer_discovery(
+    reply: &Reply<'_>,
+    five_tuple: FiveTuple,
+    request: DiscoveryRequest<'_>,
+    response: &mut Response,
+) -> Verdict {
     let source = five_tuple.client;
     let mut write = |mapped: bool| {
         response.success(reply, |writer| {
@@ -146,9 +151,9 @@ fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, respons
                 writer.address(AttributeType::MAPPED_ADDRESS, source);
             }
             writer
-                .address(AttributeType::RESPONSE_ORIGIN, wish.from.announced())
-                .address(AttributeType::OTHER_ADDRESS, wish.other.announced());
-            if let Some(padding) = wish.padding {
+                .address(AttributeType::RESPONSE_ORIGIN, request.from.announced())
+                .address(AttributeType::OTHER_ADDRESS, request.other.announced());
+            if let Some(padding) = request.padding {
                 writer.zeros(AttributeType::PADDING, padding);
             }
         })
@@ -157,8 +162,8 @@ fn answer_wish(reply: &Reply<'_>, five_tuple: FiveTuple, wish: Wish<'_>, respons
     let written = write(true) || write(false);
     debug_assert!(written, "a Binding response fits its buffer, and its request");
     let route = ResponseRoute {
-        from: wish.from.local(),
-        to: wish.to,
+        from: request.from.local(),
+        to: request.to,
     };
     if (route.from, route.to) != (five_tuple.server, source) {
         response.divert(route);

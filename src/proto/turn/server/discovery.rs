@@ -79,7 +79,7 @@ struct Change {
 
 /// How to answer a Binding request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish<'a> {
+pub(super) struct DiscoveryRequest<'a> {
     /// Source of the response.
     pub(super) from: DiscoveryAddress<'a>,
     /// The address that differs in IP address and port from the one that received the request.
@@ -90,7 +90,7 @@ pub(super) struct Wish<'a> {
     pub(super) padding: Option<usize>,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> DiscoveryRequest<'a> {
     /// Parses what `message` requests; it arrived at `place` from `source`.
     pub(super) fn of(
         message: &Message<'_>,

@@ -57,7 +57,7 @@ impl Server {
         }
         let Some(&client) = self.forward.client(id) else { return };
         let transport = client.five_tuple.transport as usize;
-        self.counters.allocations_began[transport].add(1);
+        self.counters.allocations_started[transport].add(1);
         self.counters.allocations[transport].add(1);
         self.events.push_back(Event::AllocationBegan {
             id: allocation.session_id,

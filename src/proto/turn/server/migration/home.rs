@@ -71,7 +71,7 @@ impl Server {
         self.extend(now, id, &families, lifetime);
         let ticket = self.rotate(id, &ask.ticket);
         self.replace_pending(id, Some(Pending { visit: ask.visit, unit }), true);
-        self.counters.moves_granted.add(1);
+        self.counters.migrations_granted.add(1);
         Ok(Decision::Granted(MigrationGrant {
             home: self.shard.index,
             id,
