@@ -11,7 +11,7 @@ const FLOORS: [&str; 12] = [
 ];
 
 /// How many files of a floor import each other in a circle. A floor that is not here has none. Shrink it.
-const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4), ("edge", 6)];
+const FILES_ON_CIRCLES: &[(&str, usize)] = &[("wire", 3), ("net", 4)];
 
 /// How many files a folder of `src` may hold side by side.
 const MAX_FILES_OF_A_FOLDER: usize = 20;

@@ -13,7 +13,7 @@ use crate::config::reader::diagnostic::Diagnostics;
 use crate::config::settings::Settings;
 use crate::config::{Purpose, load_for, parse_duration};
 use crate::control::api::{RtcConfiguration, turn_uris};
-use crate::machine::{Env, ProcessEnv};
+use crate::machine::{Machine, ThisMachine};
 use crate::turn::login::credential::{Credentials, MintError, MintedCredential};
 
 /// What may follow `relay credentials`.
@@ -59,7 +59,7 @@ enum Format {
 /// Prints a credential: exit status 0, or 1 with the reason on standard error.
 pub(super) fn run(config: Option<&Path>, arguments: &CredentialsArguments) -> ExitCode {
     let Command::Mint(wish) = &arguments.command;
-    match mint(config, &ProcessEnv::default(), wish) {
+    match mint(config, &ThisMachine::default(), wish) {
         // A reader that closed its end has read enough.
         Ok(text) => {
             let mut out = io::stdout().lock();
@@ -117,7 +117,7 @@ impl fmt::Display for Failure {
     }
 }
 
-fn mint(config: Option<&Path>, env: &dyn Env, wish: &Mint) -> Result<String, Failure> {
+fn mint(config: Option<&Path>, env: &dyn Machine, wish: &Mint) -> Result<String, Failure> {
     let settings = load_for(Purpose::Mint, config, env)
         .map_err(Failure::Configuration)?
         .settings;

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::base::address::Family;
 use crate::base::time::UnixTime;
 use crate::machine::network::Interface;
-use crate::machine::{Env, ProcessEnv};
+use crate::machine::{Machine, ThisMachine};
 
 /// The user of systemd/relay.service.
 const UNIT_USER: &str = "relay";
@@ -90,9 +90,9 @@ impl Judged {
     }
 }
 
-impl Env for Judged {
+impl Machine for Judged {
     fn variables(&self) -> Vec<(OsString, OsString)> {
-        let mut variables = ProcessEnv::default().variables();
+        let mut variables = ThisMachine::default().variables();
         if let Some(user) = &self.user {
             // The home is that of who asks; the service has its own, and its unit's state directory.
             variables.retain(|(name, _)| name != "HOME" && name != "XDG_STATE_HOME");
@@ -105,50 +105,50 @@ impl Env for Judged {
     }
 
     fn default_file(&self) -> Option<PathBuf> {
-        ProcessEnv::default().default_file()
+        ThisMachine::default().default_file()
     }
 
     fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        ProcessEnv::default().resolve(host, port)
+        ThisMachine::default().resolve(host, port)
     }
 
     fn interfaces(&self) -> io::Result<Vec<Interface>> {
-        ProcessEnv::default().interfaces()
+        ThisMachine::default().interfaces()
     }
 
     fn networks(&self) -> io::Result<Vec<IpNet>> {
-        ProcessEnv::default().networks()
+        ThisMachine::default().networks()
     }
 
     fn route_source(&self, family: Family) -> Option<IpAddr> {
-        ProcessEnv::default().route_source(family)
+        ThisMachine::default().route_source(family)
     }
 
     fn can_bind(&self, ip: IpAddr) -> bool {
-        ProcessEnv::default().can_bind(ip)
+        ThisMachine::default().can_bind(ip)
     }
 
     fn ask_stun(&self, server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr> {
-        ProcessEnv::default().ask_stun(server, bind, timeout)
+        ThisMachine::default().ask_stun(server, bind, timeout)
     }
 
     fn cores(&self) -> usize {
-        ProcessEnv::default().cores()
+        ThisMachine::default().cores()
     }
 
     fn open_files(&self) -> Option<u64> {
-        ProcessEnv::default().open_files()
+        ThisMachine::default().open_files()
     }
 
     fn user_id(&self) -> u32 {
-        ProcessEnv::default().user_id()
+        ThisMachine::default().user_id()
     }
 
     fn user(&self) -> String {
-        ProcessEnv::default().user()
+        ThisMachine::default().user()
     }
 
     fn now(&self) -> UnixTime {
-        ProcessEnv::default().now()
+        ThisMachine::default().now()
     }
 }

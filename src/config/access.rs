@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::reader::value::nearest;
-use crate::machine::Env;
+use crate::machine::Machine;
 
 /// Links that lead to links, as many as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -31,7 +31,7 @@ pub(super) fn help(path: &Path, user: &str) -> String {
 }
 
 /// How to keep everybody but `env`'s user, and the file's group, from `path`.
-pub(super) fn closing(path: &Path, env: &dyn Env) -> String {
+pub(super) fn closing(path: &Path, env: &dyn Machine) -> String {
     let shown = path.display();
     let owner = fs::metadata(path).map(|metadata| metadata.uid());
     let user = env.user_id();

@@ -40,7 +40,7 @@ use self::reader::key::DescribedKey;
 use self::reader::{document, overrides, value};
 use self::resolve::Context;
 use self::settings::Settings;
-use crate::machine::{Env, files};
+use crate::machine::{Machine, files};
 
 /// Whether an environment variable of this name is part of the configuration.
 pub fn is_variable(name: &[u8]) -> bool {
@@ -95,7 +95,7 @@ impl core::fmt::Debug for Loaded {
 ///
 /// # Errors
 /// Every mistake that was found, with warnings behind them.
-pub fn load(path: Option<&Path>, env: &dyn Env) -> Result<Loaded, Diagnostics> {
+pub fn load(path: Option<&Path>, env: &dyn Machine) -> Result<Loaded, Diagnostics> {
     load_for(Purpose::Serve, path, env)
 }
 
@@ -103,7 +103,7 @@ pub fn load(path: Option<&Path>, env: &dyn Env) -> Result<Loaded, Diagnostics> {
 ///
 /// # Errors
 /// As for [`load`].
-pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Env) -> Result<Loaded, Diagnostics> {
+pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Machine) -> Result<Loaded, Diagnostics> {
     let mut d = Diagnostics::default();
     let variables = env.variables();
     let Some(text) = read_text(path, env, &variables, &mut d) else {
@@ -193,7 +193,7 @@ impl Text {
 
 fn read_text(
     path: Option<&Path>,
-    env: &dyn Env,
+    env: &dyn Machine,
     variables: &[(OsString, OsString)],
     d: &mut Diagnostics,
 ) -> Option<Text> {
@@ -294,7 +294,7 @@ pub(crate) mod sample {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::*;
-    use crate::machine::ProcessEnv;
+    use crate::machine::ThisMachine;
 
     /// One listener for UDP on loopback, 192.0.2.1 outside.
     pub(crate) const BASE: &str = r#"
@@ -315,7 +315,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp"] }]
         );
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).expect("write");
-        let loaded = load_for(Purpose::Check, Some(&path), &ProcessEnv::default());
+        let loaded = load_for(Purpose::Check, Some(&path), &ThisMachine::default());
         std::fs::remove_file(&path).expect("remove");
         loaded
             .unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)))

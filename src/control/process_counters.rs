@@ -59,7 +59,7 @@ impl ReloadOutcome {
 pub struct ProcessCounters {
     pub(in crate::control) started: UnixTime,
     pub(in crate::control) reloads: [AtomicU64; 3],
-    pub(in crate::control) looks: [AtomicU64; 3],
+    pub(in crate::control) probes: [AtomicU64; 3],
     pub(in crate::control) machine_reads: [AtomicU64; 3],
     pub(in crate::control) last_reload: AtomicU64,
     pub(in crate::control) last_reload_failed: AtomicU64,
@@ -71,7 +71,7 @@ impl ProcessCounters {
         Self {
             started,
             reloads: Default::default(),
-            looks: Default::default(),
+            probes: Default::default(),
             machine_reads: Default::default(),
             last_reload: AtomicU64::new(started.0),
             last_reload_failed: AtomicU64::new(0),
@@ -79,8 +79,8 @@ impl ProcessCounters {
     }
 
     /// An external address was looked for again.
-    pub fn looked(&self, outcome: ProbeOutcome) {
-        self.looks[outcome as usize].fetch_add(1, Relaxed);
+    pub fn probed(&self, outcome: ProbeOutcome) {
+        self.probes[outcome as usize].fetch_add(1, Relaxed);
     }
 
     /// What leads to this machine was read again.

@@ -12,7 +12,7 @@ use super::exit::{EXIT_CONFIG, EXIT_FAILED, say};
 use super::signals::Signals;
 use super::systemd;
 use crate::config::{self, Loaded};
-use crate::machine::ProcessEnv;
+use crate::machine::ThisMachine;
 use crate::net::clock::Clock;
 
 /// Pause between two looks: a machine with a fresh address serves this much later.
@@ -73,7 +73,7 @@ type Outcome = Result<Loaded, config::reader::diagnostic::Diagnostics>;
 
 /// Looks once, on a thread that may wait.
 async fn load(path: Option<PathBuf>, first: bool, signals: &mut Signals) -> Result<Outcome, u8> {
-    let mut look = spawn_blocking(move || config::load(path.as_deref(), &ProcessEnv::default()));
+    let mut look = spawn_blocking(move || config::load(path.as_deref(), &ThisMachine::default()));
     let mut slow = core::pin::pin!(sleep(SLOW));
     let mut tell = first;
     loop {

@@ -8,40 +8,41 @@ use super::peer_policy::keep_former;
 use crate::config::settings::Settings;
 use crate::control::process_counters::ProbeOutcome;
 use crate::machine::external::{FoundAddress, NotFound, Plan, announced_host, key};
-use crate::machine::{Env, ProcessEnv};
+use crate::machine::{Machine, ThisMachine};
 use crate::turn::config::RelayConfig;
 
 /// Where nothing is to be looked for.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// How often to look while nobody but this machine can be relayed, which is no state to stay in.
 const UNREACHABLE: Duration = Duration::from_secs(5);
-/// What a look brought.
-pub(super) type Looked = Vec<(Plan, Result<Option<FoundAddress>, NotFound>)>;
+
+/// What a probe found, per plan.
+pub(super) type ProbeResults = Vec<(Plan, Result<Option<FoundAddress>, NotFound>)>;
 
 /// When to look again, and what was last found missing.
-pub(super) struct Follower {
-    env: ProcessEnv,
+pub(super) struct ExternalAddressMonitor {
+    machine: ThisMachine,
     next: Instant,
-    looking: Option<JoinHandle<Looked>>,
-    /// Said once, not at every look.
-    told: Vec<NotFound>,
+    probing: Option<JoinHandle<ProbeResults>>,
+    /// Logged once, not at every probe.
+    last_reported: Vec<NotFound>,
 }
 
-impl Follower {
-    pub(super) fn new(settings: &Settings, env: ProcessEnv) -> Self {
+impl ExternalAddressMonitor {
+    pub(super) fn new(settings: &Settings, machine: ThisMachine) -> Self {
         Self {
-            env,
+            machine,
             next: Instant::now() + pause(settings),
-            looking: None,
-            told: Vec::new(),
+            probing: None,
+            last_reported: Vec::new(),
         }
     }
 
     /// Waits for the time to look again, and looks: names are resolved and servers asked on a thread that may wait. Can be
     /// dropped and begun again at any time.
-    pub(super) async fn looked(&mut self, settings: &Settings) -> Looked {
-        let looking = match &mut self.looking {
-            Some(looking) => looking,
+    pub(super) async fn probe(&mut self, settings: &Settings) -> ProbeResults {
+        let probing = match &mut self.probing {
+            Some(probing) => probing,
             none => {
                 sleep_until(self.next).await;
                 let plans: Vec<Plan> = settings
@@ -51,26 +52,26 @@ impl Follower {
                     .filter(|plan| plan.follows())
                     .cloned()
                     .collect();
-                let env = self.env.clone();
-                none.insert(spawn_blocking(move || look(plans, &env)))
+                let machine = self.machine.clone();
+                none.insert(spawn_blocking(move || probe_all(plans, &machine)))
             }
         };
-        let looked = looking.await;
-        self.looking = None;
+        let results = probing.await;
+        self.probing = None;
         self.next = Instant::now() + pause(settings);
-        looked.unwrap_or_default()
+        results.unwrap_or_default()
     }
 
-    /// Takes up what was found; tells what each look came to. `true`: an address of `settings` is another one now.
-    pub(super) fn take(
+    /// Takes up what was found; counts what each came to. `true`: an address of `settings` is another one now.
+    pub(super) fn apply(
         &mut self,
-        looked: Looked,
+        results: ProbeResults,
         settings: &mut Settings,
         mut count: impl FnMut(ProbeOutcome),
     ) -> bool {
         let mut relay = settings.turn.relay.clone();
-        for (plan, outcome) in looked {
-            // A reload came in between, and has looked itself.
+        for (plan, outcome) in results {
+            // A reload came in between, and has probed itself.
             if !settings.external.plans.contains(&plan) {
                 continue;
             }
@@ -96,9 +97,10 @@ impl Follower {
                     count(ProbeOutcome::Failed);
                 }
                 Ok(_) => {
-                    let told = self.told.len();
-                    self.told.retain(|told| !told.message.contains(key(plan.family)));
-                    if self.told.len() < told {
+                    let told = self.last_reported.len();
+                    self.last_reported
+                        .retain(|told| !told.message.contains(key(plan.family)));
+                    if self.last_reported.len() < told {
                         tracing::info!("`external.{}` is found again, and is the same", key(plan.family));
                     }
                     count(ProbeOutcome::Same);
@@ -115,9 +117,9 @@ impl Follower {
     }
 
     fn missed(&mut self, why: NotFound) {
-        if !self.told.contains(&why) {
+        if !self.last_reported.contains(&why) {
             tracing::warn!("{why}. The address before stays in use");
-            self.told.push(why);
+            self.last_reported.push(why);
         }
     }
 }
@@ -133,10 +135,10 @@ fn pause(settings: &Settings) -> Duration {
     if unreachable { recheck.min(UNREACHABLE) } else { recheck }
 }
 
-fn look(plans: Vec<Plan>, env: &dyn Env) -> Looked {
+fn probe_all(plans: Vec<Plan>, machine: &dyn Machine) -> ProbeResults {
     let all = plans.into_iter();
     all.map(|plan| {
-        let found = plan.find(env);
+        let found = plan.find(machine);
         (plan, found)
     })
     .collect()
@@ -209,10 +211,10 @@ mod tests {
     async fn another_address_is_announced_and_the_policy_knows_the_one_before() {
         let (mut settings, plan) = settings();
         assert!(settings.api.host_from_address);
-        let mut follower = Follower::new(&settings, ProcessEnv::default());
+        let mut monitor = ExternalAddressMonitor::new(&settings, ThisMachine::default());
         let mut outcomes = Vec::new();
         let mut take = |outcome, settings: &mut Settings| {
-            follower.take(vec![(plan.clone(), outcome)], settings, |outcome| {
+            monitor.apply(vec![(plan.clone(), outcome)], settings, |outcome| {
                 outcomes.push(outcome)
             })
         };
@@ -237,10 +239,10 @@ mod tests {
     #[tokio::test]
     async fn another_local_address_behind_the_same_external_one_is_relayed_from() {
         let (mut settings, plan) = settings();
-        let mut follower = Follower::new(&settings, ProcessEnv::default());
+        let mut monitor = ExternalAddressMonitor::new(&settings, ThisMachine::default());
         let mut outcomes = Vec::new();
-        let looked = vec![(plan, found_behind("127.0.0.9", "192.0.2.1"))];
-        assert!(follower.take(looked, &mut settings, |outcome| outcomes.push(outcome)));
+        let results = vec![(plan, found_behind("127.0.0.9", "192.0.2.1"))];
+        assert!(monitor.apply(results, &mut settings, |outcome| outcomes.push(outcome)));
         let relay = settings.turn.relay.of(Family::V4).expect("as before");
         assert_eq!(relay.bind, IpAddr::from([127, 0, 0, 9]));
         assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
@@ -260,15 +262,15 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_is_not_found_again_stays() {
         let (mut settings, plan) = settings();
-        let mut follower = Follower::new(&settings, ProcessEnv::default());
+        let mut monitor = ExternalAddressMonitor::new(&settings, ThisMachine::default());
         let (mut outcomes, mut told) = (Vec::new(), Vec::new());
         for outcome in [missing(), missing(), Ok(None), found("192.0.2.1")] {
-            let moved = follower.take(vec![(plan.clone(), outcome)], &mut settings, |outcome| {
+            let moved = monitor.apply(vec![(plan.clone(), outcome)], &mut settings, |outcome| {
                 outcomes.push(outcome)
             });
             assert!(!moved);
             assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
-            told.push(follower.told.len());
+            told.push(monitor.last_reported.len());
         }
         assert_eq!(told, [1, 1, 2, 0], "each once, until it is found again");
         assert_eq!(
@@ -285,10 +287,10 @@ mod tests {
     #[tokio::test]
     async fn what_was_looked_for_before_a_reload_changed_the_question_is_not_taken() {
         let (mut settings, plan) = settings();
-        let mut follower = Follower::new(&settings, ProcessEnv::default());
+        let mut monitor = ExternalAddressMonitor::new(&settings, ThisMachine::default());
         settings.external.plans[0].source = AddressSource::Auto;
         assert!(
-            !follower.take(vec![(plan, found("192.0.2.9"))], &mut settings, |_| panic!(
+            !monitor.apply(vec![(plan, found("192.0.2.9"))], &mut settings, |_| panic!(
                 "not counted"
             ))
         );
@@ -323,16 +325,16 @@ mod tests {
         fixed.source = AddressSource::Fixed(IpAddr::from([192, 0, 2, 7]));
         settings.external.plans.push(fixed);
         let begin = Instant::now();
-        let mut follower = Follower::new(&settings, ProcessEnv::default());
+        let mut monitor = ExternalAddressMonitor::new(&settings, ThisMachine::default());
         for round in 1..=2 {
             // As the server does whenever something else comes first.
-            let shortly = timeout(pause / 2, follower.looked(&settings)).await;
+            let shortly = timeout(pause / 2, monitor.probe(&settings)).await;
             assert!(shortly.is_err(), "round {round}");
-            let looked = follower.looked(&settings).await;
+            let results = monitor.probe(&settings).await;
             let late = begin.elapsed().checked_sub(pause * round);
             assert!(late.is_some_and(|late| late < Duration::from_secs(1)), "{late:?}");
-            let [(plan, Ok(Some(found)))] = &looked[..] else {
-                panic!("{looked:?}");
+            let [(plan, Ok(Some(found)))] = &results[..] else {
+                panic!("{results:?}");
             };
             assert_eq!(*plan, settings.external.plans[0]);
             assert_eq!(found.address.announced, IpAddr::from([127, 0, 0, 1]));

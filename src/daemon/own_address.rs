@@ -24,13 +24,13 @@ const TOLD: usize = 8;
 type Read = io::Result<Vec<IpNet>>;
 
 /// What the machine tells.
-pub(super) struct Machine {
+pub(super) struct OwnAddressMonitor {
     readings: Receiver<Read>,
     /// Said once, not at every try.
     told: bool,
 }
 
-impl Machine {
+impl OwnAddressMonitor {
     /// Hears of changes from now on, on a thread that waits for them. What was before is read at once: it may have changed
     /// since the configuration was loaded.
     ///
@@ -54,7 +54,7 @@ impl Machine {
     }
 
     /// Has the peer policy of `settings` know what was read; tells what changed.
-    pub(super) fn take(&mut self, read: io::Result<Vec<IpNet>>, settings: &mut Settings) -> ProbeOutcome {
+    pub(super) fn apply(&mut self, read: io::Result<Vec<IpNet>>, settings: &mut Settings) -> ProbeOutcome {
         let networks = match read {
             Ok(networks) => networks,
             Err(error) => {
@@ -142,31 +142,31 @@ mod tests {
     fn peers_are_kept_from_what_leads_here_now_and_what_cannot_be_read_changes_nothing() {
         let mut settings = sample::settings(&format!("{}\npeers.allow = [\"10.0.0.0/8\"]\n", sample::BASE));
         let (_sender, readings) = channel(1);
-        let mut machine = Machine { readings, told: false };
+        let mut monitor = OwnAddressMonitor { readings, told: false };
         let here = |text: &str| Ok(vec![text.parse::<IpNet>().expect("a network")]);
         let closed = |settings: &Settings, ip: &str| {
             let policy = &settings.turn.policy;
             policy.permission(ip.parse().expect("an address")).is_err()
         };
-        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), ProbeOutcome::Changed);
+        assert_eq!(monitor.apply(here("10.9.0.1/32"), &mut settings), ProbeOutcome::Changed);
         assert!(closed(&settings, "10.9.0.1") && !closed(&settings, "10.9.0.2"));
         let policy = Arc::clone(&settings.turn.policy);
-        assert_eq!(machine.take(here("10.9.0.1/32"), &mut settings), ProbeOutcome::Same);
+        assert_eq!(monitor.apply(here("10.9.0.1/32"), &mut settings), ProbeOutcome::Same);
         let silent = || Err(io::Error::other("it does not tell"));
         for _ in 0..2 {
-            assert_eq!(machine.take(silent(), &mut settings), ProbeOutcome::Failed);
-            assert!(machine.told);
+            assert_eq!(monitor.apply(silent(), &mut settings), ProbeOutcome::Failed);
+            assert!(monitor.told);
         }
         assert!(Arc::ptr_eq(&settings.turn.policy, &policy), "nothing has changed");
-        assert_eq!(machine.take(here("10.9.0.2/32"), &mut settings), ProbeOutcome::Changed);
-        assert!(!machine.told, "a failure would be told again");
+        assert_eq!(monitor.apply(here("10.9.0.2/32"), &mut settings), ProbeOutcome::Changed);
+        assert!(!monitor.told, "a failure would be told again");
         assert!(closed(&settings, "10.9.0.2") && !closed(&settings, "10.9.0.1"));
     }
 
     #[tokio::test]
     async fn what_leads_here_is_read_at_once() {
-        let mut machine = Machine::new().expect("the kernel tells");
-        let read = timeout(Duration::from_secs(20), machine.read()).await;
+        let mut monitor = OwnAddressMonitor::new().expect("the kernel tells");
+        let read = timeout(Duration::from_secs(20), monitor.read()).await;
         let networks = read.expect("a reading").expect("it can be read");
         let loopback = IpNet::from(core::net::IpAddr::from([127, 0, 0, 1]));
         assert!(networks.iter().any(|net| net.contains(&loopback)), "{networks:?}");

@@ -12,9 +12,9 @@ use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::exit::{EXIT_BUG, EXIT_FAILED};
-use super::external_address::{Follower, Looked};
+use super::external_address::{ExternalAddressMonitor, ProbeResults};
 use super::offered::{forced_path_missing, offer_only_what_is_bound};
-use super::own_address::Machine;
+use super::own_address::OwnAddressMonitor;
 use super::signals::{Signals, StopSignals};
 use super::{log, peer_policy, reload, systemd};
 use crate::base::time::UnixTime;
@@ -25,11 +25,11 @@ use crate::config::{self, Loaded, Purpose};
 use crate::control::api::Api;
 use crate::control::health::{Health, Phase};
 use crate::control::process_counters::{ProbeOutcome, ProcessCounters, ReloadOutcome};
-use crate::edge::backend_addresses::Backends;
+use crate::edge::backend_addresses::BackendAddresses;
 use crate::edge::certificates::acme::Acme;
 use crate::edge::certificates::{TlsStore, report};
 use crate::edge::listeners::ListenAddresses;
-use crate::machine::ProcessEnv;
+use crate::machine::ThisMachine;
 use crate::machine::certificate::{LoadedCertificates, TlsError, unnamed};
 use crate::net::clock::unix_now;
 use crate::shard::Shards;
@@ -49,9 +49,9 @@ pub(super) struct ServingProcess {
     pub(super) path: Option<PathBuf>,
     pub(super) settings: Settings,
     /// What leads to this machine, followed.
-    pub(super) machine: Machine,
+    pub(super) own_address: OwnAddressMonitor,
     /// Where servers behind this one are, followed.
-    pub(super) backends: Backends,
+    pub(super) backend_addresses: BackendAddresses,
     pub(super) places: ListenAddresses,
     pub(super) tls: Option<Arc<TlsStore>>,
     pub(super) acme: Option<Arc<Acme>>,
@@ -80,7 +80,7 @@ impl ServingProcess {
         let mut files = ticks(WATCH_INTERVAL);
         let mut days = ticks(DAY);
         days.reset();
-        let mut follower = Follower::new(&self.settings, self.env());
+        let mut external_address = ExternalAddressMonitor::new(&self.settings, self.machine());
         let mut reloading: Option<Reloading> = None;
         let mut reload_again = false;
         let mut looking: Option<JoinHandle<Outcomes>> = None;
@@ -97,7 +97,7 @@ impl ServingProcess {
                 }
                 loaded = outcome(&mut reloading) => {
                     self.end_reload(loaded);
-                    follower = Follower::new(&self.settings, self.env());
+                    external_address = ExternalAddressMonitor::new(&self.settings, self.machine());
                     reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload());
                 }
                 _ = heartbeat.tick() => {
@@ -108,7 +108,7 @@ impl ServingProcess {
                 // A renewed certificate is served from the next handshake on.
                 _ = files.tick() => {
                     if looking.is_none() {
-                        looking = self.begin_look(due.take().unwrap_or(TlsStore::look));
+                        looking = self.begin_look(due.take().unwrap_or(TlsStore::poll_files));
                     }
                 }
                 // Whoever reads the log is told each day that one is about to end; one of our own making is renewed.
@@ -117,9 +117,9 @@ impl ServingProcess {
                     looking = None;
                     self.certificates(outcomes);
                 }
-                looked = follower.looked(&self.settings) => self.follow(&mut follower, looked),
-                read = self.machine.read() => self.know_machine(read),
-                () = self.backends.changed() => self.know_backends(),
+                results = external_address.probe(&self.settings) => self.external_address_probed(&mut external_address, results),
+                read = self.own_address.read() => self.own_address_changed(read),
+                () = self.backend_addresses.changed() => self.backends_changed(),
                 Some(ended) = self.doors.join_next() => {
                     let error = ended.err().map(|error| error.to_string()).unwrap_or_default();
                     tracing::error!(error, "a listener ended; this is a bug, and the process ends");
@@ -134,10 +134,10 @@ impl ServingProcess {
         systemd::reloading();
         let path = self.path.clone();
         // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
-        let env = self.env();
+        let machine = self.machine();
         let tls = self.tls.clone();
         spawn_blocking(move || {
-            let loaded = config::load_for(Purpose::Reload, path.as_deref(), &env)?;
+            let loaded = config::load_for(Purpose::Reload, path.as_deref(), &machine)?;
             let certificates = tls.map_or_else(Vec::new, |tls| tls.reload(unix_now()));
             Ok((loaded, certificates))
         })
@@ -150,8 +150,8 @@ impl ServingProcess {
     }
 
     /// The machine, to be asked while clients are served.
-    fn env(&self) -> ProcessEnv {
-        ProcessEnv {
+    fn machine(&self) -> ThisMachine {
+        ThisMachine {
             own: Some(self.shards.own_sockets()),
         }
     }
@@ -227,9 +227,9 @@ impl ServingProcess {
     }
 
     /// New allocations get the address that is the external one now.
-    fn follow(&mut self, follower: &mut Follower, looked: Looked) {
+    fn external_address_probed(&mut self, external_address: &mut ExternalAddressMonitor, results: ProbeResults) {
         let process = &self.process;
-        if !follower.take(looked, &mut self.settings, |outcome| process.looked(outcome)) {
+        if !external_address.apply(results, &mut self.settings, |outcome| process.probed(outcome)) {
             return;
         }
         offer_only_what_is_bound(&mut self.settings, &self.places);
@@ -239,8 +239,8 @@ impl ServingProcess {
     }
 
     /// Peers may not reach what leads to this machine now.
-    fn know_machine(&mut self, read: io::Result<Vec<IpNet>>) {
-        let outcome = self.machine.take(read, &mut self.settings);
+    fn own_address_changed(&mut self, read: io::Result<Vec<IpNet>>) {
+        let outcome = self.own_address.apply(read, &mut self.settings);
         self.process.read_machine(outcome);
         if outcome == ProbeOutcome::Changed {
             self.shards.set_config(Arc::new(self.settings.turn.clone()));
@@ -248,8 +248,8 @@ impl ServingProcess {
     }
 
     /// Peers may not reach servers behind this one, wherever their names lead.
-    fn know_backends(&mut self) {
-        if peer_policy::know_backends(&mut self.settings, self.backends.all()) {
+    fn backends_changed(&mut self) {
+        if peer_policy::know_backends(&mut self.settings, self.backend_addresses.all()) {
             tracing::info!("a server behind this one has another address, which peers may not reach");
             self.shards.set_config(Arc::new(self.settings.turn.clone()));
         }

@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// The addresses that names have led to since the start, the latest ones of each.
 #[derive(Clone, Debug, Default)]
-pub struct Backends(Arc<Inner>);
+pub struct BackendAddresses(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -33,7 +33,7 @@ struct Inner {
     told: Notify,
 }
 
-impl Backends {
+impl BackendAddresses {
     /// `first` were found already.
     pub fn new(first: Vec<SocketAddr>) -> Self {
         Self(Arc::new(Inner {
@@ -121,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_a_name_leads_is_known_once_it_was_looked_up_and_told_once() {
-        let all = Backends::default();
+        let all = BackendAddresses::default();
         let found = all.look_up(&backend("localhost")).await.expect("a name");
         timeout(Duration::from_secs(5), all.changed()).await.expect("news");
         let known = all.all();
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn those_that_were_written_down_stay_known_beside_what_is_found() {
         let first = vec![SocketAddr::from(([192, 0, 2, 1], 443))];
-        let all = Backends::new(first.clone());
+        let all = BackendAddresses::new(first.clone());
         assert_eq!(all.all(), first);
         all.note(&backend("cdn"), [IpAddr::from([198, 18, 0, 1])].into_iter());
         assert_eq!(all.all(), [first[0], SocketAddr::from(([198, 18, 0, 1], 8443))]);
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_name_that_leads_elsewhere_each_time_is_known_within_a_bound() {
-        let all = Backends::default();
+        let all = BackendAddresses::default();
         for n in 0..200 {
             all.note(&backend("cdn"), [IpAddr::from([198, 18, 0, n])].into_iter());
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tokio::time::{sleep, timeout};
 
-use super::backend_addresses::Backends;
+use super::backend_addresses::BackendAddresses;
 use crate::config::settings::{BackendAddress, Settings};
 use crate::shard::{Http3Config, SharedBackend};
 
@@ -17,7 +17,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(5);
 
 /// `None`: there is no backend. From here on, workers know by themselves where its name leads.
-pub(crate) fn config(settings: &Settings, backends: &Backends) -> Option<Http3Config> {
+pub(crate) fn config(settings: &Settings, backends: &BackendAddresses) -> Option<Http3Config> {
     let http3 = &settings.front_door.http3;
     let address = http3.backend.as_ref()?;
     let backend = SharedBackend::default();
@@ -50,7 +50,7 @@ struct Follow {
     address: BackendAddress,
     patience: Duration,
     ours: Ours,
-    told: Backends,
+    told: BackendAddresses,
     backend: SharedBackend,
 }
 
@@ -159,7 +159,7 @@ mod tests {
                 everywhere: Vec::new(),
                 local: Vec::new(),
             },
-            told: Backends::default(),
+            told: BackendAddresses::default(),
             backend: SharedBackend::default(),
         }
     }
@@ -202,20 +202,20 @@ mod tests {
     #[tokio::test]
     async fn each_key_of_http3_reaches_the_workers() {
         let mut settings = sample::settings(sample::BASE);
-        assert!(config(&settings, &Backends::default()).is_none());
+        assert!(config(&settings, &BackendAddresses::default()).is_none());
         settings.stream.handshake_timeout = 11 * SECOND;
         let http3 = &mut settings.front_door.http3;
         http3.backend = Some(backend("2001:db8::7", 8443));
         (http3.flows, http3.flows_per_ip, http3.flows_per_network) = (12, 13, 14);
         (http3.new_flows_per_second, http3.idle_timeout) = (15, 16 * SECOND);
-        let made = config(&settings, &Backends::default()).expect("there is a backend");
+        let made = config(&settings, &BackendAddresses::default()).expect("there is a backend");
         assert_eq!((made.flows, made.flows_per_ip, made.flows_per_network), (12, 13, 14));
         assert_eq!((made.new_flows_per_second, made.idle_timeout), (15, 16 * SECOND));
         assert_eq!(made.handshake_timeout, 11 * SECOND);
         let at = made.backend.load_full().expect("no name to look up");
         assert_eq!(at.to_string(), "[2001:db8::7]:8443");
         settings.front_door.http3.backend = Some(backend("localhost", 8443));
-        let made = config(&settings, &Backends::default()).expect("there is a backend");
+        let made = config(&settings, &BackendAddresses::default()).expect("there is a backend");
         assert_eq!(made.backend.load_full(), None, "the name has not been looked up yet");
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::network::{Interface, is_private};
 use crate::base::address::Family;
-use crate::machine::Env;
+use crate::machine::Machine;
 use crate::turn::config::{RelayAddress, RelayConfig};
 
 /// Where an address comes from.
@@ -93,12 +93,12 @@ impl Plan {
     ///
     /// # Errors
     /// When what is configured gives no address.
-    pub fn find(&self, env: &dyn Env) -> Result<Option<FoundAddress>, NotFound> {
-        let bind = self.bind(env)?;
+    pub fn find(&self, machine: &dyn Machine) -> Result<Option<FoundAddress>, NotFound> {
+        let bind = self.bind(machine)?;
         match &self.source {
-            AddressSource::Auto => self.auto(bind, env),
+            AddressSource::Auto => self.auto(bind, machine),
             AddressSource::Fixed(ip) => {
-                let bind = self.local(*ip, bind, env)?;
+                let bind = self.local(*ip, bind, machine)?;
                 let help = format!("set `relay.{}` to the local address to relay from", key(self.family));
                 let message = || {
                     format!(
@@ -113,14 +113,14 @@ impl Plan {
                 })?;
                 Ok(Some(found(bind, *ip, "as configured".into())))
             }
-            AddressSource::Interface(interface) => self.interface(interface, bind, env).map(Some),
-            AddressSource::Name(host) => self.name(host, bind, env).map(Some),
-            AddressSource::Stun { host, port } => self.stun(host, *port, bind, env).map(Some),
+            AddressSource::Interface(interface) => self.interface(interface, bind, machine).map(Some),
+            AddressSource::Name(host) => self.name(host, bind, machine).map(Some),
+            AddressSource::Stun { host, port } => self.stun(host, *port, bind, machine).map(Some),
         }
     }
 
     /// What relay sockets are to be bound to, if anybody says so.
-    fn bind(&self, env: &dyn Env) -> Result<Option<IpAddr>, NotFound> {
+    fn bind(&self, machine: &dyn Machine) -> Result<Option<IpAddr>, NotFound> {
         let host = match &self.bind {
             None => return Ok(None),
             Some(Local::Ip(ip)) => return Ok(Some(*ip)),
@@ -130,7 +130,7 @@ impl Plan {
             message: format!("`relay.{}`: {why}", key(self.family)),
             help: "correct the name, or write an address of this machine".to_owned(),
         };
-        let all = env.resolve(host, 0);
+        let all = machine.resolve(host, 0);
         let all = all.map_err(|error| none(format!("cannot look up {host}: {error}")))?;
         let ip = all
             .iter()
@@ -139,16 +139,16 @@ impl Plan {
             .min();
         let ip = ip.ok_or_else(|| none(format!("{host} has no {} address", name(self.family))))?;
         Some(ip)
-            .filter(|ip| env.can_bind(*ip))
+            .filter(|ip| machine.can_bind(*ip))
             .ok_or_else(|| none(format!("{host} is {ip}, which is not an address of this machine")))
             .map(Some)
     }
 
-    fn auto(&self, bind: Option<IpAddr>, env: &dyn Env) -> Result<Option<FoundAddress>, NotFound> {
+    fn auto(&self, bind: Option<IpAddr>, machine: &dyn Machine) -> Result<Option<FoundAddress>, NotFound> {
         let specific = bind.filter(|ip| !ip.is_unspecified());
         let own = match specific {
             Some(ip) => Some((ip, format!("as `relay.{}`", key(self.family)))),
-            None => self.own(env)?,
+            None => self.own(machine)?,
         };
         Ok(own.map(|(announced, how)| FoundAddress {
             private: is_private(announced),
@@ -156,8 +156,8 @@ impl Plan {
         }))
     }
 
-    fn interface(&self, wanted: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<FoundAddress, NotFound> {
-        let all = self.interfaces(env)?;
+    fn interface(&self, wanted: &str, bind: Option<IpAddr>, machine: &dyn Machine) -> Result<FoundAddress, NotFound> {
+        let all = self.interfaces(machine)?;
         let mut of_it = all.iter().filter(|interface| interface.name == wanted);
         if let Some(one) = of_it.find(|interface| usable(self.family, interface.ip)) {
             return Ok(found(bind.unwrap_or(one.ip), one.ip, format!("address of {wanted}")));
@@ -175,16 +175,16 @@ impl Plan {
         ))
     }
 
-    fn name(&self, host: &str, bind: Option<IpAddr>, env: &dyn Env) -> Result<FoundAddress, NotFound> {
+    fn name(&self, host: &str, bind: Option<IpAddr>, machine: &dyn Machine) -> Result<FoundAddress, NotFound> {
         let help = "check the name's A and AAAA records, or set the address itself";
-        let all = env.resolve(host, 0);
+        let all = machine.resolve(host, 0);
         let all = all.map_err(|error| self.fail(format!("cannot look up {host}: {error}"), help))?;
         // A name may have several; the same of them each time.
         let of_family = all.iter().map(|it| it.ip()).filter(|ip| Family::of(*ip) == self.family);
         let Some(announced) = of_family.min() else {
             return Err(self.fail(format!("{host} has no {} address", name(self.family)), help));
         };
-        let bind = self.local(announced, bind, env)?;
+        let bind = self.local(announced, bind, machine)?;
         let none = || {
             self.fail(
                 format!("this machine has no {} address to relay from", name(self.family)),
@@ -194,16 +194,22 @@ impl Plan {
         Ok(found(bind.ok_or_else(none)?, announced, format!("address of {host}")))
     }
 
-    fn stun(&self, host: &str, port: u16, bind: Option<IpAddr>, env: &dyn Env) -> Result<FoundAddress, NotFound> {
+    fn stun(
+        &self,
+        host: &str,
+        port: u16,
+        bind: Option<IpAddr>,
+        machine: &dyn Machine,
+    ) -> Result<FoundAddress, NotFound> {
         let help = "check the server's name and that UDP to it is let through, or set the address itself";
         let fail = |why: String| self.fail(why, help);
-        let all = env.resolve(host, port);
+        let all = machine.resolve(host, port);
         let all = all.map_err(|error| fail(format!("cannot look up {host}: {error}")))?;
         let Some(server) = all.into_iter().find(|address| Family::of(address.ip()) == self.family) else {
             return Err(fail(format!("{host} has no {} address", name(self.family))));
         };
         let bind = match bind {
-            None => self.own(env)?.map(|own| own.0),
+            None => self.own(machine)?.map(|own| own.0),
             given => given,
         };
         let Some(bind) = bind else {
@@ -212,7 +218,7 @@ impl Plan {
                 name(self.family)
             )));
         };
-        match env.ask_stun(server, bind, self.stun_timeout) {
+        match machine.ask_stun(server, bind, self.stun_timeout) {
             Ok(announced) if Family::of(announced) == self.family => Ok(found(
                 bind,
                 announced,
@@ -223,8 +229,8 @@ impl Plan {
         }
     }
 
-    fn interfaces(&self, env: &dyn Env) -> Result<Vec<Interface>, NotFound> {
-        let read = env.interfaces();
+    fn interfaces(&self, machine: &dyn Machine) -> Result<Vec<Interface>, NotFound> {
+        let read = machine.interfaces();
         read.map_err(|error| {
             self.fail(
                 format!("the addresses of this machine cannot be read: {error}"),
@@ -235,21 +241,26 @@ impl Plan {
 
     /// What to bind to where `announced` is told: `bind` if somebody says so, `announced` if this machine has it (all of
     /// 127/8 is its own, and no interface lists it), else its own address.
-    fn local(&self, announced: IpAddr, bind: Option<IpAddr>, env: &dyn Env) -> Result<Option<IpAddr>, NotFound> {
+    fn local(
+        &self,
+        announced: IpAddr,
+        bind: Option<IpAddr>,
+        machine: &dyn Machine,
+    ) -> Result<Option<IpAddr>, NotFound> {
         if bind.is_some() {
             return Ok(bind);
         }
-        let is_here = announced.is_loopback() || self.interfaces(env)?.iter().any(|it| it.ip == announced);
+        let is_here = announced.is_loopback() || self.interfaces(machine)?.iter().any(|it| it.ip == announced);
         if is_here {
             return Ok(Some(announced));
         }
-        Ok(self.own(env)?.map(|own| own.0))
+        Ok(self.own(machine)?.map(|own| own.0))
     }
 
     /// This machine's own address: where the default route leaves, else that of any interface.
-    fn own(&self, env: &dyn Env) -> Result<Option<(IpAddr, String)>, NotFound> {
-        let interfaces = self.interfaces(env)?;
-        if let Some(ip) = env.route_source(self.family).filter(|ip| usable(self.family, *ip)) {
+    fn own(&self, machine: &dyn Machine) -> Result<Option<(IpAddr, String)>, NotFound> {
+        let interfaces = self.interfaces(machine)?;
+        if let Some(ip) = machine.route_source(self.family).filter(|ip| usable(self.family, *ip)) {
             let name = interfaces.iter().find(|interface| interface.ip == ip);
             let name = name.map_or("", |interface| &interface.name);
             let how = format!("address of the default route's interface {name}");

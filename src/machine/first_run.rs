@@ -15,7 +15,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::files::own::{FileOwner, PRIVATE, StateDir};
-use super::{Env, files};
+use super::{Machine, files};
 
 /// The file in the state directory.
 const SECRET_FILE: &str = "secret";
@@ -64,21 +64,25 @@ impl core::error::Error for FirstRunError {}
 
 /// Where state is kept unless `state_dir` says otherwise: what the service manager made, else `/var/lib/relay` for root
 /// and whoever owns it, else the user's own state directory. `None`: there is no such place.
-pub fn default_state_dir(env: &dyn Env) -> Option<PathBuf> {
-    if let Some(dirs) = env.variable("STATE_DIRECTORY") {
+pub fn default_state_dir(machine: &dyn Machine) -> Option<PathBuf> {
+    if let Some(dirs) = machine.variable("STATE_DIRECTORY") {
         return dirs.split(':').find(|dir| !dir.is_empty()).map(PathBuf::from);
     }
     let shared = Path::new("/var/lib/relay");
-    let user = env.user_id();
+    let user = machine.user_id();
     if user == 0 || is_directory_of(shared, user) {
         return Some(shared.to_owned());
     }
     // A relative path in XDG_STATE_HOME is to be ignored (XDG Base Directory Specification).
-    let own = env
+    let own = machine
         .variable("XDG_STATE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute());
-    let home = || env.variable("HOME").map(|home| Path::new(&home).join(".local/state"));
+    let home = || {
+        machine
+            .variable("HOME")
+            .map(|home| Path::new(&home).join(".local/state"))
+    };
     own.or_else(home).map(|base| base.join("relay"))
 }
 

@@ -31,7 +31,7 @@ use crate::turn::OwnSockets;
 const DEFAULT_FILE: &str = "/etc/relay/relay.toml";
 
 /// The machine: environment variables, names, addresses, clock.
-pub trait Env {
+pub trait Machine {
     /// Every environment variable.
     fn variables(&self) -> Vec<(OsString, OsString)>;
 
@@ -92,7 +92,7 @@ pub trait Env {
 
 /// The machine this process really runs on.
 #[derive(Clone, Debug, Default)]
-pub struct ProcessEnv {
+pub struct ThisMachine {
     /// Once clients are served: where sockets are noted that questions are asked from.
     pub own: Option<OwnSockets>,
 }
@@ -101,7 +101,7 @@ pub struct ProcessEnv {
 static TAKEN: OnceLock<Vec<(OsString, OsString)>> = OnceLock::new();
 
 /// Takes the variables that are `ours` out of the environment, where every process of this user could read them for as
-/// long as this one lives: they may hold secrets. [`ProcessEnv`] goes on giving them out, at reloads as well. Call it
+/// long as this one lives: they may hold secrets. [`ThisMachine`] goes on giving them out, at reloads as well. Call it
 /// before there is a second thread.
 ///
 /// # Errors
@@ -112,7 +112,7 @@ pub fn take_variables(ours: impl Fn(&[u8]) -> bool) -> io::Result<()> {
     environment::wipe(ours)
 }
 
-impl Env for ProcessEnv {
+impl Machine for ThisMachine {
     fn variables(&self) -> Vec<(OsString, OsString)> {
         let taken = TAKEN.get().map_or(&[][..], Vec::as_slice);
         let left = std::env::vars_os().filter(|(name, _)| taken.iter().all(|(other, _)| other != name));
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_processors_and_a_clock_and_reaches_itself() {
-        let machine = ProcessEnv::default();
+        let machine = ThisMachine::default();
         let known = std::thread::available_parallelism().map_or(1, usize::from);
         assert_eq!(machine.cores(), known);
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -13,7 +13,7 @@ use relay::base::address::Family;
 use relay::base::time::UnixTime;
 use relay::config::reader::diagnostic::{Diagnostics, Finding, Severity};
 use relay::config::{Loaded, Purpose, load_for};
-use relay::machine::Env;
+use relay::machine;
 use relay::machine::network::Interface;
 
 /// 32 random bytes, of no use anywhere.
@@ -144,7 +144,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-impl Env for Machine {
+impl machine::Machine for Machine {
     fn variables(&self) -> Vec<(OsString, OsString)> {
         self.variables.clone()
     }

@@ -19,7 +19,7 @@ use relay::control::metrics::{Metrics, Sources};
 use relay::control::process_counters::{ProcessCounters, ReloadOutcome};
 use relay::control::{admin, http_server};
 use relay::edge::certificates::{CertificateSource, SelfSigned, TlsStore};
-use relay::edge::front_door::{Behind, FrontDoor, FrontDoorLimits};
+use relay::edge::front_door::{Backends, FrontDoor, FrontDoorLimits};
 use relay::machine::certificate::CertificateFiles;
 use relay::shard::LogClient;
 use relay::shard::counters::ShardCounters;
@@ -91,7 +91,14 @@ fn admin() -> Admin {
         turn: shards.clone(),
         relay_ports: Arc::clone(&ports),
         shards: workers.clone(),
-        front_door: FrontDoor::new(limits, LogClient::Full, None, Router::new(), Behind::default(), |_| {}),
+        front_door: FrontDoor::new(
+            limits,
+            LogClient::Full,
+            None,
+            Router::new(),
+            Backends::default(),
+            |_| {},
+        ),
         api: Arc::new(ApiCounters::default()),
         health: Arc::clone(&health),
         process: Arc::clone(&process),

@@ -33,9 +33,9 @@ async fn a_body_that_trickles_or_never_begins_is_answered_with_408_and_gives_its
         let answer = String::from_utf8(until_closed(&mut reader).await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         trickle.abort();
-        eventually("its place to be given back", || door.door.behind().open() == 0).await;
+        eventually("its place to be given back", || door.door.backends().open() == 0).await;
     }
-    let counters = door.door.behind().counters();
+    let counters = door.door.backends().counters();
     assert_eq!(counters.forwarded(Forwarded::Failed(Failure::Slow)), 2);
     // An honest one, in as long a time.
     let body = "y".repeat(2000);
@@ -98,7 +98,7 @@ async fn a_passed_on_connection_on_which_an_end_says_nothing_is_closed_soon() {
         until_closed(&mut client).await;
         door.empties().await;
     }
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Silent), 3);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Silent), 3);
 
     let mut client = door.connect().await;
     client.write_all(&client_hello_for("www.example.org")).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_passed_on_connection_on_which_an_end_says_nothing_is_closed_soon() {
     client.write_all(b"Finished").await.unwrap();
     // Three times as long as an end may say nothing at first.
     tokio::time::sleep(Duration::from_millis(900)).await;
-    assert_eq!(door.door.behind().open(), 1);
+    assert_eq!(door.door.backends().open(), 1);
 }
 
 //= XPORT-21
@@ -141,12 +141,12 @@ async fn websocket_that_is_not_agreed_to_or_on_which_nobody_speaks_ends_soon() {
             in_time("an answer", client.read_exact(&mut answer)).await.unwrap();
             assert_eq!(&answer, b"HTTP/1.1 504 ");
         }
-        eventually("its place to be given back", || door.door.behind().open() == 0).await;
+        eventually("its place to be given back", || door.door.backends().open() == 0).await;
     }
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Silent), 1);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Silent), 1);
     assert_eq!(
         door.door
-            .behind()
+            .backends()
             .counters()
             .forwarded(Forwarded::Failed(Failure::Late)),
         1

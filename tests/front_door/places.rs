@@ -56,11 +56,11 @@ async fn sixteen_addresses_that_trickle_bodies_leave_every_honest_client_served(
             }));
         }
     }
-    eventually("every place to be taken", || door.door.behind().open() == PLACES).await;
+    eventually("every place to be taken", || door.door.backends().open() == PLACES).await;
     // One holds a place of its own, and keeps it.
     let mut slow = tls_from(&door, IpAddr::from([127, 2, 0, 1])).await;
     slow.write_all(UPLOAD).await.unwrap();
-    eventually("its request to be passed on", || door.door.behind().displaced() >= 1).await;
+    eventually("its request to be passed on", || door.door.backends().displaced() >= 1).await;
     for n in 0..40 {
         let mut client = tls_from(&door, IpAddr::from([127, 3, n, 1])).await;
         client.write_all(PAGE).await.unwrap();
@@ -71,7 +71,7 @@ async fn sixteen_addresses_that_trickle_bodies_leave_every_honest_client_served(
             String::from_utf8_lossy(&answer)
         );
     }
-    assert!(door.door.behind().open() <= PLACES);
+    assert!(door.door.backends().open() <= PLACES);
     in_time("its body to be taken", slow.write_all(&[b'x'; 99_999]))
         .await
         .unwrap();
@@ -81,7 +81,7 @@ async fn sixteen_addresses_that_trickle_bodies_leave_every_honest_client_served(
     tricklers.iter().for_each(tokio::task::JoinHandle::abort);
     drop(slow);
     door.empties().await;
-    assert_eq!(door.door.behind().open(), 0);
+    assert_eq!(door.door.backends().open(), 0);
 }
 
 //= XPORT-21
@@ -113,7 +113,7 @@ async fn connections_of_a_route_and_websocket_give_way_to_clients_with_fewer_as_
             held.push((None, Some(client), far));
         }
     }
-    let counters = door.door.behind().counters();
+    let counters = door.door.backends().counters();
     let mut honest = Vec::new();
     for n in 0..3 {
         let mut client = connect_from(&door, IpAddr::from([127, 4, n, 1])).await;
@@ -129,7 +129,7 @@ async fn connections_of_a_route_and_websocket_give_way_to_clients_with_fewer_as_
         })
         .await;
     }
-    assert_eq!(door.door.behind().displaced(), 3);
+    assert_eq!(door.door.backends().displaced(), 3);
     // One each: nobody gives way any more.
     let mut late = connect_from(&door, IpAddr::from([127, 5, 0, 1])).await;
     late.write_all(&hello).await.unwrap();

@@ -83,15 +83,15 @@ async fn a_backend_gets_every_byte_as_it_came_and_its_own_go_back() {
         client.write_all(b"last").await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(until_end(&mut far).await.unwrap(), b"last");
-        eventually("this connection alone to be left", || door.door.behind().open() == 1).await;
+        eventually("this connection alone to be left", || door.door.backends().open() == 1).await;
         far.write_all(b"answer").await.unwrap();
         drop(far);
         assert_eq!(until_closed(&mut client).await, b"answer");
     }
     door.empties().await;
     assert_eq!(door.door.counters().outcome(ConnectionOutcome::Routed), 2);
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Closed), 2);
-    assert_eq!(door.door.behind().open(), 0);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Closed), 2);
+    assert_eq!(door.door.backends().open(), 0);
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_backend_may_be_done_while_its_client_goes_on() {
     client.shutdown().await.unwrap();
     assert_eq!(until_end(&mut far).await.unwrap(), b"the rest of the upload");
     door.empties().await;
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Closed), 1);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Closed), 1);
 }
 
 /// A download without its end must not look whole.
@@ -134,7 +134,7 @@ async fn a_reset_of_one_end_reaches_the_other_as_a_reset() {
         assert_eq!(until_end(other).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
         door.empties().await;
     }
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Broken), 2);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Broken), 2);
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn an_answer_whose_end_was_passed_on_arrives_whole_however_the_rest_ends()
     far.write_all(&ANSWER).await.unwrap();
     far.shutdown().await.unwrap();
     door.empties().await;
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Idle), 1);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Idle), 1);
     assert_eq!(until_end(&mut client).await.unwrap(), ANSWER);
     assert_eq!(
         until_end(&mut far).await.unwrap_err().kind(),
@@ -268,7 +268,7 @@ async fn what_rests_too_long_is_closed_and_a_stop_waits_for_none() {
         ErrorKind::ConnectionReset
     );
     door.empties().await;
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Idle), 1);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Idle), 1);
 
     let backend = Backend::start(false).await;
     let mut door = Door::before(limits(), &backend.settings);
@@ -278,5 +278,5 @@ async fn what_rests_too_long_is_closed_and_a_stop_waits_for_none() {
     door.reaches(ConnectionOutcome::Routed, 1).await;
     door.stop.send(true).unwrap();
     in_time("the end of the front door", &mut door.served).await.unwrap();
-    assert_eq!(door.door.behind().counters().ends(SpliceEnd::Stopped), 1);
+    assert_eq!(door.door.backends().counters().ends(SpliceEnd::Stopped), 1);
 }

@@ -16,7 +16,7 @@ use relay::control::api::Api;
 use relay::control::health::Health;
 use relay::edge::certificates::{CertificateSource, SelfSigned, TlsStore};
 use relay::edge::front_door::proxy::Proxies;
-use relay::edge::front_door::{Accepts, Behind, ConnectionOutcome, FrontDoor, FrontDoorLimits};
+use relay::edge::front_door::{Accepts, Backends, ConnectionOutcome, FrontDoor, FrontDoorLimits};
 use relay::edge::listeners::tcp::listen;
 use relay::machine::certificate::CertificateFiles;
 use relay::net::stream::{StreamConn, StreamLimits};
@@ -114,9 +114,13 @@ impl Door {
     /// The same, with the credentials API under the paths that are its own.
     pub(crate) fn with_api(limits: FrontDoorLimits, settings: &FrontDoorSettings, api: &Api) -> Self {
         let health = Health::new(Vec::new(), Arc::default(), 1, || Duration::ZERO);
-        Self::opened(ALL, Proxies::default(), limits, Behind::new(settings), |rest, _, _| {
-            api.front_door(Arc::new(health), rest)
-        })
+        Self::opened(
+            ALL,
+            Proxies::default(),
+            limits,
+            Backends::new(settings),
+            |rest, _, _| api.front_door(Arc::new(health), rest),
+        )
     }
 
     /// Serves everything, to clients of `proxies`.
@@ -134,7 +138,7 @@ impl Door {
             accepts,
             proxies,
             limits,
-            Behind::new(settings),
+            Backends::new(settings),
             |rest, started, finish| {
                 let router = pages(started, finish);
                 match rest {
@@ -150,7 +154,7 @@ impl Door {
         accepts: Accepts,
         proxies: Proxies,
         limits: FrontDoorLimits,
-        behind: Behind,
+        behind: Backends,
         router: impl FnOnce(Option<Router>, Arc<Notify>, Arc<Notify>) -> Router,
     ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -115,7 +115,7 @@ async fn a_request_is_passed_on_with_the_truth_about_its_client() {
     );
     assert!(!answer.contains("x-hop") && !answer.contains("keep-alive"), "{answer}");
     door.empties().await;
-    assert_eq!(door.door.behind().counters().forwarded(Forwarded::Answered), 1);
+    assert_eq!(door.door.backends().counters().forwarded(Forwarded::Answered), 1);
 }
 
 #[tokio::test]
@@ -160,9 +160,9 @@ async fn a_request_holds_its_place_until_both_bodies_are_through() {
     let nobody_else_is_served = async || {
         let mut other = send(&door, "GET /other HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(read_to(&mut other, "time.\n").await.starts_with("HTTP/1.1 503 "));
-        assert_eq!(door.door.behind().open(), 1);
+        assert_eq!(door.door.backends().open(), 1);
     };
-    let place_is_given_back = || eventually("its place to be given back", || door.door.behind().open() == 0);
+    let place_is_given_back = || eventually("its place to be given back", || door.door.backends().open() == 0);
 
     let mut client = send(&door, "GET /page HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let mut far = web.accept().await;
@@ -307,17 +307,17 @@ async fn websocket_goes_through_and_counts_as_long_as_it_lives() {
     client.write_all(b"ping").await.unwrap();
     assert_eq!(read_to(&mut far, "ping").await, "ping");
     eventually("this connection alone to be left", || {
-        (door.door.open_connections(), door.door.behind().open()) == (1, 1)
+        (door.door.open_connections(), door.door.backends().open()) == (1, 1)
     })
     .await;
     drop(far);
     until_closed(&mut client).await;
     drop(client);
     door.empties().await;
-    let counters = door.door.behind().counters();
+    let counters = door.door.backends().counters();
     assert_eq!(counters.forwarded(Forwarded::Upgraded), 1);
     assert_eq!(SpliceEnd::ALL.map(|end| counters.ends(end)).iter().sum::<u64>(), 1);
-    assert_eq!(door.door.behind().open(), 0);
+    assert_eq!(door.door.backends().open(), 0);
 }
 
 #[tokio::test]
@@ -359,7 +359,7 @@ async fn a_web_server_that_is_down_silent_or_busy_costs_its_own_requests() {
     // Ours go on.
     let mut ours = send(&door, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(until_closed(&mut ours).await.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    let counters = door.door.behind().counters();
+    let counters = door.door.backends().counters();
     for why in [Failure::Busy, Failure::Late, Failure::Unreachable] {
         assert_eq!(counters.forwarded(Forwarded::Failed(why)), 1, "{why:?}");
     }

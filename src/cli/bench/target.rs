@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Common, Failure};
 use crate::base::time::UnixTime;
 use crate::config::{Purpose, load_for};
-use crate::machine::{ProcessEnv, files};
+use crate::machine::{ThisMachine, files};
 use crate::net::clock::unix_now;
 use crate::turn::login::credential::{Credentials, MintedCredential, mint};
 
@@ -86,7 +86,7 @@ fn login(config: Option<&Path>, wish: &Common) -> Result<Login, Failure> {
         let text = read.map_err(|error| Failure::Refused(format!("{}: {error}", path.display())))?;
         return Ok(Login::Secret(text.bytes.trim_ascii().to_vec()));
     }
-    let loaded = load_for(Purpose::Mint, config, &ProcessEnv::default())
+    let loaded = load_for(Purpose::Mint, config, &ThisMachine::default())
         .map_err(|mistakes| Failure::Refused(mistakes.for_stderr().trim_end().to_owned()))?;
     Ok(Login::Configured(loaded.settings.turn.credentials))
 }

@@ -36,7 +36,7 @@ use super::settings::{
 use super::{Purpose, access};
 use crate::base::address::Transport;
 use crate::config::log_level::without_spaces;
-use crate::machine::Env;
+use crate::machine::Machine;
 use crate::machine::external::announced_host;
 use crate::machine::network::Interface;
 use crate::turn::config::discovery::Discovery;
@@ -54,7 +54,7 @@ const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// What building needs beside the configuration.
 pub(super) struct Context<'a> {
-    pub(super) env: &'a dyn Env,
+    pub(super) env: &'a dyn Machine,
     pub(super) purpose: Purpose,
     /// The configuration file, if it is one.
     pub(super) file: Option<&'a Path>,

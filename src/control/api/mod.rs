@@ -132,7 +132,7 @@ impl Api {
             return rest;
         }
         let root = post(draft)
-            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
+            .layer(middleware::from_fn_with_state((self.clone(), scheme), finish_response))
             .with_state(self.clone())
             .fallback_service(rest.clone());
         let rest = Router::new().route("/", root).fallback_service(rest);
@@ -142,7 +142,7 @@ impl Api {
     fn dressed(&self, scheme: Scheme, router: Router<Self>) -> Router {
         router
             .method_not_allowed_fallback(async || ApiError::Method)
-            .layer(middleware::from_fn_with_state((self.clone(), scheme), dress))
+            .layer(middleware::from_fn_with_state((self.clone(), scheme), finish_response))
             .with_state(self.clone())
     }
 
@@ -190,7 +190,7 @@ impl Api {
 fn paths() -> Router<Api> {
     Router::new()
         .route("/turn", get(draft).post(draft))
-        .route("/v1/ice-servers", get(modern_by_parameters).post(modern))
+        .route("/v1/ice-servers", get(ice_servers_by_parameters).post(ice_servers))
         .route("/ice", get(stunner).post(stunner))
         .route(
             "/v1/turn/keys/{name}/credentials/generate-ice-servers",
@@ -228,9 +228,9 @@ async fn stunner(State(api): State<Api>, request: Request) -> Result<Response, A
 }
 
 /// `GET /v1/ice-servers?username=&ttl=`: the answer of the POST, for those who would rather not send a body.
-async fn modern_by_parameters(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+async fn ice_servers_by_parameters(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Understood).await?;
-    Ok(minted.modern(&policy.settings))
+    Ok(minted.ice_servers(&policy.settings))
 }
 
 /// Whether the parameters say which service is wished.
@@ -252,7 +252,7 @@ async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> R
             "the body must be application/x-www-form-urlencoded",
         ));
     }
-    let wish = request::Draft::parse(parts.uri.query().unwrap_or_default(), &body)?;
+    let wish = request::RestDraftRequest::parse(parts.uri.query().unwrap_or_default(), &body)?;
 
     let bearer = request::bearer(&parts.headers)?;
     if bearer.is_none() && wish.form_key.is_none() && wish.query_key.is_some() && !policy.settings.query_key {
@@ -279,9 +279,9 @@ async fn mint_for_parameters(api: &Api, request: Request, service: Service) -> R
 }
 
 /// `POST /v1/ice-servers`.
-async fn modern(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+async fn ice_servers(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_json(&api, request, None).await?;
-    Ok(minted.modern(&policy.settings))
+    Ok(minted.ice_servers(&policy.settings))
 }
 
 /// `POST /v1/turn/keys/NAME/credentials/generate-ice-servers`, NAME being that of the key.
@@ -291,7 +291,7 @@ async fn generate_ice_servers(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_json(&api, request, Some(&name)).await?;
-    Ok((StatusCode::CREATED, minted.modern(&policy.settings)).into_response())
+    Ok((StatusCode::CREATED, minted.ice_servers(&policy.settings)).into_response())
 }
 
 /// Mints what a JSON body asks for, with the key of this name if one is named.
@@ -310,7 +310,7 @@ async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Resul
     if !body.is_empty() && !request::is_media_type(&parts.headers, "application/json") {
         return Err(ApiError::MediaType("the body must be application/json"));
     }
-    let wish = request::Modern::parse(&body)?;
+    let wish = request::IceServersRequest::parse(&body)?;
     let userid = choose_userid(grant, wish.username)?;
     grant.take(Clock::default().mono())?;
     let minted = api.mint(&policy, grant, wish.ttl, &userid, wish.forced)?;
@@ -356,7 +356,7 @@ async fn read(body: axum::body::Body) -> Result<Bytes, ApiError> {
 }
 
 /// What every answer wears: security headers, CORS, and its place in the counters.
-async fn dress(State((api, scheme)): State<(Api, Scheme)>, request: Request, next: Next) -> Response {
+async fn finish_response(State((api, scheme)): State<(Api, Scheme)>, request: Request, next: Next) -> Response {
     let policy = api.policy.load_full();
     let route = ApiRoute::of(request.method(), request.uri().path());
     let readers = cors::Readers::of(request.headers(), &policy.settings);

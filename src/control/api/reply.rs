@@ -116,7 +116,7 @@ impl Minted {
     }
 
     /// As a W3C `RTCConfiguration`; the lifetime goes into headers, so that the body stays one.
-    pub(super) fn modern(&self, settings: &ApiSettings) -> Response {
+    pub(super) fn ice_servers(&self, settings: &ApiSettings) -> Response {
         let numbers = [
             (TTL, HeaderValue::from(self.ttl.as_secs())),
             (EXPIRES, HeaderValue::from(self.expiry.0)),

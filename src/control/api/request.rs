@@ -10,7 +10,7 @@ use crate::turn::login::credential::TimeLimited;
 
 /// Parameters of the TURN REST draft, from the query string and a form body.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Draft {
+pub(super) struct RestDraftRequest {
     /// Must be `turn`.
     pub(super) service: Option<String>,
     /// Wished userid.
@@ -25,7 +25,7 @@ pub(super) struct Draft {
     pub(super) form_key: Option<String>,
 }
 
-impl Draft {
+impl RestDraftRequest {
     /// Reads both places. Unknown parameters are skipped: the draft leaves room for them.
     pub(super) fn parse(query: &str, form: &[u8]) -> Result<Self, ApiError> {
         let mut draft = Self::default();
@@ -62,7 +62,7 @@ impl Draft {
 
 /// The optional JSON object of `POST /v1/ice-servers`.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Modern {
+pub(super) struct IceServersRequest {
     /// Wished userid.
     pub(super) username: Option<String>,
     /// Wished lifetime.
@@ -71,7 +71,7 @@ pub(super) struct Modern {
     pub(super) forced: bool,
 }
 
-impl Modern {
+impl IceServersRequest {
     /// An empty body asks for the defaults.
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         if body.trim_ascii().is_empty() {
@@ -85,24 +85,24 @@ impl Modern {
         let Value::Object(members) = value else {
             return Err(ApiError::BadRequest("the body must be a JSON object"));
         };
-        let mut modern = Self::default();
+        let mut request = Self::default();
         for (name, value) in members {
             match (name.as_str(), value) {
                 (_, Value::Null) => {}
                 ("ttl", Value::Number(n)) => {
                     let seconds = n.as_u64().filter(|&s| s > 0).ok_or(ApiError::BadRequest(BAD_TTL))?;
-                    modern.ttl = Some(Duration::from_secs(seconds));
+                    request.ttl = Some(Duration::from_secs(seconds));
                 }
                 ("ttl", _) => return Err(ApiError::BadRequest(BAD_TTL)),
                 // What Cloudflare's API calls the userid.
-                ("username" | "customIdentifier", Value::String(s)) => modern.username = Some(s),
+                ("username" | "customIdentifier", Value::String(s)) => request.username = Some(s),
                 ("username" | "customIdentifier", _) => return Err(ApiError::BadRequest("username must be a string")),
-                ("forced", Value::Bool(forced)) => modern.forced = forced,
+                ("forced", Value::Bool(forced)) => request.forced = forced,
                 ("forced", _) => return Err(ApiError::BadRequest(BAD_FORCED)),
                 _ => return Err(ApiError::BadRequest("unknown member; known are: forced, ttl, username")),
             }
         }
-        Ok(modern)
+        Ok(request)
     }
 }
 
@@ -222,11 +222,11 @@ mod tests {
 
     #[test]
     fn json_members_of_the_wrong_kind_are_refused_and_null_means_absent() {
-        let parse = |text: &str| Modern::parse(text.as_bytes());
+        let parse = |text: &str| IceServersRequest::parse(text.as_bytes());
         let wish = parse(r#"{"ttl":600,"username":"alice"}"#).expect("both");
         assert_eq!(
             wish,
-            Modern {
+            IceServersRequest {
                 username: Some("alice".into()),
                 ttl: Some(Duration::from_secs(600)),
                 forced: false,
@@ -234,7 +234,7 @@ mod tests {
         );
         assert!(parse(r#"{"forced":true}"#).expect("forced").forced);
         for defaults in ["", "  \r\n", "{}", r#"{"ttl":null,"username":null}"#] {
-            assert_eq!(parse(defaults).expect(defaults), Modern::default());
+            assert_eq!(parse(defaults).expect(defaults), IceServersRequest::default());
         }
         for bad in [
             "[]",
@@ -254,20 +254,21 @@ mod tests {
         ] {
             parse(bad).expect_err(bad);
         }
-        Modern::parse(b"\xff").expect_err("not UTF-8");
-        Modern::parse("[".repeat(8000).as_bytes()).expect_err("nested too deep");
+        IceServersRequest::parse(b"\xff").expect_err("not UTF-8");
+        IceServersRequest::parse("[".repeat(8000).as_bytes()).expect_err("nested too deep");
     }
 
     #[test]
     fn a_parameter_given_twice_must_say_the_same() {
-        let draft = Draft::parse("service=turn&api=k&key=k&username=a%40b", b"").expect("both names of one key");
+        let draft =
+            RestDraftRequest::parse("service=turn&api=k&key=k&username=a%40b", b"").expect("both names of one key");
         assert_eq!(
             (draft.query_key.as_deref(), draft.username.as_deref()),
             (Some("k"), Some("a@b"))
         );
-        Draft::parse("key=a&api=b", b"").expect_err("two keys");
-        Draft::parse("ttl=1", b"ttl=2").expect_err("query against form");
-        let draft = Draft::parse("service=turn", b"key=secret&ttl=60").expect("form");
+        RestDraftRequest::parse("key=a&api=b", b"").expect_err("two keys");
+        RestDraftRequest::parse("ttl=1", b"ttl=2").expect_err("query against form");
+        let draft = RestDraftRequest::parse("service=turn", b"key=secret&ttl=60").expect("form");
         assert_eq!((draft.query_key, draft.form_key.as_deref()), (None, Some("secret")));
     }
 

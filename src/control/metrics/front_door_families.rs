@@ -41,26 +41,26 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
         "Connections ended for others because there were too many and their sources had the most.",
         Sample::plain(door.displaced_connections()),
     );
-    let behind = door.behind();
+    let backends = door.backends();
     out.gauge(
         "relay_backend_connections",
         "Connections and requests that are with a backend of the front door.",
-        Sample::plain(behind.open()),
+        Sample::plain(backends.open()),
     );
     out.counter(
         "relay_backend_displaced_total",
         "Connections and requests that lost their place at a backend to a client with fewer.",
-        Sample::plain(behind.displaced()),
+        Sample::plain(backends.displaced()),
     );
     out.counter(
         "relay_backend_connections_ended_total",
         "Spliced connections to backends that ended, WebSocket included, by how.",
-        SpliceEnd::ALL.map(|end| Sample::with([("reason", end.as_str())], behind.counters().ends(end))),
+        SpliceEnd::ALL.map(|end| Sample::with([("reason", end.as_str())], backends.counters().ends(end))),
     );
     out.counter(
         "relay_upstream_requests_total",
         "HTTP requests that are not ours, by what became of them.",
         Forwarded::ALL
-            .map(|outcome| Sample::with([("outcome", outcome.as_str())], behind.counters().forwarded(outcome))),
+            .map(|outcome| Sample::with([("outcome", outcome.as_str())], backends.counters().forwarded(outcome))),
     );
 }

@@ -198,7 +198,7 @@ fn service(sources: &Sources, out: &mut Exposition) {
     out.counter(
         "relay_external_address_checks_total",
         "External addresses looked for again, by what was found.",
-        by_outcome(&sources.process.looks),
+        by_outcome(&sources.process.probes),
     );
     out.counter(
         "relay_own_address_reads_total",

@@ -15,7 +15,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::log::{self, LogGuard};
 use super::offered::{forced_path_missing, offer_only_what_is_bound};
-use super::own_address::Machine;
+use super::own_address::OwnAddressMonitor;
 use super::server::ServingProcess;
 use super::{banner, systemd};
 use crate::config::Loaded;
@@ -26,11 +26,11 @@ use crate::control::health::{Health, Phase};
 use crate::control::metrics::{Metrics, Sources};
 use crate::control::process_counters::ProcessCounters;
 use crate::control::{admin, http_server};
-use crate::edge::backend_addresses::Backends;
+use crate::edge::backend_addresses::BackendAddresses;
 use crate::edge::certificates::acme::Acme;
 use crate::edge::certificates::{CertificateSource, SelfSigned, TlsStore, report};
 use crate::edge::front_door::proxy::Proxies;
-use crate::edge::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
+use crate::edge::front_door::{Accepts, Backends, FrontDoor, FrontDoorLimits};
 use crate::edge::listeners::{self, Bound};
 use crate::machine::certificate::CertificateFiles;
 use crate::machine::process;
@@ -62,7 +62,7 @@ pub(super) async fn start(
     tracing::info!(version = env!("CARGO_PKG_VERSION"), configuration = source, "starting");
     log::diagnostics(&warnings);
     let mut notes = Vec::new();
-    let machine = Machine::new().map_err(|error| {
+    let own_address = OwnAddressMonitor::new().map_err(|error| {
         vec![format!(
             "the system does not tell when addresses of this machine change: {error}"
         )]
@@ -82,7 +82,7 @@ pub(super) async fn start(
     offer_only_what_is_bound(&mut settings, &bound.places);
     let trial = first_run(&settings, &mut notes);
 
-    let server = serve(path, settings, certificates, (bound, machine), log)?;
+    let server = serve(path, settings, certificates, (bound, own_address), log)?;
     tokio::spawn(tell_what_was_left_out(log.caps()));
     server.health.set_phase(Phase::Serving);
     banner::print(&server.settings, &server.places, &notes, trial.as_ref());
@@ -212,16 +212,16 @@ fn serve(
     path: Option<PathBuf>,
     settings: Settings,
     (tls, acme): Certificates,
-    (bound, machine): (Bound, Machine),
+    (bound, own_address): (Bound, OwnAddressMonitor),
     log: &LogGuard,
 ) -> Result<ServingProcess, Vec<String>> {
-    let backends = Backends::new(settings.peers.backends.clone());
-    backends.follow(&settings.front_door);
-    let shards = start_workers(&settings, tls.as_ref(), &backends, bound.udp)?;
+    let addresses = BackendAddresses::new(settings.peers.backends.clone());
+    addresses.follow(&settings.front_door);
+    let shards = start_workers(&settings, tls.as_ref(), &addresses, bound.udp)?;
     let api = Api::new(settings.api.clone(), Arc::clone(&settings.turn.credentials), unix_now);
-    let behind = Behind::told(&settings.front_door, &backends);
+    let backends = Backends::with_addresses(&settings.front_door, &addresses);
     let health = Arc::new(health(&settings, &shards));
-    let https = api.front_door(Arc::clone(&health), behind.http());
+    let https = api.front_door(Arc::clone(&health), backends.http());
     let adopting = Arc::clone(&shards);
     let limits = FrontDoorLimits::from(&settings.stream);
     let door = FrontDoor::new(
@@ -229,7 +229,7 @@ fn serve(
         log_client(&settings),
         tls.clone(),
         https,
-        behind,
+        backends,
         move |stream| adopting.add_stream(stream),
     );
 
@@ -264,8 +264,8 @@ fn serve(
     Ok(ServingProcess {
         path,
         settings,
-        machine,
-        backends,
+        own_address,
+        backend_addresses: addresses,
         places: bound.places,
         tls,
         acme,
@@ -308,14 +308,14 @@ fn health(settings: &Settings, shards: &Arc<Shards>) -> Health {
 fn start_workers(
     settings: &Settings,
     tls: Option<&Arc<TlsStore>>,
-    backends: &Backends,
+    addresses: &BackendAddresses,
     sockets: Vec<Vec<Listener>>,
 ) -> Result<Arc<Shards>, Vec<String>> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| vec![format!("the system gives no random numbers: {error}")])?;
     let config = Arc::new(settings.turn.clone());
     let shards = Shards::start(
-        shard_config(settings, tls, backends)?,
+        shard_config(settings, tls, addresses)?,
         config,
         Arc::new(turn::Shared::new(seed)),
         sockets,
@@ -344,7 +344,7 @@ const fn log_client(settings: &Settings) -> LogClient {
 fn shard_config(
     settings: &Settings,
     tls: Option<&Arc<TlsStore>>,
-    backends: &Backends,
+    addresses: &BackendAddresses,
 ) -> Result<ShardConfig, Vec<String>> {
     let stream = &settings.stream;
     Ok(ShardConfig {
@@ -360,7 +360,7 @@ fn shard_config(
         idle_timeout: stream.idle_timeout,
         unauthenticated_requests: stream.unauthenticated_requests,
         allocation_lines: settings.log.allocation_lines_per_second,
-        http3: crate::edge::http3_backend::config(settings, backends),
+        http3: crate::edge::http3_backend::config(settings, addresses),
         relay: UdpOptions {
             receive_buffer: settings.udp.relay_buffer,
             send_buffer: settings.udp.relay_buffer,

@@ -33,7 +33,7 @@ async fn workers_are_made_as_the_configuration_says() {
         port: 443,
     });
 
-    let config = shard_config(&settings, None, &Backends::default()).expect("a configuration");
+    let config = shard_config(&settings, None, &BackendAddresses::default()).expect("a configuration");
     let stream = config.stream;
     assert_eq!(
         (
@@ -57,7 +57,7 @@ async fn workers_are_made_as_the_configuration_says() {
 
     settings.front_door.http3.backend = None;
     settings.log.client_ip = ClientIp::Off;
-    let config = shard_config(&settings, None, &Backends::default()).expect("a configuration");
+    let config = shard_config(&settings, None, &BackendAddresses::default()).expect("a configuration");
     assert!(config.http3.is_none());
     assert_eq!(config.log_client, LogClient::Off);
     settings.log.client_ip = ClientIp::Full;

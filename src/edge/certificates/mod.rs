@@ -77,7 +77,7 @@ struct Slot {
     source: CertificateSource,
     files: Watch,
     /// What was last found wrong with them: said once, not at every look.
-    told: Option<TlsError>,
+    last_reported: Option<TlsError>,
 }
 
 /// Answers every ClientHello with the certificate for the name it asks for, or else the first.
@@ -145,8 +145,11 @@ impl TlsStore {
                     let key = &source.files().private_key;
                     loaded.push(LoadedCertificates::new(&certificate, key, now, true, generated));
                     certificates.push(Arc::new(certificate));
-                    let told = None;
-                    slots.push(Slot { source, files, told });
+                    slots.push(Slot {
+                        source,
+                        files,
+                        last_reported: None,
+                    });
                 }
                 Err(error) => errors.push(error),
             }
@@ -182,7 +185,7 @@ impl TlsStore {
         Ok((store, loaded))
     }
 
-    /// Loads everything again. Live connections are not touched. As [`Self::look`] it waits for file systems.
+    /// Loads everything again. Live connections are not touched. As [`Self::poll_files`] it waits for file systems.
     ///
     /// One outcome for each source; where it is an error, as for [`Self::open`], the old certificate stays in service.
     pub fn reload(&self, now: UnixTime) -> Vec<Result<LoadedCertificates, TlsError>> {
@@ -195,15 +198,15 @@ impl TlsStore {
 
     /// Loads again what has changed on disk and come to rest. Called every few seconds; an error is told once, and tried
     /// again at every call, since the other of the two files may be on its way.
-    pub fn look(&self, now: UnixTime) -> Vec<Result<LoadedCertificates, TlsError>> {
+    pub fn poll_files(&self, now: UnixTime) -> Vec<Result<LoadedCertificates, TlsError>> {
         let mut news = Vec::new();
         for (index, slot) in self.slots().iter_mut().enumerate() {
             if !slot.files.is_due() {
                 continue;
             }
-            let before = slot.told.take();
+            let before = slot.last_reported.take();
             let outcome = self.load_again(index, slot, now);
-            if outcome.is_ok() || slot.told != before {
+            if outcome.is_ok() || slot.last_reported != before {
                 news.push(outcome);
             }
         }
@@ -215,7 +218,7 @@ impl TlsStore {
     ///
     /// # Errors
     /// When it is none, or cannot be kept; then it is served all the same.
-    pub fn keep(&self, pem: &[u8], now: UnixTime) -> Result<LoadedCertificates, TlsError> {
+    pub fn install(&self, pem: &[u8], now: UnixTime) -> Result<LoadedCertificates, TlsError> {
         let Some(index) = self.acme else {
             unreachable!("only the ACME client keeps certificates, and it has a place here");
         };
@@ -223,7 +226,7 @@ impl TlsStore {
         let slot = &slots[index];
         let files = slot.source.files();
         let certificate = load::parse((pem, pem), own::PRIVATE, files, &self.provider, false)?;
-        let changed = self.put(index, certificate.clone());
+        let changed = self.replace(index, certificate.clone());
         files.write(&files.certificate, pem, own::PRIVATE)?;
         Ok(LoadedCertificates::new(
             &certificate,
@@ -264,19 +267,19 @@ impl TlsStore {
         let (certificate, generated) = match obtained {
             Ok(obtained) => obtained,
             Err(error) => {
-                slot.told = Some(error.clone());
+                slot.last_reported = Some(error.clone());
                 return Err(error);
             }
         };
         slot.files.take();
-        slot.told = None;
-        let changed = self.put(index, certificate.clone());
+        slot.last_reported = None;
+        let changed = self.replace(index, certificate.clone());
         let key = &slot.source.files().private_key;
         Ok(LoadedCertificates::new(&certificate, key, now, changed, generated))
     }
 
     /// Serves `certificate` from the next handshake on. `true`: it is another one than before.
-    fn put(&self, index: usize, certificate: Certificate) -> bool {
+    fn replace(&self, index: usize, certificate: Certificate) -> bool {
         let old = self.resolver.0.load();
         if old.all()[index].info().fingerprint == certificate.info().fingerprint {
             return false;

@@ -12,9 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::connection::Party;
-use super::preface::Arrival;
+use super::connection::ClientConnection;
+use super::preface::Preface;
 use super::proxy::{Ends, Neighbour, Proxies};
+use super::stop::stopped;
 use super::{AcceptError, Accepts, ConnectionOutcome, FrontDoor};
 
 /// First pause after running out of file descriptors; it doubles.
@@ -43,7 +44,7 @@ impl FrontDoor {
                     Ok((socket, _)) => {
                         pause = FIRST_PAUSE;
                         spare.regain();
-                        self.welcome(socket, accepts, &proxies, &stop, &mut tasks);
+                        self.admit(socket, accepts, &proxies, &stop, &mut tasks);
                     }
                     Err(error) => {
                         let kind = kind(&error);
@@ -76,7 +77,7 @@ impl FrontDoor {
     }
 
     /// Admits a connection and starts telling it apart.
-    fn welcome(
+    fn admit(
         self: &Arc<Self>,
         socket: TcpStream,
         accepts: Accepts,
@@ -104,12 +105,15 @@ impl FrontDoor {
         };
         match admitted {
             Ok(guard) => {
-                let party = Party {
+                let connection = ClientConnection {
                     ends,
                     proxied: neighbour == Neighbour::Proxy,
                     guard,
                 };
-                tasks.spawn(self.clone().receive(Arrival::new(socket), party, accepts, stop.clone()));
+                tasks.spawn(
+                    self.clone()
+                        .receive(Preface::new(socket), connection, accepts, stop.clone()),
+                );
             }
             Err(outcome) => {
                 self.counters.count(outcome);
@@ -124,12 +128,6 @@ impl FrontDoor {
             self.counters.count(ConnectionOutcome::Panicked);
         }
     }
-}
-
-/// Returns when the server is to stop.
-pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // An error says that nobody is left who could tell: stop as well.
-    let _ = stop.wait_for(|&stop| stop).await;
 }
 
 /// IPv4 is never written as IPv6.

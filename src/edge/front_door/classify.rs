@@ -38,7 +38,7 @@ pub(super) enum FirstBytes {
 ///
 /// The letters A to O are also first bytes of ChannelData. HTTP methods go first: no client has a channel on a
 /// connection before it has sent a STUN request on it.
-pub(super) fn recognise(bytes: &[u8]) -> FirstBytes {
+pub(super) fn classify(bytes: &[u8]) -> FirstBytes {
     let Some(&first) = bytes.first() else {
         return FirstBytes::More;
     };
@@ -86,7 +86,7 @@ mod tests {
             (b"\xFF", FirstBytes::Unknown),
         ];
         for (bytes, expected) in CASES {
-            assert_eq!(recognise(bytes), expected, "{bytes:?}");
+            assert_eq!(classify(bytes), expected, "{bytes:?}");
         }
     }
 
@@ -94,9 +94,9 @@ mod tests {
     fn eight_bytes_are_always_enough() {
         for method in METHODS {
             for len in 0..method.len() {
-                assert_eq!(recognise(&method[..len]), FirstBytes::More);
+                assert_eq!(classify(&method[..len]), FirstBytes::More);
             }
-            assert_eq!(recognise(method), FirstBytes::Http);
+            assert_eq!(classify(method), FirstBytes::Http);
         }
         assert!(METHODS.iter().all(|method| method.len() <= 8));
     }

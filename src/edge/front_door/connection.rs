@@ -4,32 +4,29 @@ use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
-use super::accept::stopped;
-use super::admission::{ConnectionGuard, Displacement};
-use super::classify::{FirstBytes, recognise};
-use super::http::{self, ConnectionInfo};
-use super::preface::{Arrival, HeaderError};
+use super::admission::ConnectionGuard;
+use super::classify::{FirstBytes, classify};
+use super::connection_info::ConnectionInfo;
+use super::preface::{HeaderError, Preface};
 use super::proxy::Ends;
 use super::routes::BackendRoute;
-use super::splice::{Activity, SpliceEnd};
-use super::{Accepts, Behind, ConnectionOutcome, FrontDoor};
+use super::socket::prepare;
+use super::splice::Activity;
+use super::stop::{over, stopped};
+use super::{Accepts, Backends, ConnectionOutcome, FrontDoor, http};
 use crate::base::address::Transport;
 use crate::edge::certificates::{ALPN_HTTP, ALPN_TURN};
-use crate::net::stream::KERNEL_UNSENT;
 use crate::shard::stream_intake::NewStream;
 
 /// Room for the first plaintext of a client.
 const FIRST_PLAINTEXT: usize = 2048;
-/// A connection on which nothing moves is probed after this long, and as often.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Whom a connection is for.
 enum Destination {
@@ -44,12 +41,12 @@ enum Destination {
     },
     Backend {
         route: Arc<BackendRoute>,
-        arrival: Arrival,
+        preface: Preface,
     },
 }
 
-/// Whose a connection is, and that it counts.
-pub(super) struct Party {
+/// A connection whose client is known, and that counts as its.
+pub(super) struct ClientConnection {
     pub(super) ends: Ends,
     /// The other end is a proxy, which has not told yet whom it speaks for.
     pub(super) proxied: bool,
@@ -60,22 +57,22 @@ impl FrontDoor {
     /// Finds out what the client wants, and passes it on.
     pub(super) async fn receive(
         self: Arc<Self>,
-        arrival: Arrival,
-        mut party: Party,
+        preface: Preface,
+        mut connection: ClientConnection,
         accepts: Accepts,
         mut stop: watch::Receiver<bool>,
     ) {
-        prepare(&arrival.socket);
-        let displacement = party.guard.displacement();
+        prepare(&preface.socket);
+        let displacement = connection.guard.displacement();
         // In this order: who is past the handshake is told of the stop.
-        let told_apart = tokio::select! {
+        let classified = tokio::select! {
             biased;
-            told_apart = self.tell_apart(arrival, &mut party, accepts, stop.clone()) => told_apart,
+            classified = self.classify_connection(preface, &mut connection, accepts, stop.clone()) => classified,
             () = displacement.told() => Err(ConnectionOutcome::Evicted),
             () = stopped(&mut stop) => Err(ConnectionOutcome::Stopped),
         };
-        let Ends { client, server } = party.ends;
-        match told_apart {
+        let Ends { client, server } = connection.ends;
+        match classified {
             Ok(Destination::Shard { socket, tls, early }) => {
                 let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
                 let Ok(socket) = socket.into_std() else {
@@ -86,7 +83,7 @@ impl FrontDoor {
                     Transport::Tls => ConnectionOutcome::Tls,
                     _ => ConnectionOutcome::Tcp,
                 });
-                let guard = Box::new(party.guard);
+                let guard = Box::new(connection.guard);
                 (self.streams)(NewStream {
                     socket,
                     tls,
@@ -101,19 +98,19 @@ impl FrontDoor {
                 self.counters.count(ConnectionOutcome::Https);
                 let visit = ConnectionInfo {
                     activity: Activity::default(),
-                    guard: Arc::new(party.guard),
+                    guard: Arc::new(connection.guard),
                     stop,
                 };
                 let router = self.http.clone();
                 tokio::select! {
-                    () = http::serve(*tls, early, client, visit, router, &self.limits, &self.behind) => {}
+                    () = http::serve(*tls, early, client, visit, router, &self.limits, &self.backends) => {}
                     () = displacement.told() => {}
                 }
             }
-            Ok(Destination::Backend { route, arrival }) => {
-                let Behind { bounds, counters, .. } = &self.behind;
+            Ok(Destination::Backend { route, preface }) => {
+                let Backends { bounds, counters, .. } = &self.backends;
                 let place = Arc::clone(&displacement);
-                match route.take(arrival, party.ends, bounds, place).await {
+                match route.take(preface, connection.ends, bounds, place).await {
                     Ok(routed) => {
                         self.counters.count(ConnectionOutcome::Routed);
                         routed.carry(bounds, counters, over(&mut stop, &displacement)).await;
@@ -130,47 +127,47 @@ impl FrontDoor {
     }
 
     /// By its first bytes, behind those of a proxy. A proxy has no place of its own: it would hold those of all its clients.
-    async fn tell_apart(
+    async fn classify_connection(
         &self,
-        mut arrival: Arrival,
-        party: &mut Party,
+        mut preface: Preface,
+        connection: &mut ClientConnection,
         accepts: Accepts,
         stop: watch::Receiver<bool>,
     ) -> Result<Destination, ConnectionOutcome> {
         let deadline = Instant::now() + self.limits.handshake_timeout;
-        if party.proxied {
-            self.read_proxy_header(&mut arrival, party, deadline).await?;
+        if connection.proxied {
+            self.read_proxy_header(&mut preface, connection, deadline).await?;
         }
-        let mut place = self.admission.enter(party.ends.client.ip());
+        let mut place = self.admission.enter(connection.ends.client.ip());
         tokio::select! {
             biased;
-            told_apart = self.tell_client_apart(arrival, party, accepts, deadline, stop) => told_apart,
+            classified = self.classify_client(preface, connection, accepts, deadline, stop) => classified,
             () = place.lost() => Err(ConnectionOutcome::Evicted),
         }
     }
 
-    async fn tell_client_apart(
+    async fn classify_client(
         &self,
-        mut arrival: Arrival,
-        party: &Party,
+        mut preface: Preface,
+        connection: &ClientConnection,
         accepts: Accepts,
         deadline: Instant,
         stop: watch::Receiver<bool>,
     ) -> Result<Destination, ConnectionOutcome> {
-        match arrival.opening(deadline).await? {
-            FirstBytes::Tls if accepts.tls || accepts.https => self.accept_tls(arrival, accepts, deadline, stop).await,
+        match preface.first_bytes(deadline).await? {
+            FirstBytes::Tls if accepts.tls || accepts.https => self.accept_tls(preface, accepts, deadline, stop).await,
             FirstBytes::Turn if accepts.tcp => Ok(Destination::Shard {
-                socket: arrival.socket,
+                socket: preface.socket,
                 tls: None,
-                early: arrival.read,
+                early: preface.read,
             }),
             FirstBytes::Http if accepts.https => {
-                let _ = timeout(self.limits.http_header_timeout, http::refuse_plain(&mut arrival.socket)).await;
+                let _ = timeout(self.limits.http_header_timeout, http::refuse_plain(&mut preface.socket)).await;
                 Err(ConnectionOutcome::NotServed)
             }
             FirstBytes::Tls | FirstBytes::Turn | FirstBytes::Http => Err(ConnectionOutcome::NotServed),
             FirstBytes::Proxy => {
-                self.tell_of_stranger(party.ends.client);
+                self.tell_of_stranger(connection.ends.client);
                 Err(ConnectionOutcome::UntrustedProxy)
             }
             FirstBytes::More | FirstBytes::Unknown => Err(ConnectionOutcome::Unrecognised),
@@ -180,12 +177,12 @@ impl FrontDoor {
     /// Learns from a proxy whose connection this is.
     async fn read_proxy_header(
         &self,
-        arrival: &mut Arrival,
-        party: &mut Party,
+        preface: &mut Preface,
+        connection: &mut ClientConnection,
         deadline: Instant,
     ) -> Result<(), ConnectionOutcome> {
-        let proxy = party.ends.client;
-        let ends = match arrival.proxy_header(deadline).await {
+        let proxy = connection.ends.client;
+        let ends = match preface.proxy_header(deadline).await {
             Ok(ends) => ends,
             Err(HeaderError::Missed(outcome)) => return Err(outcome),
             Err(HeaderError::Bad(why)) => {
@@ -200,17 +197,17 @@ impl FrontDoor {
         };
         // What it tells of itself, and what no header can say, is what the connection says.
         if let Some(ends) = ends {
-            party.guard.belongs_to(ends)?;
-            party.ends = ends;
+            connection.guard.belongs_to(ends)?;
+            connection.ends = ends;
         }
-        party.proxied = false;
+        connection.proxied = false;
         Ok(())
     }
 
     /// Leaves alone what is a backend's. Of the rest, ends TLS, then looks at the first plaintext.
     async fn accept_tls(
         &self,
-        mut arrival: Arrival,
+        mut preface: Preface,
         accepts: Accepts,
         deadline: Instant,
         mut stop: watch::Receiver<bool>,
@@ -218,25 +215,25 @@ impl FrontDoor {
         let Some(store) = &self.tls else {
             return Err(ConnectionOutcome::NotServed);
         };
-        let accepted = arrival.client_hello(deadline).await?;
+        let accepted = preface.client_hello(deadline).await?;
         let hello = accepted.client_hello();
         if accepts.https
-            && let Some(route) = hello.server_name().and_then(|name| self.behind.routes.find(name))
+            && let Some(route) = hello.server_name().and_then(|name| self.backends.routes.find(name))
         {
             let route = Arc::clone(route);
-            return Ok(Destination::Backend { route, arrival });
+            return Ok(Destination::Backend { route, preface });
         }
         let config = store.answer(&hello, accepts.https);
-        let handshake = StartHandshake::from_parts(accepted, arrival.socket);
+        let handshake = StartHandshake::from_parts(accepted, preface.socket);
         let mut tls = in_time(deadline, handshake.into_stream(config)).await?;
 
         let (turn, https) = allowed(accepts, tls.get_ref().1.alpn_protocol());
         let mut early = Vec::with_capacity(FIRST_PLAINTEXT);
-        let opening = async {
+        let reading = async {
             loop {
-                match recognise(&early) {
+                match classify(&early) {
                     FirstBytes::More => {}
-                    opening => return Ok(opening),
+                    first_bytes => return Ok(first_bytes),
                 }
                 if !matches!(tls.read_buf(&mut early).await, Ok(1..)) {
                     return Err(ConnectionOutcome::ClientClosed);
@@ -244,7 +241,7 @@ impl FrontDoor {
             }
         };
         let opened = tokio::select! {
-            opened = timeout(self.limits.handshake_timeout, opening) => opened.unwrap_or(Err(ConnectionOutcome::SilentTls)),
+            opened = timeout(self.limits.handshake_timeout, reading) => opened.unwrap_or(Err(ConnectionOutcome::SilentTls)),
             () = stopped(&mut stop) => Err(ConnectionOutcome::Stopped),
         };
         let outcome = match opened {
@@ -269,14 +266,6 @@ impl FrontDoor {
             "refused a connection that is not a trusted proxy's; if it is one, add its address to trusted_proxies of the \
              listener"
         );
-    }
-}
-
-/// Returns when a connection that is passed on has to end, and why.
-pub(super) async fn over(stop: &mut watch::Receiver<bool>, displacement: &Displacement) -> SpliceEnd {
-    tokio::select! {
-        () = stopped(stop) => SpliceEnd::Stopped,
-        () = displacement.told() => SpliceEnd::Displaced,
     }
 }
 
@@ -318,24 +307,10 @@ fn into_shard(tls: TlsStream<TcpStream>, mut early: Vec<u8>) -> Destination {
     }
 }
 
-/// Socket options. None is worth losing a client for.
-pub(super) fn prepare(socket: &TcpStream) {
-    let socket = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE)
-        .with_retries(3);
-    let set = socket
-        .set_tcp_nodelay(true)
-        .and(socket.set_tcp_notsent_lowat(KERNEL_UNSENT))
-        .and(socket.set_tcp_keepalive(&keepalive));
-    if let Err(error) = set {
-        tracing::debug!(%error, "socket option refused");
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use super::*;
 
     //= XPORT-12
@@ -365,17 +340,6 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_client_is_answered_without_delay_and_probed_when_nothing_moves() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        prepare(&socket);
-        assert!(socket.nodelay().unwrap());
-        let socket = SockRef::from(&socket);
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
-    }
-
     #[test]
     fn who_only_claims_to_be_a_proxy_is_told_of_as_much_as_the_log_may_show() {
         let limits = super::super::FrontDoorLimits {
@@ -390,7 +354,14 @@ mod tests {
             stop_timeout: Duration::ZERO,
         };
         let truncated = crate::shard::LogClient::Truncated;
-        let door = FrontDoor::new(limits, truncated, None, axum::Router::new(), Behind::default(), |_| ());
+        let door = FrontDoor::new(
+            limits,
+            truncated,
+            None,
+            axum::Router::new(),
+            Backends::default(),
+            |_| (),
+        );
         let heard = crate::edge::capture::LogCapture::new();
         door.tell_of_stranger("192.0.2.77:5000".parse().unwrap());
         assert_eq!(heard.count(&[" WARN ", "client=192.0.2.0/24", "trusted_proxies"]), 1);

@@ -4,7 +4,6 @@ use core::convert::Infallible;
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
@@ -14,17 +13,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use super::FrontDoorLimits;
-use super::accept::stopped;
-use super::admission::ConnectionGuard;
-use super::backends::Behind;
+use super::backends::Backends;
+use super::connection_info::ConnectionInfo;
 use super::pace::Paced;
-use super::splice::{Activity, Watched};
+use super::splice::Watched;
+use super::stop::stopped;
 
 /// Most bytes of a request's head; more is answered with 431.
 const MAX_HEAD: usize = 8192;
@@ -34,17 +32,8 @@ const MAX_LINGER: u64 = 64 * 1024;
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\n\
     Connection: close\r\n\r\nThis port speaks HTTPS and TURN. Use https://.\r\n";
 
-/// The connection a request came by, in its extensions.
-#[derive(Clone)]
-pub(super) struct ConnectionInfo {
-    pub(super) activity: Activity,
-    /// Counts the connection for as long as anybody holds it.
-    pub(super) guard: Arc<ConnectionGuard>,
-    pub(super) stop: watch::Receiver<bool>,
-}
-
 /// Serves requests of one client until it is done, its time is up, or the server stops. `early` was read already. With
-/// a web server `behind`, the last request may take as long as nothing rests for longer than its patience.
+/// a web server in `backends`, the last request may take as long as nothing rests for longer than its patience.
 pub(super) async fn serve(
     tls: TlsStream<TcpStream>,
     early: Vec<u8>,
@@ -52,13 +41,13 @@ pub(super) async fn serve(
     visit: ConnectionInfo,
     router: axum::Router,
     limits: &FrontDoorLimits,
-    behind: &Behind,
+    backends: &Backends,
 ) {
     let ConnectionInfo { activity, mut stop, .. } = visit.clone();
     let (reader, writer) = tokio::io::split(tls);
     let both = tokio::io::join(Cursor::new(early).chain(reader), writer);
     let io = TokioIo::new(Watched::new(both, activity.clone()));
-    let pace = behind.pace();
+    let pace = backends.pace();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(client));
         request.extensions_mut().insert(visit.clone());
@@ -85,7 +74,7 @@ pub(super) async fn serve(
         () = stopped(&mut stop) => {}
     }
     connection.as_mut().graceful_shutdown();
-    if let Some(patience) = behind.http_patience() {
+    if let Some(patience) = backends.http_patience() {
         tokio::select! {
             _ = connection.as_mut() => return,
             () = activity.rests_for(patience) => return,

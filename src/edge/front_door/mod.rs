@@ -15,9 +15,11 @@
 
 mod accept;
 mod admission;
+mod backend;
 mod backends;
 mod classify;
 mod connection;
+mod connection_info;
 mod counters;
 mod headers;
 mod http;
@@ -26,17 +28,19 @@ mod places;
 mod preface;
 pub mod proxy;
 mod routes;
+mod socket;
 mod splice;
+mod stop;
 mod upstream;
 
 use core::time::Duration;
 use std::sync::Arc;
 
 use self::admission::Admission;
-pub use self::backends::{Behind, BehindCounters};
+pub use self::backend::{BackendCounters, Failure, Forwarded};
+pub use self::backends::Backends;
 pub use self::counters::{AcceptError, ConnectionOutcome, FrontDoorCounters};
 pub use self::splice::SpliceEnd;
-pub use self::upstream::{Failure, Forwarded};
 use super::certificates::TlsStore;
 use crate::config::settings::{ListenerSettings, StreamSettings};
 use crate::shard::LogClient;
@@ -110,7 +114,7 @@ pub struct FrontDoor {
     log_client: LogClient,
     tls: Option<Arc<TlsStore>>,
     http: axum::Router,
-    behind: Behind,
+    backends: Backends,
     streams: Box<dyn Fn(NewStream) + Send + Sync>,
     admission: Admission,
     counters: Arc<FrontDoorCounters>,
@@ -118,14 +122,14 @@ pub struct FrontDoor {
 
 impl FrontDoor {
     /// Log lines show as much of a client as `log_client` says. `tls` is needed where a listener serves TLS or HTTPS.
-    /// `http` answers requests; it finds the client's address as `axum::extract::ConnectInfo<SocketAddr>`. `behind` are
+    /// `http` answers requests; it finds the client's address as `axum::extract::ConnectInfo<SocketAddr>`. `backends` are
     /// the servers that others are passed on to. `streams` takes TURN clients and must not block.
     pub fn new(
         limits: FrontDoorLimits,
         log_client: LogClient,
         tls: Option<Arc<TlsStore>>,
         http: axum::Router,
-        behind: Behind,
+        backends: Backends,
         streams: impl Fn(NewStream) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let counters = Arc::new(FrontDoorCounters::default());
@@ -135,7 +139,7 @@ impl FrontDoor {
             log_client,
             tls,
             http,
-            behind,
+            backends,
             streams: Box::new(streams),
             admission,
             counters,
@@ -148,8 +152,8 @@ impl FrontDoor {
     }
 
     /// The servers behind it.
-    pub const fn behind(&self) -> &Behind {
-        &self.behind
+    pub const fn backends(&self) -> &Backends {
+        &self.backends
     }
 
     /// Connections open now, those in the shards included.

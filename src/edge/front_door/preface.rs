@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::ConnectionOutcome;
-use super::classify::{FirstBytes, recognise};
+use super::classify::{FirstBytes, classify};
 use super::proxy::{self, Ends, ProxyHeader};
 
 /// Bytes read at a time: a ClientHello with room to spare.
@@ -17,12 +17,12 @@ const READ: usize = 2048;
 const MOST_HELLO: usize = 16 * 1024;
 
 /// The socket, and what was read from it.
-pub(super) struct Arrival {
+pub(super) struct Preface {
     pub(super) socket: TcpStream,
     pub(super) read: Vec<u8>,
 }
 
-impl Arrival {
+impl Preface {
     pub(super) const fn new(socket: TcpStream) -> Self {
         Self {
             socket,
@@ -61,11 +61,11 @@ impl Arrival {
     }
 
     /// By as many bytes as it takes.
-    pub(super) async fn opening(&mut self, deadline: Instant) -> Result<FirstBytes, ConnectionOutcome> {
+    pub(super) async fn first_bytes(&mut self, deadline: Instant) -> Result<FirstBytes, ConnectionOutcome> {
         loop {
-            match recognise(&self.read) {
+            match classify(&self.read) {
                 FirstBytes::More => {}
-                opening => return Ok(opening),
+                first_bytes => return Ok(first_bytes),
             }
             self.read_more(deadline).await.map_err(Missed::before_it_is_known)?;
         }

@@ -8,14 +8,15 @@ use tokio::time::timeout;
 
 use super::ConnectionOutcome;
 use super::admission::Displacement;
-use super::backends::{Backend, BackendBounds, BehindCounters};
+use super::backend::{Backend, BackendBounds, BackendCounters};
 use super::places::BackendPlace;
-use super::preface::Arrival;
+use super::preface::Preface;
 use super::proxy::{self, Ends};
+use super::socket;
 use super::splice::{Beginning, SpliceEnd, splice};
 use crate::config::routed_names::RoutedNames;
 use crate::config::settings::{FrontDoorSettings, RouteSettings};
-use crate::edge::backend_addresses::Backends;
+use crate::edge::backend_addresses::BackendAddresses;
 
 /// Backends by the server names that lead to them.
 #[derive(Debug)]
@@ -34,10 +35,10 @@ pub(super) struct BackendRoute {
 }
 
 impl Routes {
-    pub(super) fn new(settings: &FrontDoorSettings, backends: &Backends) -> Self {
+    pub(super) fn new(settings: &FrontDoorSettings, addresses: &BackendAddresses) -> Self {
         let route = |route: &RouteSettings| {
             Arc::new(BackendRoute {
-                backend: Backend::new(route.backend.clone(), backends),
+                backend: Backend::new(route.backend.clone(), addresses),
                 proxy_header: route.proxy_header,
             })
         };
@@ -64,7 +65,7 @@ impl BackendRoute {
     /// Connects to the backend and gives it what the client has sent so far.
     pub(super) async fn take(
         &self,
-        arrival: Arrival,
+        preface: Preface,
         ends: Ends,
         bounds: &BackendBounds,
         displacement: Arc<Displacement>,
@@ -80,11 +81,11 @@ impl BackendRoute {
         if self.proxy_header {
             first = proxy::header(ends.client, ends.server);
         }
-        first.extend(arrival.read);
-        super::connection::prepare(&backend);
+        first.extend(preface.read);
+        socket::prepare(&backend);
         match timeout(bounds.connect_timeout, backend.write_all(&first)).await {
             Ok(Ok(())) => Ok(Routed {
-                client: arrival.socket,
+                client: preface.socket,
                 backend,
                 _place: place,
             }),
@@ -98,7 +99,7 @@ impl Routed {
     pub(super) async fn carry(
         mut self,
         bounds: &BackendBounds,
-        counters: &BehindCounters,
+        counters: &BackendCounters,
         over: impl Future<Output = SpliceEnd>,
     ) {
         let spliced = splice(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, StatusCode, Uri, Version};
@@ -22,88 +22,24 @@ use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tower::Service;
 
-use super::backends::{Backend, BackendBounds, BehindCounters};
-use super::connection::over;
+use super::backend::{Backend, BackendBounds, BackendCounters, Failure, Forwarded};
+use super::connection_info::ConnectionInfo;
 use super::headers;
-use super::http::ConnectionInfo;
 use super::pace::TooSlow;
 use super::places::BackendPlace;
 use super::splice::{Beginning, splice};
+use super::stop::over;
 use crate::config::settings::BackendAddress;
-use crate::edge::backend_addresses::Backends;
+use crate::edge::backend_addresses::BackendAddresses;
 
 /// Idle connections kept for the next request.
 const KEPT: usize = 32;
 /// How long: shorter than servers keep theirs (Node.js: 5 s), so that none is closed under a request.
 const KEPT_FOR: core::time::Duration = core::time::Duration::from_secs(4);
 
-/// What became of a request that is not ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forwarded {
-    /// The web server answered.
-    Answered,
-    /// It agreed to WebSocket.
-    Upgraded,
-    /// It did neither, and the client is told why.
-    Failed(Failure),
-}
-
-/// Why a request has no answer of the web server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Not passed on: no single Host, CONNECT, or no path.
-    Refused,
-    /// Not passed on: too much is with backends already.
-    Busy,
-    /// The web server cannot be connected to.
-    Unreachable,
-    /// It answered with something that is not HTTP, or closed.
-    Unusable,
-    /// It did not answer in time.
-    Late,
-    /// The request's body came too slowly.
-    Slow,
-}
-
-impl Forwarded {
-    /// Every one: `ALL[x.index()] == x`.
-    pub const ALL: [Self; 8] = [
-        Self::Answered,
-        Self::Upgraded,
-        Self::Failed(Failure::Refused),
-        Self::Failed(Failure::Busy),
-        Self::Failed(Failure::Unreachable),
-        Self::Failed(Failure::Unusable),
-        Self::Failed(Failure::Late),
-        Self::Failed(Failure::Slow),
-    ];
-
-    pub(super) const fn index(self) -> usize {
-        match self {
-            Self::Answered => 0,
-            Self::Upgraded => 1,
-            Self::Failed(why) => 2 + why as usize,
-        }
-    }
-
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Upgraded => "upgraded",
-            Self::Failed(Failure::Refused) => "refused",
-            Self::Failed(Failure::Busy) => "busy",
-            Self::Failed(Failure::Unreachable) => "unreachable",
-            Self::Failed(Failure::Unusable) => "unusable",
-            Self::Failed(Failure::Late) => "late",
-            Self::Failed(Failure::Slow) => "slow",
-        }
-    }
-}
-
-/// Looks the web server's name up, and tells where it leads.
+/// Looks the web server's name up, and notes where it leads.
 #[derive(Clone, Debug)]
-struct Lookup(BackendAddress, Backends);
+struct Lookup(BackendAddress, BackendAddresses);
 
 impl Service<Name> for Lookup {
     type Response = std::vec::IntoIter<SocketAddr>;
@@ -115,8 +51,8 @@ impl Service<Name> for Lookup {
     }
 
     fn call(&mut self, _: Name) -> Self::Future {
-        let Self(backend, told) = self.clone();
-        Box::pin(async move { Ok(told.look_up(&backend).await?.into_iter()) })
+        let Self(backend, addresses) = self.clone();
+        Box::pin(async move { Ok(addresses.look_up(&backend).await?.into_iter()) })
     }
 }
 
@@ -126,12 +62,12 @@ pub(super) struct Upstream {
     backend: Backend,
     client: Client<HttpConnector<Lookup>, Body>,
     bounds: BackendBounds,
-    counters: Arc<BehindCounters>,
+    counters: Arc<BackendCounters>,
 }
 
 impl Upstream {
-    pub(super) fn new(backend: Backend, bounds: BackendBounds, counters: Arc<BehindCounters>) -> Self {
-        let lookup = Lookup(backend.address.clone(), backend.told.clone());
+    pub(super) fn new(backend: Backend, bounds: BackendBounds, counters: Arc<BackendCounters>) -> Self {
+        let lookup = Lookup(backend.address.clone(), backend.addresses.clone());
         let mut connector = HttpConnector::new_with_resolver(lookup);
         connector.set_connect_timeout(Some(bounds.connect_timeout));
         connector.set_nodelay(true);
@@ -250,29 +186,6 @@ impl Upstream {
     }
 }
 
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let (status, text) = match self {
-            Self::Refused => (StatusCode::BAD_REQUEST, "This request cannot be passed on.\n"),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at a time.\n"),
-            Self::Unreachable => (
-                StatusCode::BAD_GATEWAY,
-                "The server behind this one cannot be reached.\n",
-            ),
-            Self::Unusable => (
-                StatusCode::BAD_GATEWAY,
-                "The server behind this one gave no usable answer.\n",
-            ),
-            Self::Late => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "The server behind this one did not answer in time.\n",
-            ),
-            Self::Slow => (StatusCode::REQUEST_TIMEOUT, "The request came too slowly.\n"),
-        };
-        (status, text).into_response()
-    }
-}
-
 /// A body that holds a place for as long as it takes.
 fn holding(body: Body, place: &Arc<BackendPlace>) -> Body {
     let place = Arc::clone(place);
@@ -308,18 +221,4 @@ fn rewrite(
         headers::upgrade_to_websocket(&mut parts.headers);
     }
     Ok(Request::from_parts(parts, body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_becomes_of_requests_is_counted_apart() {
-        for (index, forwarded) in Forwarded::ALL.into_iter().enumerate() {
-            assert_eq!(forwarded.index(), index);
-            let label = forwarded.as_str();
-            assert_eq!(Forwarded::ALL.iter().filter(|other| other.as_str() == label).count(), 1);
-        }
-    }
 }

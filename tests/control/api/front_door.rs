@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use hyper_util::rt::TokioIo;
 use relay::edge::certificates::{CertificateSource, SelfSigned, TlsStore};
 use relay::edge::front_door::proxy::Proxies;
-use relay::edge::front_door::{Accepts, Behind, FrontDoor, FrontDoorLimits};
+use relay::edge::front_door::{Accepts, Backends, FrontDoor, FrontDoorLimits};
 use relay::machine::certificate::CertificateFiles;
 use relay::shard::LogClient;
 use tokio::net::{TcpListener, TcpStream};
@@ -62,7 +62,7 @@ impl Door {
             LogClient::Full,
             Some(Arc::new(store)),
             front_door(api),
-            Behind::default(),
+            Backends::default(),
             |_| {
                 panic!("no TURN client is expected here");
             },

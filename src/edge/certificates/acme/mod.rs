@@ -204,7 +204,7 @@ impl CertCache for Kept {
 
     async fn store_cert(&self, _: &[String], _: &str, pem: &[u8]) -> Result<(), TlsError> {
         let (tls, pem) = (Arc::clone(&self.tls), Zeroizing::new(pem.to_vec()));
-        let kept = self.waiting(move || tls.keep(&pem, unix_now())).await?;
+        let kept = self.waiting(move || tls.install(&pem, unix_now())).await?;
         report::certificate(&kept);
         Ok(())
     }

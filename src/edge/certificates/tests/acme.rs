@@ -35,7 +35,7 @@ fn one_of_our_own_making_stands_in_until_the_first_is_obtained_and_that_outlives
         "nothing is missing yet"
     );
 
-    let loaded = store.keep(obtained(90).as_bytes(), NOW).unwrap();
+    let loaded = store.install(obtained(90).as_bytes(), NOW).unwrap();
     assert!(loaded.changed && !store.acme_certificate().unwrap().self_signed);
     assert_eq!(store.certificates()[0].chain().len(), 2);
     let file = directory.0.join("state/acme/certificate.pem");
@@ -49,11 +49,11 @@ fn one_of_our_own_making_stands_in_until_the_first_is_obtained_and_that_outlives
 fn a_bad_certificate_is_not_kept_and_a_damaged_file_does_not_replace_the_one_in_service() {
     let directory = Directory::new();
     let (store, _) = open(source(&directory), NOW).unwrap();
-    let good = store.keep(obtained(90).as_bytes(), NOW).unwrap();
+    let good = store.install(obtained(90).as_bytes(), NOW).unwrap();
     let (other, _) = issue(&["turn.test"], -1, 90);
     let (_, key) = issue(&["turn.test"], -1, 90);
-    assert!(store.keep(format!("{key}{other}").as_bytes(), NOW).is_err());
-    assert!(store.keep(b"<html>", NOW).is_err());
+    assert!(store.install(format!("{key}{other}").as_bytes(), NOW).is_err());
+    assert!(store.install(b"<html>", NOW).is_err());
     assert_eq!(default_of(&store), good.info);
 
     let file = directory.0.join("state/acme/certificate.pem");
@@ -69,7 +69,7 @@ fn a_certificate_that_cannot_be_written_is_told_and_served_all_the_same() {
     let directory = Directory::new();
     let (store, _) = open(source(&directory), NOW).unwrap();
     directory.write("state/acme", "a file where a directory should be");
-    let error = store.keep(obtained(90).as_bytes(), NOW).unwrap_err();
+    let error = store.install(obtained(90).as_bytes(), NOW).unwrap_err();
     assert!(matches!(error.problem, TlsProblem::Unwritable(_)), "{error}");
     assert!(!default_of(&store).self_signed);
 }
@@ -79,9 +79,9 @@ fn another_process_that_shares_the_state_hands_its_renewal_on() {
     let directory = Directory::new();
     let (one, _) = open(source(&directory), NOW).unwrap();
     let (other, _) = open(source(&directory), NOW).unwrap();
-    let renewed = one.keep(obtained(90).as_bytes(), NOW).unwrap();
-    assert_eq!(other.look(NOW), []);
-    assert_eq!(other.look(NOW).len(), 1);
+    let renewed = one.install(obtained(90).as_bytes(), NOW).unwrap();
+    assert_eq!(other.poll_files(NOW), []);
+    assert_eq!(other.poll_files(NOW).len(), 1);
     assert_eq!(default_of(&other), renewed.info);
 }
 

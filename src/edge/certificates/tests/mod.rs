@@ -422,16 +422,16 @@ fn each_of_several_certificates_is_swapped_by_itself_and_a_bad_one_is_told_once(
     };
     let (store, _) = TlsStore::open(vec![pair("1", "one.test"), pair("2", "two.test")], NOW).unwrap();
     let changes = store.changes();
-    assert_eq!(store.look(NOW), []);
+    assert_eq!(store.poll_files(NOW), []);
 
     directory.write("key1.pem", "no key at all");
     pair("2", "new.two.test");
     assert_eq!(
-        store.look(NOW),
+        store.poll_files(NOW),
         [],
         "seen for the first time: both files of a pair may be on their way"
     );
-    let news = store.look(NOW);
+    let news = store.poll_files(NOW);
     assert!(
         matches!(&news[..], [Err(error), Ok(loaded)] if error.problem == TlsProblem::NoKey && loaded.changed),
         "{news:?}"
@@ -439,12 +439,12 @@ fn each_of_several_certificates_is_swapped_by_itself_and_a_bad_one_is_told_once(
     assert_eq!(served_for(&store, "new.two.test"), ["new.two.test"]);
     assert_eq!(served_for(&store, "one.test"), ["one.test"], "the old one stays");
     assert!(changes.has_changed().unwrap());
-    assert_eq!(store.look(NOW), [], "told once");
+    assert_eq!(store.poll_files(NOW), [], "told once");
     assert_eq!(store.updates(), [1, 1]);
 
     pair("1", "new.one.test");
-    store.look(NOW);
-    assert!(matches!(&store.look(NOW)[..], [Ok(loaded)] if loaded.info.names == ["new.one.test"]));
+    store.poll_files(NOW);
+    assert!(matches!(&store.poll_files(NOW)[..], [Ok(loaded)] if loaded.info.names == ["new.one.test"]));
     assert_eq!(store.updates(), [2, 1]);
 }
 
@@ -458,17 +458,17 @@ fn a_certificate_that_could_not_be_read_is_tried_until_it_can_be() {
     directory.source(&certificate, &"x".repeat(key.len()));
     let path = directory.0.join("key.pem");
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
-    assert_eq!(store.look(NOW), []);
-    assert!(matches!(&store.look(NOW)[..], [Err(_)]));
-    assert_eq!(store.look(NOW), [], "told once");
+    assert_eq!(store.poll_files(NOW), []);
+    assert!(matches!(&store.poll_files(NOW)[..], [Err(_)]));
+    assert_eq!(store.poll_files(NOW), [], "told once");
 
     let file = fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, key.as_bytes(), 0).unwrap();
     file.set_modified(modified).unwrap();
     drop(file);
-    assert!(matches!(&store.look(NOW)[..], [Ok(loaded)] if loaded.changed));
+    assert!(matches!(&store.poll_files(NOW)[..], [Ok(loaded)] if loaded.changed));
     assert_eq!(default_of(&store).names, ["two.test"]);
-    assert_eq!(store.look(NOW), [], "taken");
+    assert_eq!(store.poll_files(NOW), [], "taken");
     assert_eq!(store.updates(), [1, 1]);
 }
 
