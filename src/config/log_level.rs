@@ -9,7 +9,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Where lines come from: the modules of this program that write any, and the names given to groups of events. A test
 /// holds this list to the sources.
-const TARGETS: [&str; 23] = [
+const TARGETS: [&str; 24] = [
     "relay::allocation",
     "relay::control::api",
     "relay::daemon::banner",
@@ -25,9 +25,10 @@ const TARGETS: [&str; 23] = [
     "relay::edge::certificates::dtls_context",
     "relay::edge::certificates::report",
     "relay::edge::front_door::accept",
-    "relay::edge::front_door::backends",
+    "relay::edge::front_door::backend",
     "relay::edge::front_door::connection",
     "relay::edge::front_door::preface",
+    "relay::edge::front_door::socket",
     "relay::edge::front_door::upstream",
     "relay::edge::http3_backend",
     "relay::http3",
