@@ -1,5 +1,6 @@
-//! How many lines about allocations there are: clients cause them, so all workers together have a bound. What is left out is
-//! counted, and said once a minute. The lines of a shutdown are as many as there are allocations, and always written.
+//! Bounds the log lines about allocations: clients cause them, so all workers share one budget.
+//! Omitted lines are counted, and their number is logged once a minute. The lines of a shutdown are
+//! always written: one per allocation.
 
 use crate::base::log_throttle::LeftOut;
 use crate::base::rate::{Rate, SharedBucket};
@@ -7,7 +8,8 @@ use crate::base::time::Instant;
 use crate::turn::Event;
 use crate::turn::output::EndReason;
 
-/// So many seconds' worth may come at once: everybody's line when a network goes with all its clients.
+/// The budget saves up this many seconds: when a network fails, all its clients cause a line at
+/// once.
 const BURST: u32 = 20;
 
 /// Bounds the lines of all workers together.
@@ -27,7 +29,7 @@ impl AuditLog {
         }
     }
 
-    /// Whether `event`, which is about an allocation, has a line.
+    /// Whether the line for `event`, which is about an allocation, may be written.
     pub(super) fn admit(&self, now: Instant, event: &Event) -> bool {
         let last = matches!(
             event,
@@ -43,14 +45,14 @@ impl AuditLog {
         admitted
     }
 
-    /// Says how many lines were left out, once a minute. To be called now and then.
+    /// Logs the number of omitted lines, once a minute. Call it every turn.
     pub(super) fn summarise(&self, now: Instant) {
         if self.left_out.is_due(now) {
             self.report_left_out();
         }
     }
 
-    /// The same without waiting for the minute: nothing more will be said.
+    /// Logs the number of omitted lines at once: the process ends.
     pub(super) fn report_left_out(&self) {
         let count = self.left_out.take();
         if count > 0 {

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+
 use super::log::LogClient;
 #[cfg(feature = "dtls")]
-use super::table::dtls::DtlsConfig;
-use super::table::http3::Http3Config;
+use crate::net::dtls::SharedContext;
 use crate::net::stream::StreamLimits;
 use crate::net::udp::UdpOptions;
 
@@ -41,9 +42,10 @@ pub struct ShardConfig {
     pub pause: Duration,
     /// How much of a client's address the log shows.
     pub log_client: LogClient,
-    /// Listeners for TCP that are bound to loopback: clients from there are nobody's proxy.
+    /// Listeners for TCP that are bound to loopback: a client from there is not taken for a proxy.
     pub local_listeners: Vec<SocketAddr>,
-    /// Called first thing in each worker's thread: to pin it to a core, or to restrict what it may do.
+    /// Called first thing in each worker's thread: to pin it to a core, or to restrict what it may
+    /// do.
     pub on_thread_start: Option<ThreadStart>,
 }
 
@@ -58,7 +60,8 @@ impl Default for ShardConfig {
             dtls: None,
             http3: None,
             relay: UdpOptions {
-                // The memory is used only while packets wait in it; the system's maximum may be lower.
+                // The memory is used only while packets wait in it; the system's maximum may be
+                // lower.
                 receive_buffer: 1 << 20,
                 send_buffer: 1 << 20,
                 offload: true,
@@ -86,5 +89,92 @@ impl fmt::Debug for ShardConfig {
             .field("pause", &self.pause)
             .field("log_client", &self.log_client)
             .finish_non_exhaustive()
+    }
+}
+
+/// How DTLS is served.
+#[cfg(feature = "dtls")]
+#[derive(Clone)]
+pub struct DtlsConfig {
+    /// The certificates, to be swapped while associations live.
+    pub contexts: SharedContext,
+    /// Longest IP packet in bytes that carries a record to a client.
+    pub mtu: usize,
+    /// Associations of all shards together.
+    pub associations: u32,
+    /// Of these, from one source (IPv4 address, IPv6 /64).
+    pub associations_per_ip: u32,
+    /// Of these, from one network (IPv4 /24, IPv6 /48).
+    pub associations_per_network: u32,
+    /// Associations a cookie is good for.
+    pub associations_per_cookie: u32,
+    /// Associations of a source that may begin in a second, once `associations_per_ip` have begun
+    /// at once; of a network as many times that as it may have.
+    pub new_associations_per_second: u32,
+    /// Handshakes under way in one shard; beyond it the source with the most loses one.
+    pub handshakes: usize,
+    /// A handshake must be complete within this.
+    pub handshake_timeout: Duration,
+    /// For tests: lost flights are sent again after 100 ms instead of a second.
+    pub quick_retransmission: bool,
+}
+
+#[cfg(feature = "dtls")]
+impl DtlsConfig {
+    /// With `contexts`, and the defaults of the configuration file.
+    pub fn new(contexts: SharedContext) -> Self {
+        Self {
+            contexts,
+            mtu: 1500,
+            associations: 16_384,
+            associations_per_ip: 256,
+            associations_per_network: 4096,
+            associations_per_cookie: 4,
+            new_associations_per_second: 20,
+            handshakes: 512,
+            handshake_timeout: Duration::from_secs(10),
+            quick_retransmission: false,
+        }
+    }
+}
+
+/// Where the backend is; `None` while that is not known.
+pub type SharedBackend = Arc<ArcSwapOption<SocketAddr>>;
+
+/// How HTTP/3 is passed on.
+#[derive(Clone, Debug)]
+pub struct Http3Config {
+    /// To be swapped when its name leads elsewhere; flows stay with the one they began with.
+    pub backend: SharedBackend,
+    /// Flows of all shards together, at most [`Self::MOST_FLOWS`].
+    pub flows: u32,
+    /// Of these, from one source (IPv4 address, IPv6 /64).
+    pub flows_per_ip: u32,
+    /// Of these, from one network (IPv4 /24, IPv6 /48).
+    pub flows_per_network: u32,
+    /// Flows that may begin in a second, in all shards together; the first ones of their sources
+    /// before others.
+    pub new_flows_per_second: u32,
+    /// The client must have shown within this that it hears the backend.
+    pub handshake_timeout: Duration,
+    /// A flow on which nothing comes is forgotten after this.
+    pub idle_timeout: Duration,
+}
+
+impl Http3Config {
+    /// Bound on [`Self::flows`].
+    pub const MOST_FLOWS: u32 = 65_536;
+
+    /// With `backend`, and the defaults of the configuration file.
+    pub fn new(backend: SharedBackend) -> Self {
+        Self {
+            backend,
+            flows: 4096,
+            flows_per_ip: 256,
+            flows_per_network: 2048,
+            new_flows_per_second: 200,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::net::epoll::Waker;
 use crate::net::udp::UdpSocket;
 use crate::turn::{Config, Migration};
 
-/// What the rest of the process tells a shard.
+/// A message of the rest of the process, or of another shard, to a worker.
 #[derive(Debug)]
 pub(super) enum Control {
     /// Go on with this configuration.
@@ -26,7 +26,8 @@ pub(super) enum Control {
     Migration(Box<MigrationEnvelope>),
 }
 
-/// A message about an allocation that moves, and the relay sockets of the allocation in it, by family.
+/// A message about an allocation that moves, and the relay sockets of the allocation in it, by
+/// family.
 #[derive(Debug)]
 pub(super) struct MigrationEnvelope {
     pub(super) migration: Migration,
@@ -59,13 +60,15 @@ pub(super) struct ShardHandle {
 }
 
 impl ShardHandle {
-    /// Sends a message. The channel has no bound: only a worker that has ended gets none, and the process ends with it.
+    /// Sends a message. The channel has no bound: only a worker that has ended gets none, and the
+    /// process ends with it.
     pub(super) fn send(&self, message: Control) {
         let _ = self.control.send(message);
         self.waker.wake();
     }
 
-    /// Hands a stream over. Never waits: if too many are on their way already, the stream is closed.
+    /// Hands a stream over. Never waits: if too many are on their way already, the stream is
+    /// closed.
     ///
     /// Returns whether the worker will get it.
     pub(super) fn add_stream(&self, stream: NewStream) -> bool {
@@ -77,7 +80,8 @@ impl ShardHandle {
     }
 }
 
-/// Connects `count` workers with each other: rings of `ring_bytes`, and room for `streams` new streams at each.
+/// Connects `count` workers with each other: rings of `ring_bytes`, and room for `streams` new
+/// streams at each.
 ///
 /// # Errors
 /// A waker cannot be had.

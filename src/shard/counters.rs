@@ -8,8 +8,8 @@ use crate::base::closed_set::closed_set;
 use crate::net::stream::StreamError;
 use crate::net::udp::{SendError, SendStats};
 
-/// Why a shard closed a stream. What [`StreamError`] does not know comes first. One that has moved lives on: as the client's
-/// side of a peer connection (RFC 6062), or at the shard where that is.
+/// Why a shard closed a stream. What [`StreamError`] does not know comes first. One that has moved
+/// lives on: as the client's side of a peer connection (RFC 6062), or at the shard where that is.
 pub const STREAM_CLOSE_REASONS: [&str; 8 + StreamError::REASONS.len()] = {
     let mut all = [
         "client",
@@ -47,7 +47,8 @@ closed_set! {
         Failed => "failed",
         /// The handshake was not complete in time.
         HandshakeTimeout => "handshake_timeout",
-        /// Too many handshakes, or associations: its source had the most of those without an allocation.
+        /// Too many handshakes, or associations: its source had the most of those without an
+        /// allocation.
         Displaced => "displaced",
         /// The same client began anew.
         Replaced => "replaced",
@@ -85,7 +86,8 @@ closed_set! {
     Http3End {
         /// Nothing came for too long.
         Idle => "idle",
-        /// Its client did not show in time that it hears the backend: forged, gone, or the backend does not answer.
+        /// Its client did not show in time that it hears the backend: forged, gone, or the backend
+        /// does not answer.
         Unproven => "unproven",
         /// Too many flows: its source had the most of those without proof.
         Displaced => "displaced",
@@ -143,7 +145,8 @@ impl Histogram {
     }
 }
 
-/// Written by the shard's thread (where not said otherwise), read by the metrics endpoint at any time.
+/// Written by the shard's thread (where not said otherwise), read by the metrics endpoint at any
+/// time.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ShardCounters {
@@ -197,7 +200,8 @@ pub struct ShardCounters {
     pub icmp_errors: Cell,
     /// Open relay sockets (gauge).
     pub relay_sockets: Cell,
-    /// Relay sockets that could not be opened for lack of descriptors or memory (EMFILE, ENFILE, ENOMEM, ENOBUFS).
+    /// Relay sockets that could not be opened for lack of descriptors or memory (EMFILE, ENFILE,
+    /// ENOMEM, ENOBUFS).
     pub relay_exhausted: Cell,
     /// Relay sockets that could not be opened for another reason, a port in use not counted.
     pub relay_open_failed: Cell,
@@ -205,7 +209,8 @@ pub struct ShardCounters {
     pub streams: Cell,
     /// Streams taken over from the front door.
     pub streams_adopted: Cell,
-    /// Streams closed at once because the shard's mailbox was full. Written by the front door's threads.
+    /// Streams closed at once because the shard's mailbox was full. Written by the front door's
+    /// threads.
     pub streams_refused: AtomicU64,
     /// Streams closed, by [`STREAM_CLOSE_REASONS`].
     pub streams_closed: [Cell; STREAM_CLOSE_REASONS.len()],
@@ -287,7 +292,7 @@ impl ShardCounters {
         self.http3_dropped[reason as usize].add(1);
     }
 
-    /// Counts a stream nobody took.
+    /// Counts a stream that no shard took.
     pub(super) fn stream_refused(&self) {
         self.streams_refused.fetch_add(1, Relaxed);
     }

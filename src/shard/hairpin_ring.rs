@@ -1,7 +1,9 @@
 //! Packets between shards: one ring of bytes per ordered pair, one writer and one reader, no lock.
 //!
-//! Used when a client's peer is a relayed address of this server that another shard owns. The bytes are copied in and
-//! out, which is still far cheaper than the way through the kernel. A full ring drops the packet; it is UDP.
+//! Used when a client's peer is a relayed address of this server that another shard owns. Bytes are
+//! copied in and out, which is far cheaper than the path through the kernel. A full ring drops the
+//! packet, as UDP does. To operators it is the *mailbox* between two workers (`udp.mailbox`,
+//! `relay_mailbox_packets_total`).
 //!
 //! ```text
 //! length u32 | class u8 | family of to, from | ports | addresses | application data
@@ -18,7 +20,7 @@ use crate::turn::types::{PeerAddr, RelayedAddr};
 
 const HEADER: usize = 42;
 
-/// What goes with a packet to another shard.
+/// What precedes a packet's data in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HairpinHeader {
     /// The receiving allocation's relayed transport address.
@@ -66,7 +68,7 @@ fn octets(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The writing end: another shard's mailbox.
+/// The writing end, which leads to another shard.
 pub(super) struct Sender {
     ring: Producer<u8>,
     waker: Waker,
@@ -74,7 +76,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Puts a packet in; `false`: full, and nothing is put in.
+    /// Writes a packet. `false`: the ring is full, and nothing is written.
     pub(super) fn send(&mut self, header: HairpinHeader, data: &[u8]) -> bool {
         let Ok(mut chunk) = self.ring.write_chunk(HEADER + data.len()) else {
             return false;
@@ -86,7 +88,7 @@ impl Sender {
         true
     }
 
-    /// Wakes the reader once for everything put in since the last call.
+    /// Wakes the reader once for everything written since the last call.
     pub(super) fn wake_reader(&mut self) {
         if std::mem::take(&mut self.wake_due) {
             self.waker.wake();
@@ -94,7 +96,8 @@ impl Sender {
     }
 }
 
-/// Copies `parts`, one behind the other, into `first` and on into `second`, which have room for exactly them.
+/// Copies `parts`, one after the other, into `first` and then `second`, which have exactly their
+/// length together.
 fn copy_in(first: &mut [u8], second: &mut [u8], parts: [&[u8]; 2]) {
     let mut rest = [first, second].into_iter();
     let mut into = rest.next().unwrap_or_default();
@@ -112,18 +115,18 @@ fn copy_in(first: &mut [u8], second: &mut [u8], parts: [&[u8]; 2]) {
     }
 }
 
-/// The reading end: what one other shard sends here.
+/// The reading end of what one other shard sends here.
 pub(super) struct Receiver {
     ring: Consumer<u8>,
 }
 
 impl Receiver {
-    /// Takes the next packet and copies its data into `slab`. `Ok(None)`: empty.
+    /// Takes the next packet and copies its data into `slab`. `Ok(None)`: the ring is empty.
     ///
     /// # Errors
     /// The slab has no room; nothing is taken.
     pub(super) fn receive(&mut self, slab: &mut RecvBatch) -> Result<Option<(HairpinHeader, Range<usize>)>, NoRoom> {
-        // The header and data of a packet are committed together: if one is there, both are.
+        // Header and data of a packet are committed together.
         let Ok(chunk) = self.ring.read_chunk(HEADER) else {
             return Ok(None);
         };
@@ -147,11 +150,11 @@ impl Receiver {
     }
 }
 
-/// The slab must be sent and cleared first.
+/// The slab is full: send and clear it first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
-/// A mailbox of `bytes` bytes; `waker` is the reader's.
+/// A ring of `bytes` bytes. `waker` is the reader's.
 pub(super) fn ring(bytes: usize, waker: Waker) -> (Sender, Receiver) {
     let (producer, consumer) = RingBuffer::new(bytes.max(HEADER));
     (

@@ -1,4 +1,5 @@
-//! One line when an allocation begins, one whenever it moves, and one when it ends (target `relay::allocation`).
+//! One line when an allocation begins, one whenever it moves, and one when it ends (target
+//! `relay::allocation`).
 
 use core::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -50,7 +51,7 @@ impl fmt::Display for Shown {
 /// Longest username shown, in characters.
 const USERNAME: usize = 128;
 
-/// A username, cut where it is too long. What is in it is the log's to escape.
+/// A username, cut to [`USERNAME`] characters. The log escapes its content.
 pub(super) struct Username<'a>(pub(super) &'a str);
 
 impl fmt::Display for Username<'_> {
@@ -142,7 +143,7 @@ pub fn log(event: &Event, shard: usize, client: LogClient) {
             why = why.as_str(),
             "allocation ended"
         ),
-        // They have limits of their own (`refusals`).
+        // They have their own budget (`refusals`).
         Event::Refused(_) => {}
     }
 }

@@ -1,19 +1,21 @@
-//! One worker thread per core: each owns a `turn::Server`, its UDP sockets and its clients' streams.
+//! One worker thread per core: each owns a `turn::Server`, its UDP sockets and its clients'
+//! streams.
 //!
-//! The kernel deals clients out to the shards (SO_REUSEPORT keeps a five-tuple on one), and an allocation's relay sockets
-//! are opened by the shard that has the allocation, so shards have nothing to do with each other, but for packets from
-//! one relayed address of this server to another (`hairpin_ring`), and for allocations that move with their clients
-//! (`worker::migration`). The rest of the process talks to them through [`Shards`].
+//! The kernel spreads clients over the shards (SO_REUSEPORT keeps a five-tuple on one), and the
+//! shard of an allocation opens its relay sockets. So shards exchange only packets from one relayed
+//! address of this server to another (`hairpin_ring`), and allocations and streams that move
+//! (`control`). The rest of the process uses [`Shards`].
 //!
 //! ```text
 //! worker         the loop, and every `impl Worker`
-//! table          what a worker holds: streams, DTLS associations, HTTP/3 flows
-//! udp            UDP sockets, the slab of what was received, the send batch
-//! hairpin_ring   packets between shards      stream_intake  streams that change hands
-//! token          names of sockets            pace           when to let packets gather
-//! counters       what is counted             shares         how many of a kind all shards may have
-//! log            lines for the operator      audit          how many lines about allocations
-//! refusals       lines about refused requests
+//! table          what a worker holds, by slot: streams, DTLS associations, HTTP/3 flows, TCP peers
+//! udp            UDP sockets, receive slab, send batch
+//! spawn          threads                     config         how the shards work
+//! control        messages to a worker        stream_intake  new streams for a worker
+//! hairpin_ring   packets between shards      token          names of sockets
+//! pace           when packets gather         shares         process-wide caps
+//! counters       what is counted             log            lines about allocations
+//! audit          how many of those           refusals       lines about refused requests
 //! ```
 
 mod audit;
@@ -39,16 +41,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
 
-pub use self::config::{ShardConfig, ThreadStart};
+#[cfg(feature = "dtls")]
+pub use self::config::DtlsConfig;
+pub use self::config::{Http3Config, ShardConfig, SharedBackend, ThreadStart};
 use self::control::{Control, ShardHandle};
 pub use self::counters::ShardCounters;
 pub use self::log::{LogClient, log as log_event};
 use self::question::Question;
 use self::refusals::RefusalLog;
 pub use self::stream_intake::NewStream;
-#[cfg(feature = "dtls")]
-pub use self::table::dtls::DtlsConfig;
-pub use self::table::http3::{Http3Config, SharedBackend};
 pub use self::udp::sockets::Listener;
 use crate::net::clock::Clock;
 use crate::turn::{Config, Counters, OwnSockets, PortGauges, Shared};
@@ -78,10 +79,12 @@ impl fmt::Debug for Shards {
 }
 
 impl Shards {
-    /// Starts one worker for each element of `sockets`, with those listeners, and returns when all of them run.
+    /// Starts one worker for each element of `sockets`, with those listeners, and returns when all
+    /// of them run.
     ///
     /// # Errors
-    /// `sockets` is empty, or a thread, an epoll instance or randomness cannot be had; nothing is left running then.
+    /// `sockets` is empty, or a thread, an epoll instance or randomness cannot be had; nothing is
+    /// left running then.
     pub fn start(
         config: ShardConfig,
         turn: Arc<Config>,
@@ -111,8 +114,8 @@ impl Shards {
         Ok(all)
     }
 
-    /// Hands a client's stream to the shard with the fewest. Never waits: if that shard has too many to take over, the
-    /// stream is closed, and counted.
+    /// Hands a client's stream to the shard with the fewest. Never waits: if too many wait at that
+    /// shard, the stream is closed and counted.
     pub fn add_stream(&self, stream: NewStream) {
         let first = self.next.fetch_add(1, Relaxed);
         let count = self.shards.len();
@@ -137,8 +140,9 @@ impl Shards {
         self.shards.len()
     }
 
-    /// Asks worker `shard` something; it answers in its next turn. Whoever asks waits for the answer before it asks that
-    /// worker again, so that no turn grows long. The answer of a worker that does not exist or has ended never comes.
+    /// Asks worker `shard` something; it answers in its next turn. Whoever asks waits for the
+    /// answer before it asks that worker again, so that no turn grows long. The answer of a worker
+    /// that does not exist or has ended never comes.
     pub fn ask(&self, shard: usize, question: Question) {
         if let Some(shard) = self.shards.get(shard) {
             shard.send(Control::Question(question));
@@ -170,12 +174,13 @@ impl Shards {
         self.shared.port_gauges()
     }
 
-    /// Where other sockets of this process are noted, so that they are nobody's peers.
+    /// Registers other sockets of this process, which the peer policy then denies.
     pub fn own_sockets(&self) -> OwnSockets {
         self.shared.own_sockets()
     }
 
-    /// How long ago each worker last turned. Beyond a few seconds it hangs: it turns once a second even when idle.
+    /// How long ago each worker's loop last turned. An idle worker turns once a second, so beyond a
+    /// few seconds it hangs.
     pub fn heartbeat_ages(&self) -> Vec<Duration> {
         let now = self.clock.mono();
         self.shard_counters
@@ -184,8 +189,9 @@ impl Shards {
             .collect()
     }
 
-    /// Ends every allocation, flushes and closes every stream and socket, and waits for the workers to end, at most
-    /// `timeout`. Returns whether all did. A stream adopted from here on is closed at once.
+    /// Ends every allocation, flushes and closes every stream and socket, and waits for the workers
+    /// to end, at most `timeout`. Returns whether all did. A stream added from here on is closed at
+    /// once.
     pub fn shutdown(&self, timeout: Duration) -> bool {
         for shard in &self.shards {
             shard.send(Control::Shutdown(timeout));

@@ -1,17 +1,19 @@
 //! When to let packets gather before the next drain.
 //!
-//! At moderate load the dearest part of a packet is waking up for it: a thread that falls asleep between any two packets
-//! pays more for that than for relaying. A short sleep that is *not* ended by the next packet turns several wake-ups into
-//! one. Three cases:
+//! At moderate load the main cost of a packet is the wake-up: a thread that sleeps between any two
+//! packets pays more for that than for relaying. A short sleep that the next packet does *not* end
+//! turns several wake-ups into one. Three cases:
 //!
 //! - idle or slow: no pause. A lone packet is relayed as soon as the kernel has it.
-//! - moderate: at least [`GATHER`] packets are expected within a pause, by the rate of the last millisecond. Instead of
-//!   waiting for the next packet, sleep for the configured time, then drain.
-//! - busy: something is ready again as soon as a turn is over, and the next turn follows at once. There is a pause first in
-//!   two cases. After a short turn of a worker that has half of its time to spare, since what has come in meanwhile is
-//!   little, and a turn for little is dear. And where streams were visited for a few packets each: a read, and a write, of
-//!   six frames costs hardly more than of three. That is not done after a long turn, so that a worker that needs all its
-//!   time has it.
+//! - moderate: at least [`GATHER`] packets are expected within a pause, by the rate of the last
+//!   millisecond. Instead of waiting for the next packet, sleep for the configured time, then
+//!   drain.
+//! - busy: something is ready again as soon as a turn is over, and the next turn follows at once.
+//!   There is a pause first in two cases. First, after a short turn of a worker with half of its
+//!   time to spare: little has arrived meanwhile, and a turn costs much per packet then. Second,
+//!   after reads and writes of streams with few packets each: a read or write of six frames costs
+//!   hardly more than one of three. A long turn has no pause behind it, so that a busy worker has
+//!   all its time.
 
 use core::time::Duration;
 
@@ -21,9 +23,9 @@ use crate::base::time::Instant;
 const GATHER: u64 = 3;
 /// A turn of less than this part of a pause is short.
 const SHORT_TURN: u32 = 2;
-/// A stream visited for fewer packets than this might have had more a little later.
+/// A read or write of a stream with fewer packets than this might have had more a little later.
 const WELL_FILLED: u64 = 8;
-/// A turn of so many pauses has gathered enough by itself.
+/// A turn as long as this many pauses has gathered enough by itself.
 const LONG_TURN: u32 = 4;
 /// The rate is measured over at least this long.
 const WINDOW: Duration = Duration::from_millis(1);
@@ -39,7 +41,7 @@ pub(super) struct Turn {
     pub(super) stream_calls: u64,
 }
 
-/// Decides about pauses from the turns it is told. Reads no clock.
+/// Decides about pauses from the turns reported to it. Reads no clock.
 #[derive(Debug)]
 pub(super) struct Pace {
     length: Duration,
@@ -66,7 +68,7 @@ impl Pace {
         }
     }
 
-    /// Takes note of a turn that began at `began`.
+    /// Counts a turn that began at `began`.
     pub(super) fn count(&mut self, began: Instant, turn: Turn) {
         self.last = turn;
         self.packets += turn.packets;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::turn::SessionId;
 use crate::turn::sessions::{SessionCursor, SessionDetail, SessionPage, SessionQuery};
 
-/// Takes an answer, in the worker's turn: it must not block. Dropped without a call if the worker has ended.
+/// Takes an answer, in the worker's turn: it must not block. Dropped without a call if the worker
+/// has ended.
 pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
 
 impl<T> Answer<T> {
@@ -26,15 +27,16 @@ impl<T> fmt::Debug for Answer<T> {
     }
 }
 
-/// A question. A worker answers every question it has been asked in its next turn, so whoever asks bounds the work by
-/// what is asked, and asks again when the answer is there.
+/// A question. A worker answers every question it has been asked in its next turn, so whoever asks
+/// bounds the work by what is asked, and asks again when the answer is there.
 #[derive(Debug)]
 pub enum Question {
     /// A piece of the listing.
     Sessions(SessionQuery, Answer<SessionPage>),
     /// One session. `None`: this worker does not have it.
     Session(SessionId, Answer<Option<SessionReport>>),
-    /// End a session. `false`: this worker does not have it. When the answer comes, nothing more of it is relayed.
+    /// End a session. `false`: this worker does not have it. When the answer comes, nothing more of
+    /// it is relayed.
     End(SessionId, Answer<bool>),
     /// End the sessions of revoked users, looking at so many behind this one.
     EndRevoked(Option<SessionCursor>, usize, Answer<RevokedPiece>),

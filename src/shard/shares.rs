@@ -1,4 +1,4 @@
-//! How many of a kind all shards may have together, and from one source: counted when one begins or ends.
+//! Process-wide caps on a resource: in total, per source address and per network.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ struct Counts {
     networks: CountMap<Network>,
 }
 
-/// How many there may be.
+/// The caps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// In all.
+    /// In total.
     pub(super) all: u32,
     /// From one source (IPv4 address, IPv6 /64).
     pub(super) per_source: u32,
@@ -25,21 +25,21 @@ pub(super) struct Bounds {
     pub(super) per_network: u32,
 }
 
-/// Which bound is reached.
+/// Which cap is reached.
 #[derive(Debug)]
 pub(super) enum LimitReached {
-    /// That of one source, or of its network.
+    /// That of the source, or of its network.
     Source,
-    /// That of all together, and neither of those.
+    /// The total alone. The source has been given its unit.
     All(SourceUnit),
 }
 
-/// The counts of one kind, shared by the shards.
+/// The counts of one resource, shared by all shards.
 #[derive(Clone, Debug)]
 pub(super) struct ProcessShares(Arc<Counts>);
 
 impl ProcessShares {
-    /// `seed` is not to be guessed.
+    /// `seed` must not be guessable.
     pub(super) fn new(seed: u64) -> Self {
         Self(Arc::new(Counts {
             total: AtomicU32::new(0),
@@ -48,7 +48,10 @@ impl ProcessShares {
         }))
     }
 
-    /// Counts one of `client`, unless there are as many as there may be.
+    /// Takes one unit for `client`.
+    ///
+    /// # Errors
+    /// The cap that is reached.
     pub(super) fn take(&self, client: IpAddr, bounds: Bounds) -> Result<ProcessUnit, LimitReached> {
         let source = Source::from(client);
         let Counts { sources, networks, .. } = &*self.0;
@@ -75,7 +78,7 @@ impl ProcessShares {
     }
 }
 
-/// One of all; goes back when dropped.
+/// One unit of the total and of its source. It is given back when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives it back"]
 pub(super) struct ProcessUnit {
@@ -84,12 +87,12 @@ pub(super) struct ProcessUnit {
 }
 
 impl ProcessUnit {
-    /// What it counts has given way to another, whose share of its source is `share`.
+    /// Passes the unit of the total on to another source, which holds `share`.
     pub(super) fn transfer(self, share: SourceUnit) -> Self {
         Self { share, ..self }
     }
 
-    /// Whether its source had none.
+    /// Whether its source held no other.
     pub(super) fn is_first(&self) -> bool {
         self.share.is_first
     }
@@ -104,12 +107,12 @@ impl Drop for TotalUnit {
     }
 }
 
-/// One of those from a source.
+/// One unit of a source and its network. It is given back when dropped.
 #[derive(Debug)]
 pub(super) struct SourceUnit {
     counts: Arc<Counts>,
     source: Source,
-    /// Its source had none.
+    /// Its source held no other.
     pub(super) is_first: bool,
 }
 

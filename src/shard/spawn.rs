@@ -17,8 +17,8 @@ use crate::net::clock::Clock;
 use crate::turn::types::ShardIndex;
 use crate::turn::{Config, Shared};
 
-/// The parts of one worker for each element of `sockets`, connected with each other. Each has room for `streams` new
-/// streams.
+/// The parts of one worker for each element of `sockets`, connected with each other. Each has room
+/// for `streams` new streams.
 ///
 /// # Errors
 /// The system has no randomness, or no descriptors.
@@ -113,7 +113,8 @@ pub(super) fn spawn(parts: WorkerParts) -> io::Result<JoinHandle<()>> {
     }
 }
 
-/// If a shard dies, the kernel still steers clients to it. So the process exits, and its supervisor restarts it.
+/// If a shard dies, the kernel still steers clients to it. So the process exits, and its supervisor
+/// restarts it.
 fn abort(shard: usize, why: &str) -> ! {
     tracing::error!(target: "relay::shard", shard, why, "a worker has failed; the server ends");
     eprintln!("relay: worker {shard} has failed: {why}; the server ends");

@@ -1,4 +1,5 @@
-//! A client's stream on its way to a shard: from the front door, told apart and ready for TURN, or from another shard.
+//! A client's stream on its way to a shard: from the front door, which has classified it as TURN,
+//! or from another shard.
 
 use core::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -6,26 +7,27 @@ use std::sync::Arc;
 
 use crate::base::address::Transport;
 
-/// Ends a stream at the shard that has it, soon.
+/// Asks the shard that has a stream to close it.
 pub type Displace = Box<dyn FnOnce() + Send>;
 
-/// What counts an open connection, until it is dropped.
+/// Counts an open connection until it is dropped.
 pub trait StreamGuard: Send {
-    /// Its client has logged in: from here on it gives way to nobody.
+    /// Its client has logged in: the connection is no longer evicted in favour of another.
     fn set_authenticated(&mut self);
 
-    /// `displace` is to be called if it has to give way to another connection.
+    /// Sets the function to call when the connection is evicted in favour of another.
     fn when_displaced(&mut self, displace: Displace);
 }
 
-/// A connection that nobody counts, but may watch.
+/// For connections that are not counted. The end of the connection can be seen in the number of
+/// references.
 impl StreamGuard for Arc<()> {
     fn set_authenticated(&mut self) {}
 
     fn when_displaced(&mut self, _: Displace) {}
 }
 
-/// A connection changing hands. Its socket is non-blocking.
+/// A stream for a shard. Its socket is non-blocking.
 pub struct NewStream {
     /// The socket.
     pub socket: TcpStream,

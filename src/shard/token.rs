@@ -3,8 +3,9 @@
 //! ```text
 //! 63..60 kind | 59..32 generation | 31..0 slot
 //! ```
-//! A slot is reused; its generation tells whether a token still means what it meant when it was given out. What belongs to
-//! a peer connection is named by its CONNECTION-ID, which is never reused while anything remembers it.
+//! A slot is reused, and each use has a generation of its own: a token of an earlier use finds
+//! nothing. A peer connection is named by its CONNECTION-ID, which is not reused while any state
+//! refers to it.
 
 use crate::base::address::Family;
 use crate::turn::types::{AllocationId, ConnectionId, Link, RelayId};
@@ -13,7 +14,7 @@ const GENERATION_BITS: u32 = 28;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 const KIND_SHIFT: u32 = 32 + GENERATION_BITS;
 
-/// Something with a file descriptor, or behind one.
+/// Names a socket, or what shares one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     /// A listener's UDP socket, by index.
@@ -41,7 +42,8 @@ pub(super) enum Token {
     },
     /// The worker's waker.
     Waker,
-    /// A relay socket that listens for peers (RFC 6062): slot and generation as of [`Token::Relay`].
+    /// A relay socket that listens for peers (RFC 6062): slot and generation as of
+    /// [`Token::Relay`].
     TcpRelay {
         /// Slot.
         slot: u32,
@@ -122,7 +124,7 @@ impl Token {
     }
 }
 
-/// The generation behind `generation`, within what a [`Token`] holds.
+/// The generation after `generation`; it wraps within the bits of a [`Token`].
 pub(super) const fn next_generation(generation: u32) -> u32 {
     (generation + 1) & GENERATION_MASK
 }

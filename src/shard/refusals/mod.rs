@@ -1,10 +1,12 @@
-//! Why somebody could not connect: one line for a refused request, at info (target `relay::refusal`).
+//! Why a client could not connect: one log line per refused request, at info (target
+//! `relay::refusal`).
 //!
-//! Clients cause these lines, so they are bounded, for the whole process: [`SOURCE_LINES`] for each client address,
-//! [`ALL_LINES`] for all. What is left out is counted, and said once a minute. Routine refusals (`Refused::routine`) are
-//! lines at debug.
+//! Clients cause these lines, so the process has a budget: [`SOURCE_LINES`] for each client
+//! address, [`ALL_LINES`] for all. Omitted lines are counted, and their number is logged once a
+//! minute. Routine refusals (`Refused::routine`) are logged at debug.
 //!
-//! And why somebody may not be able to connect who was not refused: behind a proxy that hides where its clients are.
+//! It also warns of clients that fail without a refusal: those behind a proxy that hides their
+//! addresses.
 
 mod text;
 
@@ -22,12 +24,13 @@ use crate::turn::{Event, Refused};
 
 use self::text::{Explanation, explain, shown_peer};
 
-/// Lines about one client address (IPv4 address, IPv6 /64): five at once, and then one every ten seconds.
+/// Lines about one client address (IPv4 address, IPv6 /64): a burst of five, and one every ten
+/// seconds.
 const SOURCE_LINES: Rate = Rate::every(Duration::from_secs(10), 5);
-/// Lines in all: thirty at once, and then two a second. A flood of refusals is 150 lines in its first minute and 120
-/// in each that follows.
+/// Lines in total: a burst of thirty, and two a second. A flood of refusals is 150 lines in its
+/// first minute and 120 in each that follows.
 const ALL_LINES: Rate = Rate::new(2, 30);
-/// The warning about hidden clients: once, and again after a day for who has not read it.
+/// The warning about hidden clients: once a day.
 const HIDDEN_CLIENTS: Rate = Rate::every(Duration::from_secs(86_400), 1);
 
 /// Bounds the lines of all workers together.
@@ -37,7 +40,7 @@ pub(super) struct RefusalLog {
     pub(super) allocations: AuditLog,
     sources: RateTable,
     all: SharedBucket,
-    /// Lines at debug have a budget of their own, as large.
+    /// Lines at debug have their own budget, as large as the other.
     routine: SharedBucket,
     left_out: LeftOut,
     hidden_clients: SharedBucket,
@@ -46,7 +49,7 @@ pub(super) struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// `seed` is random: which sources share a bucket is not to be foreseen.
+    /// `seed` is random, so that nobody can predict which sources share a bucket.
     pub(super) fn new(seed: u64, local_listeners: Vec<SocketAddr>, allocation_lines: u32) -> Self {
         Self {
             allocations: AuditLog::new(allocation_lines),
@@ -59,7 +62,8 @@ impl RefusalLog {
         }
     }
 
-    /// Writes the line for `refused`. `false`: there were too many, and it is for the caller to have it counted.
+    /// Writes the line for `refused`. `false`: the budget is used up, and the caller counts the
+    /// line as omitted.
     pub(super) fn log(&self, now: Instant, refused: &Refused, show: LogClient) -> bool {
         if refused.routine {
             if tracing::enabled!(target: "relay::refusal", tracing::Level::DEBUG) && self.routine.admit(now, ALL_LINES)
@@ -69,7 +73,7 @@ impl RefusalLog {
             return true;
         }
         let source = refused.five_tuple.client.ip().into();
-        // The source first, so that it uses up no more of what all have than its own share.
+        // The source first, so that it takes no more of the common budget than its own share.
         if self.sources.admit(now, source, SOURCE_LINES) && self.all.admit(now, ALL_LINES) {
             write(refused, show);
             return true;
@@ -77,8 +81,9 @@ impl RefusalLog {
         false
     }
 
-    /// Warns, once, if `event` is an allocation of a client that a proxy hides. The client is given the proxy's address as
-    /// its own (XOR-MAPPED-ADDRESS); Firefox takes no candidate for which that is loopback. `false`: there is no need.
+    /// Warns, once a day, if `event` is an allocation of a client that a proxy hides. The client
+    /// gets the proxy's address as its own (XOR-MAPPED-ADDRESS), and Firefox refuses such a
+    /// candidate if that is loopback. Returns whether it has warned.
     pub(super) fn warn_of_hidden_client(&self, now: Instant, event: &Event) -> bool {
         let Event::AllocationBegan {
             five_tuple, relayed, ..
@@ -102,8 +107,8 @@ impl RefusalLog {
         true
     }
 
-    /// Loopback over a stream is a proxy on this machine, unless the server is for this machine alone: it listens on
-    /// loopback, and relays there.
+    /// A stream from loopback comes from a proxy on this machine, unless the server is for this
+    /// machine alone: then it listens on loopback, and relays there.
     fn is_hidden(&self, client: &FiveTuple, relayed: &[Option<RelayedAddr>]) -> bool {
         let loopback = client.transport.is_stream() && client.client.ip().is_loopback();
         let relays_here = relayed.iter().flatten().all(|relayed| relayed.0.ip().is_loopback());
@@ -115,7 +120,7 @@ impl RefusalLog {
         self.left_out.add(count);
     }
 
-    /// Says how many lines were left out, once a minute. To be called now and then.
+    /// Logs the number of omitted lines, once a minute. Call it every turn.
     pub(super) fn summarise(&self, now: Instant) {
         self.allocations.summarise(now);
         if self.left_out.is_due(now) {
@@ -123,7 +128,7 @@ impl RefusalLog {
         }
     }
 
-    /// The same without waiting for the minute: nothing more will be said.
+    /// Logs the number of omitted lines at once: the process ends.
     pub(super) fn report_left_out(&self) {
         let count = self.left_out.take();
         if count > 0 {
@@ -150,7 +155,7 @@ fn write(refused: &Refused, show: LogClient) {
     let Explanation { why, help } = explain(refusal, show);
     let peer = refusal.peer().map(|peer| shown_peer(refusal, peer, show));
     let peer = peer.map(tracing::field::display);
-    // One call for each level: a level is part of a call's place.
+    // One call per level: the level is part of the call site.
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(

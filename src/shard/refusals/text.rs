@@ -138,7 +138,7 @@ fn allocation(refusal: &Refusal) -> Option<(String, &'static str)> {
     })
 }
 
-/// Allocations, where there are no facts to tell.
+/// Refusals of Allocate requests that carry no facts.
 fn plain(refusal: &Refusal) -> Option<(&'static str, &'static str)> {
     Some(match refusal {
         Refusal::BadRequest => (
@@ -194,7 +194,7 @@ fn plain(refusal: &Refusal) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// Requests about an allocation, where there are no facts to tell.
+/// Refusals of requests within an allocation that carry no facts.
 fn within(refusal: &Refusal) -> Option<(&'static str, &'static str)> {
     Some(match refusal {
         Refusal::AllocationExists => (
@@ -270,8 +270,9 @@ fn about_peer(refusal: &Refusal, show: LogClient) -> (String, &'static str) {
     (format!("peer {peer} {what}"), help)
 }
 
-/// What a rule of the peer policy means. ICE has a client try each candidate of the other side, so the first line of an
-/// allocation may be about a browser's own address; only a media server's is worth opening.
+/// What a rule of the peer policy means. ICE has a client try each candidate of the other side, so
+/// the first line of an allocation may be about a browser's own address; only a media server's is
+/// worth opening.
 const fn denied(rule: Denied) -> (&'static str, &'static str) {
     const ALLOW: &str =
         "add it to peers.allow if it is your SFU; a browser's own candidate is refused as a matter of course";
@@ -314,8 +315,8 @@ const fn denied(rule: Denied) -> (&'static str, &'static str) {
     }
 }
 
-/// A peer may be another user's own address: then it is shown as clients' are. What the built-in table denies is nobody's
-/// in particular, and the address is what the operator needs.
+/// A peer may be another user's own address: then it is shown as clients' are. What the built-in
+/// table denies is nobody's in particular, and the address is what the operator needs.
 pub(super) fn shown_peer(refusal: &Refusal, peer: SocketAddr, show: LogClient) -> String {
     let anybodys = !matches!(
         refusal,

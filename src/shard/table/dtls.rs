@@ -1,8 +1,9 @@
 //! The DTLS clients of one shard: their associations by five-tuple, and how many there may be.
 //!
-//! A stranger's ClientHello costs a HelloVerifyRequest and leaves nothing behind; an association begins with a good
-//! cookie. Handshakes cost hundreds of times what a relayed packet does, so their datagrams wait in a queue and a turn of
-//! the worker does one step of one handshake (`io`); media that came meanwhile goes first.
+//! A stranger's ClientHello costs a HelloVerifyRequest and leaves nothing behind; an association
+//! begins with a good cookie. Handshakes cost hundreds of times what a relayed packet does, so
+//! their datagrams wait in a queue and a turn of the worker does one step of one handshake. Media
+//! that has arrived meanwhile goes first.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,64 +18,20 @@ use crate::base::address::{FiveTuple, Transport};
 use crate::base::rate::Arrivals;
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
-use crate::net::dtls::{
-    Association, DtlsError, Endpoint, Listened, MAX_PLAINTEXT, RECORD_OVERHEAD, Random, SharedContext,
-};
+use crate::net::dtls::{Association, DtlsError, Endpoint, Listened, MAX_PLAINTEXT, RECORD_OVERHEAD, Random};
+use crate::shard::config::DtlsConfig;
 use crate::shard::counters::{DtlsClose, DtlsDrop};
 use crate::shard::shares::{Bounds, LimitReached, ProcessShares, ProcessUnit, SourceUnit};
 use crate::shard::table::slots::Slots;
 use crate::shard::token::Token;
 use crate::turn::types::Client;
 
-/// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that again.
+/// Datagrams of one handshake that may wait for their turn: a client's longest flight, and that
+/// again.
 pub(in crate::shard) const PENDING: usize = 16;
 /// IP and UDP headers.
 const HEADERS_V4: usize = 20 + 8;
 const HEADERS_V6: usize = 40 + 8;
-
-/// How DTLS is served.
-#[derive(Clone)]
-pub struct DtlsConfig {
-    /// The certificates, to be swapped while associations live.
-    pub contexts: SharedContext,
-    /// Longest IP packet in bytes that carries a record to a client.
-    pub mtu: usize,
-    /// Associations of all shards together.
-    pub associations: u32,
-    /// Of these, from one source (IPv4 address, IPv6 /64).
-    pub associations_per_ip: u32,
-    /// Of these, from one network (IPv4 /24, IPv6 /48).
-    pub associations_per_network: u32,
-    /// Associations a cookie is good for.
-    pub associations_per_cookie: u32,
-    /// Associations of a source that may begin in a second, once `associations_per_ip` have begun at once; of a network as
-    /// many times that as it may have.
-    pub new_associations_per_second: u32,
-    /// Handshakes under way in one shard; beyond it the source with the most loses one.
-    pub handshakes: usize,
-    /// A handshake must be complete within this.
-    pub handshake_timeout: Duration,
-    /// For tests: lost flights are sent again after 100 ms instead of a second.
-    pub quick_retransmission: bool,
-}
-
-impl DtlsConfig {
-    /// With `contexts`, and the defaults of the configuration file.
-    pub fn new(contexts: SharedContext) -> Self {
-        Self {
-            contexts,
-            mtu: 1500,
-            associations: 16_384,
-            associations_per_ip: 256,
-            associations_per_network: 4096,
-            associations_per_cookie: 4,
-            new_associations_per_second: 20,
-            handshakes: 512,
-            handshake_timeout: Duration::from_secs(10),
-            quick_retransmission: false,
-        }
-    }
-}
 
 /// What the shards share of it.
 #[derive(Clone)]
@@ -139,9 +96,11 @@ pub(in crate::shard) struct NewAssociation {
 /// What a datagram of a client with an association is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::shard) enum DtlsReceived {
-    /// A ClientHello of another handshake. The old association lives until the cookie is good (RFC 6347 §4.2.8).
+    /// A ClientHello of another handshake. The old association lives until the cookie is good (RFC
+    /// 6347 §4.2.8).
     NewHandshake,
-    /// Records of an established association of this generation: [`Dtls::next_message`] has their messages.
+    /// Records of an established association of this generation: [`Dtls::next_message`] has their
+    /// messages.
     Records(u32),
     /// A part of the handshake under way; it waits for its step.
     Handshake,
@@ -227,7 +186,8 @@ impl Dtls {
         })
     }
 
-    /// When the worker has something to do here, if no datagram comes: at once, or a flight is to be sent again.
+    /// When the worker has something to do here, if no datagram comes: at once, or a flight is to
+    /// be sent again.
     pub(in crate::shard) fn next_due(&self, now: Instant) -> Option<Instant> {
         if self.todo.is_empty() {
             self.next_timer
@@ -266,7 +226,8 @@ impl Dtls {
         self.slots.by_token(slot, generation)
     }
 
-    /// What becomes of a ClientHello that belongs to no association; [`Self::drain`] has the answer to it.
+    /// What becomes of a ClientHello that belongs to no association; [`Self::drain`] has the answer
+    /// to it.
     pub(in crate::shard) fn listen(&mut self, now: Instant, client: &FiveTuple, hello: &[u8]) -> Listened {
         self.endpoint.listen(now, client, hello)
     }
@@ -276,7 +237,8 @@ impl Dtls {
         self.endpoint.drain(send)
     }
 
-    /// Gives a datagram to the association in `slot`. `random`: it is a ClientHello. `None`: there is no association.
+    /// Gives a datagram to the association in `slot`. `random`: it is a ClientHello. `None`: there
+    /// is no association.
     pub(in crate::shard) fn receive(
         &mut self,
         slot: u32,
@@ -333,7 +295,8 @@ impl Dtls {
         self.half_open.displace(client)
     }
 
-    /// The association that is evicted for one more of `client`, unless it has an allocation by now.
+    /// The association that is evicted for one more of `client`, unless it has an allocation by
+    /// now.
     pub(in crate::shard) fn displace(&mut self, client: IpAddr) -> Option<(u32, Client)> {
         let slot = self.yielding.displace(client)?;
         let displaced = self.slots.at(slot)?;
@@ -391,7 +354,8 @@ impl Dtls {
         }
     }
 
-    /// Does one step of one handshake, if one is to be done. Returns slot and generation of its association, too.
+    /// Does one step of one handshake, if one is to be done. Returns slot and generation of its
+    /// association, too.
     pub(in crate::shard) fn step(&mut self, now: Instant) -> Option<(u32, u32, HandshakeStep)> {
         let slot = self.todo.pop_front()?;
         let generation = self.slots.generation(slot);
@@ -425,7 +389,8 @@ impl Dtls {
         self.next_timer.is_some_and(|at| at <= now)
     }
 
-    /// Begins to send flights again: the slots of all handshakes under way, each for [`Self::retransmit`].
+    /// Begins to send flights again: the slots of all handshakes under way, each for
+    /// [`Self::retransmit`].
     pub(in crate::shard) fn begin_retransmission(&mut self) -> Vec<u32> {
         self.next_timer = None;
         self.half_open.iter().copied().collect()
@@ -468,14 +433,15 @@ impl Dtls {
         }
     }
 
-    /// Room for a message of `len` bytes, to be sent by [`Self::seal`]. `None`: there is no record as long.
+    /// Room for a message of `len` bytes, to be sent by [`Self::seal`]. `None`: there is no record
+    /// as long.
     #[inline]
     pub(in crate::shard) fn message_mut(&mut self, len: usize) -> Option<&mut [u8]> {
         self.message.get_mut(..len)
     }
 
-    /// Makes a record of the first `len` bytes of the message, for [`Self::drain`]. Returns where it goes: by which
-    /// listener, and to whom.
+    /// Makes a record of the first `len` bytes of the message, for [`Self::drain`]. Returns where
+    /// it goes: by which listener, and to whom.
     ///
     /// # Errors
     /// Why there is none.
@@ -496,8 +462,9 @@ impl Dtls {
         }
     }
 
-    /// Why the time of the association in `slot` is up, if it is: its handshake is not complete, or it has had no
-    /// allocation for `idle_timeout`. Notes whether it may be evicted, too: not while its client has an allocation.
+    /// Why the time of the association in `slot` is up, if it is: its handshake is not complete, or
+    /// it has had no allocation for `idle_timeout`. Notes whether it may be evicted, too: not while
+    /// its client has an allocation.
     pub(in crate::shard) fn expired(
         &mut self,
         now: Instant,
@@ -537,7 +504,7 @@ impl DtlsClient {
         self.association.receive(datagram);
     }
 
-    /// Says goodbye (close_notify).
+    /// Sends close_notify.
     pub(in crate::shard) fn close(&mut self) {
         self.association.close();
     }
@@ -561,7 +528,8 @@ pub(in crate::shard) fn over_dtls(five_tuple: &FiveTuple) -> FiveTuple {
     }
 }
 
-/// Longest message that fits into a record, and with it into an IP packet of `mtu` bytes, for this client.
+/// Longest message that fits into a record, and with it into an IP packet of `mtu` bytes, for this
+/// client.
 pub(in crate::shard) fn longest_message(mtu: usize, client: SocketAddr) -> usize {
     let headers = if client.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
     mtu.saturating_sub(headers + RECORD_OVERHEAD).min(MAX_PLAINTEXT)

@@ -1,6 +1,7 @@
 //! QUIC for a web server behind the front door: which clients speak it, and how many may.
 //!
-//! QUIC's short headers begin with the bytes of ChannelData (0x40–0x4F), so no byte decides, but who has sent it:
+//! QUIC's short headers begin with the bytes of ChannelData (0x40–0x4F), so the sender decides, not
+//! the first byte:
 //!
 //! ```text
 //! datagram -> the five-tuple has an allocation ----------------------------------> TURN
@@ -10,19 +11,18 @@
 //!                            '--> anything else ---------------------------------> TURN (DTLS, or a counted drop)
 //! ```
 //!
-//! The backend sees one address of ours for each flow and not the client's, so what it knows of a client's address it knows of
-//! ours: a token it has given to one client is good for all. Hence the rule against amplification (RFC 9000 §8.1) is kept here,
-//! for each flow: until its client has named a connection ID that only the backend's answer tells, three times as many bytes go
-//! to the client as have come from it, the flow ends soon, and at the limit it gives way to others if its source has the most of
-//! its kind. Nothing of that needs a key: [`crate::wire::quic`].
+//! The backend sees our address and not the client's, so a token it has given to one client is good
+//! for all. Hence the shard itself keeps the rule against amplification (RFC 9000 §8.1), per flow.
+//! A client proves its address by naming a connection ID that only the backend's answer contains.
+//! Until then it gets at most three times as many bytes as it has sent, its flow ends soon, and at
+//! the limit its flow may be evicted: the source with the most such flows loses its oldest. None of
+//! that needs a key ([`crate::wire::quic`]).
 //!
-//! This part knows no socket and reads no clock; `io` does what it says.
+//! Pure bookkeeping: no sockets, no clock. `worker::http3` performs the effects.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
@@ -31,6 +31,7 @@ use crate::base::log_throttle::LogThrottle;
 use crate::base::rate::{Rate, SharedBucket};
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
+use crate::shard::config::Http3Config;
 use crate::shard::counters::{Http3Drop, Http3End};
 use crate::shard::shares::{Bounds, LimitReached, ProcessShares, ProcessUnit};
 use crate::shard::table::slots::Slots;
@@ -39,46 +40,6 @@ use crate::wire::quic::ServerId;
 
 /// Bytes to a client that has proved nothing, for each byte from it (RFC 9000 §8.1).
 const AMPLIFICATION: u64 = 3;
-
-/// Where the backend is; `None` while that is not known.
-pub type SharedBackend = Arc<ArcSwapOption<SocketAddr>>;
-
-/// How HTTP/3 is passed on.
-#[derive(Clone, Debug)]
-pub struct Http3Config {
-    /// To be swapped when its name leads elsewhere; flows stay with the one they began with.
-    pub backend: SharedBackend,
-    /// Flows of all shards together, at most [`Self::MOST_FLOWS`].
-    pub flows: u32,
-    /// Of these, from one source (IPv4 address, IPv6 /64).
-    pub flows_per_ip: u32,
-    /// Of these, from one network (IPv4 /24, IPv6 /48).
-    pub flows_per_network: u32,
-    /// Flows that may begin in a second, in all shards together; the first ones of their sources before others.
-    pub new_flows_per_second: u32,
-    /// The client must have shown within this that it hears the backend.
-    pub handshake_timeout: Duration,
-    /// A flow on which nothing comes is forgotten after this.
-    pub idle_timeout: Duration,
-}
-
-impl Http3Config {
-    /// Bound on [`Self::flows`].
-    pub const MOST_FLOWS: u32 = 65_536;
-
-    /// With `backend`, and the defaults of the configuration file.
-    pub fn new(backend: SharedBackend) -> Self {
-        Self {
-            backend,
-            flows: 4096,
-            flows_per_ip: 256,
-            flows_per_network: 2048,
-            new_flows_per_second: 200,
-            handshake_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(120),
-        }
-    }
-}
 
 /// What the shards share of it.
 #[derive(Clone, Debug)]
@@ -107,7 +68,7 @@ enum Proof {
         /// Bytes that may still go to it.
         credit: u64,
     },
-    /// It has heard the backend.
+    /// It has received from the backend.
     Given,
 }
 
@@ -170,7 +131,8 @@ impl Http3 {
         }
     }
 
-    /// No slot is as high: none is new while another is free, and no shard has more flows than all may have.
+    /// No slot is as high: none is new while another is free, and no shard has more flows than all
+    /// may have.
     pub(in crate::shard) fn most_flows(&self) -> usize {
         self.config.flows.min(Http3Config::MOST_FLOWS) as usize
     }
@@ -215,8 +177,8 @@ impl Http3 {
         self.slots.by_token(slot, generation).map(|held| &mut held.flow)
     }
 
-    /// Begins the flow of a client that has none. Where they are used up, one of those that have proved nothing ends: of the
-    /// source that has the most of them, the oldest.
+    /// Begins the flow of a client that has none. Where they are used up, one of those that have
+    /// proved nothing ends: of the source that has the most of them, the oldest.
     ///
     /// # Errors
     /// Why it may not begin.
@@ -243,8 +205,8 @@ impl Http3 {
             }
             Err(LimitReached::Source) => return Err(Http3Drop::TooManyFromSource),
         };
-        // Second, so that no source can use up more of it than its own share. Whoever has a flow leaves half of what may
-        // come at once to those that have none.
+        // Second, so that no source can use up more of it than its own share. Whoever has a flow
+        // leaves half of what may come at once to those that have none.
         let most = self.config.new_flows_per_second;
         let rate = Rate::new(most, if is_first { most } else { most / 2 });
         if !self.shared.begun.admit(now, rate) {
@@ -299,7 +261,8 @@ impl Http3 {
         Some((flow, unit))
     }
 
-    /// Takes note of a datagram from the client in `slot`. `true`: it has proved its address just now.
+    /// Takes note of a datagram from the client in `slot`. `true`: it has proved its address just
+    /// now.
     pub(in crate::shard) fn receive_from_client(&mut self, now: Instant, slot: u32, datagram: &[u8]) -> bool {
         let Some(flow) = self.at(slot) else { return false };
         let is_proof = flow.receive_from_client(now, datagram);
@@ -321,7 +284,7 @@ impl Http3 {
 }
 
 impl Http3Flow {
-    /// Whether the client has heard the backend.
+    /// Whether the client has proved its address.
     pub(in crate::shard) fn is_proven(&self) -> bool {
         matches!(self.proof, Proof::Given)
     }

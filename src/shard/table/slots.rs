@@ -1,5 +1,5 @@
-//! A table whose slots are reused. Each use of a slot has a generation of its own, so a token of an earlier use finds
-//! nothing.
+//! A table whose slots are reused. Each use of a slot has a generation of its own, so a token of an
+//! earlier use finds nothing.
 
 use crate::shard::token::next_generation;
 

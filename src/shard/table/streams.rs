@@ -1,4 +1,5 @@
-//! The TCP and TLS clients of one shard: who they are, what is to be flushed, what epoll is to tell.
+//! The TCP and TLS clients of one shard: their streams, which of them to flush, and what epoll
+//! reports of them.
 
 use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
@@ -19,19 +20,19 @@ use crate::turn::types::Client;
 pub(in crate::shard) struct Stream {
     /// Its messages and queue.
     pub(in crate::shard) conn: StreamConn,
-    /// Its name in the protocol.
+    /// Its client, as the core names it.
     pub(in crate::shard) client: Client,
-    /// The limits for strangers are lifted.
+    /// The limits for clients without a login are lifted.
     pub(in crate::shard) authenticated: bool,
-    /// Answers it has had as a stranger since it last was none.
+    /// Consecutive answers without a login.
     unauthenticated_answers: u32,
     /// Since when it has had no allocation.
     pub(in crate::shard) idle_since: Instant,
-    /// Nothing is read any more, and once everything is written it is closed; with the reason.
+    /// The reason why it closes: it is not read any more, and closes once its queue is written.
     pub(in crate::shard) closing: Option<&'static str>,
     /// The last flush left something.
     pub(in crate::shard) blocked: bool,
-    /// It is to be flushed again at this time, whatever the socket says.
+    /// It is flushed again at this time, whether or not the socket is writable.
     pub(in crate::shard) held_until: Option<Instant>,
     socket: TcpStream,
     interest: Interest,
@@ -47,7 +48,7 @@ impl Stream {
 
     /// Writes what is queued, as far as the socket takes it.
     pub(in crate::shard) fn flush(&mut self, now: Instant) -> Result<Flushed, StreamError> {
-        // A kernel that does not tell leaves the queue's own age to go by.
+        // Where the kernel does not report it, the age of the queue decides alone.
         if self.conn.wants_observation(now)
             && let Ok(state) = path_state(self.socket.as_fd())
         {
@@ -68,24 +69,26 @@ impl Stream {
         Some(state.round_trip).filter(|it| !it.is_zero())
     }
 
-    /// Takes it apart, no longer watched: socket, state, and what is dropped when the socket closes.
+    /// Takes it apart, no longer watched: socket, state, and what is dropped when the socket
+    /// closes.
     pub(in crate::shard) fn into_parts(self) -> (TcpStream, StreamParts, Box<dyn StreamGuard>) {
         (self.socket, self.conn.into_parts(), self.guard)
     }
 
-    /// Its client has an allocation: the limits for strangers are lifted, and it gives way to nobody.
+    /// Its client has an allocation: lifts the limits for clients without a login, and protects it
+    /// from eviction.
     pub(in crate::shard) fn set_authenticated(&mut self) {
         self.authenticated = true;
         self.conn.set_authenticated();
         self.guard.set_authenticated();
     }
 
-    /// `displace` is to be called if it has to give way to another connection.
+    /// Sets the function to call when it is evicted in favour of another connection.
     pub(in crate::shard) fn when_displaced(&mut self, displace: Displace) {
         self.guard.when_displaced(displace);
     }
 
-    /// Notes an answer, and tells how many there were to a stranger since it last was none.
+    /// Counts an answer. Returns the number of consecutive answers without a login.
     pub(in crate::shard) const fn count_answer(&mut self, to_stranger: bool) -> u32 {
         self.unauthenticated_answers = if to_stranger {
             self.unauthenticated_answers + 1
@@ -105,8 +108,8 @@ impl Stream {
     }
 }
 
-/// A socket as it is written to: what is in one piece, as nearly everything is, without a list of pieces, which the
-/// kernel would have to copy in and check.
+/// A socket as it is written to: what is in one piece, as nearly everything is, without a list of
+/// pieces, which the kernel would have to copy in and check.
 struct Outlet<'a>(&'a TcpStream);
 
 impl Write for Outlet<'_> {
@@ -134,7 +137,7 @@ pub(in crate::shard) struct Streams {
     /// Slots to be flushed at a time of their own, and the first of those times.
     held: Vec<u32>,
     resume_at: Option<Instant>,
-    /// How many of them [`Self::next_due`] has found not to be due.
+    /// How many of `held` [`Self::next_due`] has found not to be due.
     looked_at: usize,
     limits: StreamLimits,
 }
@@ -176,7 +179,7 @@ impl Streams {
             transport,
             guard,
         } = new_stream;
-        // It is by contract; if it were not, one client could stop them all.
+        // It is non-blocking by contract. If it were not, one client could stop all others.
         socket.set_nonblocking(true)?;
         let (slot, generation) = self.slots.next();
         let token = Token::Stream { slot, generation };
@@ -252,7 +255,7 @@ impl Streams {
             return None;
         }
         while let Some(&slot) = self.held.get(self.looked_at) {
-            // A stream that has ended meanwhile is due, so that it leaves the list.
+            // A stream that has ended meanwhile counts as due, so that it leaves the list.
             match self.at(slot).and_then(|stream| stream.held_until) {
                 Some(until) if until > now => self.looked_at += 1,
                 _ => return Some(self.held.swap_remove(self.looked_at)),
@@ -265,7 +268,7 @@ impl Streams {
         None
     }
 
-    /// Tells epoll what the stream waits for, if that has changed.
+    /// Has epoll watch for what the stream waits for, if that has changed.
     pub(in crate::shard) fn update_interest(&mut self, epoll: &Epoll, slot: u32) -> io::Result<()> {
         let generation = self.slots.generation(slot);
         let Some(stream) = self.slots.at(slot) else {
@@ -280,12 +283,12 @@ impl Streams {
         Ok(())
     }
 
-    /// Closes the stream in `slot` and forgets it; whoever was it is returned.
+    /// Closes the stream in `slot`. Returns its client.
     pub(in crate::shard) fn remove(&mut self, slot: u32) -> Option<Client> {
         self.slots.remove(slot).map(|stream| stream.client)
     }
 
-    /// Lets the stream in `slot` go, open as it is, and watches it no longer.
+    /// Takes the stream in `slot` out of the table, still open, and stops watching it.
     pub(in crate::shard) fn release(&mut self, epoll: &Epoll, slot: u32) -> Option<Stream> {
         let stream = self.slots.remove(slot)?;
         epoll.remove(stream.socket.as_fd()).ok()?;

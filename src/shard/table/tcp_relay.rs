@@ -1,5 +1,5 @@
-//! Sockets of TCP allocations (RFC 6062): those that listen for peers, connections with peers, and the pipes between those
-//! and the clients' connections.
+//! Sockets of TCP allocations (RFC 6062): those that listen for peers, connections with peers, and
+//! the pipes between those and the clients' connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -60,13 +60,14 @@ struct PeerClient {
 pub(in crate::shard) enum PeerStage {
     /// The peer has not answered yet.
     Connecting,
-    /// No client's connection is bound to it. It is not read: what the peer sends waits in the kernel.
+    /// No client's connection is bound to it. It is not read: what the peer sends waits in the
+    /// kernel.
     Unbound,
     /// A client's connection is bound to it.
     Bound,
 }
 
-/// What epoll was told about a socket; `None`: it does not watch it any more.
+/// What epoll watches a socket for; `None`: nothing any more.
 #[derive(Clone, Copy)]
 struct Watch(Option<Interest>);
 
@@ -79,7 +80,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Both directions of a socket are over, which epoll would say again and again.
+    /// Both directions of a socket are shut, which epoll would report again and again.
     fn end(&mut self, epoll: &Epoll, socket: &TcpStream) -> io::Result<()> {
         if self.0.take().is_some() {
             epoll.remove(socket.as_fd())?;
@@ -142,8 +143,8 @@ impl TcpRelays {
         }
     }
 
-    /// Stops watching a listener until [`Self::watch_starved`]: it stays readable, and would keep the loop turning for
-    /// nothing. Returns the address it is bound to.
+    /// Stops watching a listener until [`Self::watch_starved`]: it stays readable, and would keep
+    /// the loop turning for nothing. Returns the address it is bound to.
     pub(in crate::shard) fn starve(&mut self, epoll: &Epoll, token: Token) -> Option<SocketAddr> {
         let listener = self.listeners.get_mut(&token.bits())?;
         let fd = listener.socket.as_fd();
@@ -202,7 +203,8 @@ impl TcpRelays {
         })
     }
 
-    /// Binds a client's connection to connection `id`. `false`: it cannot be watched, or there is no such connection.
+    /// Binds a client's connection to connection `id`. `false`: it cannot be watched, or there is
+    /// no such connection.
     pub(in crate::shard) fn bind(
         &mut self,
         epoll: &Epoll,
@@ -242,8 +244,8 @@ impl TcpRelays {
         }
     }
 
-    /// Relays what can be relayed, and waits for what is needed for more. Returns what has moved, and whether the
-    /// connection is over. `None`: connection `id` is not bound.
+    /// Relays what can be relayed, and waits for what is needed for more. Returns what has moved,
+    /// and whether the connection is over. `None`: connection `id` is not bound.
     pub(in crate::shard) fn pump(&mut self, epoll: &Epoll, now: Instant, id: ConnectionId) -> Option<(Pumped, bool)> {
         let peer = self.peers.get_mut(&id)?;
         let client = peer.client.as_mut()?;

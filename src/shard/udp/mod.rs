@@ -1,4 +1,4 @@
-//! The UDP side of a shard: sockets, the slab of what was received, and the batch of what shall leave.
+//! UDP input and output of a shard: sockets, the slab of received datagrams, and the send batch.
 
 pub(in crate::shard) mod sockets;
 
@@ -16,7 +16,7 @@ use crate::shard::token::Token;
 use crate::turn::types::{Client, RelayId};
 use crate::turn::{Counters, DropReason};
 
-/// Everything a datagram passes on its way through a shard, but for the decision.
+/// Sockets, receive slab and send batch.
 pub(in crate::shard) struct UdpIo {
     pub(in crate::shard) sockets: Sockets,
     pub(in crate::shard) recv: RecvBatch,
@@ -80,7 +80,8 @@ impl UdpIo {
 
     /// Adds a datagram to a client that came in by listener `egress`.
     pub(in crate::shard) fn push_to_client(&mut self, now: Instant, client: &Client, datagram: &Datagram<'_>) {
-        // A reply leaves from the address the client knows; a socket bound to one address needs no telling.
+        // A reply leaves from the address the client knows; a socket bound to one address needs no
+        // telling.
         let wildcard = self
             .sockets
             .udp_listener(datagram.egress)
@@ -157,8 +158,8 @@ impl UdpIo {
         Ok(())
     }
 
-    /// Closes the socket that still stands in the place of `id`: its allocation has ended, and the command to close it comes
-    /// later than what takes its place.
+    /// Closes the socket that still stands in the place of `id`: its allocation has ended, and the
+    /// command to close it comes later than what takes its place.
     fn make_room(&mut self, now: Instant, id: RelayId) {
         if let Some(before) = self.sockets.occupant(id) {
             self.close(now, before);
@@ -193,8 +194,8 @@ impl UdpIo {
         self.sockets.close_flow(slot);
     }
 
-    /// Closes a relay socket, after sending what it still has to send: the batch names sockets by number, and the next
-    /// socket with this number is somebody else's.
+    /// Closes a relay socket, after sending what it still has to send: the batch names sockets by
+    /// number, and the next socket with this number belongs to another allocation.
     pub(in crate::shard) fn close(&mut self, now: Instant, id: RelayId) {
         self.flush(now);
         if self.sockets.close(id) {

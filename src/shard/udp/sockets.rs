@@ -44,14 +44,16 @@ struct Relay {
     read_in: Option<u64>,
 }
 
-/// The socket of an HTTP/3 flow. In this order: first it is closed, then its port is nobody's.
+/// The socket of an HTTP/3 flow. The order matters: the socket is closed before its port is
+/// released.
 #[derive(Debug)]
 struct Flow {
     socket: UdpSocket,
     _own: OwnSocket,
 }
 
-/// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, those of HTTP/3 flows, relay sockets behind.
+/// All UDP sockets, numbered for `net::udp::SendBatch`: listeners first, those of HTTP/3 flows,
+/// relay sockets behind.
 #[derive(Debug)]
 pub(in crate::shard) struct Sockets {
     listeners: Vec<Listener>,
@@ -67,8 +69,8 @@ pub(in crate::shard) struct Sockets {
 }
 
 impl Sockets {
-    /// `options` are those of relay sockets; slots of HTTP/3 flows are below `most_flows`, and their sockets are noted in
-    /// `own`.
+    /// `options` are those of relay sockets; slots of HTTP/3 flows are below `most_flows`, and
+    /// their sockets are noted in `own`.
     pub(in crate::shard) fn new(
         listeners: Vec<Listener>,
         most_flows: usize,
@@ -98,7 +100,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// Hears no more clients.
+    /// Closes all listeners.
     pub(in crate::shard) fn close_listeners(&mut self) {
         self.listeners.clear();
     }
@@ -204,7 +206,8 @@ impl Sockets {
         (Token::relay(relay.id) == Token::Relay { slot, generation }).then_some((&relay.socket, relay.id))
     }
 
-    /// Takes note that a relay socket is read in `turn`. Returns whose it is, and whether it was read in the turn before.
+    /// Takes note that a relay socket is read in `turn`. Returns whose it is, and whether it was
+    /// read in the turn before.
     pub(in crate::shard) fn begin_read(&mut self, slot: u32, generation: u32, turn: u64) -> Option<(RelayId, bool)> {
         let relay = self.relays.get_mut(slot as usize)?.as_mut()?;
         if Token::relay(relay.id) != (Token::Relay { slot, generation }) {

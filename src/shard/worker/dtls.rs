@@ -1,4 +1,4 @@
-//! What a worker does with its DTLS clients.
+//! A worker's DTLS clients: records in and out, and steps of handshakes.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::turn::types::Client;
 
 /// Where the messages of a datagram are put for the core.
 enum Room {
-    /// In the place of the datagram in the slab: nothing may be sent and cleared in the middle of a batch.
+    /// In place of the datagram in the slab, which must not be cleared in the middle of a batch.
     InPlace(Range<usize>),
     /// Behind everything else in the slab.
     Behind,
@@ -93,9 +93,9 @@ impl Worker {
         }
     }
 
-    /// A new association's share of all associations. Where they are in use, or too many handshakes are under way, the
-    /// source that has the most without an allocation, or the most handshakes, loses its oldest
-    /// ([`crate::base::shares`]).
+    /// A new association's share of all associations. Where they are in use, or too many handshakes
+    /// are under way, the source that has the most without an allocation, or the most handshakes,
+    /// loses its oldest ([`crate::base::shares`]).
     ///
     /// # Errors
     /// Why it may not begin.
@@ -128,7 +128,8 @@ impl Worker {
         }
     }
 
-    /// Hands every message of the datagram that the association in `slot` has just been given to the core.
+    /// Hands every message of the datagram that the association in `slot` has just been given to
+    /// the core.
     fn take_records(&mut self, slot: u32, generation: u32, mut room: Room, tos: u8) {
         let mut taken = 0;
         let outcome = loop {
@@ -137,7 +138,7 @@ impl Worker {
                 NextMessage::Message(message, client) => (message, client),
                 NextMessage::Done => break Ok(()),
                 NextMessage::Ended(error) => break Err(error),
-                // An answer could not be sent.
+                // The association ended because an answer could not be sent.
                 NextMessage::Gone => return,
             };
             taken += 1;
@@ -164,7 +165,7 @@ impl Worker {
         }
     }
 
-    /// What is due: lost flights, and one step of one handshake.
+    /// Does what is due: sends lost flights again, and does one step of one handshake.
     pub(super) fn advance_dtls(&mut self) {
         let Some(dtls) = &mut self.dtls else { return };
         if dtls.has_due_flights(self.now.mono) {
@@ -180,7 +181,7 @@ impl Worker {
                 self.stats.dtls_half_open.sub(1);
                 self.stats.dtls_handshakes.add(1);
                 self.flush_dtls(slot);
-                // Messages may be in the client's last datagram, or behind it already.
+                // Messages may stand in the client's last datagram, or already wait behind it.
                 self.take_records(slot, generation, Room::Behind, 0);
                 for datagram in pending {
                     let Some(client) = self.dtls.as_mut().and_then(|dtls| dtls.by_token(slot, generation)) else {
@@ -191,7 +192,7 @@ impl Worker {
                 }
             }
             HandshakeStep::Failed => {
-                // The alert that tells the client why.
+                // The alert says why.
                 self.flush_dtls(slot);
                 self.remove_dtls(slot, DtlsClose::Failed);
             }
@@ -211,7 +212,8 @@ impl Worker {
         }
     }
 
-    /// Sends `header`, the bytes at `data` in the slab and `padding` zeros as one record to the client of this token.
+    /// Sends `header`, the bytes at `data` in the slab and `padding` zeros as one record to the
+    /// client of this token.
     pub(super) fn send_dtls(&mut self, token: (u32, u32), header: &[u8], data: Range<usize>, padding: usize, tos: u8) {
         let data = self.udp.recv.slab().get(data).unwrap_or_default();
         let len = header.len() + data.len() + padding;
@@ -246,7 +248,8 @@ impl Worker {
         }
     }
 
-    /// Sends the first `len` bytes of the message buffer. A record that would not fit into a packet is not sent.
+    /// Sends the first `len` bytes of the message buffer. A record that would not fit into a packet
+    /// is not sent.
     fn seal_dtls(&mut self, (slot, generation): (u32, u32), len: usize, tos: u8) {
         let Some(dtls) = &mut self.dtls else { return };
         match dtls.seal(slot, generation, len) {
@@ -290,8 +293,8 @@ impl Worker {
         }
     }
 
-    /// Forgets an association; its allocation ends with this turn, because no client can come back to it.
-    /// Returns its share of all associations.
+    /// Forgets an association; its allocation ends with this turn, because no client can come back
+    /// to it. Returns its share of all associations.
     fn remove_dtls(&mut self, slot: u32, reason: DtlsClose) -> Option<ProcessUnit> {
         let client = self.dtls.as_mut()?.remove(slot)?;
         self.departed.push(client.client);
@@ -303,13 +306,14 @@ impl Worker {
         Some(client.unit)
     }
 
-    /// Ends an association whose time is up: a handshake not completed, or no allocation for too long.
+    /// Ends an association whose time is up: a handshake not completed, or no allocation for too
+    /// long.
     pub(super) fn check_dtls_deadline(&mut self, slot: u32) {
         let Some(dtls) = &mut self.dtls else { return };
         let server = &self.server;
         let has_or_awaits_allocation = |client: &Client| server.has_or_awaits_allocation(client);
         match dtls.expired(self.now.mono, slot, self.idle_timeout, has_or_awaits_allocation) {
-            // Without a goodbye: there is no key for one.
+            // Without close_notify: there is no key for it yet.
             Some(DtlsClose::HandshakeTimeout) => drop(self.remove_dtls(slot, DtlsClose::HandshakeTimeout)),
             Some(reason) => self.close_dtls(slot, reason),
             None => {}

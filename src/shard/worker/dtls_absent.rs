@@ -1,4 +1,4 @@
-//! In the place of `dtls` in a program built without that feature: there is no association, and never will be.
+//! Stand-in for `dtls` when the feature is off: an uninhabited type.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::Worker;
 use crate::base::address::FiveTuple;
 use crate::base::time::Instant;
 
-/// Nothing of the kind exists.
+/// No associations.
 #[derive(Debug)]
 pub(in crate::shard) enum Dtls {}
 

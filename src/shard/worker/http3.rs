@@ -1,4 +1,4 @@
-//! What a worker does with its HTTP/3 flows.
+//! A worker's HTTP/3 flows: datagrams between clients and the backend.
 
 use std::ops::Range;
 
@@ -14,10 +14,11 @@ use crate::wire::quic;
 
 /// Messages taken from one backend socket in a turn.
 const BATCH: usize = 8;
-/// Datagrams from backends in a turn, beyond which no further socket is read: a download is patient, media is not.
+/// Datagrams from backends in a turn, beyond which no further socket is read: a download can wait,
+/// media cannot.
 const TURN_DATAGRAMS: u64 = 256;
 
-/// Whose the datagrams of a five-tuple are.
+/// What a five-tuple's datagrams belong to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum FiveTupleOwner {
     Turn,
@@ -35,7 +36,8 @@ fn owner_of(server: &mut Server, http3: Option<&Http3>, client: &Client) -> Five
 }
 
 impl Worker {
-    /// Passes a datagram on to the backend, if it is for it. `owner` is remembered between the datagrams of one client.
+    /// Passes a datagram to the backend, if it belongs to a flow or may begin one. `owner` is kept
+    /// between the datagrams of one client. Returns whether the datagram is done with.
     pub(super) fn pass_to_backend(
         &mut self,
         client: &Client,
@@ -69,7 +71,7 @@ impl Worker {
             .is_some_and(|dtls| dtls.has_association(&client.five_tuple))
     }
 
-    /// `None`: it could not begin, which is counted.
+    /// Begins the flow of a client. `None`: it may not begin, which is counted.
     fn begin_flow(&mut self, client: &Client) -> Option<u32> {
         let http3 = self.http3.as_mut()?;
         let Some(backend) = http3.backend() else {
@@ -123,7 +125,7 @@ impl Worker {
             destination: flow.backend,
             source: None,
             tos,
-            // As the client has sent it: it looks for the path's MTU (RFC 9000 §14).
+            // As the client sends it: the client probes the path's MTU (RFC 9000 §14).
             dont_fragment: true,
             header: &[],
             data: packet,
@@ -132,7 +134,8 @@ impl Worker {
         self.udp.push(self.now.mono, &datagram);
     }
 
-    /// What backends have to say, of the first `ready` events. Not always the same begins, since not all may be heard.
+    /// Reads the backend sockets among the first `ready` events. The first one differs from turn to
+    /// turn, because a turn may not reach all.
     pub(super) fn receive_backends(&mut self, ready: usize) {
         let begin = self.turns as usize % ready.max(1);
         let end = self.packets + TURN_DATAGRAMS;
@@ -179,7 +182,7 @@ impl Worker {
             for packet in received.datagrams() {
                 self.count_datagram();
                 if received.source != backend {
-                    // It came before the socket was connected.
+                    // It arrived before the socket was connected.
                     self.stats.http3_drop(Http3Drop::Stranger);
                 } else {
                     self.send_from_backend(slot, listener, &client, packet, received.tos);
@@ -207,7 +210,7 @@ impl Worker {
         self.udp.push_to_client(self.now.mono, client, &datagram);
     }
 
-    /// Ends a flow whose time is up, or whose five-tuple has an allocation now.
+    /// Ends a flow whose deadline has passed, or whose five-tuple has an allocation now.
     pub(super) fn check_flow(&mut self, slot: u32) {
         let Some(http3) = &mut self.http3 else { return };
         let expired = http3.expired(self.now.mono, slot);

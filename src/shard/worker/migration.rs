@@ -1,21 +1,22 @@
-//! Allocations on their way from shard to shard (RFC 8016): the core's migrations, and the relay sockets that go with them.
+//! Allocations that move from shard to shard (RFC 8016): the core's migration messages, and the
+//! relay sockets that go along.
 //!
-//! They go by the control channel, which has no bound and so is never full: an allocation that has left arrives. What
-//! stands in it is bounded by the allocations there are and by the requests of one turn.
+//! They use the control channel. It has no bound, so it is never full: an allocation that has left
+//! arrives. The number of allocations and the requests of one turn bound what it holds.
 
 use super::Worker;
 use crate::shard::control::{Control, MigrationEnvelope};
 use crate::turn::types::RelayId;
 
 impl Worker {
-    /// Takes a relay socket out of use until the migration it belongs to is sent.
+    /// Takes a relay socket out of use until the message it goes with is sent.
     pub(super) fn detach(&mut self, id: RelayId) {
         if let Some(socket) = self.udp.detach(self.now.mono, &self.epoll, id) {
             self.detached.push((id, socket));
         }
     }
 
-    /// Sends what the core has for other shards, or for this one.
+    /// Sends the core's messages to other shards, or to this one.
     pub(super) fn send_migrations(&mut self) {
         while let Some(migration) = self.server.poll_migration() {
             let detached = &mut self.detached;
@@ -29,7 +30,7 @@ impl Worker {
         }
     }
 
-    /// Takes what another shard has sent.
+    /// Handles a message of another shard.
     pub(super) fn receive_migration(&mut self, envelope: MigrationEnvelope) {
         let MigrationEnvelope { migration, sockets } = envelope;
         let handled = self.server.handle_migration(self.now, migration, &mut self.response);
@@ -44,7 +45,7 @@ impl Worker {
                 self.server.handle_relay_lost(self.now, id);
             }
         }
-        // At once: what peers send to an allocation that leaves waits in its socket for the shard it goes to.
+        // At once: data from peers waits in the socket until the next shard watches it.
         self.run_commands();
         while let Some((client, packet)) = self.server.poll_held() {
             if self.udp.recv.free() == 0 {

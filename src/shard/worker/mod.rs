@@ -1,8 +1,9 @@
-//! The loop of one shard: wait, receive a bounded batch from each ready socket, decide, send, and again.
+//! The worker loop: wait, receive bounded batches, decide, send.
 //!
-//! Life of a packet: a slot of the slab is filled by the kernel (`udp`), the core looks at it and answers with a
-//! verdict (`turn`), the verdict becomes an entry of the send batch that points into the slot (`deliver`), and at the end
-//! of the turn the batch leaves grouped by socket. Nothing is copied, allocated, locked or logged on this way.
+//! Life of a packet: the kernel fills a slot of the slab (`shard::udp`). The core reads it and
+//! returns a verdict (`turn`). The verdict becomes an entry of the send batch that points into the
+//! slot (`verdict`). At the end of the turn the batch leaves, grouped by socket. Nothing on this
+//! path copies, allocates, locks or logs.
 
 #[cfg_attr(not(feature = "dtls"), path = "dtls_absent.rs")]
 mod dtls;
@@ -49,9 +50,10 @@ use crate::turn::{self, Command, Config, Counters, Response, Server, Shared};
 const HAIRPIN_BATCH: usize = 256;
 /// Events taken from epoll in one turn.
 const EVENT_BATCH: usize = 256;
-/// The loop turns at least this often, to show that it lives.
+/// The loop turns at least this often, so that its heartbeat stays fresh.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often some of the streams are looked at for passed deadlines; all of them within [`SCAN_PARTS`] of it.
+/// How often a part of all streams, associations and flows is checked for passed deadlines.
+/// [`SCAN_PARTS`] scans check all.
 const SCAN: Duration = Duration::from_millis(250);
 const SCAN_PARTS: u32 = 4;
 
@@ -65,12 +67,12 @@ pub(super) struct Worker {
     epoll: Epoll,
     udp: UdpIo,
     streams: Streams,
-    /// `None`: not served.
+    /// `None`: DTLS is not served.
     dtls: Option<Dtls>,
-    /// `None`: there is no backend for it.
+    /// `None`: no HTTP/3 backend is configured.
     http3: Option<Http3>,
     tcp_relays: TcpRelays,
-    /// Streams whose clients are gone; the core has yet to hear of it.
+    /// Clients of closed streams and associations, which the core does not know yet.
     departed: Vec<Client>,
     inlets: Inlets,
     outlets: Outlets,
@@ -80,7 +82,7 @@ pub(super) struct Worker {
     stats: Arc<ShardCounters>,
     pace: Pace,
     idle_timeout: Duration,
-    /// Answers a stream or association has before it logs in.
+    /// Answers that a stream or association gets before it logs in.
     unauthenticated_requests: u32,
     log_client: LogClient,
     refusals: Arc<RefusalLog>,
@@ -90,19 +92,20 @@ pub(super) struct Worker {
     packets: u64,
     /// Reads and writes of streams in this turn.
     stream_calls: u64,
-    /// Something has come from an HTTP/3 backend; it waits for everything else of this turn.
+    /// An HTTP/3 backend has sent something. It is read after everything else of this turn.
     backends_wait: bool,
     /// Messages taken from a relay socket in this turn.
     relay_batch: usize,
     next_scan: Instant,
     scan_part: u32,
-    /// Lines about sockets for peers that cannot be had.
+    /// Log lines about relay sockets that cannot be opened.
     no_relay_socket: LogThrottle,
-    /// When a shutdown must be over.
+    /// When a shutdown must be complete.
     stop_at: Option<Instant>,
 }
 
-/// What a worker is made of. It is put together in its own thread, because parts of it never leave that.
+/// The parts of a worker. The worker is built in its own thread, because some of its state never
+/// leaves that thread.
 pub(super) struct WorkerParts {
     pub(super) index: ShardIndex,
     pub(super) config: ShardConfig,
@@ -111,12 +114,12 @@ pub(super) struct WorkerParts {
     pub(super) shared: Arc<Shared>,
     /// From the system's generator: for the core's own.
     pub(super) random: [u8; 32],
-    /// The same, for DTLS cookies.
+    /// From the system's generator: for DTLS cookies.
     #[cfg(feature = "dtls")]
     pub(super) dtls_random: [u8; 32],
     #[cfg(feature = "dtls")]
     pub(super) dtls_shared: Option<DtlsShared>,
-    /// The same, for the table of HTTP/3 flows.
+    /// From the system's generator: for the table of HTTP/3 flows.
     pub(super) http3_random: u64,
     pub(super) http3_shared: Http3Shared,
     pub(super) listeners: Vec<Listener>,
@@ -131,7 +134,7 @@ impl Worker {
     /// A worker that watches nothing yet.
     ///
     /// # Errors
-    /// An epoll instance cannot be had, or memory.
+    /// The system has no epoll instance or no memory left.
     pub(super) fn new(parts: WorkerParts) -> io::Result<Self> {
         let WorkerParts {
             config,
@@ -197,12 +200,12 @@ impl Worker {
         })
     }
 
-    /// Turns until told to stop.
+    /// Runs until a shutdown is complete.
     ///
     /// # Errors
-    /// The readiness interface itself fails, which nothing but a bug can cause.
+    /// Epoll itself fails, which only a bug can cause.
     pub(super) fn run(&mut self) -> io::Result<()> {
-        // Without it pauses are merely longer.
+        // If it fails, pauses are longer.
         let _ = net::set_exact_sleep();
         self.watch_inlets()?;
         while !self.is_stopped() {
@@ -211,7 +214,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Watches the listeners and what comes from other threads.
+    /// Watches the listeners and the waker of other threads.
     fn watch_inlets(&self) -> io::Result<()> {
         self.epoll
             .add(self.inlets.waker.as_fd(), Token::Waker.bits(), Interest::Read)?;
@@ -222,7 +225,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until something is ready or due, and does it.
+    /// One turn: waits until something is ready or due, and handles it.
     fn turn(&mut self) -> io::Result<()> {
         let ready = self.wait()?;
         self.tick();
@@ -249,7 +252,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until something is ready, or due. Returns how many events there are.
+    /// Waits until something is ready or due. Returns the number of events.
     fn wait(&mut self) -> io::Result<usize> {
         if let Some(pause) = self.pace.pause() {
             if !self.pace.insists() {
@@ -287,7 +290,7 @@ impl Worker {
         wait
     }
 
-    /// Whether anybody has a deadline that is looked for by scanning.
+    /// Whether something has a deadline that only a scan finds.
     fn has_connections(&self) -> bool {
         self.streams.len() > 0
             || !self.tcp_relays.is_empty()
@@ -304,7 +307,7 @@ impl Worker {
     }
 
     fn handle_event(&mut self, event: ReadyDescriptor) {
-        // A full slab leaves no room for what this socket has.
+        // A full slab has no room for what this socket holds.
         if self.udp.recv.free() == 0 {
             self.send_datagrams();
         }
@@ -317,7 +320,7 @@ impl Worker {
                 self.receive_peers(slot, generation);
             }
             Token::Stream { slot, generation } => self.handle_stream(slot, generation, event),
-            // It has no descriptor of its own.
+            // It has no descriptor: its listener receives for it.
             Token::Dtls { .. } => {}
             Token::Waker => self.drain_inlets(),
             Token::Peer(id) => self.handle_peer_socket(id, event),
@@ -327,23 +330,23 @@ impl Worker {
         }
     }
 
-    /// Everything that came by way of other threads.
+    /// Drains control messages, hairpin packets and new streams.
     fn drain_inlets(&mut self) {
         self.inlets.waker.clear();
-        // Before the mail: it may be for an allocation that has just come.
+        // Before the hairpin packets: they may be for an allocation that has just arrived.
         while let Ok(control) = self.inlets.control.try_recv() {
             match control {
                 Control::Config(config) => self.server.set_config(self.now, config),
                 Control::Shutdown(timeout) => self.begin_shutdown(timeout),
                 Control::Question(question) => self.answer_question(question),
                 Control::Displace { slot, generation } => self.displace_stream(slot, generation),
-                Control::Migration(parcel) => self.receive_migration(*parcel),
+                Control::Migration(envelope) => self.receive_migration(*envelope),
             }
         }
         for shard in 0..self.inlets.hairpins.len() {
             for taken in 0.. {
                 if taken == HAIRPIN_BATCH {
-                    // The rest is for the next turn; others are waiting too.
+                    // The rest waits for the next turn, so that other sockets get theirs.
                     self.inlets.waker.wake();
                     break;
                 }
@@ -404,16 +407,16 @@ impl Worker {
         (self.scan_part..end).step_by(SCAN_PARTS as usize)
     }
 
-    /// Sends what was collected, so that the slab is free again in the middle of a turn.
+    /// Sends the batch and frees the slab.
     fn send_datagrams(&mut self) {
         self.udp.finish(self.now.mono);
     }
 
-    /// The end of a turn: everything decided in it is carried out.
+    /// Ends a turn: carries out everything decided in it.
     fn end_turn(&mut self) {
         self.drain_core();
         self.send_datagrams();
-        // Flushing may find streams broken, whose allocations then end.
+        // A flush may find a broken stream, whose allocation then ends.
         self.flush_streams();
         self.drain_core();
         for sender in self.outlets.hairpins.iter_mut().flatten() {
@@ -421,11 +424,12 @@ impl Worker {
         }
     }
 
-    /// Commands, departures and events of the core, until there are none.
+    /// Handles commands, departed clients and events of the core until none are left.
     fn drain_core(&mut self) {
         loop {
             self.run_commands();
-            // Only now, so that a request before a client's FIN has got its response (RFC 8489 §6.2.2).
+            // Last, so that a request sent before the client's FIN gets its response (RFC 8489
+            // §6.2.2).
             let Some(client) = self.departed.pop() else { break };
             self.server.handle_disconnect(self.now, &client);
         }
@@ -457,7 +461,7 @@ impl Worker {
         self.refusals.summarise(now);
     }
 
-    /// Carries out what the core wants done, and sends what it has for other shards.
+    /// Runs the core's commands, and sends its messages to other shards.
     fn run_commands(&mut self) {
         while let Some(command) = self.server.poll_command() {
             match command {

@@ -1,4 +1,4 @@
-//! What a worker does with its clients' streams.
+//! A worker's TCP and TLS clients: reads, flushes and deadlines of their streams.
 
 use super::Worker;
 use crate::net::epoll::ReadyDescriptor;
@@ -10,7 +10,7 @@ use crate::turn::DropReason;
 use crate::turn::types::Link;
 
 impl Worker {
-    /// Takes over a stream from the front door.
+    /// Takes over a stream from the front door or another shard.
     pub(super) fn add_stream(&mut self, new_stream: NewStream) {
         if self.stop_at.is_some() {
             return;
@@ -20,7 +20,7 @@ impl Worker {
                 self.stats.streams_adopted.add(1);
                 self.stats.streams.add(1);
                 self.set_displaced_handler(slot);
-                // What was read to tell TURN from HTTP may be the whole first request.
+                // The bytes already read may hold a whole request.
                 self.take_messages(slot);
             }
             Err(error) => {
@@ -30,7 +30,7 @@ impl Worker {
         }
     }
 
-    /// The front door may want the connection back for somebody else.
+    /// Registers how the front door closes this connection in favour of another one.
     fn set_displaced_handler(&mut self, slot: u32) {
         let (Some(stream), Some(own)) = (self.streams.at(slot), self.outlets.shards.get(self.index)) else {
             return;
@@ -41,7 +41,7 @@ impl Worker {
         }
     }
 
-    /// Another connection takes the place of this one, unless its client has logged in meanwhile.
+    /// Closes a stream in favour of another connection, unless its client has logged in meanwhile.
     pub(super) fn displace_stream(&mut self, slot: u32, generation: u32) {
         if self
             .streams
@@ -52,7 +52,7 @@ impl Worker {
         }
     }
 
-    /// A stream is ready for something.
+    /// Handles a ready stream.
     pub(super) fn handle_stream(&mut self, slot: u32, generation: u32, event: ReadyDescriptor) {
         let Some(stream) = self.streams.by_token(slot, generation) else {
             return;
@@ -78,7 +78,8 @@ impl Worker {
             Ok(received) => {
                 self.stats.stream_bytes_received.add(received.bytes as u64);
                 self.take_messages(slot);
-                // At once, while it is in the nearest cache: the next stream's data goes to other relay sockets anyway.
+                // At once, while the data is in the nearest cache: the next stream's data goes to
+                // other relay sockets.
                 self.send_datagrams();
                 if received.closed {
                     self.end_stream(slot, "client");
@@ -86,7 +87,7 @@ impl Worker {
             }
             Err(error) => {
                 if let StreamError::Tls(_) = error {
-                    // The alert that tells the client why.
+                    // The alert says why.
                     let _ = stream.flush(now);
                 }
                 self.remove_stream(slot, error.reason());
@@ -94,8 +95,8 @@ impl Worker {
         }
     }
 
-    /// Hands every whole message to the core. Each is copied into the slab, so that what is relayed of it can leave
-    /// together.
+    /// Hands every complete message to the core. Each is copied into the slab, so that relayed data
+    /// leaves in one batch.
     fn take_messages(&mut self, slot: u32) {
         loop {
             if self.udp.recv.free() == 0 {
@@ -124,7 +125,8 @@ impl Worker {
         }
     }
 
-    /// Reads no more from a stream and closes it once everything queued is written. Its allocation ends with this turn.
+    /// Stops reading a stream, and closes it once its queue is written. Its allocation ends with
+    /// this turn.
     pub(super) fn end_stream(&mut self, slot: u32, reason: &'static str) {
         if let Some(stream) = self.streams.at(slot)
             && stream.closing.is_none()
@@ -136,7 +138,7 @@ impl Worker {
         }
     }
 
-    /// The core wants a stream closed.
+    /// Closes a stream for the core.
     pub(super) fn close_stream(&mut self, link: Link) {
         if let Token::Stream { slot, generation } = Token::from_link(link)
             && self.streams.by_token(slot, generation).is_some()
@@ -157,7 +159,8 @@ impl Worker {
         }
     }
 
-    /// Flushes what got something to send in this turn. A blocked stream waits for its socket instead.
+    /// Flushes streams whose queues got something in this turn. A blocked stream waits for its
+    /// socket instead.
     pub(super) fn flush_streams(&mut self) {
         while let Some(slot) = self.streams.next_dirty() {
             match self.streams.at(slot) {
@@ -168,7 +171,7 @@ impl Worker {
         }
     }
 
-    /// Flushes what was held until now.
+    /// Flushes streams that were held until now.
     pub(super) fn resume_streams(&mut self) {
         while let Some(slot) = self.streams.next_due(self.now.mono) {
             self.flush_slow_stream(slot);
@@ -208,7 +211,7 @@ impl Worker {
         }
     }
 
-    /// Counts what a slow stream has lost.
+    /// Counts frames that a slow stream has dropped.
     fn count_dropped(&mut self, slot: u32) {
         let Some(dropped) = self.streams.at(slot).map(|stream| stream.conn.take_dropped()) else {
             return;
@@ -220,14 +223,15 @@ impl Worker {
         }
     }
 
-    /// Makes epoll tell what the stream waits for now.
+    /// Has epoll report what the stream waits for now.
     fn watch(&mut self, slot: u32) {
         if self.streams.update_interest(&self.epoll, slot).is_err() {
             self.remove_stream(slot, "io");
         }
     }
 
-    /// Closes a stream whose time is up: a message or a write not completed, or no allocation for too long.
+    /// Closes a stream whose deadline has passed: a message or a write is not complete, or it has
+    /// had no allocation too long.
     pub(super) fn check_deadlines(&mut self, slot: u32) {
         let now = self.now.mono;
         self.count_dropped(slot);

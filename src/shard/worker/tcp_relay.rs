@@ -1,9 +1,10 @@
-//! TCP allocations (RFC 6062): sockets that listen for peers, connections with peers, and the pipes between those and the
-//! clients' connections.
+//! A worker's TCP allocations (RFC 6062): it accepts and connects peers, and relays between them
+//! and clients' connections.
 //!
-//! Until a peer connection is bound nothing is read from it: what the peer sends waits in the kernel, whose window tells it
-//! when to stop, and is the first the client gets. A client's connection may arrive at any shard; ConnectionBind moves it to
-//! the one that has the peer, so that nothing relayed crosses shards.
+//! The worker does not read a peer connection until it is bound. What the peer sends waits in the
+//! kernel, whose window stops the peer, and reaches the client first. A client's connection may
+//! arrive at any shard. ConnectionBind moves it to the shard that has the peer, so that no relayed
+//! byte crosses shards.
 
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
@@ -21,7 +22,7 @@ use crate::shard::table::tcp_relay::PeerStage;
 use crate::shard::token::Token;
 use crate::turn::types::{Client, ConnectionId, Link, RelayId};
 
-/// Peers accepted at one relayed transport address in one turn.
+/// Most peers accepted at one relayed transport address in one turn.
 const ACCEPT_BATCH: usize = 16;
 
 impl Worker {
@@ -41,7 +42,7 @@ impl Worker {
         }
     }
 
-    /// Peers have connected to a relayed transport address.
+    /// Accepts peers at a relayed transport address.
     pub(super) fn accept_peers(&mut self, token: Token) {
         for _ in 0..ACCEPT_BATCH {
             match self.tcp_relays.accept(token) {
@@ -53,7 +54,7 @@ impl Worker {
                     }
                     return;
                 }
-                // The peer has gone before it was accepted.
+                // The peer has closed before it was accepted.
                 Err(_) => {}
             }
         }
@@ -64,7 +65,8 @@ impl Worker {
             .server
             .handle_peer_accepted(self.now, relay, from, &mut self.response);
         let Ok((connection, client)) = accepted else {
-            // Reset, not merely ended: the peer knows at once, and nothing of it lingers here. The core has counted why.
+            // Reset, not closed: the peer learns it at once, and no state lingers here. The core
+            // has counted the reason.
             let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
             return;
         };
@@ -91,7 +93,7 @@ impl Worker {
         }
     }
 
-    /// The core has no use for a peer connection any more.
+    /// Closes a peer connection for the core.
     pub(super) fn close_peer(&mut self, id: ConnectionId) {
         if self.tcp_relays.remove(id) == Some(PeerStage::Connecting) {
             self.peer_connected(id, false);
@@ -107,12 +109,12 @@ impl Worker {
         }
     }
 
-    /// A peer's socket is ready for something.
+    /// Handles a peer's ready socket.
     pub(super) fn handle_peer_socket(&mut self, id: ConnectionId, event: ReadyDescriptor) {
         let failed = event.error || event.hangup;
         match self.tcp_relays.stage(id) {
             Some(PeerStage::Bound) => self.relay_bytes(id, event, false),
-            // Not read, it can only have failed.
+            // It is not read, so an event means failure.
             Some(PeerStage::Unbound) if failed => self.peer_closed(id),
             Some(PeerStage::Connecting) if !failed && self.tcp_relays.finish_connecting(&self.epoll, id) => {
                 self.peer_connected(id, true);
@@ -127,12 +129,13 @@ impl Worker {
         self.peer_connected(id, false);
     }
 
-    /// A client's side of a peer connection is ready for something.
+    /// Handles the ready socket of a client's side of a peer connection.
     pub(super) fn handle_peer_client(&mut self, id: ConnectionId, event: ReadyDescriptor) {
         self.relay_bytes(id, event, true);
     }
 
-    /// The stream `link` is the client's side of connection `id` from here on. What is queued for it goes first.
+    /// Makes the stream `link` the client's side of connection `id`. What is queued for it goes
+    /// first.
     pub(super) fn bind_connection(&mut self, link: Link, id: ConnectionId) {
         let Some(stream) = self.release_stream(link) else {
             self.peer_closed(id);
@@ -141,7 +144,7 @@ impl Worker {
         self.stats.stream_closed("moved");
         let (socket, parts, mut guard) = stream.into_parts();
         guard.set_authenticated();
-        // What stood right behind the ConnectionBind goes to the peer as well.
+        // Bytes right behind the ConnectionBind are for the peer.
         let early = parts.received.len() as u64;
         if !self
             .tcp_relays
@@ -156,7 +159,8 @@ impl Worker {
         self.pump(id);
     }
 
-    /// The stream of `client` belongs to `shard`, together with the message of it at `packet` in the slab, taken from it last.
+    /// Moves the stream of `client` to `shard`, with its latest message, which is at `packet` in
+    /// the slab.
     pub(super) fn move_stream(&mut self, client: &Client, shard: usize, packet: Range<usize>) {
         let Some(stream) = self.release_stream(client.link) else {
             return;
@@ -164,7 +168,7 @@ impl Worker {
         let (socket, parts, guard) = stream.into_parts();
         let StreamParts { tls, received, unsent } = parts;
         let (Some(to), true) = (self.outlets.shards.get(shard), unsent.is_empty()) else {
-            // A client that has not read what it was answered before cannot have known what to bind.
+            // A client that has not read the response to its Connect cannot know what to bind.
             self.stats.stream_closed("control_queue");
             return;
         };
@@ -186,7 +190,7 @@ impl Worker {
         }
     }
 
-    /// Lets a stream go, everything queued for it written as far as its socket takes it.
+    /// Takes a stream out of the table, after writing as much of its queue as the socket takes.
     fn release_stream(&mut self, link: Link) -> Option<Stream> {
         let Token::Stream { slot, generation } = Token::from_link(link) else {
             return None;
@@ -195,7 +199,7 @@ impl Worker {
         if stream.closing.is_some() {
             return None;
         }
-        // What is left of it goes along.
+        // The rest of the queue goes along.
         let _: Result<Flushed, _> = stream.flush(self.now.mono);
         self.stats.streams.sub(1);
         let released = self.streams.release(&self.epoll, slot);
@@ -205,7 +209,7 @@ impl Worker {
         released
     }
 
-    /// Something has happened at one side of a bound connection.
+    /// Handles an event at one side of a bound connection.
     fn relay_bytes(&mut self, id: ConnectionId, event: ReadyDescriptor, at_client: bool) {
         if self.tcp_relays.stage(id) != Some(PeerStage::Bound) {
             return;
@@ -217,7 +221,7 @@ impl Worker {
         self.pump(id);
     }
 
-    /// Relays what can be relayed, tells the core how much, and waits for what is needed for more.
+    /// Relays what can be relayed, and reports the number of bytes to the core.
     fn pump(&mut self, id: ConnectionId) {
         let Some((moved, is_over)) = self.tcp_relays.pump(&self.epoll, self.now.mono, id) else {
             return;
@@ -230,13 +234,14 @@ impl Worker {
         }
     }
 
-    /// Closes both sides of a connection, and tells the core.
+    /// Closes both sides of a connection, and reports it to the core.
     fn peer_closed(&mut self, id: ConnectionId) {
         self.tcp_relays.remove(id);
         self.server.handle_peer_closed(id);
     }
 
-    /// Closes half-closed connections in which nothing happens, and listens again where descriptors had run out.
+    /// Closes idle half-closed connections, and watches listeners again for which descriptors had
+    /// run out.
     pub(super) fn check_peer_connections(&mut self) {
         for id in self.tcp_relays.idle(self.now.mono) {
             self.peer_closed(id);

@@ -1,4 +1,4 @@
-//! What a worker does with its UDP sockets: listeners and relay sockets.
+//! A worker's UDP sockets: what listeners and relay sockets receive, and how relay sockets open.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,9 +11,10 @@ use crate::turn::types::{Client, PeerAddr, RelayId};
 use crate::turn::{DropReason, OpenError, QuotedIcmp};
 use crate::wire::demux::{self, Kind};
 
-/// Messages taken from a listener in one turn; also the most taken from a relay socket.
+/// Most messages taken from a listener, or from a relay socket, in one turn.
 pub(super) const LISTENER_BATCH: usize = 32;
-/// Messages taken from a relay socket that stays ready when many are: a flood on one must not make the others wait.
+/// Messages taken from a relay socket that stays ready while many sockets are ready. A flood on one
+/// must not delay the others.
 const RELAY_BATCH: usize = 8;
 /// ICMP errors taken from a relay socket in one turn.
 const ERROR_BATCH: usize = 16;
@@ -72,7 +73,7 @@ impl Worker {
         first.is_some_and(|&first| demux::classify(first) == Kind::Dtls)
     }
 
-    /// One datagram, or one message of a stream or an association, at `packet` in the slab.
+    /// Handles one datagram, or one message of a stream or an association, at `packet` in the slab.
     pub(super) fn handle_client(&mut self, client: &Client, packet: Range<usize>, tos: u8) {
         let bytes = self.udp.recv.slab().get(packet.clone()).unwrap_or_default();
         let verdict = self.server.handle_client(self.now, client, bytes, &mut self.response);
@@ -83,8 +84,8 @@ impl Worker {
         let Some((id, again)) = self.udp.sockets.begin_read(slot, generation, self.turns) else {
             return;
         };
-        // Mostly there is one message, and asking for more costs the kernel a second look. One that has more is ready
-        // again in the next turn.
+        // Usually one message waits, and asking for more costs the kernel a second look. A socket
+        // with more is ready again in the next turn.
         let most = if again { self.relay_batch } else { 1 };
         let slots = self
             .udp
@@ -101,7 +102,8 @@ impl Worker {
                 self.apply(verdict, None, packet, slot.tos);
             }
         }
-        // At once, while it is in the nearest cache: what the next relay socket has is mostly for another stream.
+        // At once, while the data is in the nearest cache: the next relay socket's data is usually
+        // for another stream.
         self.flush_streams();
     }
 
@@ -110,7 +112,8 @@ impl Worker {
         self.stats.received_datagrams.add(1);
     }
 
-    /// ICMP errors about datagrams this relay socket has sent (RFC 8656 §11.5). They never harm the socket itself.
+    /// Handles ICMP errors about datagrams that this relay socket has sent (RFC 8656 §11.5). The
+    /// socket itself stays usable.
     pub(super) fn receive_errors(&mut self, slot: u32, generation: u32) {
         for _ in 0..ERROR_BATCH {
             let Some((socket, id)) = self.udp.sockets.relay(slot, generation) else {
@@ -135,7 +138,7 @@ impl Worker {
         self.relay_opened(id, bind, result);
     }
 
-    /// Tells the core, and the client what the core says.
+    /// Reports the result to the core, and sends the core's response.
     pub(super) fn relay_opened(&mut self, id: RelayId, bind: SocketAddr, result: io::Result<()>) {
         let result = result.map_err(|error| self.classify(&error, bind));
         if let Some(client) = self
@@ -158,7 +161,7 @@ impl Worker {
         }
     }
 
-    /// A socket for peers cannot be had: counted, and told now and then.
+    /// Counts a relay socket that cannot be opened, and logs it at most once a minute.
     pub(super) fn socket_failed(&mut self, error: &io::Error, bind: SocketAddr) {
         if is_exhausted(error) {
             self.stats.relay_exhausted.add(1);
@@ -171,7 +174,7 @@ impl Worker {
     }
 }
 
-/// Out of descriptors or memory.
+/// Whether descriptors or memory have run out.
 pub(super) fn is_exhausted(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

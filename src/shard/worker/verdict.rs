@@ -1,4 +1,4 @@
-//! Verdicts become datagrams, frames and letters to other shards.
+//! Carries out verdicts: they become datagrams, frames and hairpin packets to other shards.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use crate::turn::types::{AllocationId, Client};
 use crate::turn::{DropReason, Frame, ResponseRoute, Verdict};
 
 impl Worker {
-    /// Carries out what the core says about the packet at `packet` in the slab. `client` is who sent it, if a client
-    /// did; `tos` goes with the application data.
+    /// Carries out the verdict on the packet at `packet` in the slab. `client` is its sender,
+    /// unless that is a peer. `tos` goes with the application data.
     pub(super) fn apply(&mut self, verdict: Verdict, client: Option<&Client>, packet: Range<usize>, tos: u8) {
         match verdict {
             Verdict::ToPeer {
@@ -59,7 +59,7 @@ impl Worker {
         }
     }
 
-    /// From one relayed address to another: in memory, never through the kernel.
+    /// Sends data from one relayed address to another: in memory, not through the kernel.
     fn send_hairpin(&mut self, shard: usize, hairpin: HairpinHeader, data: Range<usize>) {
         if shard == self.index {
             self.receive_hairpin(hairpin, data);
@@ -75,12 +75,14 @@ impl Worker {
         }
     }
 
-    /// Application data for an allocation of this shard, sent by another allocation of this server.
+    /// Handles application data for an allocation of this shard, sent by another allocation of this
+    /// server.
     pub(super) fn receive_hairpin(&mut self, hairpin: HairpinHeader, data: Range<usize>) {
         let verdict = self
             .server
             .handle_relayed(self.now, hairpin.to, hairpin.from, data.len());
-        // To a client, or after an allocation that has moved; never on to a third.
+        // The data goes to a client, or follows an allocation that has moved. It never goes on to a
+        // third.
         match verdict {
             Verdict::ToClient { allocation, frame } => self.send_to_client(allocation, frame, data, hairpin.tos),
             Verdict::ToAllocation { shard, .. } => self.send_hairpin(usize::from(shard), hairpin, data),
@@ -106,7 +108,7 @@ impl Worker {
                     .filter(|stream| stream.closing.is_none())
                 {
                     Some(stream) => {
-                        // Data makes room for itself: only responses can be refused.
+                        // Data evicts older data, so it is never refused.
                         let _ = stream
                             .conn
                             .queue(self.now.mono, QueueKind::Data, header, bytes, padding);
@@ -151,7 +153,8 @@ impl Worker {
                 }
             }
             Token::Listener(egress) => {
-                // In NAT discovery (RFC 5780) it may leave from another address than the request came to.
+                // In NAT discovery (RFC 5780) it may leave from another address than the request
+                // came to.
                 let (egress, client) = match self.response.route() {
                     None => (Some(egress), *client),
                     Some(ResponseRoute { from, to }) => (self.udp.sockets.listener_at(from), client.seen_at(from, to)),

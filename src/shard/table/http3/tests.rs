@@ -1,7 +1,10 @@
 //! Flows in virtual time.
 
+use std::time::Duration;
+
 use super::*;
 use crate::base::address::Transport;
+use crate::shard::config::SharedBackend;
 use crate::shard::token::Token;
 
 const BACKEND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8443);
@@ -204,7 +207,8 @@ fn afar(n: u8, port: u16) -> Client {
 fn in_a_flood_from_64_addresses_a_client_with_one_flow_keeps_it_and_a_new_one_gets_one() {
     let mut http3 = flows(256, 9000, 200);
     let honest = http3.begin(at(0), afar(200, 1), BACKEND).unwrap();
-    // Each of them begins 40 flows a second, which is within its own limits, and all together 13 times what may begin.
+    // Each of them begins 40 flows a second, which is within its own limits, and all together 13
+    // times what may begin.
     let mut served = 0;
     for n in 0..25_600_u64 {
         let now = at(1 + n * 10 / 26);

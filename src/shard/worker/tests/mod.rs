@@ -1,5 +1,5 @@
-//! One worker by itself, in the thread of a test that turns it by hand and sets its clock: what it counts, and what its
-//! sockets get, is there when a turn is over, and nobody waits for a deadline.
+//! One worker by itself, in the thread of a test that turns it by hand and sets its clock: what it
+//! counts, and what its sockets get, is there when a turn is over, and nobody waits for a deadline.
 
 mod turn;
 
