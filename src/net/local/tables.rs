@@ -10,7 +10,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessa
 /// `local`, `main` and `default`, which are used without any rule.
 const BUILT_IN: [u32; 3] = [255, 254, 253];
 
-/// The tables that rules name, for one family.
+/// The tables that rules name, by family.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     v4: Family,

@@ -168,7 +168,8 @@ pub enum Command {
         /// Its id.
         id: RelayId,
     },
-    /// Stop watching a relay socket and keep it for the migration that names it (`Migration::sockets`).
+    /// Stop watching a relay socket and keep it for the migration that names it
+    /// (`Migration::sockets`).
     DetachRelay {
         /// Its id.
         id: RelayId,

@@ -77,7 +77,8 @@ pub fn encode_plain(address: &SocketAddr) -> [u8; MAX_LEN] {
 /// Decodes an attribute value. The first byte is reserved and ignored.
 ///
 /// # Errors
-/// [`AttributeError::Value`] for an unknown family, [`AttributeError::Length`] if the length is not that of the family.
+/// [`AttributeError::Value`] for an unknown family, [`AttributeError::Length`] if the length is not
+/// that of the family.
 pub fn decode(value: &[u8], id: TransactionId) -> Result<SocketAddr, AttributeError> {
     let Some((&[_, family, p0, p1], address)) = value.split_first_chunk() else {
         return Err(AttributeError::Length);

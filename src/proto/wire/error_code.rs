@@ -33,7 +33,8 @@ pub const fn header(family: u8, code: u16) -> [u8; 4] {
 /// Decodes an attribute value; reserved bits are ignored.
 ///
 /// # Errors
-/// [`AttributeError::Length`] under four bytes; [`AttributeError::Value`] for a class outside 3..=6 or a number over 99.
+/// [`AttributeError::Length`] under four bytes; [`AttributeError::Value`] for a class outside 3..=6
+/// or a number over 99.
 pub fn decode(value: &[u8]) -> Result<ErrorCode<'_>, AttributeError> {
     let Some((&[family, _, class, number], reason)) = value.split_first_chunk() else {
         return Err(AttributeError::Length);

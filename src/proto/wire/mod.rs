@@ -15,9 +15,10 @@
 //!
 //! let key = Key::long_term(b"alice", "example.org", b"wonderland", PasswordAlgorithm::Md5);
 //! let mut buf = [0; 128];
-//! let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Refresh, TransactionId([7; 12]));
+//! let id = TransactionId([7; 12]);
+//! let mut writer = MessageWriter::new(&mut buf, Class::Request, Method::Refresh, id);
 //! writer.u32(AttributeType::LIFETIME, 600).integrity(&key, Integrity::Sha1);
-//! writer.u32(AttributeType::LIFETIME, 3600); // behind the integrity attribute: anyone could have added it
+//! writer.u32(AttributeType::LIFETIME, 3600); // after the integrity attribute: not trusted
 //! let len = writer.finish().expect("it fits");
 //!
 //! let message = Message::parse(&buf[..len]).expect("it is whole");

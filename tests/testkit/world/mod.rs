@@ -1,4 +1,4 @@
-//! A world around one or more shards: virtual time, and relay sockets that open at once unless held.
+//! A world around one or more shards: virtual time, and relay sockets that open at once or wait.
 
 mod answer;
 mod hand_over;

@@ -256,8 +256,8 @@ impl Server {
         self.forward.allocation_of(&client.five_tuple).is_some() || self.visitors.contains(client)
     }
 
-    /// As [`Self::has_or_awaits_allocation`], for a client that has sent a packet: caches the lookup for the
-    /// handling of that packet.
+    /// As [`Self::has_or_awaits_allocation`], for a client that has sent a packet: caches the
+    /// lookup for the handling of that packet.
     pub fn find_allocation(&mut self, client: &Client) -> bool {
         self.forward.find(&client.five_tuple).is_some() || self.visitors.contains(client)
     }

@@ -2,8 +2,8 @@
 //! the first one ended (decision 0047).
 //!
 //! Operations in progress are not exported: Allocates whose relay sockets are being opened, clients
-//! that wait for their allocation (RFC 8016), migrations. Also omitted are allocations that relay TCP
-//! (RFC 6062), whose connections belong to the process; rate budgets, which start anew; and
+//! that wait for their allocation (RFC 8016), migrations. Also omitted are allocations that relay
+//! TCP (RFC 6062), whose connections belong to the process; rate budgets, which start anew; and
 //! remembered transactions whose allocations have ended.
 
 use core::net::SocketAddr;

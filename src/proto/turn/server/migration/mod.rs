@@ -4,8 +4,8 @@
 //! The new five-tuple may arrive at another shard than the allocation's, and shards share nothing.
 //! So an allocation moves *as a value*: its state here, its sockets in the shard. The shard that
 //! owns it is its *home*; the shard that the client has moved to is *visited*. Both may be the
-//! same, and even then they use the same messages. These are [`Migration`]s. They are never lost, and
-//! those from one shard to another arrive in order.
+//! same, and even then they use the same messages. These are [`Migration`]s. They are never lost,
+//! and those from one shard to another arrive in order.
 //!
 //! ```text
 //! client          visited shard                    home shard
@@ -37,7 +37,8 @@ use crate::turn::response::Response;
 use message::{Handled, Migration, MigrationMessage};
 
 impl Server {
-    /// The next migration to deliver, in order. Commands issued before it must be carried out first.
+    /// The next migration to deliver, in order. Commands issued before it must be carried out
+    /// first.
     pub fn poll_migration(&mut self) -> Option<Migration> {
         take_first(&mut self.migrations)
     }
