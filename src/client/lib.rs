@@ -35,7 +35,7 @@ mod socket;
 mod stream;
 mod turn_client;
 
-pub use self::any_certificate::AnyCertificate;
+pub use self::any_certificate::accept_any_certificate;
 pub use self::error::{ClientError, ServerRefusal};
 pub use self::settings::{ClientLink, ClientSettings};
 pub use self::socket::ClientSocket;

@@ -13,7 +13,7 @@ use relay::wire::framing::{Framing, next_frame};
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
-use relay_client::AnyCertificate;
+use relay_client::accept_any_certificate;
 use relay_testkit::dtls_client::DtlsClient;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -434,13 +434,6 @@ fn connect(server: SocketAddr) -> TcpStream {
 
 /// Accepts any certificate, because the server under test has created its own.
 pub(crate) fn tls_config(alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("TLS 1.2 and 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    let config = accept_any_certificate(alpn).expect("a TLS client");
     Arc::new(config)
 }

@@ -21,9 +21,11 @@ use std::time::{Duration, Instant};
 use relay::base::address::Transport;
 
 use crate::client::Login;
-use crate::harness::{RELAY_IP, Server, free_port};
+use crate::harness::{RELAY_IP, Server};
 use crate::rules::{RULES, Rule};
 use crate::story::Target;
+use relay_testkit::folder::Folder;
+use relay_testkit::ports::free_port;
 
 const TRANSPORTS: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Tls];
 const USERS: [(&str, &str); 2] = [("alice", "a long enough password"), ("bob", "another long password")];
@@ -235,14 +237,13 @@ fn elsewhere(addresses: &str) -> Target {
 /// Debian's coturn, with its defaults as far as the rules allow.
 struct Coturn {
     child: Child,
-    dir: std::path::PathBuf,
+    dir: Folder,
     ports: [u16; 2],
 }
 
 impl Coturn {
     fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("relay-blackbox-coturn-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        let dir = Folder::new();
         let certified = rcgen::generate_simple_self_signed(vec!["relay.test".to_owned()]).expect("a certificate");
         std::fs::write(dir.join("cert.pem"), certified.cert.pem()).expect("written");
         std::fs::write(dir.join("key.pem"), certified.signing_key.serialize_pem()).expect("written");
@@ -305,6 +306,5 @@ impl Drop for Coturn {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

@@ -11,6 +11,8 @@ use rustls::{ClientConnection, StreamOwned};
 use serde_json::Value;
 
 use crate::client::{Client, Login, PATIENCE, tls_config};
+use relay_testkit::folder::Folder;
+
 use crate::harness::{API_KEY, OTHER_SECRET, SECRET, Server, minted, parse_http};
 
 fn outcome(server: &Server, transport: Transport, login: &Login) -> Result<SocketAddr, u16> {
@@ -62,8 +64,8 @@ fn only_a_valid_credential_is_served_on_every_transport() {
 //= REST-07
 #[test]
 fn a_rotated_out_secret_is_refused_after_a_reload_and_calls_go_on() {
-    let file = std::env::temp_dir().join(format!("relay-blackbox-secret-{}", std::process::id()));
-    std::fs::write(&file, format!("{SECRET}\n")).expect("the secret is written");
+    let folder = Folder::new();
+    let file = folder.file("secret", &format!("{SECRET}\n"));
     let server = Server::start_custom(&format!("[credentials]\nsecret_file = \"{}\"\n", file.display()));
     let mut running = Client::udp(server.plain).with_login(&minted(SECRET, 600, "caller"));
     running.allocate().expect("allocated");
@@ -85,7 +87,6 @@ fn a_rotated_out_secret_is_refused_after_a_reload_and_calls_go_on() {
     }
     assert_eq!(outcome(&server, Transport::Udp, &minted(SECRET, 600, "old")), Err(401));
     assert_eq!(running.refresh(600), 0, "the running call keeps its login");
-    std::fs::remove_file(file).expect("the secret file is there");
 }
 
 /// Sends an HTTP/1.1 request over TLS to the front door.

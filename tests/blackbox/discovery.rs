@@ -8,8 +8,9 @@ use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
 
 use crate::client::{Client, PATIENCE};
-use crate::harness::{Server, free_port};
+use crate::harness::Server;
 use crate::programs::run;
+use relay_testkit::ports::free_port;
 
 const IPS: [&str; 2] = ["127.0.0.1", "127.0.0.5"];
 

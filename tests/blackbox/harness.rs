@@ -2,15 +2,17 @@
 
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use relay_testkit::folder::Folder;
+use relay_testkit::ports::free_port;
 
 use crate::client::PATIENCE;
 
@@ -26,7 +28,7 @@ pub(crate) const API_KEY: &str = "k-0bq3vT7mXw9Lr2Yc5Hn8Jd4Ps6Zf1Ga";
 /// A running server and where it listens.
 pub(crate) struct Server {
     child: Child,
-    dir: PathBuf,
+    dir: Folder,
     /// `udp` and `tcp`.
     pub(crate) plain: SocketAddr,
     /// `dtls`, `tls` and `tcp`.
@@ -35,19 +37,6 @@ pub(crate) struct Server {
     pub(crate) door: SocketAddr,
     /// Metrics, health.
     pub(crate) admin: SocketAddr,
-}
-
-/// A port that is free for UDP and TCP on 127.0.0.1, below the kernel's ephemeral range.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        // Processes of one test run start at different ports, and count up from there.
-        let n = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 37;
-        let port = 10_000 + u16::try_from(n % 9_000).expect("below 9000");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 impl Server {
@@ -98,8 +87,8 @@ impl Server {
 
     /// A folder with `toml`, the configuration of a recipe, and the files that it names in
     /// /etc/relay.
-    pub(crate) fn recipe_files(toml: &str) -> PathBuf {
-        let dir = new_folder();
+    pub(crate) fn recipe_files(toml: &str) -> Folder {
+        let dir = Folder::new();
         let write = |name: &str, text: String| {
             let path = dir.join(name);
             std::fs::write(&path, text).expect("a file of this test");
@@ -158,7 +147,7 @@ impl Server {
     }
 
     fn launch_with(sections: &str, ipv6: &str, spawn: impl FnOnce(&Path) -> Child) -> Self {
-        let dir = new_folder();
+        let dir = Folder::new();
         let [plain, tls, door, admin] = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let config = format!(
             r#"realm = "relay.test"
@@ -320,7 +309,6 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("--- server log\n{}---", self.log());
         }
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -329,14 +317,6 @@ pub(crate) fn parse_http(answer: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some((status, body.to_owned()))
-}
-
-fn new_folder() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let dir = std::env::temp_dir().join(format!("relay-blackbox-{}-{number}", std::process::id()));
-    std::fs::create_dir_all(&dir).expect("a temporary folder");
-    dir
 }
 
 fn spawn(dir: &Path, overrides: &[(String, String)]) -> Child {
@@ -365,10 +345,7 @@ fn spawn_command(mut command: Command, dir: &Path, overrides: &[(String, String)
 pub(crate) fn minted(secret: &str, ttl: i64, id: &str) -> crate::client::Login {
     use base64::Engine as _;
     use hmac::{KeyInit, Mac};
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs();
+    let now = relay::net::clock::unix_now().0;
     let username = format!("{}:{id}", now.checked_add_signed(ttl).expect("in range"));
     let mut mac = hmac::Hmac::<sha1::Sha1>::new_from_slice(secret.as_bytes()).expect("any length");
     mac.update(username.as_bytes());

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::harness::{EchoPeer, SECRET, Server, minted};
-use relay_client::AnyCertificate;
+use relay_client::accept_any_certificate;
 use relay_testkit_server::http3_site::{GREETING, Site, body};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,14 +44,7 @@ fn server_before(backend: &str) -> Server {
 
 /// A client of HTTP/3 that accepts any certificate.
 fn endpoint() -> quinn::Endpoint {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let tls = accept_any_certificate(&[b"h3"]).expect("a TLS client");
     let crypto = QuicClientConfig::try_from(tls).expect("QUIC's ciphers");
     let mut endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a socket");
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));

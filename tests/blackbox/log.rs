@@ -5,27 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
-use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Socket, Type};
 
 use crate::client::PATIENCE;
 use crate::harness::Server;
-use relay_client::AnyCertificate;
+use relay_client::accept_any_certificate;
 
 /// Connections of a flood.
 const MANY: u32 = 240;
 
 /// A ClientHello with an illegal server name of this length.
 fn hello_with_illegal_name(len: usize) -> Vec<u8> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
-        .with_no_client_auth();
+    let config = accept_any_certificate(&[]).expect("a TLS client");
     let label = "q".repeat(59);
     let name = [label.as_str(); 5].join(".")[..len].to_owned();
     let server = ServerName::try_from(name.clone()).expect("a name");

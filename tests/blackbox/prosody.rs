@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use relay::base::address::Transport;
 
 use crate::client::{Client, Login};
-use crate::harness::{SECRET, Server, free_port};
+use crate::harness::{SECRET, Server};
 use crate::recipes::page;
+use relay_testkit::ports::free_port;
 
 /// Time limit of each step: generous, as it only bounds a failure.
 const PATIENCE: Duration = Duration::from_secs(20);

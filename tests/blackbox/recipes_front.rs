@@ -12,8 +12,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::client::{Client, tls_config};
-use crate::harness::{SECRET, Server, free_port, minted};
+use crate::harness::{SECRET, Server, minted};
 use crate::recipes::page;
+use relay_testkit::ports::free_port;
 
 /// Time limit of each step: generous, as it only bounds a failure.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -117,7 +117,6 @@ fn all_else_changes_although_a_certificate_cannot_be_used() {
     // Clients over TLS get the previous certificate.
     let mut secure = Client::tls(server.tls).with_login(&minted(OTHER_SECRET, 600, "reload"));
     secure.allocate().expect("allocated");
-    std::fs::remove_dir_all(dir).expect("removed");
 }
 
 #[test]
@@ -135,7 +134,6 @@ fn peers_are_closed_although_a_secrets_file_is_gone_and_who_could_log_in_still_c
     assert_partial(&server, &["not reloaded: credentials"]);
     assert_eq!(permission(&mut peer, "127.0.0.2"), 403);
     drop(client(&server, SECRET));
-    std::fs::remove_dir_all(dir).expect("removed");
 }
 
 #[test]

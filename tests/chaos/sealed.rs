@@ -17,6 +17,10 @@ pub(crate) trait Sealed {
     fn close(&mut self);
 }
 
+#[cfg_attr(
+    not(feature = "dtls"),
+    expect(dead_code, reason = "without DTLS there is no association to read from")
+)]
 pub(crate) enum Heard {
     Message(Vec<u8>),
     Nothing,

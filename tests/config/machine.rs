@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -15,6 +14,7 @@ use relay::config::reader::diagnostic::{Diagnostics, Finding, Severity};
 use relay::config::{Loaded, Purpose, load_for};
 use relay::machine;
 use relay::machine::network::Interface;
+use relay_testkit::folder::Folder;
 
 /// 32 random bytes, of no use anywhere.
 pub const SECRET: &str = "Zk3v8yB1qTn5LxW0uHcJr2sEoPdGmA7iFtVb9KfQeXw=";
@@ -22,7 +22,7 @@ pub const SECRET: &str = "Zk3v8yB1qTn5LxW0uHcJr2sEoPdGmA7iFtVb9KfQeXw=";
 pub const OLD_SECRET: &str = "p0VtYw6rKcGhQ2nXsDfLj8uMzAe4TbRi1oBvPq5Sx3E=";
 
 pub struct Machine {
-    pub dir: PathBuf,
+    pub dir: Folder,
     pub variables: Vec<(OsString, OsString)>,
     pub default_file: Option<PathBuf>,
     pub interfaces: Vec<(&'static str, &'static str)>,
@@ -44,10 +44,7 @@ pub struct Machine {
 impl Machine {
     /// A server in the Internet, IPv4 and IPv6, with an empty state directory.
     pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("relay-config-{}-{number}", std::process::id()));
-        fs::create_dir_all(&dir).expect("a directory for this test");
+        let dir = Folder::new();
         Self {
             variables: vec![("STATE_DIRECTORY".into(), dir.join("state").into())],
             dir,
@@ -131,12 +128,6 @@ impl Machine {
             Ok(_) => panic!("this should have been refused:\n{toml}"),
             Err(mistakes) => mistakes,
         }
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -28,6 +27,7 @@ use relay::turn::output::{DropReason, EndReason};
 use relay::turn::policy::Denied;
 use relay::turn::types::Path;
 use relay::turn::{PortGauges, Refusal, RefusalReason};
+use relay_testkit::folder::Folder;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,13 +47,11 @@ struct Admin {
 
 /// One self-signed certificate that ends at 1,800,000,000.
 fn certificates() -> TlsStore {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let directory = std::env::temp_dir().join(format!("relay-metrics-{}-{number}", std::process::id()));
+    let directory = Folder::new();
     let files = CertificateFiles {
         certificate: directory.join("cert.pem"),
         private_key: directory.join("key.pem"),
-        state_dir: Some(directory.clone()),
+        state_dir: Some(directory.to_path_buf()),
     };
     let wanted = SelfSigned {
         names: vec!["relay.test".to_owned()],
@@ -61,7 +59,6 @@ fn certificates() -> TlsStore {
     };
     let made = UnixTime(1_800_000_000 - 396 * 86_400);
     let opened = TlsStore::open(vec![CertificateSource::SelfSigned(files, wanted)], made);
-    std::fs::remove_dir_all(directory).expect("a directory of ours");
     opened.expect("a certificate").0
 }
 

@@ -15,11 +15,11 @@ use rcgen::{
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 
 use crate::lab::Namespace;
 use crate::process::{run, write_private};
-use relay_client::AnyCertificate;
+use relay_client::accept_any_certificate;
 
 /// Files of one authority and one certificate, all in PEM.
 #[derive(Clone, Debug)]
@@ -134,13 +134,7 @@ pub(crate) fn connect(
     let mut tcp = tcp.expect("the server listens");
     tcp.set_read_timeout(Some(Duration::from_secs(10)))
         .expect("a timeout that is not zero");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions of TLS")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
-        .with_no_client_auth();
+    let config = accept_any_certificate(&[]).expect("a TLS client");
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let mut tls = ClientConnection::new(Arc::new(config), name).expect("a client");
     while tls.is_handshaking() {

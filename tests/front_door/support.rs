@@ -2,15 +2,13 @@
 
 use std::net::SocketAddr;
 use std::panic::Location;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
-use relay::base::time::{Instant, UnixTime};
+use relay::base::time::Instant;
 use relay::config::settings::{BackendAddress, FrontDoorSettings, RouteSettings};
 use relay::control::api::Api;
 use relay::control::health::Health;
@@ -19,11 +17,10 @@ use relay::edge::front_door::proxy::Proxies;
 use relay::edge::front_door::{Accepts, Backends, ConnectionOutcome, FrontDoor, FrontDoorLimits};
 use relay::edge::listeners::tcp::listen;
 use relay::machine::certificate::CertificateFiles;
+use relay::net::clock::unix_now;
 use relay::net::stream::{StreamConn, StreamLimits};
 use relay::shard::LogClient;
 use relay::shard::stream_intake::NewStream;
-use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +30,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use relay_client::AnyCertificate;
+use relay_client::accept_any_certificate;
+use relay_testkit::folder::Folder;
 
 /// Everything at once, as on port 443.
 pub(crate) const ALL: Accepts = Accepts {
@@ -91,13 +89,7 @@ pub(crate) struct Door {
     pub(crate) started: Arc<Notify>,
     /// And answers when this is told.
     pub(crate) finish: Arc<Notify>,
-    directory: PathBuf,
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
+    _directory: Folder,
 }
 
 impl Door {
@@ -157,28 +149,18 @@ impl Door {
         behind: Backends,
         router: impl FnOnce(Option<Router>, Arc<Notify>, Arc<Notify>) -> Router,
     ) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "relay-door-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let directory = std::env::temp_dir().join(name);
+        let directory = Folder::new();
         let files = CertificateFiles {
             certificate: directory.join("cert.pem"),
             private_key: directory.join("key.pem"),
-            state_dir: Some(directory.clone()),
+            state_dir: Some(directory.to_path_buf()),
         };
         let wanted = SelfSigned {
             names: vec!["relay.test".to_owned()],
             addresses: Vec::new(),
         };
         let source = CertificateSource::SelfSigned(files, wanted);
-        let unix = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap()
-            .as_secs();
-        let (store, _) = TlsStore::open(vec![source], UnixTime(unix)).unwrap();
+        let (store, _) = TlsStore::open(vec![source], unix_now()).unwrap();
         let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let router = router(behind.http(), started.clone(), finish.clone());
         let (sender, handovers) = mpsc::unbounded_channel();
@@ -208,7 +190,7 @@ impl Door {
             served,
             started,
             finish,
-            directory,
+            _directory: directory,
         }
     }
 
@@ -293,14 +275,7 @@ fn pages(started: Arc<Notify>, finish: Arc<Notify>) -> Router {
 }
 
 pub(crate) fn connector(alpn: &[&[u8]]) -> TlsConnector {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let config = accept_any_certificate(alpn).expect("a TLS client");
     TlsConnector::from(Arc::new(config))
 }
 

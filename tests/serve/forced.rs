@@ -5,7 +5,7 @@ use super::*;
 /// What an ordinary user gets, who may not bind 443.
 fn without_443(section: &str) -> (Setup, Server) {
     let setup = Setup::new();
-    let state = setup.dir.0.join("state");
+    let state = setup.dir.join("state");
     let config = setup.write(&format!(
         "realm = \"{REALM}\"\nstate_dir = \"{}\"\nadmin.address = \"off\"\nworkers = 1\n\
          [external]\nipv4 = \"192.0.2.1\"\nipv6 = \"off\"\n[relay]\nipv4 = \"0.0.0.0\"\n\

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Dir, Server};
+use crate::support::Server;
+use relay_testkit::folder::Folder;
 
 /// A configuration for a machine that has `listener` and `external` as its addresses.
-fn config(dir: &Dir, start_timeout: &str, listener: &str, external: &str) -> std::path::PathBuf {
+fn config(dir: &Folder, start_timeout: &str, listener: &str, external: &str) -> std::path::PathBuf {
     dir.file("secret", crate::SECRET);
     dir.file(
         "relay.toml",
@@ -15,14 +16,14 @@ fn config(dir: &Dir, start_timeout: &str, listener: &str, external: &str) -> std
             "realm = \"test.example.org\"\nworkers = 1\nstart_timeout = \"{start_timeout}\"\n\
              [credentials]\nsecret_file = \"{}\"\n[external]\n{external}\n[admin]\naddress = \"off\"\n\
              [[listener]]\nbind = \"{listener}\"\nprotocols = [\"udp\", \"tcp\"]\n",
-            dir.0.join("secret").display()
+            dir.join("secret").display()
         ),
     )
 }
 
 #[test]
 fn a_server_whose_address_comes_late_says_what_it_waits_for_and_then_serves() {
-    let dir = Dir::new();
+    let dir = Folder::new();
     let config = config(&dir, "1m", "10.77.0.1:3478", "ipv4 = \"interface:lo\"\nipv6 = \"off\"");
     let mut server = Server::spawn_in_own_network(&config);
     server.wait_for_log("10.77.0.1 is not an address of this machine");
@@ -35,7 +36,7 @@ fn a_server_whose_address_comes_late_says_what_it_waits_for_and_then_serves() {
 
 #[test]
 fn a_server_that_starts_before_the_network_announces_the_first_address_that_comes() {
-    let dir = Dir::new();
+    let dir = Folder::new();
     let config = config(&dir, "1m", "*:3478", "ipv4 = \"auto\"");
     let mut server = Server::spawn_in_own_network(&config);
     server.wait_for_output("is ready");
@@ -45,7 +46,7 @@ fn a_server_that_starts_before_the_network_announces_the_first_address_that_come
 
 #[test]
 fn what_does_not_come_in_time_ends_in_status_1_which_the_unit_tries_again() {
-    let dir = Dir::new();
+    let dir = Folder::new();
     for listener in ["192.0.2.77:3478", "nowhere.invalid:3478"] {
         let config = config(&dir, "1s", listener, "ipv4 = \"127.0.0.1\"\nipv6 = \"off\"");
         let mut server = Server::spawn(&config, &[]);
@@ -59,7 +60,7 @@ fn what_does_not_come_in_time_ends_in_status_1_which_the_unit_tries_again() {
 
 #[test]
 fn a_mistake_beside_it_ends_in_status_78_at_once() {
-    let dir = Dir::new();
+    let dir = Folder::new();
     let config = config(&dir, "10m", "192.0.2.77:3478", "ipv4 = \"127.0.0.1\"\nrecheck = \"1s\"");
     let mut server = Server::spawn(&config, &[]);
     let status = server
@@ -71,7 +72,7 @@ fn a_mistake_beside_it_ends_in_status_78_at_once() {
 
 #[test]
 fn a_waiting_server_stops_when_it_is_told_to_and_looks_again_when_it_is_asked_to() {
-    let dir = Dir::new();
+    let dir = Folder::new();
     let waiting = config(&dir, "10m", "192.0.2.77:3478", "ipv4 = \"127.0.0.1\"\nipv6 = \"off\"");
     let mut server = Server::spawn(&waiting, &[]);
     server.wait_for_log("waiting for it");

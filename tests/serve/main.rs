@@ -19,9 +19,8 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{
-    Client as _, Dir, Outcome, REALM, Server, Stream, Udp, connect, credential, free_ports, get, http, local,
-};
+use relay_testkit::folder::Folder;
+use support::{Client as _, Outcome, REALM, Server, Stream, Udp, connect, credential, free_ports, get, http, local};
 
 const SECRET: &str = "4b1c7a9e0d2f8e6655aa10c3b7d9f0e2";
 const NEXT_SECRET: &str = "0f6d2c8b9a7e41d3aa5566778899bbcc";
@@ -29,7 +28,7 @@ const KEY: &str = "key-of-the-application-0123456789";
 
 /// A server's ports, files and configuration.
 struct Setup {
-    dir: Dir,
+    dir: Folder,
     turn: u16,
     tls: u16,
     admin: u16,
@@ -38,7 +37,7 @@ struct Setup {
 impl Setup {
     fn new() -> Self {
         let [turn, tls, admin] = free_ports();
-        let dir = Dir::new();
+        let dir = Folder::new();
         dir.file("secret", SECRET);
         Self { dir, turn, tls, admin }
     }
@@ -46,7 +45,7 @@ impl Setup {
     /// Without `credentials`, which is what the tests vary.
     fn base(&self) -> String {
         let Self { dir, turn, tls, admin } = self;
-        let state = dir.0.join("state");
+        let state = dir.join("state");
         format!(
             r#"realm = "{REALM}"
 state_dir = "{}"
@@ -88,7 +87,7 @@ key = "{KEY}"
         format!(
             "{}[credentials]\nsecret_file = \"{}\"\n",
             self.base(),
-            self.dir.0.join("secret").display()
+            self.dir.join("secret").display()
         )
     }
 
@@ -418,7 +417,7 @@ fn a_first_run_makes_a_secret_and_prints_a_configuration_that_works() {
 #[test]
 fn an_ordinary_user_is_told_how_to_allow_443_and_served_on_the_rest() {
     let setup = Setup::new();
-    let state = setup.dir.0.join("state");
+    let state = setup.dir.join("state");
     let config = setup.write(&format!(
         "realm = \"{REALM}\"\nstate_dir = \"{}\"\nadmin.address = \"off\"\n\
          [external]\nipv4 = \"192.0.2.1\"\nipv6 = \"off\"\n[relay]\nipv4 = \"0.0.0.0\"\n",
@@ -458,7 +457,7 @@ fn an_ordinary_user_is_told_how_to_allow_443_and_served_on_the_rest() {
 #[test]
 fn the_service_manager_is_told_of_start_life_reload_and_end() {
     let setup = Setup::new();
-    let path = setup.dir.0.join("notify");
+    let path = setup.dir.join("notify");
     let manager = UnixDatagram::bind(&path).expect("bind");
     manager.set_read_timeout(Some(support::PATIENCE)).expect("timeout");
     let environment = [

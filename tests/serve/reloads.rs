@@ -95,7 +95,7 @@ fn what_a_reload_left_as_it_was_is_what_the_reload_before_brought() {
     server.signal(Signal::SIGHUP);
     setup.wait_for_metric(RELOADED, 1.0);
     setup.wait_for_metric(IN_FORCE, 1.0);
-    std::fs::remove_file(setup.dir.0.join("secret")).expect("removed");
+    std::fs::remove_file(setup.dir.join("secret")).expect("removed");
     server.signal(Signal::SIGHUP);
     setup.wait_for_metric(PARTLY_RELOADED, 1.0);
     setup.wait_for_metric(IN_FORCE, 0.0);
@@ -201,7 +201,7 @@ fn a_certificate_of_its_own_that_is_not_trusted_any_more_makes_a_reload_partial(
     let setup = Setup::new();
     let mut server = setup.start();
     let others_may_write = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(setup.dir.0.join("state"), others_may_write).expect("its mode");
+    std::fs::set_permissions(setup.dir.join("state"), others_may_write).expect("its mode");
     setup.dir.file("secret", NEXT_SECRET);
     server.signal(Signal::SIGHUP);
     setup.wait_for_metric(PARTLY_RELOADED, 1.0);

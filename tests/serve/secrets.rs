@@ -51,10 +51,10 @@ fn other_processes_of_its_user_cannot_look_into_it() {
     let setup = Setup::new();
     for path in ["secret", "relay.toml", "."] {
         setup.write(&setup.with_secret_file());
-        std::os::unix::fs::chown(setup.dir.0.join(path), Some(12_345), Some(12_345)).expect("as root");
+        std::os::unix::fs::chown(setup.dir.join(path), Some(12_345), Some(12_345)).expect("as root");
     }
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_relay"));
-    command.arg("--config").arg(setup.dir.0.join("relay.toml"));
+    command.arg("--config").arg(setup.dir.join("relay.toml"));
     command.uid(12_345).gid(12_345);
     let mut server = Server::spawn_command(command);
     server.wait_for_output("is ready");

@@ -1,11 +1,9 @@
 //! Starts the real program on loopback and talks to it.
 
-use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,60 +11,22 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
+use relay::net::clock::unix_now;
 use relay::wire::attribute::AttributeType;
 use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Message, Method, TransactionId};
 use relay::wire::writer::MessageWriter;
-use relay_client::AnyCertificate;
+use relay_client::accept_any_certificate;
+use relay_testkit::ports::free_port;
 
 /// No step of these tests takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const REALM: &str = "test.example.org";
 
-/// A directory that is gone afterwards.
-pub(crate) struct Dir(pub(crate) PathBuf);
-
-impl Dir {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "relay-serve-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).expect("directory");
-        Self(path)
-    }
-
-    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, content).expect("write");
-        path
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Ports that nobody uses, over UDP and TCP alike. They lie below those the system gives to outgoing connections, and no
-/// other test of this process is given them.
+/// Ports that nobody uses, over UDP and TCP alike.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let first = std::process::id().wrapping_mul(61);
-    std::array::from_fn(|_| {
-        loop {
-            let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-            let port = 20_000 + u16::try_from(number).expect("below 10,000");
-            if TcpListener::bind(local(port)).is_ok() && UdpSocket::bind(local(port)).is_ok() {
-                return port;
-            }
-        }
-    })
+    std::array::from_fn(|_| free_port())
 }
 
 pub(crate) fn local(port: u16) -> SocketAddr {
@@ -431,10 +391,7 @@ impl<S: Read + Write> Client for Stream<S> {
 
 /// A time-limited credential of `secret`, good for an hour.
 pub(crate) fn credential(secret: &str) -> (String, String) {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970");
-    let expiry = relay::base::time::UnixTime(now.as_secs() + 3600);
+    let expiry = relay::base::time::UnixTime(unix_now().0 + 3600);
     let minted = relay::turn::login::credential::mint(secret.as_bytes(), expiry, Some("tester")).expect("minted");
     (minted.username, minted.password)
 }
@@ -443,13 +400,7 @@ pub(crate) type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 /// A TLS client that trusts whatever the server shows: its certificate is tested elsewhere.
 pub(crate) fn tls(stream: TcpStream) -> Tls {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
-        .with_no_client_auth();
+    let config = accept_any_certificate(&[]).expect("a TLS client");
     let name = rustls::pki_types::ServerName::try_from("localhost").expect("name");
     let connection = rustls::ClientConnection::new(Arc::new(config), name).expect("client");
     rustls::StreamOwned::new(connection, stream)

@@ -84,7 +84,7 @@ fn what_is_no_regular_file_is_refused_at_start_at_once() {
     ] {
         let setup = Setup::new();
         let config = with_certificate(&setup);
-        replace_by_fifo(&setup.dir.0.join(place));
+        replace_by_fifo(&setup.dir.join(place));
         let begin = Instant::now();
         let mut server = Server::spawn(&config, &[]);
         let status = server.exit_within(LOOKS).expect("it ends");
@@ -108,7 +108,7 @@ fn what_is_no_regular_file_is_refused_at_start_at_once() {
 fn a_certificate_that_becomes_a_fifo_changes_nothing_and_sigterm_ends_in_time() {
     let setup = Setup::new();
     let mut server = Server::start(&with_certificate(&setup));
-    replace_by_fifo(&setup.dir.0.join("cert.pem"));
+    replace_by_fifo(&setup.dir.join("cert.pem"));
     server.wait_for_log_within("a certificate cannot be used", LOOKS);
     server.wait_for_log("it is a pipe");
     assert_eq!(support::name_shown(local(setup.tls)), "old.example.org");
@@ -122,10 +122,10 @@ fn a_certificate_that_becomes_a_fifo_changes_nothing_and_sigterm_ends_in_time() 
 fn a_mount_that_dies_holds_up_neither_clients_nor_reload_nor_sigterm() {
     let setup = Setup::new();
     let config = with_certificate(&setup);
-    let folder = setup.dir.0.join("mounted");
+    let folder = setup.dir.join("mounted");
     std::fs::create_dir(&folder).expect("a directory");
     for name in ["cert.pem", "key.pem"] {
-        std::fs::rename(setup.dir.0.join(name), folder.join(name)).expect("moved");
+        std::fs::rename(setup.dir.join(name), folder.join(name)).expect("moved");
     }
     let text = std::fs::read_to_string(&config).expect("the configuration");
     let text = text
@@ -155,7 +155,7 @@ fn a_mount_that_dies_holds_up_neither_clients_nor_reload_nor_sigterm() {
 fn a_dead_mount_at_start_is_named_and_sigterm_does_not_wait_for_it() {
     let setup = Setup::new();
     let config = with_certificate(&setup);
-    let folder = setup.dir.0.join("mounted");
+    let folder = setup.dir.join("mounted");
     std::fs::create_dir(&folder).expect("a directory");
     let text = std::fs::read_to_string(&config).expect("the configuration");
     std::fs::write(&config, text.replace("/cert.pem", "/mounted/cert.pem")).expect("written");

@@ -14,7 +14,9 @@ pub mod dice;
 pub mod dtls_client;
 #[cfg(feature = "dtls")]
 pub mod dtls_slow;
+pub mod folder;
 pub mod heap;
+pub mod ports;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod turn;

@@ -10,7 +10,6 @@
 //! media        packets through allocations: rates, shapes, slow readers
 //! packet       framing and time stamps
 //! allocations  handshakes a second, and what an idle allocation takes
-//! certificate  a TLS client that takes any server
 //! process      CPU time, memory and descriptors of the server
 //! report       figures as a table or as JSON
 //! ```
@@ -18,7 +17,6 @@
 //! The TURN client is `relay-client`. All of it is behind the cargo feature `bench`.
 
 mod allocations;
-mod certificate;
 mod flow;
 mod media;
 mod packet;

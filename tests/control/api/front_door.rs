@@ -1,14 +1,15 @@
 //! The API where clients meet it: behind TLS on a port that also speaks TURN.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
 use relay::edge::certificates::{CertificateSource, SelfSigned, TlsStore};
 use relay::edge::front_door::proxy::Proxies;
 use relay::edge::front_door::{Accepts, Backends, FrontDoor, FrontDoorLimits};
 use relay::machine::certificate::CertificateFiles;
+use relay::net::clock::unix_now;
 use relay::shard::LogClient;
+use relay_testkit::folder::Folder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -24,28 +25,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A front door on a port of its own; closed when dropped.
 struct Door {
     address: SocketAddr,
-    directory: PathBuf,
+    directory: Folder,
     _stop: watch::Sender<bool>,
 }
 
 impl Door {
-    async fn open(api: &Api, name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("relay-api-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("directory");
+    async fn open(api: &Api) -> Self {
+        let directory = Folder::new();
         let files = CertificateFiles {
             certificate: directory.join("certificate.pem"),
             private_key: directory.join("key.pem"),
-            state_dir: Some(directory.clone()),
+            state_dir: Some(directory.to_path_buf()),
         };
         let wanted = SelfSigned {
             names: vec!["localhost".into()],
             addresses: Vec::new(),
         };
         let source = CertificateSource::SelfSigned(files, wanted);
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .expect("after 1970");
-        let (store, _) = TlsStore::open(vec![source], UnixTime(now.as_secs())).expect("certificate");
+        let (store, _) = TlsStore::open(vec![source], unix_now()).expect("certificate");
         let limits = FrontDoorLimits {
             connections: 100,
             connections_per_source: 100,
@@ -119,15 +116,9 @@ impl Door {
     }
 }
 
-impl Drop for Door {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
 #[tokio::test]
 async fn both_forms_answer_over_tls_with_strict_transport_security() {
-    let door = Door::open(&api(settings()), "forms").await;
+    let door = Door::open(&api(settings())).await;
     let answer = door.send(post("/v1/ice-servers").key(KEY).json(r#"{"ttl":60}"#)).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     assert_eq!(answer.username().0, NOW + 60);
@@ -143,13 +134,10 @@ async fn both_forms_answer_over_tls_with_strict_transport_security() {
 
 #[tokio::test]
 async fn the_limit_per_address_counts_the_address_of_the_connection() {
-    let door = Door::open(
-        &api(ApiSettings {
-            mints_per_minute_per_ip: 2,
-            ..settings()
-        }),
-        "limit",
-    )
+    let door = Door::open(&api(ApiSettings {
+        mints_per_minute_per_ip: 2,
+        ..settings()
+    }))
     .await;
     for expected in [StatusCode::OK, StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
         assert_eq!(door.send(post("/v1/ice-servers").key(KEY)).await.status, expected);
@@ -158,7 +146,7 @@ async fn the_limit_per_address_counts_the_address_of_the_connection() {
 
 #[tokio::test]
 async fn a_body_over_eight_kib_is_refused_before_it_is_read() {
-    let door = Door::open(&api(settings()), "large").await;
+    let door = Door::open(&api(settings())).await;
     let answer = door
         .send(post("/v1/ice-servers").key(KEY).json(&" ".repeat(8193)))
         .await;
