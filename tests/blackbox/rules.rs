@@ -1,6 +1,6 @@
 //! Rules of docs/conformance.md from a client's point of view, in a form that needs only the
 //! server's addresses and two users. Each describes in a few words what it observed, so that other
-//! servers can be compared (`compare.rs`).
+//! servers can be compared (`other_servers.rs`).
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use relay::wire::integrity::{Integrity, Key, PasswordAlgorithm};
 use relay::wire::message::{Class, Method};
 
 use crate::client::{PATIENCE, SILENCE};
-use crate::story::{DENIED, Story, Target, attribute, has, relayed, told, udp};
+use crate::rule_actions::{DENIED, Story, Target, attribute, has, relayed, told, udp};
 
 /// One rule.
 pub(crate) struct Rule {

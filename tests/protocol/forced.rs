@@ -11,7 +11,7 @@ use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::error_code;
 use relay_proto::wire::message::Method;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 fn at_port(mut client: Client, port: u16) -> Client {

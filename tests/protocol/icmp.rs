@@ -11,7 +11,7 @@ use relay_proto::wire::attribute::{self, AttributeType};
 use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay_proto::wire::message::{Class, Message, Method};
 
-use crate::every::{challenge, every_client, md5_key, raw_allocate, story, userhash};
+use crate::every_client::{challenge, every_client, md5_key, raw_allocate, story, userhash};
 use relay_testkit::world::*;
 
 fn report(

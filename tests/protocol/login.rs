@@ -10,7 +10,7 @@ use relay_proto::wire::integrity::Integrity;
 use relay_proto::wire::message::{Class, Method, TransactionId};
 use relay_proto::wire::writer::MessageWriter;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 const ERROR_CODE: u16 = 0x0009;

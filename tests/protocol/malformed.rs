@@ -7,7 +7,7 @@ use relay_proto::turn::types::Link;
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 fn over_dtls(client: &Client) -> bool {

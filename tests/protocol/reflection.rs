@@ -12,7 +12,7 @@ use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
 use crate::discovery;
-use crate::every::Raw;
+use crate::every_client::Raw;
 use relay_testkit::world::*;
 
 const USERHASH_LEN: usize = 32;

@@ -13,7 +13,7 @@ use relay_proto::turn::{DropReason, OpenError, Refusal, RefusalReason, Refused};
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::every::*;
+use crate::every_client::*;
 use crate::time_limited::minted;
 use relay_testkit::world::*;
 

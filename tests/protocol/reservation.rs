@@ -2,7 +2,7 @@
 
 use relay_proto::wire::attribute::AttributeType;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 fn with_token(token: &[u8]) -> Message {

@@ -10,7 +10,7 @@ use relay_proto::wire::error_code;
 use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay_proto::wire::message::Method;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 /// Every possible response to `client`, each as long as possible: code and bytes.

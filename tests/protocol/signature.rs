@@ -5,7 +5,7 @@ use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::integrity::{Integrity, PasswordAlgorithm};
 use relay_proto::wire::message::Method;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 const ERROR_CODE: u16 = 0x0009;

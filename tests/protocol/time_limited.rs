@@ -7,7 +7,7 @@ use relay_proto::base::time::UnixTime;
 use relay_proto::turn::Config;
 use relay_proto::turn::login::credential::{Credentials, CredentialsConfig, Secret, mint};
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 const OLD_SECRET: &[u8] = b"the secret before this one......";

@@ -3,7 +3,7 @@
 
 mod paths;
 mod races;
-mod random;
+mod random_courses;
 mod tickets;
 
 use std::net::SocketAddr;

@@ -10,7 +10,7 @@ use super::*;
 /// Every way to move: shards, transports, IP versions.
 fn every_move(mut story: impl FnMut(World, Client, Client)) {
     for (count, home, visited) in [(1, 0, 0), (2, 0, 1), (3, 2, 1)] {
-        for from in crate::every::every_client() {
+        for from in crate::every_client::every_client() {
             for to in Transport::ALL {
                 for v6 in [false, true] {
                     let to = client_of(100, to, v6).at_shard(visited);

@@ -22,8 +22,8 @@ use relay::base::address::Transport;
 
 use crate::client::Login;
 use crate::harness::{RELAY_IP, Server};
+use crate::rule_actions::Target;
 use crate::rules::{RULES, Rule};
-use crate::story::Target;
 use relay_testkit::folder::Folder;
 use relay_testkit::ports::free_port;
 
@@ -219,7 +219,8 @@ impl Relay {
 
 /// An existing server: `plain,tls`, with users and peer from the environment.
 fn elsewhere(addresses: &str) -> Target {
-    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see compare.rs"));
+    let variable =
+        |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see other_servers.rs"));
     let (plain, tls) = addresses.split_once(',').expect("two addresses: plain,tls");
     let all = variable("RELAY_BLACKBOX_USERS");
     let mut users = all.split(',').map(|user| {

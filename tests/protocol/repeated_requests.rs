@@ -3,7 +3,7 @@
 
 use relay_proto::wire::message::Method;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 //= TURN-ALLOC-03

@@ -9,7 +9,7 @@ use relay_proto::turn::DropReason;
 use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::message::Method;
 
-use crate::every::*;
+use crate::every_client::*;
 use relay_testkit::world::*;
 
 const V4: u8 = 1;
