@@ -10,6 +10,7 @@ use crate::daemon::run;
 #[cfg(feature = "bench")]
 mod bench;
 mod check;
+mod control;
 mod credentials;
 mod user;
 
@@ -33,6 +34,8 @@ Signals: SIGTERM stops, SIGHUP reads the configuration again.";
 enum Command {
     /// Judge a configuration: every mistake at once, and what is in force
     Check(check::CheckArguments),
+    #[command(flatten)]
+    Control(control::ControlCommand),
     /// Time-limited credentials
     Credentials(credentials::CredentialsArguments),
     /// Measure a TURN server of your own
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
     match arguments.command {
         None => run::serve(config),
         Some(Command::Check(arguments)) => check::run(config, &arguments),
+        Some(Command::Control(command)) => control::run(&command),
         Some(Command::Credentials(arguments)) => credentials::run(config, &arguments),
         #[cfg(feature = "bench")]
         Some(Command::Bench(arguments)) => bench::run(config, &arguments),

@@ -1,7 +1,7 @@
 //! Whether the process is alive and whether it can take more clients; the same answers feed the health endpoints and
 //! the service manager's watchdog.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
@@ -41,6 +41,8 @@ pub struct Health {
     relay_ports: Arc<PortGauges>,
     allocations_limit: AtomicU64,
     drain: Mutex<Drain>,
+    /// An operator drains the server.
+    draining: AtomicBool,
 }
 
 /// The answer of `/healthz`.
@@ -91,6 +93,7 @@ impl Health {
             relay_ports,
             allocations_limit: AtomicU64::new(allocations_limit.into()),
             drain: Mutex::default(),
+            draining: AtomicBool::new(false),
         }
     }
 
@@ -113,6 +116,11 @@ impl Health {
         self.set_allocations_limit(settings.turn.limits.allocations);
         self.drain()
             .follow(&settings.turn.redirect, &settings.listeners, Clock::default().mono());
+    }
+
+    /// Whether an operator drains the server.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Relaxed);
     }
 
     fn set_allocations_limit(&self, limit: u32) {
@@ -156,6 +164,7 @@ impl Health {
         let reasons = [
             (phase == Phase::Starting, "starting"),
             (phase == Phase::Stopping, "stopping"),
+            (self.draining.load(Relaxed), "an operator drains the server"),
             (
                 self.drain().is_complete(Clock::default().mono()),
                 "turn.redirect sends every new client to another server",

@@ -7,4 +7,5 @@ mod drain;
 pub mod health;
 pub mod http_server;
 pub mod metrics;
+pub mod operator;
 pub mod process_counters;

@@ -6,6 +6,7 @@ mod exit;
 pub mod external_address;
 pub mod log;
 mod offered;
+mod orders;
 mod own_address;
 mod peer_policy;
 pub mod reload;

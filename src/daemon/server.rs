@@ -14,6 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use super::exit::{EXIT_BUG, EXIT_FAILED};
 use super::external_address::{ExternalAddressMonitor, ProbeResults};
 use super::offered::{forced_path_missing, offer_only_what_is_bound};
+use super::orders::{Orders, Todo};
 use super::own_address::OwnAddressMonitor;
 use super::signals::{Signals, StopSignals};
 use super::{log, peer_policy, reload, systemd};
@@ -24,6 +25,7 @@ use crate::config::settings::Settings;
 use crate::config::{self, Loaded, Purpose};
 use crate::control::api::Api;
 use crate::control::health::{Health, Phase};
+use crate::control::operator::ReloadReport;
 use crate::control::process_counters::{ProbeOutcome, ProcessCounters, ReloadOutcome};
 use crate::edge::backend_addresses::BackendAddresses;
 use crate::edge::certificates::acme::Acme;
@@ -64,6 +66,10 @@ pub(super) struct ServingProcess {
     pub(super) stop_doors: watch::Sender<bool>,
     /// Ends when dropped: the admin listener tells of the end as long as it can.
     pub(super) stop_admin: watch::Sender<bool>,
+    /// What operators order.
+    pub(super) orders: Orders,
+    /// The control interface, as long as the process lives.
+    pub(super) control: JoinSet<()>,
 }
 
 /// What became of the certificates of each source.
@@ -92,17 +98,29 @@ impl ServingProcess {
                     if reloading.is_some() {
                         reload_again = true;
                     } else {
-                        reloading = Some(self.begin_reload());
+                        reloading = Some(self.begin_reload("SIGHUP"));
+                    }
+                }
+                order = self.orders.next() => {
+                    if self.orders.take(order) == Todo::Reload {
+                        if reloading.is_some() {
+                            reload_again = true;
+                        } else {
+                            reloading = Some(self.begin_reload("relay reload"));
+                        }
                     }
                 }
                 loaded = outcome(&mut reloading) => {
                     self.end_reload(loaded);
                     external_address = ExternalAddressMonitor::new(&self.settings, self.machine());
-                    reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload());
+                    reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload("again"));
                 }
                 _ = heartbeat.tick() => {
                     if watchdog.is_some() && self.health.liveness().alive {
                         systemd::alive();
+                    }
+                    if self.orders.tick(self.health.allocations()) {
+                        return self.stop("drained", signals.stop).await;
                     }
                 }
                 // A renewed certificate is served from the next handshake on.
@@ -129,8 +147,9 @@ impl ServingProcess {
         }
     }
 
-    fn begin_reload(&self) -> Reloading {
-        tracing::info!("SIGHUP: reading the configuration again");
+    fn begin_reload(&mut self, why: &str) -> Reloading {
+        tracing::info!("{why}: reading the configuration again");
+        self.orders.reload_begins();
         systemd::reloading();
         let path = self.path.clone();
         // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
@@ -157,20 +176,39 @@ impl ServingProcess {
     }
 
     fn end_reload(&mut self, loaded: Result<Result<(Loaded, Outcomes), Diagnostics>, JoinError>) {
-        let outcome = match loaded {
+        let (outcome, report) = match loaded {
             Ok(Ok((loaded, certificates))) => {
                 log::diagnostics(&loaded.warnings);
-                self.apply(loaded.settings, certificates)
+                let (outcome, waiting, failed) = self.apply(loaded.settings, certificates);
+                let diagnostics = loaded.warnings.render(false);
+                (
+                    outcome,
+                    ReloadReport {
+                        diagnostics,
+                        waiting,
+                        failed,
+                        ..ReloadReport::of(outcome)
+                    },
+                )
             }
             Ok(Err(diagnostics)) => {
                 log::diagnostics(&diagnostics);
-                ReloadOutcome::Failure
+                let diagnostics = diagnostics.render(false);
+                let outcome = ReloadOutcome::Failure;
+                (
+                    outcome,
+                    ReloadReport {
+                        diagnostics,
+                        ..ReloadReport::of(outcome)
+                    },
+                )
             }
             Err(error) => {
                 tracing::error!(%error, "the configuration cannot be read");
-                ReloadOutcome::Failure
+                (ReloadOutcome::Failure, ReloadReport::of(ReloadOutcome::Failure))
             }
         };
+        self.orders.reload_ended(&report);
         self.process.reloaded(unix_now(), outcome);
         match outcome {
             ReloadOutcome::Success => {
@@ -189,7 +227,7 @@ impl ServingProcess {
     }
 
     /// Every part that can take effect does.
-    fn apply(&mut self, new: Settings, certificates: Outcomes) -> ReloadOutcome {
+    fn apply(&mut self, new: Settings, certificates: Outcomes) -> (ReloadOutcome, Vec<String>, Vec<String>) {
         let merged = reload::merge(&self.settings, new);
         let (mut settings, waiting, mut failed) = (merged.settings, merged.waiting, merged.failed);
         if let Some(message) = forced_path_missing(&settings, &self.places) {
@@ -219,11 +257,12 @@ impl ServingProcess {
         if !waiting.is_empty() {
             tracing::warn!(waiting = waiting.join(", "), "these changes need a restart");
         }
-        if failed.is_empty() && waiting.is_empty() {
+        let outcome = if failed.is_empty() && waiting.is_empty() {
             ReloadOutcome::Success
         } else {
             ReloadOutcome::Partial
-        }
+        };
+        (outcome, waiting.into_iter().map(str::to_owned).collect(), failed)
     }
 
     /// New allocations get the address that is the external one now.
@@ -322,6 +361,7 @@ impl ServingProcess {
             }
         };
         self.stop_admin.send_replace(true);
+        self.control.shutdown().await;
         tracing::info!("stopped");
         code
     }

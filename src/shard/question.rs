@@ -35,9 +35,9 @@ pub enum Question {
     Sessions(SessionQuery, Answer<SessionPage>),
     /// One session. `None`: this worker does not have it.
     Session(SessionId, Answer<Option<SessionReport>>),
-    /// End a session. `false`: this worker does not have it. When the answer comes, nothing more of
+    /// End a session. `None`: this worker does not have it. When the answer comes, nothing more of
     /// it is relayed.
-    End(SessionId, Answer<bool>),
+    End(SessionId, Answer<Option<()>>),
     /// End the sessions of revoked users, looking at so many behind this one.
     EndRevoked(Option<SessionCursor>, usize, Answer<RevokedPiece>),
 }

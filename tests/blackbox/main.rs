@@ -19,6 +19,7 @@ mod hostile;
 mod http3;
 mod log;
 mod mobility;
+mod operator;
 mod other_servers;
 mod own_addresses;
 mod peers;

@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use self::cap::Capped;
 pub use self::cap::LineBudgets;
@@ -37,9 +38,35 @@ pub struct LogGuard {
     _worker: WorkerGuard,
     lost: ErrorCounter,
     caps: Arc<LineBudgets>,
+    filter: LogFilter,
+}
+
+/// What is logged, while the process runs.
+#[derive(Clone)]
+pub struct LogFilter {
+    handle: reload::Handle<EnvFilter, Registry>,
+    configured: Arc<str>,
+}
+
+impl LogFilter {
+    /// Logs by `level`, written as `log.level` is. `None`: as configured.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub fn set(&self, level: Option<&str>) -> Result<(), String> {
+        let level = level.unwrap_or(&self.configured);
+        log_level::check(level).map_err(|wrong| format!("{}; {}", wrong.message, wrong.help))?;
+        let filter = EnvFilter::try_new(log_level::filter(level)).map_err(|error| error.to_string())?;
+        self.handle.reload(filter).map_err(|error| error.to_string())
+    }
 }
 
 impl LogGuard {
+    /// Changes what is logged.
+    pub fn filter(&self) -> LogFilter {
+        self.filter.clone()
+    }
+
     /// Counts lines that were dropped because the writer could not keep up.
     pub fn lost_lines(&self) -> ErrorCounter {
         self.lost.clone()
@@ -89,14 +116,13 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
         .finish(io::stderr());
     let lost = writer.error_counter();
     let caps = Arc::new(LineBudgets::new());
-    capped(settings, writer, Arc::clone(&caps))
-        .map_err(LogError::Filter)?
-        .try_init()
-        .map_err(|_| LogError::Twice)?;
+    let (subscriber, filter) = capped(settings, writer, Arc::clone(&caps)).map_err(LogError::Filter)?;
+    subscriber.try_init().map_err(|_| LogError::Twice)?;
     Ok(LogGuard {
         _worker: worker,
         lost,
         caps,
+        filter,
     })
 }
 
@@ -132,14 +158,13 @@ pub fn subscriber<W>(settings: &LogSettings, writer: W) -> Result<Box<dyn Subscr
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    capped(settings, writer, Arc::new(LineBudgets::new()))
+    capped(settings, writer, Arc::new(LineBudgets::new())).map(|(subscriber, _)| subscriber)
 }
 
-fn capped<W>(
-    settings: &LogSettings,
-    writer: W,
-    caps: Arc<LineBudgets>,
-) -> Result<Box<dyn Subscriber + Send + Sync>, String>
+/// A subscriber, and what changes its filter.
+type Filtered = (Box<dyn Subscriber + Send + Sync>, LogFilter);
+
+fn capped<W>(settings: &LogSettings, writer: W, caps: Arc<LineBudgets>) -> Result<Filtered, String>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -149,8 +174,13 @@ where
         .with_ansi(false)
         .log_internal_errors(false)
         .event_format(if settings.json { Lines::Json } else { Lines::Text });
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter).with(Capped(caps));
-    Ok(Box::new(registry.with(layer)))
+    let filter = LogFilter {
+        handle,
+        configured: settings.level.as_str().into(),
+    };
+    Ok((Box::new(registry.with(layer)), filter))
 }
 
 /// Logs what was found in a configuration, one line each.

@@ -40,7 +40,7 @@ fn told(level: &str, json: bool, log: impl FnOnce(&LineBudgets)) -> (String, u64
     let sink = Sink::default();
     let caps = Arc::new(LineBudgets::new());
     let target = sink.clone();
-    let subscriber = capped(&settings(level, json), move || target.clone(), Arc::clone(&caps)).expect("level");
+    let (subscriber, _) = capped(&settings(level, json), move || target.clone(), Arc::clone(&caps)).expect("level");
     tracing::subscriber::with_default(subscriber, || log(&caps));
     let bytes = sink.0.lock().expect("lock").clone();
     (String::from_utf8(bytes).expect("UTF-8"), caps.left_out())

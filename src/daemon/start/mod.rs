@@ -6,6 +6,7 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::log::{self, LogGuard};
 use super::offered::{forced_path_missing, offer_only_what_is_bound};
+use super::orders::Orders;
 use super::own_address::OwnAddressMonitor;
 use super::server::ServingProcess;
 use super::{banner, systemd};
@@ -24,6 +26,8 @@ use crate::control::admin::counters::AdminCounters;
 use crate::control::api::Api;
 use crate::control::health::{Health, Phase};
 use crate::control::metrics::{Metrics, Sources};
+use crate::control::operator::socket::{self, ControlSocket};
+use crate::control::operator::{Operator, OperatorSources};
 use crate::control::process_counters::ProcessCounters;
 use crate::control::{admin, http_server};
 use crate::edge::backend_addresses::BackendAddresses;
@@ -33,6 +37,7 @@ use crate::edge::front_door::proxy::Proxies;
 use crate::edge::front_door::{Accepts, Backends, FrontDoor, FrontDoorLimits};
 use crate::edge::listeners::{self, Bound};
 use crate::machine::certificate::CertificateFiles;
+use crate::machine::files::own::StateDir;
 use crate::machine::process;
 use crate::net::clock::unix_now;
 use crate::net::stream::StreamLimits;
@@ -244,23 +249,20 @@ fn serve(
     let (stop_admin, admin_stopping) = watch::channel(false);
     if let Some(socket) = bound.admin {
         let certificates = (tls.clone(), acme.clone());
-        let admin_counters = Arc::new(AdminCounters::default());
-        let mut sources = sources(&shards, &door, &api, &health, &process, certificates, log);
-        sources.admin = Arc::clone(&admin_counters);
-        let metrics =
-            Metrics::new(sources).map_err(|error| vec![format!("the metrics cannot be registered: {error}")])?;
-        let api = (settings.api.enabled && settings.admin.api).then_some(&api);
-        let hosts = settings.admin.hosts.clone();
-        let router = admin::router(
-            Arc::new(metrics),
-            Arc::clone(&health),
-            api,
-            hosts,
-            Arc::clone(&admin_counters),
-        );
-        let socket = asynchronous(socket)?;
-        tokio::spawn(http_server::serve(socket, router, admin_counters, admin_stopping));
+        let sources = sources(&shards, &door, &api, &health, &process, certificates, log);
+        open_admin(&settings, asynchronous(socket)?, sources, &api, admin_stopping)?;
     }
+    let (orders, ordering) = Orders::new(log.filter());
+    let operator = OperatorSources {
+        shards: Arc::clone(&shards),
+        health: Arc::clone(&health),
+        process: Arc::clone(&process),
+        orders: ordering,
+        state_dir: Some(settings.state_dir.clone()).filter(|dir| !dir.as_os_str().is_empty()),
+        max_ttl: settings.turn.credentials.max_ttl(),
+    };
+    let operator = Operator::new(operator).map_err(|error| vec![error])?;
+    let control = open_control(&settings, &operator);
     Ok(ServingProcess {
         path,
         settings,
@@ -276,7 +278,56 @@ fn serve(
         doors,
         stop_doors,
         stop_admin,
+        orders,
+        control,
     })
+}
+
+/// The admin listener.
+fn open_admin(
+    settings: &Settings,
+    socket: TcpListener,
+    mut sources: Sources,
+    api: &Api,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), Vec<String>> {
+    let counters = Arc::new(AdminCounters::default());
+    sources.admin = Arc::clone(&counters);
+    let health = Arc::clone(&sources.health);
+    let metrics = Metrics::new(sources).map_err(|error| vec![format!("the metrics cannot be registered: {error}")])?;
+    let api = (settings.api.enabled && settings.admin.api).then_some(api);
+    let hosts = settings.admin.hosts.clone();
+    let router = admin::router(Arc::new(metrics), health, api, hosts, Arc::clone(&counters));
+    tokio::spawn(http_server::serve(socket, router, counters, stopping));
+    Ok(())
+}
+
+/// The control interface on its socket. A server without one serves all the same.
+fn open_control(settings: &Settings, operator: &Operator) -> JoinSet<()> {
+    let mut control = JoinSet::new();
+    let runtime = std::env::var_os(socket::RUNTIME_VARIABLE).filter(|it| !it.is_empty());
+    let directory = match &runtime {
+        // systemd names one directory here for each RuntimeDirectory=.
+        Some(directories) => std::env::split_paths(directories).next().unwrap_or_default(),
+        None => settings.state_dir.clone(),
+    };
+    let opened = match () {
+        () if directory.as_os_str().is_empty() => Err(io::Error::other("there is no state_dir")),
+        () if runtime.is_none() => StateDir::make(&directory).and_then(|_| ControlSocket::open(&directory)),
+        () => ControlSocket::open(&directory),
+    };
+    match opened {
+        Ok(socket) => {
+            tracing::info!(socket = %socket.path().display(), "control interface");
+            control.spawn(socket.serve(operator.router()));
+        }
+        Err(error) => tracing::info!(
+            directory = %directory.display(),
+            %error,
+            "no control interface: `relay status` and its like do not work; set state_dir to a directory of this server's own"
+        ),
+    }
+    control
 }
 
 /// The front door at each of its listeners.

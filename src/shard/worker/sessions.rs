@@ -21,7 +21,7 @@ impl Worker {
             Question::End(id, answer) => {
                 let ended = self.server.end_session(now, id);
                 self.run_commands();
-                answer.give(ended);
+                answer.give(ended.then_some(()));
             }
             Question::EndRevoked(after, examine, answer) => {
                 let (ended, next) = self.server.end_revoked(now, after, examine);

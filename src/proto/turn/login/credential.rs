@@ -271,6 +271,11 @@ impl Credentials {
         self.users.any_forced()
     }
 
+    /// The longest a credential may be good for.
+    pub const fn max_ttl(&self) -> Duration {
+        self.max_ttl
+    }
+
     /// Mints a credential with the newest secret, valid for `ttl` from `now`.
     ///
     /// # Errors

@@ -1,0 +1,156 @@
+//! What the process itself has to do: its own loop takes these orders one by one.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Json, body::Bytes};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::Operator;
+use super::error::ControlError;
+use crate::config::log_level;
+use crate::control::process_counters::ReloadOutcome;
+use crate::turn::config::redirect::Redirect;
+
+/// An order to the process, and where its answer goes.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the configuration again.
+    Reload(oneshot::Sender<ReloadReport>),
+    /// End when no allocation is left, or at the deadline. `None`: go on serving.
+    Drain(Option<DrainOrder>, oneshot::Sender<()>),
+    /// Log by another filter.
+    Log(LogOrder, oneshot::Sender<Result<(), String>>),
+}
+
+/// A drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainOrder {
+    /// The latest the process ends from now.
+    pub deadline: Option<Duration>,
+}
+
+/// Another filter for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogOrder {
+    /// As `log.level`. `None`: that of the configuration.
+    pub level: Option<String>,
+    /// Then that of the configuration again. `None`: until the process ends, or says otherwise.
+    pub until: Option<Duration>,
+}
+
+/// What became of a reload.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReloadReport {
+    /// `success`, `partial` or `failure`.
+    pub outcome: &'static str,
+    /// Mistakes and warnings as `relay check` shows them, without colours.
+    pub diagnostics: String,
+    /// What takes effect at a restart only.
+    pub waiting: Vec<String>,
+    /// What could not be taken.
+    pub failed: Vec<String>,
+}
+
+impl ReloadReport {
+    /// Without anything to say beside the outcome.
+    pub fn of(outcome: ReloadOutcome) -> Self {
+        Self {
+            outcome: outcome.as_str(),
+            diagnostics: String::new(),
+            waiting: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DrainBody {
+    /// Servers for those that can follow: one per IP version.
+    to: Vec<SocketAddr>,
+    /// Seconds.
+    deadline_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogBody {
+    level: String,
+    /// Seconds.
+    for_seconds: Option<u64>,
+}
+
+/// `POST /v1/reload`.
+pub(super) async fn reload(State(operator): State<Operator>) -> Result<Json<ReloadReport>, ControlError> {
+    operator.order(Order::Reload).await.map(Json)
+}
+
+/// `POST /v1/drain`. New clients are refused from the moment of the answer.
+pub(super) async fn drain(State(operator): State<Operator>, body: Bytes) -> Result<StatusCode, ControlError> {
+    let DrainBody { to, deadline_seconds } = parse_or_default(&body)?;
+    let mut redirect = Redirect {
+        serve_others: None,
+        ..Redirect::default()
+    };
+    for server in to {
+        let place = match server {
+            SocketAddr::V4(_) => &mut redirect.ipv4,
+            SocketAddr::V6(_) => &mut redirect.ipv6,
+        };
+        if place.replace(server).is_some() {
+            let text = format!("`to` has two servers of one IP version; the second is {server}");
+            return Err(ControlError::BadRequest(text));
+        }
+    }
+    let order = DrainOrder {
+        deadline: deadline_seconds.map(Duration::from_secs),
+    };
+    operator.0.workers.shards.shared().set_draining(Some(redirect));
+    operator.0.health.set_draining(true);
+    operator.order(|answer| Order::Drain(Some(order), answer)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /v1/drain`.
+pub(super) async fn undrain(State(operator): State<Operator>) -> Result<StatusCode, ControlError> {
+    operator.order(|answer| Order::Drain(None, answer)).await?;
+    operator.0.workers.shards.shared().set_draining(None);
+    operator.0.health.set_draining(false);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/log`.
+pub(super) async fn log(State(operator): State<Operator>, body: Bytes) -> Result<StatusCode, ControlError> {
+    let LogBody { level, for_seconds } = parse(&body)?;
+    let level = (level != "configured").then(|| log_level::without_spaces(&level));
+    let order = LogOrder {
+        until: for_seconds.filter(|_| level.is_some()).map(Duration::from_secs),
+        level,
+    };
+    let done = operator.order(|answer| Order::Log(order, answer)).await?;
+    done.map_err(ControlError::BadRequest)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl Operator {
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, ControlError> {
+        let (send, answer) = oneshot::channel();
+        let sent = self.0.orders.send(order(send)).await;
+        sent.map_err(|_| ControlError::Ending)?;
+        answer.await.map_err(|_| ControlError::Ending)
+    }
+}
+
+/// Reads a JSON body.
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ControlError::BadRequest(format!("the body is not as expected: {error}")))
+}
+
+fn parse_or_default<T: Default + for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
+    if body.is_empty() { Ok(T::default()) } else { parse(body) }
+}
