@@ -15,8 +15,8 @@ pub(super) struct CheckArguments {
     /// Say nothing but mistakes and warnings
     #[arg(long, short)]
     quiet: bool,
-    /// Judge what this user can read and write (name or number); only root may name another [default: for root, the
-    /// unit's user `relay` if it exists, else who asks]
+    /// Judge what this user can read and write (name or number); only root may name another
+    /// [default: for root, the unit's user `relay` if it exists, else who asks]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Say what a key or a section is for, with its type, default and bounds, and check nothing
@@ -27,8 +27,8 @@ pub(super) struct CheckArguments {
 /// The configuration is good, but this machine lacks what it names. (2 is a wrong command line.)
 const EXIT_NOT_HERE: u8 = 3;
 
-/// Judges the configuration: exit status 0 if the server would start with it, 3 if it would on another machine only,
-/// else 1.
+/// Judges the configuration: exit status 0 if the server would start with it, 3 if it would on
+/// another machine only, else 1.
 pub(super) fn run(config: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     if let Some(name) = &arguments.explain {
         return explained(name);
@@ -66,8 +66,8 @@ fn explained(name: &str) -> ExitCode {
     }
 }
 
-/// The verdict goes to `out`, as a comment above the effective configuration, so that the whole is TOML; mistakes and
-/// warnings go to `err`.
+/// The verdict goes to `out`, as a comment above the effective configuration, so that the whole is
+/// TOML; mistakes and warnings go to `err`.
 fn judge(
     config: Option<&Path>,
     env: &Judged,

@@ -1,7 +1,9 @@
-//! The user a configuration is judged for: the one the server will run as, whose rights decide what it can read.
+//! The user a configuration is judged for: the one the server will run as, whose rights decide what
+//! it can read.
 //!
-//! The process becomes that user, supplementary groups included, and then looks at files as the server would: modes,
-//! groups, directories above and access lists all count, without being worked out here.
+//! The process becomes that user, supplementary groups included, and then looks at files as the
+//! server would: modes, groups, directories above and access lists all count, without being worked
+//! out here.
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -29,8 +31,8 @@ pub(super) struct Judged {
     user: Option<User>,
 }
 
-/// Becomes the user `name`; without it, where root asks, the unit's user if there is one. Call it before there is a second
-/// thread.
+/// Becomes the user `name`; without it, where root asks, the unit's user if there is one. Call it
+/// before there is a second thread.
 ///
 /// # Errors
 /// A sentence that says why that cannot be.
@@ -94,7 +96,8 @@ impl Machine for Judged {
     fn variables(&self) -> Vec<(OsString, OsString)> {
         let mut variables = ThisMachine::default().variables();
         if let Some(user) = &self.user {
-            // The home is that of who asks; the service has its own, and its unit's state directory.
+            // The home is that of who asks; the service has its own, and its unit's state
+            // directory.
             variables.retain(|(name, _)| name != "HOME" && name != "XDG_STATE_HOME");
             variables.push(("HOME".into(), user.dir.clone().into()));
             if !variables.iter().any(|(name, _)| name == "STATE_DIRECTORY") {

@@ -7,8 +7,9 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-/// A TLS client that accepts any certificate, and verifies that the server has its key. It offers `alpn`, best first. For servers
-/// whose certificate is not in question; TURN proves a password without sending it.
+/// A TLS client that accepts any certificate, and verifies that the server has its key. It offers
+/// `alpn`, best first. For servers whose certificate is not in question; TURN proves a password
+/// without sending it.
 ///
 /// # Errors
 /// The provider lacks what TLS 1.2 and 1.3 need.

@@ -55,7 +55,8 @@ impl ServerRefusal {
     }
 }
 
-/// Text of a server for a terminal or a log: without characters that would move the cursor or forge a line.
+/// Text of a server for a terminal or a log: without characters that would move the cursor or forge
+/// a line.
 fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.chars()

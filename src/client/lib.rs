@@ -1,8 +1,10 @@
-//! A TURN client over UDP, TCP and TLS, for the programs that ask a server something: `relay bench` today.
+//! A TURN client over UDP, TCP and TLS, for the programs that ask a server something: `relay bench`
+//! today.
 //!
-//! Requests are synchronous: [`TurnClient::allocate`] and its neighbours send one, answer a challenge, and return when the
-//! success response has arrived or [`ClientSettings::timeout`] has passed. Between requests the caller owns the socket
-//! ([`TurnClient::socket`]) and moves application data as it likes, in batches if it is in a hurry.
+//! Requests are synchronous: [`TurnClient::allocate`] and its neighbours send one, answer a
+//! challenge, and return when the success response has arrived or [`ClientSettings::timeout`] has
+//! passed. Between requests the caller owns the socket ([`TurnClient::socket`]) and moves
+//! application data as it likes, in batches if it is in a hurry.
 //!
 //! ```no_run
 //! use core::time::Duration;
@@ -25,8 +27,8 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: DTLS, IPv6 peers of an IPv4 server, and timers that renew what would end. [`TurnClient::renew`]
-//! sends the requests; when is the caller's business.
+//! Deliberately absent: DTLS, IPv6 peers of an IPv4 server, and timers that renew what would end.
+//! [`TurnClient::renew`] sends the requests; when is the caller's business.
 
 mod any_certificate;
 mod error;

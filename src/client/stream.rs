@@ -1,4 +1,5 @@
-//! A connection to the server, plain or with TLS: whole frames in and out (RFC 8656 §12.5 pads ChannelData there).
+//! A connection to the server, plain or with TLS: whole frames in and out (RFC 8656 §12.5 pads
+//! ChannelData there).
 
 use core::time::Duration;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -127,7 +128,8 @@ impl ClientStream {
         Ok(())
     }
 
-    /// Reads at most `limit` bytes of what has arrived, before decryption, and returns how many it was. 0: none.
+    /// Reads at most `limit` bytes of what has arrived, before decryption, and returns how many it
+    /// was. 0: none.
     ///
     /// # Errors
     /// [`ClientError::Io`], also at the end of the connection, and [`ClientError::Tls`].
@@ -185,7 +187,8 @@ pub(crate) fn would_block(error: &io::Error) -> bool {
 
 /// Waits until there is something to read, at most `limit`.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) {
-    // Too long for a timespec cannot be: a few seconds at most. An error shows at the read that follows.
+    // Too long for a timespec cannot be: a few seconds at most. An error shows at the read that
+    // follows.
     if let Ok(limit) = Timespec::try_from(limit) {
         let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit));
     }

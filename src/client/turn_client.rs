@@ -38,7 +38,8 @@ pub struct TurnClient {
 }
 
 impl TurnClient {
-    /// Opens the socket. Over a stream it connects, and over TLS it completes the handshake; no request is sent yet.
+    /// Opens the socket. Over a stream it connects, and over TLS it completes the handshake; no
+    /// request is sent yet.
     ///
     /// # Errors
     /// [`ClientError::Io`] and [`ClientError::Tls`].
@@ -59,11 +60,12 @@ impl TurnClient {
         })
     }
 
-    /// Allocates a relayed transport address of the server's own family (RFC 8656 §7.1), and returns it.
+    /// Allocates a relayed transport address of the server's own family (RFC 8656 §7.1), and
+    /// returns it.
     ///
     /// # Errors
-    /// As of every request here: [`ClientError::Refused`] with what the server answered, [`ClientError::Timeout`], or what the
-    /// socket reports.
+    /// As of every request here: [`ClientError::Refused`] with what the server answered,
+    /// [`ClientError::Timeout`], or what the socket reports.
     pub fn allocate(&mut self) -> Result<SocketAddr, ClientError> {
         let family = if self.server.is_ipv4() { 1 } else { 2 };
         let answer = self.request(Method::Allocate, |writer| {
@@ -111,7 +113,8 @@ impl TurnClient {
         answer.map(drop)
     }
 
-    /// A request with its success response. A challenge is answered, twice at most: 401, and 438 if the nonce is stale.
+    /// A request with its success response. A challenge is answered, twice at most: 401, and 438 if
+    /// the nonce is stale.
     fn request(&mut self, method: Method, fill: impl Fn(&mut MessageWriter<'_>)) -> Result<Vec<u8>, ClientError> {
         for attempt in 0.. {
             let answer = self.exchange(method, &fill)?;
@@ -189,8 +192,9 @@ impl TurnClient {
         Ok((request, id))
     }
 
-    /// Sends what renews the allocation and the channel (or, without one, the permission) to `peer`, and does not wait. The
-    /// responses arrive among the application data; hand them to [`Self::note_response`].
+    /// Sends what renews the allocation and the channel (or, without one, the permission) to
+    /// `peer`, and does not wait. The responses arrive among the application data; hand them to
+    /// [`Self::note_response`].
     ///
     /// # Errors
     /// What the socket reports.
@@ -209,8 +213,8 @@ impl TurnClient {
         self.socket.send_request(&permit, self.server)
     }
 
-    /// Reads a response that arrived among application data. `true`: the nonce was stale, and [`Self::renew`] must be called
-    /// again.
+    /// Reads a response that arrived among application data. `true`: the nonce was stale, and
+    /// [`Self::renew`] must be called again.
     pub fn note_response(&mut self, message: &Message<'_>) -> bool {
         let code = message.attribute(AttributeType::ERROR_CODE).map(error_code::decode);
         let nonce = message.attribute(AttributeType::NONCE);

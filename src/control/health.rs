@@ -1,5 +1,5 @@
-//! Whether the process is alive and whether it can take more clients; the same answers feed the health endpoints and
-//! the service manager's watchdog.
+//! Whether the process is alive and whether it can take more clients; the same answers feed the
+//! health endpoints and the service manager's watchdog.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -79,7 +79,8 @@ pub struct Readiness {
 }
 
 impl Health {
-    /// Begins in [`Phase::Starting`]. `slowest_heartbeat` tells how long ago the slowest worker came round.
+    /// Begins in [`Phase::Starting`]. `slowest_heartbeat` tells how long ago the slowest worker
+    /// came round.
     pub fn new(
         shards: Vec<Arc<Counters>>,
         relay_ports: Arc<PortGauges>,

@@ -1,5 +1,6 @@
-//! Serves a router in the clear on a listener that only operators reach. Whoever comes is served, however many there are:
-//! beyond so many connections the oldest gives way, and an answer takes milliseconds.
+//! Serves a router in the clear on a listener that only operators reach. Whoever comes is served,
+//! however many there are: beyond so many connections the oldest gives way, and an answer takes
+//! milliseconds.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -21,7 +22,8 @@ use crate::config::bounds::ADMIN_CONNECTIONS;
 
 /// A request's header must be complete within this.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection is closed after so long, however many requests it carried: scrapes every few seconds keep theirs.
+/// A connection is closed after so long, however many requests it carried: scrapes every few
+/// seconds keep theirs.
 const LIFETIME: Duration = Duration::from_secs(600);
 /// Pause after the system could not accept.
 const PAUSE: Duration = Duration::from_millis(100);

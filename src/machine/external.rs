@@ -1,5 +1,5 @@
-//! Where the external address of a family comes from, and what it is now. Asked at start, at every reload, and every so
-//! often in between: addresses of machines, names and NATs change.
+//! Finds the external address of a family. The server asks at start, at every reload, and at an
+//! interval between, because addresses of machines, names and NATs change.
 
 use core::time::Duration;
 use std::net::IpAddr;
@@ -12,15 +12,15 @@ use crate::turn::config::{RelayAddress, RelayConfig};
 /// Where an address comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressSource {
-    /// This machine's, as its routes and interfaces tell.
+    /// The address of this machine, from its routes and interfaces.
     Auto,
-    /// Written down.
+    /// Configured.
     Fixed(IpAddr),
-    /// That of a network interface.
+    /// The address of a network interface.
     Interface(String),
-    /// That of a host name.
+    /// The address of a host name.
     Name(String),
-    /// What this STUN server sees.
+    /// The address that this STUN server sees.
     Stun {
         /// Its name or address.
         host: String,
@@ -32,9 +32,9 @@ pub enum AddressSource {
 /// A local address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Local {
-    /// Written down.
+    /// Configured.
     Ip(IpAddr),
-    /// That of a host name, such as Fly.io's `fly-global-services`.
+    /// The address of a host name, such as Fly.io's `fly-global-services`.
     Name(String),
 }
 
@@ -45,35 +45,35 @@ pub struct Plan {
     pub family: Family,
     /// Where its address comes from.
     pub source: AddressSource,
-    /// What relay sockets are bound to, where that is written down.
+    /// The configured address that relay sockets are bound to.
     pub bind: Option<Local>,
-    /// How long a STUN server may take.
+    /// How long to wait for a STUN server.
     pub stun_timeout: Duration,
 }
 
-/// What clients can reach the server by where it has no name.
+/// The host that clients use to reach a server without a name.
 pub fn announced_host(relay: &RelayConfig) -> String {
     let address = relay.ipv4.or(relay.ipv6);
     address.map_or_else(|| "localhost".to_owned(), |address| address.announced.to_string())
 }
 
-/// An address, and how it was found.
+/// An address, and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundAddress {
-    /// Bound, and announced.
+    /// The bound address and the announced one.
     pub address: RelayAddress,
-    /// For the log: "as configured".
+    /// The origin, for the log: "as configured".
     pub how: String,
-    /// An address without meaning on the Internet was found, and nobody wrote it down.
+    /// The address is private, and not configured as such.
     pub private: bool,
 }
 
-/// Why there is none, and what helps.
+/// Why no address was found, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotFound {
-    /// The key is named in it: "`external.ipv4`: …".
+    /// Begins with the key: "`external.ipv4`: …".
     pub message: String,
-    /// What to do.
+    /// What the operator does.
     pub help: String,
 }
 
@@ -84,15 +84,16 @@ impl core::fmt::Display for NotFound {
 }
 
 impl Plan {
-    /// Whether it can come to another address while the server runs.
+    /// Whether the address can change while the server runs.
     pub fn follows(&self) -> bool {
         !matches!(self.source, AddressSource::Fixed(_)) || matches!(self.bind, Some(Local::Name(_)))
     }
 
-    /// Asks. `Ok(None)`: this machine does not have this family, and nobody said that it has.
+    /// Finds the address. `Ok(None)`: this machine does not have this family, and the configuration
+    /// does not ask for it.
     ///
     /// # Errors
-    /// When what is configured gives no address.
+    /// When the configured source gives no address.
     pub fn find(&self, machine: &dyn Machine) -> Result<Option<FoundAddress>, NotFound> {
         let bind = self.bind(machine)?;
         match &self.source {
@@ -119,7 +120,7 @@ impl Plan {
         }
     }
 
-    /// What relay sockets are to be bound to, if anybody says so.
+    /// The configured address that relay sockets are bound to.
     fn bind(&self, machine: &dyn Machine) -> Result<Option<IpAddr>, NotFound> {
         let host = match &self.bind {
             None => return Ok(None),
@@ -128,7 +129,7 @@ impl Plan {
         };
         let none = |why: String| NotFound {
             message: format!("`relay.{}`: {why}", key(self.family)),
-            help: "correct the name, or write an address of this machine".to_owned(),
+            help: "correct the name, or set an address of this machine".to_owned(),
         };
         let all = machine.resolve(host, 0);
         let all = all.map_err(|error| none(format!("cannot look up {host}: {error}")))?;
@@ -179,7 +180,7 @@ impl Plan {
         let help = "check the name's A and AAAA records, or set the address itself";
         let all = machine.resolve(host, 0);
         let all = all.map_err(|error| self.fail(format!("cannot look up {host}: {error}"), help))?;
-        // A name may have several; the same of them each time.
+        // A name may have several addresses; choose the same one each time.
         let of_family = all.iter().map(|it| it.ip()).filter(|ip| Family::of(*ip) == self.family);
         let Some(announced) = of_family.min() else {
             return Err(self.fail(format!("{host} has no {} address", name(self.family)), help));
@@ -201,7 +202,7 @@ impl Plan {
         bind: Option<IpAddr>,
         machine: &dyn Machine,
     ) -> Result<FoundAddress, NotFound> {
-        let help = "check the server's name and that UDP to it is let through, or set the address itself";
+        let help = "check the server's name and that firewalls pass UDP to it, or set the address itself";
         let fail = |why: String| self.fail(why, help);
         let all = machine.resolve(host, port);
         let all = all.map_err(|error| fail(format!("cannot look up {host}: {error}")))?;
@@ -239,8 +240,9 @@ impl Plan {
         })
     }
 
-    /// What to bind to where `announced` is told: `bind` if somebody says so, `announced` if this machine has it (all of
-    /// 127/8 is its own, and no interface lists it), else its own address.
+    /// The address to bind to for a configured `announced`: `bind` if it is configured; `announced`
+    /// if this machine has it (it has all of 127/8, although no interface lists it); else the
+    /// machine's own address.
     fn local(
         &self,
         announced: IpAddr,
@@ -257,7 +259,7 @@ impl Plan {
         Ok(self.own(machine)?.map(|own| own.0))
     }
 
-    /// This machine's own address: where the default route leaves, else that of any interface.
+    /// This machine's own address: the source of the default route, else that of any interface.
     fn own(&self, machine: &dyn Machine) -> Result<Option<(IpAddr, String)>, NotFound> {
         let interfaces = self.interfaces(machine)?;
         if let Some(ip) = machine.route_source(self.family).filter(|ip| usable(self.family, *ip)) {
@@ -291,7 +293,7 @@ fn found(bind: IpAddr, announced: IpAddr, how: String) -> FoundAddress {
     }
 }
 
-/// As the keys are called.
+/// As in the configuration's keys.
 pub const fn key(family: Family) -> &'static str {
     match family {
         Family::V4 => "ipv4",
@@ -299,7 +301,7 @@ pub const fn key(family: Family) -> &'static str {
     }
 }
 
-/// For people.
+/// For logs and errors.
 const fn name(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",

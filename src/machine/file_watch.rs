@@ -1,5 +1,5 @@
-//! Notices that files have changed, by looking at them now and then: works on every file system and through symbolic
-//! links, which is how certificates are renewed.
+//! Notices changed files by polling them. That works on every file system and through symbolic
+//! links, by which certificates are renewed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::files;
 
-/// Some files, and what they looked like when they were last taken in.
+/// A set of files, and their state when they were last read.
 #[derive(Debug)]
 pub struct Watch {
     files: Vec<PathBuf>,
@@ -15,7 +15,7 @@ pub struct Watch {
     latest: Vec<Option<Stamp>>,
 }
 
-/// What changes when a file is written or replaced.
+/// The properties that change when a file is written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -25,7 +25,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None`: there is no such file now, or nobody says.
+    /// `None`: the file does not exist now, or its metadata cannot be read.
     fn of(path: &Path) -> Option<Self> {
         let file = path.to_owned();
         let data = files::within(path, move || fs::metadata(file)).ok()?;
@@ -40,7 +40,7 @@ impl Stamp {
 }
 
 impl Watch {
-    /// Takes the files as they are now.
+    /// Begins with the present state of the files.
     pub fn new(files: Vec<PathBuf>) -> Self {
         let taken = stamps(&files);
         Self {
@@ -50,8 +50,9 @@ impl Watch {
         }
     }
 
-    /// Looks again. True when the files are not what was taken in last, and have been left alone since the look before:
-    /// a certificate and its key are written one after the other. It stays true until [`Self::take`].
+    /// Polls the files. Returns true when they differ from the state last taken and have not
+    /// changed since the poll before: a certificate and its key are written one after the other.
+    /// The result stays true until [`Self::take`].
     pub fn is_due(&mut self) -> bool {
         let now = stamps(&self.files);
         let at_rest = now == self.latest;
@@ -59,7 +60,7 @@ impl Watch {
         at_rest && self.latest != self.taken
     }
 
-    /// The files as last seen were taken in.
+    /// Records that the files were read in the state last polled.
     pub fn take(&mut self) {
         self.taken.clone_from(&self.latest);
     }

@@ -1,8 +1,9 @@
-//! The first run: where the server keeps what it made for itself, and the secret it makes when it was given none.
+//! The first run: the state directory, and the secret that the server generates when none is
+//! configured.
 //!
-//! The secret is 32 random bytes in base64url, which needs no encoding anywhere, in a file only the server's user may
-//! read. It is made once; two servers that start at the same moment end up with the same one. Not here: the self-signed
-//! certificate (`tls_store`).
+//! The secret is 32 random bytes in base64url, which needs no escaping anywhere, in a file that
+//! only the server's user may read. The server generates it once; two servers that start at the
+//! same moment end up with the same one.
 
 use core::fmt;
 use std::fs;
@@ -17,20 +18,20 @@ use zeroize::Zeroizing;
 use super::files::own::{FileOwner, PRIVATE, StateDir};
 use super::{Machine, files};
 
-/// The file in the state directory.
+/// Its name in the state directory.
 const SECRET_FILE: &str = "secret";
-/// Held while the secret is made.
+/// Locked while the secret is generated.
 const LOCK_FILE: &str = "secret.lock";
 /// Random bytes in a secret.
 const SECRET_BYTES: usize = 32;
 
 /// The secret of the first run.
 pub struct FirstSecret {
-    /// As services that mint must have it.
+    /// The bytes as services that mint credentials must have them.
     pub bytes: Zeroizing<Vec<u8>>,
-    /// Where it is kept.
+    /// The file that holds it.
     pub file: PathBuf,
-    /// It was made just now.
+    /// Whether it was generated just now.
     pub is_new: bool,
 }
 
@@ -43,12 +44,12 @@ impl fmt::Debug for FirstSecret {
     }
 }
 
-/// What could not be done with which file.
+/// A failed operation on a file.
 #[derive(Debug)]
 pub struct FirstRunError {
     /// The file or directory.
     pub file: PathBuf,
-    /// What was tried.
+    /// The operation that failed.
     pub doing: &'static str,
     /// Why it failed.
     pub error: io::Error,
@@ -62,8 +63,9 @@ impl fmt::Display for FirstRunError {
 
 impl core::error::Error for FirstRunError {}
 
-/// Where state is kept unless `state_dir` says otherwise: what the service manager made, else `/var/lib/relay` for root
-/// and whoever owns it, else the user's own state directory. `None`: there is no such place.
+/// The state directory when `state_dir` is not set: the one from the service manager; else
+/// `/var/lib/relay` for root and for its owner; else the user's own state directory. `None`: there
+/// is none of these.
 pub fn default_state_dir(machine: &dyn Machine) -> Option<PathBuf> {
     if let Some(dirs) = machine.variable("STATE_DIRECTORY") {
         return dirs.split(':').find(|dir| !dir.is_empty()).map(PathBuf::from);
@@ -90,10 +92,10 @@ fn is_directory_of(path: &Path, user: u32) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user)
 }
 
-/// The secret kept in `state_dir`, if one was made.
+/// The secret in `state_dir`, if one was generated.
 ///
 /// # Errors
-/// When it is there but cannot be read, is not to be trusted, or is none.
+/// When it exists but cannot be read, is not trusted, or is no secret.
 pub fn find_secret(state_dir: &Path, owner: FileOwner) -> Result<Option<FirstSecret>, FirstRunError> {
     let file = state_dir.join(SECRET_FILE);
     let dir = state_dir.to_owned();
@@ -106,10 +108,10 @@ pub fn find_secret(state_dir: &Path, owner: FileOwner) -> Result<Option<FirstSec
     .map_err(at(&file, "cannot use"))
 }
 
-/// The secret kept in `state_dir`; makes it, and the directory, where there is none.
+/// The secret in `state_dir`. Generates it, and makes the directory, if it is missing.
 ///
 /// # Errors
-/// When it can neither be read nor made.
+/// When it can neither be read nor written.
 pub fn obtain_secret(state_dir: &Path) -> Result<FirstSecret, FirstRunError> {
     if let Some(secret) = find_secret(state_dir, FileOwner::Ourselves)? {
         return Ok(secret);
@@ -119,7 +121,7 @@ pub fn obtain_secret(state_dir: &Path) -> Result<FirstSecret, FirstRunError> {
     let name = file.clone();
     files::within(&file, move || {
         let dir = StateDir::make(&dir)?;
-        // Whoever else starts now waits here, then finds the file.
+        // Another server that starts now waits here, then finds the file.
         let _held = dir.lock(&lock)?;
         if let Some(secret) = find_in(&dir, &name).or_else(unless_missing)? {
             return Ok(secret);

@@ -1,6 +1,6 @@
-//! What the process sees of the machine it runs on: environment, names, addresses, files, its own limits.
+//! What the process reads from its machine: environment, names, addresses, files, its own limits.
 //!
-//! What the configuration asks of it stands behind a trait, so that tests can be another machine.
+//! The configuration asks through a trait, so that tests can simulate another machine.
 
 pub mod certificate;
 pub mod external;
@@ -27,7 +27,7 @@ use crate::net::clock::unix_now;
 use crate::net::{environment, local};
 use crate::turn::OwnSockets;
 
-/// Read when no file is named, if it is there.
+/// Read when no file is named, if it exists.
 const DEFAULT_FILE: &str = "/etc/relay/relay.toml";
 
 /// The machine: environment variables, names, addresses, clock.
@@ -35,7 +35,7 @@ pub trait Machine {
     /// Every environment variable.
     fn variables(&self) -> Vec<(OsString, OsString)>;
 
-    /// The file to read when none is named, if it is there.
+    /// The file to read when none is named, if it exists.
     fn default_file(&self) -> Option<PathBuf>;
 
     /// All addresses of a host name.
@@ -47,37 +47,37 @@ pub trait Machine {
     /// The addresses of this machine's interfaces.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When the system does not answer.
     fn interfaces(&self) -> io::Result<Vec<Interface>>;
 
-    /// Every network that leads to this machine: [`crate::net::local`].
+    /// Every network that is local to this machine: [`crate::net::local`].
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When the system does not answer.
     fn networks(&self) -> io::Result<Vec<IpNet>>;
 
-    /// The address packets to the Internet leave from.
+    /// The source address of the default route.
     fn route_source(&self, family: Family) -> Option<IpAddr>;
 
     /// Whether a socket can be bound to this address.
     fn can_bind(&self, ip: IpAddr) -> bool;
 
-    /// The address a STUN server sees packets from `bind` come from.
+    /// The source address that a STUN server sees on packets from `bind`.
     ///
     /// # Errors
-    /// When it does not answer in time, or not in STUN.
+    /// When it does not answer in time, or not with STUN.
     fn ask_stun(&self, server: SocketAddr, bind: IpAddr, timeout: Duration) -> io::Result<IpAddr>;
 
     /// Processor cores this process may use.
     fn cores(&self) -> usize;
 
-    /// Files and sockets this process may open, at most.
+    /// The maximum of open files and sockets of this process.
     fn open_files(&self) -> Option<u64>;
 
     /// The user this process runs as.
     fn user_id(&self) -> u32;
 
-    /// The same by name, or by number where it has none; for commands an operator copies.
+    /// The name of that user, or its number if it has none; for commands an operator copies.
     fn user(&self) -> String;
 
     /// Wall-clock time.
@@ -90,19 +90,19 @@ pub trait Machine {
     }
 }
 
-/// The machine this process really runs on.
+/// The real machine.
 #[derive(Clone, Debug, Default)]
 pub struct ThisMachine {
-    /// Once clients are served: where sockets are noted that questions are asked from.
+    /// Where query sockets are registered, once clients are served.
     pub own: Option<OwnSockets>,
 }
 
-/// What [`take_variables`] has taken.
+/// The variables that [`take_variables`] took.
 static TAKEN: OnceLock<Vec<(OsString, OsString)>> = OnceLock::new();
 
-/// Takes the variables that are `ours` out of the environment, where every process of this user could read them for as
-/// long as this one lives: they may hold secrets. [`ThisMachine`] goes on giving them out, at reloads as well. Call it
-/// before there is a second thread.
+/// Takes the variables that are `ours` out of the environment. They may hold secrets, and every
+/// process of this user could read them while this one lives. [`ThisMachine`] keeps their values,
+/// for reloads as well. Call it before there is a second thread.
 ///
 /// # Errors
 /// When they cannot be overwritten; then they stay.
@@ -152,7 +152,7 @@ impl Machine for ThisMachine {
     }
 
     fn open_files(&self) -> Option<u64> {
-        // Without a crate for one number: "Max open files  1024  524288  files", the hard limit last.
+        // The line is "Max open files  1024  524288  files"; the hard limit is the second number.
         let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
         line.split_whitespace().nth(1)?.parse().ok()
@@ -173,7 +173,8 @@ impl Machine for ThisMachine {
     }
 }
 
-/// One that may not be looked at is there: reading it tells.
+/// A file whose metadata cannot be read counts as existing: the attempt to read it reports the
+/// error.
 fn if_there(path: PathBuf) -> Option<PathBuf> {
     match path.metadata() {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => None,
@@ -192,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_file_is_there_unless_somebody_knows_better() {
-        // To which a mode applies although it may be root's. Rights are a thread's own.
+        // A thread without the capabilities of root, so that modes apply to it. Capabilities belong
+        // to the thread.
         let alone = std::thread::spawn(|| {
             let mut sets = capabilities(None).expect("the kernel tells");
             let over = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;

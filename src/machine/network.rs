@@ -1,5 +1,6 @@
-//! What the operating system and a STUN server say about this machine's addresses: its interfaces, the source address of
-//! the default route, and the address a server sees (a Binding request over UDP, RFC 8489 §12).
+//! This machine's addresses according to the operating system and to a STUN server: its interfaces,
+//! the source address of the default route, and the address that a server sees (a Binding request
+//! over UDP, RFC 8489 §12).
 
 use core::time::Duration;
 use std::io;
@@ -12,11 +13,12 @@ use crate::wire::attribute::AttributeType;
 use crate::wire::message::{Class, Message, Method, TransactionId};
 use crate::wire::writer::MessageWriter;
 
-/// Far away: any address beyond the default route does, nothing is sent there. These are root name servers.
+/// Addresses beyond the default route; nothing is sent to them. These are root name servers.
 const FAR_V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)), 53);
 const FAR_V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30)), 53);
 
-/// First retransmission of a Binding request; each next one waits twice as long (RFC 8489 §6.2.1).
+/// First retransmission interval of a Binding request; each next one is twice as long (RFC 8489
+/// §6.2.1).
 const RETRANSMIT: Duration = Duration::from_millis(500);
 
 /// One address of this machine.
@@ -31,7 +33,7 @@ pub struct Interface {
 /// The addresses of this machine's interfaces.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When the system does not answer.
 pub fn interfaces() -> io::Result<Vec<Interface>> {
     let all = if_addrs::get_if_addrs()?.into_iter();
     let one = |interface: if_addrs::Interface| Interface {
@@ -41,7 +43,8 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(all.map(one).collect())
 }
 
-/// The address packets to the Internet leave from: a UDP socket is connected, and asked. Sends nothing.
+/// The source address of the default route: the address a UDP socket has after connect. Sends
+/// nothing.
 pub fn route_source(family: Family) -> Option<IpAddr> {
     let (any, far) = match family {
         Family::V4 => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), FAR_V4),
@@ -53,17 +56,17 @@ pub fn route_source(family: Family) -> Option<IpAddr> {
     (!ip.is_unspecified()).then_some(ip)
 }
 
-/// Asks the STUN server at `server` where packets from `bind` come from, from a socket noted in `own`. Waits `timeout` at
-/// most.
+/// Asks the STUN server at `server` for the source address it sees on packets from `bind`. The
+/// socket is registered in `own`. Waits `timeout` at most.
 ///
 /// # Errors
-/// When it cannot be reached, does not answer in time, or answers without an address.
+/// When the server cannot be reached, does not answer in time, or answers without an address.
 pub fn ask_stun(server: SocketAddr, bind: IpAddr, timeout: Duration, own: Option<&OwnSockets>) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((bind, 0))?;
     let noted = own.zip(socket.local_addr().ok()).map(|(own, local)| own.note(local));
-    // In this order, so that the socket is closed first.
+    // Declared in this order, so that the socket is closed first.
     let (_noted, socket) = (noted, socket);
-    // Connected: only the server's datagrams get through.
+    // Connected, so that the kernel drops other senders' datagrams.
     socket.connect(server)?;
     let mut id = TransactionId([0; 12]);
     getrandom::fill(&mut id.0).map_err(io::Error::other)?;
@@ -82,7 +85,7 @@ pub fn ask_stun(server: SocketAddr, bind: IpAddr, timeout: Duration, own: Option
         socket.send(&request[..len])?;
         let resend = (clock.mono() + wait).min(deadline);
         wait *= 2;
-        // Nothing is left once the moment has passed.
+        // Zero once the time is over.
         while let Some(left) = Some(resend - clock.mono()).filter(|left| !left.is_zero()) {
             socket.set_read_timeout(Some(left))?;
             match socket.recv(&mut buffer) {
@@ -105,7 +108,7 @@ pub fn ask_stun(server: SocketAddr, bind: IpAddr, timeout: Duration, own: Option
     }
 }
 
-/// What a response says; `None` if it is none of ours.
+/// The address in a response; `None` if it does not answer our request.
 fn mapped_address(bytes: &[u8], id: TransactionId) -> Option<io::Result<IpAddr>> {
     let message = Message::parse(bytes).ok()?;
     if message.transaction_id() != id || message.method() != Some(Method::Binding) {
@@ -115,15 +118,15 @@ fn mapped_address(bytes: &[u8], id: TransactionId) -> Option<io::Result<IpAddr>>
     match message.class() {
         Class::Success => match message.xor_address(AttributeType::XOR_MAPPED_ADDRESS) {
             Ok(Some(address)) => Some(Ok(address.ip().to_canonical())),
-            _ => refused("its answer holds no XOR-MAPPED-ADDRESS"),
+            _ => refused("its response has no XOR-MAPPED-ADDRESS"),
         },
         Class::Error => refused("it answered with an error"),
         Class::Request | Class::Indication => None,
     }
 }
 
-/// Whether an address is of no use on the public Internet: private, shared (RFC 6598), link-local, unique local,
-/// loopback.
+/// Whether an address is unreachable from the public Internet: private, shared (RFC 6598),
+/// link-local, unique local, loopback.
 pub fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
@@ -138,7 +141,8 @@ pub fn is_private(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    /// A server that answers what `answer` makes of each request, `skip` requests left out; gives back its address.
+    /// A server that answers each request with the result of `answer`, and drops the first `skip`
+    /// requests. Returns its address.
     fn server(skip: usize, answer: impl Fn(&Message<'_>, SocketAddr) -> Vec<u8> + Send + 'static) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         socket
@@ -227,7 +231,7 @@ mod tests {
 
     #[test]
     fn where_nobody_listens_is_told_at_once() {
-        // Its port is taken, and it hears somebody else alone.
+        // The port is taken, and the socket receives from one other address only.
         let deaf = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let server = deaf.local_addr().expect("bound");
         deaf.connect(("127.0.0.1", server.port())).expect("itself");

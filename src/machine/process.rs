@@ -1,4 +1,5 @@
-//! What the operating system says of this process, and what it allows: file descriptors, memory, CPU time, low ports.
+//! Figures and limits of this process from the operating system: file descriptors, memory, CPU
+//! time, low ports.
 
 use std::{fs, io};
 
@@ -8,16 +9,17 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Open file descriptors; `None` where `/proc` cannot be read.
 pub fn open_fds() -> Option<u64> {
-    // Since Linux 6.2 the directory's size is their number: no need to walk through a million of them.
+    // Since Linux 6.2 the directory's size is their number, which saves a walk through a million
+    // entries.
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 {
         return Some(size);
     }
-    // The handle that lists them is in the list.
+    // The descriptor that lists them is in the list.
     Some((fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1))
 }
 
-/// How many file descriptors this process may open; `None` means any number.
+/// The limit on file descriptors of this process; `None` means no limit.
 pub fn max_fds() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
@@ -40,8 +42,9 @@ pub fn raise_max_fds() -> io::Result<Option<u64>> {
     Ok(max_fds())
 }
 
-/// Uses the right to bind ports below 1024 where the program's file only permits it (`setcap cap_net_bind_service=+p`).
-/// Such a file can also be executed where the right is withheld; one with `+ep` cannot. Threads started later inherit it.
+/// Uses the capability to bind ports below 1024 if the program's file only permits it (`setcap
+/// cap_net_bind_service=+p`). Such a file also runs where the capability is withheld; one with
+/// `+ep` does not. Threads started later inherit it.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -55,8 +58,8 @@ pub fn use_low_ports() -> io::Result<()> {
     Ok(())
 }
 
-/// Forbids core dumps of this process, and other processes of its user to read its memory: it holds every secret. Root may
-/// still.
+/// Forbids core dumps of this process, and keeps other processes of its user from reading its
+/// memory, which holds every secret. Root is not affected.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -88,7 +91,8 @@ mod tests {
 
     #[test]
     fn an_opened_file_is_seen_and_every_value_is_there() {
-        // Other tests of this binary open and close files meanwhile: many are opened, so that they stand out.
+        // Other tests of this binary open and close files meanwhile; the number opened here exceeds
+        // theirs.
         let before = open_fds().expect("/proc");
         let files = (0..500)
             .map(|_| fs::File::open("/dev/null").expect("open"))
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_right_to_low_ports_is_used_where_it_is_permitted_and_nothing_else_changes() {
-        // Rights are a thread's own.
+        // Capabilities belong to the thread.
         let alone = std::thread::spawn(|| {
             let right = CapabilitySet::NET_BIND_SERVICE;
             let have = |change: fn(&mut rustix::thread::CapabilitySets)| {

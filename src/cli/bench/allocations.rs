@@ -71,8 +71,8 @@ impl Tally {
     }
 }
 
-/// As many handshakes as `at_once` clients can do one after the other. With `pair` the peer is another allocation of the
-/// server.
+/// As many handshakes as `at_once` clients can do one after the other. With `pair` the peer is
+/// another allocation of the server.
 pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> Result<Report, Failure> {
     let settings = settings(target, wish)?;
     let mut peer = SocketAddr::new(target.local, PEER_PORT);
@@ -179,8 +179,9 @@ pub(super) fn hold(target: &Target, wish: &Common) -> Result<Report, Failure> {
     let settings = settings(target, wish)?;
     let peer = SocketAddr::new(target.local, PEER_PORT);
     let usage = || Usage::of(&wish.server_pids);
-    // What the server takes for its first client is not what it takes for each. That client stays until the end:
-    // the server closes a relay socket after it has answered, and would be caught with one too many.
+    // What the server takes for its first client is not what it takes for each. That client stays
+    // until the end: the server closes a relay socket after it has answered, and would be caught
+    // with one too many.
     let mut first = hold_one(&settings, target, 0, peer)?;
     let before = usage()?;
     let progress = Progress::new("allocating", wish.allocations.into());

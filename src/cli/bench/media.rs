@@ -1,4 +1,5 @@
-//! Packets through allocations. Each carries when it was sent, so that whoever gets it knows how long it took.
+//! Packets through allocations. Each carries when it was sent, so that whoever gets it knows how
+//! long it took.
 
 use core::time::Duration;
 use std::io;
@@ -331,7 +332,8 @@ impl<'f> Engine<'f> {
         });
     }
 
-    /// Takes what has come, waiting at most `pause`. Shorter pauses than the system can wait are spent here.
+    /// Takes what has come, waiting at most `pause`. Shorter pauses than the system can wait are
+    /// spent here.
     fn receive(&mut self, now: Instant, pause: Duration) -> Result<(), Failure> {
         if self.flow.slow.is_some() {
             self.read_slowly(now)?;

@@ -1,8 +1,8 @@
 //! `relay bench`: a load generator for any TURN server, for the operator who owns it.
 //!
-//! One thread is client and peer at once, so that one clock measures how long a packet takes. What it measures of a
-//! server on this machine (`--server-pid`) is the CPU time it spends on a relayed packet, which hardly depends on what
-//! else the machine does; packets per second do.
+//! One thread is client and peer at once, so that one clock measures how long a packet takes. What
+//! it measures of a server on this machine (`--server-pid`) is the CPU time it spends on a relayed
+//! packet, which hardly depends on what else the machine does; packets per second do.
 //!
 //! ```text
 //! target       which server, which login, whose machine
@@ -78,8 +78,8 @@ pub(crate) struct Common {
     /// How long to measure, in seconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
-    /// Process id of the server, if it runs here: reports its CPU time and memory. Give it again for each process that
-    /// works for it
+    /// Process id of the server, if it runs here: reports its CPU time and memory. Give it again
+    /// for each process that works for it
     #[arg(long = "server-pid", value_name = "PID")]
     server_pids: Vec<u32>,
     /// One JSON object in place of the table
@@ -130,7 +130,8 @@ struct Media {
     /// Bytes of application data in a packet [default: the shape's]
     #[arg(long, value_parser = clap::value_parser!(u16).range(16..=1452))]
     size: Option<u16>,
-    /// Packets a second in all [default: the shape's; none for flood, which sends as fast as packets arrive]
+    /// Packets a second in all [default: the shape's; none for flood, which sends as fast as
+    /// packets arrive]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
     /// Packets under way at a time when there is no rate
@@ -139,7 +140,8 @@ struct Media {
     /// Packets of one flow in a row [default: the shape's]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     burst: Option<u32>,
-    /// Look for packets without a pause, so that no latency is our own waking up: wants a core of its own
+    /// Look for packets without a pause, so that no latency is our own waking up: wants a core of
+    /// its own
     #[arg(long)]
     spin: bool,
 }

@@ -14,7 +14,8 @@ pub(super) const CHANNEL: u16 = 0x4000;
 /// When sent, sequence number, flow.
 const STAMP: usize = 16;
 
-/// Writes what stands in front of the application data; gives its length, and the padding behind the data.
+/// Writes what stands in front of the application data; gives its length, and the padding behind
+/// the data.
 pub(super) fn wrap(flow: &TrafficShape, peer: SocketAddr, header: &mut [u8; 48]) -> (usize, usize) {
     if !flow.indications {
         channel_data::emit_header(CHANNEL, flow.size, header);

@@ -1,5 +1,6 @@
-//! Whom a request may be for. A page of the web can have a name of its own lead to this machine, and its browser would then
-//! read this listener for it (DNS rebinding). But the browser says in Host which name it was.
+//! Whom a request may be for. A page of the web can have a name of its own lead to this machine,
+//! and its browser would then read this listener for it (DNS rebinding). But the browser says in
+//! Host which name it was.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,9 @@
-//! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and the credentials API where that is wanted.
+//! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and the credentials API where that
+//! is wanted.
 //!
-//! Loopback by default and without login: whoever reaches it by a name it knows may read it. Nothing here changes anything,
-//! and nothing names a client or a user. Health is told to everybody, but to those who come by another name without numbers.
+//! Loopback by default and without login: whoever reaches it by a name it knows may read it.
+//! Nothing here changes anything, and nothing names a client or a user. Health is told to
+//! everybody, but to those who come by another name without numbers.
 
 pub mod counters;
 mod hosts;
@@ -26,7 +28,8 @@ use super::metrics::Metrics;
 #[derive(Clone, Copy)]
 struct Known(bool);
 
-/// Builds the router. `api`: served here too. `hosts` are known beside loopback and the address a request came to.
+/// Builds the router. `api`: served here too. `hosts` are known beside loopback and the address a
+/// request came to.
 pub fn router(
     metrics: Arc<Metrics>,
     health: Arc<Health>,

@@ -83,7 +83,8 @@ impl Keys {
         self.keys.is_empty()
     }
 
-    /// Whether one of them stands anywhere in `text`. No byte of a key is compared, so the time taken tells nothing.
+    /// Whether one of them stands anywhere in `text`. No byte of a key is compared, so the time
+    /// taken tells nothing.
     pub(super) fn are_in(&self, text: &[u8]) -> bool {
         let marked = |(&len, marks): (&usize, &Vec<u64>)| {
             let mut windows = text.windows(len.max(1));
@@ -92,13 +93,14 @@ impl Keys {
         self.marks.iter().any(marked)
     }
 
-    /// What `presented` gives, `None` if nothing. A wrong key is refused even where none is needed: whoever sends one
-    /// wants to know that it is wrong.
+    /// What `presented` gives, `None` if nothing. A wrong key is refused even where none is needed:
+    /// whoever sends one wants to know that it is wrong.
     pub(super) fn grant(&self, presented: Option<&[u8]>) -> Option<Grant<'_>> {
         let Some(presented) = presented else {
             return self.open.then_some(Grant { key: None });
         };
-        // Digests have one length, and every key is looked at: the time taken tells nothing about any of them.
+        // Digests have one length, and every key is looked at: the time taken tells nothing about
+        // any of them.
         let digest: [u8; 32] = Sha256::digest(presented).into();
         let mut found = u32::MAX;
         for (index, key) in (0u32..).zip(&self.keys) {

@@ -1,5 +1,6 @@
-//! Cross-origin requests. Where a key is needed: an exact list of origins, never `*`, never the request's own origin
-//! unseen. Where none is (`api.open`), there is nothing to protect from a page, so every origin may read the answers.
+//! Cross-origin requests. Where a key is needed: an exact list of origins, never `*`, never the
+//! request's own origin unseen. Where none is (`api.open`), there is nothing to protect from a
+//! page, so every origin may read the answers.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -17,7 +18,8 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    /// Whose pages may read the answer to a request with these headers. Origins are compared byte for byte.
+    /// Whose pages may read the answer to a request with these headers. Origins are compared byte
+    /// for byte.
     pub(super) fn of(request: &HeaderMap, settings: &ApiSettings) -> Self {
         if settings.open {
             return Self::Everyone;
@@ -33,7 +35,8 @@ impl Readers {
     /// Marks an answer for caches and, where its page may read it, for the browser.
     pub(super) fn mark(self, headers: &mut HeaderMap) {
         let allowed = match self {
-            // The same for every origin, and never with the browser's own credentials: `*` excludes them.
+            // The same for every origin, and never with the browser's own credentials: `*` excludes
+            // them.
             Self::Everyone => HeaderValue::from_static("*"),
             Self::Origin(origin) => {
                 headers.insert(header::VARY, HeaderValue::from_static("Origin"));

@@ -1,5 +1,5 @@
-//! What stands before a web server behind us: the API's paths end here however they are written, and none of its keys
-//! goes further.
+//! What stands before a web server behind us: the API's paths end here however they are written,
+//! and none of its keys goes further.
 
 use std::sync::Arc;
 
@@ -117,8 +117,9 @@ fn is_ours(method: &Method, path: &str) -> bool {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-/// A path as the most lenient server reads it: percent-encoding undone however often it was applied, `\` for `/`, no
-/// parameters, no empty or dot segments, no slash at its end, nothing behind a NUL, `?` or `#`, in small letters.
+/// A path as the most lenient server reads it: percent-encoding undone however often it was
+/// applied, `\` for `/`, no parameters, no empty or dot segments, no slash at its end, nothing
+/// behind a NUL, `?` or `#`, in small letters.
 fn normalised(path: &str) -> Vec<u8> {
     let decoded = decoded(path.as_bytes());
     let end = decoded.iter().position(|byte| b"\0?#".contains(byte));

@@ -1,7 +1,7 @@
 //! How often credentials may be minted: per client address, per network and per key.
 //!
-//! The tables have a fixed size, so strangers cannot make them grow; two sources that fall into one bucket share its budget.
-//! What a source and a network are: [`crate::base::source`].
+//! The tables have a fixed size, so strangers cannot make them grow; two sources that fall into one
+//! bucket share its budget. What a source and a network are: [`crate::base::source`].
 
 use core::time::Duration;
 use std::hash::{BuildHasher, RandomState};
@@ -101,7 +101,8 @@ mod tests {
         let limit = PerAddress::new(1, 0);
         limit.take(NOW, ip("192.0.2.1")).expect("first");
         limit.take(NOW, ip("192.0.2.1")).expect_err("second");
-        // Two addresses share a slot once in 16,384; of a hundred neighbours nearly all must be free.
+        // Two addresses share a slot once in 16,384; of a hundred neighbours nearly all must be
+        // free.
         let free = (2..102u8)
             .filter(|n| limit.take(NOW, IpAddr::from([192, 0, 2, *n])).is_ok())
             .count();

@@ -1,10 +1,13 @@
 //! The credentials API: hands out time-limited credentials over HTTP.
 //!
-//! Forms of one thing: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`) for the software that
-//! speaks it, and `GET`/`POST /v1/ice-servers`, whose answer goes straight into `new RTCPeerConnection()`; beside them, for
-//! applications that come from there, the forms of STUNner (`/ice?service=turn…`) and Cloudflare
-//! (`POST /v1/turn/keys/NAME/credentials/generate-ice-servers`). Errors, limits and examples: `docs/api.md`. Deliberately absent: sessions, revocation, any state but rate limits. A credential is made
-//! from the secret and the clock alone, so any server with that secret accepts it.
+//! Forms of one thing: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`) for
+//! the software that speaks it, and `GET`/`POST /v1/ice-servers`, whose answer goes straight into
+//! `new RTCPeerConnection()`; beside them, for applications that come from there, the forms of
+//! STUNner (`/ice?service=turn…`) and Cloudflare (`POST
+//! /v1/turn/keys/NAME/credentials/generate-ice-servers`). Errors, limits and examples:
+//! `docs/api.md`. Deliberately absent: sessions, revocation, any state but rate limits. A
+//! credential is made from the secret and the clock alone, so any server with that secret accepts
+//! it.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
@@ -95,8 +98,8 @@ impl Api {
         }
     }
 
-    /// Puts another configuration in place; requests under way finish with the one they began with, and the rate
-    /// limits begin anew.
+    /// Puts another configuration in place; requests under way finish with the one they began with,
+    /// and the rate limits begin anew.
     pub fn set_config(&self, settings: ApiSettings, credentials: Arc<Credentials>) {
         self.policy.store(Arc::new(Policy::new(settings, credentials)));
     }
@@ -111,8 +114,9 @@ impl Api {
         self.dressed(scheme, paths().route("/", post(draft)))
     }
 
-    /// Everything a front door answers over HTTPS. `rest` is somebody else's, if there is anybody: every path that is not
-    /// the API's in any spelling, and on `/` every method but POST; no key of the API reaches it. Without it a visitor finds a page, and a balancer `/healthz`.
+    /// Everything a front door answers over HTTPS. `rest` is somebody else's, if there is anybody:
+    /// every path that is not the API's in any spelling, and on `/` every method but POST; no key
+    /// of the API reaches it. Without it a visitor finds a page, and a balancer `/healthz`.
     pub fn front_door(&self, health: Arc<Health>, rest: Option<Router>) -> Router {
         let scheme = Scheme::Https;
         let enabled = self.policy.load().settings.enabled;
@@ -203,7 +207,8 @@ async fn page(State(api): State<Api>, headers: HeaderMap) -> Response {
     page::answer(&headers, &api.policy.load().settings)
 }
 
-/// `GET /healthz`: whether the process is alive, and no more. What it holds is for the admin listener alone.
+/// `GET /healthz`: whether the process is alive, and no more. What it holds is for the admin
+/// listener alone.
 fn alive(health: &Health) -> Response {
     let alive = health.liveness().alive;
     let status = if alive {
@@ -220,14 +225,16 @@ async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Api
     Ok(minted.draft(&policy.settings))
 }
 
-/// `GET`/`POST /ice?service=turn&username=&ttl=&key=`: the draft's parameters, an `RTCConfiguration` in return. Other
-/// parameters (`namespace`, `gateway`, …) choose among gateways; here there is one.
+/// `GET`/`POST /ice?service=turn&username=&ttl=&key=`: the draft's parameters, an
+/// `RTCConfiguration` in return. Other parameters (`namespace`, `gateway`, …) choose among
+/// gateways; here there is one.
 async fn stunner(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Named).await?;
     Ok(minted.stunner(&policy.settings))
 }
 
-/// `GET /v1/ice-servers?username=&ttl=`: the answer of the POST, for those who would rather not send a body.
+/// `GET /v1/ice-servers?username=&ttl=`: the answer of the POST, for those who would rather not
+/// send a body.
 async fn ice_servers_by_parameters(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Understood).await?;
     Ok(minted.ice_servers(&policy.settings))
@@ -319,7 +326,8 @@ async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Resul
 
 const REFUSED: ApiError = ApiError::Unauthorized("a valid key is required: Authorization: Bearer KEY");
 
-/// The caller's userid if its key may choose one; else an opaque one, so that nobody can use up another's quota.
+/// The caller's userid if its key may choose one; else an opaque one, so that nobody can use up
+/// another's quota.
 fn choose_userid(grant: Grant<'_>, wished: Option<String>) -> Result<String, ApiError> {
     let wished = wished.map(request::userid).transpose()?.flatten();
     match wished.filter(|_| grant.may_choose_username()) {
@@ -341,7 +349,8 @@ fn log_mint(grant: Grant<'_>, minted: &Minted) {
     );
 }
 
-/// The client's address as the listener saw it. Without one (no listener of ours does that) all share one budget.
+/// The client's address as the listener saw it. Without one (no listener of ours does that) all
+/// share one budget.
 fn client_ip(request: &Request) -> IpAddr {
     let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(client)| client.ip())

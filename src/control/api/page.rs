@@ -1,4 +1,5 @@
-//! The page at `/`: what a visitor who opens this server's address finds. No script, nothing from elsewhere, no secret.
+//! The page at `/`: what a visitor who opens this server's address finds. No script, nothing from
+//! elsewhere, no secret.
 
 use std::sync::LazyLock;
 

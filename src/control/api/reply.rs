@@ -38,7 +38,8 @@ struct DraftReply<'a> {
     uris: Vec<&'a str>,
 }
 
-/// A W3C `RTCConfiguration` (only the members that are needed): what `new RTCPeerConnection()` takes.
+/// A W3C `RTCConfiguration` (only the members that are needed): what `new RTCPeerConnection()`
+/// takes.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RtcConfiguration {
@@ -58,8 +59,8 @@ struct IceServer {
 }
 
 impl RtcConfiguration {
-    /// The configured URIs with `credential`, or those for a `forced` one. STUN URIs stand in an entry of their own: some
-    /// clients refuse a mixed one.
+    /// The configured URIs with `credential`, or those for a `forced` one. STUN URIs stand in an
+    /// entry of their own: some clients refuse a mixed one.
     pub fn new(settings: &ApiSettings, credential: &MintedCredential, forced: bool) -> Self {
         let (stun, turn): (Vec<_>, Vec<_>) = uris(settings, forced).iter().cloned().partition(|uri| is_stun(uri));
         let mut ice_servers = vec![IceServer {

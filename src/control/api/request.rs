@@ -45,7 +45,8 @@ impl RestDraftRequest {
                 "key" | "api" => &mut self.form_key,
                 _ => continue,
             };
-            // A key in base64 holds `+`, which a form has for a space unless it is encoded, and no key holds a space.
+            // A key in base64 holds `+`, which a form has for a space unless it is encoded, and no
+            // key holds a space.
             let value = match name.as_ref() {
                 "key" | "api" if value.contains(' ') => value.replace(' ', "+").into(),
                 _ => value,
@@ -125,7 +126,8 @@ pub(super) fn forced(text: &str) -> Result<bool, ApiError> {
     text.parse().map_err(|_| ApiError::BadRequest(BAD_FORCED))
 }
 
-/// Checks a wished userid. It goes into log lines and STUN messages: no control characters, no text-direction tricks.
+/// Checks a wished userid. It goes into log lines and STUN messages: no control characters, no
+/// text-direction tricks.
 pub(super) fn userid(text: String) -> Result<Option<String>, ApiError> {
     let forbidden = |c: char| c.is_control() || is_format_control(c) || c == char::REPLACEMENT_CHARACTER;
     if text.is_empty() {
@@ -139,7 +141,8 @@ pub(super) fn userid(text: String) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// Characters that reorder or break the text around them: bidirectional controls, line and paragraph separator.
+/// Characters that reorder or break the text around them: bidirectional controls, line and
+/// paragraph separator.
 fn is_format_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}' | '\u{feff}')
 }

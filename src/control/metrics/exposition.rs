@@ -23,8 +23,8 @@ impl Exposition {
         self.family(name, help, MetricType::GAUGE, samples);
     }
 
-    /// How often a value fell into each bucket: `buckets` holds upper bounds and counts that are not cumulative, `beyond`
-    /// what was over the last bound.
+    /// How often a value fell into each bucket: `buckets` holds upper bounds and counts that are
+    /// not cumulative, `beyond` what was over the last bound.
     pub(super) fn histogram(&mut self, name: &str, help: &str, buckets: &[(f64, u64)], beyond: u64, sum: f64) {
         let mut count = 0;
         let cumulative = |&(bound, in_bucket): &(f64, u64)| {

@@ -1,8 +1,10 @@
-//! The metrics endpoint: sums what every floor counts at the moment of the scrape, without a lock on any packet path.
+//! The metrics endpoint: sums what every floor counts at the moment of the scrape, without a lock
+//! on any packet path.
 //!
-//! Names are `relay_<noun>_<unit>`, counters end in `_total`; labels come from closed sets and never hold an address or
-//! a username. Every label combination is there from the start, so that an alert can be written before the first
-//! event. The table in `docs/operations.md` lists all of them, and a test compares the two.
+//! Names are `relay_<noun>_<unit>`, counters end in `_total`; labels come from closed sets and
+//! never hold an address or a username. Every label combination is there from the start, so that an
+//! alert can be written before the first event. The table in `docs/operations.md` lists all of
+//! them, and a test compares the two.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;

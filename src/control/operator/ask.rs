@@ -45,8 +45,8 @@ impl Workers {
         answer.await.map_err(|_| ControlError::Ending)
     }
 
-    /// Asks the workers in turn until one has what is asked for. A session that moves between two workers may be at neither
-    /// for an instant, so all are asked a second time.
+    /// Asks the workers in turn until one has what is asked for. A session that moves between two
+    /// workers may be at neither for an instant, so all are asked a second time.
     pub(super) async fn find<T: Send + 'static>(
         &self,
         question: impl Fn(Answer<Option<T>>) -> Question,

@@ -1,4 +1,5 @@
-//! The control interface: what an operator asks of a running server and orders it to do, as HTTP and JSON on a Unix socket.
+//! The control interface: what an operator asks of a running server and orders it to do, as HTTP
+//! and JSON on a Unix socket.
 //!
 //! ```text
 //! GET    /v1/status               DELETE /v1/sessions/ID         POST   /v1/drain
@@ -6,8 +7,8 @@
 //! GET    /v1/sessions/ID          POST   /v1/revocations         POST   /v1/reload
 //! GET    /v1/openapi.json         DELETE /v1/revocations/USER    POST   /v1/log
 //! ```
-//! The socket's file permissions are the login. Workers answer in bounded pieces, one question at a time each, so the
-//! relaying of packets does not notice.
+//! The socket's file permissions are the login. Workers answer in bounded pieces, one question at a
+//! time each, so the relaying of packets does not notice.
 
 mod ask;
 mod error;
@@ -62,7 +63,8 @@ impl Operator {
     /// Takes up the revocations that are kept.
     ///
     /// # Errors
-    /// The file of revocations cannot be read: the server must not forget whom an operator has shut out.
+    /// The file of revocations cannot be read: the server must not forget whom an operator has shut
+    /// out.
     pub fn new(sources: OperatorSources) -> Result<Self, String> {
         let OperatorSources {
             shards,

@@ -1,4 +1,5 @@
-//! Revoked users: refused and ended at every worker, and kept in the state directory before that is answered.
+//! Revoked users: refused and ended at every worker, and kept in the state directory before that is
+//! answered.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -133,7 +134,8 @@ pub(super) async fn list(State(operator): State<Operator>) -> Json<Vec<Revocatio
     Json(all)
 }
 
-/// `POST /v1/revocations`. When the answer comes, the user's logins are refused and its sessions have ended.
+/// `POST /v1/revocations`. When the answer comes, the user's logins are refused and its sessions
+/// have ended.
 pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result<Json<Revoked>, ControlError> {
     let RevokeBody { user, until } = parse(&body)?;
     if user.is_empty() {

@@ -323,7 +323,8 @@ async fn page(
     cursor: Option<SessionCursor>,
     limit: usize,
 ) -> Result<(Vec<SessionSummary>, Option<SessionCursor>), ControlError> {
-    // One that moves to a worker that has answered already, away from one that has not, would be missed.
+    // One that moves to a worker that has answered already, away from one that has not, would be
+    // missed.
     for _ in 0..3 {
         let moves = workers.moves();
         let page = page_once(workers, filter, cursor, limit).await?;
@@ -384,7 +385,8 @@ async fn each(
     Ok(())
 }
 
-/// The `limit` sessions with the most of something, the one with the most first. Memory is that of `limit` sessions.
+/// The `limit` sessions with the most of something, the one with the most first. Memory is that of
+/// `limit` sessions.
 async fn most(
     workers: &Workers,
     filter: &Arc<SessionFilter>,

@@ -1,5 +1,5 @@
-//! The Unix socket of the control interface. Who may open it is who may connect: its mode is 0660, and it belongs to the
-//! server's user and group.
+//! The Unix socket of the control interface. Who may open it is who may connect: its mode is 0660,
+//! and it belongs to the server's user and group.
 
 use core::time::Duration;
 use std::fs;
@@ -36,7 +36,8 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Opens the socket in `directory`. One that a process left behind is replaced; one that a live process serves is not.
+    /// Opens the socket in `directory`. One that a process left behind is replaced; one that a live
+    /// process serves is not.
     ///
     /// # Errors
     /// It cannot be made, or another server has it.

@@ -1,4 +1,4 @@
-//! What can be wrong with a certificate, in words for an operator.
+//! Errors of certificate and key files, worded for the operator.
 
 use core::fmt;
 use std::io;
@@ -9,28 +9,28 @@ use std::path::{Path, PathBuf};
 pub struct TlsError {
     /// The file to look at.
     pub file: PathBuf,
-    /// What is wrong.
+    /// What is wrong with it.
     pub problem: TlsProblem,
 }
 
-/// Kinds of trouble with certificate and key files.
+/// Kinds of errors of certificate and key files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsProblem {
     /// There is no such file.
     Missing,
-    /// This user may not read it.
+    /// The server's user may not read it.
     NotPermitted,
-    /// Reading failed otherwise.
+    /// Reading failed for another reason.
     Unreadable(String),
     /// It could not be written.
     Unwritable(String),
-    /// No certificate is in it.
+    /// It contains no certificate.
     NoCertificate,
-    /// No certificate is in it, but a key: the two files are swapped.
+    /// It contains a private key and no certificate: the two files are swapped.
     KeyInsteadOfCertificate,
-    /// No private key is in it.
+    /// It contains no private key.
     NoKey,
-    /// No private key is in it, but a certificate: the two files are swapped.
+    /// It contains a certificate and no private key: the two files are swapped.
     CertificateInsteadOfKey,
     /// The key is protected by a pass phrase.
     EncryptedKey,
@@ -42,17 +42,18 @@ pub enum TlsProblem {
     BadPem(String),
     /// The first certificate cannot be parsed.
     BadCertificate(String),
-    /// A key of a kind that is not supported, or damaged.
+    /// The private key is damaged, or its kind is not supported.
     BadKey(String),
-    /// The key belongs to no certificate in this file.
+    /// The private key belongs to no certificate in this file.
     Mismatch(PathBuf),
-    /// The key belongs to a certificate of the chain that is not the first: which one, from 1.
+    /// The private key belongs to this certificate of the chain, counted from 1, and not to the
+    /// first.
     WrongOrder(usize),
-    /// The TLS library refused.
+    /// The TLS library refuses it.
     Library(String),
 }
 
-/// What a file holds that is no PEM.
+/// A binary format, or one that is not PEM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binary {
     /// A certificate in DER.
@@ -63,7 +64,7 @@ pub enum Binary {
     EncryptedKey,
     /// Certificates in PKCS #7, in DER or PEM.
     Pkcs7 {
-        /// Its form.
+        /// Whether it is PEM.
         pem: bool,
     },
     /// Certificates and a key in PKCS #12.
@@ -71,7 +72,7 @@ pub enum Binary {
 }
 
 impl Binary {
-    /// What it is, and how OpenSSL makes PEM of it.
+    /// The name of the format, and the OpenSSL command that converts it to PEM.
     const fn says(self) -> (&'static str, &'static str) {
         match self {
             Self::Certificate => ("a certificate in DER", "openssl x509 -inform der"),
@@ -95,7 +96,7 @@ impl TlsError {
 }
 
 impl TlsProblem {
-    /// Whether it says nothing of what the file holds, which may be as good as ever.
+    /// Whether the error concerns access to the file only, so that its contents may be valid.
     pub(crate) const fn is_of_the_place(&self) -> bool {
         matches!(self, Self::NotPermitted | Self::Unreadable(_))
     }

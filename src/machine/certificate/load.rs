@@ -1,4 +1,4 @@
-//! PEM files to a certificate and key that belong together.
+//! Reads PEM files into a certificate and its private key.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn at(file: &Path, problem: TlsProblem) -> TlsError {
     }
 }
 
-/// What was read from `files`; `mode` is that of the key's.
+/// Parses the contents of `files`. `mode` is that of the key file.
 pub(crate) fn parse(
     (chain, key): (&[u8], &[u8]),
     mode: u32,
@@ -73,7 +73,7 @@ pub(crate) fn parse(
     Ok(Certificate::new(key, private_key_der, mode, info))
 }
 
-/// Reads a PEM file: the operator's, or one of ours below `state_dir`.
+/// Reads a PEM file: the operator's, or one that the server keeps below `state_dir`.
 pub(super) fn read_pem(file: &Path, state_dir: Option<&Path>) -> Result<Contents, TlsProblem> {
     let read = match state_dir {
         None => files::read(file, files::MAX_PEM),
@@ -87,7 +87,8 @@ pub(super) fn read_pem(file: &Path, state_dir: Option<&Path>) -> Result<Contents
     Ok(Contents { bytes, mode })
 }
 
-/// Editors put such marks at the start of a file, and `cat` into the middle. A PEM block behind one would not be seen.
+/// Removes byte order marks. Editors write them at the start of a file, and `cat` moves them into
+/// the middle, where they would hide the PEM block that follows.
 fn without_byte_order_marks(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     const MARK: &[u8] = "\u{feff}".as_bytes();
     if !holds(&bytes, MARK) {
@@ -103,7 +104,7 @@ fn without_byte_order_marks(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     clean
 }
 
-/// At least one certificate.
+/// The certificates of a chain, at least one.
 fn parse_chain(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
     let chain = CertificateDer::pem_slice_iter(bytes)
         .collect::<Result<Vec<_>, _>>()
@@ -132,7 +133,7 @@ fn parse_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsProblem> {
     })
 }
 
-/// What a file holds in which there is no PEM block that we read.
+/// Recognises the format of a file without a PEM block that we read.
 fn binary(bytes: &[u8]) -> Option<Binary> {
     if holds(bytes, b"BEGIN PKCS7") {
         return Some(Binary::Pkcs7 { pem: true });
@@ -140,7 +141,7 @@ fn binary(bytes: &[u8]) -> Option<Binary> {
     if parse_x509_certificate(bytes).is_ok() {
         return Some(Binary::Certificate);
     }
-    // The others are told by what stands first in their outermost SEQUENCE.
+    // The first element of the outermost SEQUENCE identifies the other formats.
     const VERSION_3: &[u8] = &[0x02, 0x01, 0x03];
     const OID_PKCS7: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07];
     const OID_PKCS5: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05];
@@ -157,7 +158,7 @@ fn binary(bytes: &[u8]) -> Option<Binary> {
     }
 }
 
-/// What follows the tag and length of a SEQUENCE in DER.
+/// The contents of a SEQUENCE in DER, behind its tag and length.
 fn inside_sequence(bytes: &[u8]) -> Option<&[u8]> {
     match bytes {
         [0x30, 0..=0x7f, inside @ ..] => Some(inside),
@@ -170,7 +171,8 @@ fn holds(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
-/// What clients may miss in a chain, or stumble over: links that do not fit, and issuers whose time is over.
+/// Finds what makes clients refuse a chain: a certificate that its successor did not issue, and an
+/// expired issuer.
 pub(super) fn broken_links(chain: &[CertificateDer<'_>], now: UnixTime) -> Vec<TlsWarning> {
     let parsed: Vec<_> = chain
         .iter()
@@ -198,15 +200,16 @@ pub(super) fn broken_links(chain: &[CertificateDer<'_>], now: UnixTime) -> Vec<T
     warnings
 }
 
-/// Whether clients have the certificate of this subject (DER, with its outer SEQUENCE) themselves.
+/// Whether clients have the certificate of this subject (DER, with its outer SEQUENCE) among their
+/// roots.
 fn is_public_root(subject: &[u8]) -> bool {
-    // Trust anchors hold the inside of the SEQUENCE.
+    // Trust anchors hold the contents of the SEQUENCE.
     webpki_roots::TLS_SERVER_ROOTS
         .iter()
         .any(|root| subject.ends_with(root.subject.as_ref()) && subject.len() <= root.subject.len() + 6)
 }
 
-/// What the certificate says of itself.
+/// The fields of a certificate that operators need.
 fn describe(certificate: &CertificateDer<'_>, self_signed: bool) -> Result<CertificateInfo, TlsProblem> {
     let (_, parsed) =
         parse_x509_certificate(certificate).map_err(|error| TlsProblem::BadCertificate(error.to_string()))?;

@@ -1,6 +1,6 @@
-//! Certificate files: read, parsed, and judged as clients would judge them.
+//! Reads and parses certificate files, and checks them as clients do.
 //!
-//! Deliberately absent: making certificates and serving them.
+//! Making certificates and serving them is the edge's.
 
 mod error;
 pub(crate) mod load;
@@ -19,19 +19,19 @@ pub use self::served::{Certificate, CertificateInfo, LoadedCertificates, TlsWarn
 use super::files::own;
 use crate::base::time::UnixTime;
 
-/// A certificate and its key on disk; both may be in one file.
+/// A certificate and its key on disk. Both may be in one file.
 #[derive(Default, Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// PEM chain, the server's own certificate first.
+    /// PEM chain; the server's own certificate comes first.
     pub certificate: PathBuf,
     /// PEM key.
     pub private_key: PathBuf,
-    /// Where the server keeps what is its own, if they stand below it; `None`: they are the operator's.
+    /// The state directory, if the files stand below it. `None`: they belong to the operator.
     pub state_dir: Option<PathBuf>,
 }
 
 impl CertificateFiles {
-    /// Puts `contents` at `file`, one of the two, which stand below `state_dir`.
+    /// Writes `contents` to `file`, one of the two, which stand below `state_dir`.
     pub(crate) fn write(&self, file: &Path, contents: &[u8], mode: u32) -> Result<(), TlsError> {
         let written = match &self.state_dir {
             Some(dir) => own::write(dir, file, contents, mode),
@@ -41,10 +41,10 @@ impl CertificateFiles {
     }
 }
 
-/// Reads the operator's files, and what is wrong with them although they can be served.
+/// Reads the operator's files, and checks whether clients accept them.
 ///
 /// # Errors
-/// What an operator has to mend, and where.
+/// The file to correct, and what is wrong with it.
 pub fn inspect(files: &CertificateFiles, now: UnixTime) -> Result<LoadedCertificates, TlsError> {
     let certificate = load::load(files, &aws_lc_rs::default_provider(), false)?;
     Ok(LoadedCertificates::new(

@@ -1,16 +1,16 @@
-//! Whether the certificates hold the names that clients are sent to.
+//! Checks whether the certificates contain the names that clients connect to.
 
 use core::fmt;
 use std::net::IpAddr;
 
 use super::CertificateInfo;
 
-/// A host in a URI with TLS that the certificate clients get there does not name.
+/// A host in a URI with TLS that is not in the certificate a client receives there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unnamed {
     /// The host, as in the URI.
     pub host: String,
-    /// What the certificate names instead.
+    /// The names in that certificate.
     pub names: Vec<String>,
 }
 
@@ -34,8 +34,9 @@ impl fmt::Display for Unnamed {
     }
 }
 
-/// The hosts in `uris` that clients refuse `certificates` for. The first certificate is what a client gets that names no
-/// host, as it does when it goes to an address, or one that is in none. One of our own making is refused anyway.
+/// The hosts in `uris` for which clients refuse `certificates`. A client receives the first
+/// certificate when its host is in none, or when it names no host, as it does when it connects to
+/// an address. A self-signed certificate is left out: clients refuse it anyway.
 pub fn unnamed<'a>(uris: impl IntoIterator<Item = &'a str>, certificates: &[&CertificateInfo]) -> Vec<Unnamed> {
     let Some(first) = certificates.first() else {
         return Vec::new();
@@ -60,7 +61,7 @@ pub fn unnamed<'a>(uris: impl IntoIterator<Item = &'a str>, certificates: &[&Cer
     found
 }
 
-/// The host that clients of this URI check the certificate for.
+/// The host against which a client with this URI checks the certificate.
 fn tls_host(uri: &str) -> Option<&str> {
     let rest = uri.strip_prefix("turns:").or_else(|| uri.strip_prefix("stuns:"))?;
     match rest.strip_prefix('[') {
@@ -69,7 +70,8 @@ fn tls_host(uri: &str) -> Option<&str> {
     }
 }
 
-/// Whether a certificate for `names` is one for `host`: a wildcard stands for one label, the leftmost (RFC 9525 §6.3).
+/// Whether a certificate for `names` covers `host`. A wildcard matches one label, the leftmost (RFC
+/// 9525 §6.3).
 fn covers(names: &[String], host: &str) -> bool {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return names.iter().any(|name| name.parse() == Ok(ip));

@@ -1,4 +1,4 @@
-//! Which certificate authorities are trusted.
+//! The trusted certificate authorities.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use rustls::pki_types::pem::PemObject as _;
 use super::load::read_pem;
 use super::{TlsError, TlsProblem};
 
-/// Whom to believe that it is the authority: the public ones, and those in `file`.
+/// Trust anchors: the public certificate authorities, and those in `file`.
 ///
 /// # Errors
-/// When `file` cannot be read, or holds no certificate.
+/// When `file` cannot be read, or contains no certificate.
 pub(crate) fn trusted_roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let Some(file) = file else { return Ok(roots) };
@@ -25,7 +25,7 @@ pub(crate) fn trusted_roots(file: Option<&Path>) -> Result<RootCertStore, TlsErr
     Ok(roots)
 }
 
-/// Certificates of a PEM file, at least one.
+/// The certificates of a PEM file, at least one.
 fn read_roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let at = |problem| TlsError {
         file: file.to_owned(),

@@ -1,4 +1,4 @@
-//! A certificate with its key, and what an operator should know of it.
+//! A certificate with its key, and the warnings about it.
 
 use core::fmt;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,10 @@ use super::load;
 use crate::base::time::UnixTime;
 
 const DAY: u64 = 86_400;
-/// Renewal is due before: ACME clients renew ninety days at thirty, so less means that it fails.
+/// Warn this long before the end of validity. ACME clients renew certificates of ninety days when
+/// thirty are left, so at fourteen the renewal fails.
 const SOON: u64 = 14 * DAY;
-/// The same for certificates that live for less: with so much of their life left.
+/// For certificates with a shorter lifetime: warn when this fraction of it is left.
 const SOON_PART: u64 = 6;
 
 /// A certificate with its key, as served.
@@ -22,15 +23,15 @@ const SOON_PART: u64 = 6;
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     private_key: Arc<Zeroizing<Vec<u8>>>,
-    /// Of the key file.
+    /// Mode of the key file.
     mode: u32,
     info: CertificateInfo,
 }
 
-/// What a certificate says of itself.
+/// The fields of a certificate that operators need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateInfo {
-    /// Names and addresses it is good for.
+    /// Names and addresses it is valid for.
     pub names: Vec<String>,
     /// Start of validity.
     pub not_before: UnixTime,
@@ -38,41 +39,42 @@ pub struct CertificateInfo {
     pub not_after: UnixTime,
     /// SHA-256 of the certificate, lower-case hex.
     pub fingerprint: String,
-    /// Made by ourselves: clients refuse it unless they are told to trust it.
+    /// The server generated it. Clients refuse it unless they trust it explicitly.
     pub self_signed: bool,
 }
 
-/// Something an operator should know, although the certificate is served.
+/// A warning: the certificate is served nevertheless.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsWarning {
-    /// The end of validity has passed: clients refuse it.
+    /// The validity has ended: clients refuse it.
     Expired,
-    /// The start of validity has not come: clients refuse it.
+    /// The validity has not begun: clients refuse it.
     NotYetValid,
-    /// So many whole days are left.
+    /// Whole days until the end of validity.
     ExpiresIn(u64),
-    /// It names no host and no address: clients refuse it.
+    /// It contains no host name and no address: clients refuse it.
     NoNames,
-    /// It comes without the certificate of its issuer, which is named, and is no root that clients have.
+    /// The chain lacks the certificate of this issuer, which is not among the roots that clients
+    /// have.
     Alone(String),
-    /// This certificate of the chain, from 1, is not that of the issuer of the one before.
+    /// This certificate of the chain, counted from 1, did not issue the one before it.
     NotTheIssuer(usize),
-    /// The end of validity of this certificate of the chain, from 1, has passed.
+    /// The validity of this certificate of the chain, counted from 1, has ended.
     IssuerExpired(usize),
-    /// Others than its owner may read the key file: it, and its mode.
+    /// Users other than the owner may read the key file. Holds its path and its mode.
     KeyReadableByOthers(PathBuf, u32),
 }
 
-/// The outcome of loading.
+/// The result of loading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedCertificates {
-    /// What is served now.
+    /// The certificate served now.
     pub info: CertificateInfo,
-    /// It differs from what was served before.
+    /// Whether it differs from the one served before.
     pub changed: bool,
-    /// It was made just now.
+    /// Whether it was generated just now.
     pub generated: bool,
-    /// What is wrong with it nevertheless.
+    /// Warnings about it.
     pub warnings: Vec<TlsWarning>,
 }
 
@@ -86,12 +88,12 @@ impl Certificate {
         }
     }
 
-    /// What it says of itself.
+    /// The fields of it that operators need.
     pub const fn info(&self) -> &CertificateInfo {
         &self.info
     }
 
-    /// The chain in DER, the server's own certificate first.
+    /// The chain in DER; the server's own certificate comes first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.key.cert
     }
@@ -115,7 +117,7 @@ impl fmt::Debug for Certificate {
 }
 
 impl CertificateInfo {
-    /// What is wrong with its time at `now`.
+    /// The warning about its validity at `now`.
     fn untimely(&self, now: UnixTime) -> Option<TlsWarning> {
         if now >= self.not_after {
             return Some(TlsWarning::Expired);
@@ -138,7 +140,7 @@ impl LoadedCertificates {
             warnings.push(TlsWarning::NoNames);
         }
         warnings.extend(load::broken_links(certificate.chain(), now));
-        // A group is left alone: it is how services share a key.
+        // Read access for the group is allowed: that is how services share a key.
         if certificate.mode & 0o007 != 0 {
             warnings.push(TlsWarning::KeyReadableByOthers(key.to_owned(), certificate.mode));
         }

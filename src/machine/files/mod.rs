@@ -1,12 +1,12 @@
-//! The one way by which the program reads and writes files: the configuration, certificates and keys, secrets, API keys
-//! (`read`), and what it keeps for itself (`own`).
+//! All access to files: `read` for the configuration, certificates, keys, secrets and API keys;
+//! `own` for the server's own files.
 //!
-//! A path in the configuration is whatever the machine makes of it at that moment: a FIFO nobody writes to, a device, a
-//! mount whose server is gone. So only regular files are read, none larger than its kind can be, and every question to a
-//! file system is asked on a thread of its own, which is waited for so long and no longer: a look that never returns
-//! holds up neither a signal, nor a reload, nor the start.
+//! A path in the configuration may name anything: a FIFO without a writer, a device, a mount whose
+//! server is gone. So only regular files are read, each kind has a maximum size, and a thread of
+//! its own makes every call to the file system. The caller waits for that thread for a bounded
+//! time. A call that never returns delays no signal, no reload and no start.
 //!
-//! Not here: `/proc`, which always answers.
+//! Not used for `/proc`, which always answers.
 
 pub mod own;
 
@@ -26,40 +26,41 @@ use crate::base::lock::lock;
 
 /// Longest configuration, in bytes.
 pub const MAX_CONFIGURATION: usize = 1024 * 1024;
-/// Longest PEM file, in bytes: a chain has a few kilobytes, a system's bundle of roots some hundred.
+/// Longest PEM file, in bytes. A chain has a few kilobytes, a system's bundle of roots a few
+/// hundred.
 pub const MAX_PEM: usize = 1024 * 1024;
-/// Longest secret, password or key of an API, in bytes: a line, not a book.
+/// Longest secret, password or API key, in bytes.
 pub const MAX_SECRET: usize = 64 * 1024;
 
-/// How long a file system has to answer one question. A busy disk takes milliseconds.
+/// How long to wait for one answer of a file system. A busy disk takes milliseconds.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
-/// A file that was read.
+/// The contents of a file.
 #[derive(Debug)]
 pub struct Contents {
-    /// All of it.
+    /// All bytes.
     pub bytes: Zeroizing<Vec<u8>>,
-    /// Who may read and write it: the lowest twelve bits of its mode.
+    /// The lowest twelve bits of its mode.
     pub mode: u32,
 }
 
-/// Reads a file the operator names, symbolic links followed: that is how certificates are renewed and how secrets get
-/// into containers.
+/// Reads a file that the operator names. Symbolic links are followed: certificates are renewed and
+/// secrets mounted into containers that way.
 ///
 /// # Errors
-/// Those of the system; when it is no regular file; when it is longer than `most` bytes; when the file system does not
-/// answer in time.
+/// Errors of the system. Not a regular file. Longer than `most` bytes. No answer of the file system
+/// in time.
 pub fn read(path: &Path, most: usize) -> io::Result<Contents> {
     let file = path.to_owned();
     within(path, move || {
-        // Before it is opened: opening a device can already do something.
+        // Checked before opening, because opening a device may have effects.
         must_be_regular(&stat(&file)?)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         read_open(open(&file, flags, Mode::empty())?.into(), most)
     })
 }
 
-/// What is open, whatever its name stands for by now.
+/// Reads the open file, whatever its path names by now.
 fn read_open(file: File, most: usize) -> io::Result<Contents> {
     let state = fstat(&file)?;
     must_be_regular(&state)?;
@@ -67,7 +68,7 @@ fn read_open(file: File, most: usize) -> io::Result<Contents> {
     if expected > most {
         return Err(too_large(most));
     }
-    // Room for all of it at once: growing would leave copies of a secret behind.
+    // Reserve all memory at once: growing would leave copies of a secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
     file.take(most as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > most {
@@ -95,18 +96,19 @@ fn must_be_regular(state: &Stat) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Paths whose look has not come back. One that hangs is not asked again before it does: threads would pile up.
+/// Paths with a call that has not returned. Such a path is not asked again until it returns,
+/// because threads would pile up.
 static HANGING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn hanging() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     lock(&HANGING)
 }
 
-/// Asks a file system about `path` on a thread of its own and waits for the answer, [`DEADLINE`] at most. Blocks: not for
-/// a thread that has other things to do.
+/// Runs `work` on `path` in a thread of its own and waits for the result, [`DEADLINE`] at most. It
+/// blocks: do not call it on a thread that serves clients.
 ///
 /// # Errors
-/// Those of `work`, and when the time is over.
+/// Those of `work`, and that no result came in time.
 pub fn within<T: Send + 'static>(path: &Path, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     within_time(path, DEADLINE, work)
 }
@@ -124,7 +126,7 @@ fn within_time<T: Send + 'static>(
     thread::Builder::new().name("relay-file".to_owned()).spawn(move || {
         let outcome = work();
         let mut hanging = hanging();
-        // Nobody may be waiting any more.
+        // The caller may have given up.
         let _ = sender.send(outcome);
         hanging.remove(&name);
     })?;
@@ -133,7 +135,7 @@ fn within_time<T: Send + 'static>(
         Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the thread that was reading ended")),
         Err(RecvTimeoutError::Timeout) => {
             let mut hanging = hanging();
-            // It may have come in between.
+            // The result may have come in between.
             receiver.try_recv().unwrap_or_else(|_| {
                 hanging.insert(path.to_owned());
                 Err(no_answer(deadline))

@@ -1,10 +1,11 @@
-//! What the server keeps for itself, below `state_dir`: its generated secret, self-signed certificate, ACME account.
+//! The server's own files below `state_dir`: its generated secret, self-signed certificate and ACME
+//! account.
 //!
-//! Whoever can write there, or put a link there, would choose what the server believes or what it overwrites. So nothing
-//! is taken from there, and nothing put there, unless every step below `state_dir`, and that directory itself, is no
-//! symbolic link (`state_dir` may be one, as systemd makes it), belongs to this process's user or to root, and is
-//! writable by its owner alone. What is judged is what was opened, not what a name stands for later. A file is there
-//! whole, or as it was before.
+//! A user who can write there, or create a link there, would choose what the server trusts or what
+//! it overwrites. So the server reads and writes a file there only if every component below
+//! `state_dir` and that directory itself is no symbolic link (`state_dir` may be one, as systemd
+//! makes it), belongs to the process's user or to root, and is writable by its owner alone. It
+//! checks what it has opened, not what a path names later. Writes are atomic.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
@@ -22,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::{Contents, read_open, within};
 
-/// Only its owner may read and write what is secret.
+/// Mode of secret files: only the owner may read and write.
 pub const PRIVATE: u32 = 0o600;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -33,7 +34,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 /// Reads `file`, which stands below `state_dir`.
 ///
 /// # Errors
-/// As [`super::read`], and when it, or a directory it stands in, is not to be trusted.
+/// As [`super::read`], and when the file or a directory above it is not trusted.
 pub fn read(state_dir: &Path, file: &Path, most: usize) -> io::Result<Contents> {
     let (dir, name) = (state_dir.to_owned(), file.to_owned());
     within(file, move || {
@@ -41,7 +42,7 @@ pub fn read(state_dir: &Path, file: &Path, most: usize) -> io::Result<Contents> 
     })
 }
 
-/// Puts `contents` at `file`, which stands below `state_dir`; makes the directories.
+/// Writes `contents` to `file`, which stands below `state_dir`. Makes missing directories.
 ///
 /// # Errors
 /// As [`read`], and when it cannot be written.
@@ -51,21 +52,22 @@ pub fn write(state_dir: &Path, file: &Path, contents: &[u8], mode: u32) -> io::R
     within(file, move || StateDir::make(&dir)?.write(&name, &contents, mode))
 }
 
-/// Whose files are believed, besides root's.
+/// The user whose files are trusted, besides root's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileOwner {
-    /// Those of this process's user.
+    /// The process's user.
     Ourselves,
-    /// Those of whoever owns the directory as well: root looks into the directory of a server that runs as another user.
+    /// The owner of the directory as well: root reads the directory of a server that runs as
+    /// another user.
     OfTheDirectory,
 }
 
-/// An opened state directory. Its methods wait for the file system: call them `within`.
+/// An open state directory. Its methods block on the file system: call them inside `within`.
 #[derive(Debug)]
 pub struct StateDir {
     dir: OwnedFd,
     path: PathBuf,
-    /// The user whose files are believed, besides root's.
+    /// The user whose files are trusted, besides root's.
     user: u32,
 }
 
@@ -73,7 +75,7 @@ impl StateDir {
     /// Opens it.
     ///
     /// # Errors
-    /// When it is not there, or not to be trusted.
+    /// When it does not exist, or is not trusted.
     pub fn open(path: &Path, owner: FileOwner) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = open(path, flags, Mode::empty())?;
@@ -88,10 +90,10 @@ impl StateDir {
         Ok(Self { dir, path, user })
     }
 
-    /// Opens it; makes it where it is not there.
+    /// Opens it, and makes it if it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, or is not to be trusted.
+    /// When it cannot be made, or is not trusted.
     pub fn make(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         Self::open(path, FileOwner::Ourselves)
@@ -100,7 +102,7 @@ impl StateDir {
     /// Reads `file`, whose path begins with that of the directory.
     ///
     /// # Errors
-    /// When it is not there, not to be trusted, or longer than `most` bytes.
+    /// When it does not exist, is not trusted, or is longer than `most` bytes.
     pub fn read(&self, file: &Path, most: usize) -> io::Result<Contents> {
         let (dir, name) = self.enter(file, false)?;
         self.must_be_no_link(&dir, name, file)?;
@@ -110,11 +112,11 @@ impl StateDir {
         read_open(opened.into(), most)
     }
 
-    /// Writes beside, then renames: a crash leaves the old file or the new one, never half of one. Whoever writes the same
-    /// file at the same time does so under another name.
+    /// Writes a new file and renames it: a crash leaves the old file or the new one. Concurrent
+    /// writers of the same file use different temporary names.
     ///
     /// # Errors
-    /// When a directory on the way is not to be trusted, or the system refuses.
+    /// When a directory of the path is not trusted, or the system refuses.
     pub fn write(&self, file: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         let (dir, name) = self.enter(file, true)?;
         let mut random = [0; 8];
@@ -131,14 +133,15 @@ impl StateDir {
             let _ = unlinkat(&dir, &beside, AtFlags::empty());
         }
         written?;
-        // The name as well as the content must outlive a power cut.
+        // Sync the directory too: the name as well as the contents must survive a power failure.
         Ok(fsync(&dir)?)
     }
 
-    /// Waits until nobody else holds `file`. Held until what comes back is dropped, also after a crash.
+    /// Waits for the lock on `file`. The lock is released when the result is dropped, and by a
+    /// crash.
     ///
     /// # Errors
-    /// When it cannot be made or opened, or is not to be trusted.
+    /// When it cannot be made or opened, or is not trusted.
     pub fn lock(&self, file: &Path) -> io::Result<File> {
         let (dir, name) = self.enter(file, false)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -149,7 +152,7 @@ impl StateDir {
         Ok(handle)
     }
 
-    /// The directory `file` stands in, and its name there.
+    /// Opens the directory of `file`. Returns it with the name of the file in it.
     fn enter<'a>(&self, file: &'a Path, make: bool) -> io::Result<(OwnedFd, &'a OsStr)> {
         let outside = || io::Error::other(format!("it is not below {}", self.path.display()));
         let below = file.strip_prefix(&self.path).map_err(|_| outside())?;
@@ -177,7 +180,7 @@ impl StateDir {
         Ok((dir, name))
     }
 
-    /// Says so; what is opened afterwards is opened without following one.
+    /// Gives a clear error. The open that follows does not follow links either.
     fn must_be_no_link(&self, dir: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<()> {
         let state = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(state.st_mode) != FileType::Symlink {

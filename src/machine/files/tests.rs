@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 use super::own::{FileOwner, PRIVATE, StateDir};
 use super::*;
 
-/// A directory that is gone afterwards.
+/// A directory that is removed when it is dropped.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -44,7 +44,7 @@ fn fifo(path: &Path) {
     mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).unwrap();
 }
 
-/// Why it is refused; at once, and not because the time is over.
+/// The error for `path`; it must come at once, not by timeout.
 fn refusal(path: &Path) -> String {
     let begin = Instant::now();
     let error = read(path, 10).expect_err("refused");
@@ -52,7 +52,7 @@ fn refusal(path: &Path) -> String {
     error.to_string()
 }
 
-/// Opening a FIFO without a writer waits for one, and opening a device may do something.
+/// Opening a FIFO without a writer waits for one, and opening a device may have effects.
 #[test]
 fn only_regular_files_of_bounded_size_are_read_and_links_to_them() {
     let dir = Dir::new();
@@ -75,7 +75,7 @@ fn only_regular_files_of_bounded_size_are_read_and_links_to_them() {
         (&dir.0, "it is a directory"),
         (&PathBuf::from("/dev/zero"), "it is a device"),
         (&dir.file("large", b"0123456789x"), "it has more than 0 KiB"),
-        // Says that it has no length, and goes on for long.
+        // `/proc` reports a length of zero.
         (&PathBuf::from("/proc/self/status"), "it has more than 0 KiB"),
         (&dir.0.join("missing"), "No such file"),
     ] {
@@ -97,7 +97,7 @@ fn a_file_system_that_does_not_answer_is_given_up_and_not_asked_again_until_it_d
     let error = within_time(path, deadline, hangs).expect_err("given up");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert!(begin.elapsed() < DEADLINE, "{:?}", begin.elapsed());
-    // Without another thread.
+    // No second thread starts.
     let error = within(path, || -> Result<i32, _> { panic!("asked") }).expect_err("still hangs");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert_eq!(within(Path::new("/elsewhere"), || Ok(2)).unwrap(), 2);
@@ -126,7 +126,7 @@ fn below_the_state_directory_no_link_is_followed() {
     assert!(!elsewhere.0.join("new").exists());
     assert!(StateDir::make(&dir.0).unwrap().lock(&dir.0.join("secret")).is_err());
 
-    // A link to a file is replaced, and what it led to is as it was.
+    // A link to a file is replaced, and the file it led to is unchanged.
     own::write(&dir.0, &dir.0.join("secret"), b"ours", PRIVATE).unwrap();
     assert_eq!(fs::read(elsewhere.0.join("secret")).unwrap(), b"theirs");
     assert_eq!(
@@ -134,7 +134,7 @@ fn below_the_state_directory_no_link_is_followed() {
         b"ours"
     );
 
-    // The directory itself may be one: systemd makes it so.
+    // The directory itself may be a link: systemd makes one.
     let link = elsewhere.0.join("state");
     symlink(&dir.0, &link).unwrap();
     assert_eq!(&own::read(&link, &link.join("secret"), 100).unwrap().bytes[..], b"ours");
@@ -224,7 +224,7 @@ fn a_pipe_in_the_state_directory_is_refused_and_two_writers_leave_one_whole_file
         .collect();
     assert_eq!(left.len(), 2, "{left:?}");
 
-    // What cannot be put in its place leaves nothing beside it.
+    // A failed rename leaves no temporary file.
     let folder = dir.0.join("folder");
     fs::create_dir(&folder).unwrap();
     assert!(own::write(&dir.0, &folder, b"x", PRIVATE).is_err());
