@@ -1,4 +1,4 @@
-//! When a drained server serves no new client any more, for those who ask whether it is ready.
+//! When a draining server stops serving new clients, for readiness.
 
 use std::net::SocketAddr;
 
@@ -6,23 +6,24 @@ use crate::base::time::Instant;
 use crate::config::settings::ListenerSettings;
 use crate::turn::config::redirect::Redirect;
 
-/// How far a server has come that sends its clients to another one (`turn.redirect`).
+/// The progress of a server that redirects its clients to another one (`turn.redirect`).
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     since: Option<Instant>,
-    /// From when on every new client is sent away. `None`: some are served, now and later.
+    /// From then on every new client is redirected. `None`: some clients are served for as long as
+    /// the drain lasts.
     complete: Option<Instant>,
 }
 
 impl Drain {
-    /// The settings that hold from now on. The core counts from the same moment.
+    /// Takes the settings in force. The core counts from the same moment.
     pub(super) fn follow(&mut self, redirect: &Redirect, listeners: &[ListenerSettings], now: Instant) {
         let since = self.since.unwrap_or(now);
         self.since = redirect.is_on().then_some(since);
         self.complete = self.since.and_then(|since| complete(redirect, listeners, since));
     }
 
-    /// Whether every new client is sent away.
+    /// Whether every new client is redirected.
     pub(super) fn is_complete(&self, now: Instant) -> bool {
         self.complete.is_some_and(|at| now >= at)
     }

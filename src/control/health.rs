@@ -1,5 +1,5 @@
-//! Whether the process is alive and whether it can take more clients; the same answers feed the
-//! health endpoints and the service manager's watchdog.
+//! Whether the process is alive, and whether it accepts more clients. The health endpoints and the
+//! service manager's watchdog use the same answers.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -15,17 +15,17 @@ use crate::net::clock::Clock;
 use crate::turn::PortGauges;
 use crate::turn::counters::Counters;
 
-/// A worker that has not come round for this long is stuck.
+/// A worker whose loop has not run for this long is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
-/// File descriptors kept for the server itself: below this no more clients are wanted.
+/// File descriptors reserved for the server itself: with fewer left it accepts no more clients.
 const RESERVED_FDS: u64 = 64;
 
-/// What the process is doing as a whole.
+/// The phase of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Phase {
-    /// Not everything is bound.
+    /// Sockets are still being bound.
     Starting,
     /// In service.
     Serving,
@@ -33,7 +33,7 @@ pub enum Phase {
     Stopping,
 }
 
-/// The state of the process, shared by everyone who tells of it.
+/// The state of the process, shared by all that report it.
 pub struct Health {
     phase: AtomicU8,
     slowest_heartbeat: Box<dyn Fn() -> Duration + Send + Sync>,
@@ -41,46 +41,47 @@ pub struct Health {
     relay_ports: Arc<PortGauges>,
     allocations_limit: AtomicU64,
     drain: Mutex<Drain>,
-    /// An operator drains the server.
+    /// Whether an operator drains the server.
     draining: AtomicBool,
 }
 
-/// The answer of `/healthz`.
+/// The response of `/healthz`.
 #[derive(Debug, Serialize)]
 pub struct Liveness {
-    /// Every worker has come round lately.
+    /// Every worker's loop has run lately.
     pub alive: bool,
-    /// How long ago the slowest worker came round, in milliseconds.
+    /// Time since the slowest worker's loop ran, in milliseconds.
     pub slowest_heartbeat_ms: u64,
 }
 
-/// The answer of `/readyz`: whether more clients are wanted, and how many there is room for.
+/// The response of `/readyz`: whether the server accepts more clients, and for how many it has
+/// room.
 #[derive(Debug, Serialize)]
 pub struct Readiness {
-    /// More clients are wanted.
+    /// The server accepts more clients.
     pub ready: bool,
-    /// Why not.
+    /// Why it does not.
     pub reasons: Vec<&'static str>,
-    /// What the process is doing.
+    /// The phase of the process.
     pub phase: Phase,
     /// Worker threads.
     pub shards: usize,
     /// Live allocations.
     pub allocations: u64,
-    /// Most allocations.
+    /// Maximum of allocations.
     pub allocations_limit: u64,
-    /// Relay ports nobody uses.
+    /// Free relay ports.
     pub relay_ports_free: u64,
-    /// Relay ports there are.
+    /// Relay ports in total.
     pub relay_ports_limit: u64,
-    /// File descriptors that may still be opened; absent where there is no limit.
+    /// File descriptors that may still be opened; absent if there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_descriptors_free: Option<u64>,
 }
 
 impl Health {
-    /// Begins in [`Phase::Starting`]. `slowest_heartbeat` tells how long ago the slowest worker
-    /// came round.
+    /// Begins in [`Phase::Starting`]. `slowest_heartbeat` gives the time since the slowest worker's
+    /// loop ran.
     pub fn new(
         shards: Vec<Arc<Counters>>,
         relay_ports: Arc<PortGauges>,
@@ -98,7 +99,7 @@ impl Health {
         }
     }
 
-    /// What the process is doing.
+    /// The phase of the process.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Relaxed) {
             0 => Phase::Starting,
@@ -107,19 +108,19 @@ impl Health {
         }
     }
 
-    /// Says what the process is doing from now on.
+    /// Sets the phase of the process.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    /// The settings that hold from now on.
+    /// Takes the settings in force.
     pub fn set_settings(&self, settings: &Settings) {
         self.set_allocations_limit(settings.turn.limits.allocations);
         self.drain()
             .follow(&settings.turn.redirect, &settings.listeners, Clock::default().mono());
     }
 
-    /// Whether an operator drains the server.
+    /// Sets whether an operator drains the server.
     pub fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Relaxed);
     }
@@ -129,7 +130,7 @@ impl Health {
     }
 
     fn drain(&self) -> std::sync::MutexGuard<'_, Drain> {
-        // Every critical section is one assignment at its end, so a panic leaves nothing half done.
+        // Every critical section ends with its only assignment, so a panic leaves no partial state.
         lock(&self.drain)
     }
 
@@ -151,7 +152,7 @@ impl Health {
             .sum()
     }
 
-    /// Whether more clients are wanted.
+    /// Whether the server accepts more clients.
     pub fn readiness(&self) -> Readiness {
         let phase = self.phase();
         let allocations = self.allocations();

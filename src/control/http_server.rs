@@ -1,6 +1,5 @@
-//! Serves a router in the clear on a listener that only operators reach. Whoever comes is served,
-//! however many there are: beyond so many connections the oldest gives way, and an answer takes
-//! milliseconds.
+//! Serves a router in plaintext on a listener that only operators reach. It accepts every
+//! connection: beyond a maximum it closes the oldest one, because a response takes milliseconds.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -20,26 +19,26 @@ use tokio::time::{sleep, timeout};
 use super::admin::counters::{AdminCounters, AdminRefusal};
 use crate::config::bounds::ADMIN_CONNECTIONS;
 
-/// A request's header must be complete within this.
+/// A request's header must arrive completely within this.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection is closed after so long, however many requests it carried: scrapes every few
-/// seconds keep theirs.
+/// A connection is closed after this long, however many requests it carried. Scrapes every few
+/// seconds reuse theirs until then.
 const LIFETIME: Duration = Duration::from_secs(600);
-/// Pause after the system could not accept.
+/// Pause after accept failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Our end of a request's connection, in its extensions.
+/// The local address of a request's connection, in its extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct ReachedAt(pub IpAddr);
 
-/// Serves until `stop` says so. Answers under way are not waited for: they take milliseconds.
+/// Serves until `stop` fires. Does not wait for responses under way: they take milliseconds.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     counters: Arc<AdminCounters>,
     mut stop: watch::Receiver<bool>,
 ) {
-    // By age.
+    // Oldest first.
     let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
@@ -62,7 +61,7 @@ pub async fn serve(
 }
 
 async fn connection(socket: TcpStream, client: SocketAddr, router: Router) {
-    // Without an end there is nobody to answer.
+    // Without a peer address there is no client to answer.
     let Ok(reached) = socket.local_addr() else { return };
     let router = router
         .layer(axum::Extension(ConnectInfo::<SocketAddr>(client)))
@@ -72,7 +71,7 @@ async fn connection(socket: TcpStream, client: SocketAddr, router: Router) {
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 * 1024);
     let connection = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
-    // However it ends, it is over.
+    // Errors end the connection, and need no handling.
     let _ = timeout(LIFETIME, connection).await;
 }
 
@@ -87,7 +86,7 @@ mod tests {
     struct Served {
         address: SocketAddr,
         counters: Arc<AdminCounters>,
-        /// Says that it is over.
+        /// Whether the server has stopped.
         stop: watch::Sender<bool>,
         ended: JoinHandle<()>,
     }
@@ -117,11 +116,11 @@ mod tests {
         }
     }
 
-    /// Whether a request is answered; the connection stays.
+    /// Whether a request gets a response. The connection stays open.
     async fn answered(socket: &mut TcpStream) -> bool {
         let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let mut answer = Vec::new();
-        // One whose end is told of while it is written to has ended.
+        // An error of the write means that the connection has ended.
         let _ = socket.write_all(request).await;
         while !answer.ends_with(b"here") {
             if !matches!(socket.read_buf(&mut answer).await, Ok(1..)) {
@@ -148,7 +147,7 @@ mod tests {
         assert!(!answered(&mut oldest).await, "it has given way");
         assert!(answered(&mut open[0]).await, "and no other one");
 
-        // Each of these leaves before the next one comes.
+        // Each of these ends before the next one begins.
         drop(open);
         for _ in 0..2 * ADMIN_CONNECTIONS {
             let mut socket = served.connect().await;
@@ -167,12 +166,12 @@ mod tests {
         served.stop.send_replace(true);
         let ended = timeout(Duration::from_secs(20), served.ended).await;
         ended.expect("it ends").expect("without a panic");
-        // Another test may have been given the port meanwhile, but not for long.
+        // Another test may have received the port meanwhile, but not for long.
         let refused = async { while TcpStream::connect(served.address).await.is_ok() {} };
         timeout(Duration::from_secs(20), refused).await.expect("nobody listens");
     }
 
-    /// The clock goes on by itself where nothing else happens.
+    /// The paused clock advances by itself when nothing else happens.
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_a_request_ends_soon() {
         let served = served().await;

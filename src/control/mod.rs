@@ -1,5 +1,5 @@
-//! What operators and their programs ask of a running server: the credentials API, the admin
-//! listener with metrics and health. It never touches a packet.
+//! What operators and their programs use of a running server: the credentials API, the admin
+//! listener with metrics and health, the control socket. It never touches a packet.
 
 pub mod admin;
 pub mod api;

@@ -1,17 +1,17 @@
-//! What happens to the process as a whole, counted: reloads, and addresses looked for again.
+//! Counts events of the whole process: reloads and checks of addresses.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::base::time::UnixTime;
 
-/// What became of a look, for the metrics.
+/// The result of a check of an address, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeOutcome {
     /// The same address as before.
     Same,
-    /// Another one; new allocations get it.
+    /// Another address; new allocations use it.
     Changed,
-    /// None; the last one stays.
+    /// No address; the previous one stays.
     Failed,
 }
 
@@ -19,7 +19,7 @@ impl ProbeOutcome {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Same, Self::Changed, Self::Failed];
 
-    /// As metrics call it.
+    /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Same => "same",
@@ -29,14 +29,14 @@ impl ProbeOutcome {
     }
 }
 
-/// What became of a reload, for the metrics.
+/// The result of a reload, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadOutcome {
     /// All of it is in force.
     Success,
-    /// Some of it waits for a restart, or could not be taken.
+    /// A part needs a restart, or failed.
     Partial,
-    /// None of it is.
+    /// Nothing of it is in force.
     Failure,
 }
 
@@ -44,7 +44,7 @@ impl ReloadOutcome {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Success, Self::Partial, Self::Failure];
 
-    /// As metrics call it.
+    /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -54,7 +54,7 @@ impl ReloadOutcome {
     }
 }
 
-/// What happens once per process.
+/// Counters of the process.
 #[derive(Debug)]
 pub struct ProcessCounters {
     pub(in crate::control) started: UnixTime,
@@ -78,17 +78,17 @@ impl ProcessCounters {
         }
     }
 
-    /// An external address was looked for again.
+    /// Counts a check of an external address.
     pub fn probed(&self, outcome: ProbeOutcome) {
         self.probes[outcome as usize].fetch_add(1, Relaxed);
     }
 
-    /// What leads to this machine was read again.
+    /// Counts a read of the machine's addresses.
     pub fn read_machine(&self, outcome: ProbeOutcome) {
         self.machine_reads[outcome as usize].fetch_add(1, Relaxed);
     }
 
-    /// A reload ended.
+    /// Counts a reload.
     pub fn reloaded(&self, now: UnixTime, outcome: ReloadOutcome) {
         self.reloads[outcome as usize].fetch_add(1, Relaxed);
         self.last_reload_failed

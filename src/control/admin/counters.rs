@@ -1,13 +1,13 @@
-//! How often the admin listener did not serve somebody.
+//! Counts what the admin listener refused.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why somebody was not served.
+/// Why the admin listener refused a request or a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminRefusal {
-    /// The request is for a host this listener is not known by.
+    /// The request is for a host that is not allowed.
     Host,
-    /// Its connection gave way to a newer one.
+    /// The connection was closed in favour of a newer one.
     Displaced,
 }
 
@@ -33,7 +33,7 @@ impl AdminCounters {
         self.0[why as usize].fetch_add(1, Relaxed);
     }
 
-    /// How often somebody was not served for this reason.
+    /// Requests and connections refused for this reason.
     pub fn refused(&self, why: AdminRefusal) -> u64 {
         self.0[why as usize].load(Relaxed)
     }

@@ -1,6 +1,6 @@
-//! Whom a request may be for. A page of the web can have a name of its own lead to this machine,
-//! and its browser would then read this listener for it (DNS rebinding). But the browser says in
-//! Host which name it was.
+//! Checks the Host of a request against DNS rebinding. The owner of a web page can point a name at
+//! this machine, and a browser that opens the page would read this listener for it. The browser
+//! sends that name in Host.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use axum::http::uri::Authority;
 
 use crate::control::http_server::ReachedAt;
 
-/// Names and addresses beside those of loopback.
+/// Allowed names and addresses besides those of loopback.
 #[derive(Debug)]
 pub(super) struct Hosts {
     names: Vec<String>,
@@ -22,7 +22,7 @@ impl Hosts {
         Self { names }
     }
 
-    /// Whether this listener is known by every name the request is for, and it has one.
+    /// Whether the request has a host, and every host in it is allowed.
     pub(super) fn know(&self, request: &Request) -> bool {
         let reached = request.extensions().get::<ReachedAt>().map(|at| at.0);
         let in_target = request.uri().authority().cloned();

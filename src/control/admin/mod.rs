@@ -1,9 +1,9 @@
-//! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and the credentials API where that
-//! is wanted.
+//! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and the credentials API if it is
+//! enabled here.
 //!
-//! Loopback by default and without login: whoever reaches it by a name it knows may read it.
-//! Nothing here changes anything, and nothing names a client or a user. Health is told to
-//! everybody, but to those who come by another name without numbers.
+//! It listens on loopback by default and has no login: every client that sends an allowed Host may
+//! read it. It changes nothing, and shows no client and no user. A request for another host gets
+//! the health status without figures.
 
 pub mod counters;
 mod hosts;
@@ -24,12 +24,12 @@ use super::api::{Api, Scheme};
 use super::health::Health;
 use super::metrics::Metrics;
 
-/// Whether a request is for a host this listener is known by.
+/// Whether a request is for an allowed host.
 #[derive(Clone, Copy)]
 struct Known(bool);
 
-/// Builds the router. `api`: served here too. `hosts` are known beside loopback and the address a
-/// request came to.
+/// Builds the router. `api`: routes to serve as well. `hosts` are allowed besides loopback and the
+/// address a request arrived at.
 pub fn router(
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -73,7 +73,7 @@ async fn check_host(
         counters.count(AdminRefusal::Host);
         return harden(error(
             StatusCode::MISDIRECTED_REQUEST,
-            "this server is not known by that host; see admin.hosts",
+            "this host is not allowed; add it to admin.hosts",
         ))
         .await;
     }
@@ -82,7 +82,7 @@ async fn check_host(
 }
 
 async fn scrape(metrics: Arc<Metrics>) -> Response {
-    // Reading /proc may wait for the kernel.
+    // Reading /proc may block.
     let rendered = tokio::task::spawn_blocking(move || metrics.render()).await;
     match rendered {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),

@@ -1,4 +1,4 @@
-//! Who may mint: keys are compared in constant time, and only their digests are kept.
+//! Who may mint. Keys are compared in constant time, and only their digests are stored.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -14,7 +14,8 @@ use crate::config::settings::ApiSettings;
 pub(super) struct Keys {
     keys: Vec<Key>,
     open: bool,
-    /// Marks of the keys by their length, made with `hasher`, whose own key is random.
+    /// Fingerprints of the keys by key length, made with `hasher`, which has a random key of its
+    /// own.
     marks: HashMap<usize, Vec<u64>>,
     hasher: RandomState,
 }
@@ -27,24 +28,24 @@ struct Key {
     limit: PerKey,
 }
 
-/// What a request may do.
+/// The rights of a request.
 #[derive(Clone, Copy)]
 pub(super) struct Grant<'a> {
     key: Option<&'a Key>,
 }
 
 impl Grant<'_> {
-    /// The userid is the caller's to choose.
+    /// Whether the caller may choose the userid.
     pub(super) fn may_choose_username(self) -> bool {
         self.key.is_some_and(|key| key.choose_username)
     }
 
-    /// Whatever it mints is forced.
+    /// Whether every credential it mints is forced.
     pub(super) fn is_forced(self) -> bool {
         self.key.is_some_and(|key| key.forced)
     }
 
-    /// The name the operator gave the key, for the log.
+    /// The configured name of the key, for the log.
     pub(super) fn key_name(&self) -> Option<&str> {
         self.key.map(|key| key.name.as_str())
     }
@@ -78,13 +79,13 @@ impl Keys {
         }
     }
 
-    /// Whether there are none.
+    /// Whether no key is configured.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Whether one of them stands anywhere in `text`. No byte of a key is compared, so the time
-    /// taken tells nothing.
+    /// Whether a key occurs anywhere in `text`. No byte of a key is compared, so timing reveals
+    /// nothing.
     pub(super) fn are_in(&self, text: &[u8]) -> bool {
         let marked = |(&len, marks): (&usize, &Vec<u64>)| {
             let mut windows = text.windows(len.max(1));
@@ -93,14 +94,13 @@ impl Keys {
         self.marks.iter().any(marked)
     }
 
-    /// What `presented` gives, `None` if nothing. A wrong key is refused even where none is needed:
-    /// whoever sends one wants to know that it is wrong.
+    /// The rights that `presented` gives; `None`: none. A wrong key is refused even where no key is
+    /// needed, so that its sender learns about it.
     pub(super) fn grant(&self, presented: Option<&[u8]>) -> Option<Grant<'_>> {
         let Some(presented) = presented else {
             return self.open.then_some(Grant { key: None });
         };
-        // Digests have one length, and every key is looked at: the time taken tells nothing about
-        // any of them.
+        // Digests have one length, and the loop visits every key, so timing reveals nothing.
         let digest: [u8; 32] = Sha256::digest(presented).into();
         let mut found = u32::MAX;
         for (index, key) in (0u32..).zip(&self.keys) {

@@ -1,6 +1,6 @@
-//! Cross-origin requests. Where a key is needed: an exact list of origins, never `*`, never the
-//! request's own origin unseen. Where none is (`api.open`), there is nothing to protect from a
-//! page, so every origin may read the answers.
+//! Cross-origin requests. Where a key is needed, an exact list of origins applies: never `*`, and
+//! never the request's own origin unchecked. Without a key (`api.open`), pages of every origin may
+//! read the responses, because there is nothing to protect.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -8,17 +8,17 @@ use axum::response::{IntoResponse, Response};
 
 use crate::config::settings::ApiSettings;
 
-/// Whose pages may read an answer.
+/// Whose pages may read a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Readers {
     Everyone,
-    /// Those of the origin that asks, which is on the list.
+    /// Those of the request's origin, which is on the list.
     Origin(HeaderValue),
     Nobody,
 }
 
 impl Readers {
-    /// Whose pages may read the answer to a request with these headers. Origins are compared byte
+    /// Whose pages may read the response to a request with these headers. Origins are compared byte
     /// for byte.
     pub(super) fn of(request: &HeaderMap, settings: &ApiSettings) -> Self {
         if settings.open {
@@ -32,10 +32,10 @@ impl Readers {
         origin.cloned().map_or(Self::Nobody, Self::Origin)
     }
 
-    /// Marks an answer for caches and, where its page may read it, for the browser.
+    /// Marks a response for caches and, where the page may read it, for the browser.
     pub(super) fn mark(self, headers: &mut HeaderMap) {
         let allowed = match self {
-            // The same for every origin, and never with the browser's own credentials: `*` excludes
+            // The same for every origin, and never with the browser's credentials: `*` excludes
             // them.
             Self::Everyone => HeaderValue::from_static("*"),
             Self::Origin(origin) => {
@@ -53,12 +53,12 @@ impl Readers {
     }
 }
 
-/// Whether a browser asks if it may ask.
+/// Whether the request is a CORS preflight.
 pub(super) fn is_preflight(request: &Request) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The answer to a preflight from an allowed origin.
+/// The response to a preflight from an allowed origin.
 pub(super) fn preflight() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),

@@ -1,23 +1,23 @@
-//! What the API counts. Labels come from closed sets.
+//! Counts responses of the API. Labels come from closed sets.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use axum::http::{Method, StatusCode};
 
-/// Which part of the API was asked.
+/// The requested part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiRoute {
-    /// The TURN REST draft's form.
+    /// The TURN REST draft's format.
     Turn,
-    /// The `RTCConfiguration` form.
+    /// The `RTCConfiguration` format.
     IceServers,
-    /// STUNner's form.
+    /// STUNner's format.
     Ice,
-    /// Cloudflare's form.
+    /// Cloudflare's format.
     GenerateIceServers,
-    /// The page for visitors.
+    /// The page at `/`.
     Page,
-    /// Whether the process is alive, for balancers.
+    /// Liveness, for load balancers.
     Healthz,
     /// Anything else.
     Other,
@@ -70,7 +70,7 @@ pub const CODES: [u16; 13] = [200, 201, 204, 400, 401, 403, 404, 405, 408, 413, 
 pub struct ApiCounters([[AtomicU64; CODES.len()]; ApiRoute::ALL.len()]);
 
 impl ApiCounters {
-    /// Counts one response; a code outside [`CODES`] is a bug and counted nowhere.
+    /// Counts one response. A code outside [`CODES`] is a bug and is not counted.
     pub(super) fn count(&self, route: ApiRoute, status: StatusCode) {
         debug_assert!(CODES.contains(&status.as_u16()), "{status} is missing in CODES");
         if let Some(i) = CODES.iter().position(|&code| code == status.as_u16()) {

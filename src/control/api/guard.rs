@@ -1,5 +1,5 @@
-//! What stands before a web server behind us: the API's paths end here however they are written,
-//! and none of its keys goes further.
+//! Protects the API in front of a web server: the API's paths end here in every notation, and no
+//! key of the API is passed on.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use super::counters::ApiRoute;
 use super::reply::ApiError;
 use super::{Api, MAX_BODY, Policy, request};
 
-/// The API's paths as they are matched; what begins with [`GENERATE`] is the API's as well.
+/// The API's paths, normalised. Paths that begin with [`GENERATE`] are the API's as well.
 const PATHS: [&[u8]; 3] = [b"/turn", b"/ice", b"/v1/ice-servers"];
 const GENERATE: &[u8] = b"/v1/turn/keys";
 
-/// Passes a request on, unless it is for the API or has a key of it.
+/// Passes a request on unless it is for the API or contains a key of the API.
 pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
     let policy = api.policy.load_full();
     match check(&policy, request).await {
@@ -59,11 +59,11 @@ async fn check(policy: &Arc<Policy>, request: Request) -> Result<Request, ApiErr
     Ok(Request::from_parts(parts, joined(beginning, rest)))
 }
 
-/// As much of a body as the API would read, and the rest where it is longer.
+/// Reads as much of a body as the API would, and returns the unread rest.
 async fn read_form(mut body: Body) -> Result<(Vec<u8>, Option<Body>), ApiError> {
     let mut beginning = Vec::new();
     while let Some(frame) = body.frame().await {
-        // It came too slowly, or its client is gone.
+        // The body arrives too slowly, or the client is gone.
         let frame = frame.map_err(|_| ApiError::TooSlow)?;
         // Trailers are not passed on.
         let Ok(data) = frame.into_data() else { continue };
@@ -95,12 +95,12 @@ fn in_headers(keys: &Keys, headers: &HeaderMap) -> bool {
     })
 }
 
-/// As it is, and as it reads decoded.
+/// Searches the text as it is, and decoded.
 fn in_text(keys: &Keys, text: &[u8]) -> bool {
     keys.are_in(text) || (text.contains(&b'%') && keys.are_in(&decoded(text)))
 }
 
-/// What `Basic` has encoded (RFC 7617).
+/// The decoded login of `Basic` (RFC 7617).
 fn basic(value: &[u8]) -> Option<Vec<u8>> {
     let (scheme, login) = value.split_at_checked(6)?;
     let login = scheme.eq_ignore_ascii_case(b"basic ").then(|| login.trim_ascii())?;
@@ -117,9 +117,9 @@ fn is_ours(method: &Method, path: &str) -> bool {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-/// A path as the most lenient server reads it: percent-encoding undone however often it was
-/// applied, `\` for `/`, no parameters, no empty or dot segments, no slash at its end, nothing
-/// behind a NUL, `?` or `#`, in small letters.
+/// The path as the most lenient server reads it: percent-encoding undone however often it was
+/// applied, `\` for `/`, no parameters, no empty or dot segments, no slash at the end, nothing
+/// after a NUL, `?` or `#`, in lower case.
 fn normalised(path: &str) -> Vec<u8> {
     let decoded = decoded(path.as_bytes());
     let end = decoded.iter().position(|byte| b"\0?#".contains(byte));
@@ -143,7 +143,7 @@ fn normalised(path: &str) -> Vec<u8> {
     normalised
 }
 
-/// Some file systems know no dots and spaces at the end of a name.
+/// Some file systems ignore dots and spaces at the end of a name.
 fn without_dots(mut segment: &[u8]) -> &[u8] {
     while let [rest @ .., b'.' | b' '] = segment {
         segment = rest;
@@ -151,13 +151,13 @@ fn without_dots(mut segment: &[u8]) -> &[u8] {
     segment
 }
 
-/// Undoes percent-encoding until there is none left, in one pass.
+/// Undoes percent-encoding until none is left, in one pass.
 fn decoded(text: &[u8]) -> Vec<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut out: Vec<u8> = Vec::with_capacity(text.len());
     for &byte in text {
         out.push(byte);
-        // What was decoded may end another sequence.
+        // A decoded byte may complete another sequence.
         while let [.., b'%', high, low] = out[..]
             && let (Some(high), Some(low)) = (digit(high), digit(low))
         {

@@ -1,7 +1,7 @@
-//! How often credentials may be minted: per client address, per network and per key.
+//! Rate limits for minting: per client address, per network and per key.
 //!
-//! The tables have a fixed size, so strangers cannot make them grow; two sources that fall into one
-//! bucket share its budget. What a source and a network are: [`crate::base::source`].
+//! The tables have a fixed size, so clients cannot make them grow. Two sources that hash to one
+//! bucket share its budget. [`crate::base::source`] defines source and network.
 
 use core::time::Duration;
 use std::hash::{BuildHasher, RandomState};
@@ -11,20 +11,20 @@ use crate::base::rate::{Rate, RateTable, SharedBucket};
 use crate::base::source::Source;
 use crate::base::time::Instant;
 
-/// Over the limit; worth trying again after this long.
+/// Over the limit. Retrying succeeds after this long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooMany(pub(super) Duration);
 
-/// Bounds mints per minute and client address, and per network.
+/// Limits mints per minute and client address, and per network.
 pub(super) struct PerAddress {
     sources: Option<(Rate, RateTable)>,
     networks: Option<(Rate, RateTable)>,
 }
 
 impl PerAddress {
-    /// So many mints per minute, that many at once as well; 0 means no bound.
+    /// Mints per minute, which is the burst as well; 0 means no limit.
     pub(super) fn new(per_source: u32, per_network: u32) -> Self {
-        // The seed is random, so nobody can aim at a neighbour's bucket.
+        // The seed is random, so no client can aim at another one's bucket.
         let table = |rate| (rate, RateTable::new(RandomState::new().hash_one(())));
         Self {
             sources: per_minute(per_source).map(table),
@@ -38,7 +38,7 @@ impl PerAddress {
         if let Some((rate, table)) = &self.sources {
             table.take(now, source, *rate).map_err(TooMany)?;
         }
-        // Second, so that no source can use up more of it than its own share.
+        // Taken second, so that no source uses more of it than its own share.
         if let Some((rate, table)) = &self.networks {
             table.take(now, source.network(), *rate).map_err(TooMany)?;
         }
@@ -46,14 +46,14 @@ impl PerAddress {
     }
 }
 
-/// Bounds mints per minute and key.
+/// Limits mints per minute and key.
 pub(super) struct PerKey {
     rate: Option<Rate>,
     bucket: SharedBucket,
 }
 
 impl PerKey {
-    /// So many mints per minute, that many at once as well; 0 means no bound.
+    /// Mints per minute, which is the burst as well; 0 means no limit.
     pub(super) fn new(per_key: u32) -> Self {
         Self {
             rate: per_minute(per_key),

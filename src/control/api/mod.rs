@@ -1,13 +1,11 @@
 //! The credentials API: hands out time-limited credentials over HTTP.
 //!
-//! Forms of one thing: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`) for
-//! the software that speaks it, and `GET`/`POST /v1/ice-servers`, whose answer goes straight into
-//! `new RTCPeerConnection()`; beside them, for applications that come from there, the forms of
-//! STUNner (`/ice?service=turn…`) and Cloudflare (`POST
-//! /v1/turn/keys/NAME/credentials/generate-ice-servers`). Errors, limits and examples:
-//! `docs/api.md`. Deliberately absent: sessions, revocation, any state but rate limits. A
-//! credential is made from the secret and the clock alone, so any server with that secret accepts
-//! it.
+//! It has several formats: the TURN REST draft (`GET`/`POST /turn?service=turn…`, also `POST /`),
+//! and `GET`/`POST /v1/ice-servers`, whose response goes straight into `new RTCPeerConnection()`;
+//! for applications that migrate, also the formats of STUNner (`/ice?service=turn…`) and Cloudflare
+//! (`POST /v1/turn/keys/NAME/credentials/generate-ice-servers`). Errors, limits and examples:
+//! `docs/api.md`. It keeps no state but rate limits: a credential derives from the secret and the
+//! clock alone, so every server with that secret accepts it.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
@@ -45,9 +43,9 @@ mod request;
 
 /// Longest request body.
 const MAX_BODY: usize = 8 * 1024;
-/// A body must be complete within this.
+/// A body must arrive completely within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a userid of our own choice: none is ever given twice.
+/// Length in bytes of an opaque userid; random, so none repeats.
 const OPAQUE_ID_BYTES: usize = 16;
 
 /// The credentials API. Clones share everything.
@@ -58,7 +56,7 @@ pub struct Api {
     clock: fn() -> UnixTime,
 }
 
-/// One configuration of the API; a reload puts another in its place.
+/// One configuration of the API; a reload replaces it.
 struct Policy {
     settings: ApiSettings,
     credentials: Arc<Credentials>,
@@ -88,7 +86,7 @@ pub enum Scheme {
 }
 
 impl Api {
-    /// Starts with one configuration. `clock` tells the wall-clock time of each mint.
+    /// Starts with one configuration. `clock` gives the wall-clock time of each mint.
     pub fn new(settings: ApiSettings, credentials: Arc<Credentials>, clock: fn() -> UnixTime) -> Self {
         let policy = Arc::new(ArcSwap::from_pointee(Policy::new(settings, credentials)));
         Self {
@@ -98,13 +96,13 @@ impl Api {
         }
     }
 
-    /// Puts another configuration in place; requests under way finish with the one they began with,
-    /// and the rate limits begin anew.
+    /// Replaces the configuration. Requests under way finish with their old one; rate limits start
+    /// afresh.
     pub fn set_config(&self, settings: ApiSettings, credentials: Arc<Credentials>) {
         self.policy.store(Arc::new(Policy::new(settings, credentials)));
     }
 
-    /// What it counts.
+    /// Its counters.
     pub fn counters(&self) -> Arc<ApiCounters> {
         Arc::clone(&self.counters)
     }
@@ -114,9 +112,10 @@ impl Api {
         self.dressed(scheme, paths().route("/", post(draft)))
     }
 
-    /// Everything a front door answers over HTTPS. `rest` is somebody else's, if there is anybody:
-    /// every path that is not the API's in any spelling, and on `/` every method but POST; no key
-    /// of the API reaches it. Without it a visitor finds a page, and a balancer `/healthz`.
+    /// Everything the front door answers over HTTPS. `rest` is the web server, if there is one: it
+    /// gets every path that is not the API's in any notation, and on `/` every method but POST. No
+    /// key of the API reaches it. Without it the front door serves a page, and `/healthz` to load
+    /// balancers.
     pub fn front_door(&self, health: Arc<Health>, rest: Option<Router>) -> Router {
         let scheme = Scheme::Https;
         let enabled = self.policy.load().settings.enabled;
@@ -150,7 +149,7 @@ impl Api {
             .with_state(self.clone())
     }
 
-    /// `forced`: the caller wishes it; the key and the configuration may say so as well.
+    /// `forced`: the caller requests it; the key and the configuration may demand it as well.
     fn mint(
         &self,
         policy: &Policy,
@@ -161,11 +160,11 @@ impl Api {
     ) -> Result<Minted, ApiError> {
         let forced = forced || grant.is_forced() || policy.settings.forced;
         if forced && policy.settings.forced_uris.is_empty() {
-            return Err(ApiError::Unavailable("no listener is there for forced relay"));
+            return Err(ApiError::Unavailable("no listener serves forced relay"));
         }
-        // Browsers throw at an entry without URLs, far from the reason.
+        // Browsers reject an entry without URLs with an error that does not show the reason.
         if !forced && turn_uris(&policy.settings, false).is_empty() {
-            return Err(ApiError::Unavailable("no listener is there that clients can reach"));
+            return Err(ApiError::Unavailable("clients can reach none of the listeners"));
         }
         let mint = if forced {
             Credentials::mint_forced
@@ -175,8 +174,8 @@ impl Api {
         let ttl = ttl.unwrap_or(policy.settings.default_ttl).min(policy.settings.max_ttl);
         let now = (self.clock)();
         let credential = mint(&policy.credentials, now, ttl, Some(userid)).map_err(|error| match error {
-            MintError::NoSecret => ApiError::Unavailable("no shared secret is configured to mint credentials with"),
-            MintError::Lifetime => ApiError::Unavailable("the configured lifetimes do not fit the server's own bound"),
+            MintError::NoSecret => ApiError::Unavailable("no shared secret is configured for minting"),
+            MintError::Lifetime => ApiError::Unavailable("the configured lifetimes exceed the server's own limit"),
             MintError::Userid => ApiError::BadRequest("username cannot be a userid"),
         })?;
         let minted = Minted {
@@ -190,7 +189,7 @@ impl Api {
     }
 }
 
-/// The API's paths, but for `/`.
+/// The API's paths, except `/`.
 fn paths() -> Router<Api> {
     Router::new()
         .route("/turn", get(draft).post(draft))
@@ -202,13 +201,12 @@ fn paths() -> Router<Api> {
         )
 }
 
-/// `GET /`: what a visitor sees.
+/// `GET /`: the page for visitors.
 async fn page(State(api): State<Api>, headers: HeaderMap) -> Response {
     page::answer(&headers, &api.policy.load().settings)
 }
 
-/// `GET /healthz`: whether the process is alive, and no more. What it holds is for the admin
-/// listener alone.
+/// `GET /healthz`: liveness only. The details are for the admin listener.
 fn alive(health: &Health) -> Response {
     let alive = health.liveness().alive;
     let status = if alive {
@@ -225,27 +223,26 @@ async fn draft(State(api): State<Api>, request: Request) -> Result<Response, Api
     Ok(minted.draft(&policy.settings))
 }
 
-/// `GET`/`POST /ice?service=turn&username=&ttl=&key=`: the draft's parameters, an
-/// `RTCConfiguration` in return. Other parameters (`namespace`, `gateway`, …) choose among
-/// gateways; here there is one.
+/// `GET`/`POST /ice?service=turn&username=&ttl=&key=`: the draft's parameters; the response is an
+/// `RTCConfiguration`. Other parameters (`namespace`, `gateway`, …) choose among gateways; this
+/// server has one.
 async fn stunner(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Named).await?;
     Ok(minted.stunner(&policy.settings))
 }
 
-/// `GET /v1/ice-servers?username=&ttl=`: the answer of the POST, for those who would rather not
-/// send a body.
+/// `GET /v1/ice-servers?username=&ttl=`: the response of the POST, for callers that send no body.
 async fn ice_servers_by_parameters(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (minted, policy) = mint_for_parameters(&api, request, Service::Understood).await?;
     Ok(minted.ice_servers(&policy.settings))
 }
 
-/// Whether the parameters say which service is wished.
+/// Whether the parameters must name the service.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Service {
     /// `service=turn` is required.
     Named,
-    /// There is but one.
+    /// The path has only one.
     Understood,
 }
 
@@ -301,7 +298,7 @@ async fn generate_ice_servers(
     Ok((StatusCode::CREATED, minted.ice_servers(&policy.settings)).into_response())
 }
 
-/// Mints what a JSON body asks for, with the key of this name if one is named.
+/// Mints according to a JSON body, with the key of this name if the path names one.
 async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Result<(Minted, Arc<Policy>), ApiError> {
     let policy = api.policy.load_full();
     policy.per_address.take(Clock::default().mono(), client_ip(&request))?;
@@ -326,7 +323,7 @@ async fn mint_for_json(api: &Api, request: Request, name: Option<&str>) -> Resul
 
 const REFUSED: ApiError = ApiError::Unauthorized("a valid key is required: Authorization: Bearer KEY");
 
-/// The caller's userid if its key may choose one; else an opaque one, so that nobody can use up
+/// The caller's userid if its key may choose one; else an opaque one, so that no caller can use up
 /// another's quota.
 fn choose_userid(grant: Grant<'_>, wished: Option<String>) -> Result<String, ApiError> {
     let wished = wished.map(request::userid).transpose()?.flatten();
@@ -334,7 +331,7 @@ fn choose_userid(grant: Grant<'_>, wished: Option<String>) -> Result<String, Api
         Some(userid) => Ok(userid),
         None => {
             let mut bytes = [0; OPAQUE_ID_BYTES];
-            getrandom::fill(&mut bytes).map_err(|_| ApiError::Unavailable("the system gives no random numbers"))?;
+            getrandom::fill(&mut bytes).map_err(|_| ApiError::Unavailable("the system returns no random numbers"))?;
             Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
         }
     }
@@ -349,8 +346,8 @@ fn log_mint(grant: Grant<'_>, minted: &Minted) {
     );
 }
 
-/// The client's address as the listener saw it. Without one (no listener of ours does that) all
-/// share one budget.
+/// The client's address as the listener saw it. Without one (every listener of this server sets it)
+/// all clients share one budget.
 fn client_ip(request: &Request) -> IpAddr {
     let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(client)| client.ip())
@@ -364,7 +361,7 @@ async fn read(body: axum::body::Body) -> Result<Bytes, ApiError> {
     }
 }
 
-/// What every answer wears: security headers, CORS, and its place in the counters.
+/// Adds security headers and CORS, and counts the response.
 async fn finish_response(State((api, scheme)): State<(Api, Scheme)>, request: Request, next: Next) -> Response {
     let policy = api.policy.load_full();
     let route = ApiRoute::of(request.method(), request.uri().path());
@@ -382,7 +379,7 @@ async fn finish_response(State((api, scheme)): State<(Api, Scheme)>, request: Re
     readers.mark(headers);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // The page has one of its own.
+    // The page sets its own.
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));

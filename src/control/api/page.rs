@@ -1,5 +1,5 @@
-//! The page at `/`: what a visitor who opens this server's address finds. No script, nothing from
-//! elsewhere, no secret.
+//! The page at `/` for visitors of this server's address. It has no script, no external content and
+//! no secret.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ use crate::config::settings::ApiSettings;
 const STYLE: &str = "body{max-width:40em;margin:3em auto;padding:0 1em;font:1rem/1.5 system-ui,sans-serif}\
     pre{padding:1em;overflow:auto;background:#8882}:root{color-scheme:light dark}";
 
-/// Nothing but this one style, not even in a frame.
+/// Allows this one style and nothing else, and no frame around the page.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let digest = BASE64_STANDARD.encode(Sha256::digest(STYLE));
     let policy = format!(
@@ -23,7 +23,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("ASCII, as all of it is written here")
 });
 
-/// The answer to a request with these headers.
+/// The response to a request with these headers.
 pub(super) fn answer(request: &HeaderMap, settings: &ApiSettings) -> Response {
     let credentials = if settings.open && settings.enabled {
         let host = host(request).unwrap_or(&settings.host);
@@ -53,7 +53,8 @@ pub(super) fn answer(request: &HeaderMap, settings: &ApiSettings) -> Response {
     ([(header::CONTENT_SECURITY_POLICY, POLICY.clone())], Html(page)).into_response()
 }
 
-/// The name the visitor typed. It goes into the page, so it must be one that needs no escaping.
+/// The host that the visitor typed. It goes into the page, so only a host that needs no escaping is
+/// used.
 fn host(request: &HeaderMap) -> Option<&str> {
     let host = request.get(header::HOST)?.to_str().ok()?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);

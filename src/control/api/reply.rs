@@ -1,4 +1,4 @@
-//! What the API answers: always JSON, never a secret but the credential that was asked for.
+//! Responses of the API: always JSON, and never a secret except the requested credential.
 
 use core::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::base::time::UnixTime;
 use crate::config::settings::ApiSettings;
 use crate::turn::login::credential::MintedCredential;
 
-/// Lifetime of the credential in seconds, beside a body that has no place for it.
+/// Lifetime of the credential in seconds, for bodies without a field for it.
 pub(super) const TTL: HeaderName = HeaderName::from_static("relay-credential-ttl");
-/// When the credential ends, in Unix seconds.
+/// When the credential expires, in Unix seconds.
 pub(super) const EXPIRES: HeaderName = HeaderName::from_static("relay-credential-expires");
 
-/// A credential, and until when it may begin allocations.
+/// A credential, and its lifetime for new allocations.
 pub(super) struct Minted {
     /// USERNAME and password.
     pub(super) credential: MintedCredential,
-    /// How long it is good.
+    /// Its lifetime.
     pub(super) ttl: Duration,
-    /// When it ends.
+    /// When it expires.
     pub(super) expiry: UnixTime,
-    /// It is good on the forced path only.
+    /// Whether only the forced path accepts it.
     pub(super) forced: bool,
 }
 
-/// The TURN REST draft's answer.
+/// The TURN REST draft's response.
 #[derive(Serialize)]
 struct DraftReply<'a> {
     username: &'a str,
@@ -38,8 +38,7 @@ struct DraftReply<'a> {
     uris: Vec<&'a str>,
 }
 
-/// A W3C `RTCConfiguration` (only the members that are needed): what `new RTCPeerConnection()`
-/// takes.
+/// A W3C `RTCConfiguration` (only the members in use), for `new RTCPeerConnection()`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RtcConfiguration {
@@ -59,8 +58,8 @@ struct IceServer {
 }
 
 impl RtcConfiguration {
-    /// The configured URIs with `credential`, or those for a `forced` one. STUN URIs stand in an
-    /// entry of their own: some clients refuse a mixed one.
+    /// The configured URIs with `credential`, or those for a `forced` one. STUN URIs have an entry
+    /// of their own, because some clients refuse a mixed one.
     pub fn new(settings: &ApiSettings, credential: &MintedCredential, forced: bool) -> Self {
         let (stun, turn): (Vec<_>, Vec<_>) = uris(settings, forced).iter().cloned().partition(|uri| is_stun(uri));
         let mut ice_servers = vec![IceServer {
@@ -97,7 +96,7 @@ fn is_stun(uri: &str) -> bool {
 }
 
 impl Minted {
-    /// In the TURN REST draft's form. Its `uris` are TURN URIs alone.
+    /// In the TURN REST draft's format. Its `uris` are TURN URIs only.
     pub(super) fn draft(&self, settings: &ApiSettings) -> Response {
         let (username, password) = (&self.credential.username, &self.credential.password);
         Json(DraftReply {
@@ -109,14 +108,15 @@ impl Minted {
         .into_response()
     }
 
-    /// As a W3C `RTCConfiguration` that always has its `iceTransportPolicy`.
+    /// As a W3C `RTCConfiguration` that always has an `iceTransportPolicy`.
     pub(super) fn stunner(&self, settings: &ApiSettings) -> Response {
         let mut configuration = RtcConfiguration::new(settings, &self.credential, self.forced);
         configuration.ice_transport_policy.get_or_insert("all");
         Json(configuration).into_response()
     }
 
-    /// As a W3C `RTCConfiguration`; the lifetime goes into headers, so that the body stays one.
+    /// As a W3C `RTCConfiguration`. The lifetime goes into headers, so that the body has only the
+    /// members of that type.
     pub(super) fn ice_servers(&self, settings: &ApiSettings) -> Response {
         let numbers = [
             (TTL, HeaderValue::from(self.ttl.as_secs())),
@@ -130,7 +130,7 @@ impl Minted {
     }
 }
 
-/// Why nothing was minted. No reason quotes what the caller sent.
+/// Why nothing was minted. No reason quotes the request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ApiError {
     /// 400.
@@ -141,15 +141,15 @@ pub(super) enum ApiError {
     Unauthorized(&'static str),
     /// 403: a preflight from an origin that is not on the list.
     Origin,
-    /// 403: a key of the API, in a request that is not for the API.
+    /// 403: a request with a key of the API that is not for the API.
     KeyElsewhere,
     /// 404.
     NotFound,
-    /// 404: a path of the API, written in another way.
+    /// 404: a path of the API in another notation.
     Spelling,
     /// 405.
     Method,
-    /// 408: the body did not come.
+    /// 408: the body did not arrive in time.
     TooSlow,
     /// 413.
     TooLarge,
@@ -157,7 +157,7 @@ pub(super) enum ApiError {
     MediaType(&'static str),
     /// 429.
     TooMany(Duration),
-    /// 503: this server has nothing to mint with.
+    /// 503: this server cannot mint.
     Unavailable(&'static str),
 }
 
@@ -207,7 +207,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         match self {
             Self::TooMany(wait) => {
-                // Whole seconds, rounded up: coming back at the time told must succeed.
+                // Whole seconds, rounded up, so that a retry at that time succeeds.
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
             }
@@ -217,7 +217,7 @@ impl IntoResponse for ApiError {
                     HeaderValue::from_static("Bearer realm=\"relay\""),
                 );
             }
-            // The rest of the request is not read, so the connection cannot be used again.
+            // The rest of the request is not read, so the connection cannot be reused.
             Self::TooLarge | Self::TooSlow => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

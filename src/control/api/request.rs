@@ -1,4 +1,4 @@
-//! What a caller asks for, from a query string, a form or a JSON object.
+//! Parses a request for a credential from a query string, a form or a JSON object.
 
 use core::time::Duration;
 
@@ -13,20 +13,20 @@ use crate::turn::login::credential::TimeLimited;
 pub(super) struct RestDraftRequest {
     /// Must be `turn`.
     pub(super) service: Option<String>,
-    /// Wished userid.
+    /// The requested userid.
     pub(super) username: Option<String>,
-    /// Wished lifetime, seconds.
+    /// The requested lifetime in seconds.
     pub(super) ttl: Option<String>,
-    /// `true`: a forced credential is wished.
+    /// `true` requests a forced credential.
     pub(super) forced: Option<String>,
-    /// `key` or `api` of the query string: it ends up in logs on the way here.
+    /// `key` or `api` of the query string, which proxies and servers log.
     pub(super) query_key: Option<String>,
     /// `key` or `api` of the form.
     pub(super) form_key: Option<String>,
 }
 
 impl RestDraftRequest {
-    /// Reads both places. Unknown parameters are skipped: the draft leaves room for them.
+    /// Reads both places. Unknown parameters are ignored, as the draft permits them.
     pub(super) fn parse(query: &str, form: &[u8]) -> Result<Self, ApiError> {
         let mut draft = Self::default();
         draft.read(query.as_bytes(), true)?;
@@ -45,13 +45,13 @@ impl RestDraftRequest {
                 "key" | "api" => &mut self.form_key,
                 _ => continue,
             };
-            // A key in base64 holds `+`, which a form has for a space unless it is encoded, and no
-            // key holds a space.
+            // A key in base64 may contain `+`, which an unencoded form means as a space; no key
+            // contains a space.
             let value = match name.as_ref() {
                 "key" | "api" if value.contains(' ') => value.replace(' ', "+").into(),
                 _ => value,
             };
-            // Some clients send the key under both of its names.
+            // Some clients send the key under both names.
             if place.as_deref().is_some_and(|earlier| earlier != value) {
                 return Err(ApiError::BadRequest("a parameter is given twice with different values"));
             }
@@ -64,21 +64,21 @@ impl RestDraftRequest {
 /// The optional JSON object of `POST /v1/ice-servers`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct IceServersRequest {
-    /// Wished userid.
+    /// The requested userid.
     pub(super) username: Option<String>,
-    /// Wished lifetime.
+    /// The requested lifetime.
     pub(super) ttl: Option<Duration>,
-    /// A forced credential is wished.
+    /// Whether a forced credential is requested.
     pub(super) forced: bool,
 }
 
 impl IceServersRequest {
-    /// An empty body asks for the defaults.
+    /// An empty body requests the defaults.
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         if body.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
-        // The parser's own words may quote the body, so only the place is told.
+        // The parser's message may quote the body, so only line and column are reported.
         let value: Value = serde_json::from_slice(body).map_err(|e| ApiError::BadJson {
             line: e.line(),
             column: e.column(),
@@ -95,7 +95,7 @@ impl IceServersRequest {
                     request.ttl = Some(Duration::from_secs(seconds));
                 }
                 ("ttl", _) => return Err(ApiError::BadRequest(BAD_TTL)),
-                // What Cloudflare's API calls the userid.
+                // Cloudflare's name for the userid.
                 ("username" | "customIdentifier", Value::String(s)) => request.username = Some(s),
                 ("username" | "customIdentifier", _) => return Err(ApiError::BadRequest("username must be a string")),
                 ("forced", Value::Bool(forced)) => request.forced = forced,
@@ -110,7 +110,8 @@ impl IceServersRequest {
 const BAD_FORCED: &str = "forced must be true or false";
 const BAD_TTL: &str = "ttl must be a whole number of seconds above 0";
 
-/// A lifetime in decimal digits. One too long to count is a long one: the cap decides.
+/// A lifetime in decimal digits. Digits that overflow mean the longest lifetime: the configured
+/// maximum decides.
 pub(super) fn ttl(text: &str) -> Result<Duration, ApiError> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(ApiError::BadRequest(BAD_TTL));
@@ -126,8 +127,8 @@ pub(super) fn forced(text: &str) -> Result<bool, ApiError> {
     text.parse().map_err(|_| ApiError::BadRequest(BAD_FORCED))
 }
 
-/// Checks a wished userid. It goes into log lines and STUN messages: no control characters, no
-/// text-direction tricks.
+/// Checks a requested userid. It goes into log lines and STUN messages, so control characters and
+/// text-direction marks are refused.
 pub(super) fn userid(text: String) -> Result<Option<String>, ApiError> {
     let forbidden = |c: char| c.is_control() || is_format_control(c) || c == char::REPLACEMENT_CHARACTER;
     if text.is_empty() {
@@ -142,7 +143,7 @@ pub(super) fn userid(text: String) -> Result<Option<String>, ApiError> {
 }
 
 /// Characters that reorder or break the text around them: bidirectional controls, line and
-/// paragraph separator.
+/// paragraph separators.
 fn is_format_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}' | '\u{feff}')
 }
@@ -159,7 +160,7 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, ApiError> {
     Ok(Some(key))
 }
 
-/// Whether the body may be read as `wanted`: said so, or nothing was said.
+/// Whether the body may be read as `wanted`: its media type is that or is absent.
 pub(super) fn is_media_type(headers: &HeaderMap, wanted: &str) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return true;

@@ -1,4 +1,4 @@
-//! Families of the core: the sum of what every shard counted.
+//! Families of the core: sums of the shards' counters.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub(super) fn collect(shards: &[Arc<Counters>], ports: &PortGauges, out: &mut Ex
     refusals(&sum, out);
     out.counter(
         "relay_forced_refused_total",
-        "Allocate requests of forced logins refused because they came by another path, by the client's transport.",
+        "Allocate requests of forced logins refused because they arrived on another listener, by the client's transport.",
         Transport::ALL.iter().map(|transport| {
             Sample::with(
                 [("transport", transport.as_str())],
@@ -54,7 +54,7 @@ pub(super) fn collect(shards: &[Arc<Counters>], ports: &PortGauges, out: &mut Ex
     );
     out.gauge(
         "relay_ports_limit",
-        "Relay ports there are.",
+        "Relay ports available.",
         Sample::plain(ports.total()),
     );
 }
@@ -64,7 +64,7 @@ type Sum<'a> = dyn Fn(&dyn Fn(&Counters) -> &Cell) -> u64 + 'a;
 fn refusals(sum: &Sum<'_>, out: &mut Exposition) {
     out.counter(
         "relay_refusals_total",
-        "Logins, allocations and requests about them that were refused, by reason.",
+        "Refused logins, allocations and requests about allocations, by reason.",
         RefusalReason::ALL.iter().map(|reason| {
             Sample::with(
                 [("reason", reason.as_str())],
@@ -74,7 +74,7 @@ fn refusals(sum: &Sum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_peers_refused_total",
-        "Of those, the ones for a peer the policy forbids (peer_denied), by its rule.",
+        "The subset of these for a peer that the policy forbids (peer_denied), by its rule.",
         Denied::ALL.iter().map(|rule| {
             Sample::with(
                 [("rule", rule.as_str())],
@@ -87,13 +87,13 @@ fn refusals(sum: &Sum<'_>, out: &mut Exposition) {
 fn packets(sum: &Sum<'_>, out: &mut Exposition) {
     out.counter(
         "relay_received_packets_total",
-        "Packets and stream messages from clients and peers. Each ends in one verdict.",
+        "Packets and stream messages from clients and peers. Each has one verdict.",
         Sample::plain(sum(&|c| &c.received)),
     );
     let dropped = (0..DropReason::ALL.len()).map(|i| sum(&|c| &c.dropped[i])).sum::<u64>();
     out.counter(
         "relay_verdicts_total",
-        "What became of packets: relayed, answered, waiting for a relay socket, or dropped.",
+        "Outcome of packets: relayed, answered, waiting for a relay socket, or dropped.",
         [
             Sample::with([("verdict", "relayed")], sum(&|c| &c.relayed)),
             Sample::with([("verdict", "answered")], sum(&|c| &c.answered)),
@@ -171,7 +171,7 @@ fn allocations(sum: &Sum<'_>, out: &mut Exposition) {
     );
     out.gauge(
         "relay_allocations_away",
-        "Live allocations whose client's connection is closed and that wait for it (RFC 8016).",
+        "Live allocations whose client's connection is closed and which wait for the client (RFC 8016).",
         Sample::plain(sum(&|c| &c.away)),
     );
     out.counter(
@@ -187,12 +187,12 @@ fn allocations(sum: &Sum<'_>, out: &mut Exposition) {
 fn tcp(sum: &Sum<'_>, out: &mut Exposition) {
     out.gauge(
         "relay_tcp_peer_connections",
-        "TCP connections with peers (RFC 6062): being made, waiting for their ConnectionBind, and bound.",
+        "TCP connections with peers (RFC 6062): connecting, waiting for their ConnectionBind, and bound.",
         Sample::plain(sum(&|c| &c.tcp.connections)),
     );
     out.counter(
         "relay_tcp_peer_connections_began_total",
-        "TCP connections with peers, by who connects: client (Connect request) or peer.",
+        "TCP connections with peers that began, by the side that connects: client (Connect request) or peer.",
         [
             Sample::with([("by", "client")], sum(&|c| &c.tcp.connecting)),
             Sample::with([("by", "peer")], sum(&|c| &c.tcp.accepted)),
@@ -212,7 +212,7 @@ fn tcp(sum: &Sum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_tcp_peers_refused_total",
-        "TCP connections of peers that were closed as soon as they were accepted, by reason.",
+        "TCP connections from peers that were closed immediately after accept, by reason.",
         PeerRefusal::ALL
             .iter()
             .map(|why| Sample::with([("reason", why.as_str())], sum(&|c| &c.tcp.refused[*why as usize]))),

@@ -7,7 +7,7 @@ use crate::shard::counters::{DtlsClose, DtlsDrop};
 pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.gauge(
         "relay_dtls_associations",
-        "DTLS associations of clients, handshakes under way included.",
+        "DTLS associations of clients, including handshakes under way.",
         Sample::plain(sum(&|c| &c.dtls_associations)),
     );
     out.gauge(
@@ -17,7 +17,7 @@ pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_dtls_cookies_total",
-        "DTLS clients that were asked for a cookie, and of whom nothing is kept.",
+        "Cookies requested from DTLS clients; the server keeps no state about them.",
         Sample::plain(sum(&|c| &c.dtls_asked)),
     );
     out.counter(
@@ -35,7 +35,7 @@ pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_dtls_dropped_datagrams_total",
-        "Datagrams of DTLS that went nowhere, by reason.",
+        "DTLS datagrams dropped, by reason.",
         DtlsDrop::ALL
             .iter()
             .enumerate()

@@ -23,8 +23,8 @@ impl Exposition {
         self.family(name, help, MetricType::GAUGE, samples);
     }
 
-    /// How often a value fell into each bucket: `buckets` holds upper bounds and counts that are
-    /// not cumulative, `beyond` what was over the last bound.
+    /// How many values fell into each bucket. `buckets` holds upper bounds and counts that are not
+    /// cumulative, `beyond` the count above the last bound.
     pub(super) fn histogram(&mut self, name: &str, help: &str, buckets: &[(f64, u64)], beyond: u64, sum: f64) {
         let mut count = 0;
         let cumulative = |&(bound, in_bucket): &(f64, u64)| {
@@ -78,7 +78,7 @@ impl Sample {
         }]
     }
 
-    /// With labels out of closed sets.
+    /// With labels from closed sets.
     pub(super) fn with<const N: usize>(labels: [(&str, &str); N], value: impl MetricValue) -> Self {
         let pair = |(name, value): (&str, &str)| {
             let mut pair = LabelPair::default();
@@ -110,7 +110,7 @@ impl Sample {
     }
 }
 
-/// What the text format can hold: it knows floating-point numbers only, exact up to 2^53.
+/// A value of the text format, which has only floating-point numbers, exact up to 2^53.
 pub(super) trait MetricValue {
     fn to_f64(self) -> f64;
 }

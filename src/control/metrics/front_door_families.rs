@@ -1,4 +1,4 @@
-//! Families of the front door: connections and what became of them.
+//! Families of the front door: connections and their outcome.
 
 use super::exposition::{Exposition, Sample};
 use crate::edge::front_door::{AcceptError, ConnectionOutcome, Forwarded, FrontDoor, SpliceEnd};
@@ -8,12 +8,12 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
     let counters = door.counters();
     out.gauge(
         "relay_connections",
-        "Open TCP connections of clients, those of the workers included.",
+        "Open TCP connections of clients, including those of the workers.",
         Sample::plain(door.open_connections()),
     );
     out.gauge(
         "relay_connections_unproven",
-        "Connections that have not shown yet what they want.",
+        "Connections that have not been classified yet.",
         Sample::plain(door.unproven_connections()),
     );
     out.counter(
@@ -23,7 +23,7 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
     );
     out.counter(
         "relay_connections_total",
-        "What became of accepted connections at the front door.",
+        "Outcome of accepted connections at the front door.",
         ConnectionOutcome::ALL.map(|outcome| Sample::with([("outcome", outcome.as_str())], counters.outcome(outcome))),
     );
     out.counter(
@@ -33,18 +33,18 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
     );
     out.counter(
         "relay_connections_shed_total",
-        "Connections closed unseen because no file descriptor was left for them.",
+        "Connections closed immediately because no file descriptor was free.",
         Sample::plain(counters.shed()),
     );
     out.counter(
         "relay_connections_displaced_total",
-        "Connections ended for others because there were too many and their sources had the most.",
+        "Connections closed because there were too many and their source had the most.",
         Sample::plain(door.displaced_connections()),
     );
     let backends = door.backends();
     out.gauge(
         "relay_backend_connections",
-        "Connections and requests that are with a backend of the front door.",
+        "Connections and requests at a backend of the front door.",
         Sample::plain(backends.open()),
     );
     out.counter(
@@ -59,7 +59,7 @@ pub(super) fn collect(door: &FrontDoor, out: &mut Exposition) {
     );
     out.counter(
         "relay_upstream_requests_total",
-        "HTTP requests that are not ours, by what became of them.",
+        "HTTP requests for the backend, by outcome.",
         Forwarded::ALL
             .map(|outcome| Sample::with([("outcome", outcome.as_str())], backends.counters().forwarded(outcome))),
     );

@@ -10,12 +10,12 @@ const DIRECTIONS: [&str; 2] = ["to_backend", "to_client"];
 pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.gauge(
         "relay_http3_flows",
-        "HTTP/3 clients that are with the backend of the front door.",
+        "HTTP/3 flows between clients and the backend of the front door.",
         Sample::plain(sum(&|c| &c.http3_flows)),
     );
     out.gauge(
         "relay_http3_flows_unproven",
-        "Of these, clients that have not shown yet that they hear the backend.",
+        "The subset of these whose client has not yet proved that it receives from the backend.",
         Sample::plain(sum(&|c| &c.http3_unproven)),
     );
     out.counter(
@@ -34,17 +34,17 @@ pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     let directions = || DIRECTIONS.into_iter().enumerate();
     out.counter(
         "relay_http3_datagrams_total",
-        "Datagrams of HTTP/3 passed on.",
+        "HTTP/3 datagrams forwarded.",
         directions().map(|(i, direction)| Sample::with([("direction", direction)], sum(&|c| &c.http3_datagrams[i]))),
     );
     out.counter(
         "relay_http3_bytes_total",
-        "Bytes of HTTP/3 passed on.",
+        "HTTP/3 bytes forwarded.",
         directions().map(|(i, direction)| Sample::with([("direction", direction)], sum(&|c| &c.http3_bytes[i]))),
     );
     out.counter(
         "relay_http3_dropped_datagrams_total",
-        "Datagrams of HTTP/3 that went nowhere, by reason.",
+        "HTTP/3 datagrams dropped, by reason.",
         Http3Drop::ALL
             .iter()
             .enumerate()
@@ -52,7 +52,7 @@ pub(super) fn collect(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_http3_backend_errors_total",
-        "ICMP errors from where the HTTP/3 backend should be.",
+        "ICMP errors from the address of the HTTP/3 backend.",
         Sample::plain(sum(&|c| &c.http3_backend_errors)),
     );
 }

@@ -1,10 +1,10 @@
-//! The metrics endpoint: sums what every floor counts at the moment of the scrape, without a lock
-//! on any packet path.
+//! The metrics endpoint. A scrape sums the counters of all parts, and takes no lock on a packet
+//! path.
 //!
-//! Names are `relay_<noun>_<unit>`, counters end in `_total`; labels come from closed sets and
-//! never hold an address or a username. Every label combination is there from the start, so that an
-//! alert can be written before the first event. The table in `docs/operations.md` lists all of
-//! them, and a test compares the two.
+//! Names are `relay_<noun>_<unit>`; counters end in `_total`. Labels come from closed sets and
+//! never contain an address or a username. Every label combination is present from the start, so
+//! that an alert can be written before the first event. The table in `docs/operations.md` lists all
+//! of them, and a test compares the two.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -34,7 +34,7 @@ mod front_door_families;
 mod http3_families;
 mod shard_families;
 
-/// Everything that counts.
+/// Everything that has counters.
 pub struct Sources {
     /// One per shard.
     pub turn: Vec<Arc<Counters>>,
@@ -50,15 +50,15 @@ pub struct Sources {
     pub health: Arc<Health>,
     /// The process as a whole.
     pub process: Arc<ProcessCounters>,
-    /// Log lines lost so far.
+    /// Lost log lines so far.
     pub lost_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
-    /// Log lines left out so far, because there were too many of their kind.
+    /// Omitted log lines so far: there were too many of their kind.
     pub left_out_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
     /// The admin listener.
     pub admin: Arc<AdminCounters>,
-    /// Certificates, if any listener needs them.
+    /// The certificates, if any listener needs one.
     pub tls: Option<Arc<TlsStore>>,
-    /// Who asks for one, if anybody does.
+    /// The ACME client, if it is configured.
     pub acme: Option<Arc<Acme>>,
 }
 
@@ -69,7 +69,7 @@ impl Metrics {
     /// Registers every family.
     ///
     /// # Errors
-    /// When a family has an invalid or doubled name, which a test rules out.
+    /// When a family has an invalid or duplicate name, which a test rules out.
     pub fn new(sources: Sources) -> prometheus::Result<Self> {
         let registry = Registry::new();
         registry.register(Box::new(Relay::new(sources)?))?;
@@ -85,7 +85,7 @@ impl Metrics {
     }
 }
 
-/// Collects on demand: nothing is kept between two scrapes.
+/// Collects on demand: nothing is stored between two scrapes.
 struct Relay {
     sources: Sources,
     descriptions: Vec<Desc>,
@@ -93,7 +93,7 @@ struct Relay {
 
 impl Relay {
     fn new(sources: Sources) -> prometheus::Result<Self> {
-        // The registry wants to know beforehand what comes; what comes first tells it.
+        // The registry requires descriptions in advance; a first collection supplies them.
         let describe = |family: MetricFamily| {
             let labels = family
                 .get_metric()
@@ -164,18 +164,18 @@ fn service(sources: &Sources, out: &mut Exposition) {
     let heartbeat = Duration::from_millis(sources.health.liveness().slowest_heartbeat_ms);
     out.gauge(
         "relay_worker_heartbeat_age_seconds",
-        "How long ago the slowest worker came round.",
+        "Time since the loop of the slowest worker last ran, seconds.",
         Sample::plain(heartbeat.as_secs_f64()),
     );
     let readiness = sources.health.readiness();
     out.gauge(
         "relay_ready",
-        "1 while more clients are wanted, as /readyz says.",
+        "1 while /readyz reports ready.",
         Sample::plain(readiness.ready),
     );
     out.gauge(
         "relay_allocations_limit",
-        "Most allocations.",
+        "Maximum of allocations.",
         Sample::plain(readiness.allocations_limit),
     );
     let reloads = &sources.process.reloads;
@@ -186,7 +186,7 @@ fn service(sources: &Sources, out: &mut Exposition) {
     );
     out.gauge(
         "relay_config_last_reload_successful",
-        "0 when the latest reload is not in force, or not all of it.",
+        "1 if the latest reload is completely in force, else 0.",
         Sample::plain(sources.process.last_reload_failed.load(Relaxed) == 0),
     );
     out.gauge(
@@ -199,12 +199,12 @@ fn service(sources: &Sources, out: &mut Exposition) {
     };
     out.counter(
         "relay_external_address_checks_total",
-        "External addresses looked for again, by what was found.",
+        "Checks of the external addresses, by result.",
         by_outcome(&sources.process.probes),
     );
     out.counter(
         "relay_own_address_reads_total",
-        "Addresses of this machine read again after a change, by what was found.",
+        "Addresses of this machine read again after a change, by result.",
         by_outcome(&sources.process.machine_reads),
     );
     out.counter(
@@ -214,12 +214,12 @@ fn service(sources: &Sources, out: &mut Exposition) {
     );
     out.counter(
         "relay_log_lines_left_out_total",
-        "Log lines left out because there were too many of their kind.",
+        "Log lines omitted because there were too many of their kind.",
         Sample::plain((sources.left_out_log_lines)()),
     );
     out.counter(
         "relay_admin_refused_total",
-        "Requests to the admin listener for a host it does not know, and connections that gave way to newer ones.",
+        "Requests to the admin listener for a host that is not allowed, and connections closed in favour of newer ones.",
         AdminRefusal::ALL.map(|why| Sample::with([("reason", why.as_str())], sources.admin.refused(why))),
     );
 }
@@ -227,7 +227,7 @@ fn service(sources: &Sources, out: &mut Exposition) {
 fn certificates(sources: &Sources, out: &mut Exposition) {
     out.gauge(
         "relay_certificate_expiry_timestamp_seconds",
-        "When the first of the served certificates ends, Unix time; 0 without one.",
+        "When the first of the served certificates expires, Unix time; 0 without one.",
         Sample::plain(sources.tls.as_ref().map_or(0, |tls| tls.soonest_expiry().0)),
     );
     let by_outcome = |[success, failure]: [u64; 2]| {
@@ -238,17 +238,17 @@ fn certificates(sources: &Sources, out: &mut Exposition) {
     };
     out.counter(
         "relay_certificate_updates_total",
-        "Other certificates found, by whether they could be taken up.",
+        "Changed certificates found, by whether they could be loaded.",
         by_outcome(sources.tls.as_ref().map_or([0, 0], |tls| tls.updates())),
     );
     out.counter(
         "relay_acme_orders_total",
-        "Certificates asked for by ACME, by outcome.",
+        "Certificates requested by ACME, by outcome.",
         by_outcome(sources.acme.as_ref().map_or([0, 0], |acme| acme.orders())),
     );
 }
 
-/// By the names that Prometheus' own client libraries use.
+/// Named as Prometheus' own client libraries do.
 fn process(counters: &ProcessCounters, out: &mut Exposition) {
     out.counter(
         "process_cpu_seconds_total",
@@ -261,16 +261,20 @@ fn process(counters: &ProcessCounters, out: &mut Exposition) {
         Sample::plain(process::open_fds().unwrap_or(0)),
     );
     let max_fds = process::max_fds().map_or(f64::INFINITY, exposition::MetricValue::to_f64);
-    out.gauge("process_max_fds", "Most file descriptors.", Sample::plain(max_fds));
+    out.gauge(
+        "process_max_fds",
+        "Maximum of file descriptors.",
+        Sample::plain(max_fds),
+    );
     let resident = process::resident_bytes().unwrap_or(0);
     out.gauge(
         "process_resident_memory_bytes",
-        "Resident memory.",
+        "Resident memory, bytes.",
         Sample::plain(resident),
     );
     out.gauge(
         "process_start_time_seconds",
-        "When the process began, Unix time.",
+        "When the process started, Unix time.",
         Sample::plain(counters.started.0),
     );
 }

@@ -42,7 +42,7 @@ pub(super) fn collect(shards: &[Arc<ShardCounters>], out: &mut Exposition) {
     let on = |cell: fn(&ShardCounters) -> &Cell| shards.iter().all(|shard| cell(shard).get() == 1);
     out.gauge(
         "relay_udp_offload",
-        "1 where the kernel coalesces received datagrams (gro) or segments sent ones (gso).",
+        "1 if the kernel coalesces received datagrams (gro) or segments sent ones (gso).",
         [
             Sample::with([("kind", "gro")], on(|c| &c.gro)),
             Sample::with([("kind", "gso")], on(|c| &c.gso)),
@@ -63,7 +63,7 @@ fn received(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_udp_received_messages_total",
-        "Messages received over UDP; datagrams that the kernel coalesced are one.",
+        "Messages received over UDP; datagrams coalesced by the kernel count as one.",
         Sample::plain(sum(&|c| &c.received_messages)),
     );
     out.counter(
@@ -73,12 +73,12 @@ fn received(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_udp_receive_errors_total",
-        "Errors pending on a socket when it was read.",
+        "Errors that were pending on a socket when the relay read it.",
         Sample::plain(sum(&|c| &c.receive_errors)),
     );
     out.counter(
         "relay_udp_truncated_messages_total",
-        "Received messages cut short and thrown away.",
+        "Received messages that were truncated and discarded.",
         Sample::plain(sum(&|c| &c.receive_truncated)),
     );
 }
@@ -91,7 +91,7 @@ fn sent(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_udp_sent_messages_total",
-        "Messages sent over UDP; datagrams that the kernel segments are one.",
+        "Messages sent over UDP; datagrams segmented by the kernel count as one.",
         Sample::plain(sum(&|c| &c.sent_messages)),
     );
     out.counter(
@@ -101,22 +101,22 @@ fn sent(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_udp_segmented_messages_total",
-        "Messages of several datagrams sent.",
+        "Sent messages that hold several datagrams.",
         Sample::plain(sum(&|c| &c.gso_messages)),
     );
     out.counter(
         "relay_udp_segmented_datagrams_total",
-        "Datagrams in messages of several.",
+        "Datagrams in those messages.",
         Sample::plain(sum(&|c| &c.gso_datagrams)),
     );
     out.counter(
         "relay_udp_segmentation_refused_total",
-        "Messages the kernel would not segment, sent one datagram at a time instead.",
+        "Messages that the kernel refused to segment; their datagrams were sent one at a time.",
         Sample::plain(sum(&|c| &c.gso_refused)),
     );
     out.counter(
         "relay_send_errors_total",
-        "Datagrams the kernel refused to send, by reason.",
+        "Datagrams that the kernel refused to send, by reason.",
         SendError::ALL
             .iter()
             .enumerate()
@@ -127,7 +127,7 @@ fn sent(sum: &ShardSum<'_>, out: &mut Exposition) {
 fn between(sum: &ShardSum<'_>, out: &mut Exposition) {
     out.counter(
         "relay_mailbox_packets_total",
-        "Packets between workers (two clients of this server), by what became of them.",
+        "Packets between workers (two clients of this server), by outcome.",
         [
             Sample::with([("outcome", "sent")], sum(&|c| &c.mailbox_sent)),
             Sample::with([("outcome", "received")], sum(&|c| &c.mailbox_received)),
@@ -144,7 +144,7 @@ fn relay_sockets(sum: &ShardSum<'_>, out: &mut Exposition) {
     );
     out.counter(
         "relay_peer_socket_errors_total",
-        "Relay sockets that could not be opened: out of descriptors or memory (exhausted), or other.",
+        "Relay sockets that could not be opened: no descriptor or memory left (exhausted), or other.",
         [
             Sample::with([("reason", "exhausted")], sum(&|c| &c.relay_exhausted)),
             Sample::with([("reason", "other")], sum(&|c| &c.relay_open_failed)),
@@ -196,7 +196,7 @@ fn streams(shards: &[Arc<ShardCounters>], sum: &ShardSum<'_>, out: &mut Expositi
     ];
     out.counter(
         "relay_stream_flushes_total",
-        "Flushes of streams: done, blocked by a client that reads too slowly, or held because the way to it is full.",
+        "Flushes of streams: done, blocked by a client that reads too slowly, or held because the path to it is full.",
         [
             Sample::with([("outcome", "blocked")], blocked),
             Sample::with([("outcome", "held")], held),

@@ -1,4 +1,4 @@
-//! Questions to workers, one at a time each.
+//! Sends queries to workers, one at a time to each.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::shard::question::{Answer, Question};
 /// The workers as the control interface sees them.
 pub(super) struct Workers {
     pub(super) shards: Arc<Shards>,
-    /// Held while a worker has a question: two operators at once must not make its turns longer.
+    /// Held while a worker has a query, so that two operators at once do not lengthen its turns.
     asking: Vec<Mutex<()>>,
 }
 
@@ -39,14 +39,14 @@ impl Workers {
             None => return Err(ControlError::Ending),
         };
         let (send, answer) = oneshot::channel();
-        // If nobody waits any more the answer is of no use.
+        // If the caller has given up, the result is dropped.
         let take = Answer::new(move |it| drop(send.send(it)));
         self.shards.ask(shard, question(take));
         answer.await.map_err(|_| ControlError::Ending)
     }
 
-    /// Asks the workers in turn until one has what is asked for. A session that moves between two
-    /// workers may be at neither for an instant, so all are asked a second time.
+    /// Queries the workers in turn until one has the result. A session that moves between two
+    /// workers may be at neither for an instant, so all are queried a second time.
     pub(super) async fn find<T: Send + 'static>(
         &self,
         question: impl Fn(Answer<Option<T>>) -> Question,

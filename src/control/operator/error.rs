@@ -1,23 +1,23 @@
-//! What is answered instead of what was asked for.
+//! The errors of the control interface.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-/// A request that is not fulfilled. The body is `{"error": "…"}`.
+/// Why a request fails. The body is `{"error": "…"}`.
 #[derive(Debug)]
 pub(super) enum ControlError {
-    /// The request makes no sense.
+    /// The request is invalid.
     BadRequest(String),
-    /// There is no such thing.
+    /// The resource does not exist.
     NotFound(&'static str),
-    /// The resource does not know the method.
+    /// The resource does not support the method.
     Method,
-    /// There is no room.
+    /// A limit is reached.
     Full(&'static str),
-    /// What was ordered could not be kept.
+    /// The order is in force but could not be stored.
     NotKept(String),
-    /// The server is ending.
+    /// The server is shutting down.
     Ending,
 }
 

@@ -1,5 +1,5 @@
-//! The control interface: what an operator asks of a running server and orders it to do, as HTTP
-//! and JSON on a Unix socket.
+//! The control interface: an operator queries a running server and sends it orders, as HTTP and
+//! JSON on a Unix socket.
 //!
 //! ```text
 //! GET    /v1/status               DELETE /v1/sessions/ID         POST   /v1/drain
@@ -7,8 +7,8 @@
 //! GET    /v1/sessions/ID          POST   /v1/revocations         POST   /v1/reload
 //! GET    /v1/openapi.json         DELETE /v1/revocations/USER    POST   /v1/log
 //! ```
-//! The socket's file permissions are the login. Workers answer in bounded pieces, one question at a
-//! time each, so the relaying of packets does not notice.
+//! The socket's file permissions are the login. Workers answer in bounded pieces, one query at a
+//! time each, so relaying is not delayed.
 
 mod ask;
 mod error;
@@ -30,7 +30,7 @@ use super::health::Health;
 use super::process_counters::ProcessCounters;
 use crate::shard::Shards;
 
-/// What the control interface stands on.
+/// The parts of the server that the control interface uses.
 pub struct OperatorSources {
     /// The workers.
     pub shards: Arc<Shards>,
@@ -38,11 +38,11 @@ pub struct OperatorSources {
     pub health: Arc<Health>,
     /// Reloads.
     pub process: Arc<ProcessCounters>,
-    /// Takes what the process itself has to do.
+    /// Where orders for the process go.
     pub orders: tokio::sync::mpsc::Sender<Order>,
-    /// Revocations are kept below it. `None`: they end with the process.
+    /// Revocations are stored below it. `None`: they end with the process.
     pub state_dir: Option<std::path::PathBuf>,
-    /// How long a revocation holds if nothing is said: `credentials.max_ttl` at start.
+    /// How long a revocation lasts by default: `credentials.max_ttl` at start.
     pub max_ttl: core::time::Duration,
 }
 
@@ -60,11 +60,11 @@ struct Inner {
 }
 
 impl Operator {
-    /// Takes up the revocations that are kept.
+    /// Loads the stored revocations.
     ///
     /// # Errors
-    /// The file of revocations cannot be read: the server must not forget whom an operator has shut
-    /// out.
+    /// The file of revocations cannot be read: the server must not forget whom an operator has
+    /// revoked.
     pub fn new(sources: OperatorSources) -> Result<Self, String> {
         let OperatorSources {
             shards,

@@ -1,4 +1,4 @@
-//! What the process itself has to do: its own loop takes these orders one by one.
+//! Orders for the process itself: its own loop executes them one by one.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -15,48 +15,49 @@ use crate::config::log_level;
 use crate::control::process_counters::ReloadOutcome;
 use crate::turn::config::redirect::Redirect;
 
-/// An order to the process, and where its answer goes.
+/// An order to the process, and the channel for its result.
 #[derive(Debug)]
 pub enum Order {
     /// Read the configuration again.
     Reload(oneshot::Sender<ReloadReport>),
-    /// End when no allocation is left, or at the deadline. `None`: go on serving.
+    /// End when no allocation is left, or at the deadline. `None`: resume serving.
     Drain(Option<DrainOrder>, oneshot::Sender<()>),
-    /// Log by another filter.
+    /// Change the log filter.
     Log(LogOrder, oneshot::Sender<Result<(), String>>),
 }
 
 /// A drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainOrder {
-    /// The latest the process ends from now.
+    /// The time until the process ends at the latest.
     pub deadline: Option<Duration>,
 }
 
-/// Another filter for the log.
+/// A change of the log filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOrder {
     /// As `log.level`. `None`: that of the configuration.
     pub level: Option<String>,
-    /// Then that of the configuration again. `None`: until the process ends, or says otherwise.
+    /// How long it lasts; then the configured filter returns. `None`: until the process ends, or
+    /// the next change.
     pub until: Option<Duration>,
 }
 
-/// What became of a reload.
+/// The result of a reload.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReloadReport {
     /// `success`, `partial` or `failure`.
     pub outcome: &'static str,
-    /// Mistakes and warnings as `relay check` shows them, without colours.
+    /// Errors and warnings as `relay check` prints them, without colours.
     pub diagnostics: String,
-    /// What takes effect at a restart only.
+    /// Changes that need a restart.
     pub waiting: Vec<String>,
-    /// What could not be taken.
+    /// Changes that failed.
     pub failed: Vec<String>,
 }
 
 impl ReloadReport {
-    /// Without anything to say beside the outcome.
+    /// A report with nothing besides the outcome.
     pub fn of(outcome: ReloadOutcome) -> Self {
         Self {
             outcome: outcome.as_str(),
@@ -70,7 +71,7 @@ impl ReloadReport {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct DrainBody {
-    /// Servers for those that can follow: one per IP version.
+    /// The servers that clients are redirected to: one per IP version.
     to: Vec<SocketAddr>,
     /// Seconds.
     deadline_seconds: Option<u64>,
@@ -89,7 +90,7 @@ pub(super) async fn reload(State(operator): State<Operator>) -> Result<Json<Relo
     operator.order(Order::Reload).await.map(Json)
 }
 
-/// `POST /v1/drain`. New clients are refused from the moment of the answer.
+/// `POST /v1/drain`. New clients are refused from the moment of the response.
 pub(super) async fn drain(State(operator): State<Operator>, body: Bytes) -> Result<StatusCode, ControlError> {
     let DrainBody { to, deadline_seconds } = parse_or_default(&body)?;
     let mut redirect = Redirect {
@@ -102,7 +103,7 @@ pub(super) async fn drain(State(operator): State<Operator>, body: Bytes) -> Resu
             SocketAddr::V6(_) => &mut redirect.ipv6,
         };
         if place.replace(server).is_some() {
-            let text = format!("`to` has two servers of one IP version; the second is {server}");
+            let text = format!("`to` names two servers of one IP version; remove {server}");
             return Err(ControlError::BadRequest(text));
         }
     }
@@ -147,8 +148,7 @@ impl Operator {
 
 /// Reads a JSON body.
 pub(super) fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ControlError::BadRequest(format!("the body is not as expected: {error}")))
+    serde_json::from_slice(body).map_err(|error| ControlError::BadRequest(format!("the body is invalid: {error}")))
 }
 
 fn parse_or_default<T: Default + for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {

@@ -14,11 +14,11 @@ use crate::net::clock::unix_now;
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     version: &'static str,
-    /// Seconds since the process began.
+    /// Seconds since the process started.
     uptime_seconds: u64,
-    /// An operator drains the server.
+    /// Whether an operator drains the server.
     draining: bool,
-    /// Phase, limits and what is in use.
+    /// Phase, limits and usage.
     readiness: Readiness,
     workers: Vec<WorkerStatus>,
     last_reload: LastReload,
@@ -33,16 +33,16 @@ struct WorkerStatus {
     streams: u64,
     /// CPU time of its loop since the start, in seconds.
     busy_seconds: f64,
-    /// How long ago its loop last ran, in milliseconds.
+    /// Time since its loop last ran, in milliseconds.
     heartbeat_age_ms: u64,
 }
 
-/// The latest reload; at start the first configuration.
+/// The latest reload; after the start the first configuration.
 #[derive(Debug, Serialize)]
 struct LastReload {
-    /// When one last took effect, Unix time in seconds.
+    /// When a reload last took effect, Unix time in seconds.
     at: u64,
-    /// The latest took effect.
+    /// Whether the latest took effect.
     successful: bool,
 }
 

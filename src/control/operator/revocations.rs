@@ -1,5 +1,5 @@
-//! Revoked users: refused and ended at every worker, and kept in the state directory before that is
-//! answered.
+//! Revoked users. Every worker refuses them and ends their sessions; the state directory has the
+//! revocation before the response is sent.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::shard::question::Question;
 use crate::turn::Shared;
 use crate::turn::sessions::Revocation;
 
-/// In the state directory.
+/// Its name in the state directory.
 const FILE: &str = "revocations.json";
-/// As many revocations as there may be, with names as long as they may be, fit.
+/// Fits the maximum of revocations with names of the maximum length.
 const MOST_BYTES: usize = 64 << 20;
-/// Sessions a worker looks at in one turn.
+/// Sessions a worker examines in one turn.
 const PIECE: usize = 256;
 
-/// A revocation, in the file and in answers.
+/// A revocation, in the file and in responses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationRecord {
@@ -43,18 +43,18 @@ pub(super) struct RevocationRecord {
 struct RevokeBody {
     /// A static user's name, or the userid of time-limited usernames.
     user: String,
-    /// Unix time in seconds. Without it: now and `credentials.max_ttl`.
+    /// Unix time in seconds. Default: `credentials.max_ttl` from now.
     until: Option<u64>,
 }
 
-/// What became of a revocation.
+/// The result of a revocation.
 #[derive(Debug, Serialize)]
 pub(super) struct Revoked {
     user: String,
     until: u64,
     /// Sessions it ended.
     ended: usize,
-    /// It survives a restart.
+    /// Whether it survives a restart.
     kept: bool,
 }
 
@@ -72,10 +72,10 @@ impl RevocationFile {
         }
     }
 
-    /// Takes up what is kept; what is over is left out.
+    /// Loads the stored revocations, without the expired ones.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     pub(super) fn load(&self, shared: &Shared) -> Result<(), String> {
         let Some(dir) = &self.state_dir else { return Ok(()) };
         let file = dir.join(FILE);
@@ -99,7 +99,7 @@ impl RevocationFile {
         Ok(())
     }
 
-    /// Writes what holds now. `false`: there is no state directory.
+    /// Writes the revocations in force. `false`: there is no state directory.
     async fn write(&self, shared: &Shared) -> Result<bool, ControlError> {
         let Some(dir) = self.state_dir.clone() else {
             return Ok(false);
@@ -117,7 +117,7 @@ impl RevocationFile {
     }
 }
 
-const TOO_MANY: &str = "as many users are revoked as can be";
+const TOO_MANY: &str = "the maximum of revoked users is reached; take one back first";
 
 fn record(revocation: Revocation) -> RevocationRecord {
     RevocationRecord {
@@ -134,8 +134,8 @@ pub(super) async fn list(State(operator): State<Operator>) -> Json<Vec<Revocatio
     Json(all)
 }
 
-/// `POST /v1/revocations`. When the answer comes, the user's logins are refused and its sessions
-/// have ended.
+/// `POST /v1/revocations`. When the response arrives, the user's logins are refused and its
+/// sessions have ended.
 pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result<Json<Revoked>, ControlError> {
     let RevokeBody { user, until } = parse(&body)?;
     if user.is_empty() {

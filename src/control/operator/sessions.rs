@@ -1,4 +1,4 @@
-//! `/v1/sessions`: who relays, how much, and the end of one.
+//! `/v1/sessions`: who relays, how much, and how an operator ends a session.
 
 use core::cmp::Reverse;
 use core::str::FromStr;
@@ -22,24 +22,24 @@ use crate::turn::SessionId;
 use crate::turn::sessions::{SessionCursor, SessionFilter, SessionPage, SessionQuery, SessionSummary};
 use crate::turn::types;
 
-/// Sessions a worker looks at in one turn: a fraction of a millisecond.
+/// Sessions a worker examines in one turn: a fraction of a millisecond.
 const PIECE: usize = 256;
-/// Sessions in an answer unless asked otherwise, and at most.
+/// Sessions in a response: the default, and the maximum.
 const LIMIT: usize = 100;
 const MOST: usize = 1000;
-/// How long the bytes are counted for a rate.
+/// How long bytes are counted for a rate.
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// In which order, and which of them.
+/// The order, which decides which sessions are listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Sort {
     /// The oldest first, page by page.
     #[default]
     Age,
-    /// The first so many by bytes relayed.
+    /// The sessions with the most bytes relayed.
     Bytes,
-    /// The first so many by bytes relayed within a second.
+    /// The sessions with the most bytes relayed within a second.
     Rate,
 }
 
@@ -61,11 +61,11 @@ pub(super) struct ListParameters {
 #[derive(Debug, Serialize)]
 pub(super) struct SessionList {
     sessions: Vec<SessionLine>,
-    /// For `cursor`, to continue. `null`: there are no more.
+    /// The `cursor` of the next page. `null`: there are no more.
     next: Option<String>,
 }
 
-/// One session in a line.
+/// One session, in brief.
 #[derive(Debug, Serialize)]
 struct SessionLine {
     id: SessionId,
@@ -124,11 +124,11 @@ impl SessionLine {
 pub(super) struct SessionInFull {
     #[serde(flatten)]
     line: SessionLine,
-    /// Its client may move to another address (RFC 8016).
+    /// Whether its client may move to another address (RFC 8016).
     mobile: bool,
     permitted_peers: Vec<PermittedPeer>,
     bound_channels: Vec<BoundChannel>,
-    /// Absent: the client comes by datagrams.
+    /// Absent: the client uses datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<StreamState>,
 }
@@ -163,11 +163,11 @@ pub(super) async fn list(
     let filter = Arc::new(filter(&parameters)?);
     let limit = parameters.limit.unwrap_or(LIMIT);
     if !(1..=MOST).contains(&limit) {
-        return Err(ControlError::BadRequest(format!("`limit` is from 1 to {MOST}")));
+        return Err(ControlError::BadRequest(format!("`limit` must be from 1 to {MOST}")));
     }
     let cursor = parameters.cursor.as_deref().map(parse_cursor).transpose()?;
     if parameters.sort != Sort::Age && cursor.is_some() {
-        let text = "`cursor` continues a listing by age; by bytes or rate there are the first ones only";
+        let text = "`cursor` needs a listing by age; listings by bytes or rate have one page";
         return Err(ControlError::BadRequest(text.to_owned()));
     }
     let (sessions, next) = match parameters.sort {
@@ -230,7 +230,7 @@ pub(super) async fn one(
     }))
 }
 
-/// `DELETE /v1/sessions/ID`. When the answer comes, nothing more of it is relayed.
+/// `DELETE /v1/sessions/ID`. When the response arrives, the session relays nothing more.
 pub(super) async fn end(State(operator): State<Operator>, Path(id): Path<String>) -> Result<StatusCode, ControlError> {
     let id = parse_id(&id)?;
     operator
@@ -256,7 +256,7 @@ fn filter(parameters: &ListParameters) -> Result<SessionFilter, ControlError> {
                 .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
         };
         let wrong =
-            |_: std::net::AddrParseError| ControlError::BadRequest(format!("`{name}` is no address or network"));
+            |_: std::net::AddrParseError| ControlError::BadRequest(format!("`{name}` must be an address or a network"));
         text.map(|text| parse(text).map_err(wrong)).transpose()
     };
     let transport = |text: &String| {
@@ -285,7 +285,7 @@ fn one_of<T>(name: &str, read: Option<Result<T, &'static str>>) -> Result<Option
         .map_err(|words| ControlError::BadRequest(format!("`{name}` is {words}")))
 }
 
-/// `NANOSECONDS-ID`: opaque to whoever gets it.
+/// `NANOSECONDS-ID`: opaque to clients.
 fn cursor_text(cursor: SessionCursor) -> String {
     format!("{}-{}", cursor.requested.as_nanos(), cursor.id)
 }
@@ -298,10 +298,10 @@ fn parse_cursor(text: &str) -> Result<SessionCursor, ControlError> {
             id: id.parse().ok()?,
         })
     };
-    parse().ok_or_else(|| ControlError::BadRequest("`cursor` is `next` of an earlier answer".to_owned()))
+    parse().ok_or_else(|| ControlError::BadRequest("`cursor` must be `next` of an earlier response".to_owned()))
 }
 
-/// A piece of one worker's sessions.
+/// Some of one worker's sessions.
 async fn piece(
     workers: &Workers,
     shard: usize,
@@ -316,15 +316,14 @@ async fn piece(
     workers.ask(shard, |answer| Question::Sessions(query, answer)).await
 }
 
-/// The next `limit` sessions behind `cursor`, and where to continue.
+/// The next `limit` sessions after `cursor`, and the cursor behind them.
 async fn page(
     workers: &Workers,
     filter: &Arc<SessionFilter>,
     cursor: Option<SessionCursor>,
     limit: usize,
 ) -> Result<(Vec<SessionSummary>, Option<SessionCursor>), ControlError> {
-    // One that moves to a worker that has answered already, away from one that has not, would be
-    // missed.
+    // This would miss a session that moves from a worker that has not answered to one that has.
     for _ in 0..3 {
         let moves = workers.moves();
         let page = page_once(workers, filter, cursor, limit).await?;
@@ -344,7 +343,7 @@ async fn page_once(
     let mut found = BTreeMap::new();
     for shard in 0..workers.count() {
         let (mut after, mut own) = (cursor, 0);
-        // One more than fits tells that there are more.
+        // One more than fits shows that there are more.
         while own <= limit {
             let page = piece(workers, shard, filter, after).await?;
             own += page.sessions.len();
@@ -365,7 +364,7 @@ fn total(session: &SessionSummary) -> u64 {
     session.traffic.up_bytes + session.traffic.down_bytes
 }
 
-/// Looks at every session that passes.
+/// Calls the function for every session that passes the filter.
 async fn each(
     workers: &Workers,
     filter: &Arc<SessionFilter>,
@@ -385,8 +384,8 @@ async fn each(
     Ok(())
 }
 
-/// The `limit` sessions with the most of something, the one with the most first. Memory is that of
-/// `limit` sessions.
+/// The `limit` sessions with the highest value, in descending order. Uses memory for `limit`
+/// sessions.
 async fn most(
     workers: &Workers,
     filter: &Arc<SessionFilter>,

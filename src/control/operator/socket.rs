@@ -1,5 +1,5 @@
-//! The Unix socket of the control interface. Who may open it is who may connect: its mode is 0660,
-//! and it belongs to the server's user and group.
+//! The Unix socket of the control interface. Its mode is 0660, and it belongs to the server's user
+//! and group: permission to open it is permission to connect.
 
 use core::time::Duration;
 use std::fs;
@@ -21,14 +21,14 @@ pub const RUNTIME_DIRECTORY: &str = "/run/relay";
 /// Set by systemd for a unit with `RuntimeDirectory=`.
 pub const RUNTIME_VARIABLE: &str = "RUNTIME_DIRECTORY";
 
-/// Connections at a time; further ones wait.
+/// Maximum of concurrent connections; further ones wait.
 const CONNECTIONS: usize = 64;
-/// A request's header must be complete within this.
+/// A request's header must arrive completely within this.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after the system could not accept.
+/// Pause after accept failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket that listens; removed when dropped.
+/// A listening socket, removed when dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
@@ -36,22 +36,22 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Opens the socket in `directory`. One that a process left behind is replaced; one that a live
-    /// process serves is not.
+    /// Opens the socket in `directory`. Replaces one that an ended process left behind, but not one
+    /// that a live process serves.
     ///
     /// # Errors
-    /// It cannot be made, or another server has it.
+    /// It cannot be made, or another server serves it.
     pub fn open(directory: &Path) -> io::Result<Self> {
         let path = directory.join(SOCKET);
         match fs::symlink_metadata(&path) {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(io::Error::new(
                     io::ErrorKind::AlreadyExists,
-                    "there is another file of this name",
+                    "another file has this name",
                 ));
             }
             Ok(_) if std::os::unix::net::UnixStream::connect(&path).is_ok() => {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server has it"));
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server uses it"));
             }
             Ok(_) => fs::remove_file(&path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -62,7 +62,7 @@ impl ControlSocket {
         Ok(Self { listener, path })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -87,7 +87,7 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Nobody can connect either way.
+        // If this fails, nobody can connect either way.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -95,7 +95,7 @@ impl Drop for ControlSocket {
 async fn connection(socket: UnixStream, router: Router) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    // However it ends, it is over.
+    // Errors end the connection, and need no handling.
     let _ = http
         .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
         .await;
