@@ -6,6 +6,7 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::drain::Drain;
 use crate::base::lock::lock;
@@ -20,8 +21,8 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// File descriptors reserved for the server itself: with fewer left it accepts no more clients.
 const RESERVED_FDS: u64 = 64;
 
-/// The phase of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// What the process is doing as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Phase {
@@ -54,9 +55,8 @@ pub struct Liveness {
     pub slowest_heartbeat_ms: u64,
 }
 
-/// The response of `/readyz`: whether the server accepts more clients, and for how many it has
-/// room.
-#[derive(Debug, Serialize)]
+/// The answer of `/readyz`: whether more clients are wanted, and how many there is room for.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// The server accepts more clients.
     pub ready: bool,

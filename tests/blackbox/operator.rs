@@ -286,3 +286,92 @@ fn the_socket_is_for_the_servers_user_and_group_and_a_server_that_is_gone_is_nam
     let (status, message) = refused(&server, &["status"]);
     assert!(status == 69 && message.contains("control.sock"), "{message}");
 }
+
+/// Asks over the socket as a program would, and returns status and body.
+fn curl(server: &Server, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "-X", method, "-w", "\n%{http_code}", "-d", body, "--unix-socket"]);
+    command.arg(server.path("state").join("control.sock"));
+    let output = command
+        .arg(format!("http://relay{path}"))
+        .output()
+        .expect("curl is there");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let (body, status) = text.rsplit_once('\n').expect("a status");
+    (
+        status.parse().expect("a number"),
+        serde_json::from_str(body).unwrap_or(Value::Null),
+    )
+}
+
+#[test]
+fn every_answer_is_as_the_openapi_document_says() {
+    let server = Server::start();
+    let mut client = over(Transport::Tls, &server, "eve");
+    client.allocate().expect("allocated");
+    assert_eq!(
+        client.channel_bind(CHANNEL, "127.0.0.2:7000".parse().expect("an address")),
+        0
+    );
+    let document = curl(&server, "GET", "/v1/openapi.json", "").1;
+    let id = sessions(&server, &[])[0]["id"].as_str().expect("an id").to_owned();
+    let one = format!("/v1/sessions/{id}");
+    let none = "/v1/sessions/000000000000000000000000";
+    for (method, path, template, body, expected) in [
+        ("GET", "/v1/status", "/v1/status", "", 200),
+        ("GET", "/v1/sessions?limit=1", "/v1/sessions", "", 200),
+        ("GET", "/v1/sessions?sort=rate", "/v1/sessions", "", 200),
+        ("GET", "/v1/sessions?limit=1001", "/v1/sessions", "", 400),
+        ("GET", "/v1/sessions?transport=quic", "/v1/sessions", "", 400),
+        ("GET", "/v1/sessions?client=here", "/v1/sessions", "", 400),
+        ("GET", "/v1/sessions?cursor=5", "/v1/sessions", "", 400),
+        ("GET", &one, "/v1/sessions/{id}", "", 200),
+        ("GET", none, "/v1/sessions/{id}", "", 404),
+        ("DELETE", "/v1/sessions/x", "/v1/sessions/{id}", "", 400),
+        ("DELETE", &one, "/v1/sessions/{id}", "", 204),
+        ("POST", "/v1/revocations", "/v1/revocations", r#"{"user": "bob"}"#, 200),
+        (
+            "POST",
+            "/v1/revocations",
+            "/v1/revocations",
+            r#"{"user": "bob", "until": 7}"#,
+            400,
+        ),
+        ("POST", "/v1/revocations", "/v1/revocations", r#"{"name": "bob"}"#, 400),
+        ("GET", "/v1/revocations", "/v1/revocations", "", 200),
+        ("DELETE", "/v1/revocations/bob", "/v1/revocations/{user}", "", 204),
+        ("DELETE", "/v1/revocations/bob", "/v1/revocations/{user}", "", 404),
+        ("POST", "/v1/log", "/v1/log", r#"{"level": "info"}"#, 204),
+        ("POST", "/v1/log", "/v1/log", r#"{"level": "loud"}"#, 400),
+        ("POST", "/v1/reload", "/v1/reload", "", 200),
+        (
+            "POST",
+            "/v1/drain",
+            "/v1/drain",
+            r#"{"to": ["192.0.2.1:1", "192.0.2.2:1"]}"#,
+            400,
+        ),
+    ] {
+        let (status, answer) = curl(&server, method, path, body);
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+        let place = template.replace('/', "~1");
+        let told = format!("/paths/{place}/{}/responses/{status}", method.to_lowercase());
+        let told = document
+            .pointer(&told)
+            .unwrap_or_else(|| panic!("{method} {path}: {status} is not in the document"));
+        let Some(schema) = told.pointer("/content/application~1json/schema") else {
+            assert_eq!(answer, Value::Null, "{method} {path}");
+            continue;
+        };
+        // References lead into the document's components.
+        let mut schema = schema.clone();
+        schema["components"] = document["components"].clone();
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        let wrong: Vec<_> = validator.iter_errors(&answer).map(|it| it.to_string()).collect();
+        assert!(wrong.is_empty(), "{method} {path}: {wrong:?} in {answer}");
+    }
+    for path in ["/", "/v2/status", "/v1/sessions/"] {
+        assert_eq!(curl(&server, "GET", path, "").0, 404, "{path}");
+    }
+    assert_eq!(curl(&server, "PUT", "/v1/status", "").0, 405);
+}

@@ -4,3 +4,4 @@
 
 mod api;
 mod metrics;
+mod openapi;

@@ -3,6 +3,8 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Why a request fails. The body is `{"error": "…"}`.
 #[derive(Debug)]
@@ -21,9 +23,16 @@ pub(super) enum ControlError {
     Ending,
 }
 
+/// The body of an answer that is no success.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// What is wrong.
+    error: String,
+}
+
 impl IntoResponse for ControlError {
     fn into_response(self) -> Response {
-        let (status, text) = match self {
+        let (status, error) = match self {
             Self::BadRequest(text) => (StatusCode::BAD_REQUEST, text),
             Self::NotFound(text) => (StatusCode::NOT_FOUND, text.to_owned()),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed here".to_owned()),
@@ -31,6 +40,6 @@ impl IntoResponse for ControlError {
             Self::NotKept(text) => (StatusCode::INTERNAL_SERVER_ERROR, text),
             Self::Ending => (StatusCode::SERVICE_UNAVAILABLE, "the server is ending".to_owned()),
         };
-        (status, Json(serde_json::json!({ "error": text }))).into_response()
+        (status, Json(ErrorBody { error })).into_response()
     }
 }

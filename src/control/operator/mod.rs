@@ -12,6 +12,7 @@
 
 mod ask;
 mod error;
+pub mod openapi;
 mod orders;
 mod process;
 mod revocations;
@@ -97,6 +98,7 @@ impl Operator {
             .route("/v1/drain", post(orders::drain).delete(orders::undrain))
             .route("/v1/reload", post(orders::reload))
             .route("/v1/log", post(orders::log))
+            .route("/v1/openapi.json", get(openapi::serve))
             .fallback(async || error::ControlError::NotFound("no such resource"))
             .method_not_allowed_fallback(async || error::ControlError::Method)
             .with_state(self.clone())

@@ -8,9 +8,10 @@ use axum::http::StatusCode;
 use axum::{Json, body::Bytes};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 
 use super::Operator;
-use super::error::ControlError;
+use super::error::{ControlError, ErrorBody};
 use crate::config::log_level;
 use crate::control::process_counters::ReloadOutcome;
 use crate::turn::config::redirect::Redirect;
@@ -43,8 +44,8 @@ pub struct LogOrder {
     pub until: Option<Duration>,
 }
 
-/// The result of a reload.
-#[derive(Clone, Debug, Serialize)]
+/// What became of a reload.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ReloadReport {
     /// `success`, `partial` or `failure`.
     pub outcome: &'static str,
@@ -68,29 +69,53 @@ impl ReloadReport {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct DrainBody {
-    /// The servers that clients are redirected to: one per IP version.
+    /// Servers for those that can follow: one per IP version.
+    #[schema(value_type = Vec<String>, example = json!(["192.0.2.7:443"]))]
     to: Vec<SocketAddr>,
     /// Seconds.
     deadline_seconds: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogBody {
+    /// As `log.level`; `configured` takes the change back.
     level: String,
     /// Seconds.
     for_seconds: Option<u64>,
 }
 
-/// `POST /v1/reload`.
+/// Reads the configuration again.
+#[utoipa::path(
+    post,
+    path = "/v1/reload",
+    operation_id = "reload",
+    tag = "process",
+    responses(
+        (status = 200, description = "What came of it", body = ReloadReport),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+    )
+)]
 pub(super) async fn reload(State(operator): State<Operator>) -> Result<Json<ReloadReport>, ControlError> {
     operator.order(Order::Reload).await.map(Json)
 }
 
-/// `POST /v1/drain`. New clients are refused from the moment of the response.
+/// Drains the server: new clients are refused from the answer on, and the process ends with the last allocation.
+#[utoipa::path(
+    post,
+    path = "/v1/drain",
+    operation_id = "drain",
+    tag = "process",
+    request_body = DrainBody,
+    responses(
+        (status = 204, description = "It drains"),
+        (status = 400, description = "The request makes no sense", body = ErrorBody),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+    )
+)]
 pub(super) async fn drain(State(operator): State<Operator>, body: Bytes) -> Result<StatusCode, ControlError> {
     let DrainBody { to, deadline_seconds } = parse_or_default(&body)?;
     let mut redirect = Redirect {
@@ -116,7 +141,17 @@ pub(super) async fn drain(State(operator): State<Operator>, body: Bytes) -> Resu
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `DELETE /v1/drain`.
+/// Takes new clients again.
+#[utoipa::path(
+    delete,
+    path = "/v1/drain",
+    operation_id = "undrain",
+    tag = "process",
+    responses(
+        (status = 204, description = "It serves"),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+    )
+)]
 pub(super) async fn undrain(State(operator): State<Operator>) -> Result<StatusCode, ControlError> {
     operator.order(|answer| Order::Drain(None, answer)).await?;
     operator.0.workers.shards.shared().set_draining(None);
@@ -124,7 +159,19 @@ pub(super) async fn undrain(State(operator): State<Operator>) -> Result<StatusCo
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /v1/log`.
+/// Changes what is logged.
+#[utoipa::path(
+    post,
+    path = "/v1/log",
+    operation_id = "set_log_level",
+    tag = "process",
+    request_body = LogBody,
+    responses(
+        (status = 204, description = "It is changed"),
+        (status = 400, description = "The request makes no sense", body = ErrorBody),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+    )
+)]
 pub(super) async fn log(State(operator): State<Operator>, body: Bytes) -> Result<StatusCode, ControlError> {
     let LogBody { level, for_seconds } = parse(&body)?;
     let level = (level != "configured").then(|| log_level::without_spaces(&level));

@@ -5,13 +5,14 @@ use core::sync::atomic::Ordering::Relaxed;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Operator;
 use crate::control::health::Readiness;
 use crate::net::clock::unix_now;
 
 /// The server as a whole.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Status {
     version: &'static str,
     /// Seconds since the process started.
@@ -27,7 +28,7 @@ pub(super) struct Status {
 }
 
 /// One worker.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct WorkerStatus {
     allocations: u64,
     streams: u64,
@@ -37,8 +38,8 @@ struct WorkerStatus {
     heartbeat_age_ms: u64,
 }
 
-/// The latest reload; after the start the first configuration.
-#[derive(Debug, Serialize)]
+/// The latest reload; at start the first configuration.
+#[derive(Debug, Serialize, ToSchema)]
 struct LastReload {
     /// When a reload last took effect, Unix time in seconds.
     at: u64,
@@ -46,7 +47,16 @@ struct LastReload {
     successful: bool,
 }
 
-/// `GET /v1/status`.
+/// Shows the server as a whole.
+#[utoipa::path(
+    get,
+    path = "/v1/status",
+    operation_id = "show_status",
+    tag = "process",
+    responses(
+        (status = 200, description = "The server", body = Status),
+    )
+)]
 pub(super) async fn status(State(operator): State<Operator>) -> Json<Status> {
     let inner = &operator.0;
     let shards = &inner.workers.shards;

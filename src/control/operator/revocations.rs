@@ -11,9 +11,10 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+use utoipa::ToSchema;
 
 use super::Operator;
-use super::error::ControlError;
+use super::error::{ControlError, ErrorBody};
 use super::orders::parse;
 use crate::base::time::UnixTime;
 use crate::machine::files::own;
@@ -29,8 +30,8 @@ const MOST_BYTES: usize = 64 << 20;
 /// Sessions a worker examines in one turn.
 const PIECE: usize = 256;
 
-/// A revocation, in the file and in responses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A revocation, in the file and in answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationRecord {
     user: String,
@@ -38,7 +39,7 @@ pub(super) struct RevocationRecord {
     until: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RevokeBody {
     /// A static user's name, or the userid of time-limited usernames.
@@ -47,8 +48,8 @@ struct RevokeBody {
     until: Option<u64>,
 }
 
-/// The result of a revocation.
-#[derive(Debug, Serialize)]
+/// What became of a revocation.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Revoked {
     user: String,
     until: u64,
@@ -126,7 +127,16 @@ fn record(revocation: Revocation) -> RevocationRecord {
     }
 }
 
-/// `GET /v1/revocations`.
+/// Lists the revoked users.
+#[utoipa::path(
+    get,
+    path = "/v1/revocations",
+    operation_id = "list_revocations",
+    tag = "revocations",
+    responses(
+        (status = 200, description = "All that hold", body = [RevocationRecord]),
+    )
+)]
 pub(super) async fn list(State(operator): State<Operator>) -> Json<Vec<RevocationRecord>> {
     let all = operator.0.workers.shards.shared().revocations(unix_now());
     let mut all: Vec<_> = all.into_iter().map(record).collect();
@@ -134,8 +144,21 @@ pub(super) async fn list(State(operator): State<Operator>) -> Json<Vec<Revocatio
     Json(all)
 }
 
-/// `POST /v1/revocations`. When the response arrives, the user's logins are refused and its
-/// sessions have ended.
+/// Revokes a user. When the answer comes, its logins are refused and its sessions have ended.
+#[utoipa::path(
+    post,
+    path = "/v1/revocations",
+    operation_id = "revoke_user",
+    tag = "revocations",
+    request_body = RevokeBody,
+    responses(
+        (status = 200, description = "It is revoked", body = Revoked),
+        (status = 400, description = "The request makes no sense", body = ErrorBody),
+        (status = 500, description = "It is revoked, and a restart forgets it", body = ErrorBody),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 507, description = "As many users are revoked as can be", body = ErrorBody),
+    )
+)]
 pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result<Json<Revoked>, ControlError> {
     let RevokeBody { user, until } = parse(&body)?;
     if user.is_empty() {
@@ -180,7 +203,18 @@ pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result
     }))
 }
 
-/// `DELETE /v1/revocations/USER`.
+/// Takes a revocation back.
+#[utoipa::path(
+    delete,
+    path = "/v1/revocations/{user}",
+    operation_id = "undo_revocation",
+    tag = "revocations",
+    params(("user" = String, Path, description = "The user")),
+    responses(
+        (status = 204, description = "The user may log in again"),
+        (status = 404, description = "There is no such thing", body = ErrorBody),
+    )
+)]
 pub(super) async fn remove(
     State(operator): State<Operator>,
     Path(user): Path<String>,

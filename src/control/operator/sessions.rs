@@ -1,5 +1,7 @@
 //! `/v1/sessions`: who relays, how much, and how an operator ends a session.
 
+#![expect(unused_qualifications, reason = "what utoipa's macros write")]
+
 use core::cmp::Reverse;
 use core::str::FromStr;
 use core::time::Duration;
@@ -11,10 +13,11 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Operator;
 use super::ask::Workers;
-use super::error::ControlError;
+use super::error::{ControlError, ErrorBody};
 use crate::base::address::Transport;
 use crate::base::time::Instant;
 use crate::shard::question::{Question, SessionReport};
@@ -30,10 +33,10 @@ const MOST: usize = 1000;
 /// How long bytes are counted for a rate.
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The order, which decides which sessions are listed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// In which order, and which of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Sort {
+pub(super) enum Sort {
     /// The oldest first, page by page.
     #[default]
     Age,
@@ -44,30 +47,41 @@ enum Sort {
 }
 
 /// The query string of a listing.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
+    /// The user: a static user's name, the userid of a time-limited username, or a whole username.
     user: Option<String>,
+    /// The client's address lies in this network.
     client: Option<String>,
+    /// A live permission or channel leads to this network.
     peer: Option<String>,
+    /// `udp`, `tcp`, `tls` or `dtls`.
     transport: Option<String>,
+    /// `forced` or `other`.
     path: Option<String>,
+    /// Order. Default: `age`.
     sort: Sort,
+    /// Sessions in the answer, at most 1000. Default: 100.
     limit: Option<usize>,
+    /// `next` of the answer before.
     cursor: Option<String>,
 }
 
 /// A listing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SessionList {
     sessions: Vec<SessionLine>,
     /// The `cursor` of the next page. `null`: there are no more.
     next: Option<String>,
 }
 
-/// One session, in brief.
-#[derive(Debug, Serialize)]
+/// One session in a line.
+#[derive(Debug, Serialize, ToSchema)]
 struct SessionLine {
+    /// 24 hexadecimal digits: the `id` of the log's lines.
+    #[schema(value_type = String, example = "c140b3b39e0bb386dcb5971e")]
     id: SessionId,
     age_seconds: f64,
     user: String,
@@ -120,7 +134,7 @@ impl SessionLine {
 }
 
 /// One session in full.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SessionInFull {
     #[serde(flatten)]
     line: SessionLine,
@@ -133,20 +147,20 @@ pub(super) struct SessionInFull {
     stream: Option<StreamState>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct PermittedPeer {
     peer: String,
     expires_in_seconds: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct BoundChannel {
     number: u16,
     peer: String,
     expires_in_seconds: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct StreamState {
     queued_bytes: usize,
     queue_age_ms: u64,
@@ -154,7 +168,19 @@ struct StreamState {
     round_trip_ms: Option<f64>,
 }
 
-/// `GET /v1/sessions`.
+/// Lists sessions.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions",
+    operation_id = "list_sessions",
+    tag = "sessions",
+    params(ListParameters),
+    responses(
+        (status = 200, description = "A page, or the first ones", body = SessionList),
+        (status = 400, description = "The request makes no sense", body = ErrorBody),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+    )
+)]
 pub(super) async fn list(
     State(operator): State<Operator>,
     Query(parameters): Query<ListParameters>,
@@ -192,7 +218,20 @@ pub(super) async fn list(
     }))
 }
 
-/// `GET /v1/sessions/ID`.
+/// Shows one session in full.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions/{id}",
+    operation_id = "show_session",
+    tag = "sessions",
+    params(("id" = String, Path, description = "The session's id")),
+    responses(
+        (status = 200, description = "The session", body = SessionInFull),
+        (status = 400, description = "The request makes no sense", body = ErrorBody),
+        (status = 404, description = "There is no such thing", body = ErrorBody),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+    )
+)]
 pub(super) async fn one(
     State(operator): State<Operator>,
     Path(id): Path<String>,
@@ -230,7 +269,20 @@ pub(super) async fn one(
     }))
 }
 
-/// `DELETE /v1/sessions/ID`. When the response arrives, the session relays nothing more.
+/// Ends a session. When the answer comes, nothing more of it is relayed.
+#[utoipa::path(
+    delete,
+    path = "/v1/sessions/{id}",
+    operation_id = "end_session",
+    tag = "sessions",
+    params(("id" = String, Path, description = "The session's id")),
+    responses(
+        (status = 204, description = "It has ended"),
+        (status = 400, description = "The request makes no sense", body = ErrorBody),
+        (status = 404, description = "There is no such thing", body = ErrorBody),
+        (status = 503, description = "The server is ending", body = ErrorBody),
+    )
+)]
 pub(super) async fn end(State(operator): State<Operator>, Path(id): Path<String>) -> Result<StatusCode, ControlError> {
     let id = parse_id(&id)?;
     operator

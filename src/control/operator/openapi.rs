@@ -1,0 +1,43 @@
+//! The interface as an OpenAPI 3.1 document, made from the types and handlers. `docs/openapi.json` is the same text.
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use utoipa::OpenApi;
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "relay: control interface",
+        description = "What an operator asks of a running server and orders it to do. On a Unix socket, whose file \
+                       permissions are the login."
+    ),
+    // Of a query parameter, which does not bring its type along.
+    components(schemas(super::sessions::Sort)),
+    paths(
+        super::process::status,
+        super::sessions::list,
+        super::sessions::one,
+        super::sessions::end,
+        super::revocations::list,
+        super::revocations::add,
+        super::revocations::remove,
+        super::orders::drain,
+        super::orders::undrain,
+        super::orders::reload,
+        super::orders::log,
+    )
+)]
+struct Document;
+
+/// The document as JSON.
+pub fn document() -> String {
+    let text = Document::openapi().to_pretty_json();
+    // It is made of plain values, which JSON can always hold.
+    text.unwrap_or_default() + "\n"
+}
+
+/// `GET /v1/openapi.json`.
+pub(super) async fn serve() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], document())
+}
