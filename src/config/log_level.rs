@@ -9,12 +9,13 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Where lines come from: the modules of this program that write any, and the names given to groups of events. A test
 /// holds this list to the sources.
-const TARGETS: [&str; 26] = [
+const TARGETS: [&str; 27] = [
     "relay::allocation",
     "relay::control::api",
     "relay::control::operator",
     "relay::daemon::banner",
     "relay::daemon::external_address",
+    "relay::daemon::life",
     "relay::daemon::log",
     "relay::daemon::orders",
     "relay::daemon::own_address",

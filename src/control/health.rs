@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::drain::Drain;
+use super::phase::Phase;
 use crate::base::lock::lock;
 use crate::config::settings::Settings;
 use crate::machine::process;
@@ -24,14 +25,24 @@ const RESERVED_FDS: u64 = 64;
 /// What the process is doing as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum Phase {
+#[schema(as = Phase)]
+pub enum ShownPhase {
     /// Sockets are still being bound.
     Starting,
     /// In service.
     Serving,
     /// No new clients.
     Stopping,
+}
+
+impl From<Phase> for ShownPhase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Starting => Self::Starting,
+            Phase::Serving | Phase::Reloading => Self::Serving,
+            Phase::Stopping | Phase::Stopped => Self::Stopping,
+        }
+    }
 }
 
 /// The state of the process, shared by all that report it.
@@ -63,7 +74,7 @@ pub struct Readiness {
     /// Why it does not.
     pub reasons: Vec<&'static str>,
     /// The phase of the process.
-    pub phase: Phase,
+    pub phase: ShownPhase,
     /// Worker threads.
     pub shards: usize,
     /// Live allocations.
@@ -101,16 +112,14 @@ impl Health {
 
     /// The phase of the process.
     pub fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Serving,
-            _ => Phase::Stopping,
-        }
+        Phase::ALL[usize::from(self.phase.load(Relaxed))]
     }
 
-    /// Sets the phase of the process.
-    pub fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Relaxed);
+    /// Enters a phase, which must be able to follow the present one.
+    pub fn enter(&self, next: Phase) {
+        let phase = self.phase();
+        debug_assert!(phase.may_become(next), "{phase:?} is not followed by {next:?}");
+        self.phase.store(next as u8, Relaxed);
     }
 
     /// Takes the settings in force.
@@ -165,7 +174,7 @@ impl Health {
 
         let reasons = [
             (phase == Phase::Starting, "starting"),
-            (phase == Phase::Stopping, "stopping"),
+            (phase.is_ending(), "stopping"),
             (self.draining.load(Relaxed), "an operator drains the server"),
             (
                 self.drain().is_complete(Clock::default().mono()),
@@ -186,7 +195,7 @@ impl Health {
         Readiness {
             ready: reasons.is_empty(),
             reasons,
-            phase,
+            phase: phase.into(),
             shards: self.shards.len(),
             allocations,
             allocations_limit,
@@ -207,7 +216,7 @@ mod tests {
         let ports = PortGauges::default();
         ports.total[0].set(2);
         let health = Health::new(vec![Arc::clone(&shard)], Arc::new(ports), 2, move || heartbeat);
-        health.set_phase(Phase::Serving);
+        health.enter(Phase::Serving);
         (health, shard)
     }
 
@@ -215,7 +224,7 @@ mod tests {
     fn readiness_names_every_reason_and_liveness_only_a_stuck_worker() {
         let (health, shard) = health(Duration::ZERO);
         assert!(health.readiness().ready, "{:?}", health.readiness());
-        health.set_phase(Phase::Stopping);
+        health.enter(Phase::Stopping);
         shard.allocations[0].set(2);
         health.relay_ports.used[0].set(2);
         let readiness = health.readiness();

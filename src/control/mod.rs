@@ -8,4 +8,5 @@ pub mod health;
 pub mod http_server;
 pub mod metrics;
 pub mod operator;
+pub mod phase;
 pub mod process_counters;

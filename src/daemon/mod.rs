@@ -4,6 +4,7 @@ mod awaiting;
 pub mod banner;
 mod exit;
 pub mod external_address;
+mod life;
 pub mod log;
 mod offered;
 mod orders;

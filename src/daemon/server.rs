@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::exit::{EXIT_BUG, EXIT_FAILED};
 use super::external_address::{ExternalAddressMonitor, ProbeResults};
+use super::life::Life;
 use super::offered::{forced_path_missing, offer_only_what_is_bound};
 use super::orders::{Orders, Todo};
 use super::own_address::OwnAddressMonitor;
@@ -20,11 +20,10 @@ use super::signals::{Signals, StopSignals};
 use super::{log, peer_policy, reload, systemd};
 use crate::base::time::UnixTime;
 use crate::config::reader::diagnostic::Diagnostics;
-use crate::config::routed_names::hidden;
 use crate::config::settings::Settings;
 use crate::config::{self, Loaded, Purpose};
 use crate::control::api::Api;
-use crate::control::health::{Health, Phase};
+use crate::control::health::Health;
 use crate::control::operator::ReloadReport;
 use crate::control::process_counters::{ProbeOutcome, ProcessCounters, ReloadOutcome};
 use crate::edge::backend_addresses::BackendAddresses;
@@ -32,7 +31,7 @@ use crate::edge::certificates::acme::Acme;
 use crate::edge::certificates::{TlsStore, report};
 use crate::edge::listeners::ListenAddresses;
 use crate::machine::ThisMachine;
-use crate::machine::certificate::{LoadedCertificates, TlsError, unnamed};
+use crate::machine::certificate::CertificateOutcome;
 use crate::net::clock::unix_now;
 use crate::shard::Shards;
 
@@ -61,11 +60,9 @@ pub(super) struct ServingProcess {
     pub(super) api: Api,
     pub(super) health: Arc<Health>,
     pub(super) process: Arc<ProcessCounters>,
-    /// One accept loop for each TCP listener; ends when `stop_doors` holds true.
+    /// One accept loop for each TCP listener; all end when the process stops.
     pub(super) doors: JoinSet<()>,
-    pub(super) stop_doors: watch::Sender<bool>,
-    /// Ends when dropped: the admin listener tells of the end as long as it can.
-    pub(super) stop_admin: watch::Sender<bool>,
+    pub(super) life: Life,
     /// What operators order.
     pub(super) orders: Orders,
     /// The control interface, as long as the process lives.
@@ -73,7 +70,7 @@ pub(super) struct ServingProcess {
 }
 
 /// What became of the certificates of each source.
-type Outcomes = Vec<Result<LoadedCertificates, TlsError>>;
+type Outcomes = Vec<CertificateOutcome>;
 type Reloading = JoinHandle<Result<(Loaded, Outcomes), Diagnostics>>;
 /// How certificates are loaded again.
 type Look = fn(&TlsStore, UnixTime) -> Outcomes;
@@ -133,8 +130,9 @@ impl ServingProcess {
                 _ = days.tick() => due = Some(TlsStore::reload),
                 outcomes = outcome(&mut looking) => {
                     looking = None;
-                    self.certificates(outcomes);
+                    self.certificates_changed(&outcomes.unwrap_or_default());
                 }
+                installed = installed(self.tls.as_deref()) => self.certificates_changed(&installed),
                 results = external_address.probe(&self.settings) => self.external_address_probed(&mut external_address, results),
                 read = self.own_address.read() => self.own_address_changed(read),
                 () = self.backend_addresses.changed() => self.backends_changed(),
@@ -148,9 +146,8 @@ impl ServingProcess {
     }
 
     fn begin_reload(&mut self, why: &str) -> Reloading {
-        tracing::info!("{why}: reading the configuration again");
         self.orders.reload_begins();
-        systemd::reloading();
+        self.life.reloading(why);
         let path = self.path.clone();
         // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
         let machine = self.machine();
@@ -210,20 +207,7 @@ impl ServingProcess {
         };
         self.orders.reload_ended(&report);
         self.process.reloaded(unix_now(), outcome);
-        match outcome {
-            ReloadOutcome::Success => {
-                tracing::info!("reloaded");
-                systemd::ready("serving");
-            }
-            ReloadOutcome::Partial => {
-                tracing::warn!("reloaded in part: what is named above stays as it was, everything else is in force");
-                systemd::ready("serving; a part of the latest reload is not in force");
-            }
-            ReloadOutcome::Failure => {
-                tracing::error!("not reloaded: the configuration before stays in force");
-                systemd::ready("serving; the latest reload failed");
-            }
-        }
+        self.life.reloaded(outcome);
     }
 
     /// Every part that can take effect does.
@@ -240,17 +224,15 @@ impl ServingProcess {
             }
         }
         offer_only_what_is_bound(&mut settings, &self.places);
-        if !tell_of(certificates) && !failed.iter().any(|part| part == reload::CERTIFICATES) {
+        if !report::outcomes(&certificates) && !failed.iter().any(|part| part == reload::CERTIFICATES) {
             failed.push(reload::CERTIFICATES.to_owned());
         }
         if let Some(acme) = &self.acme {
             acme.try_again();
         }
-        self.shards.set_config(Arc::new(settings.turn.clone()));
-        self.api
-            .set_config(settings.api.clone(), Arc::clone(&settings.turn.credentials));
-        self.health.set_settings(&settings);
         self.settings = settings;
+        self.put_in_force();
+        self.health.set_settings(&self.settings);
         for part in &failed {
             tracing::error!("not reloaded: {part}");
         }
@@ -272,9 +254,14 @@ impl ServingProcess {
             return;
         }
         offer_only_what_is_bound(&mut self.settings, &self.places);
-        self.shards.set_config(Arc::new(self.settings.turn.clone()));
-        let credentials = Arc::clone(&self.settings.turn.credentials);
-        self.api.set_config(self.settings.api.clone(), credentials);
+        self.put_in_force();
+    }
+
+    /// Workers and API go on with the settings as they are now.
+    fn put_in_force(&self) {
+        let Settings { turn, api, .. } = &self.settings;
+        self.shards.set_config(Arc::new(turn.clone()));
+        self.api.set_config(api.clone(), Arc::clone(&turn.credentials));
     }
 
     /// Peers may not reach what leads to this machine now.
@@ -294,49 +281,17 @@ impl ServingProcess {
         }
     }
 
-    /// Tells what a look at their files came to.
-    fn certificates(&self, outcomes: Result<Outcomes, JoinError>) {
-        let (Some(tls), Ok(outcomes)) = (&self.tls, outcomes) else {
-            return;
-        };
-        // At start and at a reload the configuration's own checks tell of it.
-        for loaded in outcomes.iter().flatten() {
-            for hidden in hidden(&self.settings.front_door, &loaded.info) {
-                tracing::warn!("{hidden}");
-            }
-        }
-        if outcomes.iter().flatten().any(|loaded| loaded.changed) {
-            self.warn_of_names(tls);
-        }
-        tell_of(outcomes);
-    }
-
-    /// Tells of names clients are sent to that the certificates do not hold.
-    fn warn_of_names(&self, tls: &TlsStore) {
-        let api = &self.settings.api;
-        if !api.enabled {
-            return;
-        }
-        let all = tls.certificates();
-        let infos: Vec<_> = all.iter().map(|certificate| certificate.info()).collect();
-        let uris = api.uris.iter().chain(&api.forced_uris).map(String::as_str);
-        for unnamed in unnamed(uris, &infos) {
-            tracing::warn!("{unnamed}");
+    /// Certificates that changed while clients are served, or could not.
+    fn certificates_changed(&self, outcomes: &[CertificateOutcome]) {
+        if let Some(tls) = &self.tls {
+            report::changes(outcomes, tls, &self.settings.front_door, &self.settings.api);
         }
     }
 
     /// No new clients, every allocation ends, and all of it within the configured time.
     async fn stop(mut self, name: &str, mut signals: StopSignals) -> u8 {
         let limit = self.settings.shutdown_timeout;
-        let allocations = self.health.allocations();
-        tracing::info!(
-            allocations,
-            within_secs = limit.as_secs(),
-            "{name}: stopping; no new clients"
-        );
-        self.health.set_phase(Phase::Stopping);
-        systemd::stopping("stopping", limit + GRACE);
-        self.stop_doors.send_replace(true);
+        self.life.stopping(name, limit, GRACE);
         let shards = Arc::clone(&self.shards);
         let ending = async {
             let workers = spawn_blocking(move || shards.shutdown(limit));
@@ -360,26 +315,10 @@ impl ServingProcess {
                 return EXIT_FAILED;
             }
         };
-        self.stop_admin.send_replace(true);
         self.control.shutdown().await;
-        tracing::info!("stopped");
+        self.life.stopped();
         code
     }
-}
-
-/// Logs what became of certificates. `false`: not all of them could be loaded.
-fn tell_of(outcomes: Outcomes) -> bool {
-    let mut all = true;
-    for outcome in outcomes {
-        match outcome {
-            Ok(loaded) => report::certificate(&loaded),
-            Err(error) => {
-                all = false;
-                tracing::error!(%error, "a certificate cannot be used; the one before stays in service");
-            }
-        }
-    }
-    all
 }
 
 fn ticks(period: Duration) -> Interval {
@@ -392,6 +331,14 @@ fn ticks(period: Duration) -> Interval {
 async fn outcome<T>(work: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
     match work {
         Some(handle) => handle.await,
+        None => core::future::pending().await,
+    }
+}
+
+/// Certificates that were obtained and installed; waits for ever where there is none.
+async fn installed(tls: Option<&TlsStore>) -> Outcomes {
+    match tls {
+        Some(tls) => tls.installed().await.into_iter().map(Ok).collect(),
         None => core::future::pending().await,
     }
 }

@@ -13,8 +13,9 @@ use relay::base::address::Transport;
 use relay::base::time::UnixTime;
 use relay::control::admin::counters::{AdminCounters, AdminRefusal};
 use relay::control::api::counters::ApiCounters;
-use relay::control::health::{Health, Phase};
+use relay::control::health::Health;
 use relay::control::metrics::{Metrics, Sources};
+use relay::control::phase::Phase;
 use relay::control::process_counters::{ProcessCounters, ReloadOutcome};
 use relay::control::{admin, http_server};
 use relay::edge::certificates::{CertificateSource, SelfSigned, TlsStore};
@@ -405,7 +406,7 @@ async fn readiness_follows_the_phase_and_tells_the_capacity_while_liveness_does_
         (status, &json["phase"], &json["ready"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"starting".into(), &false.into())
     );
-    admin.health.set_phase(Phase::Serving);
+    admin.health.enter(Phase::Serving);
     admin.shards[0].allocations[0].set(4);
     admin.ports.used[0].set(4);
     let (status, json) = ready().await;
@@ -414,7 +415,7 @@ async fn readiness_follows_the_phase_and_tells_the_capacity_while_liveness_does_
     assert_eq!(json["allocations"], 4);
     assert_eq!(json["allocations_limit"], 1000);
     assert_eq!(json["relay_ports_free"], 196);
-    admin.health.set_phase(Phase::Stopping);
+    admin.health.enter(Phase::Stopping);
     assert_eq!(ready().await.0, StatusCode::SERVICE_UNAVAILABLE);
     let (status, text) = call(&admin.router, Method::GET, "/healthz").await;
     assert_eq!(
@@ -441,7 +442,7 @@ async fn nothing_else_is_served_there_and_nothing_can_be_changed() {
 #[tokio::test]
 async fn whoever_asks_for_another_host_is_told_whether_all_is_well_and_nothing_else() {
     let admin = admin();
-    admin.health.set_phase(Phase::Serving);
+    admin.health.enter(Phase::Serving);
     for host in ["localhost", "127.0.0.1:13478", "[::1]:13478", "relay.internal"] {
         let (status, text) = call_for(&admin.router, Method::GET, "/metrics", host).await;
         assert_eq!(status, StatusCode::OK, "{host}: {text}");
@@ -464,7 +465,7 @@ async fn whoever_asks_for_another_host_is_told_whether_all_is_well_and_nothing_e
         assert_eq!((status, text.as_str()), (StatusCode::OK, r#"{"ready":true}"#), "{host}");
     }
     assert_eq!(admin.counters.refused(AdminRefusal::Host), 30);
-    admin.health.set_phase(Phase::Stopping);
+    admin.health.enter(Phase::Stopping);
     let (status, text) = call_for(&admin.router, Method::GET, "/readyz", "evil.example").await;
     assert_eq!(
         (status, text.as_str()),

@@ -14,17 +14,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use super::banner;
+use super::life::Life;
 use super::log::{self, LogGuard};
 use super::offered::{forced_path_missing, offer_only_what_is_bound};
 use super::orders::Orders;
 use super::own_address::OwnAddressMonitor;
 use super::server::ServingProcess;
-use super::{banner, systemd};
 use crate::config::Loaded;
 use crate::config::settings::{ClientIp, ListenerSettings, Settings};
 use crate::control::admin::counters::AdminCounters;
 use crate::control::api::Api;
-use crate::control::health::{Health, Phase};
+use crate::control::health::Health;
 use crate::control::metrics::{Metrics, Sources};
 use crate::control::operator::socket::{self, ControlSocket};
 use crate::control::operator::{Operator, OperatorSources};
@@ -89,9 +90,9 @@ pub(super) async fn start(
 
     let server = serve(path, settings, certificates, (bound, own_address), log)?;
     tokio::spawn(tell_what_was_left_out(log.caps()));
-    server.health.set_phase(Phase::Serving);
+    server.life.serving();
     banner::print(&server.settings, &server.places, &notes, trial.as_ref());
-    systemd::ready("serving");
+    server.life.ready();
     Ok(server)
 }
 
@@ -238,19 +239,18 @@ fn serve(
         move |stream| adopting.add_stream(stream),
     );
 
-    let (stop_doors, stopping) = watch::channel(false);
-    let doors = open_doors(&door, bound.tcp, &stopping)?;
+    let (life, endings) = Life::new(Arc::clone(&health));
+    let doors = open_doors(&door, bound.tcp, &endings.doors)?;
 
     // The front door is open, so an authority that asks is answered.
     if let Some(acme) = &acme {
         tokio::spawn(Arc::clone(acme).run());
     }
     let process = Arc::new(ProcessCounters::new(unix_now()));
-    let (stop_admin, admin_stopping) = watch::channel(false);
     if let Some(socket) = bound.admin {
         let certificates = (tls.clone(), acme.clone());
         let sources = sources(&shards, &door, &api, &health, &process, certificates, log);
-        open_admin(&settings, asynchronous(socket)?, sources, &api, admin_stopping)?;
+        open_admin(&settings, asynchronous(socket)?, sources, &api, endings.admin)?;
     }
     let (orders, ordering) = Orders::new(log.filter());
     let operator = OperatorSources {
@@ -276,8 +276,7 @@ fn serve(
         health,
         process,
         doors,
-        stop_doors,
-        stop_admin,
+        life,
         orders,
         control,
     })

@@ -29,13 +29,13 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_acme::is_tls_alpn_challenge;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::selection::CertificateSelection;
 use crate::base::lock::lock;
 use crate::base::time::UnixTime;
 use crate::machine::certificate::{
-    Certificate, CertificateFiles, CertificateInfo, LoadedCertificates, TlsError, TlsProblem, load,
+    Certificate, CertificateFiles, CertificateInfo, CertificateOutcome, LoadedCertificates, TlsError, TlsProblem, load,
 };
 use crate::machine::file_watch::Watch;
 use crate::machine::files::own;
@@ -111,6 +111,9 @@ pub struct TlsStore {
     updates: [AtomicU64; 2],
     /// Which slot holds the certificate from an ACME authority.
     acme: Option<usize>,
+    /// What was installed and not yet reported.
+    installed: Mutex<Vec<LoadedCertificates>>,
+    news: Notify,
 }
 
 impl fmt::Debug for TlsStore {
@@ -181,6 +184,8 @@ impl TlsStore {
             changes: watch::Sender::new(()),
             updates: [AtomicU64::new(0), AtomicU64::new(0)],
             acme,
+            installed: Mutex::default(),
+            news: Notify::new(),
         };
         Ok((store, loaded))
     }
@@ -188,7 +193,7 @@ impl TlsStore {
     /// Loads everything again. Live connections are not touched. As [`Self::poll_files`] it waits for file systems.
     ///
     /// One outcome for each source; where it is an error, as for [`Self::open`], the old certificate stays in service.
-    pub fn reload(&self, now: UnixTime) -> Vec<Result<LoadedCertificates, TlsError>> {
+    pub fn reload(&self, now: UnixTime) -> Vec<CertificateOutcome> {
         let mut slots = self.slots();
         let all = slots.iter_mut().enumerate();
         let all: Vec<_> = all.map(|(index, slot)| self.load_again(index, slot, now)).collect();
@@ -198,7 +203,7 @@ impl TlsStore {
 
     /// Loads again what has changed on disk and come to rest. Called every few seconds; an error is told once, and tried
     /// again at every call, since the other of the two files may be on its way.
-    pub fn poll_files(&self, now: UnixTime) -> Vec<Result<LoadedCertificates, TlsError>> {
+    pub fn poll_files(&self, now: UnixTime) -> Vec<CertificateOutcome> {
         let mut news = Vec::new();
         for (index, slot) in self.slots().iter_mut().enumerate() {
             if !slot.files.is_due() {
@@ -218,7 +223,7 @@ impl TlsStore {
     ///
     /// # Errors
     /// When it is none, or cannot be kept; then it is served all the same.
-    pub fn install(&self, pem: &[u8], now: UnixTime) -> Result<LoadedCertificates, TlsError> {
+    pub fn install(&self, pem: &[u8], now: UnixTime) -> CertificateOutcome {
         let Some(index) = self.acme else {
             unreachable!("only the ACME client keeps certificates, and it has a place here");
         };
@@ -227,14 +232,17 @@ impl TlsStore {
         let files = slot.source.files();
         let certificate = load::parse((pem, pem), own::PRIVATE, files, &self.provider, false)?;
         let changed = self.replace(index, certificate.clone());
+        let loaded = LoadedCertificates::new(&certificate, &files.private_key, now, changed, false);
+        lock(&self.installed).push(loaded.clone());
+        self.news.notify_one();
         files.write(&files.certificate, pem, own::PRIVATE)?;
-        Ok(LoadedCertificates::new(
-            &certificate,
-            &files.private_key,
-            now,
-            changed,
-            false,
-        ))
+        Ok(loaded)
+    }
+
+    /// Waits for certificates that were installed, to be reported. For one who waits; can be dropped at any time.
+    pub async fn installed(&self) -> Vec<LoadedCertificates> {
+        self.news.notified().await;
+        core::mem::take(&mut lock(&self.installed))
     }
 
     /// The certificate from an ACME authority, or the one that stands in for it.
@@ -247,7 +255,7 @@ impl TlsStore {
         self.challenge.store(config);
     }
 
-    fn count(&self, outcomes: &[Result<LoadedCertificates, TlsError>]) {
+    fn count(&self, outcomes: &[CertificateOutcome]) {
         for outcome in outcomes {
             if outcome.as_ref().map_or(true, |loaded| loaded.changed) {
                 self.updates[usize::from(outcome.is_err())].fetch_add(1, Relaxed);
@@ -255,7 +263,7 @@ impl TlsStore {
         }
     }
 
-    fn load_again(&self, index: usize, slot: &mut Slot, now: UnixTime) -> Result<LoadedCertificates, TlsError> {
+    fn load_again(&self, index: usize, slot: &mut Slot, now: UnixTime) -> CertificateOutcome {
         let own = self.resolver.0.load().all()[index].info().self_signed;
         let obtained = match &slot.source {
             // What the authority gave is not given up for one of our own making.

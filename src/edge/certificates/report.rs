@@ -1,6 +1,47 @@
-//! What the log says of certificates.
+//! What the log says of certificates: the one place for those from files and those from an ACME authority.
 
-use crate::machine::certificate::LoadedCertificates;
+use super::TlsStore;
+use crate::config::routed_names::hidden;
+use crate::config::settings::{ApiSettings, FrontDoorSettings};
+use crate::machine::certificate::{CertificateOutcome, LoadedCertificates, unnamed};
+
+/// Logs what became of certificates while the server runs, and of names that routes hide and names clients are sent to
+/// that no certificate holds. At start and at a reload the configuration's own checks tell of those names.
+pub fn changes(all: &[CertificateOutcome], tls: &TlsStore, front_door: &FrontDoorSettings, api: &ApiSettings) {
+    for loaded in all.iter().flatten() {
+        for hidden in hidden(front_door, &loaded.info) {
+            tracing::warn!("{hidden}");
+        }
+    }
+    if all.iter().flatten().any(|loaded| loaded.changed) {
+        names(tls, api);
+    }
+    outcomes(all);
+}
+
+/// Names clients are sent to that the certificates do not hold.
+fn names(tls: &TlsStore, api: &ApiSettings) {
+    if !api.enabled {
+        return;
+    }
+    let all = tls.certificates();
+    let infos: Vec<_> = all.iter().map(|certificate| certificate.info()).collect();
+    let uris = api.uris.iter().chain(&api.forced_uris).map(String::as_str);
+    for unnamed in unnamed(uris, &infos) {
+        tracing::warn!("{unnamed}");
+    }
+}
+
+/// Logs what became of certificates. `false`: not all of them could be loaded.
+pub fn outcomes(all: &[CertificateOutcome]) -> bool {
+    for outcome in all {
+        match outcome {
+            Ok(loaded) => certificate(loaded),
+            Err(error) => tracing::error!(%error, "a certificate cannot be used; the one before stays in service"),
+        }
+    }
+    all.iter().all(Result::is_ok)
+}
 
 /// Logs which certificate is served, and what is wrong with it nevertheless.
 pub fn certificate(loaded: &LoadedCertificates) {

@@ -19,6 +19,9 @@ pub use self::served::{Certificate, CertificateInfo, LoadedCertificates, TlsWarn
 use super::files::own;
 use crate::base::time::UnixTime;
 
+/// What became of the certificate of one source.
+pub type CertificateOutcome = Result<LoadedCertificates, TlsError>;
+
 /// A certificate and its key on disk. Both may be in one file.
 #[derive(Default, Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use self::problem::Problem;
-use super::{TlsStore, report};
+use super::TlsStore;
 use crate::base::time::UnixTime;
 use crate::config::settings::AcmeSettings;
 use crate::machine::certificate::{CertificateInfo, TlsError, TlsProblem, trusted_roots};
@@ -204,9 +204,7 @@ impl CertCache for Kept {
 
     async fn store_cert(&self, _: &[String], _: &str, pem: &[u8]) -> Result<(), TlsError> {
         let (tls, pem) = (Arc::clone(&self.tls), Zeroizing::new(pem.to_vec()));
-        let kept = self.waiting(move || tls.install(&pem, unix_now())).await?;
-        report::certificate(&kept);
-        Ok(())
+        self.waiting(move || tls.install(&pem, unix_now())).await.map(drop)
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is obtained by ACME: kept, served, and the authority's own question answered.
 
 use super::*;
+use crate::config::sample;
+use crate::config::settings::{BackendAddress, RouteSettings, Settings};
+use crate::edge::capture::LogCapture;
 
 fn source(directory: &Directory) -> CertificateSource {
     let kept = directory.0.join("state/acme/certificate.pem");
@@ -106,4 +109,32 @@ fn only_an_authority_that_asks_is_shown_the_answer_to_its_challenge_and_only_whi
     }
     store.answer_challenges(None);
     assert_eq!(handshake(&store, true, challenge).err(), refused);
+}
+
+#[tokio::test]
+async fn what_is_obtained_is_reported_once_with_names_that_routes_hide() {
+    let directory = Directory::new();
+    let (store, _) = open(source(&directory), NOW).unwrap();
+    store.install(obtained(90).as_bytes(), NOW).unwrap();
+    let obtained: Vec<_> = store.installed().await.into_iter().map(Ok).collect();
+    let again = tokio::time::timeout(Duration::from_millis(20), store.installed()).await;
+    assert!(again.is_err(), "{again:?}");
+
+    let Settings {
+        api, mut front_door, ..
+    } = sample::settings(sample::BASE);
+    let log = LogCapture::new();
+    report::changes(&obtained, &store, &front_door, &api);
+    assert_eq!(log.count(&["certificate in service", "turn.test"]), 1);
+    assert_eq!(log.count(&["front_door.route"]), 0);
+    front_door.routes.push(RouteSettings {
+        names: vec!["turn.test".to_owned()],
+        backend: BackendAddress {
+            host: "127.0.0.1".to_owned(),
+            port: 8443,
+        },
+        proxy_header: false,
+    });
+    report::changes(&obtained, &store, &front_door, &api);
+    assert_eq!(log.count(&["`front_door.route` leads every name", "turn.test"]), 1);
 }
