@@ -14,6 +14,7 @@
 //! Deliberately absent: copying the TTL (RFC 8656 §14 leaves it open), and zero-copy sending (it
 //! only pays above 10 KB).
 
+mod datagram;
 mod queue;
 mod receive;
 mod send;
@@ -27,8 +28,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+pub use self::datagram::{Datagram, Full};
 pub use self::receive::{Datagrams, RecvBatch, Slot};
-pub use self::send::{Datagram, Full, SendBatch, SendError, SendStats};
+pub use self::send::{SendBatch, SendError, SendStats};
 use super::sys::{address, options};
 use relay_proto::base::time::Instant;
 

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use super::outbox::FrameMark;
+use relay_proto::base::time::Instant;
 
 /// Size of a read buffer: the longest partial frame, and room for another read.
 pub(super) const READ_BUFFER: usize = 128 * 1024;
@@ -24,6 +24,13 @@ const SPARE_RING_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Ring {
     pub(super) bytes: VecDeque<u8>,
     pub(super) frames: VecDeque<FrameMark>,
+}
+
+/// One queued frame. Its bytes follow those of the previous frame in the ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameMark {
+    pub(super) len: u32,
+    pub(super) queued_at: Instant,
 }
 
 #[derive(Default)]

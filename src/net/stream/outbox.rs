@@ -3,20 +3,13 @@
 use core::time::Duration;
 use std::io::IoSlice;
 
-use super::buffers::{self, Ring};
+use super::buffers::{self, FrameMark, Ring};
 use relay_proto::base::time::Instant;
 
 /// Most bytes of capacity kept for a partial frame while its stream is idle.
 const KEPT: usize = 4096;
 /// Source of padding.
 const ZEROS: [u8; 3] = [0; 3];
-
-/// One queued frame. Its bytes follow those of the previous frame in the ring.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FrameMark {
-    len: u32,
-    queued_at: Instant,
-}
 
 /// Frames of one kind, oldest first.
 #[derive(Debug, Default)]

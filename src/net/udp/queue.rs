@@ -10,7 +10,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::send::{Datagram, Full};
+use super::datagram::{Datagram, Full};
 
 /// Limits of one batch. Reaching one gives [`Full`].
 const MAX_MESSAGES: usize = 1024;

@@ -2,11 +2,10 @@
 //! never waited for.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::UdpSocket;
+use super::datagram::{Datagram, Full};
 use super::queue::{Cursor, GSO_SEGMENTS, NONE, PIECES_PER_DATAGRAM, Queue};
 use crate::sys::message::{Composer, Envelope, SendCall};
 use crate::sys::options;
@@ -15,36 +14,6 @@ use relay_proto::base::time::Instant;
 /// Limits of one system call.
 const CALL_MESSAGES: usize = 64;
 const CALL_PIECES: usize = 512;
-/// One datagram to send.
-#[derive(Clone, Debug)]
-pub struct Datagram<'a> {
-    /// The socket, by the caller's number.
-    pub egress: u32,
-    /// Destination.
-    pub destination: SocketAddr,
-    /// Local address to send from; only on a wildcard socket.
-    pub source: Option<IpAddr>,
-    /// DSCP and ECN to send with; 0: best effort, Not-ECT.
-    pub tos: u8,
-    /// Set DF and do not fragment.
-    pub dont_fragment: bool,
-    /// Bytes before the data; copied.
-    pub header: &'a [u8],
-    /// Range of the slab given to [`SendBatch::flush`].
-    pub data: Range<usize>,
-    /// Zero bytes after the data, at most 3.
-    pub padding: usize,
-}
-
-impl Datagram<'_> {
-    pub(super) fn len(&self) -> usize {
-        self.header.len() + self.data.len() + self.padding
-    }
-}
-
-/// The batch must be flushed before it takes this datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
 
 /// Why the kernel did not send a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::attribute::AttributeError;
-use super::message::{MAGIC_COOKIE, TransactionId};
+use super::header::{MAGIC_COOKIE, TransactionId};
 
 /// Family byte of an IPv4 address.
 pub const FAMILY_IPV4: u8 = 0x01;

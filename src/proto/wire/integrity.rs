@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use super::attribute::AttributeType;
+use super::header::HEADER_LEN;
 use super::opaque_string;
 
 /// One of the two integrity attributes.
@@ -154,7 +155,7 @@ fn over_message<M: Mac>(mac: M, before: &[u8], value_len: usize) -> M {
     let Some((&[t0, t1, _, _], rest)) = before.split_first_chunk() else {
         return mac; // Not a message. Both callers hold a whole header, so this is unreachable.
     };
-    let length = (before.len() + 4 + value_len).saturating_sub(super::message::HEADER_LEN);
+    let length = (before.len() + 4 + value_len).saturating_sub(HEADER_LEN);
     let [l0, l1] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
     mac.chain_update([t0, t1, l0, l1]).chain_update(rest)
 }

@@ -38,6 +38,7 @@ pub mod demux;
 pub mod error_code;
 pub mod fingerprint;
 pub mod framing;
+pub mod header;
 pub mod integrity;
 pub mod message;
 pub mod opaque_string;
