@@ -85,7 +85,8 @@ impl ServingProcess {
         days.reset();
         let mut external_address = ExternalAddressMonitor::new(&self.settings, self.machine());
         let mut reloading: Option<Reloading> = None;
-        let mut reload_again = false;
+        // What asked for another reload while one is under way.
+        let mut reload_again = None;
         let mut looking: Option<JoinHandle<Outcomes>> = None;
         let mut due: Option<Look> = None;
         loop {
@@ -93,7 +94,7 @@ impl ServingProcess {
                 name = signals.stop.next() => return self.stop(name, signals.stop).await,
                 _ = signals.hangup.recv() => {
                     if reloading.is_some() {
-                        reload_again = true;
+                        reload_again = Some("SIGHUP");
                     } else {
                         reloading = Some(self.begin_reload("SIGHUP"));
                     }
@@ -101,7 +102,7 @@ impl ServingProcess {
                 order = self.orders.next() => {
                     if self.orders.take(order) == Todo::Reload {
                         if reloading.is_some() {
-                            reload_again = true;
+                            reload_again = Some("relay reload");
                         } else {
                             reloading = Some(self.begin_reload("relay reload"));
                         }
@@ -110,7 +111,7 @@ impl ServingProcess {
                 loaded = outcome(&mut reloading) => {
                     self.end_reload(loaded);
                     external_address = ExternalAddressMonitor::new(&self.settings, self.machine());
-                    reloading = core::mem::take(&mut reload_again).then(|| self.begin_reload("again"));
+                    reloading = reload_again.take().map(|why| self.begin_reload(why));
                 }
                 _ = heartbeat.tick() => {
                     if watchdog.is_some() && self.health.liveness().alive {
