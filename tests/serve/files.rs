@@ -82,10 +82,12 @@ fn without_files_new_connections_are_turned_away_and_the_rest_is_served() {
     );
     // Meanwhile another file may have been closed.
     burst(1);
+    // Or another allocation got the descriptor of one that was closed just now; it holds on to it.
+    let outcomes: Vec<_> = (0..PASSING).map(|_| setup.allocate(SECRET)).collect();
     assert_eq!(
-        setup.allocate(SECRET),
-        Outcome::Refused(508),
-        "served over UDP, but for a socket"
+        outcomes.last(),
+        Some(&Outcome::Refused(508)),
+        "served over UDP, but for a socket: {outcomes:?}"
     );
 
     prlimit(Some(server.pid()), Resource::Nofile, former).expect("as it was");
