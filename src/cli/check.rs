@@ -1,4 +1,5 @@
-//! `relay check`: every mistake of a configuration at once, and what is in force.
+//! `relay check`: reports every error of a configuration at once, and prints the effective
+//! settings.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,26 +10,27 @@ use crate::config::explain::explain;
 use crate::config::reader::diagnostic::Diagnostics;
 use crate::config::{Purpose, load_for};
 
-/// What may follow `relay check`.
+/// Arguments of `relay check`.
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArguments {
-    /// Say nothing but mistakes and warnings
+    /// Print only errors and warnings
     #[arg(long, short)]
     quiet: bool,
-    /// Judge what this user can read and write (name or number); only root may name another
-    /// [default: for root, the unit's user `relay` if it exists, else who asks]
+    /// Check what this user may read and write (name or number); only root may name another
+    /// [default: for root, the unit's user `relay` if it exists, else the current user]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Say what a key or a section is for, with its type, default and bounds, and check nothing
+    /// Explain a key or a section (type, default, bounds), and check nothing
     #[arg(long, value_name = "KEY")]
     explain: Option<String>,
 }
 
-/// The configuration is good, but this machine lacks what it names. (2 is a wrong command line.)
+/// The configuration is valid, but this machine lacks an address or file that it names. (2 is a
+/// wrong command line.)
 const EXIT_NOT_HERE: u8 = 3;
 
-/// Judges the configuration: exit status 0 if the server would start with it, 3 if it would on
-/// another machine only, else 1.
+/// Checks the configuration. Exit status 0: the server would start. 3: it would start on another
+/// machine only. 1: it would not start.
 pub(super) fn run(config: Option<&Path>, arguments: &CheckArguments) -> ExitCode {
     if let Some(name) = &arguments.explain {
         return explained(name);
@@ -47,15 +49,15 @@ pub(super) fn run(config: Option<&Path>, arguments: &CheckArguments) -> ExitCode
         &mut io::stdout().lock(),
         &mut io::stderr().lock(),
     );
-    // A reader that closed its end has read enough.
+    // A reader that closed its end needs no more.
     code.unwrap_or(ExitCode::SUCCESS)
 }
 
-/// Explains a key on standard output: exit status 1 if there is none of this name.
+/// Explains a key on standard output. Exit status 1: there is no such key.
 fn explained(name: &str) -> ExitCode {
     match explain(name) {
         Ok(text) => {
-            // A reader that closed its end has read enough.
+            // A reader that closed its end needs no more.
             let _ = io::stdout().lock().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
@@ -66,8 +68,8 @@ fn explained(name: &str) -> ExitCode {
     }
 }
 
-/// The verdict goes to `out`, as a comment above the effective configuration, so that the whole is
-/// TOML; mistakes and warnings go to `err`.
+/// Writes the verdict to `out` as a comment above the effective configuration, so that the output
+/// is TOML. Errors and warnings go to `err`.
 fn judge(
     config: Option<&Path>,
     env: &Judged,
@@ -92,7 +94,7 @@ fn judge(
             if loaded.warnings.here() > 0 {
                 writeln!(
                     err,
-                    "The configuration is good, but the server would not start on this machine."
+                    "The configuration is valid, but the server would not start on this machine."
                 )?;
                 return Ok(EXIT_NOT_HERE.into());
             }
@@ -111,7 +113,7 @@ fn judge(
     }
 }
 
-/// "2 mistakes, 1 warning", behind `lead` unless there is nothing to tell.
+/// "2 errors, 1 warning" after `lead`, or nothing if there are none.
 fn tally(diagnostics: &Diagnostics, lead: &str) -> String {
     let (errors, warnings) = diagnostics.counts();
     let count = |number: usize, noun: &str| match number {
@@ -119,7 +121,7 @@ fn tally(diagnostics: &Diagnostics, lead: &str) -> String {
         1 => Some(format!("1 {noun}")),
         _ => Some(format!("{number} {noun}s")),
     };
-    let parts: Vec<String> = [count(errors, "mistake"), count(warnings, "warning")]
+    let parts: Vec<String> = [count(errors, "error"), count(warnings, "warning")]
         .into_iter()
         .flatten()
         .collect();

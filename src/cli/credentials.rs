@@ -1,4 +1,4 @@
-//! `relay credentials mint`: a time-limited credential, made with the secret of the configuration.
+//! `relay credentials mint`: mints a time-limited credential with the secret of the configuration.
 
 use core::fmt;
 use core::time::Duration;
@@ -16,7 +16,7 @@ use crate::control::api::{RtcConfiguration, turn_uris};
 use crate::machine::{Machine, ThisMachine};
 use crate::turn::login::credential::{Credentials, MintError, MintedCredential};
 
-/// What may follow `relay credentials`.
+/// Arguments of `relay credentials`.
 #[derive(Debug, clap::Args)]
 pub(super) struct CredentialsArguments {
     #[command(subcommand)]
@@ -25,42 +25,42 @@ pub(super) struct CredentialsArguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a credential with the configured secret
+    /// Mint a credential with the configured secret
     Mint(Mint),
 }
 
 #[derive(Debug, clap::Args)]
 struct Mint {
-    /// How long it is good, as "90s", "15m", "12h" or in seconds [default: api.default_ttl]
+    /// Lifetime, as "90s", "15m", "12h" or in seconds [default: api.default_ttl]
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     ttl: Option<Duration>,
-    /// Whom it is for: quotas count by this id, logs show it [default: a random one]
+    /// User id, by which quotas count and which logs show [default: a random one]
     #[arg(long, value_name = "ID")]
     user: Option<String>,
-    /// It shall be good on the ports of forced relay only
+    /// Mint a credential for the ports of forced relay only
     #[arg(long)]
     forced: bool,
-    /// How it is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Ice)]
     format: Format,
 }
 
-/// The forms a credential is printed in.
+/// The output formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// JSON for `new RTCPeerConnection(…)`
     Ice,
-    /// JSON as the TURN REST draft has it: username, password, ttl, uris
+    /// JSON of the TURN REST draft: username, password, ttl, uris
     Rest,
     /// Two lines: username, password
     Plain,
 }
 
-/// Prints a credential: exit status 0, or 1 with the reason on standard error.
+/// Prints a credential. Exit status 0, or 1 with the reason on standard error.
 pub(super) fn run(config: Option<&Path>, arguments: &CredentialsArguments) -> ExitCode {
     let Command::Mint(wish) = &arguments.command;
     match mint(config, &ThisMachine::default(), wish) {
-        // A reader that closed its end has read enough.
+        // A reader that closed its end needs no more.
         Ok(text) => {
             let mut out = io::stdout().lock();
             let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -82,12 +82,12 @@ fn ttl(text: &str) -> Result<Duration, String> {
 /// Why there is no credential.
 enum Failure {
     Configuration(Diagnostics),
-    /// The server has not made its secret yet, or keeps it elsewhere.
+    /// The server has not generated its secret yet, or keeps it elsewhere.
     NoSecret(String),
-    /// Over `credentials.max_ttl`.
+    /// Longer than `credentials.max_ttl`.
     TooLong(Duration),
     Mint(MintError),
-    /// No listener, or URI, is on the ports of forced relay.
+    /// No listener and no URI is on the ports of forced relay.
     NoForcedPath,
     Random(String),
     Json(serde_json::Error),
@@ -109,9 +109,9 @@ impl fmt::Display for Failure {
             ),
             Self::Mint(error) => error.fmt(f),
             Self::NoForcedPath => f.write_str(
-                "no listener, and no URI in `api.uris`, is on the ports of forced relay: see `forced_relay.ports`",
+                "no listener, and no URI in `api.uris`, is on the ports of forced relay: check `forced_relay.ports`",
             ),
-            Self::Random(error) => write!(f, "no random bytes for an id: {error}"),
+            Self::Random(error) => write!(f, "the system returns no random bytes: {error}"),
             Self::Json(error) => error.fmt(f),
         }
     }
@@ -143,7 +143,7 @@ fn mint(config: Option<&Path>, env: &dyn Machine, wish: &Mint) -> Result<String,
     print(&settings, &credential, forced, ttl, wish.format).map_err(Failure::Json)
 }
 
-/// Opaque, so that it tells nobody anything; its own, so that it has its own quota.
+/// Opaque, so that it reveals nothing; random, so that it has its own quota.
 fn random_id() -> Result<String, Failure> {
     let mut bytes = [0; 12];
     getrandom::fill(&mut bytes).map_err(|error| Failure::Random(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! The command line: `relay` serves; its subcommands do one thing and end.
+//! The command line: `relay` serves; each subcommand does one thing and ends.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,11 +14,11 @@ mod control;
 mod credentials;
 mod user;
 
-/// A TURN/STUN server that gets real-time media through when nothing but port 443 is open.
+/// A TURN/STUN server that relays real-time media even if only port 443 is open
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
-    /// Configuration file; without it /etc/relay/relay.toml if that is there, else the defaults
+    /// Read this configuration file [default: /etc/relay/relay.toml if it exists, else no file]
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -28,22 +28,22 @@ struct Arguments {
 const AFTER_HELP: &str = "Without a command, relay serves.
 
 Environment: RELAY_CONFIG may hold the whole configuration, RELAY__SECTION__KEY overrides one key.
-Signals: SIGTERM stops, SIGHUP reads the configuration again.";
+Signals: SIGTERM stops the server, SIGHUP reloads the configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Judge a configuration: every mistake at once, and what is in force
+    /// Check a configuration: report every error, and print the effective settings
     Check(check::CheckArguments),
     #[command(flatten)]
     Control(control::ControlCommand),
-    /// Time-limited credentials
+    /// Mint time-limited credentials
     Credentials(credentials::CredentialsArguments),
     /// Measure a TURN server of your own
     #[cfg(feature = "bench")]
     Bench(bench::BenchArguments),
 }
 
-/// Does what the command line says.
+/// Runs the command line.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let config = arguments.config.as_deref();

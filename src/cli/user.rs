@@ -1,9 +1,8 @@
-//! The user a configuration is judged for: the one the server will run as, whose rights decide what
-//! it can read.
+//! The user that a configuration is checked for: the one the server will run as, whose rights
+//! decide what it can read.
 //!
-//! The process becomes that user, supplementary groups included, and then looks at files as the
-//! server would: modes, groups, directories above and access lists all count, without being worked
-//! out here.
+//! The process becomes that user, with supplementary groups, and then opens files as the server
+//! would. So modes, groups, parent directories and access lists all count.
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -20,22 +19,22 @@ use crate::base::time::UnixTime;
 use crate::machine::network::Interface;
 use crate::machine::{Machine, ThisMachine};
 
-/// The user of systemd/relay.service.
+/// The user in systemd/relay.service.
 const UNIT_USER: &str = "relay";
-/// Its StateDirectory=.
+/// The StateDirectory= of the unit.
 const UNIT_STATE_DIRECTORY: &str = "/var/lib/relay";
 
-/// The machine as the service's user sees it.
+/// The machine as that user sees it.
 pub(super) struct Judged {
-    /// Whom for, where it is not the user who asks.
+    /// The user, if it is not the current one.
     user: Option<User>,
 }
 
-/// Becomes the user `name`; without it, where root asks, the unit's user if there is one. Call it
+/// Becomes the user `name`. By default, root becomes the unit's user if there is one. Call it
 /// before there is a second thread.
 ///
 /// # Errors
-/// A sentence that says why that cannot be.
+/// A sentence with the reason.
 pub(super) fn judge_as(name: Option<&str>) -> Result<Judged, String> {
     let own = Uid::effective();
     let user = match name {
@@ -47,13 +46,13 @@ pub(super) fn judge_as(name: Option<&str>) -> Result<Judged, String> {
     if let Some(user) = &user {
         if !own.is_root() {
             return Err(format!(
-                "only root can judge for another user: sudo relay check --user {}",
+                "only root can check for another user: sudo relay check --user {}",
                 user.name
             ));
         }
         become_user(user).map_err(|error| {
             format!(
-                "cannot become the user {}: {error}; `--user root` judges for root",
+                "cannot become the user {}: {error}; `--user root` checks for root",
                 user.name
             )
         })?;
@@ -84,7 +83,7 @@ fn become_user(user: &User) -> io::Result<()> {
 }
 
 impl Judged {
-    /// " for the user relay", or nothing where the user is the one who asks.
+    /// " for the user relay", or nothing for the current user.
     pub(super) fn whom(&self) -> String {
         self.user
             .as_ref()
@@ -96,8 +95,8 @@ impl Machine for Judged {
     fn variables(&self) -> Vec<(OsString, OsString)> {
         let mut variables = ThisMachine::default().variables();
         if let Some(user) = &self.user {
-            // The home is that of who asks; the service has its own, and its unit's state
-            // directory.
+            // HOME and the like belong to the current user. The service has its own, and its unit's
+            // state directory.
             variables.retain(|(name, _)| name != "HOME" && name != "XDG_STATE_HOME");
             variables.push(("HOME".into(), user.dir.clone().into()));
             if !variables.iter().any(|(name, _)| name == "STATE_DIRECTORY") {

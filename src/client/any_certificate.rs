@@ -1,4 +1,4 @@
-//! A TLS verifier for servers that made their certificate themselves.
+//! A TLS verifier for servers with a self-signed certificate.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 /// A TLS client that accepts any certificate, and verifies that the server has its key. It offers
-/// `alpn`, best first. For servers whose certificate is not in question; TURN proves a password
-/// without sending it.
+/// `alpn`, preferred first. Use it where the server's identity does not matter; TURN proves a
+/// password without sending it.
 ///
 /// # Errors
-/// The provider lacks what TLS 1.2 and 1.3 need.
+/// The provider does not support TLS 1.2 and 1.3.
 pub fn accept_any_certificate(alpn: &[&[u8]]) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))

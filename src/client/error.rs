@@ -1,4 +1,4 @@
-//! What can go wrong between client and server.
+//! Errors between client and server.
 
 use core::fmt;
 use core::time::Duration;
@@ -9,36 +9,36 @@ use relay_proto::wire::attribute::AttributeType;
 use relay_proto::wire::error_code;
 use relay_proto::wire::message::{Message, Method};
 
-/// Why there is no answer, or not the one that was asked for.
+/// Why a request has no success response.
 #[derive(Debug)]
 pub enum ClientError {
-    /// The socket failed at this.
+    /// The socket failed in this call.
     Io(&'static str, io::Error),
     /// The TLS session failed.
     Tls(rustls::Error),
-    /// No response to a request of this method within the timeout.
+    /// No response to a request of this method arrived within the timeout.
     Timeout(Method, Duration),
     /// An error response.
     Refused(ServerRefusal),
-    /// What arrived is not STUN or TURN, or lacks what the response must carry.
+    /// The response is not STUN or TURN, or lacks a required attribute.
     Malformed(&'static str),
 }
 
 /// An error response (RFC 8489 §6.3.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerRefusal {
-    /// Of the request.
+    /// Method of the request.
     pub method: Method,
     /// ERROR-CODE, 300..=699.
     pub code: u16,
-    /// The server's reason phrase, or the RFC's where the server sends none.
+    /// The server's reason phrase, or the RFC's if the server sends none.
     pub reason: String,
-    /// SOFTWARE, if the server says what it is.
+    /// SOFTWARE, if the response has it.
     pub software: Option<String>,
 }
 
 impl ServerRefusal {
-    /// What an error response says. `None`: it has no ERROR-CODE that can be read.
+    /// Reads an error response. `None`: it has no valid ERROR-CODE.
     pub(crate) fn of(method: Method, response: &Message<'_>) -> Option<Self> {
         let error = error_code::decode(response.attribute(AttributeType::ERROR_CODE)?).ok()?;
         let reason = printable(error.reason);
@@ -55,8 +55,8 @@ impl ServerRefusal {
     }
 }
 
-/// Text of a server for a terminal or a log: without characters that would move the cursor or forge
-/// a line.
+/// A server's text for a terminal or a log, without characters that move the cursor or forge a
+/// line.
 fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.chars()

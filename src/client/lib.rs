@@ -1,10 +1,10 @@
-//! A TURN client over UDP, TCP and TLS, for the programs that ask a server something: `relay bench`
-//! today.
+//! A TURN client over UDP, TCP and TLS for programs that query a server. Today that is `relay
+//! bench`.
 //!
 //! Requests are synchronous: [`TurnClient::allocate`] and its neighbours send one, answer a
-//! challenge, and return when the success response has arrived or [`ClientSettings::timeout`] has
-//! passed. Between requests the caller owns the socket ([`TurnClient::socket`]) and moves
-//! application data as it likes, in batches if it is in a hurry.
+//! challenge, and return when the success response arrives or [`ClientSettings::timeout`] passes.
+//! Between requests the caller owns the socket ([`TurnClient::socket`]) and moves application data,
+//! in batches if it must be fast.
 //!
 //! ```no_run
 //! use core::time::Duration;
@@ -27,8 +27,8 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: DTLS, IPv6 peers of an IPv4 server, and timers that renew what would end.
-//! [`TurnClient::renew`] sends the requests; when is the caller's business.
+//! It has no DTLS, no IPv6 peers of an IPv4 server, and no timers for renewal: the caller decides
+//! when to call [`TurnClient::renew`].
 
 mod any_certificate;
 mod error;

@@ -1,4 +1,4 @@
-//! What every client of a server has in common.
+//! The settings that all clients of a server share.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -7,28 +7,28 @@ use std::sync::Arc;
 use relay_net::udp::UdpOptions;
 use rustls::ClientConfig;
 
-/// Where a client connects to, and how.
+/// The server's address, and the transport.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
     /// The server's transport address.
     pub server: SocketAddr,
     /// The client's address. Over UDP its socket is bound there.
     pub local: IpAddr,
-    /// What carries the messages.
+    /// The transport of the messages.
     pub link: ClientLink,
     /// SO_RCVBUF of a stream, in bytes; `None`: the system's choice.
     pub receive_buffer: Option<usize>,
-    /// How long a connection, a TLS handshake or the answer to a request may take, each.
+    /// Bound on each connect, TLS handshake and request.
     pub timeout: Duration,
 }
 
-/// What carries a client's messages.
+/// The transport of a client's messages.
 #[derive(Clone, Debug)]
 pub enum ClientLink {
-    /// UDP, with a socket set up like this.
+    /// UDP, with these socket options.
     Udp(UdpOptions),
     /// TCP.
     Tcp,
-    /// TLS over TCP. The name asked for is the server's IP address.
+    /// TLS over TCP. The server name is the server's IP address.
     Tls(Arc<ClientConfig>),
 }

@@ -1,4 +1,4 @@
-//! How a client reaches its server: one socket, which never blocks.
+//! A client's socket, which never blocks.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use super::stream::{ClientStream, READ, would_block};
 
 /// The client's end of a five-tuple.
 pub enum ClientSocket {
-    /// The same socket twice: batches go through the first, single requests through the second.
+    /// The same socket twice: batches use the first, single requests the second.
     Udp(UdpSocket, std::net::UdpSocket),
     /// A connection.
     Stream(Box<ClientStream>),
 }
 
 impl ClientSocket {
-    /// Opens the socket; over a stream it connects, and over TLS it completes the handshake.
+    /// Opens the socket. TCP connects, and TLS completes the handshake.
     pub(crate) fn open(settings: &ClientSettings) -> Result<Self, ClientError> {
         let tls = match &settings.link {
             ClientLink::Udp(options) => {
@@ -34,7 +34,7 @@ impl ClientSocket {
         Ok(Self::Stream(Box::new(ClientStream::connect(settings, tls)?)))
     }
 
-    /// For an epoll.
+    /// For epoll.
     pub fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Udp(socket, _) => socket.as_fd(),
@@ -45,7 +45,7 @@ impl ClientSocket {
     pub(crate) fn send_request(&mut self, request: &[u8], server: SocketAddr) -> Result<(), ClientError> {
         match self {
             Self::Udp(_, socket) => match socket.send_to(request, server) {
-                // Lost, like any datagram; it is sent again.
+                // Lost, like any datagram; retransmission follows.
                 Err(error) if error.kind() != ErrorKind::ConnectionRefused && !would_block(&error) => {
                     Err(ClientError::Io("send", error))
                 }

@@ -1,5 +1,5 @@
-//! A connection to the server, plain or with TLS: whole frames in and out (RFC 8656 §12.5 pads
-//! ChannelData there).
+//! A connection to the server, plain or with TLS. It reads and writes whole frames (RFC 8656 §12.5
+//! pads ChannelData there).
 
 use core::time::Duration;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -17,22 +17,22 @@ use socket2::{Domain, Socket, Type};
 use super::error::ClientError;
 use super::settings::ClientSettings;
 
-/// Longest frame: a STUN header and as much as 16 bits count, and with a second one behind it.
+/// The longest frame (a STUN header and a 16-bit length), and room for a second one behind it.
 pub(crate) const READ: usize = 128 * 1024;
 
 /// A TCP connection, plain or with TLS.
 pub struct ClientStream {
     socket: TcpStream,
     tls: Option<ClientConnection>,
-    /// Frames on their way in.
+    /// Received bytes of incomplete frames.
     incoming: Vec<u8>,
-    /// Plain bytes on their way out; of TLS they wait here only until the next flush.
+    /// Plain bytes to send. With TLS they wait here only until the next flush.
     outgoing: Vec<u8>,
     chunk: Box<[u8]>,
 }
 
 impl ClientStream {
-    /// Connects, and completes the handshake if there is to be TLS.
+    /// Connects, and completes the handshake if TLS is used.
     pub(crate) fn connect(settings: &ClientSettings, tls: Option<&Arc<ClientConfig>>) -> Result<Self, ClientError> {
         let io = |action| move |error| ClientError::Io(action, error);
         let socket = Socket::new(Domain::for_address(settings.server), Type::STREAM, None).map_err(io("socket"))?;
@@ -83,7 +83,7 @@ impl ClientStream {
         self.socket.as_fd()
     }
 
-    /// Bytes that wait to be written.
+    /// Unsent bytes.
     pub fn backlog(&self) -> usize {
         self.outgoing.len()
     }
@@ -96,7 +96,7 @@ impl ClientStream {
         self.outgoing.resize(self.outgoing.len() + padding, 0);
     }
 
-    /// Writes as much as the socket takes. The rest stays for the next call.
+    /// Writes as much as the socket accepts. The rest waits for the next call.
     ///
     /// # Errors
     /// [`ClientError::Io`] and [`ClientError::Tls`]: the connection is lost.
@@ -128,8 +128,8 @@ impl ClientStream {
         Ok(())
     }
 
-    /// Reads at most `limit` bytes of what has arrived, before decryption, and returns how many it
-    /// was. 0: none.
+    /// Reads at most `limit` bytes that have arrived, before decryption. Returns their number; 0:
+    /// none.
     ///
     /// # Errors
     /// [`ClientError::Io`], also at the end of the connection, and [`ClientError::Tls`].
@@ -160,7 +160,7 @@ impl ClientStream {
         Ok(length)
     }
 
-    /// Passes whole frames on, at most `most`.
+    /// Calls `frame` with whole frames, at most `most`.
     ///
     /// # Errors
     /// [`ClientError::Malformed`]: the stream has lost framing.
@@ -185,9 +185,9 @@ pub(crate) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Waits until there is something to read, at most `limit`.
+/// Waits until the socket is readable, at most `limit`.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) {
-    // Too long for a timespec cannot be: a few seconds at most. An error shows at the read that
+    // The timeout fits a timespec: it is a few seconds at most. An error shows at the read that
     // follows.
     if let Ok(limit) = Timespec::try_from(limit) {
         let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit));

@@ -1,4 +1,4 @@
-//! A TURN client: requests one at a time, with the challenge that precedes the first.
+//! A TURN client: one request at a time, and the challenge before the first.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use super::settings::ClientSettings;
 use super::socket::ClientSocket;
 use super::stream::wait_readable;
 
-/// A request is sent again after this, and after twice as long, and so on (RFC 8489 §6.2.1).
+/// First retransmission; each next one waits twice as long (RFC 8489 §6.2.1).
 const FIRST_RETRANSMISSION: Duration = Duration::from_millis(500);
 /// Requested lifetime of a renewed allocation, in seconds.
 const LIFETIME: u32 = 600;
@@ -38,8 +38,7 @@ pub struct TurnClient {
 }
 
 impl TurnClient {
-    /// Opens the socket. Over a stream it connects, and over TLS it completes the handshake; no
-    /// request is sent yet.
+    /// Opens the socket. TCP connects, and TLS completes the handshake. Sends no request.
     ///
     /// # Errors
     /// [`ClientError::Io`] and [`ClientError::Tls`].
@@ -64,8 +63,8 @@ impl TurnClient {
     /// returns it.
     ///
     /// # Errors
-    /// As of every request here: [`ClientError::Refused`] with what the server answered,
-    /// [`ClientError::Timeout`], or what the socket reports.
+    /// As for every request here: [`ClientError::Refused`] with the server's error response,
+    /// [`ClientError::Timeout`], or the socket's error.
     pub fn allocate(&mut self) -> Result<SocketAddr, ClientError> {
         let family = if self.server.is_ipv4() { 1 } else { 2 };
         let answer = self.request(Method::Allocate, |writer| {
@@ -113,8 +112,8 @@ impl TurnClient {
         answer.map(drop)
     }
 
-    /// A request with its success response. A challenge is answered, twice at most: 401, and 438 if
-    /// the nonce is stale.
+    /// Sends a request and returns its success response. Answers two challenges at most: 401, and
+    /// 438 if the nonce is stale.
     fn request(&mut self, method: Method, fill: impl Fn(&mut MessageWriter<'_>)) -> Result<Vec<u8>, ClientError> {
         for attempt in 0.. {
             let answer = self.exchange(method, &fill)?;
@@ -145,7 +144,7 @@ impl TurnClient {
         Err(ClientError::Timeout(method, self.timeout))
     }
 
-    /// One transaction: retransmits over UDP, passes over what is not its response.
+    /// One transaction: retransmits over UDP, and skips messages that are not its response.
     fn exchange(&mut self, method: Method, fill: &impl Fn(&mut MessageWriter<'_>)) -> Result<Vec<u8>, ClientError> {
         let (request, id) = self.sign(method, fill)?;
         let start = self.clock.mono();
@@ -192,12 +191,12 @@ impl TurnClient {
         Ok((request, id))
     }
 
-    /// Sends what renews the allocation and the channel (or, without one, the permission) to
-    /// `peer`, and does not wait. The responses arrive among the application data; hand them to
+    /// Sends requests that renew the allocation and the channel (or, without one, the permission)
+    /// to `peer`, and does not wait. The responses arrive among the application data; pass them to
     /// [`Self::note_response`].
     ///
     /// # Errors
-    /// What the socket reports.
+    /// The socket's error.
     pub fn renew(&mut self, channel: Option<u16>, peer: SocketAddr) -> Result<(), ClientError> {
         let (refresh, _) = self.sign(Method::Refresh, &|writer| {
             writer.u32(AttributeType::LIFETIME, LIFETIME);
@@ -330,7 +329,7 @@ mod tests {
         let patience = Duration::from_secs(1);
         let error = client(silent.local_addr().unwrap(), patience).allocate().unwrap_err();
         assert_eq!(error.to_string(), "Allocate: no answer within 1 s");
-        // Sent again after 500 ms.
+        // Retransmitted after 500 ms.
         silent.set_nonblocking(true).unwrap();
         let requests = core::iter::from_fn(|| silent.recv(&mut [0; 2048]).ok());
         assert_eq!(requests.count(), 2);

@@ -1,6 +1,7 @@
-//! The configuration at start, and what it names that is not there yet: an address a DHCP server, a VPN or a failover
-//! brings, a name the resolver cannot answer for before the network is up. Such things come by themselves, so they are
-//! waited for, unlike mistakes, which end the process at once (docs/decisions/0026-waiting-at-start.md).
+//! The configuration at start, and what it names that is not there yet: an address a DHCP server, a
+//! VPN or a failover brings, a name the resolver cannot answer for before the network is up. Such
+//! things come by themselves, so they are waited for, unlike mistakes, which end the process at
+//! once (docs/decisions/0026-waiting-at-start.md).
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use crate::net::clock::Clock;
 
 /// Pause between two looks: a machine with a fresh address serves this much later.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A resolver without a network takes its time; after this somebody who watches is told what is going on.
+/// A resolver without a network takes its time; after this somebody who watches is told what is
+/// going on.
 const SLOW: Duration = Duration::from_secs(2);
 /// What the service manager grants beyond each look: names may take so long, and STUN servers.
 const GRANT: Duration = Duration::from_secs(120);

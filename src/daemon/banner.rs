@@ -1,4 +1,5 @@
-//! What is told when everything serves: on a terminal or in a text log as a block, in a JSON log as one event.
+//! What is told when everything serves: on a terminal or in a text log as a block, in a JSON log as
+//! one event.
 
 use core::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -118,9 +119,10 @@ fn lines(settings: &Settings, places: &ListenAddresses, notes: &[String]) -> Lin
     lines
 }
 
-/// A command that relays ten messages through this server over the first way it serves. `-y` makes the client its own
-/// peer, from one relayed address to another, so that no peer needs to be allowed; `-s` sends indications, because that
-/// client draws channel numbers that RFC 8656 no longer has.
+/// A command that relays ten messages through this server over the first way it serves. `-y` makes
+/// the client its own peer, from one relayed address to another, so that no peer needs to be
+/// allowed; `-s` sends indications, because that client draws channel numbers that RFC 8656 no
+/// longer has.
 fn try_command(places: &ListenAddresses, credential: &MintedCredential) -> Option<String> {
     let udp = places.udp.first().map(|address| (*address, ""));
     let tcp = places

@@ -1,5 +1,5 @@
-//! Follows external addresses that change while the server runs: looks again every so often, and has new allocations
-//! use what is found. Live allocations keep theirs.
+//! Follows external addresses that change while the server runs: looks again every so often, and
+//! has new allocations use what is found. Live allocations keep theirs.
 
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
@@ -38,8 +38,8 @@ impl ExternalAddressMonitor {
         }
     }
 
-    /// Waits for the time to look again, and looks: names are resolved and servers asked on a thread that may wait. Can be
-    /// dropped and begun again at any time.
+    /// Waits for the time to look again, and looks: names are resolved and servers asked on a
+    /// thread that may wait. Can be dropped and begun again at any time.
     pub(super) async fn probe(&mut self, settings: &Settings) -> ProbeResults {
         let probing = match &mut self.probing {
             Some(probing) => probing,
@@ -62,7 +62,8 @@ impl ExternalAddressMonitor {
         results.unwrap_or_default()
     }
 
-    /// Takes up what was found; counts what each came to. `true`: an address of `settings` is another one now.
+    /// Takes up what was found; counts what each came to. `true`: an address of `settings` is
+    /// another one now.
     pub(super) fn apply(
         &mut self,
         results: ProbeResults,

@@ -1,4 +1,5 @@
-//! What operators have ordered and the process has still to do: reloads to be answered, a drain, a log filter for a while.
+//! What operators have ordered and the process has still to do: reloads to be answered, a drain, a
+//! log filter for a while.
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;

@@ -1,5 +1,6 @@
-//! Follows what leads to this machine: whenever the kernel's tables change they are read again, and the peer policy is made
-//! anew. An address that comes while the server runs is closed to peers before anybody has learned of it.
+//! Follows what leads to this machine: whenever the kernel's tables change they are read again, and
+//! the peer policy is made anew. An address that comes while the server runs is closed to peers
+//! before anybody has learned of it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -31,8 +32,8 @@ pub(super) struct OwnAddressMonitor {
 }
 
 impl OwnAddressMonitor {
-    /// Hears of changes from now on, on a thread that waits for them. What was before is read at once: it may have changed
-    /// since the configuration was loaded.
+    /// Hears of changes from now on, on a thread that waits for them. What was before is read at
+    /// once: it may have changed since the configuration was loaded.
     ///
     /// # Errors
     /// When the kernel does not tell, or there is no thread.

@@ -9,8 +9,8 @@ use crate::turn::policy::PeerPolicy;
 /// Addresses that were announced before, at most, and that may still be those of live allocations.
 const FORMER: usize = 16;
 
-/// Has the peer policy know addresses that were announced before: allocations that live there are still reached in
-/// memory, and the server's own ports behind them stay closed.
+/// Has the peer policy know addresses that were announced before: allocations that live there are
+/// still reached in memory, and the server's own ports behind them stay closed.
 pub(super) fn keep_former(settings: &mut Settings, former: &[IpAddr]) -> bool {
     for ip in former {
         if !settings.peers.relay_ips.contains(ip) {

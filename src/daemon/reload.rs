@@ -1,7 +1,7 @@
 //! What of a new configuration holds at once, and what has to wait for a restart.
 //!
-//! Sockets, threads and buffers are made once. Everything that is looked up per request or per packet changes with the
-//! next one: credentials, limits, peer policy, the credentials API.
+//! Sockets, threads and buffers are made once. Everything that is looked up per request or per
+//! packet changes with the next one: credentials, limits, peer policy, the credentials API.
 
 use super::peer_policy::keep_former;
 use crate::config::settings::{Part, Settings};
@@ -114,13 +114,15 @@ fn lacking(old: &Settings, new: &mut Settings) -> Vec<String> {
 /// For [`Merged::failed`].
 pub const CERTIFICATES: &str = "certificates: one of them cannot be used";
 
-/// The new lists, around the sockets that are really open: those of the new file would leave these unprotected.
+/// The new lists, around the sockets that are really open: those of the new file would leave these
+/// unprotected.
 fn peers(old: &Settings, new: &mut Settings) {
     new.peers.own.clone_from(&old.peers.own);
     // Followed, and known without asking again.
     new.peers.local.clone_from(&old.peers.local);
     new.peers.relay_ports.clone_from(&old.peers.relay_ports);
-    // Of a front door that is to be another one after a restart, connections go to the present backends.
+    // Of a front door that is to be another one after a restart, connections go to the present
+    // backends.
     new.peers.backends.clone_from(&old.peers.backends);
     new.peers.relay_ips = new.turn.relay.own_ips().collect();
     if !keep_former(new, &old.peers.relay_ips) {
@@ -321,7 +323,8 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         assert_eq!(now.peers.relay_ports, old.peers.relay_ports);
     }
 
-    /// The sockets of the new configuration are not open, and those that are open would be unprotected.
+    /// The sockets of the new configuration are not open, and those that are open would be
+    /// unprotected.
     #[test]
     fn with_other_listeners_the_new_lists_hold_around_the_present_ones() {
         let old = settings(BASE);

@@ -1,8 +1,8 @@
 //! The life of the server: start, signals, reload, the end.
 //!
-//! Nothing is bound before the whole configuration is found good, and nothing is said to be ready before everything is
-//! bound (`super::start`). From then on this file waits: for a signal, for the watchdog's next beat, for a certificate
-//! to change, for something to die.
+//! Nothing is bound before the whole configuration is found good, and nothing is said to be ready
+//! before everything is bound (`super::start`). From then on this file waits: for a signal, for the
+//! watchdog's next beat, for a certificate to change, for something to die.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +18,8 @@ use crate::machine::{self, process};
 pub fn serve(path: Option<&Path>) -> ExitCode {
     // Before there is a second thread. Where it fails, so does binding, with advice.
     let _ = process::use_low_ports();
-    // Secrets are for this process alone, and for root. What is refused here would only have been a second wall.
+    // Secrets are for this process alone, and for root. What is refused here would only have been a
+    // second wall.
     let _ = process::forbid_looking_inside();
     if let Err(error) = machine::take_variables(config::is_variable) {
         say(&format!(

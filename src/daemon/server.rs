@@ -1,5 +1,5 @@
-//! A server in service: it waits for a signal, for the watchdog's next beat, for a certificate or an address to change,
-//! for something to die.
+//! A server in service: it waits for a signal, for the watchdog's next beat, for a certificate or
+//! an address to change, for something to die.
 
 use core::time::Duration;
 use std::io;
@@ -127,7 +127,8 @@ impl ServingProcess {
                         looking = self.begin_look(due.take().unwrap_or(TlsStore::poll_files));
                     }
                 }
-                // Whoever reads the log is told each day that one is about to end; one of our own making is renewed.
+                // Whoever reads the log is told each day that one is about to end; one of our own
+                // making is renewed.
                 _ = days.tick() => due = Some(TlsStore::reload),
                 outcomes = outcome(&mut looking) => {
                     looking = None;

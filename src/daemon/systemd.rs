@@ -1,4 +1,5 @@
-//! What the service manager is told (sd_notify), and its watchdog. Without a service manager nothing happens.
+//! What the service manager is told (sd_notify), and its watchdog. Without a service manager
+//! nothing happens.
 
 use core::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Where the servers behind this one are, as far as names tell. None of them is a peer: whoever looks such a name up tells it
-//! here, before a connection goes there, and the peer policy follows.
+//! The addresses of the servers behind this one, as found by name. None of them may be a peer: a
+//! lookup registers them here before a connection goes there, and the peer policy follows.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,27 +14,28 @@ use crate::config::settings::{BackendAddress, FrontDoorSettings};
 
 use crate::base::lock::lock;
 
-/// Addresses of one name that stay closed: a name may lead to other ones each time it is looked up.
+/// Addresses remembered per name, and refused as peers: a name may resolve to others at each
+/// lookup.
 const KNOWN: usize = 64;
-/// How often names are looked up although no client has asked for their servers.
+/// Interval of lookups without a client's request.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The same while they lead nowhere.
+/// The interval while a name does not resolve.
 const SOON: Duration = Duration::from_secs(5);
 
-/// The addresses that names have led to since the start, the latest ones of each.
+/// The addresses that names have resolved to since the start, the latest ones of each.
 #[derive(Clone, Debug, Default)]
 pub struct BackendAddresses(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Where they were when the configuration was loaded.
+    /// The addresses when the configuration was loaded.
     first: Vec<SocketAddr>,
     known: Mutex<BTreeMap<BackendAddress, Vec<IpAddr>>>,
     told: Notify,
 }
 
 impl BackendAddresses {
-    /// `first` were found already.
+    /// `first` were found before.
     pub fn new(first: Vec<SocketAddr>) -> Self {
         Self(Arc::new(Inner {
             first,
@@ -46,10 +47,10 @@ impl BackendAddresses {
         lock(&self.0.known)
     }
 
-    /// Looks a backend up, whose addresses are known from then on.
+    /// Looks a backend up, and registers its addresses.
     ///
     /// # Errors
-    /// When the name leads nowhere.
+    /// When the name does not resolve.
     pub async fn look_up(&self, backend: &BackendAddress) -> io::Result<Vec<SocketAddr>> {
         let found: Vec<SocketAddr> = lookup_host((backend.host.as_str(), backend.port)).await?.collect();
         self.note(backend, found.iter().map(SocketAddr::ip));
@@ -73,7 +74,7 @@ impl BackendAddresses {
         }
     }
 
-    /// All of them, in order.
+    /// All of them, sorted.
     pub fn all(&self) -> Vec<SocketAddr> {
         let known = self.known();
         let each = known
@@ -85,13 +86,13 @@ impl BackendAddresses {
         all
     }
 
-    /// Waits until there is another address than before. For one who waits.
+    /// Waits for a new address. For one waiter.
     pub async fn changed(&self) {
         self.0.told.notified().await;
     }
 
-    /// Looks all names of `settings` up from now on, each for `connect_timeout` at most: an address is closed before the first
-    /// client is passed on to it.
+    /// Starts to look up all names of `settings`, each for `connect_timeout` at most, so that an
+    /// address is refused as a peer before the first client is forwarded to it.
     pub fn follow(&self, settings: &FrontDoorSettings) {
         for backend in settings
             .backends()

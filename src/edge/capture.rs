@@ -1,4 +1,4 @@
-//! What a test's thread logs.
+//! Captures what a test's thread logs.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ impl Write for Lines {
     }
 }
 
-/// Everything this thread logs for as long as it lives.
+/// Everything this thread logs while the value lives.
 pub(crate) struct LogCapture {
     lines: Lines,
     _guard: DefaultGuard,
@@ -40,7 +40,7 @@ impl LogCapture {
         }
     }
 
-    /// How many lines there are that hold all of `parts`.
+    /// The number of lines that contain all of `parts`.
     pub(crate) fn count(&self, parts: &[&str]) -> usize {
         let bytes = self.lines.0.lock().expect("lock").clone();
         let text = String::from_utf8(bytes).expect("UTF-8");

@@ -1,4 +1,4 @@
-//! HTTP/3 as the workers pass it on: its bounds, and where the backend is.
+//! The workers' HTTP/3 configuration: its limits, and the backend's address.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -11,12 +11,13 @@ use super::backend_addresses::BackendAddresses;
 use crate::config::settings::{BackendAddress, Settings};
 use crate::shard::{Http3Config, SharedBackend};
 
-/// How often the backend's name is looked up again: no packet waits for it, and flows begun stay where they are.
+/// Interval of lookups of the backend's name. No packet waits for a lookup, and existing flows keep
+/// their address.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The same while it leads nowhere.
+/// The interval while the name does not resolve.
 const SOON: Duration = Duration::from_secs(5);
 
-/// `None`: there is no backend. From here on, workers know by themselves where its name leads.
+/// `None`: there is no backend. Otherwise workers receive the address of its name from now on.
 pub(crate) fn config(settings: &Settings, backends: &BackendAddresses) -> Option<Http3Config> {
     let http3 = &settings.front_door.http3;
     let address = http3.backend.as_ref()?;
@@ -45,7 +46,7 @@ pub(crate) fn config(settings: &Settings, backends: &BackendAddresses) -> Option
     })
 }
 
-/// Looks up the backend's name, for ever.
+/// Looks up the backend's name until the process ends.
 struct Follow {
     address: BackendAddress,
     patience: Duration,
@@ -59,7 +60,7 @@ impl Follow {
         let mut told = None;
         loop {
             let found = self.look_up().await;
-            // Told once, until it changes.
+            // Logged once, until it changes.
             match &found {
                 Ok(address) if self.backend.load().as_deref() != Some(address) => {
                     tracing::info!(backend = %self.address, %address, "HTTP/3 is passed on");
@@ -94,10 +95,10 @@ impl Follow {
     }
 }
 
-/// Where datagrams for this server itself go: passed on there, they would come back for ever.
+/// The addresses where this server receives datagrams: forwarding to them would loop.
 struct Ours {
     at: Vec<SocketAddr>,
-    /// Ports that are listened on at every address of this machine.
+    /// Ports with a listener on every address of this machine.
     everywhere: Vec<u16>,
     local: Vec<IpNet>,
 }
@@ -246,10 +247,10 @@ mod tests {
             "192.0.2.1:3478",
             "192.0.2.1:5349",
             "[::ffff:192.0.2.1]:3478",
-            // Behind the address that is announced.
+            // Behind the announced address.
             "203.0.113.9:3478",
             "203.0.113.9:443",
-            // At every address of this machine.
+            // On every address of this machine.
             "127.0.0.1:443",
             "[::1]:443",
             "10.9.8.7:443",
@@ -269,7 +270,7 @@ mod tests {
         }
     }
 
-    /// The clock goes on by itself where nothing else happens.
+    /// The paused clock advances by itself when nothing else happens.
     #[tokio::test(start_paused = true)]
     async fn where_a_name_leads_and_that_it_leads_nowhere_is_told_once_until_it_changes() {
         let heard = LogCapture::new();

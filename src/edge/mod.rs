@@ -1,5 +1,5 @@
-//! Where connections come in: listening sockets, certificates, the front door that finds out what a TCP connection is
-//! for, and the servers behind this one.
+//! Where connections arrive: listening sockets, certificates, the front door that classifies TCP
+//! connections, and the servers behind this one.
 
 pub mod backend_addresses;
 #[cfg(test)]

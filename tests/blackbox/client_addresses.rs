@@ -24,7 +24,7 @@ const LINES: [(&str, &str); 7] = [
     ("allocation moved", "was_client"),
     ("allocation ended", "client"),
     ("Allocate refused", "client"),
-    ("refused a connection that is not a trusted proxy's", "client"),
+    ("refused a connection that is not from a trusted proxy", "client"),
     ("connection closed", "client"),
     ("HTTP/3 flow ended", "client"),
 ];

@@ -73,7 +73,7 @@ fn a_strangers_server_name_is_not_in_the_log_and_where_a_library_was_asked_for_n
 
 #[test]
 fn lines_about_strangers_are_bounded_for_all_of_them_together_and_the_rest_is_counted() {
-    const LINE: &str = "refused a connection that is not a trusted proxy's";
+    const LINE: &str = "refused a connection that is not from a trusted proxy";
     let server = Server::start();
     flood(server.door, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n");
     server.wait_for_metric_of_at_least(

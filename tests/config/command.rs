@@ -93,7 +93,7 @@ fn check_tells_every_mistake_and_fails() {
         "relay.toml:3:9",
         "relay.toml:5:10",
         "did you mean `workers`?",
-        "3 mistakes",
+        "3 errors",
     ] {
         assert!(told.contains(expected), "{expected} is not in\n{told}");
     }

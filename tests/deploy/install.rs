@@ -120,10 +120,7 @@ fn root_is_told_what_the_services_user_cannot_read() {
         let advice = format!("read it: chown relay /etc/relay/{file}");
         assert!(told.contains(&advice), "{advice} is not in\n{told}");
     }
-    assert!(
-        told.contains("would not start for the user relay: 3 mistakes"),
-        "{told}"
-    );
+    assert!(told.contains("would not start for the user relay: 3 errors"), "{told}");
     assert!(told.trim_end().ends_with("BAD"), "{told}");
 }
 
@@ -133,7 +130,7 @@ fn a_directory_that_the_services_user_may_not_enter_is_named() {
         "install -d -m 700 /etc/keys; mv /etc/relay/privkey.pem /etc/keys/; ln -s /etc/keys/privkey.pem /etc/relay/",
     );
     assert!(told.contains("enter /etc/keys: chmod o+x /etc/keys"), "{told}");
-    assert!(told.contains("1 mistake"), "{told}");
+    assert!(told.contains("1 error"), "{told}");
     let told = check_after("chmod 700 /etc/relay");
     assert!(told.contains("enter /etc/relay: chmod o+x /etc/relay"), "{told}");
     assert!(told.trim_end().ends_with("BAD"), "{told}");

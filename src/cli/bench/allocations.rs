@@ -1,4 +1,5 @@
-//! The control path: handshakes a second, and what an idle allocation takes.
+//! Measures the control path: handshakes per second, and the memory and descriptors of an idle
+//! allocation.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -16,9 +17,9 @@ use super::{ClientTransport, Common, Failure};
 use crate::net::clock::Clock;
 use crate::net::udp::UdpOptions;
 
-/// How long an answer may take.
+/// How long to wait for a response.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// What our sockets hold: a measurement must not lose packets in its own buffers.
+/// Large socket buffers: a measurement must not lose packets in its own sockets.
 pub(super) const UDP: UdpOptions = UdpOptions {
     receive_buffer: 4 << 20,
     send_buffer: 4 << 20,
@@ -27,7 +28,7 @@ pub(super) const UDP: UdpOptions = UdpOptions {
     traffic_class: false,
 };
 const CHANNEL: u16 = 0x4000;
-/// Any port of the peer will do: nothing is sent to it.
+/// Any port of the peer works: nothing is sent to it.
 const PEER_PORT: u16 = 9999;
 
 pub(super) fn settings(target: &Target, wish: &Common) -> Result<ClientSettings, Failure> {
@@ -46,7 +47,7 @@ pub(super) fn settings(target: &Target, wish: &Common) -> Result<ClientSettings,
     })
 }
 
-/// What some clients have done.
+/// The results of some clients.
 struct Tally {
     done: u64,
     latencies: Latencies,
@@ -71,8 +72,8 @@ impl Tally {
     }
 }
 
-/// As many handshakes as `at_once` clients can do one after the other. With `pair` the peer is
-/// another allocation of the server.
+/// Handshakes that `at_once` clients complete one after the other. With `pair` the peer is another
+/// allocation of the server.
 pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> Result<Report, Failure> {
     let settings = settings(target, wish)?;
     let mut peer = SocketAddr::new(target.local, PEER_PORT);
@@ -82,7 +83,7 @@ pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> 
         peer = client.allocate()?;
         other = Some(client);
     }
-    // One whole handshake first: a mistake is told at once, and not once for each client.
+    // One complete handshake first, so that an error is reported at once and not by each client.
     handshake(&settings, target, 0, peer)?;
     let before = Usage::of(&wish.server_pids)?;
     let clock = Clock::default();
@@ -113,7 +114,7 @@ pub(super) fn rate(target: &Target, wish: &Common, at_once: u32, pair: bool) -> 
     Ok(report)
 }
 
-/// Has `at_once` clients do `work` again and again for `duration`.
+/// Runs `work` repeatedly on `at_once` clients for `duration`.
 fn together(at_once: u32, duration: Duration, work: impl Fn(usize) -> Result<(), Failure> + Sync) -> Tally {
     let stop = AtomicBool::new(false);
     let clock = Clock::default();
@@ -146,7 +147,7 @@ fn together(at_once: u32, duration: Duration, work: impl Fn(usize) -> Result<(),
     all
 }
 
-/// Sleeps, and shows for how long still.
+/// Sleeps, and shows the progress.
 fn wait(what: &'static str, duration: Duration) {
     let progress = Progress::new(what, duration.as_secs());
     let clock = Clock::default();
@@ -174,14 +175,14 @@ fn hold_one(settings: &ClientSettings, target: &Target, index: usize, peer: Sock
     Ok(client)
 }
 
-/// Holds `-n` allocations with a channel each for the time of the measurement, and ends them.
+/// Holds `-n` allocations with a channel each for the duration, and ends them.
 pub(super) fn hold(target: &Target, wish: &Common) -> Result<Report, Failure> {
     let settings = settings(target, wish)?;
     let peer = SocketAddr::new(target.local, PEER_PORT);
     let usage = || Usage::of(&wish.server_pids);
-    // What the server takes for its first client is not what it takes for each. That client stays
-    // until the end: the server closes a relay socket after it has answered, and would be caught
-    // with one too many.
+    // The server's memory for its first client is not its memory per client. This client stays
+    // until the end: the server closes a relay socket after it has answered, and the count would
+    // include it.
     let mut first = hold_one(&settings, target, 0, peer)?;
     let before = usage()?;
     let progress = Progress::new("allocating", wish.allocations.into());

@@ -1,15 +1,15 @@
-//! What is sent: shapes of traffic, and which way it goes.
+//! Shapes and directions of traffic.
 
 use super::Common;
 
-/// What the traffic looks like.
+/// The shape of the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Shape {
     /// 160 bytes every 20 ms for each allocation
     Audio,
-    /// 12 packets of 1200 bytes at once, 30 times a second, for each allocation
+    /// 12 packets of 1200 bytes in a row, 30 times per second, for each allocation
     Video,
-    /// Lone packets of 160 bytes as fast as they arrive
+    /// Single packets of 160 bytes as fast as they arrive
     Flood,
 }
 
@@ -29,7 +29,7 @@ impl Shape {
         }
     }
 
-    /// Packets a second of one flow.
+    /// Packets per second of one flow.
     pub(super) const fn rate(self) -> Option<f64> {
         match self {
             Self::Audio => Some(50.0),
@@ -47,14 +47,14 @@ impl Shape {
     }
 }
 
-/// Which way packets go.
+/// The direction of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum TrafficDirection {
     /// From clients to the peer
     Up,
     /// From the peer to clients
     Down,
-    /// From client to client, through an allocation of each
+    /// From client to client, through one allocation of each
     #[value(skip)]
     Pair,
 }
@@ -71,7 +71,7 @@ impl TrafficDirection {
 
 /// Stream clients that read too slowly.
 pub(super) struct Slow {
-    /// Bytes a second of each client.
+    /// Bytes per second of each client.
     pub(super) read: f64,
     pub(super) receive_buffer: usize,
 }
@@ -83,9 +83,9 @@ pub(super) struct TrafficShape {
     pub(super) indications: bool,
     /// Bytes of application data in a packet.
     pub(super) size: usize,
-    /// Packets a second in all; `None`: the shape's.
+    /// Packets per second in total; `None`: the shape's.
     pub(super) rate: Option<f64>,
-    /// Packets under way where there is no rate.
+    /// Packets in flight if there is no rate.
     pub(super) window: u64,
     /// Packets of a flow in a row.
     pub(super) burst: u32,
@@ -94,7 +94,7 @@ pub(super) struct TrafficShape {
     pub(super) slow: Option<Slow>,
 }
 
-/// Video for clients that read `read` bits a second of the `offered`.
+/// Video of `offered` bits per second for clients that read `read` bits per second.
 pub(super) fn slow_reader(wish: &Common, offered: u32, read: u32, receive_buffer: u32) -> TrafficShape {
     let size = Shape::Video.size();
     TrafficShape {

@@ -1,5 +1,5 @@
-//! Packets through allocations. Each carries when it was sent, so that whoever gets it knows how
-//! long it took.
+//! Sends packets through allocations. Each packet carries its sending time, so that the receiver
+//! knows its latency.
 
 use core::time::Duration;
 use std::io;
@@ -21,18 +21,18 @@ use crate::net::epoll::{Epoll, Interest};
 use crate::net::udp::{Datagram, RecvBatch, SendBatch, UdpSocket};
 use crate::wire::message::Message;
 
-/// Before anything is counted: caches, offload probes and the server's pauses settle.
+/// Not counted: caches, offload probes and the server's pauses settle.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// After the last packet was sent: what is still on its way arrives.
+/// After the last packet: time for packets in flight to arrive.
 const DRAIN: Duration = Duration::from_millis(500);
-/// Without a rate: packets under way are given up for lost after so long without any.
+/// Without a rate: packets in flight count as lost when none arrives for this long.
 const STALL: Duration = Duration::from_millis(100);
 /// Permissions live for 300 s.
 const RENEW: Duration = Duration::from_secs(120);
-/// A stream client with so many bytes unsent is not given more.
+/// A stream client with this many unsent bytes gets no more.
 const MOST_UNSENT: usize = 256 * 1024;
 
-/// Sets up the allocations, sends for the time asked for, and counts what arrives.
+/// Creates the allocations, sends for the duration, and counts what arrives.
 pub(super) fn measure(target: &Target, wish: &Common, flow: &TrafficShape) -> Result<Report, Failure> {
     let mut engine = Engine::set_up(target, wish, flow)?;
     let usage = || Usage::of(&wish.server_pids);
@@ -67,9 +67,9 @@ pub(super) fn measure(target: &Target, wish: &Common, flow: &TrafficShape) -> Re
     Ok(report)
 }
 
-/// One flow of packets, and what its receiver has seen.
+/// One flow of packets, and what its receiver has counted.
 struct Lane {
-    /// Who sends: a client, or for packets from the peer the client they go to.
+    /// The sending client; for packets from the peer, the receiving one.
     client: usize,
     relayed: SocketAddr,
     peer: SocketAddr,
@@ -89,7 +89,7 @@ struct Engine<'f> {
     send: SendBatch,
     /// Application data of the packets in the batch.
     slab: Vec<u8>,
-    /// Bytes each slow client may read now, and since when.
+    /// Bytes each slow client may read now, and since when it counts.
     allowance: f64,
     allowed_at: Instant,
     renewed_at: Instant,
@@ -205,7 +205,7 @@ impl<'f> Engine<'f> {
         Ok(())
     }
 
-    /// Counts from here on, and only packets sent from here on.
+    /// Starts to count now. Packets sent earlier are not counted.
     fn reset(&mut self) {
         self.counted_from = self.clock.mono();
         (self.sent, self.received, self.reordered, self.withheld) = (0, 0, 0, 0);
@@ -213,7 +213,7 @@ impl<'f> Engine<'f> {
         let _ = self.send.take_stats();
     }
 
-    /// Renews everything that would end; the responses come among the media.
+    /// Renews allocations, permissions and channels. The responses arrive among the media.
     fn renew(&mut self, now: Instant) -> Result<(), Failure> {
         self.renewed_at = now;
         self.renew_now = false;
@@ -230,7 +230,7 @@ impl<'f> Engine<'f> {
         Ok(())
     }
 
-    /// Sends what is due, and tells how long nothing more is.
+    /// Sends the due bursts. Returns the time until the next one.
     fn send_due(&mut self, now: Instant) -> Result<Duration, Failure> {
         let burst = u64::from(self.flow.burst);
         let lanes = self.lanes.len() as u64;
@@ -238,7 +238,7 @@ impl<'f> Engine<'f> {
         let pause = if let Some(rate) = self.flow.rate.or(own) {
             let from = *self.paced_from.get_or_insert(now);
             let due = ((now - from).as_secs_f64() * rate / burst as f64) as u64;
-            // After a stall of our own, what is too late is not made up for in one blow.
+            // After a pause of the generator itself, do not send everything overdue at once.
             self.bursts = self.bursts.max(due.saturating_sub(lanes));
             while self.bursts < due {
                 self.send_burst(now, (self.bursts % lanes) as usize);
@@ -309,7 +309,7 @@ impl<'f> Engine<'f> {
         }
     }
 
-    /// Everything queued leaves, as far as sockets take it.
+    /// Sends the queue as far as the sockets accept it.
     fn flush(&mut self, now: Instant) -> Result<(), Failure> {
         self.flush_datagrams(now);
         self.slab.clear();
@@ -332,8 +332,8 @@ impl<'f> Engine<'f> {
         });
     }
 
-    /// Takes what has come, waiting at most `pause`. Shorter pauses than the system can wait are
-    /// spent here.
+    /// Receives, and waits at most `pause`. A pause too short for the system's timer is spent in a
+    /// loop.
     fn receive(&mut self, now: Instant, pause: Duration) -> Result<(), Failure> {
         if self.flow.slow.is_some() {
             self.read_slowly(now)?;
@@ -355,11 +355,11 @@ impl<'f> Engine<'f> {
         Ok(())
     }
 
-    /// Each client reads no more than it is allowed to.
+    /// Each client reads no more than its rate allows.
     fn read_slowly(&mut self, now: Instant) -> Result<(), Failure> {
         let Some(slow) = &self.flow.slow else { return Ok(()) };
         let earned = (now - self.allowed_at).as_secs_f64() * slow.read;
-        // A few milliseconds at a time, as an application would.
+        // A few milliseconds' worth at a time, as an application would.
         if earned < 1500.0 {
             return Ok(());
         }
@@ -404,7 +404,7 @@ impl<'f> Engine<'f> {
             Some(ClientSocket::Stream(_)) => return,
             None => &self.peer,
         };
-        // An ICMP error of an earlier datagram: the packets behind it come the next time.
+        // An ICMP error of an earlier datagram. The next call reads the packets behind it.
         let Ok(slots) = self.recv.receive(socket, 64) else {
             return;
         };
@@ -472,7 +472,7 @@ impl<'f> Engine<'f> {
         report
     }
 
-    /// Ends the allocations; what fails here ends by itself.
+    /// Ends the allocations. After an error they expire by themselves.
     fn release(&mut self) {
         for client in &mut self.clients {
             let _ = client.release();
@@ -480,7 +480,7 @@ impl<'f> Engine<'f> {
     }
 }
 
-/// Lets packets to and from `peer` pass.
+/// Installs a permission for `peer`.
 fn permit(client: &mut TurnClient, flow: &TrafficShape, peer: SocketAddr) -> Result<(), ClientError> {
     if flow.indications {
         client.create_permission(peer)
@@ -489,7 +489,7 @@ fn permit(client: &mut TurnClient, flow: &TrafficShape, peer: SocketAddr) -> Res
     }
 }
 
-/// Everything that is read when something is there; slow readers are read when they may.
+/// Watches every socket that is read when readable. Slow readers are read by time.
 fn register(epoll: &mut Epoll, clients: &[TurnClient], peer: &UdpSocket, flow: &TrafficShape) -> io::Result<()> {
     for (index, client) in clients.iter().enumerate() {
         if flow.slow.is_none() {

@@ -1,8 +1,8 @@
 //! `relay bench`: a load generator for any TURN server, for the operator who owns it.
 //!
-//! One thread is client and peer at once, so that one clock measures how long a packet takes. What
-//! it measures of a server on this machine (`--server-pid`) is the CPU time it spends on a relayed
-//! packet, which hardly depends on what else the machine does; packets per second do.
+//! One thread is client and peer at once, so that one clock measures latencies. For a server on
+//! this machine (`--server-pid`) it measures the CPU time per relayed packet, which hardly depends
+//! on the load of the machine; packets per second do.
 //!
 //! ```text
 //! target       which server, which login, whose machine
@@ -14,7 +14,7 @@
 //! report       figures as a table or as JSON
 //! ```
 //!
-//! The TURN client is `relay-client`. All of it is behind the cargo feature `bench`.
+//! The TURN client is `relay-client`. The cargo feature `bench` contains all of it.
 
 mod allocations;
 mod flow;
@@ -35,7 +35,7 @@ use self::report::Report;
 use self::target::Target;
 use relay_client::ClientError;
 
-/// What may follow `relay bench`.
+/// Arguments of `relay bench`.
 #[derive(Debug, clap::Args)]
 pub(super) struct BenchArguments {
     #[command(subcommand)]
@@ -44,60 +44,59 @@ pub(super) struct BenchArguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Measurement {
-    /// Relay packets: CPU time for each, packets a second, latency, loss
+    /// Relay packets: CPU time per packet, packets per second, latency, loss
     Media(Media),
-    /// Make allocations and end them again: 401, Allocate, CreatePermission, ChannelBind, Refresh 0
+    /// Create allocations and end them: 401, Allocate, CreatePermission, ChannelBind, Refresh 0
     Allocations(Allocations),
-    /// Hold idle allocations: memory and descriptors for each
+    /// Hold idle allocations: memory and descriptors per allocation
     Hold(Common),
-    /// Send media to stream clients that read slower than it comes: how old is what they get?
+    /// Send media to stream clients that read too slowly, and measure the age of what they receive
     SlowReader(SlowReader),
 }
 
-/// What every measurement takes.
+/// Arguments of every measurement.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
-    /// The server: HOST:PORT
+    /// Measure this server: HOST:PORT
     #[arg(long, default_value = "127.0.0.1:3478", value_name = "HOST:PORT")]
     server: String,
-    /// How clients reach it
+    /// Connect clients over this transport
     #[arg(long, value_enum, default_value_t = ClientTransport::Udp)]
     transport: ClientTransport,
-    /// User name; without it a credential is minted with the secret below
+    /// Log in with this user name; without it, mint credentials with the secret
     #[arg(long, requires = "password")]
     user: Option<String>,
-    /// Password of --user
+    /// Log in with this password of --user
     #[arg(long, requires = "user")]
     password: Option<String>,
-    /// File that holds the secret to mint credentials with [default: that of the configuration]
+    /// Mint credentials with the secret in this file [default: the configuration's]
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     secret_file: Option<PathBuf>,
-    /// Allocations
+    /// Number of allocations
     #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     allocations: u32,
-    /// How long to measure, in seconds
+    /// Measure for this many seconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
-    /// Process id of the server, if it runs here: reports its CPU time and memory. Give it again
-    /// for each process that works for it
+    /// Report CPU time and memory of this process on this machine; repeat for several processes
     #[arg(long = "server-pid", value_name = "PID")]
     server_pids: Vec<u32>,
-    /// One JSON object in place of the table
+    /// Print one JSON object instead of the table
     #[arg(long)]
     json: bool,
-    /// The server is not on this machine, and it is mine to load
+    /// Confirm that a server on another machine is yours to load
     #[arg(long)]
     i_own_this_server: bool,
 }
 
-/// How a client reaches the server.
+/// The transport of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum ClientTransport {
     /// UDP
     Udp,
     /// TCP
     Tcp,
-    /// TLS over TCP; any certificate will do
+    /// TLS over TCP; accepts any certificate
     Tls,
 }
 
@@ -115,33 +114,33 @@ impl ClientTransport {
 struct Media {
     #[command(flatten)]
     common: Common,
-    /// What the traffic looks like
+    /// Shape of the traffic
     #[arg(long, value_enum, default_value_t = Shape::Audio)]
     shape: Shape,
-    /// Which way
+    /// Direction of the traffic
     #[arg(long, value_enum, default_value_t = TrafficDirection::Up)]
     direction: TrafficDirection,
-    /// From client to client through two allocations of the server, in place of an outside peer
+    /// Relay between two allocations of the server, without an outside peer
     #[arg(long, conflicts_with = "direction")]
     pair: bool,
-    /// Send and Data indications in place of ChannelData
+    /// Use Send and Data indications instead of ChannelData
     #[arg(long)]
     indications: bool,
     /// Bytes of application data in a packet [default: the shape's]
     #[arg(long, value_parser = clap::value_parser!(u16).range(16..=1452))]
     size: Option<u16>,
-    /// Packets a second in all [default: the shape's; none for flood, which sends as fast as
+    /// Packets per second in total [default: the shape's; none for flood, which sends as fast as
     /// packets arrive]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
-    /// Packets under way at a time when there is no rate
+    /// Packets in flight if there is no rate
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window: u32,
     /// Packets of one flow in a row [default: the shape's]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     burst: Option<u32>,
-    /// Look for packets without a pause, so that no latency is our own waking up: wants a core of
-    /// its own
+    /// Poll for packets without a pause, to exclude the generator's wake-ups from latencies; needs
+    /// a core of its own
     #[arg(long)]
     spin: bool,
 }
@@ -150,10 +149,10 @@ struct Media {
 struct Allocations {
     #[command(flatten)]
     common: Common,
-    /// How many clients do so at a time
+    /// Number of clients at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     at_once: u32,
-    /// With another allocation of the server as the peer, in place of an outside one
+    /// Use another allocation of the server as the peer
     #[arg(long)]
     pair: bool,
 }
@@ -162,10 +161,10 @@ struct Allocations {
 struct SlowReader {
     #[command(flatten)]
     common: Common,
-    /// Media sent to each client, in bits a second
+    /// Media sent to each client, in bits per second
     #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u32).range(10_000..))]
     offered: u32,
-    /// What each client reads, in bits a second
+    /// Rate at which each client reads, in bits per second
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(10_000..))]
     read: u32,
     /// Receive buffer of each client's socket, in bytes
@@ -198,11 +197,11 @@ impl Measurement {
 /// Why there are no figures.
 #[derive(Debug)]
 enum Failure {
-    /// Something about the command line or the configuration.
+    /// An error in the command line or the configuration.
     Refused(String),
-    /// The server, or the way to it.
+    /// The server or the path to it failed.
     Client(ClientError),
-    /// Sockets of our own.
+    /// A socket of the generator failed.
     Io(io::Error),
 }
 
@@ -216,21 +215,23 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What an operator who measures can do about it.
+/// What the operator can do about it.
 const fn advice(error: &ClientError) -> &'static str {
     match error {
         ClientError::Timeout(..) => {
-            ". Is a TURN server there? If it answers some of the clients, its limit on answers to strangers (relay: \
-             limits.challenges_per_second) is lower than what is asked here"
+            ". Is a TURN server there? If it answers some of the clients, its limit on challenges (relay: \
+             limits.challenges_per_second) is lower than this measurement needs"
         }
         ClientError::Refused(refusal) => match refusal.code {
-            401 => ": the server does not take this login",
-            403 => ": allow our address as a peer (relay: peers.allow), or measure client to client with --pair",
+            401 => ": the server refuses this login",
+            403 => {
+                ": allow this machine's address as a peer (relay: peers.allow), or measure client to client with --pair"
+            }
             486 => {
                 ": raise the quotas for the measurement (relay: limits.allocations_per_ip, \
-                 limits.allocations_per_user), or ask for less with -n"
+                 limits.allocations_per_user), or reduce -n"
             }
-            508 => ": the server has no relay ports, or no room, left",
+            508 => ": the server has no relay port left, or a limit is reached",
             _ => "",
         },
         _ => "",
@@ -255,7 +256,7 @@ pub(super) fn run(config: Option<&Path>, arguments: &BenchArguments) -> ExitCode
     match measure(config, &arguments.measurement) {
         Ok(report) => {
             let text = if json { report.json() } else { report.table() };
-            // A reader that closed its end has read enough.
+            // A reader that closed its end needs no more.
             let _ = io::stdout().lock().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }

@@ -1,4 +1,4 @@
-//! A packet of media: how it is framed for TURN, and what it tells of itself.
+//! A packet of media: its TURN framing and its stamp.
 
 use std::net::SocketAddr;
 
@@ -11,17 +11,16 @@ use crate::wire::{channel_data, writer};
 
 /// The channel every client binds.
 pub(super) const CHANNEL: u16 = 0x4000;
-/// When sent, sequence number, flow.
+/// Sending time, sequence number, flow.
 const STAMP: usize = 16;
 
-/// Writes what stands in front of the application data; gives its length, and the padding behind
-/// the data.
+/// Writes the header of the application data. Returns its length, and the padding behind the data.
 pub(super) fn wrap(flow: &TrafficShape, peer: SocketAddr, header: &mut [u8; 48]) -> (usize, usize) {
     if !flow.indications {
         channel_data::emit_header(CHANNEL, flow.size, header);
         return (channel_data::HEADER_LEN, 0);
     }
-    // A Send indication has the very layout of a Data indication (RFC 8656 §11.1, §11.3).
+    // A Send indication has the same layout as a Data indication (RFC 8656 §11.1, §11.3).
     let length = writer::emit_data_indication_header(TransactionId([7; 12]), peer, flow.size, header);
     let [first, second] = message_type(Class::Indication, Method::Send).to_be_bytes();
     (header[0], header[1]) = (first, second);
@@ -43,7 +42,7 @@ pub(super) fn unwrap(message: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What a packet tells of itself.
+/// The stamp at the beginning of a packet's data.
 #[derive(Clone, Copy)]
 pub(super) struct Stamp {
     pub(super) sent_at: Instant,

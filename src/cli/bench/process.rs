@@ -1,4 +1,4 @@
-//! What processes on this machine have used, from `/proc`.
+//! Resource usage of processes on this machine, from `/proc`.
 
 use core::time::Duration;
 use std::fs;
@@ -17,10 +17,10 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Reads the processes together; `None`: there are none to read.
+    /// Reads the processes together. `None`: none is named.
     ///
     /// # Errors
-    /// One is gone, or not ours to look into.
+    /// When one has ended, or may not be read.
     pub(super) fn of(pids: &[u32]) -> io::Result<Option<Self>> {
         let mut all: Option<Self> = None;
         for &pid in pids {
@@ -38,7 +38,7 @@ impl Usage {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let mut cpu = 0_u64;
         for thread in fs::read_dir(folder.join("task"))? {
-            // In nanoseconds, where `stat` has ticks of 10 ms. A thread may end meanwhile.
+            // In nanoseconds; `stat` has ticks of 10 ms. A thread may end meanwhile.
             let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! Figures, for people and for programs.
+//! Figures as a table and as JSON.
 
 use core::time::Duration;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ pub(super) struct Latencies(Histogram<u64>);
 
 impl Latencies {
     pub(super) fn new() -> Self {
-        // Bounds and precision are within what the histogram takes.
+        // Bounds and precision are within the histogram's range.
         Self(Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds"))
     }
 
@@ -37,7 +37,7 @@ impl Latencies {
     }
 }
 
-/// One measurement: named figures in the order they are told.
+/// One measurement: named figures in their order.
 pub(super) struct Report(Vec<(&'static str, Value, String)>);
 
 impl Report {
@@ -45,19 +45,19 @@ impl Report {
         Self(Vec::new())
     }
 
-    /// A word or a sentence.
+    /// Adds a word or a sentence.
     pub(super) fn text(&mut self, name: &'static str, text: &str) -> &mut Self {
         self.0.push((name, text.into(), text.to_owned()));
         self
     }
 
-    /// A whole number.
+    /// Adds a whole number.
     pub(super) fn count(&mut self, name: &'static str, count: u64) -> &mut Self {
         self.0.push((name, count.into(), count.to_string()));
         self
     }
 
-    /// A number with `digits` behind the point.
+    /// Adds a number with `digits` after the point.
     pub(super) fn number(&mut self, name: &'static str, number: f64, digits: usize) -> &mut Self {
         let text = format!("{number:.digits$}");
         let value = text.parse::<f64>().unwrap_or(number);
@@ -65,7 +65,7 @@ impl Report {
         self
     }
 
-    /// Percentiles, if there is anything to take them of.
+    /// Adds percentiles, unless nothing was recorded.
     pub(super) fn latencies(&mut self, latencies: &Latencies) -> &mut Self {
         if latencies.0.is_empty() {
             return self;
@@ -76,7 +76,7 @@ impl Report {
             .number("latency_max_us", latencies.micros(1.0), 1)
     }
 
-    /// The server's CPU time for each of `what`, and its memory.
+    /// Adds the server's CPU time per `what`, and its memory.
     pub(super) fn usage(
         &mut self,
         name: &'static str,
@@ -110,20 +110,20 @@ impl Report {
         let width = self.0.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         let mut table = String::new();
         for (name, _, text) in &self.0 {
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = writeln!(table, "{name:<width$}  {text}");
         }
         table
     }
 }
 
-/// Shows on a terminal how far a measurement is; silent elsewhere.
+/// Shows the progress of a measurement on a terminal; silent elsewhere.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
     pub(super) fn new(what: &'static str, total: u64) -> Self {
         let bar = ProgressBar::new(total);
-        // The template is our own, so a mistake in it is found by the first test.
+        // The template is constant, so the first test would find an error in it.
         if let Ok(style) = ProgressStyle::with_template("{msg:<12} {bar:40} {pos}/{len} {elapsed}") {
             bar.set_style(style);
         }

@@ -1,4 +1,4 @@
-//! Which server is measured, with which login, and whether that may be done.
+//! The measured server and the login. Refuses servers that are not the operator's.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
@@ -12,13 +12,13 @@ use crate::machine::{ThisMachine, files};
 use crate::net::clock::unix_now;
 use crate::turn::login::credential::{Credentials, MintedCredential, mint};
 
-/// How long minted credentials are good beyond the measurement.
+/// How long minted credentials are valid beyond the measurement.
 const GRACE: Duration = Duration::from_secs(120);
 
 /// The server and how to log in.
 pub(super) struct Target {
     pub(super) server: SocketAddr,
-    /// Our own address on the way to it, where peers are bound as well.
+    /// The local address towards it, to which peers are bound as well.
     pub(super) local: IpAddr,
     login: Login,
     ttl: Duration,
@@ -27,13 +27,13 @@ pub(super) struct Target {
 enum Login {
     /// One user.
     User(MintedCredential),
-    /// A credential for each client, so that quotas per user do not decide.
+    /// A credential for each client, so that quotas per user do not limit the measurement.
     Secret(Vec<u8>),
     Configured(Arc<Credentials>),
 }
 
 impl Target {
-    /// Resolves the server and refuses one that is not ours to load.
+    /// Resolves the server, and refuses one on another machine without confirmation.
     pub(super) fn find(config: Option<&Path>, wish: &Common) -> Result<Self, Failure> {
         let refused = |why: String| Err(Failure::Refused(why));
         let server = match wish.server.to_socket_addrs() {
@@ -91,7 +91,7 @@ fn login(config: Option<&Path>, wish: &Common) -> Result<Login, Failure> {
     Ok(Login::Configured(loaded.settings.turn.credentials))
 }
 
-/// Whether an address is one of this machine's.
+/// Whether this machine has the address.
 fn is_here(ip: IpAddr) -> bool {
     ip.is_loopback()
         || if_addrs::get_if_addrs()
@@ -100,7 +100,7 @@ fn is_here(ip: IpAddr) -> bool {
             .any(|interface| interface.ip() == ip)
 }
 
-/// The address the system would use towards `server`. Nothing is sent.
+/// The local address that the system would use towards `server`. Nothing is sent.
 fn local_address(server: SocketAddr) -> Result<IpAddr, Failure> {
     let any: SocketAddr = if server.is_ipv4() {
         (std::net::Ipv4Addr::UNSPECIFIED, 0).into()

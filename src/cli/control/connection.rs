@@ -15,12 +15,12 @@ use tokio::runtime::Runtime;
 
 use crate::control::operator::socket::{RUNTIME_DIRECTORY, SOCKET};
 
-/// Why there is no answer.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) enum ControlFailure {
-    /// The server says why.
+    /// The server refuses the request for this reason.
     Refused(String),
-    /// None can be reached.
+    /// No server can be reached.
     NoServer(String),
 }
 
@@ -35,14 +35,14 @@ fn broken(error: impl fmt::Display) -> ControlFailure {
     ControlFailure::NoServer(format!("the server does not answer: {error}"))
 }
 
-/// A server, and the thread that talks to it.
+/// A connection to a server, and the runtime that drives it.
 pub(super) struct ControlConnection {
     runtime: Runtime,
     requests: SendRequest<Full<Bytes>>,
 }
 
 impl ControlConnection {
-    /// Connects to the socket at `path`, or where servers have theirs.
+    /// Connects to the socket at `path`, or to the first usual place that exists.
     pub(super) fn connect(path: Option<&Path>) -> Result<Self, ControlFailure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(broken)?;
@@ -58,14 +58,14 @@ impl ControlConnection {
                 .await
                 .map_err(|error| refused(&path, &error))?;
             let (requests, connection) = handshake(TokioIo::new(socket)).await.map_err(broken)?;
-            // It ends with the connection; what goes wrong there fails the request.
+            // The task ends with the connection. Its errors appear as errors of the request.
             tokio::spawn(connection);
             Ok(requests)
         })?;
         Ok(Self { runtime, requests })
     }
 
-    /// Sends a request. The answer is JSON, `null` if there is none.
+    /// Sends a request. The response is JSON; `null` if it is empty.
     pub(super) fn order(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ControlFailure> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
@@ -95,7 +95,8 @@ impl ControlConnection {
     }
 }
 
-/// Where servers have their sockets: under the unit, and by hand as root or as an ordinary user.
+/// The usual places of the socket: of the unit, and of a server started by hand as root or as
+/// another user.
 fn usual_places() -> Vec<PathBuf> {
     let mut places = vec![PathBuf::from(RUNTIME_DIRECTORY), PathBuf::from("/var/lib/relay")];
     let home = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
@@ -117,16 +118,16 @@ fn refused(path: &Path, error: &io::Error) -> ControlFailure {
     let path = path.display();
     ControlFailure::NoServer(match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            format!("{path}: {error}; be root, the server's user, or in the server's group")
+            format!("{path}: {error}; run this as root, as the server's user, or in the server's group")
         }
-        io::ErrorKind::ConnectionRefused => format!("{path}: no server is behind it any more"),
+        io::ErrorKind::ConnectionRefused => format!("{path}: its server has ended; start it again"),
         _ => format!("{path}: {error}"),
     })
 }
 
-/// As a part of a path.
+/// Encodes a component of a path.
 pub(super) fn encoded(text: &str) -> String {
-    // A plus would be a plus in a path.
+    // In a path a plus is a plus, not a space.
     form_urlencoded::byte_serialize(text.as_bytes())
         .collect::<String>()
         .replace('+', "%20")

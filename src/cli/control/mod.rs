@@ -1,4 +1,4 @@
-//! Commands that ask a running server, or order it to do something, over its control socket.
+//! Commands that query or control a running server over its control socket.
 
 mod connection;
 mod show;
@@ -14,45 +14,45 @@ use self::connection::{ControlConnection, ControlFailure};
 use crate::config::parse_duration;
 use crate::net::clock::unix_now;
 
-/// The server said no, or there is no such thing.
+/// The server refuses the request, or the object does not exist.
 const EXIT_REFUSED: u8 = 1;
-/// There is no server to ask.
+/// No server can be reached.
 const EXIT_NO_SERVER: u8 = 69;
 
-/// Which server, and how to show the answer.
+/// Arguments of every command.
 #[derive(Debug, Args)]
 struct Common {
-    /// The server's control socket [default: the first there is of /run/relay/control.sock,
+    /// Use this control socket [default: the first that exists of /run/relay/control.sock,
     /// /var/lib/relay/control.sock and $XDG_STATE_HOME/relay/control.sock]
     #[arg(long, value_name = "PATH", env = "RELAY_CONTROL_SOCKET", global = true)]
     socket: Option<PathBuf>,
-    /// Print the answer as JSON
+    /// Print JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
-/// What can be asked and ordered.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum ControlCommand {
-    /// Show version, phase, limits and their use, and the load of each worker
+    /// Show version, phase, limits and usage, and the load of each worker
     Status(Plain),
-    /// List the allocations
+    /// List allocations
     Sessions(SessionsArguments),
     /// Show one allocation in full: peers, channels, deadlines, queue
     Session(OneSession),
     /// End one allocation
     End(OneSession),
-    /// Refuse a user's credentials and end its allocations
+    /// Refuse a user's credentials, and end the user's allocations
     Revoke(RevokeArguments),
-    /// List the revoked users
+    /// List revoked users
     Revocations(Plain),
-    /// Take no new clients, and exit when no allocation is left
+    /// Refuse new clients, and exit when no allocation is left
     Drain(DrainArguments),
-    /// Take new clients again
+    /// Accept new clients again
     Undrain(Plain),
-    /// Read the configuration again, and show what came of it
+    /// Reload the configuration, and show the result
     Reload(Plain),
-    /// Change the log level of the running server
+    /// Change the log level
     Log(LogArguments),
 }
 
@@ -68,25 +68,25 @@ pub(super) struct Plain {
 pub(super) struct SessionsArguments {
     #[command(flatten)]
     common: Common,
-    /// Of this user: a name, a userid, or a whole username
+    /// List those of this user: a name, a userid, or a whole username
     #[arg(long)]
     user: Option<String>,
-    /// Of clients in this network
+    /// List those of clients in this network
     #[arg(long, value_name = "NETWORK")]
     client: Option<String>,
-    /// With a permission or channel to a peer in this network
+    /// List those with a permission or channel to a peer in this network
     #[arg(long, value_name = "NETWORK")]
     peer: Option<String>,
-    /// Of clients that came over udp, tcp, tls or dtls
+    /// List those of clients over udp, tcp, tls or dtls
     #[arg(long)]
     transport: Option<String>,
-    /// On the forced path, or the other
+    /// List those on the forced path, or on other paths
     #[arg(long, value_name = "forced|other")]
     path: Option<String>,
-    /// The first ones by this instead of all of them by age
+    /// List only the first, sorted by this, instead of all by age
     #[arg(long, value_enum)]
     sort: Option<Sort>,
-    /// How many with --sort
+    /// List this many with --sort
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
 }
@@ -95,7 +95,7 @@ pub(super) struct SessionsArguments {
 enum Sort {
     /// Bytes relayed so far
     Bytes,
-    /// Bits per second, counted for one second
+    /// Bits per second, measured for one second
     Rate,
 }
 
@@ -104,7 +104,7 @@ enum Sort {
 pub(super) struct OneSession {
     #[command(flatten)]
     common: Common,
-    /// The session's id, as the log and `relay sessions` show it
+    /// Id of the allocation, as in the log and `relay sessions`
     id: String,
 }
 
@@ -113,7 +113,7 @@ pub(super) struct OneSession {
 pub(super) struct RevokeArguments {
     #[command(flatten)]
     common: Common,
-    /// A static user's name, or the userid of time-limited usernames
+    /// Name of a static user, or userid of time-limited usernames
     user: String,
     /// Refuse credentials that expire within this time [default: credentials.max_ttl]
     #[arg(long = "for", value_name = "DURATION", value_parser = seconds)]
@@ -128,10 +128,10 @@ pub(super) struct RevokeArguments {
 pub(super) struct DrainArguments {
     #[command(flatten)]
     common: Common,
-    /// ControlConnection for new clients that can follow, one for each IP version
+    /// Redirect new clients that support it to this server; one for each IP version
     #[arg(long, value_name = "IP:PORT")]
     to: Vec<SocketAddr>,
-    /// Exit after this time even if there are allocations left
+    /// Exit after this time even if allocations are left
     #[arg(long, value_name = "DURATION", value_parser = seconds)]
     deadline: Option<u64>,
 }
@@ -141,19 +141,20 @@ pub(super) struct DrainArguments {
 pub(super) struct LogArguments {
     #[command(flatten)]
     common: Common,
-    /// As `log.level`: debug, "info,relay::shard=debug"; `configured` takes the change back
+    /// Filter as in `log.level` (debug, "info,relay::shard=debug"), or `configured` to return to
+    /// the configuration
     level: String,
-    /// For this time only
+    /// Return to the configuration after this time
     #[arg(long = "for", value_name = "DURATION", value_parser = seconds)]
     during: Option<u64>,
 }
 
 fn seconds(text: &str) -> Result<u64, String> {
-    let duration = parse_duration(text).ok_or("a duration is written 90s, 15m or 1h30m")?;
+    let duration = parse_duration(text).ok_or("write it as 90s, 15m or 1h30m")?;
     Ok(duration.as_secs().max(1))
 }
 
-/// Does what the command says.
+/// Runs the command.
 pub(super) fn run(command: &ControlCommand) -> ExitCode {
     match answer(command) {
         Ok(text) => {
@@ -186,12 +187,12 @@ fn answer(command: &ControlCommand) -> Result<String, ControlFailure> {
             ControlConnection::connect(common.socket.as_deref())?.order("POST", "/v1/drain", Some(&body))?;
             done(
                 common,
-                "draining: no new clients; the server exits when no allocation is left",
+                "draining: the server refuses new clients and exits when no allocation is left",
             )
         }
         ControlCommand::Undrain(Plain { common }) => {
             ControlConnection::connect(common.socket.as_deref())?.order("DELETE", "/v1/drain", None)?;
-            done(common, "taking new clients")
+            done(common, "accepting new clients")
         }
         ControlCommand::Reload(Plain { common }) => {
             let report = ControlConnection::connect(common.socket.as_deref())?.order("POST", "/v1/reload", None)?;

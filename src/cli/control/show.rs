@@ -1,15 +1,15 @@
-//! Answers for people.
+//! Formats responses for people.
 
 use std::io::Write as _;
 
 use serde_json::Value;
 
-/// Prints; a reader that has gone is no mistake.
+/// Prints. A reader that closed its end is no error.
 pub(super) fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
 }
 
-/// For programs.
+/// Formats for programs.
 pub(super) fn json(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
@@ -26,7 +26,7 @@ fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
-/// `3d 4h`, `12m 5s`: two units are enough to read.
+/// `3d 4h`, `12m 5s`: two units are precise enough.
 fn span(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     match seconds {
@@ -64,7 +64,7 @@ fn rate(bits: u64) -> String {
     }
 }
 
-/// Columns as wide as their widest cell; the last is ragged.
+/// Columns as wide as their widest cell; the last is not padded.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column| {
@@ -236,7 +236,7 @@ pub(super) fn revocations(revocations: &Value) -> String {
         rows.push(vec![text(&revocation["user"]), text(&revocation["until"])]);
     }
     if rows.len() == 1 {
-        "nobody is revoked".to_owned()
+        "no user is revoked".to_owned()
     } else {
         table(&rows)
     }
@@ -247,7 +247,7 @@ pub(super) fn revoked(answer: &Value) -> String {
     let kept = if answer["kept"] == true {
         ""
     } else {
-        "; a restart forgets it, because there is no state_dir"
+        "; a restart forgets it, because the server has no state_dir"
     };
     format!(
         "revoked {}: credentials that expire by {} are refused; {} sessions ended{kept}",
@@ -266,7 +266,7 @@ pub(super) fn reload(report: &Value) -> String {
     let outcome = match report["outcome"].as_str() {
         Some("success") => "reloaded",
         Some("partial") => "reloaded in part",
-        _ => "not reloaded: the configuration before stays in force",
+        _ => "not reloaded: the previous configuration stays in force",
     };
     format!(
         "{}{}{}{outcome}",

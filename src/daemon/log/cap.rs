@@ -1,6 +1,6 @@
-//! How often the log tells the same thing. Strangers cause lines, and their number is theirs to choose: so every kind of
-//! line, each place in the code that writes one, has a budget for the whole process. What is left out is counted, and said
-//! once a minute.
+//! How often the log tells the same thing. Strangers cause lines, and their number is theirs to
+//! choose: so every kind of line, each place in the code that writes one, has a budget for the
+//! whole process. What is left out is counted, and said once a minute.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -22,7 +22,8 @@ use crate::net::clock::Clock;
 const LINES: Rate = Rate::every(Duration::from_secs(5), 50);
 /// The same at debug, which somebody reads who looks for a fault.
 const DEBUG_LINES: Rate = Rate::new(100, 1000);
-/// Lines that are bounded where they are made, or that only the operator causes, as many as it takes.
+/// Lines that are bounded where they are made, or that only the operator causes, as many as it
+/// takes.
 const EXEMPT: [&str; 3] = ["relay::allocation", "relay::refusal", "relay::daemon::log"];
 /// Most characters of the message that a kind is known by.
 const NAME: usize = 100;

@@ -1,5 +1,5 @@
-//! One event as one line, text or JSON. Whatever stands in a value, it adds no field and no line, does nothing to a terminal,
-//! and is cut where it is too long to be ours.
+//! One event as one line, text or JSON. Whatever stands in a value, it adds no field and no line,
+//! does nothing to a terminal, and is cut where it is too long to be ours.
 
 use core::fmt::{self, Write as _};
 
@@ -167,8 +167,8 @@ impl Cut {
     }
 }
 
-/// `TIME LEVEL target: message name=value …`. A message has no `=`, or stands in quotes; so the first name is where the
-/// message ends, and each value ends with its quote, or at a space.
+/// `TIME LEVEL target: message name=value …`. A message has no `=`, or stands in quotes; so the
+/// first name is where the message ends, and each value ends with its quote, or at a space.
 fn text(line: &mut String, time: &str, told: &Told<'_>) -> fmt::Result {
     write!(line, "{time} {:>5} {}:", told.level, told.target)?;
     if let Some(message) = &told.message {
@@ -247,7 +247,8 @@ fn json_text(line: &mut String, value: &str) -> fmt::Result {
     Ok(())
 }
 
-/// Characters that a terminal acts on, that cannot be seen, or that make one line look like another.
+/// Characters that a terminal acts on, that cannot be seen, or that make one line look like
+/// another.
 fn is_unprintable(c: char) -> bool {
     !matches!(c, '"' | '\'' | '\\') && c.escape_debug().len() > 1
 }

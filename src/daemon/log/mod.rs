@@ -1,9 +1,10 @@
 //! Logs: one line per event, text or JSON, on standard error.
 //!
-//! Writing never holds up the process: lines go through a bounded queue to a thread of their own, and what does not fit
-//! is dropped and counted. A value is one value whatever a client put into it (`line`), and no kind of line comes more
-//! often than its budget allows (`cap`). Libraries write errors only, unless `log.level` names them (`level`).
-//! Deliberately absent: colours, files, rotation — the service manager's work.
+//! Writing never holds up the process: lines go through a bounded queue to a thread of their own,
+//! and what does not fit is dropped and counted. A value is one value whatever a client put into it
+//! (`line`), and no kind of line comes more often than its budget allows (`cap`). Libraries write
+//! errors only, unless `log.level` names them (`level`). Deliberately absent: colours, files,
+//! rotation — the service manager's work.
 
 mod cap;
 mod line;
@@ -29,8 +30,8 @@ use crate::config::log_level;
 use crate::config::reader::diagnostic::{Diagnostics, Severity};
 use crate::config::settings::LogSettings;
 
-/// Lines waiting for the writer; beyond this they are dropped. When the server stops every allocation has its line at
-/// once: twice as many as there are relay ports by default.
+/// Lines waiting for the writer; beyond this they are dropped. When the server stops every
+/// allocation has its line at once: twice as many as there are relay ports by default.
 const QUEUE_LINES: usize = 64 * 1024;
 
 /// Keeps the writer alive. When it is dropped, the lines still queued are written.
@@ -72,7 +73,8 @@ impl LogGuard {
         self.lost.clone()
     }
 
-    /// Counts lines that were left out because there were too many of their kind, and tells of them.
+    /// Counts lines that were left out because there were too many of their kind, and tells of
+    /// them.
     pub fn caps(&self) -> Arc<LineBudgets> {
         Arc::clone(&self.caps)
     }
@@ -126,8 +128,8 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
     })
 }
 
-/// Makes a panic one line on standard error: where, in which thread, and what. It is written at once rather than through
-/// the log's queue, because the process may end with it.
+/// Makes a panic one line on standard error: where, in which thread, and what. It is written at
+/// once rather than through the log's queue, because the process may end with it.
 pub fn catch_panics(json: bool) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

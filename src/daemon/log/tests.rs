@@ -205,7 +205,8 @@ fn the_level_decides_what_is_written_and_a_bad_one_is_an_error() {
     assert!(subscriber(&settings("relay=chatty", false), io::sink).is_err());
 }
 
-/// rustls warns of a server name it cannot read, with all of it: 8 KiB of a stranger's for each connection.
+/// rustls warns of a server name it cannot read, with all of it: 8 KiB of a stranger's for each
+/// connection.
 #[test]
 fn libraries_write_errors_alone_unless_they_are_named() {
     let log = || {
@@ -282,7 +283,8 @@ fn who_looks_for_a_fault_has_a_larger_budget_and_a_bound_nevertheless() {
     assert_eq!(lines + left_out, 50_000);
 }
 
-/// The hook is the whole process's: a process of its own has it, in which nothing but this test runs.
+/// The hook is the whole process's: a process of its own has it, in which nothing but this test
+/// runs.
 #[test]
 fn a_panic_is_one_line_that_says_where_and_what() {
     const KIND: &str = "RELAY_TEST_PANIC";

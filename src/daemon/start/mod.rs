@@ -103,7 +103,8 @@ fn lines(errors: &[impl ToString]) -> Vec<String> {
 /// Certificates, and who asks for one.
 type Certificates = (Option<Arc<TlsStore>>, Option<Arc<Acme>>);
 
-/// Certificates, where any listener needs one. They are read where nobody is held up by a file system.
+/// Certificates, where any listener needs one. They are read where nobody is held up by a file
+/// system.
 async fn open_certificates(settings: &Settings, notes: &mut Vec<String>) -> Result<Certificates, Vec<String>> {
     let needs_one = |listener: &ListenerSettings| listener.dtls || listener.tls || listener.https;
     if !settings.listeners.iter().any(needs_one) {
@@ -156,7 +157,8 @@ fn certificate_sources(settings: &Settings, notes: &mut Vec<String>) -> Vec<Cert
     sources
 }
 
-/// What a certificate of our own making is for: the name in the minted URIs, the announced addresses, this machine.
+/// What a certificate of our own making is for: the name in the minted URIs, the announced
+/// addresses, this machine.
 fn self_signed(settings: &Settings) -> SelfSigned {
     let mut wanted = SelfSigned {
         names: vec!["localhost".into()],
@@ -176,8 +178,8 @@ fn self_signed(settings: &Settings) -> SelfSigned {
     wanted
 }
 
-/// Tells what was made because nothing was configured. A credential to try the server with is minted when the secret is
-/// new, or when somebody looks: a log need not hold one for every start.
+/// Tells what was made because nothing was configured. A credential to try the server with is
+/// minted when the secret is new, or when somebody looks: a log need not hold one for every start.
 fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCredential> {
     for (ip, how) in &settings.first_run.external {
         tracing::info!(%ip, how, "address for clients");

@@ -10,7 +10,8 @@ fn settings() -> Settings {
     sample::settings(sample::BASE)
 }
 
-/// Each key of the configuration reaches the part of the workers that it is for, and none another one.
+/// Each key of the configuration reaches the part of the workers that it is for, and none another
+/// one.
 #[tokio::test]
 async fn workers_are_made_as_the_configuration_says() {
     let mut settings = settings();

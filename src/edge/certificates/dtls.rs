@@ -1,4 +1,4 @@
-//! The same certificates for DTLS, which another library speaks.
+//! Serves the same certificates over DTLS, which another library implements.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use crate::machine::certificate::{TlsError, TlsProblem};
 use crate::net::dtls::{DtlsContext, Identity};
 
 impl TlsStore {
-    /// For DTLS listeners: the certificates in service now, chosen as on TCP by the name a client asks for.
+    /// The certificates in service for DTLS listeners, chosen by the client's server name as on
+    /// TCP.
     ///
     /// # Errors
-    /// OpenSSL refuses what rustls takes.
+    /// OpenSSL refuses a certificate that rustls accepts.
     pub fn dtls_context(&self) -> Result<DtlsContext, TlsError> {
         let choice = self.resolver.0.load_full();
         let chains: Vec<Vec<&[u8]>> = choice

@@ -1,4 +1,4 @@
-//! DTLS as the workers serve it: its bounds, and the certificates that TCP is served with.
+//! The workers' DTLS configuration: its limits, and the certificates of TLS.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::machine::certificate::TlsError;
 use crate::net::dtls::SharedContext;
 use crate::shard::DtlsConfig;
 
-/// `None`: no listener speaks DTLS. From here on, a changed certificate reaches the workers by itself.
+/// `None`: no listener speaks DTLS. Otherwise workers receive changed certificates from now on.
 ///
 /// # Errors
 /// The certificates cannot be served over DTLS.
@@ -16,7 +16,7 @@ pub(crate) fn config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result
     let Some(tls) = tls.filter(|_| settings.listeners.iter().any(|listener| listener.dtls)) else {
         return Ok(None);
     };
-    // Before they are taken: a change meanwhile is a change.
+    // Subscribe before reading the certificates: a change in between must count.
     let changes = tls.changes();
     let contexts: SharedContext = tls.dtls_context()?.into_shared();
     tokio::spawn(follow(Arc::clone(tls), changes, Arc::clone(&contexts)));
@@ -40,7 +40,7 @@ async fn follow(tls: Arc<TlsStore>, mut changes: tokio::sync::watch::Receiver<()
             Ok(context) => contexts.store(Arc::new(context)),
             Err(error) => tracing::error!(
                 %error,
-                "the changed certificate cannot be served over DTLS, which goes on with the old one"
+                "cannot serve the changed certificate over DTLS; the old one stays in service"
             ),
         }
     }

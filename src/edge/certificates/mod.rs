@@ -1,10 +1,11 @@
-//! The server's certificates: loaded, checked, made when there is none, chosen by the name a client asks for, swapped
-//! while connections live.
+//! The server's certificates: loads, checks and generates them, chooses one by the client's server
+//! name, and replaces them while connections live.
 //!
-//! TLS 1.2 and 1.3 with forward secrecy only, no renegotiation, no 0-RTT (an Allocate must not be replayed), session
-//! tickets under keys that rotate, ALPN of RFC 7443. A certificate that does not load never replaces one that did.
+//! TLS 1.2 and 1.3 with forward secrecy only, no renegotiation, no 0-RTT (an Allocate must not be
+//! replayed), session tickets under rotating keys, ALPN of RFC 7443. A certificate that does not
+//! load never replaces one that did.
 //!
-//! Deliberately absent: talking to an ACME authority (`self::acme`); what that obtains is kept and served here.
+//! `self::acme` talks to the ACME authority; its certificates are stored and served here.
 
 pub mod acme;
 #[cfg(feature = "dtls")]
@@ -45,42 +46,43 @@ pub const ALPN_TURN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
 /// ALPN of HTTP/1.1, offered only where HTTP is served.
 pub const ALPN_HTTP: &[u8] = b"http/1.1";
 
-/// Where a certificate comes from.
+/// The source of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertificateSource {
     /// The operator's files.
     Files(CertificateFiles),
-    /// Files of ours: made, and made anew when they no longer serve.
+    /// The server's files: generated, and generated again when they no longer serve.
     SelfSigned(CertificateFiles, SelfSigned),
-    /// Obtained from an ACME authority and kept; until the first is there, one of our own making is served.
+    /// Obtained from an ACME authority and stored. Until the first one arrives, a self-signed one
+    /// is served.
     Acme {
-        /// Where it is kept, key and chain in one file.
+        /// The file of the obtained certificate: key and chain.
         kept: CertificateFiles,
-        /// Where the self-signed one is.
+        /// The files of the self-signed one.
         until: CertificateFiles,
-        /// What that says.
+        /// Names and addresses in the self-signed one.
         wanted: SelfSigned,
     },
 }
 
-/// What a certificate of our own making says.
+/// Names and addresses in a self-signed certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelfSigned {
-    /// Host names; what is no host name is left out.
+    /// Host names; the certificate omits invalid ones.
     pub names: Vec<String>,
-    /// Addresses clients are told.
+    /// Announced addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// One source, and how its files stand.
+/// One source, and the state of its files.
 struct Slot {
     source: CertificateSource,
     files: Watch,
-    /// What was last found wrong with them: said once, not at every look.
+    /// The last error of its files, which is logged once and not at every poll.
     last_reported: Option<TlsError>,
 }
 
-/// Answers every ClientHello with the certificate for the name it asks for, or else the first.
+/// Answers every ClientHello with the certificate for its server name, or else the first.
 #[derive(Clone)]
 struct Resolver(Arc<ArcSwap<CertificateSelection>>);
 
@@ -104,14 +106,14 @@ pub struct TlsStore {
     resolver: Resolver,
     turn: Arc<ServerConfig>,
     turn_and_http: Arc<ServerConfig>,
-    /// Answers an ACME authority while it looks whether a name is ours.
+    /// Answers an ACME authority that validates a name.
     challenge: ArcSwapOption<ServerConfig>,
     changes: watch::Sender<()>,
-    /// Certificates taken up, and changed ones that could not be.
+    /// Certificates loaded, and changed ones that failed to load.
     updates: [AtomicU64; 2],
-    /// Which slot holds the certificate from an ACME authority.
+    /// The slot of the certificate from an ACME authority.
     acme: Option<usize>,
-    /// What was installed and not yet reported.
+    /// Installed certificates that are not reported yet.
     installed: Mutex<Vec<LoadedCertificates>>,
     news: Notify,
 }
@@ -125,11 +127,11 @@ impl fmt::Debug for TlsStore {
 }
 
 impl TlsStore {
-    /// Loads every certificate, or makes it. The first of `sources`, of which there is at least one, answers clients
-    /// that name no host, or one that is in no certificate.
+    /// Loads or generates every certificate. `sources` must not be empty. The first certificate
+    /// answers clients without a server name, or with one in no certificate.
     ///
     /// # Errors
-    /// What an operator has to mend, and where: everything that is wrong, not the first only.
+    /// Every error in the files, with the file to correct.
     ///
     /// # Panics
     /// Without any source.
@@ -141,7 +143,7 @@ impl TlsStore {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let (mut slots, mut certificates, mut loaded, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for source in sources {
-            // Before they are read: a change while they are read is a change.
+            // Taken before reading: a change during the read counts as a change.
             let files = Watch::new(source.watched());
             match obtain(&source, &provider, now) {
                 Ok((certificate, generated)) => {
@@ -190,9 +192,11 @@ impl TlsStore {
         Ok((store, loaded))
     }
 
-    /// Loads everything again. Live connections are not touched. As [`Self::poll_files`] it waits for file systems.
+    /// Loads everything again. Live connections keep theirs. Like [`Self::poll_files`] it blocks on
+    /// file systems.
     ///
-    /// One outcome for each source; where it is an error, as for [`Self::open`], the old certificate stays in service.
+    /// One result for each source. After an error, as for [`Self::open`], the old certificate stays
+    /// in service.
     pub fn reload(&self, now: UnixTime) -> Vec<CertificateOutcome> {
         let mut slots = self.slots();
         let all = slots.iter_mut().enumerate();
@@ -201,8 +205,9 @@ impl TlsStore {
         all
     }
 
-    /// Loads again what has changed on disk and come to rest. Called every few seconds; an error is told once, and tried
-    /// again at every call, since the other of the two files may be on its way.
+    /// Loads files that have changed on disk and then stayed unchanged for one poll. Called every
+    /// few seconds. Reports an error once and retries at every call, because the second of two
+    /// files may follow later.
     pub fn poll_files(&self, now: UnixTime) -> Vec<CertificateOutcome> {
         let mut news = Vec::new();
         for (index, slot) in self.slots().iter_mut().enumerate() {
@@ -219,10 +224,10 @@ impl TlsStore {
         news
     }
 
-    /// Serves a certificate from an ACME authority, and keeps it. `pem` holds key and chain.
+    /// Serves a certificate from an ACME authority, and stores it. `pem` holds key and chain.
     ///
     /// # Errors
-    /// When it is none, or cannot be kept; then it is served all the same.
+    /// When it is invalid, or cannot be stored; in the latter case it is served nevertheless.
     pub fn install(&self, pem: &[u8], now: UnixTime) -> CertificateOutcome {
         let Some(index) = self.acme else {
             unreachable!("only the ACME client keeps certificates, and it has a place here");
@@ -239,18 +244,19 @@ impl TlsStore {
         Ok(loaded)
     }
 
-    /// Waits for certificates that were installed, to be reported. For one who waits; can be dropped at any time.
+    /// Waits for installed certificates that are to be reported. For one waiter. Cancel-safe.
     pub async fn installed(&self) -> Vec<LoadedCertificates> {
         self.news.notified().await;
         core::mem::take(&mut lock(&self.installed))
     }
 
-    /// The certificate from an ACME authority, or the one that stands in for it.
+    /// The certificate from an ACME authority, or the self-signed one in its place.
     pub fn acme_certificate(&self) -> Option<CertificateInfo> {
         Some(self.resolver.0.load().all()[self.acme?].info().clone())
     }
 
-    /// From now on an ACME authority that asks by TLS-ALPN-01 (RFC 8737) is answered with `config`, or not at all.
+    /// Sets the answer to an ACME authority that validates by TLS-ALPN-01 (RFC 8737); `None` ends
+    /// it.
     pub fn answer_challenges(&self, config: Option<Arc<ServerConfig>>) {
         self.challenge.store(config);
     }
@@ -266,7 +272,7 @@ impl TlsStore {
     fn load_again(&self, index: usize, slot: &mut Slot, now: UnixTime) -> CertificateOutcome {
         let own = self.resolver.0.load().all()[index].info().self_signed;
         let obtained = match &slot.source {
-            // What the authority gave is not given up for one of our own making.
+            // A self-signed certificate never replaces one from the authority.
             CertificateSource::Acme { kept, .. } if !own => {
                 load::load(kept, &self.provider, false).map(|certificate| (certificate, false))
             }
@@ -286,7 +292,7 @@ impl TlsStore {
         Ok(LoadedCertificates::new(&certificate, key, now, changed, generated))
     }
 
-    /// Serves `certificate` from the next handshake on. `true`: it is another one than before.
+    /// Serves `certificate` from the next handshake on. `true`: it differs from the one before.
     fn replace(&self, index: usize, certificate: Certificate) -> bool {
         let old = self.resolver.0.load();
         if old.all()[index].info().fingerprint == certificate.info().fingerprint {
@@ -300,11 +306,12 @@ impl TlsStore {
     }
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
-        // A slot is changed in one step after all that can fail.
+        // A slot changes in one step after everything that can fail, so a panic leaves no partial
+        // state.
         lock(&self.slots)
     }
 
-    /// For a listener that serves TURN, and with `https` HTTP as well.
+    /// For a listener that serves TURN, and with `https` also HTTP.
     pub fn server_config(&self, https: bool) -> Arc<ServerConfig> {
         if https {
             self.turn_and_http.clone()
@@ -313,7 +320,7 @@ impl TlsStore {
         }
     }
 
-    /// The configuration that answers this ClientHello.
+    /// The TLS configuration for this ClientHello.
     pub fn answer(&self, hello: &ClientHello<'_>, https: bool) -> Arc<ServerConfig> {
         let challenge = self.challenge.load();
         match &*challenge {
@@ -327,12 +334,12 @@ impl TlsStore {
         self.resolver.0.load().all().to_vec()
     }
 
-    /// Tells whenever another certificate is in service, for those that do not ask at every handshake.
+    /// Notifies of changed certificates, for users that do not resolve at every handshake.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// When the first of them ends.
+    /// When the first of them expires.
     pub fn soonest_expiry(&self) -> UnixTime {
         let choice = self.resolver.0.load();
         let ends = choice.all().iter().map(|certificate| certificate.info().not_after);
@@ -340,7 +347,7 @@ impl TlsStore {
         ends.min().unwrap_or(UnixTime(0))
     }
 
-    /// How often another certificate was taken up, and how often one could not be.
+    /// How many certificates were loaded, and how many changed ones failed to load.
     pub fn updates(&self) -> [u64; 2] {
         [self.updates[0].load(Relaxed), self.updates[1].load(Relaxed)]
     }
@@ -353,7 +360,7 @@ impl CertificateSource {
         }
     }
 
-    /// Files that others write: another process, too, that shares our state.
+    /// Files that others write, including another process that shares the state directory.
     fn watched(&self) -> Vec<PathBuf> {
         match self {
             Self::Files(files) => vec![files.certificate.clone(), files.private_key.clone()],
@@ -363,7 +370,7 @@ impl CertificateSource {
     }
 }
 
-/// Loads what is there; of our own making, also makes it. `true`: made just now.
+/// Loads the certificate, or generates a self-signed one. `true`: generated just now.
 fn obtain(
     source: &CertificateSource,
     provider: &CryptoProvider,
@@ -375,7 +382,7 @@ fn obtain(
         CertificateSource::Acme { kept, until, wanted } => match load::load(kept, provider, false) {
             Ok(certificate) => Ok((certificate, false)),
             Err(error) if error.problem.is_of_the_place() => Err(error),
-            // Missing, or damaged: the authority will be asked for another.
+            // Missing, or damaged: the ACME client will request another.
             Err(_) => own(until, wanted, provider, now),
         },
     }
@@ -389,7 +396,7 @@ fn own(
 ) -> Result<(Certificate, bool), TlsError> {
     match load::load(files, provider, true) {
         Ok(certificate) if self_signed::still_serves(certificate.info(), wanted, now) => Ok((certificate, false)),
-        // Not ours to replace: something is there, and we cannot even look.
+        // A file may exist that cannot even be examined, so it must not be replaced.
         Err(error) if error.problem.is_of_the_place() => Err(error),
         Ok(_) | Err(_) => {
             self_signed::generate(files, wanted, now)?;
@@ -407,12 +414,13 @@ fn server_config(
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(resolver.clone()));
-    // A client that offers ALPN, but nothing of this, is refused by rustls; one that offers none is served.
+    // rustls refuses a client that offers ALPN without one of these, and serves one that offers
+    // none.
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.max_early_data_size = 0;
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.send_tls13_tickets = 1;
-    // Tickets carry the state; nothing is kept here that strangers could make grow.
+    // Tickets carry the state, so clients cannot make the server's memory grow.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
 }

@@ -1,12 +1,13 @@
-//! What the log says of certificates: the one place for those from files and those from an ACME authority.
+//! Log lines about certificates, from files and from an ACME authority.
 
 use super::TlsStore;
 use crate::config::routed_names::hidden;
 use crate::config::settings::{ApiSettings, FrontDoorSettings};
 use crate::machine::certificate::{CertificateOutcome, LoadedCertificates, unnamed};
 
-/// Logs what became of certificates while the server runs, and of names that routes hide and names clients are sent to
-/// that no certificate holds. At start and at a reload the configuration's own checks tell of those names.
+/// Logs the results of loading certificates while the server runs. Warns of names that routes hide,
+/// and of names that clients connect to and that no certificate contains. At start and at a reload
+/// the configuration's own checks report those names.
 pub fn changes(all: &[CertificateOutcome], tls: &TlsStore, front_door: &FrontDoorSettings, api: &ApiSettings) {
     for loaded in all.iter().flatten() {
         for hidden in hidden(front_door, &loaded.info) {
@@ -43,7 +44,7 @@ pub fn outcomes(all: &[CertificateOutcome]) -> bool {
     all.iter().all(Result::is_ok)
 }
 
-/// Logs which certificate is served, and what is wrong with it nevertheless.
+/// Logs which certificate is served, and the warnings about it.
 pub fn certificate(loaded: &LoadedCertificates) {
     let info = &loaded.info;
     if loaded.changed {

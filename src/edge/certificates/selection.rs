@@ -1,4 +1,4 @@
-//! Which certificate a client gets: by the host name it asks for (SNI, RFC 6066 §3).
+//! Chooses a certificate by the client's server name (SNI, RFC 6066 §3).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use crate::machine::certificate::Certificate;
 pub(super) struct CertificateSelection {
     /// Never empty; the first is the default.
     all: Vec<Arc<Certificate>>,
-    /// Names in lower case, `*.example.org` among them. A name in several certificates is that of the first.
+    /// Names in lower case, including wildcards such as `*.example.org`. A name in several
+    /// certificates belongs to the first.
     by_name: HashMap<String, usize>,
 }
 
@@ -29,16 +30,17 @@ impl CertificateSelection {
         &self.all
     }
 
-    /// The certificate that names `host`, be it by a wildcard; without one, or without a name, the first.
+    /// The certificate for `host`, possibly by a wildcard; without one, or without a name, the
+    /// first.
     pub(super) fn of(&self, host: Option<&str>) -> &Certificate {
         &self.all[self.index_of(host)]
     }
 
-    /// The same, as its place among all.
+    /// The same, as an index.
     pub(super) fn index_of(&self, host: Option<&str>) -> usize {
         let index = host.and_then(|host| {
             let host = host.to_ascii_lowercase();
-            // A wildcard stands for one label, the leftmost (RFC 9525 §6.3).
+            // A wildcard matches one label, the leftmost (RFC 9525 §6.3).
             let wildcard = || host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
             let exact = self.by_name.get(&host);
             exact.or_else(|| self.by_name.get(&wildcard()?)).copied()

@@ -1,5 +1,5 @@
-//! A certificate of our own making, for a first run without one. Encrypts, but proves nothing to a client that was not
-//! told to trust it.
+//! A self-signed certificate for a first run without one. It encrypts, but proves nothing to a
+//! client that does not trust it explicitly.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,10 +13,10 @@ use crate::machine::certificate::{CertificateFiles, CertificateInfo, TlsError, T
 const DAY: u64 = 86_400;
 /// Some systems refuse server certificates of more than 398 days.
 const VALID_DAYS: u64 = 397;
-/// Made anew when less is left.
+/// Generate another when less is left.
 const RENEW_DAYS: u64 = 30;
 
-/// Whether `info` is good for `wanted`, and for a while yet.
+/// Whether `info` covers `wanted` and does not expire soon.
 pub(super) fn still_serves(info: &CertificateInfo, wanted: &SelfSigned, now: UnixTime) -> bool {
     let mut names = names(wanted);
     names.sort();
@@ -25,7 +25,7 @@ pub(super) fn still_serves(info: &CertificateInfo, wanted: &SelfSigned, now: Uni
     names == have && info.not_before <= now && now.0 + RENEW_DAYS * DAY < info.not_after.0
 }
 
-/// Names and addresses as they stand in the certificate. Never none.
+/// Names and addresses in the certificate's notation. Never empty.
 fn names(wanted: &SelfSigned) -> Vec<String> {
     let hosts = wanted.names.iter().filter(|name| is_host_name(name)).cloned();
     let mut all: Vec<String> = Vec::new();
@@ -40,7 +40,7 @@ fn names(wanted: &SelfSigned) -> Vec<String> {
     all
 }
 
-/// A host name as a client would compare it; a realm need not be one.
+/// A host name as clients compare it; a realm need not be one.
 fn is_host_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -51,7 +51,8 @@ fn is_host_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && name.parse::<std::net::IpAddr>().is_err()
 }
 
-/// Makes a P-256 key and a certificate for it, and writes both: the key readable by its owner only.
+/// Generates a P-256 key and a certificate for it, and writes both. Only the owner may read the
+/// key.
 pub(super) fn generate(files: &CertificateFiles, wanted: &SelfSigned, now: UnixTime) -> Result<(), TlsError> {
     let library = |error: rcgen::Error| TlsError {
         file: files.certificate.clone(),
@@ -60,7 +61,7 @@ pub(super) fn generate(files: &CertificateFiles, wanted: &SelfSigned, now: UnixT
     let names = names(wanted);
     let at = |unix: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(unix);
     let mut params = CertificateParams::new(names.clone()).map_err(library)?;
-    // A day back: a client's clock may be behind ours.
+    // One day earlier, for clients whose clock is behind.
     params.not_before = at(now.0.saturating_sub(DAY)).into();
     params.not_after = at(now.0 + (VALID_DAYS - 1) * DAY).into();
     params.distinguished_name.push(DnType::CommonName, names[0].as_str());

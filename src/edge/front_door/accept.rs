@@ -1,4 +1,4 @@
-//! The accept loop. It waits for nothing but the next connection.
+//! The accept loop. It waits only for the next connection.
 
 use core::future::poll_fn;
 use core::task::Poll;
@@ -18,16 +18,16 @@ use super::proxy::{Ends, Neighbour, Proxies};
 use super::stop::stopped;
 use super::{AcceptError, Accepts, ConnectionOutcome, FrontDoor};
 
-/// First pause after running out of file descriptors; it doubles.
+/// First pause after running out of file descriptors; each further one doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Most connections closed unseen at a time.
+/// Maximum of connections closed at a time without being served.
 const SHED: usize = 64;
 
 impl FrontDoor {
-    /// Accepts connections until `stop` holds `true` or is gone. Then lets HTTP requests finish, within their bound.
-    /// Those of `proxies` tell whom they speak for.
+    /// Accepts connections until `stop` holds `true` or is gone, then lets HTTP requests finish
+    /// within their bound. `proxies` are expected to send a PROXY header.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -76,7 +76,7 @@ impl FrontDoor {
         .await;
     }
 
-    /// Admits a connection and starts telling it apart.
+    /// Admits a connection and starts to classify it.
     fn admit(
         self: &Arc<Self>,
         socket: TcpStream,
@@ -117,7 +117,7 @@ impl FrontDoor {
             }
             Err(outcome) => {
                 self.counters.count(outcome);
-                // Reset rather than FIN: a flood must not leave us connections in TIME_WAIT.
+                // Reset instead of FIN: a flood must not leave connections in TIME_WAIT here.
                 let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
             }
         }
@@ -130,7 +130,7 @@ impl FrontDoor {
     }
 }
 
-/// IPv4 is never written as IPv6.
+/// Writes an IPv4-mapped address as IPv4.
 fn canonical(address: std::net::SocketAddr) -> std::net::SocketAddr {
     std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -142,8 +142,8 @@ fn kind(error: &io::Error) -> AcceptError {
     }
 }
 
-/// A file descriptor held back, to have one for closing what cannot be served: without it clients would hang in the
-/// backlog, and the listener stay readable.
+/// A reserved file descriptor for closing connections that cannot be served. Without it clients
+/// would hang in the backlog, and the listener would stay readable.
 struct Spare(Option<File>);
 
 impl Spare {
@@ -151,14 +151,16 @@ impl Spare {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Somebody was faster to take the descriptor after it was last lent: tries to have one again.
+    /// Another thread may have taken the descriptor since it was last free; tries to open one
+    /// again.
     fn regain(&mut self) {
         if self.0.is_none() {
             *self = Self::new();
         }
     }
 
-    /// Accepts and closes what waits; returns how many. Never suspends with the descriptor free.
+    /// Accepts and closes waiting connections. Returns their number. Never suspends while the
+    /// descriptor is free.
     async fn shed(&mut self, listener: &TcpListener) -> usize {
         self.0 = None;
         let count = poll_fn(|context| {

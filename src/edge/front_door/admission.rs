@@ -1,4 +1,4 @@
-//! How many connections there may be, and which gives way.
+//! Limits the number of connections, and decides which one closes when there are too many.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,7 +18,7 @@ use crate::config::bounds::LEAVING;
 use crate::net::clock::Clock;
 use crate::shard::stream_intake::{Displace, StreamGuard};
 
-/// Counts connections, and keeps places for those that have not shown yet what they want.
+/// Counts connections, and manages the places of those that are not classified yet.
 pub(super) struct Admission {
     places: usize,
     clock: Clock,
@@ -29,16 +29,17 @@ pub(super) struct Admission {
 struct Open {
     most: usize,
     total: usize,
-    /// Of these, those that have been told to go.
+    /// Of these, those that were asked to close.
     leaving: usize,
     by_source: HashMap<Source, usize>,
     by_network: HashMap<Network, usize>,
-    /// What proxies have told, and still holds.
+    /// Open connections announced by proxies.
     told: HashSet<Ends>,
     most_per_source: usize,
     most_per_network: usize,
     arrivals: Arrivals,
-    /// Those that give way when there are too many: all whose client is known and has not logged in.
+    /// The connections that may be displaced: those whose client is known and has not
+    /// authenticated.
     yielding: Shares<Arc<Displacement>>,
     displaced: u64,
 }
@@ -67,7 +68,7 @@ impl Open {
         }
     }
 
-    /// Counts one more of the client at `ip`.
+    /// Counts one more connection of the client at `ip`.
     fn add(&mut self, now: Instant, ip: IpAddr) -> Result<(), ConnectionOutcome> {
         let source = Source::from(ip);
         let held = self.by_source.get(&source).copied().unwrap_or(0);
@@ -91,7 +92,8 @@ impl Open {
         give_back(&mut self.by_network, source.network());
     }
 
-    /// Finds room for one more of the client, or proxy, at `ip`: where there is none, somebody heavier has to go.
+    /// Makes room for one more connection of the client, or proxy, at `ip`. If there is none, a
+    /// source with more loses one.
     fn make_room(&mut self, ip: IpAddr) -> Result<(), ConnectionOutcome> {
         if self.total - self.leaving < self.most {
             return Ok(());
@@ -110,7 +112,7 @@ impl Open {
     }
 }
 
-/// A key at zero takes no room.
+/// Removes a key at zero, so that it uses no memory.
 fn give_back<K: Eq + core::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
     if let Some(count) = counts.get_mut(&key) {
         *count -= 1;
@@ -130,7 +132,7 @@ impl Admission {
         }
     }
 
-    /// Counts a connection of the client at `ip` for as long as the guard lives.
+    /// Counts a connection of the client at `ip` while the guard lives.
     pub(super) fn admit(&self, ip: IpAddr) -> Result<ConnectionGuard, ConnectionOutcome> {
         let mut open = lock(&self.open);
         open.add(self.clock.mono(), ip)?;
@@ -144,7 +146,7 @@ impl Admission {
         Ok(guard)
     }
 
-    /// Counts a connection of the proxy at `ip`. Whose it is, the proxy has yet to tell.
+    /// Counts a connection of the proxy at `ip`. Its PROXY header will name the client.
     pub(super) fn admit_proxy(&self, ip: IpAddr) -> Result<ConnectionGuard, ConnectionOutcome> {
         let mut open = lock(&self.open);
         open.make_room(ip)?;
@@ -163,11 +165,12 @@ impl Admission {
         }
     }
 
-    /// Gives a connection of the client at `ip` a place; if none is free, that of whoever holds most.
+    /// Gives a connection of the client at `ip` a place. If none is free, the source with the most
+    /// loses one.
     pub(super) fn enter(&self, ip: IpAddr) -> PendingPlace {
         let mut unproven = lock(&self.unproven);
         if unproven.len() >= self.places {
-            // Dropping the sender tells its holder to leave.
+            // Dropping the sender signals the loss to its holder.
             drop(unproven.displace(ip));
         }
         let (sender, evicted) = oneshot::channel();
@@ -191,11 +194,11 @@ impl Admission {
     }
 }
 
-/// Tells whoever has a connection that it is to end, so that somebody else may have one.
+/// Asks a connection to close in favour of another one.
 #[derive(Default)]
 pub(super) struct Displacement {
     told: watch::Sender<bool>,
-    /// Tells the shard that has it.
+    /// Asks the shard that serves it.
     shard: Mutex<Option<Displace>>,
 }
 
@@ -207,9 +210,9 @@ impl Displacement {
         }
     }
 
-    /// Returns when it is to end.
+    /// Returns when the connection is to close.
     pub(super) async fn told(&self) {
-        // An error says that it can no longer be told, which cannot be while somebody asks.
+        // An error means that the sender is gone, which cannot be while this borrows it.
         let _ = self.told.subscribe().wait_for(|&told| told).await;
     }
 
@@ -224,14 +227,15 @@ pub(super) struct ConnectionGuard {
     told: Option<Ends>,
     clock: Clock,
     open: Arc<Mutex<Open>>,
-    /// Its place among those that give way.
+    /// Its place among those that may be displaced.
     yielding: Option<shares::Place>,
     displacement: Arc<Displacement>,
 }
 
 impl ConnectionGuard {
-    /// A proxy has told whose connection this is: it counts as that client's from now on. Clients are told apart by
-    /// these two addresses, so no two connections may have the same ones at a time.
+    /// Takes the client from a PROXY header: the connection counts as that client's from now on.
+    /// These two addresses identify a client, so no two connections may have the same ones at a
+    /// time.
     pub(super) fn belongs_to(&mut self, ends: Ends) -> Result<(), ConnectionOutcome> {
         let clock = self.clock;
         let all = Arc::clone(&self.open);
@@ -251,7 +255,7 @@ impl ConnectionGuard {
         self.yielding = Some(open.yielding.enter(ip, Arc::clone(&self.displacement)));
     }
 
-    /// Tells when the connection is to end before its time.
+    /// The handle that asks the connection to close early.
     pub(super) fn displacement(&self) -> Arc<Displacement> {
         Arc::clone(&self.displacement)
     }
@@ -262,14 +266,14 @@ impl StreamGuard for ConnectionGuard {
         let Some(place) = self.yielding.take() else { return };
         let mut open = lock(&self.open);
         if open.yielding.leave(place).is_none() {
-            // It comes too late; whoever was let in for it is one more.
+            // Too late: the connection admitted in its favour is one above the limit.
             open.leaving -= 1;
         }
     }
 
     fn when_displaced(&mut self, displace: Displace) {
         *lock(&self.displacement.shard) = Some(displace);
-        // It may have been told on the way; whoever takes it out calls it, once.
+        // The request may have come meanwhile. The side that takes the callback out calls it, once.
         if self.displacement.is_told()
             && let Some(displace) = lock(&self.displacement.shard).take()
         {
@@ -296,7 +300,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// The place of a connection that has not shown yet what it wants.
+/// The place of a connection that is not classified yet.
 pub(super) struct PendingPlace {
     place: shares::Place,
     evicted: oneshot::Receiver<()>,
@@ -306,7 +310,7 @@ pub(super) struct PendingPlace {
 impl PendingPlace {
     /// Returns when another connection has taken the place.
     pub(super) async fn lost(&mut self) {
-        // Nothing is ever sent: the sender is dropped.
+        // The sender never sends; it is dropped.
         let _ = (&mut self.evicted).await;
     }
 }
@@ -337,7 +341,7 @@ mod tests {
         }
     }
 
-    /// Without a bound on how often connections come.
+    /// Without a limit on the rate of connections.
     fn admission(connections: usize, per_source: usize, unproven: usize) -> Admission {
         Admission::new(&limits(connections, per_source, unproven, u32::MAX))
     }
@@ -393,7 +397,7 @@ mod tests {
         let mut arrive = |ms, ip: IpAddr| {
             let added = open.add(at(ms), ip);
             if added.is_ok() {
-                // It goes at once.
+                // Closed at once.
                 open.give_back(ip.into());
             }
             added.err()
@@ -441,7 +445,7 @@ mod tests {
         assert!(open.told.is_empty() && open.yielding.is_empty() && open.leaving == 0);
     }
 
-    /// Waits for nothing: `true` if the place, or the connection, is lost already.
+    /// Does not wait: `true` if the place, or the connection, is lost already.
     fn is_over(lost: impl Future<Output = ()>) -> bool {
         let mut lost = core::pin::pin!(lost);
         let mut context = core::task::Context::from_waker(core::task::Waker::noop());
@@ -493,7 +497,8 @@ mod tests {
         );
         assert!(admission.admit(ip("2001:db8:8::1")).is_ok());
         drop(held);
-        // Eight at once it had, as many as it may have; then eight a second, four times what a source may.
+        // Its burst is eight, its maximum. Then it may open eight per second, four times the rate
+        // of a source.
         assert_eq!(admission.admit(site(9)).err(), Some(ConnectionOutcome::TooFast));
         assert!(lock(&admission.open).by_network.is_empty());
     }
@@ -515,13 +520,13 @@ mod tests {
         let _lone = admission.admit(lone).ok().unwrap();
         assert_eq!(told(&held), [false, true, false, false]);
         assert_eq!((calls.try_recv(), admission.open()), (Ok(()), 5));
-        // What has been told while it was on its way to a shard goes all the same.
+        // A connection that was displaced on its way to a shard closes nevertheless.
         let _other = admission.admit_proxy(other).ok().unwrap();
         assert_eq!(told(&held), [false, true, true, false]);
         let (called, calls) = std::sync::mpsc::channel();
         held[2].when_displaced(Box::new(move || called.send(()).unwrap()));
         assert_eq!(calls.try_recv(), Ok(()));
-        // One each is left: nobody gives way any more.
+        // Each has one left: no more is displaced.
         assert_eq!(
             admission.admit(ip("203.0.113.9")).err(),
             Some(ConnectionOutcome::TooManyConnections)
@@ -531,7 +536,7 @@ mod tests {
         assert_eq!((admission.open(), lock(&admission.open).leaving), (4, 0));
     }
 
-    /// It was on its way to a shard when its place was given to somebody else, and stays.
+    /// It was on its way to a shard when its place was given away, and stays.
     #[test]
     fn a_connection_that_settles_too_late_is_one_more_and_nothing_is_counted_twice() {
         let admission = admission(2, 9, 9);

@@ -1,4 +1,5 @@
-//! One server behind the front door, the bounds that all of them share, and what becomes of what is passed on to it.
+//! A server behind the front door, the limits that all of them share, and the outcome of
+//! forwarding.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -14,31 +15,31 @@ use super::splice::SpliceEnd;
 use crate::config::settings::{BackendAddress, FrontDoorSettings};
 use crate::edge::backend_addresses::BackendAddresses;
 
-/// What became of a request that is not ours.
+/// The outcome of a request for the web server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarded {
     /// The web server answered.
     Answered,
-    /// It agreed to WebSocket.
+    /// It accepted WebSocket.
     Upgraded,
-    /// It did neither, and the client is told why.
+    /// It failed, and the client gets an error.
     Failed(Failure),
 }
 
-/// Why a request has no answer of the web server.
+/// Why the web server gave no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Not passed on: no single Host, CONNECT, or no path.
+    /// Not forwarded: no single Host, CONNECT, or no path.
     Refused,
-    /// Not passed on: too much is with backends already.
+    /// Not forwarded: the backends have too many connections and requests.
     Busy,
-    /// The web server cannot be connected to.
+    /// The connection to the web server failed.
     Unreachable,
-    /// It answered with something that is not HTTP, or closed.
+    /// It answered with something that is not HTTP, or closed the connection.
     Unusable,
     /// It did not answer in time.
     Late,
-    /// The request's body came too slowly.
+    /// The request's body arrived too slowly.
     Slow,
 }
 
@@ -81,7 +82,7 @@ impl Forwarded {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let (status, text) = match self {
-            Self::Refused => (StatusCode::BAD_REQUEST, "This request cannot be passed on.\n"),
+            Self::Refused => (StatusCode::BAD_REQUEST, "This request cannot be forwarded.\n"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at a time.\n"),
             Self::Unreachable => (
                 StatusCode::BAD_GATEWAY,
@@ -117,30 +118,30 @@ impl BackendCounters {
         self.forwarded[forwarded.index()].fetch_add(1, Relaxed);
     }
 
-    /// Spliced connections that ended so.
+    /// Spliced connections with this end.
     pub fn ends(&self, end: SpliceEnd) -> u64 {
         self.ends[end as usize].load(Relaxed)
     }
 
-    /// Requests for the web server that ended so.
+    /// Requests for the web server with this outcome.
     pub fn forwarded(&self, forwarded: Forwarded) -> u64 {
         self.forwarded[forwarded.index()].load(Relaxed)
     }
 }
 
-/// Bounds on what is passed on, shared by all backends.
+/// Limits of forwarding, shared by all backends.
 #[derive(Clone, Debug)]
 pub(super) struct BackendBounds {
     pub(super) places: BackendPlaces,
-    /// For looking up the backend's name and connecting to it.
+    /// For the lookup of the backend's name and the connect.
     pub(super) connect_timeout: Duration,
-    /// For the first byte of an answer over HTTP.
+    /// For the first byte of an HTTP response.
     pub(super) answer_timeout: Duration,
-    /// For the first bytes of both ends.
+    /// For the first bytes from both ends.
     pub(super) first_bytes_timeout: Duration,
-    /// What the body of a request has to keep.
+    /// The required pace of a request's body.
     pub(super) pace: BodyPace,
-    /// A connection on which nothing moves is closed after this.
+    /// A connection without any bytes is closed after this.
     pub(super) idle_timeout: Duration,
 }
 
@@ -172,7 +173,7 @@ impl Backend {
         }
     }
 
-    /// Connects to the first of its addresses that answers.
+    /// Connects to the first address that answers.
     pub(super) async fn connect(&self, bounds: &BackendBounds) -> Option<TcpStream> {
         let connecting = async {
             let found = self.addresses.look_up(&self.address).await?;
@@ -191,12 +192,12 @@ impl Backend {
         }
     }
 
-    /// For the operator.
+    /// Logs the failure for the operator.
     pub(super) fn tell_failure(&self, error: &str) {
         tracing::warn!(
             backend = %self.address,
             error,
-            "a backend of the front door cannot be reached, so its clients are turned away; is it running there?"
+            "a backend of the front door cannot be reached, so its clients are refused; check that it runs at this address"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Servers behind the front door: what is passed on to them, and how much of it.
+//! The servers behind the front door, and the limits of forwarding to them.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::upstream::Upstream;
 use crate::config::settings::FrontDoorSettings;
 use crate::edge::backend_addresses::BackendAddresses;
 
-/// All of them. By default there are none.
+/// All configured backends. By default there are none.
 #[derive(Debug)]
 pub struct Backends {
     pub(super) routes: Routes,
@@ -31,7 +31,7 @@ impl Backends {
         Self::with_addresses(settings, &BackendAddresses::default())
     }
 
-    /// As configured; `addresses` learns where names of servers lead.
+    /// As configured. `addresses` registers the addresses of the servers' names.
     pub fn with_addresses(settings: &FrontDoorSettings, addresses: &BackendAddresses) -> Self {
         let bounds = BackendBounds::new(settings);
         let counters = Arc::new(BackendCounters::default());
@@ -50,7 +50,7 @@ impl Backends {
         }
     }
 
-    /// Whatever HTTP is not ours, where there is a web server for it.
+    /// The router for HTTP that is not the API's, if there is a web server.
     pub fn http(&self) -> Option<axum::Router> {
         let upstream = Arc::clone(self.upstream.as_ref()?);
         let answer = move |request| {
@@ -60,22 +60,22 @@ impl Backends {
         Some(axum::Router::new().fallback(answer))
     }
 
-    /// HTTP may take as long as something moves: how long it may rest.
+    /// Idle limit for proxied HTTP.
     pub(super) fn http_patience(&self) -> Option<Duration> {
         self.upstream.as_ref().map(|_| self.bounds.idle_timeout)
     }
 
-    /// What the body of a request has to keep.
+    /// The required pace of a request's body.
     pub(super) const fn pace(&self) -> BodyPace {
         self.bounds.pace
     }
 
-    /// What became of what was passed on.
+    /// The outcome of forwarding.
     pub fn counters(&self) -> &Arc<BackendCounters> {
         &self.counters
     }
 
-    /// Connections and requests that are with a backend now.
+    /// Connections and requests at a backend now.
     pub fn open(&self) -> usize {
         self.bounds.places.held()
     }

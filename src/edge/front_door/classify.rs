@@ -1,11 +1,11 @@
-//! What a client wants, by its first bytes (RFC 7983, RFC 8446 §5.1, RFC 9112 §3).
+//! Classifies a connection by its first bytes (RFC 7983, RFC 8446 §5.1, RFC 9112 §3).
 
 use super::proxy::{V1_BEGINS, V2_BEGINS};
 use crate::wire::demux::{self, Kind};
 
-/// First byte of a TLS record that carries a handshake.
+/// First byte of a TLS record of a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// Methods of HTTP requests. All but PRI, which begins HTTP/2.
+/// Methods of HTTP requests, except PRI, which begins HTTP/2.
 const METHODS: [&[u8]; 9] = [
     b"GET ",
     b"HEAD ",
@@ -17,7 +17,7 @@ const METHODS: [&[u8]; 9] = [
     b"CONNECT ",
     b"TRACE ",
 ];
-/// How a connection begins.
+/// The beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FirstBytes {
     /// A TLS ClientHello.
@@ -28,16 +28,16 @@ pub(super) enum FirstBytes {
     Http,
     /// A header of the PROXY protocol.
     Proxy,
-    /// Nothing yet, or the beginning of a word that may as well be something else.
+    /// No byte yet, or too few to decide.
     More,
-    /// Nothing known.
+    /// Unknown.
     Unknown,
 }
 
-/// Tells how a connection begins that starts with `bytes`.
+/// Classifies the first `bytes` of a connection.
 ///
-/// The letters A to O are also first bytes of ChannelData. HTTP methods go first: no client has a channel on a
-/// connection before it has sent a STUN request on it.
+/// The letters A to O are also first bytes of ChannelData. HTTP methods have precedence: no client
+/// has a channel on a connection before it has sent a STUN request on it.
 pub(super) fn classify(bytes: &[u8]) -> FirstBytes {
     let Some(&first) = bytes.first() else {
         return FirstBytes::More;

@@ -1,4 +1,4 @@
-//! One connection, from its first byte to whoever serves it.
+//! One connection, from its first byte to its destination.
 
 use std::io::BufRead;
 use std::net::SocketAddr;
@@ -25,10 +25,10 @@ use crate::base::address::Transport;
 use crate::edge::certificates::{ALPN_HTTP, ALPN_TURN};
 use crate::shard::stream_intake::NewStream;
 
-/// Room for the first plaintext of a client.
+/// Size of the first read of a client's plaintext.
 const FIRST_PLAINTEXT: usize = 2048;
 
-/// Whom a connection is for.
+/// The destination of a connection.
 enum Destination {
     Shard {
         socket: TcpStream,
@@ -45,16 +45,16 @@ enum Destination {
     },
 }
 
-/// A connection whose client is known, and that counts as its.
+/// A connection whose client is known and counted.
 pub(super) struct ClientConnection {
     pub(super) ends: Ends,
-    /// The other end is a proxy, which has not told yet whom it speaks for.
+    /// The other end is a proxy, whose header has not arrived yet.
     pub(super) proxied: bool,
     pub(super) guard: ConnectionGuard,
 }
 
 impl FrontDoor {
-    /// Finds out what the client wants, and passes it on.
+    /// Classifies the connection, and passes it to its destination.
     pub(super) async fn receive(
         self: Arc<Self>,
         preface: Preface,
@@ -64,7 +64,7 @@ impl FrontDoor {
     ) {
         prepare(&preface.socket);
         let displacement = connection.guard.displacement();
-        // In this order: who is past the handshake is told of the stop.
+        // In this order, so that a connection past its handshake learns of the stop.
         let classified = tokio::select! {
             biased;
             classified = self.classify_connection(preface, &mut connection, accepts, stop.clone()) => classified,
@@ -126,7 +126,8 @@ impl FrontDoor {
         }
     }
 
-    /// By its first bytes, behind those of a proxy. A proxy has no place of its own: it would hold those of all its clients.
+    /// Classifies by the first bytes, behind those of a proxy. A proxy has no place of its own,
+    /// because it would hold those of all its clients.
     async fn classify_connection(
         &self,
         mut preface: Preface,
@@ -174,7 +175,7 @@ impl FrontDoor {
         }
     }
 
-    /// Learns from a proxy whose connection this is.
+    /// Reads the client's address from a PROXY header.
     async fn read_proxy_header(
         &self,
         preface: &mut Preface,
@@ -195,7 +196,7 @@ impl FrontDoor {
                 return Err(ConnectionOutcome::BadProxyHeader);
             }
         };
-        // What it tells of itself, and what no header can say, is what the connection says.
+        // Without addresses in the header, the connection's own apply.
         if let Some(ends) = ends {
             connection.guard.belongs_to(ends)?;
             connection.ends = ends;
@@ -204,7 +205,8 @@ impl FrontDoor {
         Ok(())
     }
 
-    /// Leaves alone what is a backend's. Of the rest, ends TLS, then looks at the first plaintext.
+    /// Forwards connections of backends unchanged. For the rest, ends TLS and reads the first
+    /// plaintext.
     async fn accept_tls(
         &self,
         mut preface: Preface,
@@ -254,22 +256,23 @@ impl FrontDoor {
             Ok(_) => ConnectionOutcome::Unrecognised,
             Err(outcome) => outcome,
         };
-        // To OpenSSL the end of a stream without close_notify is an error.
+        // OpenSSL reports the end of a stream without close_notify as an error.
         let _ = timeout(self.limits.http_header_timeout, tls.shutdown()).await;
         Err(outcome)
     }
 
-    /// Somebody claims to be a proxy, or comes where only proxies may.
+    /// Logs a client that sends a PROXY header without being a proxy, or connects where only
+    /// proxies may.
     pub(super) fn tell_of_stranger(&self, client: SocketAddr) {
         tracing::warn!(
             client = %self.log_client.show(client),
-            "refused a connection that is not a trusted proxy's; if it is one, add its address to trusted_proxies of the \
+            "refused a connection that is not from a trusted proxy; if it is, add its address to trusted_proxies of the \
              listener"
         );
     }
 }
 
-/// TURN and HTTP, each whether it may come. A protocol agreed on by ALPN excludes the other.
+/// Whether TURN and HTTP are allowed. A protocol negotiated by ALPN excludes the other.
 fn allowed(accepts: Accepts, alpn: Option<&[u8]>) -> (bool, bool) {
     match alpn {
         None => (accepts.tls, accepts.https),
@@ -278,7 +281,7 @@ fn allowed(accepts: Accepts, alpn: Option<&[u8]>) -> (bool, bool) {
     }
 }
 
-/// One step of the handshake, within the time for all of it.
+/// One step of the handshake, within the deadline of all steps.
 async fn in_time<T>(deadline: Instant, step: impl Future<Output = std::io::Result<T>>) -> Result<T, ConnectionOutcome> {
     match timeout_at(deadline, step).await {
         Err(_) => Err(ConnectionOutcome::HandshakeTimeout),
@@ -290,11 +293,11 @@ async fn in_time<T>(deadline: Instant, step: impl Future<Output = std::io::Resul
     }
 }
 
-/// Takes everything that was decrypted along.
+/// Passes all decrypted bytes along.
 fn into_shard(tls: TlsStream<TcpStream>, mut early: Vec<u8>) -> Destination {
     let (socket, mut connection) = tls.into_inner();
     let mut reader = connection.reader();
-    // An error says that there is no more.
+    // An error means that there is no more.
     while let Ok(chunk @ [_, ..]) = reader.fill_buf() {
         early.extend_from_slice(chunk);
         let len = chunk.len();

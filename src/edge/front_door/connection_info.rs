@@ -1,4 +1,4 @@
-//! What a request of HTTP knows of the connection it came by.
+//! The connection of an HTTP request, for its handlers.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use super::admission::ConnectionGuard;
 use super::splice::Activity;
 
-/// The connection a request came by, in its extensions.
+/// The connection of a request, in its extensions.
 #[derive(Clone)]
 pub(super) struct ConnectionInfo {
     pub(super) activity: Activity,
-    /// Counts the connection for as long as anybody holds it.
+    /// Counts the connection while a clone exists.
     pub(super) guard: Arc<ConnectionGuard>,
     pub(super) stop: watch::Receiver<bool>,
 }

@@ -1,53 +1,54 @@
-//! What became of connections. Labels come from closed sets.
+//! The outcome of connections. Labels come from closed sets.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How the front door was done with a connection. Every accepted connection has exactly one.
+/// The outcome of a connection at the front door. Every accepted connection has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionOutcome {
-    /// Plain TURN: handed to a shard.
+    /// Plain TURN: passed to a shard.
     Tcp,
-    /// TURN over TLS: handed to a shard.
+    /// TURN over TLS: passed to a shard.
     Tls,
     /// HTTPS: served.
     Https,
-    /// Passed on to a backend by its name, still encrypted.
+    /// Forwarded to a backend by its server name, still encrypted.
     Routed,
-    /// Its name is a backend's, which could not be reached.
+    /// The backend of its server name could not be reached.
     BackendDown,
-    /// Its name is a backend's, and too much is with backends already.
+    /// The backends have too many connections and requests.
     TooManyRouted,
-    /// Refused: too many connections in all.
+    /// Refused: too many connections in total.
     TooManyConnections,
     /// Refused: too many connections from one source.
     TooManyFromSource,
     /// Refused: too many connections from one network.
     TooManyFromNetwork,
-    /// Refused: the source, or its network, opens connections too often.
+    /// Refused: the source, or its network, opens connections too fast.
     TooFast,
-    /// Lost its place to another connection before it had shown what it wants: its source had the most.
+    /// Lost its place to another connection before it was classified: its source had the most.
     Evicted,
-    /// No first byte in time, or too few to tell what it is.
+    /// No first byte in time, or too few to classify it.
     Silent,
-    /// Sent a PROXY header, or connected where only proxies may, without being a trusted proxy.
+    /// Sent a PROXY header, or connected where only proxies may, and is no trusted proxy.
     UntrustedProxy,
-    /// A trusted proxy sent no PROXY header, a malformed one, or one for a connection that another still is.
+    /// A trusted proxy sent no PROXY header, a malformed one, or one with the addresses of another
+    /// open connection.
     BadProxyHeader,
     /// TLS handshake not complete in time.
     HandshakeTimeout,
     /// TLS handshake failed: no common version, cipher or ALPN, or no TLS at all.
     HandshakeFailed,
-    /// After the handshake, too little in time to tell what it is.
+    /// After the handshake, too few bytes in time to classify it.
     SilentTls,
     /// The client closed first.
     ClientClosed,
     /// A protocol this listener does not serve.
     NotServed,
-    /// No protocol known here.
+    /// Unknown protocol.
     Unrecognised,
     /// The server stopped first.
     Stopped,
-    /// A bug of ours: its task panicked.
+    /// A bug: its task panicked.
     Panicked,
 }
 
@@ -110,7 +111,7 @@ impl ConnectionOutcome {
 /// Why an accept failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptError {
-    /// The connection was gone already, or the network failed it.
+    /// The connection was closed already, or the network failed.
     Connection,
     /// This process or machine is out of file descriptors or memory.
     Exhausted,
@@ -155,7 +156,7 @@ impl FrontDoorCounters {
         self.shed.fetch_add(1, Relaxed);
     }
 
-    /// Connections accepted. Those not in an outcome yet are still being told apart.
+    /// Connections accepted. Those without an outcome are still being classified.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Relaxed)
     }
@@ -170,7 +171,7 @@ impl FrontDoorCounters {
         self.accept_errors[error as usize].load(Relaxed)
     }
 
-    /// Connections closed unseen because there was no file descriptor for them.
+    /// Connections closed at once for lack of a file descriptor.
     pub fn shed(&self) -> u64 {
         self.shed.load(Relaxed)
     }

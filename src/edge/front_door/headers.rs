@@ -1,5 +1,6 @@
-//! Which headers of a request reach a web server behind us. Who the client is, what it asked for and how, is ours to say:
-//! servers believe it of the proxy in front of them, so nothing else that says it goes through.
+//! Decides which headers of a request reach the web server. Servers trust the proxy in front of
+//! them for the client's identity and for what it requested, so the relay sets those headers itself
+//! and removes all others of that kind.
 
 use std::net::IpAddr;
 
@@ -7,7 +8,7 @@ use hyper::Uri;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 
-/// Headers that are for one connection (RFC 9110 §7.6.1).
+/// Headers for one connection only (RFC 9110 §7.6.1).
 const ONE_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -19,14 +20,14 @@ const ONE_HOP: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
-/// What is answered here, or announces what is not passed on.
+/// Headers that the relay answers itself, or that announce what it does not forward.
 const NOT_PASSED: [HeaderName; 2] = [header::EXPECT, header::TRAILER];
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// How headers begin that only a proxy in front may set: addresses, logins and certificates it has checked, the URL it
-/// was asked for, files it may be told to send.
+/// Prefixes of headers that only a proxy in front may set: addresses, logins and certificates it
+/// has checked, the requested URL, files to send.
 const CLAIMS_BEGIN: [&str; 34] = [
     "forwarded",
     "x-forwarded",
@@ -63,11 +64,11 @@ const CLAIMS_BEGIN: [&str; 34] = [
     "x-accel",
     "x-sendfile",
 ];
-/// How they end. No header ends so that does not name an address.
+/// Suffixes of such headers. Every header with one of these names an address.
 const CLAIMS_END: [&str; 8] = [
     "-ip", "-ips", "-ipv4", "-ipv6", "-addr", "-address", "clientip", "socketip",
 ];
-/// The rest of them.
+/// The other ones.
 const CLAIMS: [&str; 20] = [
     "via",
     "x-via",
@@ -91,7 +92,7 @@ const CLAIMS: [&str; 20] = [
     "x-wap-msisdn",
 ];
 
-/// Leaves what the web server may see, and says whose request it is.
+/// Keeps the headers that the web server may see, and adds the client's address.
 pub(super) fn rewrite(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) -> Option<()> {
     drop_one_hop(headers);
     for name in NOT_PASSED {
@@ -109,7 +110,7 @@ pub(super) fn rewrite(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValu
     Some(())
 }
 
-/// Removes what was meant for this connection alone, by its nature or because `Connection` says so.
+/// Removes headers for this connection only, by their kind or because `Connection` names them.
 pub(super) fn drop_one_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
         .filter_map(|token| HeaderName::from_bytes(token).ok())
@@ -119,8 +120,8 @@ pub(super) fn drop_one_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// `name` is in small letters. Many servers take every character but letters and digits for the same one
-/// (`HTTP_X_FORWARDED_FOR`), so a name with others than hyphens is as good as another name.
+/// `name` is in lower case. Many servers treat all characters but letters and digits alike
+/// (`HTTP_X_FORWARDED_FOR`), so characters other than hyphens count as hyphens.
 fn is_claim(name: &str) -> bool {
     name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-')
         || CLAIMS_BEGIN.iter().any(|begin| name.starts_with(begin))
@@ -128,7 +129,8 @@ fn is_claim(name: &str) -> bool {
         || CLAIMS.contains(&name)
 }
 
-/// Whom a request is for: the one Host header, or the name in the URI, which goes before it (RFC 9112 §3.2.2).
+/// The host of a request: its one Host header, or the name in the URI, which has precedence (RFC
+/// 9112 §3.2.2).
 pub(super) fn host(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -139,24 +141,24 @@ pub(super) fn host(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
         None => host.clone(),
     };
     let authority = Authority::try_from(host.as_bytes()).ok()?;
-    // A login has no place there (RFC 9110 §4.2.4).
+    // A host must have no user information (RFC 9110 §4.2.4).
     let is_plain = !authority.host().is_empty() && !authority.as_str().contains('@');
     is_plain.then_some(host)
 }
 
-/// Whether a client wants WebSocket, and nothing else.
+/// Whether a client requests WebSocket, and no other upgrade.
 pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
     tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
         && tokens(headers, &header::UPGRADE).eq([b"websocket"])
 }
 
-/// Says that it is wanted, or agreed to.
+/// Sets the headers that request or accept WebSocket.
 pub(super) fn upgrade_to_websocket(headers: &mut HeaderMap) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// The comma-separated parts of all headers of a name.
+/// The comma-separated values of all headers with this name.
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let values = headers.get_all(name).into_iter();
     values

@@ -1,4 +1,5 @@
-//! HTTP/1.1 inside TLS: a short conversation with the credentials API, or a longer one with a web server behind us.
+//! HTTP/1.1 inside TLS: short requests to the credentials API, or longer ones to the web server
+//! behind this one.
 
 use core::convert::Infallible;
 use std::io::Cursor;
@@ -24,16 +25,17 @@ use super::pace::Paced;
 use super::splice::Watched;
 use super::stop::stopped;
 
-/// Most bytes of a request's head; more is answered with 431.
+/// Longest head of a request, in bytes; a longer one gets 431.
 const MAX_HEAD: usize = 8192;
-/// Most bytes read and thrown away, so that a refusal is not lost to a reset.
+/// Bytes to read and discard at most, so that a reset does not destroy the refusal.
 const MAX_LINGER: u64 = 64 * 1024;
 
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\n\
     Connection: close\r\n\r\nThis port speaks HTTPS and TURN. Use https://.\r\n";
 
-/// Serves requests of one client until it is done, its time is up, or the server stops. `early` was read already. With
-/// a web server in `backends`, the last request may take as long as nothing rests for longer than its patience.
+/// Serves requests of one client until it is done, its time is up, or the server stops. `early` was
+/// read already. With a web server in `backends`, the last request may go on while no pause exceeds
+/// the idle limit.
 pub(super) async fn serve(
     tls: TlsStream<TcpStream>,
     early: Vec<u8>,
@@ -84,11 +86,12 @@ pub(super) async fn serve(
     let _ = timeout(limits.stop_timeout, connection).await;
 }
 
-/// Tells somebody who typed `http://` what to type.
+/// Answers a plaintext request with the hint to use `https://`.
 pub(super) async fn refuse_plain(socket: &mut TcpStream) {
     if socket.write_all(PLAIN_HTTP).await.is_err() || socket.shutdown().await.is_err() {
         return;
     }
-    // Closing with the request unread would reset the connection, and the answer might never be seen.
+    // Closing with the request unread would reset the connection, and the client might never see
+    // the response.
     let _ = tokio::io::copy(&mut socket.take(MAX_LINGER), &mut tokio::io::sink()).await;
 }

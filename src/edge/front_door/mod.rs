@@ -1,4 +1,4 @@
-//! The TCP side of every listener: who connects, and what for.
+//! The TCP side of every listener: accepts connections and finds their destination.
 //!
 //! ```text
 //! accept -> admission -> [PROXY header] -> first byte --0x16--> ClientHello --its name--> backend, still encrypted
@@ -7,11 +7,11 @@
 //!                                              '--STUN, ChannelData--> shard
 //! ```
 //!
-//! Nothing waits in the accept loop. Each stage has a deadline, each connection one [`ConnectionOutcome`], and a client that has
-//! not shown yet what it wants holds a place that whoever holds fewer may take ([`crate::base::shares`]): half-open
-//! connections cannot shut others out.
-//! First bytes are handed on with the connection, never lost. HTTP is not tried on bytes that failed as
-//! TURN, nor the other way round, and ALPN binds a client to what it asked for.
+//! Nothing but accept waits in the accept loop. Each stage has a deadline, and each connection one
+//! [`ConnectionOutcome`]. Unclassified connections share a bounded pool; when it is full, the
+//! source with the most loses one ([`crate::base::shares`]), so half-open connections cannot
+//! exclude others. First bytes are passed on with the connection. Bytes that failed as TURN are not
+//! tried as HTTP, nor the reverse, and ALPN binds a client to its protocol.
 
 mod accept;
 mod admission;
@@ -46,7 +46,7 @@ use crate::config::settings::{ListenerSettings, StreamSettings};
 use crate::shard::LogClient;
 use crate::shard::stream_intake::NewStream;
 
-/// What a listener serves over TCP.
+/// The protocols of a listener over TCP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepts {
     /// Plain STUN and TURN.
@@ -67,27 +67,28 @@ impl From<&ListenerSettings> for Accepts {
     }
 }
 
-/// Bounds of the front door.
+/// Limits of the front door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontDoorLimits {
-    /// Open connections in all, those in the shards included.
+    /// Open connections in total, including those in the shards.
     pub connections: usize,
     /// Open connections per source (IPv4 address, IPv6 /64).
     pub connections_per_source: usize,
     /// Open connections per network (IPv4 /24, IPv6 /48).
     pub connections_per_network: usize,
-    /// New connections per second and source, once `connections_per_source` have come at once; of a network as many times
-    /// that as it may have connections.
+    /// New connections per second and source, after a burst of `connections_per_source`. A network
+    /// may open as many times more as it may have connections.
     pub new_connections_per_second: u32,
-    /// Connections that have not shown yet what they want; over it the source with the most of them loses one.
+    /// Connections that are not classified yet. Above it, the source with the most of them loses
+    /// one.
     pub unproven: usize,
     /// For the first byte and the TLS handshake together, and again for the first plaintext.
     pub handshake_timeout: Duration,
-    /// For the header of an HTTP request, the pause before it included.
+    /// For the header of an HTTP request, including the pause before it.
     pub http_header_timeout: Duration,
-    /// An HTTP connection is closed after so long, however many requests it carried.
+    /// An HTTP connection is closed after this, however many requests it carried.
     pub http_lifetime: Duration,
-    /// What HTTP requests may take to finish when the server stops.
+    /// For HTTP requests to finish when the server stops.
     pub stop_timeout: Duration,
 }
 
@@ -98,7 +99,7 @@ impl From<&StreamSettings> for FrontDoorLimits {
             connections_per_source: settings.max_connections_per_ip,
             connections_per_network: settings.max_connections_per_network,
             new_connections_per_second: settings.max_new_connections_per_second,
-            // The rest is left to those that have shown what they want.
+            // The rest is left to classified connections.
             unproven: settings.max_handshakes.min(settings.max_connections / 2),
             handshake_timeout: settings.handshake_timeout,
             http_header_timeout: Duration::from_secs(5),
@@ -108,7 +109,7 @@ impl From<&StreamSettings> for FrontDoorLimits {
     }
 }
 
-/// One for the whole process: its limits are shared by all listeners.
+/// One for the whole process: all listeners share its limits.
 pub struct FrontDoor {
     limits: FrontDoorLimits,
     log_client: LogClient,
@@ -121,9 +122,10 @@ pub struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// Log lines show as much of a client as `log_client` says. `tls` is needed where a listener serves TLS or HTTPS.
-    /// `http` answers requests; it finds the client's address as `axum::extract::ConnectInfo<SocketAddr>`. `backends` are
-    /// the servers that others are passed on to. `streams` takes TURN clients and must not block.
+    /// `log_client` is how much of a client's address log lines show. `tls` is required if a
+    /// listener serves TLS or HTTPS. `http` answers requests; it finds the client's address as
+    /// `axum::extract::ConnectInfo<SocketAddr>`. `backends` are the servers that others are
+    /// forwarded to. `streams` takes TURN clients and must not block.
     pub fn new(
         limits: FrontDoorLimits,
         log_client: LogClient,
@@ -146,7 +148,7 @@ impl FrontDoor {
         })
     }
 
-    /// What became of connections so far.
+    /// The outcome of connections so far.
     pub fn counters(&self) -> &Arc<FrontDoorCounters> {
         &self.counters
     }
@@ -156,17 +158,17 @@ impl FrontDoor {
         &self.backends
     }
 
-    /// Connections open now, those in the shards included.
+    /// Connections open now, including those in the shards.
     pub fn open_connections(&self) -> usize {
         self.admission.open()
     }
 
-    /// Connections ended because there were too many and their sources had the most.
+    /// Connections closed because there were too many and their source had the most.
     pub fn displaced_connections(&self) -> u64 {
         self.admission.displaced()
     }
 
-    /// Connections that have not shown yet what they want.
+    /// Connections that are not classified yet.
     pub fn unproven_connections(&self) -> usize {
         self.admission.unproven()
     }

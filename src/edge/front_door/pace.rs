@@ -1,5 +1,5 @@
-//! A request's body at the pace it has to keep: whoever sends one byte now and then holds a place at a backend no longer
-//! than somebody who sends none.
+//! Enforces a minimum rate on a request's body: a client that sends one byte now and then holds a
+//! place at a backend no longer than one that sends none.
 
 use core::fmt;
 use core::pin::Pin;
@@ -13,16 +13,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::settings::FrontDoorSettings;
 
-/// What a body has to keep.
+/// The required pace of a body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyPace {
-    /// For its first byte.
+    /// Time until its first byte.
     first: Duration,
-    /// Bytes a second; each buys its part of a second.
+    /// Bytes per second; each byte extends the time by its share.
     rate: u64,
     /// How far it may fall behind that rate.
     pause: Duration,
-    /// For all of it.
+    /// Time for the whole body.
     total: Duration,
 }
 
@@ -44,7 +44,7 @@ impl BodyPace {
     }
 }
 
-/// The body came too slowly.
+/// The body arrived too slowly.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TooSlow;
 
@@ -57,7 +57,7 @@ impl fmt::Display for TooSlow {
 impl core::error::Error for TooSlow {}
 
 impl TooSlow {
-    /// Whether it is what `error` comes from.
+    /// Whether it is the cause of `error`.
     pub(super) fn is_cause_of(error: &(dyn core::error::Error + 'static)) -> bool {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -70,12 +70,12 @@ impl TooSlow {
     }
 }
 
-/// A body that fails with [`TooSlow`]. Only time that is spent waiting for its client counts against its rate. Trailers
-/// end here: whatever headers may not say, they may not either (RFC 9110 §6.5.1 leaves that to us).
+/// A body that fails with [`TooSlow`]. Only time spent waiting for its client counts. Trailers are
+/// dropped: fields that are refused as headers are refused there, too (RFC 9110 §6.5.1 permits it).
 pub(super) struct Paced<B> {
     body: B,
     pace: BodyPace,
-    /// What it may still fall behind.
+    /// How far it may still fall behind.
     left: Duration,
     begun: bool,
     waits_since: Option<Instant>,
@@ -174,7 +174,7 @@ mod tests {
 
     type Frames = mpsc::UnboundedSender<usize>;
 
-    /// A body made of what is sent, by length.
+    /// A body, and the sender of its frames by length.
     fn body() -> (Frames, impl Body<Data = Bytes, Error = BoxError> + Unpin) {
         let (sender, frames) = mpsc::unbounded_channel();
         let stream = futures_util::stream::unfold(frames, |mut frames| async {
@@ -184,7 +184,7 @@ mod tests {
         (sender, Paced::new(StreamBody::new(stream.boxed()), PACE))
     }
 
-    /// Reads all of a body of which `len` bytes come every `pause`; how long that went.
+    /// Reads all of a body that gets `len` bytes every `pause`. Returns the time.
     async fn read(len: usize, pause: Duration) -> (Duration, bool) {
         let (sender, body) = body();
         let begun = Instant::now();
@@ -212,10 +212,10 @@ mod tests {
             slow && time > seconds(55) && time < seconds(65),
             "half the rate: {time:?}"
         );
-        // At the rate for most of the time there is.
+        // At the required rate for most of the total time.
         let (time, slow) = read(100, Duration::from_millis(500)).await;
         assert!(!slow && time >= seconds(500), "{time:?}");
-        // In bursts, each after as long a pause as may be.
+        // In bursts, each after the longest permitted pause.
         let (time, slow) = read(10_000, seconds(29)).await;
         assert!(slow && time == PACE.total, "the time for all of it ends it: {time:?}");
     }
@@ -238,7 +238,7 @@ mod tests {
         sender.send(1).unwrap();
         body.frame().await.unwrap().unwrap();
         for _ in 0..10 {
-            // The backend takes its time.
+            // The backend reads slowly.
             advance(Duration::from_secs(50)).await;
             sender.send(1).unwrap();
             body.frame().await.unwrap().unwrap();

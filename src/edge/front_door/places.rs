@@ -1,5 +1,6 @@
-//! Places at the backends. When there are none left, whoever has most of them loses one ([`crate::base::shares`]): a few
-//! addresses that hold many connections open, however busily, leave room for everybody else.
+//! Places at the backends. When none is free, the client with the most loses one
+//! ([`crate::base::shares`]): a few addresses with many connections, however busy, leave room for
+//! others.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::net::IpAddr;
@@ -21,7 +22,7 @@ pub(super) struct BackendPlaces {
 #[derive(Default)]
 struct Held {
     shares: Shares<Arc<Displacement>>,
-    /// Connections that have lost their place and are still there.
+    /// Connections that have lost their place and have not ended yet.
     leaving: usize,
 }
 
@@ -43,11 +44,11 @@ impl BackendPlaces {
         }
     }
 
-    /// A place for a client, until it is dropped; `connection` ends when it is lost.
+    /// A place for a client until it is dropped. `connection` is closed when the place is lost.
     pub(super) fn enter(&self, client: IpAddr, connection: Arc<Displacement>) -> Option<BackendPlace> {
         let mut held = lock(&self.held);
         if held.shares.len() >= self.most {
-            // Those that were told go in milliseconds; nobody can have more told than that.
+            // Displaced connections end within milliseconds; this bounds how many do so at a time.
             if held.leaving >= LEAVING {
                 return None;
             }
@@ -62,7 +63,7 @@ impl BackendPlaces {
         })
     }
 
-    /// Places that are held.
+    /// Places in use.
     pub(super) fn held(&self) -> usize {
         lock(&self.held).shares.len()
     }

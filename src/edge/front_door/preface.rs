@@ -1,4 +1,4 @@
-//! A connection of which nothing is known yet: its bytes are read here, and stay until whoever it is for takes them.
+//! The first bytes of a connection. They are read here and stay until its destination takes them.
 
 use std::io::Read;
 
@@ -11,12 +11,12 @@ use super::ConnectionOutcome;
 use super::classify::{FirstBytes, classify};
 use super::proxy::{self, Ends, ProxyHeader};
 
-/// Bytes read at a time: a ClientHello with room to spare.
+/// Bytes per read: more than a usual ClientHello.
 const READ: usize = 2048;
-/// Most bytes of a ClientHello. With post-quantum key shares they take about 2 KB.
+/// Longest ClientHello, in bytes. With post-quantum key shares it takes about 2 KB.
 const MOST_HELLO: usize = 16 * 1024;
 
-/// The socket, and what was read from it.
+/// The socket, and the bytes read from it.
 pub(super) struct Preface {
     pub(super) socket: TcpStream,
     pub(super) read: Vec<u8>,
@@ -40,10 +40,10 @@ impl Preface {
         }
     }
 
-    /// Takes a PROXY header off the front.
+    /// Reads and removes a PROXY header.
     pub(super) async fn proxy_header(&mut self, deadline: Instant) -> Result<Option<Ends>, HeaderError> {
         loop {
-            // Nothing at all is a health check that only wants to see the port open.
+            // No byte at all is a health check that only tests the port.
             if !self.read.is_empty() {
                 match proxy::parse(&self.read) {
                     ProxyHeader::Incomplete => {}
@@ -60,7 +60,7 @@ impl Preface {
         }
     }
 
-    /// By as many bytes as it takes.
+    /// Classifies by as many bytes as necessary.
     pub(super) async fn first_bytes(&mut self, deadline: Instant) -> Result<FirstBytes, ConnectionOutcome> {
         loop {
             match classify(&self.read) {
@@ -71,7 +71,8 @@ impl Preface {
         }
     }
 
-    /// Reads the ClientHello, which also stays in `read` as it came. One that is none is answered with an alert.
+    /// Reads the ClientHello, which also stays in `read` unchanged. An invalid one is answered with
+    /// an alert.
     pub(super) async fn client_hello(&mut self, deadline: Instant) -> Result<Accepted, ConnectionOutcome> {
         let mut acceptor = Acceptor::default();
         let mut seen = 0;
@@ -79,7 +80,7 @@ impl Preface {
             let mut unseen = &self.read[seen..];
             while !unseen.is_empty() {
                 let before = unseen.len();
-                // It can only fail for want of room, and there is as much as a record can take.
+                // It can only fail for lack of room, and there is room for a whole record.
                 if acceptor.read_tls(&mut unseen as &mut dyn Read).is_err() {
                     return Err(ConnectionOutcome::HandshakeFailed);
                 }
@@ -106,7 +107,7 @@ impl Preface {
     }
 }
 
-/// Why no more bytes came.
+/// Why no more bytes arrived.
 enum Missed {
     Late,
     Closed,
@@ -123,8 +124,8 @@ impl Missed {
 
 /// Why there is no PROXY header.
 pub(super) enum HeaderError {
-    /// It is wrong.
+    /// It is invalid.
     Bad(&'static str),
-    /// It did not come.
+    /// It did not arrive.
     Missed(ConnectionOutcome),
 }

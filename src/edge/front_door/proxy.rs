@@ -1,7 +1,7 @@
-//! PROXY protocol, versions 1 and 2: whom a proxy in front of us speaks for.
+//! PROXY protocol, versions 1 and 2: the client of a connection that a proxy made.
 //!
-//! Whether there is a header is never guessed from the bytes: a proxy must send one, anybody else must not, and who is a
-//! proxy the operator says. Otherwise any client could claim any address.
+//! The configuration decides whether a header is expected, never the bytes: a trusted proxy must
+//! send one, and no other client may. Otherwise any client could claim any address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,23 +10,25 @@ use ppp::{v1, v2};
 
 use crate::config::settings::{ListenerSettings, ProxyProtocol};
 
-/// How a header of version 1 begins.
+/// The beginning of a version 1 header.
 pub(super) const V1_BEGINS: &[u8] = b"PROXY ";
-/// How one of version 2 begins. No other protocol known here begins with CR, so this much is enough to tell.
+/// The beginning of a version 2 header. No other known protocol begins with CR, so this prefix
+/// identifies it.
 pub(super) const V2_BEGINS: &[u8] = b"\r\n\r\n\0";
-/// Most bytes of a header of version 1, its end of line included.
+/// Longest version 1 header in bytes, including its end of line.
 const V1_MOST: usize = 107;
-/// Fixed part of a header of version 2: signature, command, family, length.
+/// Fixed part of a version 2 header: signature, command, family, length.
 const V2_FIXED: usize = 16;
-/// Most bytes of a header of version 2. The protocol allows 64 KiB; addresses and every TLV in use take below 1 KiB.
+/// Longest accepted version 2 header in bytes. The protocol allows 64 KiB; addresses and every TLV
+/// in use take less than 1 KiB.
 const V2_MOST: usize = 4096;
 
 /// The proxies of a listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// Whether there are any, and nobody else.
+    /// Whether there are proxies, and whether others may connect.
     pub protocol: ProxyProtocol,
-    /// Where they are.
+    /// Their addresses.
     pub trusted: Vec<IpNet>,
 }
 
@@ -39,14 +41,14 @@ impl From<&ListenerSettings> for Proxies {
     }
 }
 
-/// What the other end of a connection is.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Neighbour {
-    /// A client itself.
+    /// A client.
     Client,
     /// A proxy, whose header comes first.
     Proxy,
-    /// Nobody who may connect here.
+    /// Neither, where only proxies may connect.
     Stranger,
 }
 
@@ -71,19 +73,19 @@ pub struct Ends {
     pub server: SocketAddr,
 }
 
-/// What the first bytes of a proxy's connection are.
+/// The first bytes of a proxy's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeader {
     /// The beginning of a header.
     Incomplete,
-    /// No header, or one that nothing sensible can be done with: why.
+    /// No header, or an invalid one. Holds the reason.
     Malformed(&'static str),
     /// A header.
     Complete {
         /// Its length in bytes.
         len: usize,
-        /// Whom it speaks for. `None`: the proxy for itself (a health check), or a client without an IP address; then
-        /// the ends of the connection are what they seem to be.
+        /// The ends of the client's connection. `None`: the proxy connects for itself (a health
+        /// check), or for a client without an IP address; then the connection's own ends apply.
         ends: Option<Ends>,
     },
 }
@@ -110,7 +112,7 @@ fn parse_v1(bytes: &[u8]) -> ProxyHeader {
         };
     };
     let len = end + 2;
-    // Whatever follows UNKNOWN is to be ignored.
+    // Receivers must ignore everything after UNKNOWN.
     let rest = &window[V1_BEGINS.len().min(end)..end];
     if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
         return ProxyHeader::Complete { len, ends: None };
@@ -126,7 +128,7 @@ fn parse_v1(bytes: &[u8]) -> ProxyHeader {
             (at.source_address.into(), at.source_port),
             (at.destination_address.into(), at.destination_port),
         ),
-        Ok(v1::Addresses::Unknown) | Err(_) => ProxyHeader::Malformed("version 1 with a line that is not one"),
+        Ok(v1::Addresses::Unknown) | Err(_) => ProxyHeader::Malformed("version 1 with an invalid line"),
     }
 }
 
@@ -139,9 +141,9 @@ fn parse_v2(bytes: &[u8]) -> ProxyHeader {
     let header = match v2::Header::try_from(bytes) {
         Ok(header) => header,
         Err(v2::ParseError::Incomplete(_) | v2::ParseError::Partial(..)) => return ProxyHeader::Incomplete,
-        Err(_) => return ProxyHeader::Malformed("version 2 with a field that is not known"),
+        Err(_) => return ProxyHeader::Malformed("version 2 with an unknown field"),
     };
-    // TLVs say nothing that is asked here; they are behind the addresses, and go with the header.
+    // TLVs are not used. They follow the addresses, and belong to the header.
     let len = header.len();
     match (header.command, header.protocol, header.addresses) {
         (v2::Command::Local, _, _) | (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => {
@@ -157,7 +159,7 @@ fn parse_v2(bytes: &[u8]) -> ProxyHeader {
             (at.source_address.into(), at.source_port),
             (at.destination_address.into(), at.destination_port),
         ),
-        (v2::Command::Proxy, _, _) => ProxyHeader::Malformed("version 2 for something else than a stream"),
+        (v2::Command::Proxy, _, _) => ProxyHeader::Malformed("version 2 for a protocol other than a stream"),
     }
 }
 
@@ -173,9 +175,9 @@ fn complete(len: usize, client: (IpAddr, u16), server: (IpAddr, u16)) -> ProxyHe
     ProxyHeader::Complete { len, ends: Some(ends) }
 }
 
-/// A header of version 2 that tells `client` and `server` to a backend.
+/// A version 2 header that gives `client` and `server` to a backend.
 pub(super) fn header(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
-    // Ends of different families cannot be told in one header; then the backend learns that it does not know.
+    // One header cannot hold ends of different families; then it says that they are unknown.
     let built = if client.is_ipv4() == server.is_ipv4() {
         v2::Builder::with_addresses(
             v2::Version::Two | v2::Command::Proxy,
@@ -254,13 +256,13 @@ mod tests {
         );
         let line = b"PROXY TCP6 2001:db8::7 2001:db8::1 5 443\r\n";
         assert_eq!(parse(line), told(line.len(), "[2001:db8::7]:5", "[2001:db8::1]:443"));
-        // An IPv4 address written as IPv6 is the IPv4 address.
+        // An IPv4-mapped address is the IPv4 address.
         let line = b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.1 5 443\r\n";
         assert_eq!(parse(line), told(line.len(), "192.0.2.7:5", "198.51.100.1:443"));
 
         let bytes = v2(0x21, 0x11, &V4);
         assert_eq!(parse(&bytes), told(28, "192.0.2.7:49153", "198.51.100.1:443"));
-        // With TLVs behind the addresses, even broken ones, and the next protocol behind them.
+        // With TLVs behind the addresses, even invalid ones, and the next protocol behind them.
         let bytes = v2(
             0x21,
             0x11,

@@ -1,4 +1,5 @@
-//! Connections for other servers, told by the name in their ClientHello and passed on still encrypted.
+//! Connections for other servers: chosen by the server name in the ClientHello, and forwarded still
+//! encrypted.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::config::routed_names::RoutedNames;
 use crate::config::settings::{FrontDoorSettings, RouteSettings};
 use crate::edge::backend_addresses::BackendAddresses;
 
-/// Backends by the server names that lead to them.
+/// Backends by server name.
 #[derive(Debug)]
 pub(super) struct Routes {
     names: RoutedNames,
@@ -26,11 +27,11 @@ pub(super) struct Routes {
     routes: Vec<Arc<BackendRoute>>,
 }
 
-/// Where the names of one route lead.
+/// The backend of one route.
 #[derive(Debug)]
 pub(super) struct BackendRoute {
     backend: Backend,
-    /// The backend is told the client's address.
+    /// Whether the backend gets a PROXY header with the client's address.
     proxy_header: bool,
 }
 
@@ -54,7 +55,7 @@ impl Routes {
     }
 }
 
-/// A connection with its backend: everything that is needed to go on.
+/// A connection with its backend, ready to be spliced.
 pub(super) struct Routed {
     client: TcpStream,
     backend: TcpStream,
@@ -62,7 +63,7 @@ pub(super) struct Routed {
 }
 
 impl BackendRoute {
-    /// Connects to the backend and gives it what the client has sent so far.
+    /// Connects to the backend and sends it what the client has sent so far.
     pub(super) async fn take(
         &self,
         preface: Preface,
@@ -95,7 +96,7 @@ impl BackendRoute {
 }
 
 impl Routed {
-    /// Carries bytes both ways until it ends.
+    /// Carries bytes in both directions until the connection ends.
     pub(super) async fn carry(
         mut self,
         bounds: &BackendBounds,
@@ -112,7 +113,7 @@ impl Routed {
         .await;
         for (socket, cut) in [(&self.client, spliced.client_cut), (&self.backend, spliced.backend_cut)] {
             if cut {
-                // Closed with a reset. It fails only where the connection is gone already.
+                // Closes with a reset. It fails only if the connection is gone already.
                 let _ = socket.set_zero_linger();
             }
         }

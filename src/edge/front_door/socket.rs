@@ -1,4 +1,4 @@
-//! Options of the sockets that bytes go through.
+//! Options of client and backend sockets.
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -6,10 +6,10 @@ use tokio::time::Duration;
 
 use crate::net::stream::KERNEL_UNSENT;
 
-/// A connection on which nothing moves is probed after this long, and as often.
+/// An idle connection is probed after this long, and at this interval.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Socket options. None is worth losing a client for.
+/// Sets socket options. A refused option is no reason to close the connection.
 pub(super) fn prepare(socket: &TcpStream) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()

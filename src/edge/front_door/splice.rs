@@ -1,5 +1,5 @@
-//! Two connections become one: bytes are carried both ways until both ends have said so, or nothing moves any more. What
-//! ends otherwise must not look whole at either end.
+//! Splices two connections: carries bytes in both directions until both ends have closed or no more
+//! bytes come. A connection that ends otherwise must not look complete at either end.
 
 use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,21 +11,21 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
-/// How finely an idle time is measured: its part by which a connection may live too long.
+/// The resolution of idle times, as a fraction: a connection may live too long by this part.
 const FINENESS: u32 = 8;
 
-/// How it ended.
+/// How a splice ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpliceEnd {
     /// Both ends closed.
     Closed,
     /// One end reset the connection or is gone.
     Broken,
-    /// Nothing moved for too long.
+    /// No byte came for too long.
     Idle,
-    /// An end was not heard of in time.
+    /// An end sent nothing in time.
     Silent,
-    /// It gave way to a client with fewer connections, or fewer places at the backends.
+    /// It was displaced by a client with fewer connections, or fewer places at the backends.
     Displaced,
     /// The server stopped first.
     Stopped,
@@ -55,17 +55,17 @@ impl SpliceEnd {
     }
 }
 
-/// Who is to be heard of within this time.
+/// Which end must send something within this time.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Beginning {
-    /// Either end: which of them speaks first, if any, is the application's.
+    /// Either end: which one sends first is the application's matter.
     Either(Duration),
     /// Both.
     Both(Duration),
 }
 
 impl Beginning {
-    /// Returns when that is over in vain.
+    /// Returns when that time has passed in vain.
     async fn missed(self, client: &Activity, backend: &Activity) {
         let (Self::Either(time) | Self::Both(time)) = self;
         sleep(time).await;
@@ -80,16 +80,18 @@ impl Beginning {
     }
 }
 
-/// Two connections that are one no more.
+/// Two connections after the splice.
 pub(super) struct Spliced {
     pub(super) end: SpliceEnd,
-    /// The client was not told that the backend is done: a close would tell it so, and what it got would look whole.
+    /// The client received no end of stream from the backend: a clean close would make its
+    /// incomplete data look complete.
     pub(super) client_cut: bool,
-    /// The same the other way round.
+    /// The same in the other direction.
     pub(super) backend_cut: bool,
 }
 
-/// Carries bytes between a client and a backend, in both directions. The end of one is passed on, and the other goes on.
+/// Carries bytes between a client and a backend, in both directions. The end of one direction is
+/// passed on, and the other continues.
 pub(super) async fn splice(
     client: impl AsyncRead + AsyncWrite + Unpin,
     backend: impl AsyncRead + AsyncWrite + Unpin,
@@ -117,7 +119,7 @@ pub(super) async fn splice(
     }
 }
 
-/// Whether anything moves.
+/// Counts bytes, to detect an idle connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Activity(Arc<AtomicU64>);
 
@@ -126,16 +128,16 @@ impl Activity {
         self.0.fetch_add(1, Relaxed);
     }
 
-    /// Whether anything has moved at all.
+    /// Whether any byte has come.
     fn any(&self) -> bool {
         self.0.load(Relaxed) > 0
     }
 
-    /// Returns when nothing has moved for `idle`, at most an eighth of it later.
+    /// Returns when no byte has come for `idle`, at most an eighth of it later.
     pub(super) async fn rests_for(&self, idle: Duration) {
         let mut last = self.0.load(Relaxed);
         let mut quiet = 0;
-        // One more than needed: the first part may have begun just before the last byte.
+        // One more than needed: the first interval may have begun just before the last byte.
         while quiet <= FINENESS {
             sleep(idle / FINENESS).await;
             let now = self.0.load(Relaxed);
@@ -145,13 +147,13 @@ impl Activity {
     }
 }
 
-/// A stream that notes when something moves.
+/// A stream that counts its bytes.
 pub(super) struct Watched<S> {
     stream: S,
     activity: Activity,
-    /// Bytes came from it.
+    /// It delivered bytes.
     heard: Activity,
-    /// Its peer was told that no more will come.
+    /// Its peer received the end of the stream.
     told_end: bool,
 }
 
@@ -234,7 +236,7 @@ mod tests {
         let (mut client, near) = duplex(64);
         let (far, mut backend) = duplex(64);
         let spliced = tokio::spawn(splice(near, far, IDLE, FIRST, core::future::pending()));
-        // Either way keeps it alive, over many times its idle time.
+        // Bytes in either direction keep it alive, for many times its idle limit.
         for round in 0..10 {
             sleep(IDLE - Duration::from_secs(1)).await;
             let (from, to) = if round % 2 == 0 {
@@ -263,7 +265,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_end_that_says_nothing_is_not_waited_for_as_long_as_one_that_rests() {
         const SHORT: Duration = Duration::from_secs(10);
-        // Who speaks, and whether that is enough, of both and of either.
+        // Which ends send, and whether that suffices, for both and for either.
         for (speaks, both, either) in [
             ([false, false], false, false),
             ([true, false], false, true),

@@ -1,4 +1,4 @@
-//! When what goes on has to end.
+//! When a connection has to end.
 
 use tokio::sync::watch;
 
@@ -7,11 +7,11 @@ use super::splice::SpliceEnd;
 
 /// Returns when the server is to stop.
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // An error says that nobody is left who could tell: stop as well.
+    // An error means that the sender is gone: stop as well.
     let _ = stop.wait_for(|&stop| stop).await;
 }
 
-/// Returns when a connection that is passed on has to end, and why.
+/// Returns when a forwarded connection has to end, and why.
 pub(super) async fn over(stop: &mut watch::Receiver<bool>, displacement: &Displacement) -> SpliceEnd {
     tokio::select! {
         () = stopped(stop) => SpliceEnd::Stopped,

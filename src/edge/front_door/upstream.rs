@@ -1,8 +1,8 @@
-//! HTTP that is not ours goes to a web server behind us, request by request.
+//! Forwards HTTP that is not the API's to the web server, request by request.
 //!
-//! A request is read by hyper and written anew by hyper, so both servers see the same one: where it ends cannot be argued
-//! about. What the client claims about itself or earlier proxies is replaced ([`headers`]), trailers are not passed on, and
-//! of upgrades only WebSocket is: `h2c` would carry requests past these rules.
+//! hyper parses a request and writes it anew, so both servers see the same one and cannot disagree
+//! about its end. Claims about the client or earlier proxies are replaced ([`headers`]), trailers
+//! are dropped, and WebSocket is the only upgrade: `h2c` would carry requests past these rules.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -32,12 +32,13 @@ use super::stop::over;
 use crate::config::settings::BackendAddress;
 use crate::edge::backend_addresses::BackendAddresses;
 
-/// Idle connections kept for the next request.
+/// Maximum of idle connections kept for the next request.
 const KEPT: usize = 32;
-/// How long: shorter than servers keep theirs (Node.js: 5 s), so that none is closed under a request.
+/// How long they are kept: shorter than servers keep theirs (Node.js: 5 s), so that the server
+/// closes none during a request.
 const KEPT_FOR: core::time::Duration = core::time::Duration::from_secs(4);
 
-/// Looks the web server's name up, and notes where it leads.
+/// Looks the web server's name up, and registers its addresses.
 #[derive(Clone, Debug)]
 struct Lookup(BackendAddress, BackendAddresses);
 
@@ -56,7 +57,7 @@ impl Service<Name> for Lookup {
     }
 }
 
-/// The web server behind us.
+/// The web server.
 #[derive(Debug)]
 pub(super) struct Upstream {
     backend: Backend,
@@ -85,7 +86,7 @@ impl Upstream {
         }
     }
 
-    /// Answers a request with what the web server says.
+    /// Answers a request with the web server's response.
     pub(super) async fn answer(&self, request: Request<Body>) -> Response {
         match self.forward(request).await {
             Ok(response) => response,
@@ -109,17 +110,17 @@ impl Upstream {
             .remove::<OnUpgrade>()
             .filter(|_| headers::wants_websocket(request.headers()));
         let request = rewrite(request, &self.backend.address, client, upgrade.is_some())?;
-        // It may outlast its answer.
+        // It may outlast its response.
         let request = request.map(|body| holding(body, &place));
 
-        // Nobody has to think long about WebSocket.
+        // An answer to WebSocket takes no long computation, so a bound applies.
         let patience = match upgrade {
             Some(_) => self.bounds.first_bytes_timeout.min(self.bounds.answer_timeout),
             None => self.bounds.answer_timeout,
         };
         let response = tokio::select! {
             response = self.client.request(request) => response.map_err(|error| self.failed(&error))?,
-            // A body that is still on its way keeps it alive.
+            // A body that is still arriving keeps it alive.
             () = visit.activity.rests_for(patience) => return Err(Failure::Late),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -144,12 +145,12 @@ impl Upstream {
             self.backend.tell_failure(&cause);
             Failure::Unreachable
         } else {
-            tracing::debug!(backend = %self.backend.address, error = cause, "the answer of a backend is of no use");
+            tracing::debug!(backend = %self.backend.address, error = cause, "the response of a backend is unusable");
             Failure::Unusable
         }
     }
 
-    /// Both sides have agreed on WebSocket: from here on they talk to each other.
+    /// Both sides have accepted WebSocket: splices the two connections.
     fn switch(
         &self,
         mut response: Response<hyper::body::Incoming>,
@@ -167,7 +168,8 @@ impl Upstream {
             };
             let displacement = guard.displacement();
             let over = over(&mut stop, &displacement);
-            // Cut off is what has no close frame (RFC 6455 §7.1.5), and at the client's no end of TLS either.
+            // A connection without a close frame is cut off (RFC 6455 §7.1.5), so the client gets
+            // no end of TLS either.
             let spliced = splice(
                 TokioIo::new(client),
                 TokioIo::new(backend),
@@ -186,7 +188,7 @@ impl Upstream {
     }
 }
 
-/// A body that holds a place for as long as it takes.
+/// A body that holds a place until its end.
 fn holding(body: Body, place: &Arc<BackendPlace>) -> Body {
     let place = Arc::clone(place);
     Body::new(body.map_frame(move |frame| {
@@ -195,7 +197,7 @@ fn holding(body: Body, place: &Arc<BackendPlace>) -> Body {
     }))
 }
 
-/// The request as the web server is to see it.
+/// The request as the web server gets it.
 fn rewrite(
     request: Request<Body>,
     backend: &BackendAddress,

@@ -1,9 +1,9 @@
-//! Finds the process that holds a port, as far as this user may see.
+//! Finds the process that holds a port, as far as this user may see it.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
-/// `name (pid n)` of the process listening where `address` wants to.
+/// `name (pid n)` of the process that listens on `address`.
 pub(super) fn find(address: SocketAddr, protocol: &str) -> Option<String> {
     let table = protocol.to_ascii_lowercase();
     let inode = ["", "6"].into_iter().find_map(|family| {
@@ -27,7 +27,7 @@ fn is_pid(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The inode in a line of `/proc/net/{tcp,udp}[6]` if its local address keeps `wanted` from being bound.
+/// The inode in a line of `/proc/net/{tcp,udp}[6]` if its local address conflicts with `wanted`.
 fn inode_of(line: &str, wanted: SocketAddr) -> Option<u64> {
     let fields = line.split_ascii_whitespace().collect::<Vec<_>>();
     let (&local, &state, &inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
@@ -85,7 +85,7 @@ mod tests {
         let all = TcpListener::bind("0.0.0.0:0").expect("bind");
         let address = SocketAddr::from(([127, 0, 0, 9], all.local_addr().expect("address").port()));
         assert!(find(address, "TCP").is_some(), "all addresses hold each");
-        // Not one that only talks from there, or talks to it.
+        // Not a process that only uses the port for a connection.
         let client = std::net::TcpStream::connect(address).expect("connected");
         assert_eq!(find(client.local_addr().expect("address"), "TCP"), None);
     }

@@ -1,4 +1,4 @@
-//! Opens every listening socket, and says of all that could not be opened why, and what helps.
+//! Opens every listening socket. For each one that fails it reports why, and what to do.
 
 use core::fmt;
 use std::io::{self, ErrorKind};
@@ -21,14 +21,14 @@ pub struct Bound {
     pub tcp: Vec<(TcpListener, ListenerSettings)>,
     /// The operator's listener, non-blocking.
     pub admin: Option<TcpListener>,
-    /// Where all of them are.
+    /// The addresses of all of them.
     pub places: ListenAddresses,
-    /// Optional listeners that this user may not open, each with what helps.
+    /// Optional listeners that this user may not open, each with what to do.
     pub skipped: Vec<BindFailure>,
 }
 
 impl Bound {
-    /// One line for each optional listener that was left out: what helps is the same for all its addresses.
+    /// One line for each omitted optional listener: what to do is the same for all its addresses.
     pub fn left_out(&self) -> Vec<String> {
         let mut lines: Vec<(&str, String)> = Vec::new();
         for BindFailure {
@@ -44,7 +44,7 @@ impl Bound {
     }
 }
 
-/// Addresses that are listened on.
+/// Addresses of the listeners.
 #[derive(Clone, Debug, Default)]
 pub struct ListenAddresses {
     /// UDP.
@@ -57,7 +57,7 @@ pub struct ListenAddresses {
     pub admin: Option<SocketAddr>,
 }
 
-/// One address that could not be listened on.
+/// One address that could not be bound.
 #[derive(Debug)]
 pub struct BindFailure {
     label: String,
@@ -99,7 +99,8 @@ impl fmt::Display for BindFailure {
 /// Binds all listeners and the admin address.
 ///
 /// # Errors
-/// Everything that could not be bound, except optional listeners that this user may not bind. Nothing stays bound.
+/// Every address that could not be bound, except those of optional listeners that this user may not
+/// bind. Nothing stays bound.
 pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
     let options = UdpOptions {
         receive_buffer: settings.udp.receive_buffer,
@@ -174,7 +175,7 @@ fn advice(address: SocketAddr, protocol: &str, error: &io::Error) -> String {
             Some(holder) => format!("it is held by {holder}"),
             None => {
                 let flags = if protocol == "UDP" { "-lunp" } else { "-ltnp" };
-                format!("`sudo ss {flags} sport = :{}` tells by which program", address.port())
+                format!("`sudo ss {flags} sport = :{}` shows the program", address.port())
             }
         },
         ErrorKind::PermissionDenied => {
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn what_helps_is_told_by_what_is_in_the_way() {
         let told = |protocol, kind: ErrorKind| {
-            // Nobody holds port 0.
+            // No process holds port 0.
             let address = "127.0.0.1:0".parse().expect("an address");
             BindFailure::new("*:0", address, protocol, io::Error::from(kind)).to_string()
         };

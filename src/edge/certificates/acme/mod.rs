@@ -1,10 +1,11 @@
-//! A certificate from an ACME authority (RFC 8555), by TLS-ALPN-01 (RFC 8737): the authority connects to port 443 of
-//! each name, and the front door answers it there. Nothing else needs to be open.
+//! Obtains a certificate from an ACME authority (RFC 8555) by TLS-ALPN-01 (RFC 8737): the authority
+//! connects to port 443 of each name, and the front door answers. No other port needs to be open.
 //!
-//! Certificates are served and kept by [`TlsStore`]; here one is asked for when there is none, when the names have
-//! changed, and when a third of its life is left. What goes wrong is one line that says what to do, and is tried again.
+//! [`TlsStore`] serves and stores certificates. This module requests one when there is none, when
+//! the names have changed, and when a third of the lifetime is left. An error is one log line with
+//! what to do; the next try follows by itself.
 //!
-//! Deliberately absent: other challenges, external account binding, revocation.
+//! It has no other challenges, no external account binding, no revocation.
 
 mod problem;
 
@@ -32,27 +33,28 @@ use crate::machine::certificate::{CertificateInfo, TlsError, TlsProblem, trusted
 use crate::machine::files::{self, own};
 use crate::net::clock::unix_now;
 
-/// An order that takes longer is given up: the authority does not answer.
+/// An order that takes longer has failed: the authority does not answer.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
-/// Wait after an order, at least, and after the first that failed; twice as long after each further one. Let's Encrypt
-/// allows five failures an hour for a name.
+/// Minimum wait after an order, and after the first failure; each further failure doubles it. Let's
+/// Encrypt allows five failures per hour and name.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Longest wait. Also how often the clock is looked at: machines sleep, and clocks are set.
+/// Longest wait, and the longest time between looks at the clock: machines sleep, and clocks are
+/// set.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// Asks for certificates.
+/// The ACME client.
 #[derive(Debug)]
 pub struct Acme {
     settings: AcmeSettings,
     client: Arc<ClientConfig>,
     tls: Arc<TlsStore>,
     again: Notify,
-    /// Orders that succeeded, and that failed.
+    /// Orders that succeeded, and orders that failed.
     orders: [AtomicU64; 2],
 }
 
 impl Acme {
-    /// Nothing is asked before [`Self::run`].
+    /// Requests nothing before [`Self::run`].
     ///
     /// # Errors
     /// When `settings.root` cannot be read.
@@ -66,7 +68,7 @@ impl Acme {
         })
     }
 
-    /// For ever.
+    /// Runs until the process ends.
     pub async fn run(self: Arc<Self>) {
         let mut failures = 0;
         loop {
@@ -88,12 +90,12 @@ impl Acme {
         }
     }
 
-    /// Tries again at once if an order has failed: the operator has mended something.
+    /// Tries again at once if an order has failed: the operator may have removed the cause.
     pub fn try_again(&self) {
         self.again.notify_one();
     }
 
-    /// How many orders succeeded, and how many failed.
+    /// The numbers of orders that succeeded, and that failed.
     pub fn orders(&self) -> [u64; 2] {
         [self.orders[0].load(Relaxed), self.orders[1].load(Relaxed)]
     }
@@ -117,7 +119,7 @@ impl Acme {
         }
     }
 
-    /// Asks for a certificate; it is in service afterwards.
+    /// Requests a certificate. It is in service afterwards.
     async fn order(&self) -> Result<(), Problem> {
         let contact = self.settings.contact.iter().map(|contact| format!("mailto:{contact}"));
         let kept = Kept {
@@ -156,13 +158,14 @@ impl Acme {
     }
 }
 
-/// Pause after so many failures in a row.
+/// Pause after this many failures in a row.
 fn pause(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     (PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
 }
 
-/// How long the certificate in service will do for these names. Renewal begins when a third of its life is left.
+/// How long the certificate in service lasts for these names. Renewal begins when a third of its
+/// lifetime is left.
 fn due_in(info: &CertificateInfo, domains: &[String], now: UnixTime) -> Duration {
     let others = info.names.len() != domains.len() || domains.iter().any(|name| !info.names.contains(name));
     if info.self_signed || others {
@@ -186,7 +189,7 @@ fn client(root: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     ))
 }
 
-/// Where account and certificate are kept.
+/// Storage for account and certificate.
 struct Kept {
     state_dir: PathBuf,
     account: PathBuf,
@@ -197,7 +200,7 @@ struct Kept {
 impl CertCache for Kept {
     type EC = TlsError;
 
-    /// An order is made because another one is wanted.
+    /// None: an order runs only if another certificate is needed.
     async fn load_cert(&self, _: &[String], _: &str) -> Result<Option<Vec<u8>>, TlsError> {
         Ok(None)
     }
@@ -239,7 +242,7 @@ impl AccountCache for Kept {
 }
 
 impl Kept {
-    /// Asks file systems, where nobody is held up.
+    /// Accesses the file system on a thread that may block.
     async fn waiting<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, TlsError> + Send + 'static,

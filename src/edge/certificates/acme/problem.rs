@@ -1,4 +1,4 @@
-//! Why there is no certificate, in words for an operator.
+//! Errors of ACME orders, worded for the operator.
 
 use core::fmt;
 
@@ -8,18 +8,19 @@ use serde_json::Value;
 
 use crate::machine::certificate::TlsError;
 
-/// What is in the way.
+/// Why there is no certificate.
 #[derive(Debug)]
 pub(super) enum Problem {
-    /// The authority has looked for us at a name, and not found us: the name, and what it says.
+    /// The authority could not reach this server by a name. Holds the name, and the authority's
+    /// reason.
     NotFound { name: String, detail: String },
-    /// The authority says no.
+    /// The authority refuses.
     Refused(String),
-    /// The authority cannot be talked to.
+    /// The connection to the authority fails.
     Unreachable(String),
-    /// It does not answer, or never decides.
+    /// The authority does not answer, or never decides.
     Silence,
-    /// Account or certificate cannot be kept.
+    /// Account or certificate cannot be stored.
     Kept(TlsError),
     /// Anything else.
     Other(String),
@@ -34,8 +35,8 @@ impl fmt::Display for Problem {
                  here: check the name's A and AAAA records, firewalls, and that no proxy in between ends TLS"
             ),
             Self::Refused(detail) => write!(f, "it refuses: {detail}"),
-            Self::Unreachable(why) => write!(f, "it cannot be talked to: {why}"),
-            Self::Silence => f.write_str("it does not come to a decision. Its own state page may say why"),
+            Self::Unreachable(why) => write!(f, "the connection to it fails: {why}"),
+            Self::Silence => f.write_str("it does not come to a decision. Its status page may say why"),
             Self::Kept(error) => write!(f, "{error}"),
             Self::Other(error) => f.write_str(error),
         }
@@ -81,8 +82,8 @@ fn not_found(auth: Auth) -> Problem {
     }
 }
 
-/// What the library's error comes to, and what to check. It has the system's and the TLS library's errors in it as Rust
-/// writes them for programmers, and in no other way.
+/// Translates the library's error to a cause and what to check. The library embeds errors of the
+/// system and of TLS in Rust's debug format, and gives no other access to them.
 fn transport(text: &str) -> String {
     const KNOWN: [(&[&str], &str); 10] = [
         (
@@ -146,11 +147,11 @@ fn transport(text: &str) -> String {
     )
 }
 
-/// What a problem document (RFC 7807) says that is quoted in the text of the library's error.
+/// The detail of a problem document (RFC 7807) that the library's error quotes.
 fn refusal(text: &str) -> Option<String> {
     let start = text.find("\"{")?;
     let body = text[start..].strip_prefix('"')?.strip_suffix('"')?;
-    // Rust's escapes, of which those in JSON are the same in JSON.
+    // Rust's escapes; those that occur in JSON mean the same there.
     let body: Value =
         serde_json::from_str(&body.replace("\\\"", "\"").replace("\\\\", "\\").replace("\\n", "\n")).ok()?;
     Some(body["detail"].as_str()?.to_owned())

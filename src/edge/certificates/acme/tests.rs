@@ -53,7 +53,7 @@ fn pauses_grow_from_a_minute_to_an_hour() {
     assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
 }
 
-/// A directory of its own for one test, removed with it.
+/// A directory for one test, removed with it.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -87,7 +87,7 @@ impl Directory {
         )
     }
 
-    /// Where `account` is kept.
+    /// Storage in `account`.
     fn kept(&self, account: &str) -> Kept {
         Kept {
             state_dir: self.0.clone(),
@@ -116,14 +116,14 @@ impl Drop for Directory {
     }
 }
 
-/// The account cannot be read, so no order gets as far as the network.
+/// The account cannot be read, so no order reaches the network.
 #[tokio::test(start_paused = true)]
 async fn a_failed_order_is_tried_again_later_and_later_and_at_once_when_the_operator_says_so() {
     let directory = Directory::new();
     fs::create_dir(directory.0.join("account.pem")).expect("a directory where a file should be");
     let acme = Arc::new(directory.acme("https://ca.test/directory"));
     let running = tokio::spawn(Arc::clone(&acme).run());
-    // Seconds at which another order has failed, as the clock of this test has it.
+    // Seconds of this test's clock at which another order has failed.
     let begin = Instant::now();
     let failed_at = async |count: u64| {
         while acme.orders()[1] < count {
@@ -143,7 +143,7 @@ async fn a_failed_order_is_tried_again_later_and_later_and_at_once_when_the_oper
     acme.try_again();
     let again = failed_at(5).await;
     assert!((420..422).contains(&again), "{again}");
-    // It begins with short pauses again.
+    // The pauses are short again.
     assert_eq!(failed_at(6).await - again, 60);
     assert_eq!(acme.orders()[0], 0);
     running.abort();

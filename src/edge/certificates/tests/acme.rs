@@ -1,4 +1,4 @@
-//! What is obtained by ACME: kept, served, and the authority's own question answered.
+//! Certificates from ACME: stored, served, and the answer to the authority's validation.
 
 use super::*;
 use crate::config::sample;
@@ -21,7 +21,7 @@ fn source(directory: &Directory) -> CertificateSource {
     }
 }
 
-/// Key and chain, as an authority's answer is kept.
+/// Key and chain as stored.
 fn obtained(days: i64) -> String {
     let (certificate, key) = issue(&["turn.test"], -1, days);
     let (issuer, _) = issue(&["ca.test"], -1, 90);
@@ -63,7 +63,7 @@ fn a_bad_certificate_is_not_kept_and_a_damaged_file_does_not_replace_the_one_in_
     fs::write(&file, "damaged").unwrap();
     assert!(reload(&store).is_err());
     assert_eq!(default_of(&store), good.info);
-    // At a start there is nothing better.
+    // At a start there is no better one.
     assert!(open(source(&directory), NOW).unwrap().1.info.self_signed);
 }
 
@@ -96,7 +96,7 @@ fn only_an_authority_that_asks_is_shown_the_answer_to_its_challenge_and_only_whi
     let refused = Some(rustls::Error::NoApplicationProtocol);
     assert_eq!(handshake(&store, true, challenge).err(), refused);
 
-    // As the library makes one: its own certificate, its own protocol.
+    // Made as the library makes it: its own certificate, its own protocol.
     let other = Directory::new();
     let (answering, _) = open(other.own(&["challenge.test"], &[]), NOW).unwrap();
     let mut config = (*answering.server_config(false)).clone();

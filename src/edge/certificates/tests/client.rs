@@ -1,4 +1,4 @@
-//! A TLS client in memory, and what it is shown.
+//! A TLS client in memory, and what it received.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVers
 
 use super::TlsStore;
 
-/// What a client knows after its handshake.
+/// The result of a handshake.
 pub(super) struct Done {
     pub(super) alpn: Option<Vec<u8>>,
     pub(super) version: Option<ProtocolVersion>,
@@ -45,7 +45,7 @@ pub(super) fn handshake_as(
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from(host.to_owned()).unwrap()).unwrap();
-    // As the front door does it: the ClientHello decides.
+    // As in the front door, the ClientHello decides.
     let mut acceptor = Acceptor::default();
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
@@ -83,7 +83,7 @@ pub(super) fn handshake_as(
     })
 }
 
-/// Looks at no certificate.
+/// Accepts every certificate.
 #[derive(Debug)]
 struct AcceptAny;
 

@@ -19,7 +19,7 @@ mod client;
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const DAY: u64 = 86_400;
 
-/// A directory of its own for one test, removed with it.
+/// A directory for one test, removed with it.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -79,7 +79,7 @@ impl Drop for Directory {
     }
 }
 
-/// PEM certificate and key, valid from and to so many days from now.
+/// PEM certificate and key; the validity begins and ends this many days from now.
 fn issue(names: &[&str], from: i64, to: i64) -> (String, String) {
     let at = |days: i64| {
         let unix = NOW.0.checked_add_signed(days * 86_400).unwrap();
@@ -183,7 +183,7 @@ fn missing_files_are_told_apart_from_unreadable_ones() {
     assert_eq!(TlsProblem::of_read(&denied), TlsProblem::NotPermitted);
 }
 
-/// Something is there, and nobody can look: it is not ours to replace.
+/// The file exists but cannot be examined, so the server must not replace it.
 #[test]
 fn one_of_our_own_making_is_not_made_where_its_place_cannot_be_looked_at() {
     let directory = Directory::new();
@@ -219,7 +219,7 @@ fn validity_is_warned_about_on_either_side_of_each_border() {
         (-10, -1, Some(TlsWarning::Expired)),
         (0, 90, None),
         (1, 90, Some(TlsWarning::NotYetValid)),
-        // A certificate that lives for days is renewed within days of its end.
+        // A certificate with a lifetime of days is renewed within days of its end.
         (0, 6, None),
         (-5, 1, None),
         (-11, 1, Some(TlsWarning::ExpiresIn(1))),
@@ -377,7 +377,7 @@ fn tls_1_2_and_1_3_are_served_with_forward_secrecy_and_without_early_data() {
     }
 }
 
-/// Names in the certificate that a client gets who asks for `host`.
+/// Names in the certificate that a client with server name `host` receives.
 fn served_for(store: &TlsStore, host: &str) -> Vec<String> {
     handshake_as(store, false, &[], &rustls::version::TLS13, host)
         .unwrap()
@@ -448,7 +448,7 @@ fn each_of_several_certificates_is_swapped_by_itself_and_a_bad_one_is_told_once(
     assert_eq!(store.updates(), [2, 1]);
 }
 
-/// A file system that comes back shows a file as it was: the same one, of the same time.
+/// A file system that comes back shows the file unchanged, with the same time.
 #[test]
 fn a_certificate_that_could_not_be_read_is_tried_until_it_can_be() {
     let directory = Directory::new();
@@ -483,7 +483,7 @@ fn the_soonest_end_of_all_certificates_is_known() {
     assert_eq!(store.soonest_expiry(), UnixTime(NOW.0 + 20 * DAY));
 }
 
-/// For a TLS implementation that is not rustls.
+/// For a TLS implementation other than rustls.
 #[test]
 fn chain_and_key_can_be_had_in_der() {
     let directory = Directory::new();
