@@ -1,7 +1,7 @@
-//! The configuration at start, and what it names that is not there yet: an address a DHCP server, a
-//! VPN or a failover brings, a name the resolver cannot answer for before the network is up. Such
-//! things come by themselves, so they are waited for, unlike mistakes, which end the process at
-//! once (docs/decisions/0026-waiting-at-start.md).
+//! Loads the configuration at start, and waits for what it names and this machine lacks: an address
+//! from DHCP, a VPN or a failover, a name that the resolver cannot answer before the network is up.
+//! Such things appear without an operator, so the server waits for them, unlike errors, which end
+//! the process at once (docs/decisions/0026-waiting-at-start.md).
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use crate::config::{self, Loaded};
 use crate::machine::ThisMachine;
 use crate::net::clock::Clock;
 
-/// Pause between two looks: a machine with a fresh address serves this much later.
+/// Pause between two tries: a machine with a fresh address serves at most this much later.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A resolver without a network takes its time; after this somebody who watches is told what is
-/// going on.
+/// A resolver without a network is slow. After this long a status line reports what the server
+/// waits for.
 const SLOW: Duration = Duration::from_secs(2);
-/// What the service manager grants beyond each look: names may take so long, and STUN servers.
+/// The time that the service manager grants beyond each try: for slow name and STUN servers.
 const GRANT: Duration = Duration::from_secs(120);
 
-/// Loads the configuration, and waits for what it names.
+/// Loads the configuration, and waits for missing names and addresses.
 ///
 /// # Errors
-/// The exit status: it has mistakes, its patience is over, or a signal ended it.
+/// The exit status: the configuration has errors, the wait is over, or a signal ended it.
 pub(super) async fn configuration(path: Option<&Path>, signals: &mut Signals) -> Result<Loaded, u8> {
     let clock = Clock::default();
     let begin = clock.mono();
@@ -53,12 +53,12 @@ pub(super) async fn configuration(path: Option<&Path>, signals: &mut Signals) ->
         if told != text {
             say(&text);
             say(&format!(
-                "waiting for it, {limit:?} at most (start_timeout); SIGHUP looks again at once"
+                "waiting for it, {limit:?} at most (start_timeout); SIGHUP tries again at once"
             ));
             told = text;
         }
         if clock.mono() - begin >= limit {
-            say(&format!("not started: it has not come within {limit:?}"));
+            say(&format!("not started: still missing after {limit:?}"));
             return Err(EXIT_FAILED);
         }
         let first = missing.iter().next().map_or("", |found| found.message);
@@ -73,7 +73,7 @@ pub(super) async fn configuration(path: Option<&Path>, signals: &mut Signals) ->
 
 type Outcome = Result<Loaded, config::reader::diagnostic::Diagnostics>;
 
-/// Looks once, on a thread that may wait.
+/// Loads once, on a thread that may block.
 async fn load(path: Option<PathBuf>, first: bool, signals: &mut Signals) -> Result<Outcome, u8> {
     let mut look = spawn_blocking(move || config::load(path.as_deref(), &ThisMachine::default()));
     let mut slow = core::pin::pin!(sleep(SLOW));

@@ -1,5 +1,5 @@
-//! What is told when everything serves: on a terminal or in a text log as a block, in a JSON log as
-//! one event.
+//! Reports the listeners once everything serves: as a block on a terminal or in a text log, as one
+//! event in a JSON log.
 
 use core::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -14,7 +14,8 @@ use crate::turn::login::credential::MintedCredential;
 /// Lines of the block, left column first.
 type Lines = Vec<(&'static str, String)>;
 
-/// Tells what listens where. `trial`: a credential to try the server with, on a first run.
+/// Prints the listeners and addresses. `trial`: a credential to try the server with, on a first
+/// run.
 pub fn print(settings: &Settings, places: &ListenAddresses, notes: &[String], trial: Option<&MintedCredential>) {
     let lines = lines(settings, places, notes);
     let configuration = trial.map(|credential| {
@@ -59,12 +60,12 @@ pub fn print(settings: &Settings, places: &ListenAddresses, notes: &[String], tr
             let _ = writeln!(block, "From a shell, with coturn's client:\n  {command}");
         }
     }
-    // Whoever closed standard output does not want to read this.
+    // An error means that standard output is closed.
     let mut out = io::stdout().lock();
     let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Whether somebody looks at standard output right now.
+/// Whether standard output is a terminal.
 pub fn is_watched() -> bool {
     io::stdout().is_terminal()
 }
@@ -119,10 +120,10 @@ fn lines(settings: &Settings, places: &ListenAddresses, notes: &[String]) -> Lin
     lines
 }
 
-/// A command that relays ten messages through this server over the first way it serves. `-y` makes
-/// the client its own peer, from one relayed address to another, so that no peer needs to be
-/// allowed; `-s` sends indications, because that client draws channel numbers that RFC 8656 no
-/// longer has.
+/// A command that relays ten messages through this server over the first protocol it serves. With
+/// `-y` the client is its own peer, from one relayed address to another, so that no peer needs to
+/// be allowed. With `-s` it sends indications, because it uses channel numbers that RFC 8656 has
+/// removed.
 fn try_command(places: &ListenAddresses, credential: &MintedCredential) -> Option<String> {
     let udp = places.udp.first().map(|address| (*address, ""));
     let tcp = places

@@ -1,16 +1,16 @@
-//! How the process ends: its exit statuses, and what it says where there is no log.
+//! Exit statuses, and messages without a log.
 
 use std::io::{self, Write as _};
 
-/// Something could not be bound, or the system refused something at start.
+/// An address could not be bound, or the system refused something at start.
 pub(super) const EXIT_FAILED: u8 = 1;
 /// A worker died (EX_SOFTWARE).
 pub(super) const EXIT_BUG: u8 = 70;
-/// The configuration cannot work (EX_CONFIG).
+/// The configuration is invalid (EX_CONFIG).
 pub(super) const EXIT_CONFIG: u8 = 78;
 
-/// One text on standard error, for when there is no log yet.
+/// Prints a text on standard error, for the time without a log.
 pub(super) fn say(text: &str) {
-    // Without standard error there is nobody to tell.
+    // Without standard error there is no place for it.
     let _ = writeln!(io::stderr(), "{}", text.trim_end());
 }

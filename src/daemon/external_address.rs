@@ -1,5 +1,5 @@
-//! Follows external addresses that change while the server runs: looks again every so often, and
-//! has new allocations use what is found. Live allocations keep theirs.
+//! Follows external addresses that change while the server runs: it probes at an interval, and new
+//! allocations use the result. Live allocations keep their address.
 
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, Instant, sleep_until};
@@ -11,15 +11,15 @@ use crate::machine::external::{FoundAddress, NotFound, Plan, announced_host, key
 use crate::machine::{Machine, ThisMachine};
 use crate::turn::config::RelayConfig;
 
-/// Where nothing is to be looked for.
+/// When nothing has to be probed.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
-/// How often to look while nobody but this machine can be relayed, which is no state to stay in.
+/// The interval while only this machine can be relayed, which should not last.
 const UNREACHABLE: Duration = Duration::from_secs(5);
 
-/// What a probe found, per plan.
+/// The result of a probe for each plan.
 pub(super) type ProbeResults = Vec<(Plan, Result<Option<FoundAddress>, NotFound>)>;
 
-/// When to look again, and what was last found missing.
+/// When to probe again, and which results are missing.
 pub(super) struct ExternalAddressMonitor {
     machine: ThisMachine,
     next: Instant,
@@ -38,8 +38,8 @@ impl ExternalAddressMonitor {
         }
     }
 
-    /// Waits for the time to look again, and looks: names are resolved and servers asked on a
-    /// thread that may wait. Can be dropped and begun again at any time.
+    /// Waits for the time of the next probe, and probes: resolves names and asks servers on a
+    /// thread that may block. Cancel-safe.
     pub(super) async fn probe(&mut self, settings: &Settings) -> ProbeResults {
         let probing = match &mut self.probing {
             Some(probing) => probing,
@@ -62,8 +62,7 @@ impl ExternalAddressMonitor {
         results.unwrap_or_default()
     }
 
-    /// Takes up what was found; counts what each came to. `true`: an address of `settings` is
-    /// another one now.
+    /// Applies the results, and counts each. `true`: an address in `settings` has changed.
     pub(super) fn apply(
         &mut self,
         results: ProbeResults,
@@ -84,14 +83,14 @@ impl ExternalAddressMonitor {
                         ip = %found.address.announced,
                         how = found.how,
                         before = before.map(|before| before.announced.to_string()),
-                        "another external address: new allocations get it, live ones keep theirs"
+                        "external address changed; new allocations use it, existing ones keep the old one"
                     );
                     relay.set(plan.family, Some(found.address));
                     count(ProbeOutcome::Changed);
                 }
                 Ok(None) if before.is_some() => {
                     let why = NotFound {
-                        message: format!("`external.{}`: this machine has no address any more", key(plan.family)),
+                        message: format!("`external.{}`: this machine has lost its address", key(plan.family)),
                         help: "bring its network up again, or set the address itself".to_owned(),
                     };
                     self.missed(why);
@@ -102,7 +101,7 @@ impl ExternalAddressMonitor {
                     self.last_reported
                         .retain(|told| !told.message.contains(key(plan.family)));
                     if self.last_reported.len() < told {
-                        tracing::info!("`external.{}` is found again, and is the same", key(plan.family));
+                        tracing::info!("`external.{}` is found again, unchanged", key(plan.family));
                     }
                     count(ProbeOutcome::Same);
                 }
@@ -119,7 +118,7 @@ impl ExternalAddressMonitor {
 
     fn missed(&mut self, why: NotFound) {
         if !self.last_reported.contains(&why) {
-            tracing::warn!("{why}. The address before stays in use");
+            tracing::warn!("{why}. The previous address stays in use");
             self.last_reported.push(why);
         }
     }
@@ -131,7 +130,7 @@ fn pause(settings: &Settings) -> Duration {
     let Some(recheck) = external.recheck.filter(|_| follows) else {
         return NEVER;
     };
-    // A machine without a network: it may be on its way up.
+    // A machine without a network: its network may be starting.
     let unreachable = settings.turn.relay.own_ips().all(|ip| ip.is_loopback());
     if unreachable { recheck.min(UNREACHABLE) } else { recheck }
 }
@@ -145,7 +144,7 @@ fn probe_all(plans: Vec<Plan>, machine: &dyn Machine) -> ProbeResults {
     .collect()
 }
 
-/// Has `settings` announce the addresses of `relay`.
+/// Sets the addresses of `relay` in `settings`.
 fn announce(settings: &mut Settings, relay: RelayConfig) -> bool {
     let former = settings.peers.relay_ips.clone();
     settings.peers.relay_ips = relay.own_ips().collect();
@@ -173,7 +172,7 @@ mod tests {
     use crate::turn::policy::PeerClass;
     use crate::turn::types::PeerAddr;
 
-    /// Announces 192.0.2.1, which a STUN server is to be asked for from now on.
+    /// Announces 192.0.2.1; from now on a STUN server gives the address.
     fn settings() -> (Settings, Plan) {
         let mut settings = sample::settings(sample::BASE);
         let source = AddressSource::Name("turn.example.org".to_owned());
@@ -236,7 +235,7 @@ mod tests {
         assert_eq!(outcomes, [ProbeOutcome::Same, ProbeOutcome::Changed]);
     }
 
-    /// A machine's own address behind a NAT that keeps its.
+    /// A machine whose own address changes behind a NAT that keeps its own.
     #[tokio::test]
     async fn another_local_address_behind_the_same_external_one_is_relayed_from() {
         let (mut settings, plan) = settings();
@@ -248,7 +247,7 @@ mod tests {
         assert_eq!(relay.bind, IpAddr::from([127, 0, 0, 9]));
         assert_eq!(announced(&settings).as_deref(), Some("192.0.2.1"));
         assert_eq!(outcomes, [ProbeOutcome::Changed]);
-        // What was bound before leads to this machine as well.
+        // The address bound before leads to this machine as well.
         let peer = |ip: &str| {
             settings
                 .turn
@@ -328,7 +327,7 @@ mod tests {
         let begin = Instant::now();
         let mut monitor = ExternalAddressMonitor::new(&settings, ThisMachine::default());
         for round in 1..=2 {
-            // As the server does whenever something else comes first.
+            // As the server does whenever another event comes first.
             let shortly = timeout(pause / 2, monitor.probe(&settings)).await;
             assert!(shortly.is_err(), "round {round}");
             let results = monitor.probe(&settings).await;

@@ -1,4 +1,5 @@
-//! What each phase of the process tells, and whom: readiness, the service manager, the listeners, the log.
+//! What each phase of the process tells, and whom: readiness, the service manager, the listeners,
+//! the log.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -14,11 +15,13 @@ use crate::control::process_counters::ReloadOutcome;
 pub(super) struct Life {
     health: Arc<Health>,
     stop_doors: watch::Sender<bool>,
-    /// The admin listener answers as long as it can: until the process has stopped, or this is dropped.
+    /// The admin listener answers as long as it can: until the process has stopped, or this is
+    /// dropped.
     stop_admin: watch::Sender<bool>,
 }
 
-/// What ends with a phase: the accept loops of the front door, and the admin listener, each when it holds `true`.
+/// What ends with a phase: the accept loops of the front door, and the admin listener, each when it
+/// holds `true`.
 pub(super) struct Endings {
     pub(super) doors: watch::Receiver<bool>,
     pub(super) admin: watch::Receiver<bool>,
@@ -62,17 +65,18 @@ impl Life {
                 systemd::ready("serving");
             }
             ReloadOutcome::Partial => {
-                tracing::warn!("reloaded in part: what is named above stays as it was, everything else is in force");
+                tracing::warn!("reloaded in part: the parts named above are unchanged, everything else is in force");
                 systemd::ready("serving; a part of the latest reload is not in force");
             }
             ReloadOutcome::Failure => {
-                tracing::error!("not reloaded: the configuration before stays in force");
+                tracing::error!("not reloaded: the previous configuration stays in force");
                 systemd::ready("serving; the latest reload failed");
             }
         }
     }
 
-    /// The signal `name` stops the process: all of it within `limit`, and threads are joined within `grace` more.
+    /// The signal `name` stops the process: all of it within `limit`, and threads are joined within
+    /// `grace` more.
     pub(super) fn stopping(&self, name: &str, limit: Duration, grace: Duration) {
         tracing::info!(
             allocations = self.health.allocations(),

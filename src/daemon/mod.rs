@@ -1,4 +1,4 @@
-//! The life of the process: start, signals, reload, what is watched while it serves, the end.
+//! The life of the process: start, signals, reload, monitoring, shutdown.
 
 mod awaiting;
 pub mod banner;

@@ -1,4 +1,4 @@
-//! What clients may be offered: nothing that could not be bound.
+//! What clients are offered: only what is bound.
 
 use core::net::SocketAddr;
 
@@ -6,13 +6,13 @@ use crate::config::offer::{offer, serves_path};
 use crate::config::settings::{ListenerSettings, Settings};
 use crate::edge::listeners::ListenAddresses;
 
-/// Minted URIs name no listener that was left out, or that a reload would add.
+/// Keeps listeners out of minted URIs that are not bound, or that a reload would add.
 pub(super) fn offer_only_what_is_bound(settings: &mut Settings, places: &ListenAddresses) {
     let listeners = bound_listeners(settings, places);
     offer(&mut settings.api, &listeners, &settings.turn.forced);
 }
 
-/// The listeners, less what could not be bound.
+/// The listeners, without those that are not bound.
 fn bound_listeners(settings: &Settings, places: &ListenAddresses) -> Vec<ListenerSettings> {
     let udp = |address: &SocketAddr| places.udp.contains(address);
     let dtls = |address: &SocketAddr| places.dtls.contains(address);
@@ -28,7 +28,7 @@ fn bound_listeners(settings: &Settings, places: &ListenAddresses) -> Vec<Listene
     settings.listeners.iter().map(really).collect()
 }
 
-/// What is wrong if nothing of the forced path could be bound although somebody must use it.
+/// The error if no listener of the forced path is bound although a configured client must use it.
 pub(super) fn forced_path_missing(settings: &Settings, places: &ListenAddresses) -> Option<String> {
     let forced = &settings.turn.forced;
     let served = bound_listeners(settings, places)
@@ -53,7 +53,7 @@ pub(super) mod tests {
         sample::settings(sample::BASE)
     }
 
-    /// Speaks nothing yet.
+    /// A listener without a protocol.
     pub(in crate::daemon) fn silent(address: &str) -> ListenerSettings {
         ListenerSettings {
             addresses: vec![address.parse().expect("an address")],
@@ -62,7 +62,7 @@ pub(super) mod tests {
         }
     }
 
-    /// What speaks one protocol alone, and how to see whether it does.
+    /// Enables one protocol, and tells whether it is enabled.
     pub(in crate::daemon) type Speaks = (fn(&mut ListenerSettings), fn(&ListenerSettings) -> bool);
 
     pub(in crate::daemon) const EACH: [Speaks; 5] = [
@@ -73,7 +73,7 @@ pub(super) mod tests {
         (|l| l.https = true, |l| l.https),
     ];
 
-    /// Where `listener` would be if all of it could be bound.
+    /// The addresses of `listener` if all of it is bound.
     fn bound(listener: &ListenerSettings) -> ListenAddresses {
         let address = listener.addresses[0];
         let over_tcp = listener.tcp || listener.tls || listener.https;
@@ -108,7 +108,7 @@ pub(super) mod tests {
             speak(&mut listener);
             let served = |places: &ListenAddresses| bound_listeners(&settings(&listener), places).remove(0);
             assert_eq!(served(&bound(&listener)), listener, "row {row}: bound");
-            // It does not speak what others speak there.
+            // A protocol of another listener on the same address does not count.
             assert_eq!(served(&all), listener, "row {row}: others as well");
             assert!(!speaks(&served(&ListenAddresses::default())), "row {row}: not bound");
             let mut elsewhere = listener.clone();
@@ -141,7 +141,7 @@ pub(super) mod tests {
         let told = forced_path_missing(&settings, &nowhere).expect("it is missing");
         assert!(told.contains("[443]"), "{told}");
         assert_eq!(forced_path_missing(&settings, &bound(&listener)), None);
-        // One key that mints for forced clients is enough, as long as anybody can mint.
+        // One key that mints for forced clients is enough, as long as minting is possible.
         settings.turn.forced.everyone = false;
         settings.api.enabled = true;
         for forced in [false, true] {

@@ -1,5 +1,5 @@
-//! What operators have ordered and the process has still to do: reloads to be answered, a drain, a
-//! log filter for a while.
+//! Orders of operators that the process still has to carry out: reloads that await a report, a
+//! drain, a temporary log filter.
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -7,34 +7,34 @@ use tokio::time::Instant;
 use super::log::LogFilter;
 use crate::control::operator::{LogOrder, Order, ReloadReport};
 
-/// Orders that may wait.
+/// Maximum of queued orders.
 const WAITING: usize = 16;
 
 /// The orders of a serving process.
 pub(super) struct Orders {
     incoming: mpsc::Receiver<Order>,
     log: LogFilter,
-    /// When the configured filter holds again.
+    /// When the configured filter returns.
     log_until: Option<Instant>,
-    /// The server is drained, until then at the latest.
+    /// While the server drains: the deadline.
     drain: Option<Option<Instant>>,
-    /// Want the outcome of the reload that begins next.
+    /// Wait for the report of the next reload.
     next_reload: Vec<oneshot::Sender<ReloadReport>>,
-    /// Want the outcome of the reload under way.
+    /// Wait for the report of the reload under way.
     reload: Vec<oneshot::Sender<ReloadReport>>,
 }
 
-/// What an order leaves the process to do.
+/// What the process has to do for an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Todo {
-    /// It is done.
+    /// Nothing more.
     Nothing,
-    /// Read the configuration again.
+    /// Reload the configuration.
     Reload,
 }
 
 impl Orders {
-    /// Nothing is ordered yet. Orders come by the sender.
+    /// No orders at first. They arrive through the returned sender.
     pub(super) fn new(log: LogFilter) -> (Self, mpsc::Sender<Order>) {
         let (sender, incoming) = mpsc::channel(WAITING);
         let orders = Self {
@@ -48,7 +48,7 @@ impl Orders {
         (orders, sender)
     }
 
-    /// The next order. Without a control interface none ever comes.
+    /// The next order. Without a control interface it waits for ever.
     pub(super) async fn next(&mut self) -> Order {
         match self.incoming.recv().await {
             Some(order) => order,
@@ -56,7 +56,7 @@ impl Orders {
         }
     }
 
-    /// Does what can be done here.
+    /// Carries an order out as far as it can be done here.
     pub(super) fn take(&mut self, order: Order) -> Todo {
         match order {
             Order::Reload(answer) => {
@@ -67,13 +67,13 @@ impl Orders {
                 match drain {
                     Some(drain) => tracing::info!(
                         deadline_secs = drain.deadline.map(|it| it.as_secs()),
-                        "draining: no new clients; the process ends when no allocation is left"
+                        "draining: the server refuses new clients; the process ends when no allocation is left"
                     ),
                     None if self.drain.is_some() => tracing::info!("no longer draining"),
                     None => {}
                 }
                 self.drain = drain.map(|drain| drain.deadline.and_then(|after| Instant::now().checked_add(after)));
-                // Who has gone needs no answer.
+                // A sender that has gone needs no response.
                 let _ = answer.send(());
             }
             Order::Log(order, answer) => {
@@ -95,19 +95,19 @@ impl Orders {
         Ok(())
     }
 
-    /// A reload begins: whoever asks from now on wants the next one.
+    /// A reload begins: requests from now on wait for the next one.
     pub(super) fn reload_begins(&mut self) {
         self.reload.append(&mut self.next_reload);
     }
 
-    /// Answers those who asked for the reload that has ended.
+    /// Reports to those that waited for the reload that has ended.
     pub(super) fn reload_ended(&mut self, report: &ReloadReport) {
         for answer in self.reload.drain(..) {
             let _ = answer.send(report.clone());
         }
     }
 
-    /// Once a second. Returns whether a drain is over.
+    /// Called once per second. Returns whether a drain is complete.
     pub(super) fn tick(&mut self, allocations: u64) -> bool {
         let now = Instant::now();
         if self.log_until.is_some_and(|until| now >= until) {
@@ -115,7 +115,7 @@ impl Orders {
                 level: None,
                 until: None,
             };
-            // The configured filter was good at start.
+            // The configured filter was valid at start.
             let _ = self.set_log(&back);
         }
         self.drain

@@ -1,6 +1,6 @@
-//! Follows what leads to this machine: whenever the kernel's tables change they are read again, and
-//! the peer policy is made anew. An address that comes while the server runs is closed to peers
-//! before anybody has learned of it.
+//! Follows the addresses and routes that lead to this machine. When the kernel's tables change, the
+//! server reads them again and rebuilds the peer policy. So a new address is refused as a peer
+//! before clients learn about it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,28 +15,28 @@ use crate::config::settings::Settings;
 use crate::control::process_counters::ProbeOutcome;
 use crate::net::local::{self, Changes};
 
-/// Between two readings: a start of containers brings many changes at once.
+/// Pause between two reads: a start of containers brings many changes at once.
 const PAUSE: Duration = Duration::from_millis(100);
-/// After a reading that failed.
+/// Pause after a failed read.
 const RETRY: Duration = Duration::from_secs(1);
 /// Networks that one log line names.
 const TOLD: usize = 8;
 
 type Read = io::Result<Vec<IpNet>>;
 
-/// What the machine tells.
+/// The tables as read.
 pub(super) struct OwnAddressMonitor {
     readings: Receiver<Read>,
-    /// Said once, not at every try.
+    /// Logged once, not at every retry.
     told: bool,
 }
 
 impl OwnAddressMonitor {
-    /// Hears of changes from now on, on a thread that waits for them. What was before is read at
-    /// once: it may have changed since the configuration was loaded.
+    /// Subscribes to changes, on a thread that waits for them. Reads once at the beginning, because
+    /// the tables may have changed since the configuration was loaded.
     ///
     /// # Errors
-    /// When the kernel does not tell, or there is no thread.
+    /// When the kernel refuses, or no thread can be started.
     pub(super) fn new() -> io::Result<Self> {
         let changes = Changes::new()?;
         let (sender, readings) = channel(1);
@@ -45,16 +45,16 @@ impl OwnAddressMonitor {
         Ok(Self { readings, told: false })
     }
 
-    /// Waits for a change. Can be dropped and begun again at any time.
+    /// Waits for a change. Cancel-safe.
     pub(super) async fn read(&mut self) -> Read {
         match self.readings.recv().await {
             Some(read) => read,
-            // The thread ends behind us alone.
+            // The thread ends only after the receiver is dropped.
             None => core::future::pending().await,
         }
     }
 
-    /// Has the peer policy of `settings` know what was read; tells what changed.
+    /// Applies what was read to the peer policy of `settings`, and logs the changes.
     pub(super) fn apply(&mut self, read: io::Result<Vec<IpNet>>, settings: &mut Settings) -> ProbeOutcome {
         let networks = match read {
             Ok(networks) => networks,
@@ -74,14 +74,14 @@ impl OwnAddressMonitor {
         tracing::info!(
             came = listed(after, &before),
             went = listed(&before, after),
-            "the addresses of this machine changed, and what peers may not reach"
+            "the addresses of this machine changed; peers may not reach them"
         );
         renew_policy(settings);
         ProbeOutcome::Changed
     }
 }
 
-/// Until nobody wants to know any more.
+/// Runs until the receiver is dropped.
 fn follow(changes: &Changes, sender: &Sender<Read>) {
     loop {
         let read = local::read();
@@ -91,13 +91,13 @@ fn follow(changes: &Changes, sender: &Sender<Read>) {
         }
         thread::sleep(if is_good { PAUSE } else { RETRY });
         if is_good {
-            // What may not have been heard is read.
+            // A lost notification is made up for by a read.
             let _ = changes.wait();
         }
     }
 }
 
-/// What `these` have and `those` have not.
+/// Networks in `these` that are not in `those`.
 fn listed(these: &[IpNet], those: &[IpNet]) -> String {
     let those: BTreeSet<_> = those.iter().collect();
     let others = || these.iter().filter(|net| !those.contains(net));
@@ -109,7 +109,7 @@ fn listed(these: &[IpNet], those: &[IpNet]) -> String {
     text.join(", ")
 }
 
-/// A network of one address is that address.
+/// A network of one address is written as that address.
 fn name(net: &IpNet) -> String {
     if net.prefix_len() == net.max_prefix_len() {
         net.addr().to_string()

@@ -1,4 +1,4 @@
-//! The peer policy, made anew whenever an address changes that it has to know.
+//! Rebuilds the peer policy when an address in it changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::config::settings::Settings;
 use crate::turn::policy::PeerPolicy;
 
-/// Addresses that were announced before, at most, and that may still be those of live allocations.
+/// Maximum of former announced addresses that live allocations may still have.
 const FORMER: usize = 16;
 
-/// Has the peer policy know addresses that were announced before: allocations that live there are
-/// still reached in memory, and the server's own ports behind them stay closed.
+/// Keeps former announced addresses in the peer policy: packets for allocations there still stay in
+/// memory, and the server's own ports behind them stay closed.
 pub(super) fn keep_former(settings: &mut Settings, former: &[IpAddr]) -> bool {
     for ip in former {
         if !settings.peers.relay_ips.contains(ip) {
@@ -21,7 +21,7 @@ pub(super) fn keep_former(settings: &mut Settings, former: &[IpAddr]) -> bool {
     renew_policy(settings)
 }
 
-/// Makes the peer policy anew from what `settings.peers` has now.
+/// Rebuilds the peer policy from `settings.peers`.
 pub(super) fn renew_policy(settings: &mut Settings) -> bool {
     match PeerPolicy::new(settings.peers.clone()) {
         Ok(policy) => {
@@ -29,13 +29,14 @@ pub(super) fn renew_policy(settings: &mut Settings) -> bool {
             true
         }
         Err(error) => {
-            tracing::error!(%error, "the peer policy cannot be made anew; this is a bug");
+            tracing::error!(%error, "cannot rebuild the peer policy; this is a bug, please report it");
             false
         }
     }
 }
 
-/// Has the peer policy know where the servers behind this one are; `false`: it does already.
+/// Adds the addresses of the servers behind this one to the peer policy. `false`: it has them
+/// already.
 pub(super) fn know_backends(settings: &mut Settings, all: Vec<SocketAddr>) -> bool {
     let before = core::mem::replace(&mut settings.peers.backends, all);
     before != settings.peers.backends && renew_policy(settings)

@@ -1,20 +1,20 @@
-//! What of a new configuration holds at once, and what has to wait for a restart.
+//! Decides which changes of a new configuration apply at once, and which need a restart.
 //!
-//! Sockets, threads and buffers are made once. Everything that is looked up per request or per
-//! packet changes with the next one: credentials, limits, peer policy, the credentials API.
+//! Sockets, threads and buffers are created once. Everything that is looked up per request or per
+//! packet changes at once: credentials, limits, peer policy, the credentials API.
 
 use super::peer_policy::keep_former;
 use crate::config::settings::{Part, Settings};
 use crate::machine::external::{announced_host, key};
 
-/// A configuration that a running server can take.
+/// A configuration for a running server.
 #[derive(Debug)]
 pub struct Merged {
-    /// `new`, with what cannot change now as it was in `old`.
+    /// `new`, with the unchangeable parts of `old`.
     pub settings: Settings,
-    /// Keys and sections whose change waits for a restart.
+    /// Keys and sections whose change needs a restart.
     pub waiting: Vec<&'static str>,
-    /// What could not be taken, and why: as it was in `old`.
+    /// Parts that failed, and why; they keep the values of `old`.
     pub failed: Vec<String>,
 }
 
@@ -82,14 +82,14 @@ pub fn merge(old: &Settings, mut new: Settings) -> Merged {
     }
 }
 
-/// What could not be found or read stays as it was.
+/// Keeps the old values of parts that could not be found or read.
 fn lacking(old: &Settings, new: &mut Settings) -> Vec<String> {
     let mut failed = Vec::new();
     if new.lacking.contains(&Part::Credentials) {
         new.turn.credentials.clone_from(&old.turn.credentials);
         new.turn.nonce_key.clone_from(&old.turn.nonce_key);
         new.api.keys.clone_from(&old.api.keys);
-        // Keys are bound to it.
+        // Keys depend on it.
         new.realm.clone_from(&old.realm);
         new.turn.realm.clone_from(&old.turn.realm);
         failed.push("credentials, keys and realm: a file cannot be read, or holds no secret".to_owned());
@@ -114,15 +114,14 @@ fn lacking(old: &Settings, new: &mut Settings) -> Vec<String> {
 /// For [`Merged::failed`].
 pub const CERTIFICATES: &str = "certificates: one of them cannot be used";
 
-/// The new lists, around the sockets that are really open: those of the new file would leave these
+/// Builds the new lists around the open sockets: those of the new file would leave the open ones
 /// unprotected.
 fn peers(old: &Settings, new: &mut Settings) {
     new.peers.own.clone_from(&old.peers.own);
-    // Followed, and known without asking again.
+    // Monitored, so there is no need to read them again.
     new.peers.local.clone_from(&old.peers.local);
     new.peers.relay_ports.clone_from(&old.peers.relay_ports);
-    // Of a front door that is to be another one after a restart, connections go to the present
-    // backends.
+    // If the front door changes at a restart, connections go to the present backends until then.
     new.peers.backends.clone_from(&old.peers.backends);
     new.peers.relay_ips = new.turn.relay.own_ips().collect();
     if !keep_former(new, &old.peers.relay_ips) {
@@ -188,7 +187,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         );
     }
 
-    /// What waits: its name, a change of it, and all of it.
+    /// A part that needs a restart: its name, a change of it, and its contents.
     type Waits = (&'static str, fn(&mut Settings), fn(&Settings) -> String);
 
     const WAITS: [Waits; 13] = [
@@ -278,7 +277,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         assert_eq!(merged.waiting, [""; 0]);
     }
 
-    /// Which certificates are served is not changed, and whether a restart is needed is not known.
+    /// The certificates in service stay, and whether a restart is needed is unknown.
     #[test]
     fn certificates_that_cannot_be_used_stay_and_are_told_once() {
         let old = settings(BASE);
@@ -302,14 +301,14 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         assert_eq!(merged.settings.turn.relay.ipv4, old.turn.relay.ipv4);
         assert_eq!(merged.settings.api.host, "192.0.2.1");
         assert_eq!(merged.failed, ["external.ipv4: no address is found"]);
-        // The host of the file is not touched, and a family that never had an address lacks none.
+        // The host in the file is kept, and a family that never had an address lacks none.
         new.api.host_from_address = false;
         assert_eq!(merge(&old, new.clone()).settings.api.host, "localhost");
         old.turn.relay.ipv4 = None;
         assert!(merge(&old, new).failed.is_empty());
     }
 
-    /// What is known of the machine and of what is bound is not to be learned again.
+    /// A reload must not lose the monitored addresses and the bound listeners.
     #[test]
     fn what_is_followed_outlives_a_reload() {
         let mut old = settings(BASE);
@@ -323,8 +322,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         assert_eq!(now.peers.relay_ports, old.peers.relay_ports);
     }
 
-    /// The sockets of the new configuration are not open, and those that are open would be
-    /// unprotected.
+    /// The sockets of the new configuration are not open, and the open ones would be unprotected.
     #[test]
     fn with_other_listeners_the_new_lists_hold_around_the_present_ones() {
         let old = settings(BASE);
@@ -345,7 +343,8 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         }
     }
 
-    /// Its clients reach each other in memory, and nobody reaches the server itself by it.
+    /// Packets between its clients stay in memory, and no client reaches the server itself through
+    /// it.
     #[test]
     fn with_other_listeners_the_policy_learns_of_another_external_address() {
         let old = settings(BASE);
@@ -370,7 +369,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         assert_eq!(peer("192.0.2.9:9"), Ok(PeerClass::Peer), "the new list");
     }
 
-    /// Connections go to the present ones until the restart.
+    /// Connections go to the present backends until the restart.
     #[test]
     fn with_another_front_door_the_present_backends_stay_closed() {
         let route = |to: &str| {
@@ -386,7 +385,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         let mut now = merged.settings;
         let closed = |now: &Settings, ip: &str| now.turn.policy.permission(ip.parse().expect("an address")).is_err();
         assert!(closed(&now, "10.0.8.7") && !closed(&now, "10.0.8.8"));
-        // And so does where a name leads later.
+        // The same applies to addresses found later.
         assert!(know_backends(
             &mut now,
             vec!["10.0.8.9:443".parse().expect("an address")]
@@ -396,7 +395,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         assert!(!know_backends(&mut now, same));
     }
 
-    /// Its places would be told to clients, and nothing listens there before the restart.
+    /// Clients would be sent to its addresses, and nothing listens there before the restart.
     #[test]
     fn nat_discovery_waits_with_its_listeners() {
         let old = settings(BASE);
@@ -411,7 +410,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         let merged = merge(&old, new.clone());
         assert_eq!(merged.settings.turn.discovery, None);
         assert!(merged.waiting.contains(&"[nat_discovery]"), "{:?}", merged.waiting);
-        // One of its places may be where the admin listener is, or a relay port.
+        // One of its addresses may be that of the admin listener, or a relay port.
         let moves: [fn(&mut Settings); 3] = [
             |s| s.admin.address = None,
             |s| s.turn.relay.ports = 40_000..=40_999,

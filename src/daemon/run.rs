@@ -1,8 +1,7 @@
-//! The life of the server: start, signals, reload, the end.
+//! The life of the server: start, signals, reload, shutdown.
 //!
-//! Nothing is bound before the whole configuration is found good, and nothing is said to be ready
-//! before everything is bound (`super::start`). From then on this file waits: for a signal, for the
-//! watchdog's next beat, for a certificate to change, for something to die.
+//! Nothing is bound before the whole configuration is valid, and nothing reports ready before
+//! everything is bound (`super::start`). Then `super::server` waits for signals and other events.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,17 +13,15 @@ use super::{awaiting, log};
 use crate::config::{self, Loaded};
 use crate::machine::{self, process};
 
-/// Serves until told to stop.
+/// Serves until a signal or an order ends it.
 pub fn serve(path: Option<&Path>) -> ExitCode {
-    // Before there is a second thread. Where it fails, so does binding, with advice.
+    // Before there is a second thread. If it fails, so does bind, with advice.
     let _ = process::use_low_ports();
-    // Secrets are for this process alone, and for root. What is refused here would only have been a
-    // second wall.
+    // Secrets are for this process alone, and for root. A failure is no reason to stop: this is a
+    // second line of defence.
     let _ = process::forbid_looking_inside();
     if let Err(error) = machine::take_variables(config::is_variable) {
-        say(&format!(
-            "what the environment holds stays in /proc/self/environ: {error}"
-        ));
+        say(&format!("cannot remove secrets from /proc/self/environ: {error}"));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("relay-control")
@@ -33,24 +30,24 @@ pub fn serve(path: Option<&Path>) -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            say(&format!("no threads for the control plane: {error}"));
+            say(&format!("cannot start the threads of the control plane: {error}"));
             return EXIT_FAILED.into();
         }
     };
     let (code, log) = runtime.block_on(live(path.map(Path::to_owned)));
-    // What still runs belongs to nobody: a lookup that never answers must not hold up the end.
+    // A lookup that never answers must not delay the end, so running threads are not joined.
     runtime.shutdown_background();
     if let Some(log) = &log {
         log.caps().tell();
     }
-    // Writes what is still queued.
+    // Writes the queued lines.
     drop(log);
     code.into()
 }
 
-/// The exit status, and the log as long as something may be in it.
+/// Returns the exit status, and the log while lines may be queued.
 async fn live(path: Option<PathBuf>) -> (u8, Option<log::LogGuard>) {
-    // Before anything else, so that no signal is lost from here on.
+    // First, so that no signal is lost from here on.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -76,7 +73,7 @@ async fn live(path: Option<PathBuf>) -> (u8, Option<log::LogGuard>) {
 async fn run(path: Option<PathBuf>, loaded: Loaded, mut signals: Signals, log: &log::LogGuard) -> u8 {
     let started = tokio::select! {
         started = start(path, loaded, log) => started,
-        // While a file system is waited for, and nothing is bound yet.
+        // A file system may block, and nothing is bound yet.
         name = signals.stop.next() => {
             tracing::info!("{name}: stopping; the server had not started");
             return 0;

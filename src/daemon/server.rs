@@ -1,5 +1,5 @@
-//! A server in service: it waits for a signal, for the watchdog's next beat, for a certificate or
-//! an address to change, for something to die.
+//! A server in service. It waits for a signal, the watchdog's next beat, a change of a certificate
+//! or an address, and the end of a worker.
 
 use core::time::Duration;
 use std::io;
@@ -35,23 +35,23 @@ use crate::machine::certificate::CertificateOutcome;
 use crate::net::clock::unix_now;
 use crate::shard::Shards;
 
-/// How often the certificates' files are looked at.
+/// Interval at which the certificates' files are polled.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
-/// How often certificates are loaded again although their files have not changed.
+/// Interval at which certificates are loaded again although their files have not changed.
 const DAY: Duration = Duration::from_secs(86_400);
-/// How often the workers' heartbeats are looked at, at least.
+/// Longest interval between two checks of the workers' heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// What the end may take beyond `shutdown_timeout`: threads to be joined.
+/// What the end may take beyond `shutdown_timeout`, to join threads.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A serving process.
 pub(super) struct ServingProcess {
-    /// The configuration file, to be read again.
+    /// The configuration file, for reloads.
     pub(super) path: Option<PathBuf>,
     pub(super) settings: Settings,
-    /// What leads to this machine, followed.
+    /// Monitors what leads to this machine.
     pub(super) own_address: OwnAddressMonitor,
-    /// Where servers behind this one are, followed.
+    /// Monitors the addresses of the servers behind this one.
     pub(super) backend_addresses: BackendAddresses,
     pub(super) places: ListenAddresses,
     pub(super) tls: Option<Arc<TlsStore>>,
@@ -60,23 +60,23 @@ pub(super) struct ServingProcess {
     pub(super) api: Api,
     pub(super) health: Arc<Health>,
     pub(super) process: Arc<ProcessCounters>,
-    /// One accept loop for each TCP listener; all end when the process stops.
+    /// One accept loop for each TCP listener. All end when the process stops.
     pub(super) doors: JoinSet<()>,
     pub(super) life: Life,
-    /// What operators order.
+    /// Orders of operators.
     pub(super) orders: Orders,
-    /// The control interface, as long as the process lives.
+    /// The control interface, until the process ends.
     pub(super) control: JoinSet<()>,
 }
 
-/// What became of the certificates of each source.
+/// The result of loading the certificates of each source.
 type Outcomes = Vec<CertificateOutcome>;
 type Reloading = JoinHandle<Result<(Loaded, Outcomes), Diagnostics>>;
 /// How certificates are loaded again.
 type Look = fn(&TlsStore, UnixTime) -> Outcomes;
 
 impl ServingProcess {
-    /// Until SIGTERM or SIGINT, or until something dies.
+    /// Runs until SIGTERM, SIGINT, the end of a drain, or a failure.
     pub(super) async fn run(mut self, mut signals: Signals) -> u8 {
         let watchdog = systemd::watchdog_interval();
         let mut heartbeat = ticks(watchdog.unwrap_or(HEARTBEAT_INTERVAL).min(HEARTBEAT_INTERVAL));
@@ -127,8 +127,8 @@ impl ServingProcess {
                         looking = self.begin_look(due.take().unwrap_or(TlsStore::poll_files));
                     }
                 }
-                // Whoever reads the log is told each day that one is about to end; one of our own
-                // making is renewed.
+                // Each day the log warns of a certificate that expires soon; a self-signed one is
+                // renewed.
                 _ = days.tick() => due = Some(TlsStore::reload),
                 outcomes = outcome(&mut looking) => {
                     looking = None;
@@ -151,7 +151,7 @@ impl ServingProcess {
         self.orders.reload_begins();
         self.life.reloading(why);
         let path = self.path.clone();
-        // Files, names to be resolved, a STUN server to be asked: all of it may take its time.
+        // Reading files, resolving names and asking a STUN server may take long.
         let machine = self.machine();
         let tls = self.tls.clone();
         spawn_blocking(move || {
@@ -161,13 +161,13 @@ impl ServingProcess {
         })
     }
 
-    /// Looks at the certificates' files where a file system that does not answer holds up nobody.
+    /// Polls the certificates' files on a thread that may block.
     fn begin_look(&self, look: Look) -> Option<JoinHandle<Outcomes>> {
         let tls = Arc::clone(self.tls.as_ref()?);
         Some(spawn_blocking(move || look(&tls, unix_now())))
     }
 
-    /// The machine, to be asked while clients are served.
+    /// The machine, for queries while clients are served.
     fn machine(&self) -> ThisMachine {
         ThisMachine {
             own: Some(self.shards.own_sockets()),
@@ -212,7 +212,7 @@ impl ServingProcess {
         self.life.reloaded(outcome);
     }
 
-    /// Every part that can take effect does.
+    /// Applies every part that can take effect.
     fn apply(&mut self, new: Settings, certificates: Outcomes) -> (ReloadOutcome, Vec<String>, Vec<String>) {
         let merged = reload::merge(&self.settings, new);
         let (mut settings, waiting, mut failed) = (merged.settings, merged.waiting, merged.failed);
@@ -249,7 +249,7 @@ impl ServingProcess {
         (outcome, waiting.into_iter().map(str::to_owned).collect(), failed)
     }
 
-    /// New allocations get the address that is the external one now.
+    /// New allocations use the external address of the probe.
     fn external_address_probed(&mut self, external_address: &mut ExternalAddressMonitor, results: ProbeResults) {
         let process = &self.process;
         if !external_address.apply(results, &mut self.settings, |outcome| process.probed(outcome)) {
@@ -259,14 +259,14 @@ impl ServingProcess {
         self.put_in_force();
     }
 
-    /// Workers and API go on with the settings as they are now.
+    /// Puts the present settings into force in workers and API.
     fn put_in_force(&self) {
         let Settings { turn, api, .. } = &self.settings;
         self.shards.set_config(Arc::new(turn.clone()));
         self.api.set_config(api.clone(), Arc::clone(&turn.credentials));
     }
 
-    /// Peers may not reach what leads to this machine now.
+    /// Peers may not reach this machine's addresses.
     fn own_address_changed(&mut self, read: io::Result<Vec<IpNet>>) {
         let outcome = self.own_address.apply(read, &mut self.settings);
         self.process.read_machine(outcome);
@@ -275,22 +275,22 @@ impl ServingProcess {
         }
     }
 
-    /// Peers may not reach servers behind this one, wherever their names lead.
+    /// Peers may not reach the servers behind this one, whatever their names resolve to.
     fn backends_changed(&mut self) {
         if peer_policy::know_backends(&mut self.settings, self.backend_addresses.all()) {
-            tracing::info!("a server behind this one has another address, which peers may not reach");
+            tracing::info!("the address of a server behind this one changed; peers may not reach it");
             self.shards.set_config(Arc::new(self.settings.turn.clone()));
         }
     }
 
-    /// Certificates that changed while clients are served, or could not.
+    /// Reports certificates that changed, or failed to load, while clients are served.
     fn certificates_changed(&self, outcomes: &[CertificateOutcome]) {
         if let Some(tls) = &self.tls {
             report::changes(outcomes, tls, &self.settings.front_door, &self.settings.api);
         }
     }
 
-    /// No new clients, every allocation ends, and all of it within the configured time.
+    /// Refuses new clients, ends every allocation, and stays within the configured time.
     async fn stop(mut self, name: &str, mut signals: StopSignals) -> u8 {
         let limit = self.settings.shutdown_timeout;
         self.life.stopping(name, limit, GRACE);
@@ -304,7 +304,7 @@ impl ServingProcess {
             ended = timeout(limit + GRACE, ending) => match ended {
                 Ok(Ok(true)) => 0,
                 Ok(Ok(false)) | Err(_) => {
-                    tracing::warn!("the time to stop is over; what is left is cut off");
+                    tracing::warn!("the time to stop is over; remaining connections are closed");
                     0
                 }
                 Ok(Err(error)) => {
@@ -329,7 +329,7 @@ fn ticks(period: Duration) -> Interval {
     ticks
 }
 
-/// What became of the work under way; waits for ever if there is none.
+/// The result of the work under way. Waits for ever if there is none.
 async fn outcome<T>(work: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
     match work {
         Some(handle) => handle.await,

@@ -1,10 +1,10 @@
-//! The signals the server answers.
+//! The signals that the server handles.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that mean something to the server.
+/// The handled signals.
 pub(super) struct Signals {
     pub(super) stop: StopSignals,
     pub(super) hangup: Signal,

@@ -1,25 +1,25 @@
-//! What the service manager is told (sd_notify), and its watchdog. Without a service manager
+//! Notifies the service manager (sd_notify) and serves its watchdog. Without a service manager
 //! nothing happens.
 
 use core::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Everything is bound and serving.
+/// Reports that everything is bound and serving.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
 }
 
-/// The configuration is being read again; [`ready`] ends it.
+/// Reports a reload; [`ready`] ends it.
 pub fn reloading() {
-    // Since systemd 253 a `Type=notify-reload` unit needs the time as well; others skip it.
+    // Since systemd 253 a `Type=notify-reload` unit needs the time as well; other units ignore it.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(_) => tell(&[NotifyState::Reloading]),
     }
 }
 
-/// No new clients; within `at_most` the process is gone.
+/// Reports the shutdown; the process ends within `at_most`.
 pub fn stopping(status: &str, at_most: Duration) {
     let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
     tell(&[
@@ -29,7 +29,7 @@ pub fn stopping(status: &str, at_most: Duration) {
     ]);
 }
 
-/// Not ready yet, for a reason; the service manager is to grant `at_least` more.
+/// Reports that it is not ready yet, and asks the service manager for `at_least` more time.
 pub fn awaiting(status: &str, at_least: Duration) {
     let micros = u32::try_from(at_least.as_micros()).unwrap_or(u32::MAX);
     tell(&[
@@ -38,28 +38,28 @@ pub fn awaiting(status: &str, at_least: Duration) {
     ]);
 }
 
-/// Every worker is alive.
+/// Reports that every worker is alive.
 pub fn alive() {
     tell(&[NotifyState::Watchdog]);
 }
 
-/// How often [`alive`] must be told, if the service manager wants that: half of what it allows.
+/// How often to call [`alive`], if the service manager wants that: half the time it allows.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(half)
 }
 
 fn half(limit: Duration) -> Duration {
-    // Nobody can live up to less than a few milliseconds, whatever the environment says.
+    // A limit of less than a few milliseconds cannot be kept, whatever the environment says.
     (limit / 2).max(Duration::from_millis(5))
 }
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager could not be told");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }
 
-/// A status line is one line: the protocol's separator is the newline.
+/// A status is one line: the protocol separates by newlines.
 fn one_line(status: &str) -> String {
     status.replace(char::is_control, " ")
 }

@@ -162,6 +162,6 @@ fn of_a_file_that_is_wrong_nothing_is_taken() {
         text.replace("127.0.0.2/32", "127.0.0.3/32\", \"10.0.0.0/33")
     });
     server.wait_for_metric(RELOADS, "failure", 1.0);
-    server.wait_for_log("not reloaded: the configuration before stays in force");
+    server.wait_for_log("not reloaded: the previous configuration stays in force");
     assert_eq!(permission(&mut peer, "127.0.0.2"), 0);
 }

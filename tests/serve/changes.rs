@@ -129,13 +129,13 @@ fn an_external_address_that_changes_is_followed_and_one_that_cannot_be_found_aga
     assert_eq!(relayed(first.allocate(&username, &password)), "192.0.2.1");
 
     say(Some("192.0.2.2:1"));
-    server.wait_for_log("another external address");
+    server.wait_for_log("external address changed");
     assert_eq!(relayed(setup.allocate(SECRET)), "192.0.2.2");
     // The live one is still there: another Allocate on its five-tuple is a mismatch.
     assert_eq!(first.allocate(&username, &password), Outcome::Refused(437));
 
     say(None);
-    server.wait_for_log("The address before stays in use");
+    server.wait_for_log("The previous address stays in use");
     assert_eq!(relayed(setup.allocate(SECRET)), "192.0.2.2");
     let checks = |outcome| format!("relay_external_address_checks_total{{outcome=\"{outcome}\"}}");
     setup.wait_for_metric(&checks("changed"), 1.0);

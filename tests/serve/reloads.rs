@@ -188,7 +188,7 @@ fn external_addresses_are_followed_from_the_reload_on_that_says_so() {
     server.signal(Signal::SIGHUP);
     setup.wait_for_metric(RELOADED, 1.0);
     say("192.0.2.2:1");
-    server.wait_for_log("another external address");
+    server.wait_for_log("external address changed");
     let offers = |ip: &str| setup.mint().body.contains(ip);
     support::eventually("clients to be sent to the new address", || offers("192.0.2.2"));
     assert!(!offers("192.0.2.1"));

@@ -1,4 +1,5 @@
-//! The interface as an OpenAPI 3.1 document, made from the types and handlers. `docs/openapi.json` is the same text.
+//! The interface as an OpenAPI 3.1 document, made from the types and handlers. `docs/openapi.json`
+//! is the same text.
 
 use axum::http::header;
 use axum::response::IntoResponse;

@@ -103,7 +103,8 @@ pub(super) async fn reload(State(operator): State<Operator>) -> Result<Json<Relo
     operator.order(Order::Reload).await.map(Json)
 }
 
-/// Drains the server: new clients are refused from the answer on, and the process ends with the last allocation.
+/// Drains the server: new clients are refused from the answer on, and the process ends with the
+/// last allocation.
 #[utoipa::path(
     post,
     path = "/v1/drain",

@@ -1,6 +1,6 @@
-//! How often the log tells the same thing. Strangers cause lines, and their number is theirs to
-//! choose: so every kind of line, each place in the code that writes one, has a budget for the
-//! whole process. What is left out is counted, and said once a minute.
+//! Limits how often the log repeats a line. Clients cause lines, as many as they like. So every
+//! kind of line, which is each place in the code that writes one, has a budget for the whole
+//! process. Omitted lines are counted, and reported once a minute.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -18,17 +18,16 @@ use crate::base::rate::{Rate, SharedBucket};
 use crate::base::time::Instant;
 use crate::net::clock::Clock;
 
-/// Lines of a kind: fifty at once, and then one every five seconds.
+/// Budget of a kind: a burst of fifty lines, then one every five seconds.
 const LINES: Rate = Rate::every(Duration::from_secs(5), 50);
-/// The same at debug, which somebody reads who looks for a fault.
+/// The budget at debug, for an operator who looks for a fault.
 const DEBUG_LINES: Rate = Rate::new(100, 1000);
-/// Lines that are bounded where they are made, or that only the operator causes, as many as it
-/// takes.
+/// Lines that are limited at their origin, or that only the operator causes.
 const EXEMPT: [&str; 3] = ["relay::allocation", "relay::refusal", "relay::daemon::log"];
-/// Most characters of the message that a kind is known by.
+/// Length of the message by which a kind is named, in characters.
 const NAME: usize = 100;
 
-/// The budgets of all kinds. Their number is that of places in the code.
+/// The budgets of all kinds. There are as many as places in the code.
 #[derive(Debug)]
 pub struct LineBudgets {
     clock: Clock,
@@ -40,7 +39,7 @@ pub struct LineBudgets {
 struct Kind {
     bucket: SharedBucket,
     level: Level,
-    /// What its first line said.
+    /// The message of its first line.
     name: String,
     left_out: u64,
 }
@@ -54,14 +53,14 @@ impl LineBudgets {
         }
     }
 
-    /// Lines left out since the start.
+    /// Lines omitted since the start.
     pub fn left_out(&self) -> u64 {
         self.left_out.load(Relaxed)
     }
 
-    /// Says which lines were left out, and how many of each.
+    /// Logs which lines were omitted, and how many of each.
     pub fn tell(&self) {
-        // Not under the lock: telling comes back here.
+        // Without the lock: the log call comes back here.
         let told: Vec<_> = {
             let mut kinds = self.lock();
             let kinds = kinds.values_mut().filter(|kind| kind.left_out > 0);
@@ -79,7 +78,7 @@ impl LineBudgets {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, Kind>> {
-        // A kind is whole between any two of its changes.
+        // A kind is consistent between any two of its changes.
         lock(&self.kinds)
     }
 

@@ -1,5 +1,5 @@
-//! One event as one line, text or JSON. Whatever stands in a value, it adds no field and no line,
-//! does nothing to a terminal, and is cut where it is too long to be ours.
+//! Writes one event as one line, text or JSON. A value never adds a field or a line and never
+//! controls a terminal; a value that is too long is cut.
 
 use core::fmt::{self, Write as _};
 
@@ -12,10 +12,11 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Longest value in bytes.
 pub(super) const MAX_VALUE: usize = 2 * 1024;
-/// Longest line in bytes. Nothing of ours comes near; a longer one is replaced by a note.
+/// Longest line in bytes. The server's own lines are far shorter; a longer one is replaced by a
+/// notice.
 pub(super) const MAX_LINE: usize = 8 * 1024;
 
-/// How lines are written.
+/// The format of lines.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Lines {
     Text,
@@ -52,7 +53,7 @@ impl Lines {
     }
 }
 
-/// What an event says.
+/// The contents of an event.
 pub(super) struct Told<'a> {
     level: Level,
     pub(super) target: String,
@@ -61,11 +62,11 @@ pub(super) struct Told<'a> {
 }
 
 enum Value {
-    /// Text, as such.
+    /// Text, as it is.
     Text(String),
-    /// What shows itself: an address, an error, a stranger's name.
+    /// A value with a text form: an address, an error, a client's user name.
     Shown(String),
-    /// A number or a truth.
+    /// A number or a boolean.
     Bare(String),
 }
 
@@ -94,7 +95,7 @@ impl<'a> Told<'a> {
     fn push(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::Text(text) | Value::Shown(text)) => self.message = Some(text),
-            // Lines of libraries that write by `log` bring their target as a field.
+            // Lines of libraries that use the crate `log` carry their target as a field.
             ("log.target", Value::Text(target)) => self.target = target,
             (name, _) if name.starts_with("log.") => {}
             (name, value) => self.fields.push((name, value)),
@@ -105,7 +106,7 @@ impl<'a> Told<'a> {
 impl Visit for Told<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let mut cut = Cut::default();
-        // It only fails where the value's own code does.
+        // It fails only if the value's own code fails.
         let _ = write!(cut, "{value:?}");
         self.push(field, Value::Shown(cut.finish()));
     }
@@ -138,7 +139,7 @@ impl Visit for Told<'_> {
     }
 }
 
-/// Takes as much of a value as may be, and no more.
+/// Takes the permitted length of a value, and drops the rest.
 #[derive(Default)]
 struct Cut {
     text: String,
@@ -167,8 +168,8 @@ impl Cut {
     }
 }
 
-/// `TIME LEVEL target: message name=value …`. A message has no `=`, or stands in quotes; so the
-/// first name is where the message ends, and each value ends with its quote, or at a space.
+/// `TIME LEVEL target: message name=value …`. A message contains no `=`, or is quoted, so it ends
+/// at the first name. A value ends at its closing quote, or at a space.
 fn text(line: &mut String, time: &str, told: &Told<'_>) -> fmt::Result {
     write!(line, "{time} {:>5} {}:", told.level, told.target)?;
     if let Some(message) = &told.message {
@@ -191,7 +192,7 @@ fn text(line: &mut String, time: &str, told: &Told<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// Whether a value is told from what follows without quotes.
+/// Whether a value needs no quotes.
 fn is_word(value: &str) -> bool {
     let disturbs = |c: char| c.is_whitespace() || "=\"'\\".contains(c) || is_unprintable(c);
     !value.is_empty() && !value.contains(disturbs)
@@ -247,13 +248,12 @@ fn json_text(line: &mut String, value: &str) -> fmt::Result {
     Ok(())
 }
 
-/// Characters that a terminal acts on, that cannot be seen, or that make one line look like
-/// another.
+/// Characters that control a terminal, are invisible, or make one line look like another.
 fn is_unprintable(c: char) -> bool {
     !matches!(c, '"' | '\'' | '\\') && c.escape_debug().len() > 1
 }
 
-/// Those of them that no line may hold as they are.
+/// The subset of these that a line must never contain unescaped.
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}')

@@ -1,10 +1,10 @@
 //! Logs: one line per event, text or JSON, on standard error.
 //!
-//! Writing never holds up the process: lines go through a bounded queue to a thread of their own,
-//! and what does not fit is dropped and counted. A value is one value whatever a client put into it
-//! (`line`), and no kind of line comes more often than its budget allows (`cap`). Libraries write
-//! errors only, unless `log.level` names them (`level`). Deliberately absent: colours, files,
-//! rotation — the service manager's work.
+//! Writing never delays the process: lines go through a bounded queue to a thread of their own.
+//! Lines that do not fit are dropped and counted. A value stays one value whatever a client put
+//! into it (`line`), and no kind of line exceeds its budget (`cap`). Libraries log errors only,
+//! unless `log.level` names them (`level`). Colours, files and rotation are the service manager's
+//! work.
 
 mod cap;
 mod line;
@@ -30,11 +30,11 @@ use crate::config::log_level;
 use crate::config::reader::diagnostic::{Diagnostics, Severity};
 use crate::config::settings::LogSettings;
 
-/// Lines waiting for the writer; beyond this they are dropped. When the server stops every
-/// allocation has its line at once: twice as many as there are relay ports by default.
+/// Lines waiting for the writer; further ones are dropped. At a stop every allocation has its line
+/// at once: this is twice the default number of relay ports.
 const QUEUE_LINES: usize = 64 * 1024;
 
-/// Keeps the writer alive. When it is dropped, the lines still queued are written.
+/// Keeps the writer alive. Dropping it writes the queued lines.
 pub struct LogGuard {
     _worker: WorkerGuard,
     lost: ErrorCounter,
@@ -42,7 +42,7 @@ pub struct LogGuard {
     filter: LogFilter,
 }
 
-/// What is logged, while the process runs.
+/// Changes the filter while the process runs.
 #[derive(Clone)]
 pub struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
@@ -50,10 +50,10 @@ pub struct LogFilter {
 }
 
 impl LogFilter {
-    /// Logs by `level`, written as `log.level` is. `None`: as configured.
+    /// Sets the filter to `level`, in the format of `log.level`. `None`: the configured one.
     ///
     /// # Errors
-    /// What is wrong with it, and what to write.
+    /// What is wrong with it, and the correct format.
     pub fn set(&self, level: Option<&str>) -> Result<(), String> {
         let level = level.unwrap_or(&self.configured);
         log_level::check(level).map_err(|wrong| format!("{}; {}", wrong.message, wrong.help))?;
@@ -63,7 +63,7 @@ impl LogFilter {
 }
 
 impl LogGuard {
-    /// Changes what is logged.
+    /// The handle that changes the filter.
     pub fn filter(&self) -> LogFilter {
         self.filter.clone()
     }
@@ -73,8 +73,7 @@ impl LogGuard {
         self.lost.clone()
     }
 
-    /// Counts lines that were left out because there were too many of their kind, and tells of
-    /// them.
+    /// Counts and reports lines that were omitted because there were too many of their kind.
     pub fn caps(&self) -> Arc<LineBudgets> {
         Arc::clone(&self.caps)
     }
@@ -88,10 +87,10 @@ impl fmt::Debug for LogGuard {
     }
 }
 
-/// Why logs could not be started.
+/// Why logging could not start.
 #[derive(Debug)]
 pub enum LogError {
-    /// `log.level` is no filter.
+    /// `log.level` is not a valid filter.
     Filter(String),
     /// The process has a subscriber already.
     Twice,
@@ -106,10 +105,10 @@ impl fmt::Display for LogError {
     }
 }
 
-/// Starts logging to standard error for the whole process.
+/// Starts to log to standard error for the whole process.
 ///
 /// # Errors
-/// When the level cannot be parsed, or logs were started before.
+/// When the level cannot be parsed, or logging was started before.
 pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
@@ -128,8 +127,8 @@ pub fn start(settings: &LogSettings) -> Result<LogGuard, LogError> {
     })
 }
 
-/// Makes a panic one line on standard error: where, in which thread, and what. It is written at
-/// once rather than through the log's queue, because the process may end with it.
+/// Writes a panic as one line on standard error: place, thread and message. It is written directly
+/// and not through the log's queue, because the process may end with it.
 pub fn catch_panics(json: bool) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -152,7 +151,7 @@ pub fn catch_panics(json: bool) {
     }));
 }
 
-/// What [`start`] installs: writes every line to `writer`, whole.
+/// The subscriber that [`start`] installs. It writes every line to `writer` in one call.
 ///
 /// # Errors
 /// What is wrong with the level.
@@ -163,7 +162,7 @@ where
     capped(settings, writer, Arc::new(LineBudgets::new())).map(|(subscriber, _)| subscriber)
 }
 
-/// A subscriber, and what changes its filter.
+/// A subscriber, and the handle that changes its filter.
 type Filtered = (Box<dyn Subscriber + Send + Sync>, LogFilter);
 
 fn capped<W>(settings: &LogSettings, writer: W, caps: Arc<LineBudgets>) -> Result<Filtered, String>
@@ -185,7 +184,7 @@ where
     Ok((Box::new(registry.with(layer)), filter))
 }
 
-/// Logs what was found in a configuration, one line each.
+/// Logs the diagnostics of a configuration, one line each.
 pub fn diagnostics(found: &Diagnostics) {
     for mistake in found.iter() {
         let place = mistake

@@ -30,12 +30,12 @@ fn settings(level: &str, json: bool) -> LogSettings {
     }
 }
 
-/// What `log` leaves behind.
+/// The lines that `log` writes.
 fn written(level: &str, json: bool, log: impl FnOnce()) -> String {
     told(level, json, |_| log()).0
 }
 
-/// The same, and how many lines were left out.
+/// The same, and the number of omitted lines.
 fn told(level: &str, json: bool, log: impl FnOnce(&LineBudgets)) -> (String, u64) {
     let sink = Sink::default();
     let caps = Arc::new(LineBudgets::new());
@@ -46,7 +46,7 @@ fn told(level: &str, json: bool, log: impl FnOnce(&LineBudgets)) -> (String, u64
     (String::from_utf8(bytes).expect("UTF-8"), caps.left_out())
 }
 
-/// A line, read as strictly as its format allows.
+/// A line, parsed as strictly as its format allows.
 #[derive(Debug, PartialEq)]
 struct Read {
     head: String,
@@ -54,7 +54,7 @@ struct Read {
     fields: Vec<(String, String)>,
 }
 
-/// Reads the quoted text at the front; what follows it comes second.
+/// Parses the quoted text at the front. Returns it, and the rest.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.strip_prefix('"')?.chars();
@@ -79,7 +79,7 @@ fn unquote(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// Where the first ` name=` is.
+/// The position of the first ` name=`.
 fn first_field(text: &str) -> usize {
     let is_name = |rest: &str| {
         let name = rest.split('=').next().unwrap_or_default();
@@ -133,7 +133,7 @@ fn anything() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Whatever a stranger puts into values and message, a reader finds those values and no others.
+    /// Whatever a client puts into values and message, a reader finds exactly those values.
     #[test]
     fn no_value_adds_a_field_or_a_line(shown in anything(), text in anything(), message in anything()) {
         let log = || tracing::info!(target: "relay::x", user = %shown, text = text.as_str(), debug = ?shown, count = 7, "{message}");
@@ -205,8 +205,8 @@ fn the_level_decides_what_is_written_and_a_bad_one_is_an_error() {
     assert!(subscriber(&settings("relay=chatty", false), io::sink).is_err());
 }
 
-/// rustls warns of a server name it cannot read, with all of it: 8 KiB of a stranger's for each
-/// connection.
+/// rustls warns of a malformed server name and quotes all of it: 8 KiB that a client chose, for
+/// each connection.
 #[test]
 fn libraries_write_errors_alone_unless_they_are_named() {
     let log = || {
@@ -241,7 +241,7 @@ fn each_kind_of_line_has_a_budget_for_all_who_cause_it_and_what_is_left_out_is_s
     let count = |what: &str| lines.lines().filter(|line| line.contains(what)).count() as u64;
     let ours = count(" WARN relay::edge::front_door::connection: refused");
     let theirs = count("ERROR rustls: a library's");
-    // Some seconds may pass meanwhile.
+    // A few seconds may pass meanwhile.
     assert!(
         (50..70).contains(&ours) && (50..70).contains(&theirs),
         "{ours} {theirs}"
@@ -263,7 +263,7 @@ fn each_kind_of_line_has_a_budget_for_all_who_cause_it_and_what_is_left_out_is_s
     );
     assert_eq!(said("rustls: a library's", MANY - theirs), 1);
     assert_eq!(left_out, 2 * MANY - ours - theirs);
-    // As urgent as what was left out, and nothing of the kind of which nothing was.
+    // At the level of the omitted lines, and none for the kind without omitted lines.
     assert_eq!(count("lines were left out"), 2, "{lines}");
     assert_eq!(count(" WARN relay::daemon::log: lines were left out"), 2);
 }
@@ -283,8 +283,7 @@ fn who_looks_for_a_fault_has_a_larger_budget_and_a_bound_nevertheless() {
     assert_eq!(lines + left_out, 50_000);
 }
 
-/// The hook is the whole process's: a process of its own has it, in which nothing but this test
-/// runs.
+/// The hook applies to the whole process, so this runs in a process with this test only.
 #[test]
 fn a_panic_is_one_line_that_says_where_and_what() {
     const KIND: &str = "RELAY_TEST_PANIC";
@@ -335,7 +334,7 @@ fn why_there_is_no_log_is_said() {
 #[test]
 fn a_line_is_written_as_long_as_it_may_be_and_not_a_byte_longer() {
     let written = |padding: usize| {
-        // Values are cut, so several make it long.
+        // Values are cut, so several are needed for a long line.
         let (a, b) = ("a".repeat(2040), "b".repeat(padding));
         written("info", false, || tracing::info!(a, b = a, c = a, d = b, "long"))
     };
@@ -369,7 +368,7 @@ fn what_no_line_may_hold_is_what_moves_a_terminal_or_turns_text_round() {
     }
 }
 
-/// Lines of libraries that write by `log`, as `tracing_log` hands them on.
+/// Lines of libraries that use the crate `log`, as `tracing_log` passes them on.
 #[test]
 fn a_library_is_named_as_the_target_and_its_source_is_left_out() {
     let line = written("info,hyper=info", false, || {

@@ -1,4 +1,4 @@
-//! Start-up, from a checked configuration to a serving process.
+//! Start-up: from a checked configuration to a serving process.
 //!
 //! ```text
 //! changes of addresses → file descriptors → certificate → every socket → workers → front door, admin → ready
@@ -47,13 +47,13 @@ use crate::shard::{Listener, LogClient, ShardConfig, Shards};
 use crate::turn;
 use crate::turn::login::credential::MintedCredential;
 
-/// Time between two times at which the log tells which lines it has left out.
+/// Interval of the reports on omitted log lines.
 const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts everything.
 ///
 /// # Errors
-/// All that is in the way, one line each. Nothing stays bound.
+/// Every error, one line each. Nothing stays bound.
 pub(super) async fn start(
     path: Option<PathBuf>,
     loaded: Loaded,
@@ -70,7 +70,7 @@ pub(super) async fn start(
     let mut notes = Vec::new();
     let own_address = OwnAddressMonitor::new().map_err(|error| {
         vec![format!(
-            "the system does not tell when addresses of this machine change: {error}"
+            "the system does not report changes of this machine's addresses: {error}"
         )]
     })?;
     if let Err(error) = process::raise_max_fds() {
@@ -100,11 +100,10 @@ fn lines(errors: &[impl ToString]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
-/// Certificates, and who asks for one.
+/// The certificates, and the ACME client.
 type Certificates = (Option<Arc<TlsStore>>, Option<Arc<Acme>>);
 
-/// Certificates, where any listener needs one. They are read where nobody is held up by a file
-/// system.
+/// Opens the certificates if a listener needs one, on a thread that may block.
 async fn open_certificates(settings: &Settings, notes: &mut Vec<String>) -> Result<Certificates, Vec<String>> {
     let needs_one = |listener: &ListenerSettings| listener.dtls || listener.tls || listener.https;
     if !settings.listeners.iter().any(needs_one) {
@@ -126,7 +125,7 @@ async fn open_certificates(settings: &Settings, notes: &mut Vec<String>) -> Resu
     Ok((Some(store), acme))
 }
 
-/// The configured files, then ACME; without either one of our own making.
+/// The configured files, then ACME; without either a self-signed one.
 fn certificate_sources(settings: &Settings, notes: &mut Vec<String>) -> Vec<CertificateSource> {
     let tls = &settings.tls;
     let mut sources: Vec<_> = tls.certificates.iter().cloned().map(CertificateSource::Files).collect();
@@ -157,7 +156,7 @@ fn certificate_sources(settings: &Settings, notes: &mut Vec<String>) -> Vec<Cert
     sources
 }
 
-/// What a certificate of our own making is for: the name in the minted URIs, the announced
+/// Names and addresses in a self-signed certificate: the name in the minted URIs, the announced
 /// addresses, this machine.
 fn self_signed(settings: &Settings) -> SelfSigned {
     let mut wanted = SelfSigned {
@@ -178,8 +177,8 @@ fn self_signed(settings: &Settings) -> SelfSigned {
     wanted
 }
 
-/// Tells what was made because nothing was configured. A credential to try the server with is
-/// minted when the secret is new, or when somebody looks: a log need not hold one for every start.
+/// Reports what was generated because nothing was configured. Mints a credential for a trial if the
+/// secret is new, or if standard output is a terminal: a log need not contain one for every start.
 fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCredential> {
     for (ip, how) in &settings.first_run.external {
         tracing::info!(%ip, how, "address for clients");
@@ -207,7 +206,7 @@ fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCrede
         .ok()
 }
 
-/// Now and then, for as long as the process lives.
+/// Reports at an interval, until the process ends.
 async fn tell_what_was_left_out(caps: Arc<log::LineBudgets>) {
     loop {
         tokio::time::sleep(LEFT_OUT_INTERVAL).await;
@@ -215,7 +214,7 @@ async fn tell_what_was_left_out(caps: Arc<log::LineBudgets>) {
     }
 }
 
-/// Workers, front door, admin listener.
+/// Starts workers, front door and admin listener.
 fn serve(
     path: Option<PathBuf>,
     settings: Settings,
@@ -244,7 +243,7 @@ fn serve(
     let (life, endings) = Life::new(Arc::clone(&health));
     let doors = open_doors(&door, bound.tcp, &endings.doors)?;
 
-    // The front door is open, so an authority that asks is answered.
+    // The front door is open, so it can answer an authority that validates.
     if let Some(acme) = &acme {
         tokio::spawn(Arc::clone(acme).run());
     }
@@ -303,7 +302,7 @@ fn open_admin(
     Ok(())
 }
 
-/// The control interface on its socket. A server without one serves all the same.
+/// The control interface on its socket. If it fails, the server serves without it.
 fn open_control(settings: &Settings, operator: &Operator) -> JoinSet<()> {
     let mut control = JoinSet::new();
     let runtime = std::env::var_os(socket::RUNTIME_VARIABLE).filter(|it| !it.is_empty());
@@ -331,7 +330,7 @@ fn open_control(settings: &Settings, operator: &Operator) -> JoinSet<()> {
     control
 }
 
-/// The front door at each of its listeners.
+/// Opens the front door at each of its listeners.
 fn open_doors(
     door: &Arc<FrontDoor>,
     listeners: Vec<(std::net::TcpListener, ListenerSettings)>,
@@ -364,7 +363,7 @@ fn start_workers(
     sockets: Vec<Vec<Listener>>,
 ) -> Result<Arc<Shards>, Vec<String>> {
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| vec![format!("the system gives no random numbers: {error}")])?;
+    getrandom::fill(&mut seed).map_err(|error| vec![format!("the system returns no random numbers: {error}")])?;
     let config = Arc::new(settings.turn.clone());
     let shards = Shards::start(
         shard_config(settings, tls, addresses)?,

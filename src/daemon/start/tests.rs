@@ -10,8 +10,7 @@ fn settings() -> Settings {
     sample::settings(sample::BASE)
 }
 
-/// Each key of the configuration reaches the part of the workers that it is for, and none another
-/// one.
+/// Each key of the configuration reaches its part of the workers, and no other one.
 #[tokio::test]
 async fn workers_are_made_as_the_configuration_says() {
     let mut settings = settings();
@@ -89,7 +88,7 @@ fn without_certificates_one_is_made_for_every_name_and_address_of_this_server_an
         "{notes:?}"
     );
 
-    // An address is none of the names.
+    // An address is not among the names.
     settings.api.host = "198.51.100.9".into();
     let made = wanted(&settings).0;
     assert_eq!(made.names, ["localhost"]);
@@ -180,7 +179,7 @@ fn a_first_run_tells_of_its_secret_and_gives_a_credential_to_try() {
     let user = tells(&settings).1.expect("a credential");
     assert!(user.contains("+forced"), "{user}");
 
-    // Where somebody may mint, or nobody ever can, there is nothing to add.
+    // If minting is possible, or can never be, there is nothing to add.
     settings.api.open = true;
     assert_eq!(tells(&settings).0.len(), 1);
     settings.api.open = false;

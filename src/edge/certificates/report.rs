@@ -38,7 +38,7 @@ pub fn outcomes(all: &[CertificateOutcome]) -> bool {
     for outcome in all {
         match outcome {
             Ok(loaded) => certificate(loaded),
-            Err(error) => tracing::error!(%error, "a certificate cannot be used; the one before stays in service"),
+            Err(error) => tracing::error!(%error, "a certificate cannot be used; the previous one stays in service"),
         }
     }
     all.iter().all(Result::is_ok)
