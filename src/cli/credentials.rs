@@ -31,16 +31,16 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Mint {
-    /// Lifetime, as "90s", "15m", "12h" or in seconds [default: api.default_ttl]
+    /// Limit the lifetime to this, as "90s", "15m", "12h" or in seconds [default: api.default_ttl]
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     ttl: Option<Duration>,
-    /// User id, by which quotas count and which logs show [default: a random one]
+    /// Mint for this user id, by which quotas count and which logs show [default: a random one]
     #[arg(long, value_name = "ID")]
     user: Option<String>,
     /// Mint a credential for the ports of forced relay only
     #[arg(long)]
     forced: bool,
-    /// Output format
+    /// Print in this format
     #[arg(long, value_enum, default_value_t = Format::Ice)]
     format: Format,
 }

@@ -16,7 +16,7 @@ mod user;
 
 /// A TURN/STUN server that relays real-time media even if only port 443 is open
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     /// Read this configuration file [default: /etc/relay/relay.toml if it exists, else no file]
     #[arg(long, short, value_name = "FILE", global = true)]

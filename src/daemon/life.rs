@@ -1,5 +1,4 @@
-//! What each phase of the process tells, and whom: readiness, the service manager, the listeners,
-//! the log.
+//! Reports each phase of the process to readiness, the service manager, the listeners and the log.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -11,17 +10,16 @@ use crate::control::health::Health;
 use crate::control::phase::Phase;
 use crate::control::process_counters::ReloadOutcome;
 
-/// The one that says which phase the process is in.
+/// The only value that sets the phase of the process.
 pub(super) struct Life {
     health: Arc<Health>,
     stop_doors: watch::Sender<bool>,
-    /// The admin listener answers as long as it can: until the process has stopped, or this is
-    /// dropped.
+    /// The admin listener answers until the process has stopped, or this is dropped.
     stop_admin: watch::Sender<bool>,
 }
 
-/// What ends with a phase: the accept loops of the front door, and the admin listener, each when it
-/// holds `true`.
+/// What ends with a phase: the accept loops of the front door, and the admin listener. Each ends
+/// when it holds `true`.
 pub(super) struct Endings {
     pub(super) doors: watch::Receiver<bool>,
     pub(super) admin: watch::Receiver<bool>,
@@ -44,12 +42,12 @@ impl Life {
         self.health.enter(Phase::Serving);
     }
 
-    /// The operator has been told of everything.
+    /// The notes for the operator are printed.
     pub(super) fn ready(&self) {
         systemd::ready("serving");
     }
 
-    /// A reload begins, and what asked for it.
+    /// A reload begins. `why`: a signal or an order.
     pub(super) fn reloading(&self, why: &str) {
         tracing::info!("{why}: reading the configuration again");
         self.health.enter(Phase::Reloading);
@@ -75,7 +73,7 @@ impl Life {
         }
     }
 
-    /// The signal `name` stops the process: all of it within `limit`, and threads are joined within
+    /// The signal `name` stops the process, all of it within `limit`; joining threads may take
     /// `grace` more.
     pub(super) fn stopping(&self, name: &str, limit: Duration, grace: Duration) {
         tracing::info!(

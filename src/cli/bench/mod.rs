@@ -72,7 +72,7 @@ pub(crate) struct Common {
     /// Mint credentials with the secret in this file [default: the configuration's]
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     secret_file: Option<PathBuf>,
-    /// Number of allocations
+    /// Use this many allocations
     #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     allocations: u32,
     /// Measure for this many seconds
@@ -114,10 +114,10 @@ impl ClientTransport {
 struct Media {
     #[command(flatten)]
     common: Common,
-    /// Shape of the traffic
+    /// Send traffic of this shape
     #[arg(long, value_enum, default_value_t = Shape::Audio)]
     shape: Shape,
-    /// Direction of the traffic
+    /// Send in this direction
     #[arg(long, value_enum, default_value_t = TrafficDirection::Up)]
     direction: TrafficDirection,
     /// Relay between two allocations of the server, without an outside peer
@@ -126,17 +126,17 @@ struct Media {
     /// Use Send and Data indications instead of ChannelData
     #[arg(long)]
     indications: bool,
-    /// Bytes of application data in a packet [default: the shape's]
+    /// Send this many bytes of application data in a packet [default: the shape's]
     #[arg(long, value_parser = clap::value_parser!(u16).range(16..=1452))]
     size: Option<u16>,
-    /// Packets per second in total [default: the shape's; none for flood, which sends as fast as
-    /// packets arrive]
+    /// Send this many packets per second in total [default: the shape's; none for flood, which
+    /// sends as fast as packets arrive]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
-    /// Packets in flight if there is no rate
+    /// Keep this many packets in flight if there is no rate
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window: u32,
-    /// Packets of one flow in a row [default: the shape's]
+    /// Send this many packets of one flow in a row [default: the shape's]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     burst: Option<u32>,
     /// Poll for packets without a pause, to exclude the generator's wake-ups from latencies; needs
@@ -149,7 +149,7 @@ struct Media {
 struct Allocations {
     #[command(flatten)]
     common: Common,
-    /// Number of clients at a time
+    /// Run this many clients at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     at_once: u32,
     /// Use another allocation of the server as the peer
@@ -161,13 +161,13 @@ struct Allocations {
 struct SlowReader {
     #[command(flatten)]
     common: Common,
-    /// Media sent to each client, in bits per second
+    /// Send this much media to each client, in bits per second
     #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u32).range(10_000..))]
     offered: u32,
-    /// Rate at which each client reads, in bits per second
+    /// Let each client read this much, in bits per second
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(10_000..))]
     read: u32,
-    /// Receive buffer of each client's socket, in bytes
+    /// Set this receive buffer on each client's socket, in bytes
     #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(2048..=16_777_216))]
     receive_buffer: u32,
 }
