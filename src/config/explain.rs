@@ -58,12 +58,8 @@ fn section(name: &str, known: &Known) -> Option<String> {
     };
     let empty = out.len();
     for key in below {
-        out.push_str(&format!(
-            "\n{} ({}; {})\n",
-            &key.path[prefix.len()..],
-            key.kind,
-            key.default()
-        ));
+        let kind = plain(&format!("{}; {}", key.kind, key.default()));
+        out.push_str(&format!("\n{} ({kind})\n", &key.path[prefix.len()..]));
         out.push_str(&wrapped(&unlinked(key.summary()), "  "));
     }
     (out.len() > empty).then_some(out)

@@ -7,7 +7,7 @@
 //! resolve    files, names, addresses → Settings       settings   what the server runs with
 //! offer      the URIs clients are told                routed_names  names that lead to other servers
 //! mask       what of it all may be shown              harmless   what no secret looks like
-//! explain    what a key is for
+//! explain    what a key is for                        in_force   what a reload leaves as it is
 //! access     why a file cannot be read                log_level  what `log.level` may say
 //! ```
 //!
@@ -20,6 +20,7 @@ mod characters;
 mod cross_checks;
 pub mod explain;
 mod harmless;
+mod in_force;
 pub(crate) mod log_level;
 mod mask;
 pub mod offer;
@@ -35,7 +36,10 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use self::in_force::InForce;
 use self::reader::diagnostic::{Diagnostic, Diagnostics, SourceSpan};
+use self::reader::document::Table;
+use self::reader::effective::Effective;
 use self::reader::key::DescribedKey;
 use self::reader::{document, overrides, value};
 use self::resolve::Context;
@@ -71,6 +75,10 @@ pub struct Loaded {
     pub warnings: Diagnostics,
     /// Where it came from, for people: a path, `RELAY_CONFIG`, "the built-in defaults".
     pub source: String,
+    /// Keys that differ from those in force, and take a restart: they are as they were.
+    pub waiting: Vec<String>,
+    /// What a reload is compared with.
+    pub in_force: InForce,
     effective: String,
 }
 
@@ -104,6 +112,24 @@ pub fn load(path: Option<&Path>, env: &dyn Machine) -> Result<Loaded, Diagnostic
 /// # Errors
 /// As for [`load`].
 pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Machine) -> Result<Loaded, Diagnostics> {
+    load_beside(None, purpose, path, env)
+}
+
+/// Loads again what `in_force` was loaded from, for a server that runs with it: what takes a restart is as it is there,
+/// and [`Loaded::waiting`] names it.
+///
+/// # Errors
+/// As for [`load`].
+pub fn reload(in_force: &InForce, env: &dyn Machine) -> Result<Loaded, Diagnostics> {
+    load_beside(Some(in_force), Purpose::Reload, in_force.path.as_deref(), env)
+}
+
+fn load_beside(
+    in_force: Option<&InForce>,
+    purpose: Purpose,
+    path: Option<&Path>,
+    env: &dyn Machine,
+) -> Result<Loaded, Diagnostics> {
     let mut d = Diagnostics::default();
     let variables = env.variables();
     let Some(text) = read_text(path, env, &variables, &mut d) else {
@@ -114,37 +140,93 @@ pub fn load_for(purpose: Purpose, path: Option<&Path>, env: &dyn Machine) -> Res
     let (mut table, spoiled) = document::parse(&text.body, source, &mut d);
     let syntax_errors = d.len();
     overrides::apply(&mut table, &variables, &mut d);
-    let mut reading = sections::read(table, &mut d);
-    d.start_timeout = reading.raw.top.start_timeout.value;
     misspelt_variables(&variables, &mut d);
-    sections::check(&reading.raw, &mut d);
-    cross_checks::check(&reading.raw, &mut d);
-    d.retain_outside(syntax_errors, &spoiled);
-    let settings = if spoiled.is_empty() {
-        let (d, effective) = (&mut d, &mut reading.effective);
-        resolve::build(
-            &reading.raw,
-            &mut Context {
-                env,
-                purpose,
-                file: text.file.as_deref(),
-                d,
-                effective,
-                machine: resolve::MachineAddresses::default(),
-            },
-        )
-    } else {
-        None
+    let judged = Judging {
+        purpose,
+        file: text.file.as_deref(),
+        env,
     };
+    let (settings, effective) = judged.table(table.clone(), &mut d, |d| {
+        d.retain_outside(syntax_errors, &spoiled);
+        spoiled.is_empty()
+    });
+    let written = InForce::new(path.map(Path::to_owned), &table, &effective, &d);
     d.finish(mask::masked);
-    match settings {
-        Some(settings) if !d.has_errors() => Ok(Loaded {
-            settings,
-            warnings: d,
-            source: text.name,
-            effective: reading.effective.to_toml(),
-        }),
-        _ => Err(d),
+    let settings = match settings {
+        Some(settings) if !d.has_errors() => settings,
+        _ => return Err(d),
+    };
+    let loaded = Loaded {
+        settings,
+        warnings: d,
+        source: text.name,
+        waiting: in_force.map_or_else(Vec::new, |in_force| in_force.waiting(&written)),
+        in_force: written,
+        effective: effective.to_toml(),
+    };
+    match in_force.filter(|_| !loaded.waiting.is_empty()) {
+        Some(in_force) => judged.around(in_force, table, loaded),
+        None => Ok(loaded),
+    }
+}
+
+/// What a table is judged with.
+struct Judging<'a> {
+    purpose: Purpose,
+    /// The configuration file, if it is one.
+    file: Option<&'a Path>,
+    env: &'a dyn Machine,
+}
+
+impl Judging<'_> {
+    /// What a table comes to; it is resolved if `may_resolve`, which sees what is wrong so far.
+    fn table(
+        &self,
+        table: Table,
+        d: &mut Diagnostics,
+        may_resolve: impl FnOnce(&mut Diagnostics) -> bool,
+    ) -> (Option<Settings>, Effective) {
+        let mut reading = sections::read(table, d);
+        d.start_timeout = reading.raw.top.start_timeout.value;
+        sections::check(&reading.raw, d);
+        cross_checks::check(&reading.raw, d);
+        let settings = may_resolve(d).then(|| {
+            let mut context = Context {
+                env: self.env,
+                purpose: self.purpose,
+                file: self.file,
+                d,
+                effective: &mut reading.effective,
+                machine: resolve::MachineAddresses::default(),
+            };
+            resolve::build(&reading.raw, &mut context)
+        });
+        (settings.flatten(), reading.effective)
+    }
+
+    /// `loaded`, which was read from `table`, with what waits for a restart as it is in force.
+    fn around(&self, in_force: &InForce, table: Table, loaded: Loaded) -> Result<Loaded, Diagnostics> {
+        let mut d = loaded.warnings.about_the_same();
+        let table = in_force.over(table, &loaded.waiting, &mut d);
+        let (settings, effective) = self.table(table.clone(), &mut d, |_| true);
+        let held = InForce::new(in_force.path.clone(), &table, &effective, &d);
+        match settings {
+            Some(settings) if !d.has_errors() => Ok(Loaded {
+                settings,
+                in_force: held,
+                effective: effective.to_toml(),
+                ..loaded
+            }),
+            _ => {
+                let waiting = loaded.waiting.join(", ");
+                let message = format!("the new configuration does not fit what needs a restart: {waiting}");
+                d.push(Diagnostic::error(message).help("restart the server, or change the rest after it"));
+                d.finish(mask::masked);
+                // Half of it is not in the file.
+                d.forget_places();
+                Err(d)
+            }
+        }
     }
 }
 
@@ -307,18 +389,33 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp"] }]
 
     /// What `text` comes to.
     pub(crate) fn settings(text: &str) -> Settings {
+        loaded(text, None).0.settings
+    }
+
+    /// What `old` comes to, and `new` in a server that runs with it.
+    pub(crate) fn reloaded(old: &str, new: &str) -> (Settings, Loaded) {
+        let (old, new) = loaded(old, Some(new));
+        (old.settings, new.expect("it is read"))
+    }
+
+    fn loaded(old: &str, new: Option<&str>) -> (Loaded, Option<Loaded>) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "relay-sample-{}-{}.toml",
             std::process::id(),
             COUNT.fetch_add(1, Relaxed)
         );
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, text).expect("write");
-        let loaded = load_for(Purpose::Check, Some(&path), &ThisMachine::default());
+        let (path, env) = (std::env::temp_dir().join(name), ThisMachine::default());
+        let good = |loaded: Result<Loaded, Diagnostics>| {
+            loaded.unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)))
+        };
+        std::fs::write(&path, old).expect("write");
+        let old = good(load_for(Purpose::Check, Some(&path), &env));
+        let new = new.map(|new| {
+            std::fs::write(&path, new).expect("write");
+            good(reload(&old.in_force, &env))
+        });
         std::fs::remove_file(&path).expect("remove");
-        loaded
-            .unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false)))
-            .settings
+        (old, new)
     }
 }

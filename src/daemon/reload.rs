@@ -1,7 +1,9 @@
 //! Decides which changes of a new configuration apply at once, and which need a restart.
 //!
 //! Sockets, threads and buffers are created once. Everything that is looked up per request or per
-//! packet changes at once: credentials, limits, peer policy, the credentials API.
+//! packet changes at once: credentials, limits, peer policy, the credentials API. The sections of the
+//! configuration say which keys are which, and `config::reload` keeps the values in force of the
+//! former. This file holds what no key says.
 
 use super::peer_policy::keep_former;
 use crate::config::settings::{Part, Settings};
@@ -13,72 +15,41 @@ pub struct Merged {
     /// `new`, with the unchangeable parts of `old`.
     pub settings: Settings,
     /// Keys and sections whose change needs a restart.
-    pub waiting: Vec<&'static str>,
+    pub waiting: Vec<String>,
     /// Parts that failed, and why; they keep the values of `old`.
     pub failed: Vec<String>,
 }
 
-/// Merges a newly loaded configuration into the one in force.
-pub fn merge(old: &Settings, mut new: Settings) -> Merged {
-    let mut waiting = Vec::new();
-    let mut keep = |name, differs: bool| {
-        if differs {
-            waiting.push(name);
-        }
-        differs
-    };
-
-    let mut addresses = false;
-    if keep("[[listener]]", old.listeners != new.listeners) {
-        new.listeners.clone_from(&old.listeners);
-        addresses = true;
-    }
-    if keep("[admin]", old.admin != new.admin) {
-        addresses |= old.admin.address != new.admin.address;
-        new.admin.clone_from(&old.admin);
-    }
-    let ports = |settings: &Settings| (settings.turn.relay.ports.clone(), settings.turn.relay.port_shift);
-    if keep("relay.ports, external.ports", ports(old) != ports(&new)) {
-        (new.turn.relay.ports, new.turn.relay.port_shift) = ports(old);
-        addresses = true;
-    }
-    if addresses && keep("[nat_discovery]", old.turn.discovery != new.turn.discovery) {
-        new.turn.discovery.clone_from(&old.turn.discovery);
-    }
-    if keep("workers", old.workers != new.workers) {
-        new.workers = old.workers;
-    }
-    if keep("[udp]", old.udp != new.udp) {
-        new.udp.clone_from(&old.udp);
-    }
-    if keep("limits of connections and streams", old.stream != new.stream) {
-        new.stream.clone_from(&old.stream);
-    }
-    if keep("[dtls]", old.dtls != new.dtls) {
-        new.dtls.clone_from(&old.dtls);
-    }
-    if keep("[front_door]", old.front_door != new.front_door) {
-        new.front_door.clone_from(&old.front_door);
-    }
-    if keep("[log]", old.log != new.log) {
-        new.log.clone_from(&old.log);
-    }
-    if keep("state_dir", old.state_dir != new.state_dir) {
-        new.state_dir.clone_from(&old.state_dir);
-    }
-    let lacks_certificates = new.lacking.contains(&Part::Certificates);
-    if lacks_certificates || keep("[tls]", old.tls != new.tls) {
+/// Merges a newly loaded configuration into the one in force. `new` already has the values in force
+/// of the keys that need a restart; `waiting` names them.
+pub fn merge(old: &Settings, mut new: Settings, mut waiting: Vec<String>) -> Merged {
+    if new.lacking.contains(&Part::Certificates) {
         new.tls.clone_from(&old.tls);
     }
-    if keep("api.enabled", old.api.enabled != new.api.enabled) {
-        new.api.enabled = old.api.enabled;
-    }
+    // These may resolve differently than at the start although their keys are the same: names lead
+    // elsewhere, or the machine has other cores or limits, or the API another host.
+    keep("[[listener]]", &mut new.listeners, &old.listeners, &mut waiting);
+    keep("workers", &mut new.workers, &old.workers, &mut waiting);
+    keep("state_dir", &mut new.state_dir, &old.state_dir, &mut waiting);
+    keep("[tls]", &mut new.tls, &old.tls, &mut waiting);
+    keep("limits.connections", &mut new.stream, &old.stream, &mut waiting);
+    keep("[front_door]", &mut new.front_door, &old.front_door, &mut waiting);
     let failed = lacking(old, &mut new);
     peers(old, &mut new);
     Merged {
         settings: new,
         waiting,
         failed,
+    }
+}
+
+/// Keeps what was made at the start, and names it if `new` differs.
+fn keep<T: Clone + PartialEq>(name: &str, new: &mut T, old: &T, waiting: &mut Vec<String>) {
+    if new != old {
+        new.clone_from(old);
+        if !waiting.iter().any(|waits| waits == name) {
+            waiting.push(name.to_owned());
+        }
     }
 }
 
@@ -135,7 +106,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::sample::settings;
+    use crate::config::sample::{reloaded, settings};
     use crate::config::settings::ApiKey;
     use crate::daemon::peer_policy::know_backends;
     use crate::machine::certificate::CertificateFiles;
@@ -152,14 +123,18 @@ credentials.secrets = ["5f2c9e1b7a8d4036925814703fb6cade"]
 listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
 "#;
 
+    /// What a server that runs with `old` makes of `new`.
+    fn reload(old: &str, new: &str) -> (Settings, Merged) {
+        let (old, new) = reloaded(old, new);
+        let merged = merge(&old, new.settings, new.waiting);
+        (old, merged)
+    }
+
     #[test]
     fn what_is_looked_up_per_request_changes_at_once() {
-        let old = settings(BASE);
         let text = BASE.replace("one.example", "two.example").replace("5f2c", "6e3d");
-        let new = settings(&format!(
-            "{text}\nlimits.allocations_per_user = 3\napi.query_key = true\n"
-        ));
-        let merged = merge(&old, new);
+        let text = format!("{text}\nlimits.allocations_per_user = 3\napi.query_key = true\n");
+        let (old, merged) = reload(BASE, &text);
         assert_eq!(merged.waiting, [""; 0]);
         assert_eq!(merged.settings.realm, "two.example.org");
         assert_eq!(merged.settings.turn.limits.allocations_per_user, 3);
@@ -170,15 +145,12 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
 
     #[test]
     fn sockets_threads_and_buffers_wait_for_a_restart_and_are_named() {
-        let old = settings(BASE);
         let text = BASE.replace("workers = 2", "workers = 1");
-        let new = settings(&format!(
-            "{text}\nudp.offload = false\nlog.level = \"debug\"\nlimits.connections = 7\n"
-        ));
-        let merged = merge(&old, new);
+        let text = format!("{text}\nudp.offload = false\nlog.level = \"debug\"\nlimits.connections = 7\n");
+        let (old, merged) = reload(BASE, &text);
         assert_eq!(
             merged.waiting,
-            ["workers", "[udp]", "limits of connections and streams", "[log]"]
+            ["workers", "limits.connections", "udp.offload", "log.level"]
         );
         let now = &merged.settings;
         assert_eq!(
@@ -187,40 +159,17 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         );
     }
 
-    /// A part that needs a restart: its name, a change of it, and its contents.
+    /// A part that may resolve differently although its keys are the same: its name, a change of it,
+    /// and its contents.
     type Waits = (&'static str, fn(&mut Settings), fn(&Settings) -> String);
 
-    const WAITS: [Waits; 13] = [
+    const WAITS: [Waits; 6] = [
         (
             "[[listener]]",
             |s| s.listeners[0].tls = true,
             |s| format!("{:?}", s.listeners),
         ),
-        (
-            "[admin]",
-            |s| s.admin.hosts.push("relay.internal".into()),
-            |s| format!("{:?}", s.admin),
-        ),
-        (
-            "relay.ports, external.ports",
-            |s| s.turn.relay.ports = 40_000..=40_999,
-            ports,
-        ),
-        ("relay.ports, external.ports", |s| s.turn.relay.port_shift = 2, ports),
         ("workers", |s| s.workers = 1, |s| s.workers.to_string()),
-        ("[udp]", |s| s.udp.slots += 1, |s| format!("{:?}", s.udp)),
-        (
-            "limits of connections and streams",
-            |s| s.stream.max_connections += 1,
-            |s| format!("{:?}", s.stream),
-        ),
-        ("[dtls]", |s| s.dtls.handshakes += 1, |s| format!("{:?}", s.dtls)),
-        (
-            "[front_door]",
-            |s| s.front_door.connections += 1,
-            |s| format!("{:?}", s.front_door),
-        ),
-        ("[log]", |s| s.log.json = true, |s| format!("{:?}", s.log)),
         (
             "state_dir",
             |s| s.state_dir.push("another"),
@@ -231,13 +180,17 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
             |s| s.tls.certificates.push(CertificateFiles::default()),
             |s| format!("{:?}", s.tls),
         ),
-        ("api.enabled", |s| s.api.enabled ^= true, |s| s.api.enabled.to_string()),
+        (
+            "limits.connections",
+            |s| s.stream.max_connections += 1,
+            |s| format!("{:?}", s.stream),
+        ),
+        (
+            "[front_door]",
+            |s| s.front_door.connections += 1,
+            |s| format!("{:?}", s.front_door),
+        ),
     ];
-
-    fn ports(settings: &Settings) -> String {
-        let relay = &settings.turn.relay;
-        format!("{:?} {}", relay.ports, relay.port_shift)
-    }
 
     #[test]
     fn each_thing_that_waits_is_named_by_itself_and_stays_whole() {
@@ -246,10 +199,12 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
             let mut new = old.clone();
             change(&mut new);
             assert_ne!(shown(&new), shown(&old), "{name} is changed");
-            let merged = merge(&old, new);
-            assert_eq!(merged.waiting, [name]);
-            assert_eq!(shown(&merged.settings), shown(&old), "{name}");
-            assert!(merged.failed.is_empty(), "{:?}", merged.failed);
+            for told in [Vec::new(), vec![name.to_owned()]] {
+                let merged = merge(&old, new.clone(), told);
+                assert_eq!(merged.waiting, [name], "once");
+                assert_eq!(shown(&merged.settings), shown(&old), "{name}");
+                assert!(merged.failed.is_empty(), "{:?}", merged.failed);
+            }
         }
     }
 
@@ -266,7 +221,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         let text = BASE.replace("one.example", "two.example");
         let mut new = settings(&format!("{text}\nlimits.allocations = 77\n"));
         new.lacking = vec![Part::Credentials];
-        let merged = merge(&old, new);
+        let merged = merge(&old, new, Vec::new());
         let now = &merged.settings;
         assert!(Arc::ptr_eq(&now.turn.credentials, &old.turn.credentials));
         assert_eq!((&now.realm, &now.turn.realm), (&old.realm, &old.turn.realm));
@@ -284,7 +239,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         let mut new = old.clone();
         new.tls.certificates.push(CertificateFiles::default());
         new.lacking = vec![Part::Certificates];
-        let merged = merge(&old, new);
+        let merged = merge(&old, new, Vec::new());
         assert_eq!(merged.settings.tls, old.tls);
         assert_eq!(merged.failed, [CERTIFICATES]);
         assert_eq!(merged.waiting, [""; 0]);
@@ -297,15 +252,15 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         new.turn.relay.ipv4 = None;
         new.api.host = "localhost".to_owned();
         new.api.host_from_address = true;
-        let merged = merge(&old, new.clone());
+        let merged = merge(&old, new.clone(), Vec::new());
         assert_eq!(merged.settings.turn.relay.ipv4, old.turn.relay.ipv4);
         assert_eq!(merged.settings.api.host, "192.0.2.1");
         assert_eq!(merged.failed, ["external.ipv4: no address is found"]);
         // The host in the file is kept, and a family that never had an address lacks none.
         new.api.host_from_address = false;
-        assert_eq!(merge(&old, new.clone()).settings.api.host, "localhost");
+        assert_eq!(merge(&old, new.clone(), Vec::new()).settings.api.host, "localhost");
         old.turn.relay.ipv4 = None;
-        assert!(merge(&old, new).failed.is_empty());
+        assert!(merge(&old, new, Vec::new()).failed.is_empty());
     }
 
     /// A reload must not lose the monitored addresses and the bound listeners.
@@ -316,7 +271,7 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
         old.peers.local = vec!["10.9.8.0/24".parse().expect("a network")];
         old.peers.own = vec!["10.9.7.1:3478".parse().expect("an address")];
         old.peers.relay_ports = 30_000..=30_500;
-        let now = merge(&old, new).settings;
+        let now = merge(&old, new, Vec::new()).settings;
         assert_eq!(now.peers.local, old.peers.local);
         assert_eq!(now.peers.own, old.peers.own);
         assert_eq!(now.peers.relay_ports, old.peers.relay_ports);
@@ -325,11 +280,10 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// The sockets of the new configuration are not open, and the open ones would be unprotected.
     #[test]
     fn with_other_listeners_the_new_lists_hold_around_the_present_ones() {
-        let old = settings(BASE);
         for (name, change) in [("3478", "3479"), ("30999", "30899")] {
             let text = BASE.replace(name, change);
             let lists = "peers.allow = [\"127.0.0.0/8\"]\npeers.deny = [\"8.8.8.8/32\"]\n";
-            let merged = merge(&old, settings(&format!("{text}\n{lists}")));
+            let (old, merged) = reload(BASE, &format!("{text}\n{lists}"));
             let now = &merged.settings;
             assert_eq!(now.listeners, old.listeners);
             assert_eq!(now.turn.relay.ports, old.turn.relay.ports);
@@ -347,10 +301,9 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// it.
     #[test]
     fn with_other_listeners_the_policy_learns_of_another_external_address() {
-        let old = settings(BASE);
         let text = BASE.replace("3478", "3479").replace("192.0.2.1", "192.0.2.2");
-        let new = settings(&format!("{text}\npeers.allow = [\"192.0.2.0/24\"]\n"));
-        let now = merge(&old, new).settings;
+        let text = format!("{text}\npeers.allow = [\"192.0.2.0/24\"]\n");
+        let now = reload(BASE, &text).1.settings;
         let announced = now.turn.relay.ipv4.map(|address| address.announced.to_string());
         assert_eq!(announced.as_deref(), Some("192.0.2.2"));
         let peer = |text: &str| now.turn.policy.peer(PeerAddr(text.parse().expect("an address")));
@@ -379,9 +332,8 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
                  backend = \"{to}\"\n"
             )
         };
-        let old = settings(&route("10.0.8.7:443"));
-        let merged = merge(&old, settings(&route("10.0.8.8:443")));
-        assert_eq!(merged.waiting, ["[front_door]"]);
+        let (_, merged) = reload(&route("10.0.8.7:443"), &route("10.0.8.8:443"));
+        assert_eq!(merged.waiting, ["[[front_door.route]]"]);
         let mut now = merged.settings;
         let closed = |now: &Settings, ip: &str| now.turn.policy.permission(ip.parse().expect("an address")).is_err();
         assert!(closed(&now, "10.0.8.7") && !closed(&now, "10.0.8.8"));
@@ -398,32 +350,31 @@ listener = [{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]
     /// Clients would be sent to its addresses, and nothing listens there before the restart.
     #[test]
     fn nat_discovery_waits_with_its_listeners() {
-        let old = settings(BASE);
         let listeners = r#"[{ bind = "*:3478" }, { bind = "*:3479" }]"#;
         let text = BASE.replace(
             r#"[{ bind = "127.0.0.1:3478", protocols = ["udp", "tcp"] }]"#,
             listeners,
         );
-        let text = format!("{text}\nnat_discovery = {{ enabled = true, ipv4 = [\"127.0.0.1\", \"127.0.0.2\"] }}\n");
-        let new = settings(&text);
-        assert!(new.turn.discovery.is_some());
-        let merged = merge(&old, new.clone());
+        let discovery = "nat_discovery = { enabled = true, ipv4 = [\"127.0.0.1\", \"127.0.0.2\"] }";
+        let on = format!("{text}\n{discovery}\n");
+        assert!(settings(&on).turn.discovery.is_some());
+        let (_, merged) = reload(BASE, &on);
         assert_eq!(merged.settings.turn.discovery, None);
-        assert!(merged.waiting.contains(&"[nat_discovery]"), "{:?}", merged.waiting);
+        assert_eq!(
+            merged.waiting,
+            ["nat_discovery.enabled", "nat_discovery.ipv4", "[[listener]]"]
+        );
         // One of its addresses may be that of the admin listener, or a relay port.
-        let moves: [fn(&mut Settings); 3] = [
-            |s| s.admin.address = None,
-            |s| s.turn.relay.ports = 40_000..=40_999,
-            |s| s.turn.relay.port_shift = 2,
+        let moves = [
+            format!("{text}\nadmin.address = \"off\"\n"),
+            text.replace("ipv6 = \"off\"", "ipv6 = \"off\", ports = \"40000-40999\""),
         ];
-        for change in moves {
-            let mut moved = new.clone();
-            moved.turn.discovery = None;
-            change(&mut moved);
-            let waiting = merge(&new, moved).waiting;
-            assert!(waiting.contains(&"[nat_discovery]"), "{waiting:?}");
+        for moved in moves {
+            let (old, merged) = reload(&on, &moved);
+            assert_eq!(merged.settings.turn.discovery, old.turn.discovery, "{moved}");
+            assert!(merged.waiting.contains(&"nat_discovery.enabled".to_owned()), "{moved}");
         }
-        let same = merge(&new, settings(&text.replace("enabled = true", "enabled = false")));
+        let (_, same) = reload(&on, &text);
         assert_eq!((same.settings.turn.discovery, same.waiting), (None, Vec::new()));
     }
 }

@@ -67,12 +67,12 @@ async fn live(path: Option<PathBuf>) -> (u8, Option<log::LogGuard>) {
         }
     };
     log::catch_panics(loaded.settings.log.json);
-    (run(path, loaded, signals, &log).await, Some(log))
+    (run(loaded, signals, &log).await, Some(log))
 }
 
-async fn run(path: Option<PathBuf>, loaded: Loaded, mut signals: Signals, log: &log::LogGuard) -> u8 {
+async fn run(loaded: Loaded, mut signals: Signals, log: &log::LogGuard) -> u8 {
     let started = tokio::select! {
-        started = start(path, loaded, log) => started,
+        started = start(loaded, log) => started,
         // A file system may block, and nothing is bound yet.
         name = signals.stop.next() => {
             tracing::info!("{name}: stopping; the server had not started");

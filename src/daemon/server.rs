@@ -3,7 +3,6 @@
 
 use core::time::Duration;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -21,7 +20,7 @@ use super::{log, peer_policy, reload, systemd};
 use crate::base::time::UnixTime;
 use crate::config::reader::diagnostic::Diagnostics;
 use crate::config::settings::Settings;
-use crate::config::{self, Loaded, Purpose};
+use crate::config::{self, InForce, Loaded};
 use crate::control::api::Api;
 use crate::control::health::Health;
 use crate::control::operator::ReloadReport;
@@ -46,8 +45,8 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// A serving process.
 pub(super) struct ServingProcess {
-    /// The configuration file, for reloads.
-    pub(super) path: Option<PathBuf>,
+    /// The configuration in force, for reloads.
+    pub(super) in_force: Arc<InForce>,
     pub(super) settings: Settings,
     /// Monitors what leads to this machine.
     pub(super) own_address: OwnAddressMonitor,
@@ -150,12 +149,12 @@ impl ServingProcess {
     fn begin_reload(&mut self, why: &str) -> Reloading {
         self.orders.reload_begins();
         self.life.reloading(why);
-        let path = self.path.clone();
+        let in_force = Arc::clone(&self.in_force);
         // Reading files, resolving names and asking a STUN server may take long.
         let machine = self.machine();
         let tls = self.tls.clone();
         spawn_blocking(move || {
-            let loaded = config::load_for(Purpose::Reload, path.as_deref(), &machine)?;
+            let loaded = config::reload(&in_force, &machine)?;
             let certificates = tls.map_or_else(Vec::new, |tls| tls.reload(unix_now()));
             Ok((loaded, certificates))
         })
@@ -178,8 +177,8 @@ impl ServingProcess {
         let (outcome, report) = match loaded {
             Ok(Ok((loaded, certificates))) => {
                 log::diagnostics(&loaded.warnings);
-                let (outcome, waiting, failed) = self.apply(loaded.settings, certificates);
                 let diagnostics = loaded.warnings.render(false);
+                let (outcome, waiting, failed) = self.apply(loaded, certificates);
                 (
                     outcome,
                     ReloadReport {
@@ -213,8 +212,9 @@ impl ServingProcess {
     }
 
     /// Applies every part that can take effect.
-    fn apply(&mut self, new: Settings, certificates: Outcomes) -> (ReloadOutcome, Vec<String>, Vec<String>) {
-        let merged = reload::merge(&self.settings, new);
+    fn apply(&mut self, loaded: Loaded, certificates: Outcomes) -> (ReloadOutcome, Vec<String>, Vec<String>) {
+        self.in_force = Arc::new(loaded.in_force);
+        let merged = reload::merge(&self.settings, loaded.settings, loaded.waiting);
         let (mut settings, waiting, mut failed) = (merged.settings, merged.waiting, merged.failed);
         if let Some(message) = forced_path_missing(&settings, &self.places) {
             if settings.turn.forced.everyone {
@@ -246,7 +246,7 @@ impl ServingProcess {
         } else {
             ReloadOutcome::Partial
         };
-        (outcome, waiting.into_iter().map(str::to_owned).collect(), failed)
+        (outcome, waiting, failed)
     }
 
     /// New allocations use the external address of the probe.

@@ -19,5 +19,6 @@ mod load;
 mod machine;
 mod properties;
 mod reference;
+mod reloads;
 mod secrets;
 mod unreadable;

@@ -57,6 +57,27 @@ impl Effective {
         }
     }
 
+    /// The value of the key `path`, or of every key of each table of that list, with its name.
+    pub(in crate::config) fn below(&self, path: &str) -> Vec<(String, String)> {
+        let pairs = self.lines.iter().filter_map(|line| match line {
+            Line::Pair {
+                section, key, value, ..
+            } => Some((
+                if section.is_empty() {
+                    (*key).to_owned()
+                } else {
+                    format!("{section}.{key}")
+                },
+                value.clone(),
+            )),
+            Line::Header { .. } | Line::Remark(_) => None,
+        });
+        let prefix = format!("{path}.");
+        pairs
+            .filter(|(name, _)| name == path || name.starts_with(&prefix))
+            .collect()
+    }
+
     /// A line of its own below `[section]`.
     pub(in crate::config) fn remark(&mut self, section: &str, text: impl Into<String>) {
         let header = |line: &Line| matches!(line, Line::Header { path, .. } if path == section);

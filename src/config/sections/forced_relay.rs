@@ -2,31 +2,31 @@
 
 use crate::base::address::Transport;
 use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
-use crate::config::reader::key::{ConfigKey, live};
+use crate::config::reader::key::{ConfigKey, with_listeners};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Choice, OneOf, Port};
 use crate::turn::config::forced::ForcedRelay;
 
-const EVERYONE: ConfigKey = live(
+const EVERYONE: ConfigKey = with_listeners(
     "everyone",
     "Every login is forced, whichever service minted it.\n\n\
      Then also remove every listener outside the forced path from `[[listener]]`.",
 );
 
-const PORTS: ConfigKey = live(
+const PORTS: ConfigKey = with_listeners(
     "ports",
     "The forced path: ports as listeners bind them, and as they appear in `api.uris`.\n\n\
      Name both if a port is forwarded: `[443, 8443]`. If a proxy reports in a PROXY header which port the \
      client connected to, that port counts.",
 );
 
-const TRANSPORTS: ConfigKey = live(
+const TRANSPORTS: ConfigKey = with_listeners(
     "transports",
     "The transports of the forced path.\n\n\
      `[\"tls\"]`: only TLS.",
 );
 
-const BINDING: ConfigKey = live(
+const BINDING: ConfigKey = with_listeners(
     "binding",
     "Answer STUN Binding requests on the forced path.\n\n\
      `false`: a page that does not set `iceTransportPolicy` learns no address of its own there. \

@@ -7,7 +7,6 @@
 use core::net::IpAddr;
 use core::time::Duration;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -21,8 +20,8 @@ use super::offered::{forced_path_missing, offer_only_what_is_bound};
 use super::orders::Orders;
 use super::own_address::OwnAddressMonitor;
 use super::server::ServingProcess;
-use crate::config::Loaded;
 use crate::config::settings::{ClientIp, ListenerSettings, Settings};
+use crate::config::{InForce, Loaded};
 use crate::control::admin::counters::AdminCounters;
 use crate::control::api::Api;
 use crate::control::health::Health;
@@ -54,15 +53,12 @@ const LEFT_OUT_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Every error, one line each. Nothing stays bound.
-pub(super) async fn start(
-    path: Option<PathBuf>,
-    loaded: Loaded,
-    log: &LogGuard,
-) -> Result<ServingProcess, Vec<String>> {
+pub(super) async fn start(loaded: Loaded, log: &LogGuard) -> Result<ServingProcess, Vec<String>> {
     let Loaded {
         mut settings,
         warnings,
         source,
+        in_force,
         ..
     } = loaded;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), configuration = source, "starting");
@@ -88,7 +84,7 @@ pub(super) async fn start(
     offer_only_what_is_bound(&mut settings, &bound.places);
     let trial = first_run(&settings, &mut notes);
 
-    let server = serve(path, settings, certificates, (bound, own_address), log)?;
+    let server = serve(in_force, settings, certificates, (bound, own_address), log)?;
     tokio::spawn(tell_what_was_left_out(log.caps()));
     server.life.serving();
     banner::print(&server.settings, &server.places, &notes, trial.as_ref());
@@ -216,7 +212,7 @@ async fn tell_what_was_left_out(caps: Arc<log::LineBudgets>) {
 
 /// Starts workers, front door and admin listener.
 fn serve(
-    path: Option<PathBuf>,
+    in_force: InForce,
     settings: Settings,
     (tls, acme): Certificates,
     (bound, own_address): (Bound, OwnAddressMonitor),
@@ -265,7 +261,7 @@ fn serve(
     let operator = Operator::new(operator).map_err(|error| vec![error])?;
     let control = open_control(&settings, &operator);
     Ok(ServingProcess {
-        path,
+        in_force: Arc::new(in_force),
         settings,
         own_address,
         backend_addresses: addresses,
