@@ -22,7 +22,7 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// File descriptors reserved for the server itself: with fewer left it accepts no more clients.
 const RESERVED_FDS: u64 = 64;
 
-/// What the process is doing as a whole.
+/// The phase of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = Phase)]
@@ -66,7 +66,8 @@ pub struct Liveness {
     pub slowest_heartbeat_ms: u64,
 }
 
-/// The answer of `/readyz`: whether more clients are wanted, and how many there is room for.
+/// The response of `/readyz`: whether the server accepts more clients, and for how many it has
+/// room.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Readiness {
     /// The server accepts more clients.
@@ -115,7 +116,7 @@ impl Health {
         Phase::ALL[usize::from(self.phase.load(Relaxed))]
     }
 
-    /// Enters a phase, which must be able to follow the present one.
+    /// Enters a phase, which must be a successor of the present one.
     pub fn enter(&self, next: Phase) {
         let phase = self.phase();
         debug_assert!(phase.may_become(next), "{phase:?} is not followed by {next:?}");

@@ -1,17 +1,17 @@
-//! The life of the process: its phases, and which of them may follow which.
+//! The phases of the process, and their order.
 
-/// What the process is doing as a whole.
+/// The phase of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Not everything is bound.
+    /// Sockets are still being bound.
     Starting,
     /// In service.
     Serving,
-    /// In service, while the configuration is read again.
+    /// In service, while the configuration is reloaded.
     Reloading,
-    /// No new clients; every allocation ends.
+    /// New clients are refused; every allocation ends.
     Stopping,
-    /// Every allocation has ended; the process is about to.
+    /// Every allocation has ended; the process ends next.
     Stopped,
 }
 
@@ -37,7 +37,7 @@ impl Phase {
         )
     }
 
-    /// Whether the process is on its way out.
+    /// Whether the process is shutting down.
     pub const fn is_ending(self) -> bool {
         matches!(self, Self::Stopping | Self::Stopped)
     }

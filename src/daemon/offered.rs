@@ -62,7 +62,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Enables one protocol, and tells whether it is enabled.
+    /// Enables one protocol, and shows whether it is enabled.
     pub(in crate::daemon) type Speaks = (fn(&mut ListenerSettings), fn(&ListenerSettings) -> bool);
 
     pub(in crate::daemon) const EACH: [Speaks; 5] = [

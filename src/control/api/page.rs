@@ -28,17 +28,17 @@ pub(super) fn answer(request: &HeaderMap, settings: &ApiSettings) -> Response {
     let credentials = if settings.open && settings.enabled {
         let host = host(request).unwrap_or(&settings.host);
         format!(
-            "<h2>Try it</h2>\n<p>This server asks for no key. In a page, or in the browser's console:</p>\n\
+            "<h2>Try it</h2>\n<p>This server requires no key. In a page, or in the browser's console:</p>\n\
              <pre>const answer = await fetch(\"https://{host}/v1/ice-servers\");\n\
              const connection = new RTCPeerConnection(await answer.json());</pre>\n\
              <p>In a shell:</p>\n<pre>curl https://{host}/v1/ice-servers</pre>\n"
         )
     } else if settings.enabled {
-        "<p>An application that has a key gets credentials from <code>/v1/ice-servers</code>. Keys come from whoever \
-         runs this server.</p>\n"
+        "<p>An application that has a key gets credentials from <code>/v1/ice-servers</code>. Keys come from the operator \
+         of this server.</p>\n"
             .to_owned()
     } else {
-        "<p>Credentials come from whoever runs this server.</p>\n".to_owned()
+        "<p>Credentials come from the operator of this server.</p>\n".to_owned()
     };
     let page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -48,7 +48,7 @@ pub(super) fn answer(request: &HeaderMap, settings: &ApiSettings) -> Response {
          directly (TURN, RFC 8656), and tells clients their address (STUN, RFC 8489). Applications use it; there is \
          nothing else to see here.</p>\n{credentials}\
          <p>The server is called relay. Its documentation is the folder <code>docs</code> of its source: \
-         <code>api.md</code> for applications, <code>operations.md</code> for whoever runs it.</p>\n</body>\n</html>\n"
+         <code>api.md</code> for applications, <code>operations.md</code> for operators.</p>\n</body>\n</html>\n"
     );
     ([(header::CONTENT_SECURITY_POLICY, POLICY.clone())], Html(page)).into_response()
 }

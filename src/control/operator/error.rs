@@ -23,10 +23,10 @@ pub(super) enum ControlError {
     Ending,
 }
 
-/// The body of an answer that is no success.
+/// The body of an error response.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
-    /// What is wrong.
+    /// The reason.
     error: String,
 }
 

@@ -1,5 +1,5 @@
-//! The interface as an OpenAPI 3.1 document, made from the types and handlers. `docs/openapi.json`
-//! is the same text.
+//! The interface as an OpenAPI 3.1 document, generated from the types and handlers.
+//! `docs/openapi.json` is the same text.
 
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -10,10 +10,10 @@ use utoipa::OpenApi;
 #[openapi(
     info(
         title = "relay: control interface",
-        description = "What an operator asks of a running server and orders it to do. On a Unix socket, whose file \
+        description = "Queries and orders of an operator to a running server, on a Unix socket whose file \
                        permissions are the login."
     ),
-    // Of a query parameter, which does not bring its type along.
+    // For query parameters, whose type does not define it.
     components(schemas(super::sessions::Sort)),
     paths(
         super::process::status,
@@ -34,7 +34,7 @@ struct Document;
 /// The document as JSON.
 pub fn document() -> String {
     let text = Document::openapi().to_pretty_json();
-    // It is made of plain values, which JSON can always hold.
+    // It contains plain values only, which JSON can always represent.
     text.unwrap_or_default() + "\n"
 }
 

@@ -19,7 +19,7 @@ use crate::turn::config::redirect::Redirect;
 /// An order to the process, and the channel for its result.
 #[derive(Debug)]
 pub enum Order {
-    /// Read the configuration again.
+    /// Reload the configuration.
     Reload(oneshot::Sender<ReloadReport>),
     /// End when no allocation is left, or at the deadline. `None`: resume serving.
     Drain(Option<DrainOrder>, oneshot::Sender<()>),
@@ -37,14 +37,14 @@ pub struct DrainOrder {
 /// A change of the log filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOrder {
-    /// As `log.level`. `None`: that of the configuration.
+    /// As `log.level`. `None`: the configured one.
     pub level: Option<String>,
     /// How long it lasts; then the configured filter returns. `None`: until the process ends, or
     /// the next change.
     pub until: Option<Duration>,
 }
 
-/// What became of a reload.
+/// The result of a reload.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ReloadReport {
     /// `success`, `partial` or `failure`.
@@ -72,7 +72,7 @@ impl ReloadReport {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct DrainBody {
-    /// Servers for those that can follow: one per IP version.
+    /// The servers that clients are redirected to: one per IP version.
     #[schema(value_type = Vec<String>, example = json!(["192.0.2.7:443"]))]
     to: Vec<SocketAddr>,
     /// Seconds.
@@ -82,29 +82,29 @@ struct DrainBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogBody {
-    /// As `log.level`; `configured` takes the change back.
+    /// As `log.level`; `configured` restores the configured filter.
     level: String,
     /// Seconds.
     for_seconds: Option<u64>,
 }
 
-/// Reads the configuration again.
+/// Reloads the configuration.
 #[utoipa::path(
     post,
     path = "/v1/reload",
     operation_id = "reload",
     tag = "process",
     responses(
-        (status = 200, description = "What came of it", body = ReloadReport),
-        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 200, description = "The result", body = ReloadReport),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
     )
 )]
 pub(super) async fn reload(State(operator): State<Operator>) -> Result<Json<ReloadReport>, ControlError> {
     operator.order(Order::Reload).await.map(Json)
 }
 
-/// Drains the server: new clients are refused from the answer on, and the process ends with the
-/// last allocation.
+/// Drains the server: it refuses new clients from the response on, and ends with the last
+/// allocation.
 #[utoipa::path(
     post,
     path = "/v1/drain",
@@ -112,9 +112,9 @@ pub(super) async fn reload(State(operator): State<Operator>) -> Result<Json<Relo
     tag = "process",
     request_body = DrainBody,
     responses(
-        (status = 204, description = "It drains"),
-        (status = 400, description = "The request makes no sense", body = ErrorBody),
-        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 204, description = "The server drains"),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
     )
 )]
 pub(super) async fn drain(State(operator): State<Operator>, body: Bytes) -> Result<StatusCode, ControlError> {
@@ -142,15 +142,15 @@ pub(super) async fn drain(State(operator): State<Operator>, body: Bytes) -> Resu
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Takes new clients again.
+/// Accepts new clients again.
 #[utoipa::path(
     delete,
     path = "/v1/drain",
     operation_id = "undrain",
     tag = "process",
     responses(
-        (status = 204, description = "It serves"),
-        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 204, description = "The server accepts clients"),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
     )
 )]
 pub(super) async fn undrain(State(operator): State<Operator>) -> Result<StatusCode, ControlError> {
@@ -160,7 +160,7 @@ pub(super) async fn undrain(State(operator): State<Operator>) -> Result<StatusCo
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Changes what is logged.
+/// Changes the log filter.
 #[utoipa::path(
     post,
     path = "/v1/log",
@@ -168,9 +168,9 @@ pub(super) async fn undrain(State(operator): State<Operator>) -> Result<StatusCo
     tag = "process",
     request_body = LogBody,
     responses(
-        (status = 204, description = "It is changed"),
-        (status = 400, description = "The request makes no sense", body = ErrorBody),
-        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 204, description = "The filter has changed"),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
     )
 )]
 pub(super) async fn log(State(operator): State<Operator>, body: Bytes) -> Result<StatusCode, ControlError> {

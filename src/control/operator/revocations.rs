@@ -30,7 +30,7 @@ const MOST_BYTES: usize = 64 << 20;
 /// Sessions a worker examines in one turn.
 const PIECE: usize = 256;
 
-/// A revocation, in the file and in answers.
+/// A revocation, in the file and in responses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationRecord {
@@ -48,7 +48,7 @@ struct RevokeBody {
     until: Option<u64>,
 }
 
-/// What became of a revocation.
+/// The result of a revocation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Revoked {
     user: String,
@@ -134,7 +134,7 @@ fn record(revocation: Revocation) -> RevocationRecord {
     operation_id = "list_revocations",
     tag = "revocations",
     responses(
-        (status = 200, description = "All that hold", body = [RevocationRecord]),
+        (status = 200, description = "All revocations in force", body = [RevocationRecord]),
     )
 )]
 pub(super) async fn list(State(operator): State<Operator>) -> Json<Vec<RevocationRecord>> {
@@ -144,7 +144,8 @@ pub(super) async fn list(State(operator): State<Operator>) -> Json<Vec<Revocatio
     Json(all)
 }
 
-/// Revokes a user. When the answer comes, its logins are refused and its sessions have ended.
+/// Revokes a user. When the response arrives, the user's logins are refused and its sessions have
+/// ended.
 #[utoipa::path(
     post,
     path = "/v1/revocations",
@@ -152,11 +153,11 @@ pub(super) async fn list(State(operator): State<Operator>) -> Json<Vec<Revocatio
     tag = "revocations",
     request_body = RevokeBody,
     responses(
-        (status = 200, description = "It is revoked", body = Revoked),
-        (status = 400, description = "The request makes no sense", body = ErrorBody),
-        (status = 500, description = "It is revoked, and a restart forgets it", body = ErrorBody),
-        (status = 503, description = "The server is ending", body = ErrorBody),
-        (status = 507, description = "As many users are revoked as can be", body = ErrorBody),
+        (status = 200, description = "The user is revoked", body = Revoked),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 500, description = "The user is revoked, but a restart forgets it", body = ErrorBody),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
+        (status = 507, description = "The maximum of revoked users is reached", body = ErrorBody),
     )
 )]
 pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result<Json<Revoked>, ControlError> {
@@ -212,7 +213,7 @@ pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result
     params(("user" = String, Path, description = "The user")),
     responses(
         (status = 204, description = "The user may log in again"),
-        (status = 404, description = "There is no such thing", body = ErrorBody),
+        (status = 404, description = "It does not exist", body = ErrorBody),
     )
 )]
 pub(super) async fn remove(

@@ -33,7 +33,7 @@ const MOST: usize = 1000;
 /// How long bytes are counted for a rate.
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// In which order, and which of them.
+/// The order, which decides which sessions are listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Sort {
@@ -51,11 +51,11 @@ pub(super) enum Sort {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
-    /// The user: a static user's name, the userid of a time-limited username, or a whole username.
+    /// A static user's name, the userid of a time-limited username, or a whole username.
     user: Option<String>,
-    /// The client's address lies in this network.
+    /// The client's address is in this network.
     client: Option<String>,
-    /// A live permission or channel leads to this network.
+    /// A live permission or channel has a peer in this network.
     peer: Option<String>,
     /// `udp`, `tcp`, `tls` or `dtls`.
     transport: Option<String>,
@@ -63,9 +63,9 @@ pub(super) struct ListParameters {
     path: Option<String>,
     /// Order. Default: `age`.
     sort: Sort,
-    /// Sessions in the answer, at most 1000. Default: 100.
+    /// Maximum of sessions in the response, 1000 at most. Default: 100.
     limit: Option<usize>,
-    /// `next` of the answer before.
+    /// `next` of the previous response.
     cursor: Option<String>,
 }
 
@@ -77,10 +77,10 @@ pub(super) struct SessionList {
     next: Option<String>,
 }
 
-/// One session in a line.
+/// One session, in brief.
 #[derive(Debug, Serialize, ToSchema)]
 struct SessionLine {
-    /// 24 hexadecimal digits: the `id` of the log's lines.
+    /// 24 hexadecimal digits: the `id` in log lines.
     #[schema(value_type = String, example = "c140b3b39e0bb386dcb5971e")]
     id: SessionId,
     age_seconds: f64,
@@ -176,9 +176,9 @@ struct StreamState {
     tag = "sessions",
     params(ListParameters),
     responses(
-        (status = 200, description = "A page, or the first ones", body = SessionList),
-        (status = 400, description = "The request makes no sense", body = ErrorBody),
-        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 200, description = "A page, or the first sessions", body = SessionList),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
     )
 )]
 pub(super) async fn list(
@@ -227,9 +227,9 @@ pub(super) async fn list(
     params(("id" = String, Path, description = "The session's id")),
     responses(
         (status = 200, description = "The session", body = SessionInFull),
-        (status = 400, description = "The request makes no sense", body = ErrorBody),
-        (status = 404, description = "There is no such thing", body = ErrorBody),
-        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 404, description = "It does not exist", body = ErrorBody),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
     )
 )]
 pub(super) async fn one(
@@ -269,7 +269,7 @@ pub(super) async fn one(
     }))
 }
 
-/// Ends a session. When the answer comes, nothing more of it is relayed.
+/// Ends a session. When the response arrives, the session relays nothing more.
 #[utoipa::path(
     delete,
     path = "/v1/sessions/{id}",
@@ -277,10 +277,10 @@ pub(super) async fn one(
     tag = "sessions",
     params(("id" = String, Path, description = "The session's id")),
     responses(
-        (status = 204, description = "It has ended"),
-        (status = 400, description = "The request makes no sense", body = ErrorBody),
-        (status = 404, description = "There is no such thing", body = ErrorBody),
-        (status = 503, description = "The server is ending", body = ErrorBody),
+        (status = 204, description = "The session has ended"),
+        (status = 400, description = "The request is invalid", body = ErrorBody),
+        (status = 404, description = "It does not exist", body = ErrorBody),
+        (status = 503, description = "The server is shutting down", body = ErrorBody),
     )
 )]
 pub(super) async fn end(State(operator): State<Operator>, Path(id): Path<String>) -> Result<StatusCode, ControlError> {

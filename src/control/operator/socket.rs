@@ -87,7 +87,7 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // If this fails, nobody can connect either way.
+        // An error changes nothing: no client can connect either way.
         let _ = fs::remove_file(&self.path);
     }
 }

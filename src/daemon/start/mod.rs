@@ -186,7 +186,7 @@ fn first_run(settings: &Settings, notes: &mut Vec<String>) -> Option<MintedCrede
         format!("no secret is configured; the one in {file} is used")
     });
     if settings.api.enabled && settings.api.keys.is_empty() && !settings.api.open {
-        notes.push("nobody may mint credentials over HTTP yet: add [[api.keys]]".to_owned());
+        notes.push("no application can mint credentials over HTTP yet: add [[api.keys]]".to_owned());
     }
     if !settings.first_run.secret_is_new && !banner::is_watched() {
         return None;

@@ -20,7 +20,7 @@ pub fn changes(all: &[CertificateOutcome], tls: &TlsStore, front_door: &FrontDoo
     outcomes(all);
 }
 
-/// Names clients are sent to that the certificates do not hold.
+/// Warns of names that clients connect to and that no certificate contains.
 fn names(tls: &TlsStore, api: &ApiSettings) {
     if !api.enabled {
         return;
@@ -33,7 +33,7 @@ fn names(tls: &TlsStore, api: &ApiSettings) {
     }
 }
 
-/// Logs what became of certificates. `false`: not all of them could be loaded.
+/// Logs the results of loading certificates. `false`: one of them could not be loaded.
 pub fn outcomes(all: &[CertificateOutcome]) -> bool {
     for outcome in all {
         match outcome {

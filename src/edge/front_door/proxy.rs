@@ -170,7 +170,7 @@ fn complete(len: usize, client: (IpAddr, u16), server: (IpAddr, u16)) -> ProxyHe
     };
     let ip = ends.client.ip();
     if ip.is_unspecified() || ip.is_multicast() || ends.client.port() == 0 {
-        return ProxyHeader::Malformed("a client at an address nobody can have");
+        return ProxyHeader::Malformed("an impossible client address or port");
     }
     ProxyHeader::Complete { len, ends: Some(ends) }
 }
