@@ -8,6 +8,9 @@ use ipnet::IpNet;
 
 use crate::machine::certificate::CertificateFiles;
 use crate::machine::external::Plan;
+use crate::net::stream::StreamLimits;
+use crate::net::udp::UdpOptions;
+use crate::shard::{DtlsLimits, Http3Limits};
 use crate::turn;
 use crate::turn::policy::PolicyConfig;
 
@@ -37,7 +40,7 @@ pub struct Settings {
     /// Receive and send buffers of UDP sockets and batch sizes.
     pub udp: UdpSettings,
     /// DTLS associations.
-    pub dtls: DtlsSettings,
+    pub dtls: DtlsLimits,
     /// Credentials API.
     pub api: ApiSettings,
     /// Metrics, health.
@@ -189,14 +192,8 @@ pub struct StreamSettings {
     pub idle_timeout: Duration,
     /// Requests that are answered on a connection before it logs in.
     pub unauthenticated_requests: u32,
-    /// A message must be complete within this of its first byte.
-    pub frame_timeout: Duration,
-    /// A stream that takes no bytes for this long is closed.
-    pub write_timeout: Duration,
-    /// Most bytes queued for one stream.
-    pub queue_bytes: usize,
-    /// Queued application data older than this is dropped, oldest first.
-    pub queue_age: Duration,
+    /// Bounds of one stream.
+    pub limits: StreamLimits,
 }
 
 /// Other servers behind the front door.
@@ -256,34 +253,12 @@ impl Default for FrontDoorSettings {
 }
 
 /// HTTP/3, for a web server behind this one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Http3Settings {
     /// `None`: QUIC is not passed on.
     pub backend: Option<BackendAddress>,
-    /// Flows at a time.
-    pub flows: u32,
-    /// Flows at a time per source (IPv4 address, IPv6 /64).
-    pub flows_per_ip: u32,
-    /// Flows at a time per network (IPv4 /24, IPv6 /48).
-    pub flows_per_network: u32,
-    /// Flows that may begin in a second.
-    pub new_flows_per_second: u32,
-    /// A flow on which nothing comes is forgotten after this.
-    pub idle_timeout: Duration,
-}
-
-impl Default for Http3Settings {
-    fn default() -> Self {
-        Self {
-            backend: None,
-            flows: 4096,
-            flows_per_ip: 256,
-            flows_per_network: 2048,
-            new_flows_per_second: 200,
-            // Either end of a QUIC connection gives up sooner: browsers after 30 s, web servers after 75 s at most.
-            idle_timeout: Duration::from_secs(120),
-        }
-    }
+    /// Limits of clients.
+    pub limits: Http3Limits,
 }
 
 /// Names that lead to another server.
@@ -318,37 +293,16 @@ impl core::fmt::Display for BackendAddress {
 /// UDP sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpSettings {
-    /// SO_RCVBUF of listener sockets, bytes.
-    pub receive_buffer: usize,
-    /// SO_SNDBUF of listener sockets, bytes.
-    pub send_buffer: usize,
-    /// SO_RCVBUF and SO_SNDBUF of each relay socket, bytes.
-    pub relay_buffer: usize,
-    /// UDP_GRO and UDP_SEGMENT where the kernel has them.
-    pub offload: bool,
+    /// Of listeners.
+    pub listener: UdpOptions,
+    /// Of relayed addresses.
+    pub relay: UdpOptions,
     /// Receive slots of a worker, 64 KiB each.
     pub slots: usize,
     /// Mailbox between each two workers, bytes.
     pub mailbox: usize,
     /// Longest pause of a worker to let packets gather; zero: none.
     pub pause: Duration,
-}
-
-/// Bounds on DTLS clients. Their deadlines are those of [`StreamSettings`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DtlsSettings {
-    /// Longest IP packet in bytes that carries a record to a client.
-    pub mtu: usize,
-    /// Associations in all.
-    pub associations: u32,
-    /// Associations per source (IPv4 address, IPv6 /64).
-    pub associations_per_ip: u32,
-    /// Associations per network (IPv4 /24, IPv6 /48).
-    pub associations_per_network: u32,
-    /// Associations a cookie is good for.
-    pub associations_per_cookie: u32,
-    /// Handshakes under way at one worker; over it the source with the most loses one.
-    pub handshakes: usize,
 }
 
 /// The REST endpoint that mints credentials.

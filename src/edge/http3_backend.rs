@@ -36,13 +36,9 @@ pub(crate) fn config(settings: &Settings, backends: &BackendAddresses) -> Option
         }
     }
     Some(Http3Config {
-        flows: http3.flows,
-        flows_per_ip: http3.flows_per_ip,
-        flows_per_network: http3.flows_per_network,
-        new_flows_per_second: http3.new_flows_per_second,
+        backend,
+        limits: http3.limits.clone(),
         handshake_timeout: settings.stream.handshake_timeout,
-        idle_timeout: http3.idle_timeout,
-        ..Http3Config::new(backend)
     })
 }
 
@@ -207,11 +203,10 @@ mod tests {
         settings.stream.handshake_timeout = 11 * SECOND;
         let http3 = &mut settings.front_door.http3;
         http3.backend = Some(backend("2001:db8::7", 8443));
-        (http3.flows, http3.flows_per_ip, http3.flows_per_network) = (12, 13, 14);
-        (http3.new_flows_per_second, http3.idle_timeout) = (15, 16 * SECOND);
+        http3.limits.flows = 12;
+        let limits = http3.limits.clone();
         let made = config(&settings, &BackendAddresses::default()).expect("there is a backend");
-        assert_eq!((made.flows, made.flows_per_ip, made.flows_per_network), (12, 13, 14));
-        assert_eq!((made.new_flows_per_second, made.idle_timeout), (15, 16 * SECOND));
+        assert_eq!(made.limits, limits);
         assert_eq!(made.handshake_timeout, 11 * SECOND);
         let at = made.backend.load_full().expect("no name to look up");
         assert_eq!(at.to_string(), "[2001:db8::7]:8443");

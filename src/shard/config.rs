@@ -92,12 +92,15 @@ impl fmt::Debug for ShardConfig {
     }
 }
 
-/// How DTLS is served.
-#[cfg(feature = "dtls")]
-#[derive(Clone)]
-pub struct DtlsConfig {
-    /// The certificates, to be swapped while associations live.
-    pub contexts: SharedContext,
+/// Time for a handshake, unless the configuration says otherwise.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// New connections or associations per second and source, after a burst, unless the configuration
+/// says otherwise.
+pub const NEW_PER_SECOND: u32 = 20;
+
+/// Limits of DTLS clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DtlsLimits {
     /// Longest IP packet in bytes that carries a record to a client.
     pub mtu: usize,
     /// Associations of all shards together.
@@ -108,11 +111,34 @@ pub struct DtlsConfig {
     pub associations_per_network: u32,
     /// Associations a cookie is good for.
     pub associations_per_cookie: u32,
+    /// Handshakes under way in one shard; beyond it the source with the most loses one.
+    pub handshakes: usize,
+}
+
+impl Default for DtlsLimits {
+    fn default() -> Self {
+        Self {
+            mtu: 1500,
+            associations: 16_384,
+            associations_per_ip: 256,
+            associations_per_network: 4096,
+            associations_per_cookie: 4,
+            handshakes: 512,
+        }
+    }
+}
+
+/// How DTLS is served.
+#[cfg(feature = "dtls")]
+#[derive(Clone)]
+pub struct DtlsConfig {
+    /// The certificates, to be swapped while associations live.
+    pub contexts: SharedContext,
+    /// Limits of clients.
+    pub limits: DtlsLimits,
     /// Associations of a source that may begin in a second, once `associations_per_ip` have begun
     /// at once; of a network as many times that as it may have.
     pub new_associations_per_second: u32,
-    /// Handshakes under way in one shard; beyond it the source with the most loses one.
-    pub handshakes: usize,
     /// A handshake must be complete within this.
     pub handshake_timeout: Duration,
     /// For tests: lost flights are sent again after 100 ms instead of a second.
@@ -125,14 +151,9 @@ impl DtlsConfig {
     pub fn new(contexts: SharedContext) -> Self {
         Self {
             contexts,
-            mtu: 1500,
-            associations: 16_384,
-            associations_per_ip: 256,
-            associations_per_network: 4096,
-            associations_per_cookie: 4,
-            new_associations_per_second: 20,
-            handshakes: 512,
-            handshake_timeout: Duration::from_secs(10),
+            limits: DtlsLimits::default(),
+            new_associations_per_second: NEW_PER_SECOND,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
             quick_retransmission: false,
         }
     }
@@ -141,11 +162,9 @@ impl DtlsConfig {
 /// Where the backend is; `None` while that is not known.
 pub type SharedBackend = Arc<ArcSwapOption<SocketAddr>>;
 
-/// How HTTP/3 is passed on.
-#[derive(Clone, Debug)]
-pub struct Http3Config {
-    /// To be swapped when its name leads elsewhere; flows stay with the one they began with.
-    pub backend: SharedBackend,
+/// Limits of HTTP/3 clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http3Limits {
     /// Flows of all shards together, at most [`Self::MOST_FLOWS`].
     pub flows: u32,
     /// Of these, from one source (IPv4 address, IPv6 /64).
@@ -155,26 +174,47 @@ pub struct Http3Config {
     /// Flows that may begin in a second, in all shards together; the first ones of their sources
     /// before others.
     pub new_flows_per_second: u32,
-    /// The client must have shown within this that it hears the backend.
-    pub handshake_timeout: Duration,
     /// A flow on which nothing comes is forgotten after this.
     pub idle_timeout: Duration,
 }
 
-impl Http3Config {
+impl Http3Limits {
     /// Bound on [`Self::flows`].
     pub const MOST_FLOWS: u32 = 65_536;
+}
 
-    /// With `backend`, and the defaults of the configuration file.
-    pub fn new(backend: SharedBackend) -> Self {
+impl Default for Http3Limits {
+    fn default() -> Self {
         Self {
-            backend,
             flows: 4096,
             flows_per_ip: 256,
             flows_per_network: 2048,
             new_flows_per_second: 200,
-            handshake_timeout: Duration::from_secs(10),
+            // Either end of a QUIC connection gives up sooner: browsers after 30 s, web servers
+            // after 75 s at most.
             idle_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// How HTTP/3 is passed on.
+#[derive(Clone, Debug)]
+pub struct Http3Config {
+    /// To be swapped when its name leads elsewhere; flows stay with the one they began with.
+    pub backend: SharedBackend,
+    /// Limits of clients.
+    pub limits: Http3Limits,
+    /// The client must have shown within this that it hears the backend.
+    pub handshake_timeout: Duration,
+}
+
+impl Http3Config {
+    /// With `backend`, and the defaults of the configuration file.
+    pub fn new(backend: SharedBackend) -> Self {
+        Self {
+            backend,
+            limits: Http3Limits::default(),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
         }
     }
 }

@@ -43,7 +43,9 @@ use std::{fmt, io};
 
 #[cfg(feature = "dtls")]
 pub use self::config::DtlsConfig;
-pub use self::config::{Http3Config, ShardConfig, SharedBackend, ThreadStart};
+pub use self::config::{
+    DtlsLimits, HANDSHAKE_TIMEOUT, Http3Config, Http3Limits, NEW_PER_SECOND, ShardConfig, SharedBackend, ThreadStart,
+};
 use self::control::{Control, ShardHandle};
 pub use self::counters::ShardCounters;
 pub use self::log::{LogClient, log as log_event};

@@ -18,7 +18,7 @@ fn files(loaded: &Loaded) -> (u64, u64) {
         clients += settings.front_door.connections as u64;
     }
     if settings.front_door.http3.backend.is_some() {
-        clients += u64::from(settings.front_door.http3.flows);
+        clients += u64::from(settings.front_door.http3.limits.flows);
     }
     clients += settings.turn.tcp.as_ref().map_or(0, |tcp| u64::from(tcp.connections));
     (families * u64::from(settings.turn.limits.allocations), clients)
@@ -101,7 +101,7 @@ fn a_network_may_have_sixteen_times_what_an_address_may_and_no_more_than_half_of
             settings.turn.limits.allocations_per_network as usize,
             settings.stream.max_connections_per_network,
             settings.dtls.associations_per_network as usize,
-            settings.front_door.http3.flows_per_network as usize,
+            settings.front_door.http3.limits.flows_per_network as usize,
             settings.api.mints_per_minute_per_network as usize,
         ]
     };

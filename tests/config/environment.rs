@@ -43,10 +43,10 @@ fn texts_need_no_quotes_even_where_they_look_like_something_else() {
     assert_eq!(settings.realm, "12345");
     assert_eq!(settings.turn.software.as_deref(), Some("true"));
     assert_eq!(settings.turn.relay.ports, 50_000..=50_999);
-    assert_eq!(settings.stream.queue_age, Duration::from_millis(200));
+    assert_eq!(settings.stream.limits.queue_age, Duration::from_millis(200));
     assert_eq!(settings.stream.idle_timeout, Duration::from_secs(20));
-    assert_eq!(settings.stream.queue_bytes, 1 << 20);
-    assert!(!settings.udp.offload);
+    assert_eq!(settings.stream.limits.queue_bytes, 1 << 20);
+    assert!(!settings.udp.relay.offload && !settings.udp.listener.offload);
     assert_eq!(settings.admin.address, None);
     assert_eq!(settings.turn.max_session, Some(Duration::from_secs(8 * 3600)));
 }

@@ -69,7 +69,7 @@ fn nothing_configured_is_a_running_server() {
         machine.dir.join("state/self-signed/certificate.pem")
     );
     assert_eq!(settings.admin.address, Some(socket("127.0.0.1:13478")));
-    assert_eq!(settings.stream.queue_age, Duration::from_millis(150));
+    assert_eq!(settings.stream.limits.queue_age, Duration::from_millis(150));
 }
 
 #[test]

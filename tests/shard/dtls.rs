@@ -133,7 +133,7 @@ fn an_association_is_answered_so_many_requests_without_a_login_and_then_closed()
 
 #[test]
 fn where_all_associations_are_used_up_a_stalled_handshake_gives_way_and_nobody_else_does() {
-    let server = start(config(|config| config.associations = 2));
+    let server = start(config(|config| config.limits.associations = 2));
     let mut served = client(&server);
     served.allocate();
     let (stalled, hello) = hello_with_cookie(server.udp);
@@ -199,7 +199,7 @@ fn stall(server: &TestServer, address: [u8; 4], count: u64) -> Vec<UdpSocket> {
 
 #[test]
 fn in_a_flood_of_handshakes_a_slow_client_keeps_its_own() {
-    let server = start(config(|config| config.handshakes = 8));
+    let server = start(config(|config| config.limits.handshakes = 8));
     let mut flood = stall(&server, [127, 0, 1, 1], 20);
     let mut client = SlowClient::new(from([127, 0, 0, 1], server.udp));
     // HelloVerifyRequest, the server's flight, and its Finished, with more handshakes in between
@@ -220,7 +220,7 @@ fn in_a_flood_of_handshakes_a_slow_client_keeps_its_own() {
 
 #[test]
 fn where_all_associations_are_used_up_who_has_most_without_an_allocation_loses_one() {
-    let server = start(config(|config| config.associations = 4));
+    let server = start(config(|config| config.limits.associations = 4));
     let connect = |address| DtlsClient::on(from(address, server.udp), 1200).unwrap();
     let mut served = over(connect([127, 0, 2, 1])).0;
     served.allocate();
@@ -243,7 +243,7 @@ fn where_all_associations_are_used_up_who_has_most_without_an_allocation_loses_o
 
 #[test]
 fn a_cookie_is_good_for_few_associations() {
-    let server = start(config(|config| config.associations_per_cookie = 3));
+    let server = start(config(|config| config.limits.associations_per_cookie = 3));
     let (socket, mut hello) = hello_with_cookie(server.udp);
     for n in 0..10 {
         // The random of the ClientHello follows the headers of record and handshake and the
@@ -262,7 +262,7 @@ fn a_cookie_is_good_for_few_associations() {
 #[test]
 fn a_source_begins_associations_no_more_often_than_it_may() {
     let server = start(config(|config| {
-        config.associations_per_ip = 3;
+        config.limits.associations_per_ip = 3;
         config.new_associations_per_second = 1;
     }));
     for _ in 0..3 {
@@ -279,8 +279,8 @@ fn a_source_begins_associations_no_more_often_than_it_may() {
 #[test]
 fn one_network_has_no_more_than_its_share() {
     let server = start(config(|config| {
-        config.associations_per_ip = 1;
-        config.associations_per_network = 3;
+        config.limits.associations_per_ip = 1;
+        config.limits.associations_per_network = 3;
     }));
     let connect = |address| DtlsClient::on(from(address, server.udp), 1200).unwrap();
     let _held: Vec<_> = (1..=3).map(|host| connect([127, 0, 1, host])).collect();
@@ -296,8 +296,8 @@ fn who_may_not_begin_one_takes_no_handshake_from_others() {
     // Above its share, and above its rate.
     for (share, reason) in [(2, DtlsDrop::Limit), (4, DtlsDrop::TooFast)] {
         let server = start(config(|config| {
-            config.handshakes = 2;
-            config.associations_per_ip = share;
+            config.limits.handshakes = 2;
+            config.limits.associations_per_ip = share;
             config.new_associations_per_second = 1;
         }));
         let greedy = |begun| {
@@ -364,7 +364,7 @@ fn sixty_four_messages_of_a_turn_reach_a_client_all_of_them() {
 
 #[test]
 fn of_one_source_the_oldest_handshake_gives_way_and_no_established_association_does() {
-    let server = start(config(|config| config.handshakes = 2));
+    let server = start(config(|config| config.limits.handshakes = 2));
     let mut served = client(&server);
     served.allocate();
     let stalled: Vec<_> = (0..4)
@@ -386,7 +386,7 @@ fn of_one_source_the_oldest_handshake_gives_way_and_no_established_association_d
 
 #[test]
 fn one_source_has_no_more_than_its_share_and_gets_it_back() {
-    let server = start(config(|config| config.associations_per_ip = 2));
+    let server = start(config(|config| config.limits.associations_per_ip = 2));
     let mut clients: Vec<_> = (0..2).map(|_| DtlsClient::connect(server.udp)).collect();
     let (socket, hello) = hello_with_cookie(server.udp);
     socket.send(&hello).unwrap();

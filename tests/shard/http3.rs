@@ -318,7 +318,7 @@ fn until_a_client_has_heard_the_backend_three_times_what_it_sent_goes_to_it() {
 #[test]
 fn every_limit_holds_and_who_has_heard_the_backend_stays() {
     let backend = Peer::new();
-    let limits = |config: &mut Http3Config| (config.flows, config.flows_per_ip) = (3, 4);
+    let limits = |config: &mut Http3Config| (config.limits.flows, config.limits.flows_per_ip) = (3, 4);
     let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), limits)));
     let mut proven = Quic::new(server.udp);
     proven.connect(&backend);
@@ -340,7 +340,7 @@ fn every_limit_holds_and_who_has_heard_the_backend_stays() {
     proven.send(&short(0x40, b"still here"));
     assert_eq!(backend.recv().1, proven.flow.unwrap());
 
-    let limits = |config: &mut Http3Config| (config.flows_per_ip, config.new_flows_per_second) = (2, 4);
+    let limits = |config: &mut Http3Config| (config.limits.flows_per_ip, config.limits.new_flows_per_second) = (2, 4);
     let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), limits)));
     for _ in 0..2 {
         Quic::new(server.udp).begin(&backend);
@@ -348,7 +348,7 @@ fn every_limit_holds_and_who_has_heard_the_backend_stays() {
     Quic::new(server.udp).send(&initial());
     server.eventually("it is one too many", |s| dropped(s, Http3Drop::TooManyFromSource) == 1);
     assert!(backend.hears_nothing());
-    let limits = |config: &mut Http3Config| config.new_flows_per_second = 1;
+    let limits = |config: &mut Http3Config| config.limits.new_flows_per_second = 1;
     let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), limits)));
     for _ in 0..30 {
         Quic::new(server.udp).send(&initial());
@@ -361,7 +361,7 @@ fn a_flow_whose_time_is_up_is_forgotten_and_its_client_may_come_again() {
     let backend = Peer::new();
     let short_lived = |config: &mut Http3Config| {
         config.handshake_timeout = PATIENCE / 4;
-        config.idle_timeout = Duration::from_secs(1);
+        config.limits.idle_timeout = Duration::from_secs(1);
     };
     let server = start_http3(1, "127.0.0.1:0", Some(passed_to(backend.addr(), short_lived)));
     let mut silent = Quic::new(server.udp);

@@ -114,7 +114,7 @@ fn wishes(raw: &Raw, relay: &RelayConfig) -> (Wish, [Wish; 4]) {
         ),
         wish(
             "front_door.http3.flows",
-            front_door.http3.flows.value.into(),
+            front_door.http3.limits.flows.into(),
             has_http3.into(),
         ),
         wish(

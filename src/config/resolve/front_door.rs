@@ -10,6 +10,7 @@ use super::super::settings::{BackendAddress, FrontDoorSettings, Http3Settings, L
 use super::Context;
 use super::capacity::{Capacity, per_network};
 use super::listeners::{Resolved, is_stream, is_udp};
+use crate::shard::Http3Limits;
 
 /// What is written, within what the open files allow.
 pub(super) fn bounded(raw: &Raw, capacity: &Capacity, cx: &mut Context<'_>) -> FrontDoorSettings {
@@ -17,14 +18,17 @@ pub(super) fn bounded(raw: &Raw, capacity: &Capacity, cx: &mut Context<'_>) -> F
     let http3 = &raw.front_door.http3;
     FrontDoorSettings {
         http3: Http3Settings {
-            flows: capacity.flows,
-            flows_per_network: per_network(
-                "front_door.http3.flows_per_network",
-                &http3.flows_per_network,
-                http3.flows_per_ip.value,
-                Some(capacity.flows),
-                cx,
-            ),
+            limits: Http3Limits {
+                flows: capacity.flows,
+                flows_per_network: per_network(
+                    "front_door.http3.flows_per_network",
+                    &http3.flows_per_network,
+                    http3.limits.flows_per_ip,
+                    Some(capacity.flows),
+                    cx,
+                ),
+                ..settings.http3.limits
+            },
             ..settings.http3
         },
         connections: capacity.backends,
@@ -55,11 +59,7 @@ pub(super) fn settings(raw: &Raw) -> FrontDoorSettings {
         http_upstream: front_door.http_upstream.value.0.clone(),
         http3: Http3Settings {
             backend: front_door.http3.backend.value.0.clone(),
-            flows: front_door.http3.flows.value,
-            flows_per_ip: front_door.http3.flows_per_ip.value,
-            new_flows_per_second: front_door.http3.new_flows_per_second.value,
-            idle_timeout: front_door.http3.idle_timeout.value,
-            ..Http3Settings::default()
+            limits: front_door.http3.limits.clone(),
         },
         connections: front_door.connections.value,
         connect_timeout: front_door.connect_timeout.value,

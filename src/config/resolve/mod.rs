@@ -12,7 +12,6 @@ mod secrets;
 mod state_dir;
 mod tls;
 
-use core::time::Duration;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -28,10 +27,8 @@ use super::reader::value::{Auto, NetworkOrAddress, OneOf, Placed, is_host_name};
 use super::sections::Raw;
 use super::sections::log::Format;
 use super::sections::turn::tcp_allocations::RawTcp;
-use super::sections::udp::RawUdp;
 use super::settings::{
-    AdminSettings, ApiKey, ApiSettings, DtlsSettings, FirstRun, ListenerSettings, LogSettings, Part, Settings,
-    StreamSettings, UdpSettings,
+    AdminSettings, ApiKey, ApiSettings, FirstRun, ListenerSettings, LogSettings, Part, Settings, StreamSettings,
 };
 use super::{Purpose, access};
 use crate::base::address::Transport;
@@ -39,6 +36,7 @@ use crate::config::log_level::without_spaces;
 use crate::machine::Machine;
 use crate::machine::external::announced_host;
 use crate::machine::network::Interface;
+use crate::shard::DtlsLimits;
 use crate::turn::config::discovery::Discovery;
 use crate::turn::config::forced::ForcedRelay;
 use crate::turn::config::limits::Limits;
@@ -216,8 +214,8 @@ pub(super) fn build(raw: &Raw, cx: &mut Context<'_>) -> Option<Settings> {
         tls,
         stream: stream_settings(raw, &capacity, cx),
         front_door: front_door::bounded(raw, &capacity, cx),
-        dtls: dtls_settings(raw, cx),
-        udp: udp_settings(&raw.udp),
+        dtls: dtls_limits(raw, cx),
+        udp: raw.udp.clone(),
         admin: admin_settings(raw),
         log: log_settings(raw),
         shutdown_timeout: raw.top.shutdown_timeout.value,
@@ -521,33 +519,17 @@ fn admin_settings(raw: &Raw) -> AdminSettings {
     }
 }
 
-fn dtls_settings(raw: &Raw, cx: &mut Context<'_>) -> DtlsSettings {
-    let dtls = &raw.dtls;
-    DtlsSettings {
-        mtu: dtls.mtu.value,
-        associations: dtls.associations.value,
-        associations_per_ip: dtls.associations_per_ip.value,
+fn dtls_limits(raw: &Raw, cx: &mut Context<'_>) -> DtlsLimits {
+    let limits = raw.dtls.limits.clone();
+    DtlsLimits {
         associations_per_network: capacity::per_network(
             "dtls.associations_per_network",
-            &dtls.associations_per_network,
-            dtls.associations_per_ip.value,
-            Some(dtls.associations.value),
+            &raw.dtls.associations_per_network,
+            limits.associations_per_ip,
+            Some(limits.associations),
             cx,
         ),
-        associations_per_cookie: dtls.associations_per_cookie.value,
-        handshakes: dtls.handshakes.value,
-    }
-}
-
-fn udp_settings(udp: &RawUdp) -> UdpSettings {
-    UdpSettings {
-        receive_buffer: udp.receive_buffer.value.0,
-        send_buffer: udp.send_buffer.value.0,
-        relay_buffer: udp.relay_buffer.value.0,
-        offload: udp.offload.value,
-        slots: udp.slots.value,
-        mailbox: udp.mailbox.value.0,
-        pause: Duration::from_micros(u64::from(udp.pause_micros.value)),
+        ..limits
     }
 }
 
@@ -568,9 +550,6 @@ fn stream_settings(raw: &Raw, capacity: &Capacity, cx: &mut Context<'_>) -> Stre
         handshake_timeout: limits.handshake_timeout.value,
         idle_timeout: limits.idle_timeout.value,
         unauthenticated_requests: limits.unauthenticated_requests.value,
-        frame_timeout: limits.frame_timeout.value,
-        write_timeout: limits.write_timeout.value,
-        queue_bytes: limits.queue_bytes.value.0,
-        queue_age: limits.queue_age.value,
+        limits: limits.stream.clone(),
     }
 }

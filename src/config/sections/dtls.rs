@@ -3,6 +3,7 @@
 use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::Auto;
+use crate::shard::DtlsLimits;
 
 const MTU: ConfigKey = restart(
     "mtu",
@@ -35,21 +36,27 @@ const HANDSHAKES: ConfigKey = restart(
 );
 
 pub(in crate::config) struct RawDtls {
-    pub(in crate::config) mtu: Located<usize>,
-    pub(in crate::config) associations: Located<u32>,
-    pub(in crate::config) associations_per_ip: Located<u32>,
+    /// All but `associations_per_network`.
+    pub(in crate::config) limits: DtlsLimits,
     pub(in crate::config) associations_per_network: Located<Auto<u32>>,
-    pub(in crate::config) associations_per_cookie: Located<u32>,
-    pub(in crate::config) handshakes: Located<usize>,
 }
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawDtls {
+    let d = DtlsLimits::default();
+    let mtu = s.number(MTU, d.mtu, 576..=9000).value;
+    let associations = s.number(ASSOCIATIONS, d.associations, 1..=16_777_216).value;
+    let associations_per_ip = s.number(ASSOCIATIONS_PER_IP, d.associations_per_ip, 1..=16_777_216);
     RawDtls {
-        mtu: s.number(MTU, 1500, 576..=9000),
-        associations: s.number(ASSOCIATIONS, 16_384, 1..=16_777_216),
-        associations_per_ip: s.number(ASSOCIATIONS_PER_IP, 256, 1..=16_777_216),
         associations_per_network: s.auto_number(ASSOCIATIONS_PER_NETWORK, 1..=16_777_216),
-        associations_per_cookie: s.number(ASSOCIATIONS_PER_COOKIE, 4, 1..=1000),
-        handshakes: s.number(HANDSHAKES, 512, 1..=65_536),
+        limits: DtlsLimits {
+            mtu,
+            associations,
+            associations_per_ip: associations_per_ip.value,
+            associations_per_network: d.associations_per_network,
+            associations_per_cookie: s
+                .number(ASSOCIATIONS_PER_COOKIE, d.associations_per_cookie, 1..=1000)
+                .value,
+            handshakes: s.number(HANDSHAKES, d.handshakes, 1..=65_536).value,
+        },
     }
 }

@@ -7,7 +7,7 @@ use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Auto, Bytes, OffOr, Placed, ServerName};
 use crate::config::settings::{BackendAddress, FrontDoorSettings};
-use crate::shard::Http3Config;
+use crate::shard::Http3Limits;
 
 const HTTP_UPSTREAM: ConfigKey = restart(
     "http_upstream",
@@ -137,11 +137,9 @@ pub(in crate::config) struct RawFrontDoor {
 
 pub(in crate::config) struct RawHttp3 {
     pub(in crate::config) backend: Located<OffOr<BackendAddress>>,
-    pub(in crate::config) flows: Located<u32>,
-    pub(in crate::config) flows_per_ip: Located<u32>,
+    /// All but `flows_per_network`.
+    pub(in crate::config) limits: Http3Limits,
     pub(in crate::config) flows_per_network: Located<Auto<u32>>,
-    pub(in crate::config) new_flows_per_second: Located<u32>,
-    pub(in crate::config) idle_timeout: Located<Duration>,
 }
 
 pub(in crate::config) struct RawRoute {
@@ -172,13 +170,26 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawFrontDoor {
                 proxy_header,
             })
         }),
-        http3: s.section("http3", |s| RawHttp3 {
-            backend: s.value(HTTP3_BACKEND, OffOr(d.http3.backend)),
-            flows: s.number(HTTP3_FLOWS, d.http3.flows, 1..=Http3Config::MOST_FLOWS),
-            flows_per_ip: s.number(HTTP3_FLOWS_PER_IP, d.http3.flows_per_ip, 1..=Http3Config::MOST_FLOWS),
-            flows_per_network: s.auto_number(HTTP3_FLOWS_PER_NETWORK, 1..=Http3Config::MOST_FLOWS),
-            new_flows_per_second: s.number(HTTP3_NEW_FLOWS_PER_SECOND, d.http3.new_flows_per_second, 1..=1_000_000),
-            idle_timeout: s.within(HTTP3_IDLE_TIMEOUT, d.http3.idle_timeout, SECOND..=HOUR),
-        }),
+        http3: s.section("http3", http3),
+    }
+}
+
+fn http3(s: &mut Section<'_, '_>) -> RawHttp3 {
+    let (d, most) = (Http3Limits::default(), Http3Limits::MOST_FLOWS);
+    let backend = s.value(HTTP3_BACKEND, OffOr(None));
+    let flows = s.number(HTTP3_FLOWS, d.flows, 1..=most).value;
+    let flows_per_ip = s.number(HTTP3_FLOWS_PER_IP, d.flows_per_ip, 1..=most).value;
+    let flows_per_network = s.auto_number(HTTP3_FLOWS_PER_NETWORK, 1..=most);
+    let new_flows = s.number(HTTP3_NEW_FLOWS_PER_SECOND, d.new_flows_per_second, 1..=1_000_000);
+    RawHttp3 {
+        backend,
+        limits: Http3Limits {
+            flows,
+            flows_per_ip,
+            new_flows_per_second: new_flows.value,
+            idle_timeout: s.within(HTTP3_IDLE_TIMEOUT, d.idle_timeout, SECOND..=HOUR).value,
+            ..d
+        },
+        flows_per_network,
     }
 }

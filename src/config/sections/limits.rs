@@ -7,6 +7,8 @@ use crate::config::reader::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::reader::key::{ConfigKey, live, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Auto, Bytes};
+use crate::net::stream::StreamLimits;
+use crate::shard::{self, ShardConfig};
 use crate::turn::config::limits::Limits;
 
 const ALLOCATIONS: ConfigKey = live(
@@ -178,14 +180,12 @@ pub(in crate::config) struct RawLimits {
     pub(in crate::config) handshake_timeout: Located<Duration>,
     pub(in crate::config) idle_timeout: Located<Duration>,
     pub(in crate::config) unauthenticated_requests: Located<u32>,
-    pub(in crate::config) frame_timeout: Located<Duration>,
-    pub(in crate::config) write_timeout: Located<Duration>,
-    pub(in crate::config) queue_bytes: Located<Bytes>,
-    pub(in crate::config) queue_age: Located<Duration>,
+    pub(in crate::config) stream: StreamLimits,
 }
 
 pub(super) fn read(s: &mut Section<'_, '_>) -> RawLimits {
     let d = Limits::default();
+    let workers = ShardConfig::default();
     let most = 16_777_216;
     let allocations = s.value(ALLOCATIONS, Auto::Auto);
     let allocations_per_user = s.number(ALLOCATIONS_PER_USER, d.allocations_per_user, 1..=most);
@@ -233,19 +233,29 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawLimits {
         connections: s.number(CONNECTIONS, 16_384, 1..=16_777_216),
         connections_per_ip: s.number(CONNECTIONS_PER_IP, 256, 1..=16_777_216),
         connections_per_network: s.auto_number(CONNECTIONS_PER_NETWORK, 1..=16_777_216),
-        new_connections_per_second: s.number(NEW_CONNECTIONS_PER_SECOND, 20, 1..=16_777_216),
+        new_connections_per_second: s.number(NEW_CONNECTIONS_PER_SECOND, shard::NEW_PER_SECOND, 1..=16_777_216),
         handshakes: s.number(HANDSHAKES, 1024, 1..=65_536),
-        handshake_timeout: s.within(HANDSHAKE_TIMEOUT, 10 * SECOND, SECOND..=2 * MINUTE),
-        idle_timeout: s.within(IDLE_TIMEOUT, 10 * SECOND, SECOND..=HOUR),
-        unauthenticated_requests: s.number(UNAUTHENTICATED_REQUESTS, 16, 2..=1_000_000),
-        frame_timeout: s.within(FRAME_TIMEOUT, 10 * SECOND, SECOND..=2 * MINUTE),
-        write_timeout: s.within(WRITE_TIMEOUT, 30 * SECOND, SECOND..=10 * MINUTE),
-        queue_bytes: s.within(QUEUE_BYTES, Bytes(256 << 10), Bytes(80 << 10)..=Bytes(64 << 20)),
-        queue_age: s.within(
-            QUEUE_AGE,
-            Duration::from_millis(150),
-            Duration::from_millis(10)..=10 * SECOND,
+        handshake_timeout: s.within(HANDSHAKE_TIMEOUT, shard::HANDSHAKE_TIMEOUT, SECOND..=2 * MINUTE),
+        idle_timeout: s.within(IDLE_TIMEOUT, workers.idle_timeout, SECOND..=HOUR),
+        unauthenticated_requests: s.number(
+            UNAUTHENTICATED_REQUESTS,
+            workers.unauthenticated_requests,
+            2..=1_000_000,
         ),
+        stream: stream(s),
+    }
+}
+
+fn stream(s: &mut Section<'_, '_>) -> StreamLimits {
+    let d = StreamLimits::default();
+    let queue_bytes = Bytes(80 << 10)..=Bytes(64 << 20);
+    let queue_age = Duration::from_millis(10)..=10 * SECOND;
+    StreamLimits {
+        frame_timeout: s.within(FRAME_TIMEOUT, d.frame_timeout, SECOND..=2 * MINUTE).value,
+        write_timeout: s.within(WRITE_TIMEOUT, d.write_timeout, SECOND..=10 * MINUTE).value,
+        queue_bytes: s.within(QUEUE_BYTES, Bytes(d.queue_bytes), queue_bytes).value.0,
+        queue_age: s.within(QUEUE_AGE, d.queue_age, queue_age).value,
+        ..d
     }
 }
 

@@ -6,6 +6,7 @@ use crate::config::reader::key::{ConfigKey, restart};
 use crate::config::reader::section::{Located, Section};
 use crate::config::reader::value::{Choice, OneOf};
 use crate::config::settings::ClientIp;
+use crate::shard::ShardConfig;
 
 const LEVEL: ConfigKey = restart(
     "level",
@@ -54,7 +55,11 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> RawLog {
         level: s.value(LEVEL, "info".to_owned()),
         format: s.value(FORMAT, OneOf(Format::Text)),
         client_ip: s.value(CLIENT_IP, OneOf(ClientIp::Full)),
-        allocation_lines_per_second: s.number(ALLOCATION_LINES_PER_SECOND, 1000, 1..=1_000_000),
+        allocation_lines_per_second: s.number(
+            ALLOCATION_LINES_PER_SECOND,
+            ShardConfig::default().allocation_lines,
+            1..=1_000_000,
+        ),
     }
 }
 

@@ -30,6 +30,7 @@ use super::reader::effective::Effective;
 use super::reader::key::DescribedKey;
 use super::reader::section::{Located, Reader, Section};
 use super::reader::value::{OneOf, Secrecy};
+use super::settings::UdpSettings;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ pub(super) struct Raw {
     pub(super) forced_relay: forced_relay::RawForcedRelay,
     pub(super) limits: limits::RawLimits,
     pub(super) front_door: front_door::RawFrontDoor,
-    pub(super) udp: udp::RawUdp,
+    pub(super) udp: UdpSettings,
     pub(super) dtls: dtls::RawDtls,
     pub(super) api: api::RawApi,
     pub(super) admin: admin::RawAdmin,

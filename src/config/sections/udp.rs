@@ -1,8 +1,13 @@
 //! `[udp]`.
 
+use core::time::Duration;
+
 use crate::config::reader::key::{ConfigKey, restart};
-use crate::config::reader::section::{Located, Section};
+use crate::config::reader::section::Section;
 use crate::config::reader::value::Bytes;
+use crate::config::settings::UdpSettings;
+use crate::net::udp::UdpOptions;
+use crate::shard::ShardConfig;
 
 const RECEIVE_BUFFER: ConfigKey = restart(
     "receive_buffer",
@@ -41,24 +46,34 @@ const PAUSE_MICROS: ConfigKey = restart(
      it does not wake up for each. `0`: lowest latency, more CPU.",
 );
 
-pub(in crate::config) struct RawUdp {
-    pub(in crate::config) receive_buffer: Located<Bytes>,
-    pub(in crate::config) send_buffer: Located<Bytes>,
-    pub(in crate::config) relay_buffer: Located<Bytes>,
-    pub(in crate::config) offload: Located<bool>,
-    pub(in crate::config) slots: Located<usize>,
-    pub(in crate::config) mailbox: Located<Bytes>,
-    pub(in crate::config) pause_micros: Located<u32>,
-}
-
-pub(super) fn read(s: &mut Section<'_, '_>) -> RawUdp {
-    RawUdp {
-        receive_buffer: s.within(RECEIVE_BUFFER, Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
-        send_buffer: s.within(SEND_BUFFER, Bytes(4 << 20), Bytes(64 << 10)..=Bytes(1 << 30)),
-        relay_buffer: s.within(RELAY_BUFFER, Bytes(1 << 20), Bytes(16 << 10)..=Bytes(64 << 20)),
-        offload: s.value(OFFLOAD, true),
-        slots: s.number(SLOTS, 64, 8..=1024),
-        mailbox: s.within(MAILBOX, Bytes(256 << 10), Bytes(128 << 10)..=Bytes(64 << 20)),
-        pause_micros: s.number(PAUSE_MICROS, 100, 0..=1000),
+pub(super) fn read(s: &mut Section<'_, '_>) -> UdpSettings {
+    let d = ShardConfig::default();
+    let buffer = Bytes(4 << 20);
+    let receive_buffer = s.within(RECEIVE_BUFFER, buffer, Bytes(64 << 10)..=Bytes(1 << 30));
+    let send_buffer = s.within(SEND_BUFFER, buffer, Bytes(64 << 10)..=Bytes(1 << 30));
+    let relay_buffer = Bytes(d.relay.receive_buffer);
+    let relay_buffer = s.within(RELAY_BUFFER, relay_buffer, Bytes(16 << 10)..=Bytes(64 << 20));
+    let offload = s.value(OFFLOAD, d.relay.offload).value;
+    let slots = s.number(SLOTS, d.slots, 8..=1024).value;
+    let mailbox = s.within(MAILBOX, Bytes(d.mailbox), Bytes(128 << 10)..=Bytes(64 << 20));
+    let pause = u32::try_from(d.pause.as_micros()).unwrap_or(0);
+    let pause = s.number(PAUSE_MICROS, pause, 0..=1000).value;
+    UdpSettings {
+        listener: UdpOptions {
+            receive_buffer: receive_buffer.value.0,
+            send_buffer: send_buffer.value.0,
+            offload,
+            errors: false,
+            traffic_class: true,
+        },
+        relay: UdpOptions {
+            receive_buffer: relay_buffer.value.0,
+            send_buffer: relay_buffer.value.0,
+            offload,
+            ..d.relay
+        },
+        slots,
+        mailbox: mailbox.value.0,
+        pause: Duration::from_micros(pause.into()),
     }
 }

@@ -40,8 +40,6 @@ use crate::machine::certificate::CertificateFiles;
 use crate::machine::files::own::StateDir;
 use crate::machine::process;
 use crate::net::clock::unix_now;
-use crate::net::stream::StreamLimits;
-use crate::net::udp::UdpOptions;
 use crate::shard::{Listener, LogClient, ShardConfig, Shards};
 use crate::turn;
 use crate::turn::login::credential::MintedCredential;
@@ -397,24 +395,12 @@ fn shard_config(
     Ok(ShardConfig {
         #[cfg(feature = "dtls")]
         dtls: crate::edge::certificates::dtls_context::config(settings, tls).map_err(|error| lines(&[error]))?,
-        stream: StreamLimits {
-            frame_timeout: stream.frame_timeout,
-            write_timeout: stream.write_timeout,
-            queue_bytes: stream.queue_bytes,
-            queue_age: stream.queue_age,
-            ..StreamLimits::default()
-        },
+        stream: stream.limits.clone(),
         idle_timeout: stream.idle_timeout,
         unauthenticated_requests: stream.unauthenticated_requests,
         allocation_lines: settings.log.allocation_lines_per_second,
         http3: crate::edge::http3_backend::config(settings, addresses),
-        relay: UdpOptions {
-            receive_buffer: settings.udp.relay_buffer,
-            send_buffer: settings.udp.relay_buffer,
-            offload: settings.udp.offload,
-            errors: true,
-            traffic_class: true,
-        },
+        relay: settings.udp.relay,
         slots: settings.udp.slots,
         mailbox: settings.udp.mailbox,
         pause: settings.udp.pause,

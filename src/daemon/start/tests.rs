@@ -17,17 +17,17 @@ fn settings() -> Settings {
 async fn workers_are_made_as_the_configuration_says() {
     let mut settings = settings();
     let stream = &mut settings.stream;
-    stream.frame_timeout = 11 * SECOND;
-    stream.write_timeout = 12 * SECOND;
-    stream.queue_bytes = 13;
-    stream.queue_age = 14 * SECOND;
+    stream.limits.frame_timeout = 11 * SECOND;
+    stream.limits.write_timeout = 12 * SECOND;
+    stream.limits.queue_bytes = 13;
+    stream.limits.queue_age = 14 * SECOND;
     stream.idle_timeout = 15 * SECOND;
     stream.unauthenticated_requests = 16;
     settings.log.allocation_lines_per_second = 17;
     settings.log.client_ip = ClientIp::Truncated;
     let udp = &mut settings.udp;
-    (udp.relay_buffer, udp.slots, udp.mailbox) = (18, 19, 20);
-    udp.offload = false;
+    (udp.relay.receive_buffer, udp.slots, udp.mailbox) = (18, 19, 20);
+    udp.relay.offload = false;
     udp.pause = 21 * SECOND;
     settings.listeners = vec![silent("192.0.2.1:3478"), silent("127.0.0.1:3479"), silent("[::1]:3480")];
     settings.front_door.http3.backend = Some(BackendAddress {
@@ -50,8 +50,8 @@ async fn workers_are_made_as_the_configuration_says() {
     assert_eq!((config.unauthenticated_requests, config.allocation_lines), (16, 17));
     assert_eq!(config.log_client, LogClient::Truncated);
     let relay = config.relay;
-    assert_eq!((relay.receive_buffer, relay.send_buffer), (18, 18));
-    assert_eq!((relay.offload, relay.errors, relay.traffic_class), (false, true, true));
+    assert_eq!((relay.receive_buffer, relay.offload), (18, false));
+    assert_eq!((relay.errors, relay.traffic_class), (true, true));
     assert_eq!((config.slots, config.mailbox, config.pause), (19, 20, 21 * SECOND));
     let local: Vec<_> = config.local_listeners.iter().map(ToString::to_string).collect();
     assert_eq!(local, ["127.0.0.1:3479", "[::1]:3480"]);

@@ -20,15 +20,9 @@ pub(crate) fn config(settings: &Settings, tls: Option<&Arc<TlsStore>>) -> Result
     let changes = tls.changes();
     let contexts: SharedContext = tls.dtls_context()?.into_shared();
     tokio::spawn(follow(Arc::clone(tls), changes, Arc::clone(&contexts)));
-    let dtls = &settings.dtls;
     Ok(Some(DtlsConfig {
-        mtu: dtls.mtu,
-        associations: dtls.associations,
-        associations_per_ip: dtls.associations_per_ip,
-        associations_per_network: dtls.associations_per_network,
-        associations_per_cookie: dtls.associations_per_cookie,
+        limits: settings.dtls.clone(),
         new_associations_per_second: settings.stream.max_new_connections_per_second,
-        handshakes: dtls.handshakes,
         handshake_timeout: settings.stream.handshake_timeout,
         ..DtlsConfig::new(contexts)
     }))
@@ -83,14 +77,9 @@ mod tests {
         assert!(made(&settings, None).is_none());
         settings.stream.max_new_connections_per_second = 11;
         settings.stream.handshake_timeout = 12 * SECOND;
-        let dtls = &mut settings.dtls;
-        (dtls.mtu, dtls.handshakes) = (1313, 14);
-        (dtls.associations, dtls.associations_per_ip) = (15, 16);
-        (dtls.associations_per_network, dtls.associations_per_cookie) = (17, 18);
+        settings.dtls.mtu = 1313;
         let made = made(&settings, Some(&store)).expect("a listener speaks it");
-        assert_eq!((made.mtu, made.handshakes), (1313, 14));
-        assert_eq!((made.associations, made.associations_per_ip), (15, 16));
-        assert_eq!((made.associations_per_network, made.associations_per_cookie), (17, 18));
+        assert_eq!(made.limits, settings.dtls);
         assert_eq!(made.new_associations_per_second, 11);
         assert_eq!(made.handshake_timeout, 12 * SECOND);
         assert!(!made.quick_retransmission);

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use crate::config::settings::{ListenerSettings, Settings};
-use crate::net::udp::{UdpOptions, UdpSocket};
+use crate::net::udp::UdpSocket;
 use crate::shard::Listener;
 
 mod holder;
@@ -102,13 +102,7 @@ impl fmt::Display for BindFailure {
 /// Every address that could not be bound, except those of optional listeners that this user may not
 /// bind. Nothing stays bound.
 pub fn bind(settings: &Settings) -> Result<Bound, Vec<BindFailure>> {
-    let options = UdpOptions {
-        receive_buffer: settings.udp.receive_buffer,
-        send_buffer: settings.udp.send_buffer,
-        offload: settings.udp.offload,
-        errors: false,
-        traffic_class: true,
-    };
+    let options = settings.udp.listener;
     let mut failures = Vec::new();
     let mut bound = Bound {
         udp: (0..settings.workers).map(|_| Vec::new()).collect(),

@@ -46,8 +46,8 @@ impl DtlsShared {
         let arrivals = Arrivals::new(
             seed,
             config.new_associations_per_second,
-            config.associations_per_ip,
-            config.associations_per_network,
+            config.limits.associations_per_ip,
+            config.limits.associations_per_network,
         );
         Self {
             counts: ProcessShares::new(seed),
@@ -167,7 +167,11 @@ impl Dtls {
     /// # Errors
     /// Out of memory.
     pub(in crate::shard) fn new(config: DtlsConfig, shared: DtlsShared, seed: &[u8; 32]) -> io::Result<Self> {
-        let mut endpoint = Endpoint::new(Arc::clone(&config.contexts), seed, config.associations_per_cookie)?;
+        let mut endpoint = Endpoint::new(
+            Arc::clone(&config.contexts),
+            seed,
+            config.limits.associations_per_cookie,
+        )?;
         if config.quick_retransmission {
             endpoint = endpoint.with_quick_retransmission();
         }
@@ -271,9 +275,9 @@ impl Dtls {
         client: IpAddr,
     ) -> Result<Result<ProcessUnit, SourceUnit>, DtlsDrop> {
         let bounds = Bounds {
-            all: self.config.associations,
-            per_source: self.config.associations_per_ip,
-            per_network: self.config.associations_per_network,
+            all: self.config.limits.associations,
+            per_source: self.config.limits.associations_per_ip,
+            per_network: self.config.limits.associations_per_network,
         };
         let unit = match self.shared.counts.take(client, bounds) {
             Ok(unit) => Ok(unit),
@@ -289,7 +293,7 @@ impl Dtls {
 
     /// Where too many handshakes are under way, the one that is evicted for one more of `client`.
     pub(in crate::shard) fn displace_handshake(&mut self, client: IpAddr) -> Option<u32> {
-        if self.half_open.len() < self.config.handshakes {
+        if self.half_open.len() < self.config.limits.handshakes {
             return None;
         }
         self.half_open.displace(client)
@@ -453,7 +457,7 @@ impl Dtls {
         len: usize,
     ) -> Result<(u32, Client), SealError> {
         let client = self.slots.by_token(slot, generation).ok_or(SealError::Gone)?;
-        if len > longest_message(self.config.mtu, client.client.five_tuple.client) {
+        if len > longest_message(self.config.limits.mtu, client.client.five_tuple.client) {
             return Err(SealError::TooLong);
         }
         match client.association.seal(&self.message[..len]) {

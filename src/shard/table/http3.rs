@@ -31,7 +31,7 @@ use crate::base::log_throttle::LogThrottle;
 use crate::base::rate::{Rate, SharedBucket};
 use crate::base::shares::{Place, Shares};
 use crate::base::time::Instant;
-use crate::shard::config::Http3Config;
+use crate::shard::config::{Http3Config, Http3Limits};
 use crate::shard::counters::{Http3Drop, Http3End};
 use crate::shard::shares::{Bounds, LimitReached, ProcessShares, ProcessUnit};
 use crate::shard::table::slots::Slots;
@@ -134,7 +134,7 @@ impl Http3 {
     /// No slot is as high: none is new while another is free, and no shard has more flows than all
     /// may have.
     pub(in crate::shard) fn most_flows(&self) -> usize {
-        self.config.flows.min(Http3Config::MOST_FLOWS) as usize
+        self.config.limits.flows.min(Http3Limits::MOST_FLOWS) as usize
     }
 
     /// Whether there is no flow at all.
@@ -190,9 +190,9 @@ impl Http3 {
     ) -> Result<Begun, Http3Drop> {
         let ip = client.five_tuple.client.ip();
         let bounds = Bounds {
-            all: self.config.flows,
-            per_source: self.config.flows_per_ip,
-            per_network: self.config.flows_per_network,
+            all: self.config.limits.flows,
+            per_source: self.config.limits.flows_per_ip,
+            per_network: self.config.limits.flows_per_network,
         };
         let (unit, is_first) = match self.shared.counts.take(ip, bounds) {
             Ok(unit) => {
@@ -207,7 +207,7 @@ impl Http3 {
         };
         // Second, so that no source can use up more of it than its own share. Whoever has a flow
         // leaves half of what may come at once to those that have none.
-        let most = self.config.new_flows_per_second;
+        let most = self.config.limits.new_flows_per_second;
         let rate = Rate::new(most, if is_first { most } else { most / 2 });
         if !self.shared.begun.admit(now, rate) {
             return Err(Http3Drop::TooFast);
@@ -274,7 +274,7 @@ impl Http3 {
 
     /// Why the time of the flow in `slot` is up, if it is.
     pub(in crate::shard) fn expired(&mut self, now: Instant, slot: u32) -> Option<Http3End> {
-        let (handshake, idle) = (self.config.handshake_timeout, self.config.idle_timeout);
+        let (handshake, idle) = (self.config.handshake_timeout, self.config.limits.idle_timeout);
         let flow = self.at(slot)?;
         match flow.proof {
             Proof::None { .. } => (now - flow.begun >= handshake).then_some(Http3End::Unproven),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use relay::net::udp::UdpSocket;
-use relay::shard::{Http3Config, Listener, ShardConfig, Shards, SharedBackend};
+use relay::shard::{Http3Config, Http3Limits, Listener, ShardConfig, Shards, SharedBackend};
 use relay::turn::Shared;
 
 use crate::{TestServer, UDP, turn_config};
@@ -36,7 +36,10 @@ pub fn passed_to(backend: SocketAddr, change: impl FnOnce(&mut Http3Config)) -> 
     let shared = SharedBackend::default();
     shared.store(Some(Arc::new(backend)));
     let mut config = Http3Config {
-        new_flows_per_second: 100_000,
+        limits: Http3Limits {
+            new_flows_per_second: 100_000,
+            ..Http3Limits::default()
+        },
         ..Http3Config::new(shared)
     };
     change(&mut config);

@@ -16,9 +16,12 @@ fn at(ms: u64) -> Instant {
 
 fn config(flows: u32, flows_per_ip: u32, new_flows_per_second: u32) -> Http3Config {
     Http3Config {
-        flows,
-        flows_per_ip,
-        new_flows_per_second,
+        limits: Http3Limits {
+            flows,
+            flows_per_ip,
+            new_flows_per_second,
+            ..Http3Limits::default()
+        },
         ..Http3Config::new(SharedBackend::default())
     }
 }
@@ -227,7 +230,7 @@ fn in_a_flood_from_64_addresses_a_client_with_one_flow_keeps_it_and_a_new_one_ge
 #[test]
 fn one_network_has_no_more_than_its_share() {
     let mut http3 = flows(100, 2, 1000);
-    http3.config.flows_per_network = 3;
+    http3.config.limits.flows_per_network = 3;
     for host in 1..=3 {
         http3.begin(at(0), client(host, 1), BACKEND).unwrap();
     }

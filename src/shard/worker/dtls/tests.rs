@@ -267,7 +267,7 @@ fn a_packet_to_a_client_is_as_long_as_the_mtu_at_most() {
     assert_eq!(longest_message(65_535, v4), MAX_PLAINTEXT);
     assert_eq!(longest_message(20, v6), 0);
     // Messages are a multiple of four bytes long.
-    let alone = alone(|dtls| dtls.mtu = 1501);
+    let alone = alone(|dtls| dtls.limits.mtu = 1501);
     let mut client = over(&connected(&alone));
     let relayed = client.allocate();
     let peer = TurnPeer::new();
