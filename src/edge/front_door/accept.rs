@@ -43,8 +43,15 @@ impl FrontDoor {
                 accepted = listener.accept() => match accepted {
                     Ok((socket, _)) => {
                         pause = FIRST_PAUSE;
-                        spare.regain();
-                        self.admit(socket, accepts, &proxies, &stop, &mut tasks);
+                        if spare.regain() {
+                            self.admit(socket, accepts, &proxies, &stop, &mut tasks);
+                        } else {
+                            // This is the last descriptor. If it served this client, all later
+                            // ones would hang.
+                            close_unseen(socket);
+                            self.counters.count_shed();
+                            spare.regain();
+                        }
                     }
                     Err(error) => {
                         let kind = kind(&error);
@@ -142,6 +149,11 @@ fn kind(error: &io::Error) -> AcceptError {
     }
 }
 
+/// Resets a connection that cannot be served.
+fn close_unseen(socket: TcpStream) {
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+}
+
 /// A reserved file descriptor for closing connections that cannot be served. Without it clients
 /// would hang in the backlog, and the listener would stay readable.
 struct Spare(Option<File>);
@@ -153,10 +165,13 @@ impl Spare {
 
     /// Another thread may have taken the descriptor since it was last free; tries to open one
     /// again.
-    fn regain(&mut self) {
+    ///
+    /// Returns whether the descriptor is reserved.
+    fn regain(&mut self) -> bool {
         if self.0.is_none() {
             *self = Self::new();
         }
+        self.0.is_some()
     }
 
     /// Accepts and closes waiting connections. Returns their number. Never suspends while the
@@ -169,7 +184,7 @@ impl Spare {
                 let Poll::Ready(Ok((socket, _))) = listener.poll_accept(context) else {
                     break;
                 };
-                let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+                close_unseen(socket);
                 count += 1;
             }
             Poll::Ready(count)
@@ -229,7 +244,6 @@ mod tests {
         shed.retain(|count| *count > 0);
         assert_eq!(shed, [SHED, 6]);
         spare.0 = None;
-        spare.regain();
-        assert!(spare.0.is_some());
+        assert!(spare.regain() && spare.0.is_some());
     }
 }
