@@ -228,6 +228,7 @@ fn a_redirected_client_is_counted_and_routine() {
     let mut world = World::with(|config| {
         config.redirect.ipv4 = Some(v4);
         config.redirect.ipv6 = Some(v6);
+        config.redirect.transports = [true; Transport::ALL.len()];
     });
     let mut client = client(1);
     let (server, other) = if client.client.five_tuple.client.is_ipv4() {
