@@ -27,8 +27,9 @@ use crate::turn::sessions::Revocation;
 const FILE: &str = "revocations.json";
 /// Fits the maximum of revocations with names of the maximum length.
 const MOST_BYTES: usize = 64 << 20;
-/// Sessions a worker examines in one turn.
-const PIECE: usize = 256;
+/// Sessions that a worker examines in one turn. Ending one closes its sockets, which costs more than
+/// listing it.
+const PIECE: usize = 32;
 
 /// A revocation, in the file and in responses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -174,12 +175,20 @@ pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result
         user: user.as_str().into(),
         until: UnixTime(until),
     };
+    // In a task of its own: a caller that goes away does not stop half way.
+    let revoking = tokio::spawn(revoke(operator, revocation));
+    revoking.await.map_err(|_| ControlError::Ending)?.map(Json)
+}
+
+async fn revoke(operator: Operator, revocation: Revocation) -> Result<Revoked, ControlError> {
     let workers = &operator.0.workers;
     let _writing = operator.0.revocations.writing.lock().await;
     let shared = Arc::clone(workers.shards.shared());
     shared
-        .revoke(now, &revocation)
+        .revoke(unix_now(), &revocation)
         .map_err(|_| ControlError::Full(TOO_MANY))?;
+    // First, so that neither a kill nor a shutdown in between forgets whom the operator shut out.
+    let kept = operator.0.revocations.write(&shared).await;
     let mut ended = 0;
     for shard in 0..workers.count() {
         let mut after = None;
@@ -194,14 +203,15 @@ pub(super) async fn add(State(operator): State<Operator>, body: Bytes) -> Result
             }
         }
     }
-    let kept = operator.0.revocations.write(&shared).await?;
+    let kept = kept?;
+    let RevocationRecord { user, until } = record(revocation);
     tracing::info!(target: "relay::control::operator", user, until, ended, kept, "user revoked");
-    Ok(Json(Revoked {
+    Ok(Revoked {
         user,
         until,
         ended,
         kept,
-    }))
+    })
 }
 
 /// Takes a revocation back.

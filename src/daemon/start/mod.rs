@@ -305,10 +305,12 @@ fn open_control(settings: &Settings, operator: &Operator) -> JoinSet<()> {
         Some(directories) => std::env::split_paths(directories).next().unwrap_or_default(),
         None => settings.state_dir.clone(),
     };
-    let opened = match () {
-        () if directory.as_os_str().is_empty() => Err(io::Error::other("there is no state_dir")),
-        () if runtime.is_none() => StateDir::make(&directory).and_then(|_| ControlSocket::open(&directory)),
-        () => ControlSocket::open(&directory),
+    let opened = if directory.as_os_str().is_empty() {
+        Err(io::Error::other("there is no state_dir"))
+    } else if runtime.is_some() {
+        ControlSocket::open(&directory)
+    } else {
+        StateDir::make(&directory).and_then(|_| ControlSocket::open(&directory))
     };
     match opened {
         Ok(socket) => {
@@ -318,7 +320,7 @@ fn open_control(settings: &Settings, operator: &Operator) -> JoinSet<()> {
         Err(error) => tracing::info!(
             directory = %directory.display(),
             %error,
-            "no control interface: `relay status` and its like do not work; set state_dir to a directory of this server's own"
+            "no control interface: `relay status` and similar commands do not work; give this server its own state_dir"
         ),
     }
     control
